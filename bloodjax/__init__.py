@@ -1,0 +1,18 @@
+"""bloodjax: fine-tune ImageNet CNNs to classify cells under a microscope, in pure JAX."""
+
+from bloodjax.version import __version__
+
+__all__ = ["__version__", "create_model", "load"]
+
+
+def __getattr__(name: str):
+    # On demand, so that `import bloodjax` and a command's --help do not wait for JAX.
+    if name == "create_model":
+        from bloodjax.models import create_model
+
+        return create_model
+    if name == "load":
+        from bloodjax.classifier import load
+
+        return load
+    raise AttributeError(f"module 'bloodjax' has no attribute {name!r}")

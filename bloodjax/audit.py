@@ -1,0 +1,36 @@
+"""Looks for what is wrong with data sets: junk, duplicates, label conflicts, leakage between them.
+
+python -m bloodjax.audit --data=SPEC [--data=SPEC2 ...] [--out=DIR]
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from bloodjax import cli
+
+_DATA = cli.flags.DEFINE_multi_string("data", None, "A SPEC; several are compared with each other.")
+_OUT = cli.flags.DEFINE_string("out", "audit", "The folder for audit.json and index.html.")
+_SIZE = cli.flags.DEFINE_integer("image_size", 96, "Side in pixels at which pictures are compared.")
+
+
+def main(_: list[str]) -> None:
+    """Runs the command."""
+    from bloodjax import logs
+    from bloodjax.data import audit, sources
+    from bloodjax.report import audit_page
+
+    datasets = {spec: sources.load(spec, _SIZE.value) for spec in _DATA.value}
+    findings = audit.audit(datasets)
+    out = pathlib.Path(_OUT.value)
+    audit_page.write(findings, datasets, out)
+    logs.say(
+        f"{findings.n:,} pictures: {len(findings.junk):,} junk, "
+        f"{len(findings.exact_duplicates)} groups of exact and {len(findings.near_duplicates)} of "
+        f"near duplicates, {len(findings.label_conflicts)} label conflicts, "
+        f"{len(findings.leakage)} leaks; see {out / 'index.html'}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("data",))

@@ -1,0 +1,59 @@
+"""Flips and quarter turns: the symmetries of a cell, which has no up and no left."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key, Num
+
+# For each set of views: (transpose, flip up-down, flip left-right) of each, the picture itself
+# first. "d4" is the dihedral group of the square.
+VIEWS: dict[str, tuple[tuple[bool, bool, bool], ...]] = {
+    "none": ((False, False, False),),
+    "flip": tuple((False, up, left) for up in (False, True) for left in (False, True)),
+    "d4": tuple(
+        (turn, up, left) for turn in (False, True) for up in (False, True) for left in (False, True)
+    ),
+}
+
+
+def views(
+    images: Num[Array, "batch size size channels"], name: str
+) -> Num[Array, "views batch size size channels"]:
+    """Every view of every picture; `name` is a key of `VIEWS`, the picture itself comes first."""
+    return jnp.stack([_view(images, *flags) for flags in VIEWS[name]])
+
+
+def random_view(
+    keys: Key[Array, " batch"], images: Num[Array, "batch size size channels"], name: str
+) -> Num[Array, "batch size size channels"]:
+    """One view of each picture, drawn by its key; all of `VIEWS[name]` are equally likely."""
+    table = jnp.array(VIEWS[name])
+    pick = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(table)))(keys)
+    flags = table[pick]
+    for axis, transform in enumerate((_transpose, _flip_up_down, _flip_left_right)):
+        if any(view[axis] for view in VIEWS[name]):
+            images = jnp.where(_per_image(flags[:, axis]), transform(images), images)
+    return images
+
+
+def _view(images, transpose: bool, up_down: bool, left_right: bool):
+    images = _transpose(images) if transpose else images
+    images = _flip_up_down(images) if up_down else images
+    return _flip_left_right(images) if left_right else images
+
+
+def _transpose(images):
+    return images.swapaxes(1, 2)
+
+
+def _flip_up_down(images):
+    return images[:, ::-1]
+
+
+def _flip_left_right(images):
+    return images[:, :, ::-1]
+
+
+def _per_image(flags: Bool[Array, " batch"]) -> Bool[Array, "batch 1 1 1"]:
+    return flags[:, None, None, None]

@@ -1,0 +1,168 @@
+"""Checkpoints: the latest and the best, each with the run's progress. The one door to orbax."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from bloodjax.errors import UserError
+from bloodjax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands, besides its state.
+
+    Attributes:
+      classes: class names in label order.
+      phase: index of the present phase.
+      phase_epochs: epochs completed in it.
+      waited: of these, the last ones without a better value of early stopping's metric.
+      phase_best: the phase's best value so far, or None.
+      best: the run's best value so far, or None.
+      best_step: the step at which the run's best value was measured, or None.
+    """
+
+    classes: tuple[str, ...]
+    phase: int = 0
+    phase_epochs: int = 0
+    waited: int = 0
+    phase_best: float | None = None
+    best: float | None = None
+    best_step: int | None = None
+
+    def after_epoch(self, value: float | None, larger_is_better: bool, step: int) -> Progress:
+        """The progress after an epoch that ended at `step` with `value` of the metric.
+
+        Without a value, as there is without a validation part, no epoch is better than another.
+        """
+        after = dataclasses.replace(self, phase_epochs=self.phase_epochs + 1)
+        if value is None:
+            return after
+
+        def improves(old: float | None) -> bool:
+            return old is None or (value > old if larger_is_better else value < old)
+
+        if improves(self.phase_best):
+            after = dataclasses.replace(after, phase_best=value, waited=0)
+        else:
+            after = dataclasses.replace(after, waited=self.waited + 1)
+        if improves(self.best):
+            after = dataclasses.replace(after, best=value, best_step=step)
+        return after
+
+    def next_phase(self) -> Progress:
+        """The progress at the start of the phase that follows."""
+        return dataclasses.replace(
+            self, phase=self.phase + 1, phase_epochs=0, waited=0, phase_best=None
+        )
+
+
+class Checkpoints:
+    """The checkpoints in one folder; use as a context manager, so that writing is completed."""
+
+    def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
+        self._keep = _LatestAndBest()
+        self._manager = ocp.CheckpointManager(
+            directory.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._keep, create=not read_only, read_only=read_only
+            ),
+            item_names=("state", "progress"),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()  # waits: a process that ends before that loses the checkpoint
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The folder."""
+        return pathlib.Path(self._manager.directory)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the latest checkpoint, or None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Writes a checkpoint in the background; one of the same step is left as it is."""
+        step = int(state.step)
+        self._keep.best_step = progress.best_step
+        if step != self.latest_step:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                ),
+            )
+
+    def progress(self) -> Progress:
+        """The progress that the latest checkpoint holds."""
+        step = self.latest_step
+        stored = self._manager.restore(
+            step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+        ).progress
+        return Progress(**{**stored, "classes": tuple(stored["classes"])})
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state at `step`, on one device; `like` has its shapes and dtypes."""
+        return self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_target(like)))
+        ).state
+
+    def restore_variables(self, step: int, like: PyTree) -> PyTree:
+        """The network's variables at `step`, on one device.
+
+        Args:
+          step: one that is kept.
+          like: `{"params": ..., "batch_stats": ...}` of the same shapes and dtypes.
+
+        Raises:
+          UserError: there is no such checkpoint.
+        """
+        if step not in self._manager.all_steps():
+            raise UserError(f"{self._manager.directory}: no checkpoint of step {step}")
+        self._manager.wait_until_finished()
+        target = _target(like)
+        args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
+        return self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(target, restore_args=args, partial_restore=True)
+            ),
+        ).state
+
+
+def _target(like: PyTree) -> PyTree:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+
+
+@dataclasses.dataclass
+class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the latest checkpoint and the run's best one.
+
+    Orbax's own BestN breaks ties its own way; which checkpoint is best is the run's to say.
+    """
+
+    best_step: int | None = None
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: ocp.checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        """One answer for each checkpoint, in order of their steps."""
+        del context
+        latest = max((c.step for c in checkpoints), default=None)
+        return [c.step in (latest, self.best_step) for c in checkpoints]

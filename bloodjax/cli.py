@@ -1,0 +1,77 @@
+"""How every command starts and ends: flags in, one line and a status out. The one door to absl."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from bloodjax import logs
+from bloodjax.errors import Stopped, UserError
+
+__all__ = ["flags", "run"]
+
+_OVERRIDE = "--config."
+
+
+def run(
+    main: Callable[[list[str]], None], *, required: Sequence[str], takes_config: bool = False
+) -> None:
+    """Parses the flags and calls `main`; ends the process with its status.
+
+    A `UserError` is printed as one line and ends with status 2, `Stopped` with 128 + signal.
+    Anything else is a bug and keeps its traceback.
+
+    Args:
+      main: takes the config's overrides, as `"key=value"`.
+      required: names of flags that must be given.
+      takes_config: whether there may be any.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        rest, overrides = _split_overrides(argv) if takes_config else (argv, [])
+        try:
+            unknown = flags.FLAGS(rest)[1:]
+        except flags.Error as error:
+            raise UserError(str(error).partition("\n")[0]) from error
+        for name in required:
+            if flags.FLAGS[name].value in (None, ""):
+                raise UserError(f"--{name} is missing; --help says what it is")
+        if unknown:
+            raise UserError(f"unexpected argument {unknown[0]!r}: expected --flag=value only")
+        return [argv[0], *overrides]
+
+    def quietly(argv: list[str]) -> None:
+        logging.set_verbosity(logging.ERROR)  # orbax tells of every step that it takes
+        main(argv[1:])
+
+    logs.route_warnings()
+    try:
+        app.run(quietly, flags_parser=parse)
+    except UserError as error:
+        sys.exit(_end(f"error: {error}", 2))
+    except Stopped as error:
+        sys.exit(_end(str(error), 128 + error.signal))
+    except KeyboardInterrupt:
+        sys.exit(_end("stopped", 130))
+
+
+def _end(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Parts `--config.key=value` and `--config.key value` from the other arguments."""
+    rest, overrides = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith(_OVERRIDE):
+            rest.append(argument)
+            continue
+        override = argument.removeprefix(_OVERRIDE)
+        if "=" not in override:
+            override += "=" + next(arguments, "")
+        overrides.append(override)
+    return rest, overrides

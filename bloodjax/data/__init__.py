@@ -1,0 +1,1 @@
+"""From a SPEC to clean, split, labelled pictures: sources -> audit -> splits -> batches."""

@@ -1,0 +1,62 @@
+"""Batches from pictures that live on the device, gathered there by index.
+
+The order is a pure function of (seed, epoch), so a step number is all that a resumed run needs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int32, UInt8
+
+from bloodjax.errors import UserError
+
+
+@flax.struct.dataclass
+class DeviceData:
+    """A data set's pictures and labels, whole, on the device."""
+
+    images: UInt8[Array, "n size size 3"]
+    labels: Int32[Array, " n"]
+
+
+@flax.struct.dataclass
+class Batch:
+    """What a step takes; `mask` is False where an example is padding."""
+
+    image: UInt8[Array, "batch size size 3"]
+    label: Int32[Array, " batch"]
+    mask: Bool[Array, " batch"]
+
+
+@partial(jax.jit, static_argnames="n")
+def epoch_order(seed: int, epoch: int, n: int) -> Int32[Array, " n"]:
+    """The order in which an epoch visits `n` pictures: each once."""
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Whole batches in an epoch; the rest of its order, different each time, is left out.
+
+    Raises:
+      UserError: there is not even one.
+    """
+    if n < batch_size:
+        raise UserError(
+            f"config.batch_size is {batch_size}, but the training part has {n} pictures: "
+            "expected at most as many"
+        )
+    return n // batch_size
+
+
+def gather(
+    data: DeviceData, order: Int32[Array, " n"], start: Int32[Array, ""], size: int
+) -> Batch:
+    """The pictures that stand at `order[start : start + size]`."""
+    index = lax.dynamic_slice(order, (start,), (size,))
+    return Batch(data.images[index], data.labels[index], jnp.ones(size, bool))

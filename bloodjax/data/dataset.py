@@ -1,0 +1,54 @@
+"""Dataset: labelled pictures in memory, the currency of everything under `bloodjax.data`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures, all of one size.
+
+    Attributes:
+      images: uint8 RGB in 0..255.
+      labels: class index of each picture, in range(len(classes)).
+      names: one unique name a picture: its path in its folder or zip, or `[split/]index` in an npz.
+      classes: class names in label order.
+      splits: the part that the source itself puts each picture in ("train", "val", "test", ...), or
+        "" where the source has none.
+      groups: a key shared by pictures that must stay on one side of a split (a patient, a slide),
+        or "" where the source has none.
+    """
+
+    images: UInt8[np.ndarray, "n size size 3"]
+    labels: Int32[np.ndarray, " n"]
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def __post_init__(self):
+        n = len(self.images)
+        for field in ("labels", "names", "splits", "groups"):
+            if len(getattr(self, field)) != n:
+                raise ValueError(f"{field} has {len(getattr(self, field))} entries for {n} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> Dataset:
+        """The pictures at `indices` (int [m] or bool [n]), in that order."""
+        indices = np.asarray(indices)
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        return dataclasses.replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            names=tuple(self.names[i] for i in indices),
+            splits=tuple(self.splits[i] for i in indices),
+            groups=tuple(self.groups[i] for i in indices),
+        )

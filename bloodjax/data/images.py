@@ -1,0 +1,83 @@
+"""Pictures in and out of bytes: decode, resize, encode. The one module that imports Pillow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+# What microscopes and archives write. Pillow's other readers (EPS starts Ghostscript) stay shut.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (
+    *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+
+# A picture of one cell is far smaller; a file of a few bytes can claim far more.
+MAX_PIXELS = 64_000_000
+
+
+def decode(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The centre square of an encoded picture, as RGB of `size` x `size`.
+
+    The square over the whole shorter side is resized by antialiased bicubic interpolation; a
+    picture that already fits keeps its exact pixels. Transparency is dropped, 16-bit greys keep
+    their upper 8 bits, EXIF orientation is left alone and of several frames the first counts.
+
+    Raises:
+      ValueError: `data` is no picture, is cut short, or holds more than `MAX_PIXELS`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
+        return np.asarray(_centre_square(_to_rgb(image), size))
+    except Image.UnidentifiedImageError:
+        raise ValueError("no image format that is known") from None
+    except Exception as error:  # on damaged bytes Pillow's readers raise anything
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def resize(
+    images: UInt8[np.ndarray, "n height width 3"], size: int
+) -> UInt8[np.ndarray, "n {size} {size} 3"]:
+    """Resizes and crops each picture as `decode` does; pictures that already fit are not copied."""
+    if images.shape[1:3] == (size, size):
+        return images
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for i, image in enumerate(images):
+        resized[i] = _centre_square(Image.fromarray(image), size)
+    return resized
+
+
+def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The bytes of `image` as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError("grey values of more than 16 bits")
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("grey values that are not whole numbers")
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)

@@ -1,0 +1,44 @@
+"""Scores a trained classifier on labelled pictures.
+
+python -m bloodjax.evaluate --workdir=DIR --data=SPEC [--split=test] [--tta=d4] [--out=DIR]
+
+Of the run's own training data, `--split` names a part in its `splits.json` (train, validation,
+test), and by default it is the part kept back for testing. Of any other source it names one of the
+source's own splits (train, val, test); by default that is the test split where there are several,
+and everything otherwise.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from bloodjax import cli
+
+_WORKDIR = cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+_DATA = cli.flags.DEFINE_string("data", None, "A SPEC.")
+_SPLIT = cli.flags.DEFINE_string("split", None, "Which part of it; see above.")
+_TTA = cli.flags.DEFINE_enum(
+    "tta", None, ["none", "flip", "d4"], "Views to average over; by default what the config says."
+)
+_OUT = cli.flags.DEFINE_string("out", None, "By default a folder in WORKDIR/evaluate.")
+
+
+def main(_: list[str]) -> None:
+    """Runs the command."""
+    from bloodjax import classifier, evaluation, logs
+    from bloodjax.data import parts
+
+    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    model = classifier.load(workdir)
+    name, dataset = parts.select(
+        model.config, workdir / "splits.json", model.classes, _DATA.value, _SPLIT.value
+    )
+    tta = _TTA.value or model.config.evaluation.tta
+    out = pathlib.Path(_OUT.value) if _OUT.value else workdir / "evaluate" / name
+    result, _ = evaluation.evaluate(model, dataset, out, tta=tta)
+    logs.say(evaluation.summary(name, result))
+    logs.say(f"written to {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir", "data"))

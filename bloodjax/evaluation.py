@@ -1,0 +1,188 @@
+"""A classifier on labelled pictures: metrics, predictions, and the report of a run."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from bloodjax import classical, classifier, logs, metrics
+from bloodjax.classifier import BASELINE_FILE, Classifier
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.parts import Parts
+from bloodjax.report import report
+from bloodjax.settings import Config
+from bloodjax.version import __version__
+
+
+def evaluate(
+    model: Classifier, dataset: Dataset, out: pathlib.Path, *, tta: str
+) -> tuple[dict, Float[np.ndarray, "n classes"]]:
+    """Scores `dataset` and writes `metrics.json` and `predictions.csv` to `out`.
+
+    Args:
+      model: the classifier.
+      dataset: labelled pictures, their classes those of `model`.
+      out: a folder, made if need be.
+      tta: "none", "flip" or "d4".
+
+    Returns:
+      The content of `metrics.json` (that of `metrics.evaluate`, and under "baseline" the
+      colour-histogram regression's accuracy), and the probabilities.
+    """
+    probabilities = model.predict(dataset.images, tta)
+    config = model.config
+    result = metrics.evaluate(
+        probabilities,
+        dataset.labels,
+        model.classes,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
+    result |= {"step": model.step, "tta": tta}
+    if model.baseline is not None:
+        guesses = model.baseline.predict(dataset.images).argmax(axis=1)
+        result["baseline"] = {"accuracy": float(np.mean(guesses == dataset.labels))}
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+    labels = [model.classes[label] for label in dataset.labels]
+    write_whole(
+        out / "predictions.csv",
+        predictions_csv(dataset.names, model.classes, probabilities, labels),
+    )
+    return result, probabilities
+
+
+def predictions_csv(
+    names: Sequence[str],
+    classes: Sequence[str],
+    probabilities: Float[np.ndarray, "n classes"],
+    labels: Sequence[str] | None = None,
+) -> str:
+    """A table `name[,label],predicted,<class>,...`, one probability column for each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *(["label"] if labels else []), "predicted", *classes])
+    for i, row in enumerate(probabilities):
+        known = [labels[i]] if labels else []
+        numbers = [f"{p:.6f}" for p in row]
+        writer.writerow([names[i], *known, classes[int(row.argmax())], *numbers])
+    return text.getvalue()
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is never seen half-written."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dict]:
+    """Evaluates a trained run's best checkpoint on its test and validation parts, and reports.
+
+    Writes `baseline.json`, `evaluate/<part>/` and `report/index.html`.
+
+    Returns:
+      The content of `metrics.json` of each part, test first.
+    """
+    train = parts.train
+    baseline = classical.HistogramBaseline.fit(train.images, train.labels, len(train.classes))
+    write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+    model = classifier.load(workdir)
+    results, mistakes = {}, None
+    for name, dataset in reversed(parts.items()):
+        if name == "train":
+            continue
+        out = workdir / "evaluate" / name
+        results[name], probabilities = evaluate(model, dataset, out, tta=config.evaluation.tta)
+        if mistakes is None:
+            mistakes = _mistakes(model, dataset, probabilities)
+        logs.say(summary(name, results[name]))
+    (workdir / "report").mkdir(exist_ok=True)
+    page = workdir / "report" / "index.html"
+    write_whole(page, _report(config, workdir, parts, model, results, mistakes or ()))
+    logs.say(f"report: {page}")
+    return results
+
+
+def summary(name: str, result: dict) -> str:
+    """One line on an evaluated part; `result` is its `metrics.json`."""
+    low, high = result["ci95"]["accuracy"]
+    line = (
+        f"{name}: accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, "
+        f"n = {result['n']:,})"
+    )
+    if "baseline" in result:
+        line += f"; colour histogram alone {result['baseline']['accuracy']:.4f}"
+    return line
+
+
+def _mistakes(model: Classifier, dataset: Dataset, probabilities) -> list[report.Mistake]:
+    return [
+        report.Mistake(
+            image=dataset.images[i],
+            name=dataset.names[i],
+            true=model.classes[dataset.labels[i]],
+            predicted=model.classes[int(probabilities[i].argmax())],
+            confidence=float(probabilities[i].max()),
+        )
+        for i in report.most_confident_mistakes(probabilities, dataset.labels)
+    ]
+
+
+def _report(config, workdir, parts, model, results, mistakes) -> str:
+    history = logs.read_history(workdir)
+    counts = {
+        name: {c: int(np.sum(dataset.labels == i)) for i, c in enumerate(model.classes)}
+        for name, dataset in parts.items()
+    }
+    weights = {}
+    if config.loss.class_weights == "balanced":
+        balanced = classical.balanced_class_weights(parts.train.labels, len(model.classes))
+        weights = dict(zip(model.classes, balanced.tolist(), strict=True))
+    return report.build(
+        name=workdir.resolve().name,
+        config=config.to_dict(),
+        history=history,
+        evaluations=results,
+        best_step=model.step,
+        baselines={name: result["baseline"]["accuracy"] for name, result in results.items()},
+        mistakes=mistakes,
+        audit=_audit_counts(workdir, sum(map(sum, (c.values() for c in counts.values())))),
+        counts=counts,
+        class_weights=weights,
+        versions=versions(),
+        timings={"training": sum(entry["seconds"] for entry in history)},
+    )
+
+
+def _audit_counts(workdir: pathlib.Path, kept: int) -> dict[str, int]:
+    found = json.loads((workdir / "audit" / "audit.json").read_text("utf-8"))
+    lists = ("junk", "exact_duplicates", "near_duplicates", "label_conflicts", "leakage")
+    return {
+        "n": found["n"],
+        **{name: len(found[name]) for name in lists},
+        "dropped": found["n"] - kept,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Names and versions of what a run's numbers depend on."""
+    device = jax.devices()[0]
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+    return {
+        "bloodjax": __version__,
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }

@@ -1,0 +1,119 @@
+"""What a run says while it trains: a progress bar, metrics.jsonl, TensorBoard events.
+
+The one door to rich and tensorboardX.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+import rich.console
+import rich.logging
+import rich.progress
+import tensorboardX
+
+_console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Prints one line to the terminal, above a progress bar where there is one."""
+    _console.print(message, markup=False)
+
+
+def route_warnings() -> None:
+    """Sends the library's own warnings to the terminal, above a progress bar."""
+    handler = rich.logging.RichHandler(console=_console, show_time=False, show_path=False)
+    logger = logging.getLogger("bloodjax")
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+class ProgressBar:
+    """One epoch's bar with loss, accuracy, images a second and time left.
+
+    It shows nothing where the output is not a terminal.
+    """
+
+    def __init__(self, description: str, steps: int, done: int):
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[figures]}"),
+            rich.progress.TimeRemainingColumn(),
+            console=_console,
+            transient=True,
+            disable=not _console.is_terminal,
+        )
+        self._task = self._bar.add_task(description, total=steps, completed=done, figures="")
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Shows that `step` steps of the epoch are done, and the epoch's figures so far."""
+        figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
+        self._bar.update(self._task, completed=step, figures=figures)
+
+
+class MetricsLog:
+    """A run's history: lines in `metrics.jsonl`, and the same scalars as TensorBoard events."""
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        """Opens the log; whatever it holds of later steps than `step` will be trained again."""
+        self._path = workdir / "metrics.jsonl"
+        kept = [entry for entry in read_history(workdir) if entry["step"] <= step]
+        self._file = self._path.open("w", encoding="utf-8")
+        for entry in kept:
+            self._write_line(entry)
+        purge = step + 1 if step else None
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=purge, write_to_disk=True
+        )
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+        self._events.close()
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Appends an entry, which has an int `step`; numbers in it, nested too, become scalars."""
+        self._write_line(entry)
+        for name, value in _scalars(entry):
+            self._events.add_scalar(name, value, entry["step"])
+        self._events.flush()
+
+    def _write_line(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+
+def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The entries of `metrics.jsonl`; a last line that was cut short is left out."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def _scalars(entry: dict[str, Any], prefix: str = ""):
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and key != "step":
+            yield prefix + key, value

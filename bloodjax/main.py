@@ -1,0 +1,26 @@
+"""Trains a classifier from a config, and goes on with a run that was stopped.
+
+python -m bloodjax.main --config=configs/quickstart.py --workdir=DIR [--config.key=value ...]
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from bloodjax import cli
+
+_CONFIG = cli.flags.DEFINE_string("config", None, "A Python file that defines get_config().")
+_WORKDIR = cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+
+
+def main(overrides: list[str]) -> None:
+    """Runs the command; `overrides` are the config's, as `"key=value"`."""
+    # Imported only now, so that a wrong flag is answered at once.
+    from bloodjax import settings, train
+
+    config = settings.load(_CONFIG.value, overrides)
+    train.train(config, pathlib.Path(_WORKDIR.value).expanduser())
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"), takes_config=True)

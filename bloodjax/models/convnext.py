@@ -1,0 +1,114 @@
+"""ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022, arXiv:2201.03545), all published sizes.
+
+Follows timm's models, whose smaller sizes (atto to nano) are Wightman's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bloodjax.models.layers import DepthwiseConv, Dropout, PatchConv
+
+SIZES = {
+    # name: (blocks a stage, channels a stage)
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
+}
+
+_INIT = nn.initializers.truncated_normal(0.02)
+
+
+def _layer_norm(dtype, name=None):
+    # Two-pass variance: the fast form loses digits where the mean is large beside the spread.
+    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class Block(nn.Module):
+    """Depthwise 7x7, LayerNorm, a two-layer perceptron, layer scale, on a residual branch.
+
+    Attributes:
+      drop_path: the rate at which stochastic depth leaves the branch out.
+      layer_scale: initial value of the branch's per-channel scale.
+      axis_name: pmap's axis, or None under jit.
+      dtype: of the computation.
+    """
+
+    drop_path: float
+    layer_scale: float
+    axis_name: str | None
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        """Adds the branch to its input."""
+        channels = x.shape[-1]
+        y = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")(x)
+        y = _layer_norm(self.dtype, "norm")(y)
+        y = nn.Dense(4 * channels, dtype=self.dtype, kernel_init=_INIT, name="expand")(y)
+        y = jax.nn.gelu(y, approximate=False)
+        y = nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name="project")(y)
+        scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
+        y = y * scale.astype(self.dtype)[None, None, None]
+        return x + Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
+
+
+class ConvNeXt(nn.Module):
+    """The network without its classifier.
+
+    Attributes:
+      depths: blocks in each stage.
+      widths: channels of each stage.
+      drop_path: stochastic depth's rate at the last block; it grows linearly from 0 at the first.
+      layer_scale: initial value of the residual branches' scales.
+      axis_name: pmap's axis, or None under jit.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    depths: Sequence[int]
+    widths: Sequence[int]
+    drop_path: float = 0.0
+    layer_scale: float = 1e-6
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
+    ) -> Float[Array, "b features"]:
+        """Returns pooled and normalised features.
+
+        Args:
+          x: normalised images; 32 pixels a side at least.
+          train: stochastic depth is on.
+          update_stats: without effect, as there is no BatchNorm here.
+        """
+        del update_stats
+        rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
+        x = PatchConv(self.widths[0], 4, self.dtype, _INIT, name="stem")(x)
+        x = _layer_norm(self.dtype, "stem_norm")(x)
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            if stage > 0:
+                x = _layer_norm(self.dtype, f"downsample_{stage}_norm")(x)
+                x = PatchConv(width, 2, self.dtype, _INIT, name=f"downsample_{stage}")(x)
+            for block in range(depth):
+                x = Block(
+                    drop_path=rates[sum(self.depths[:stage]) + block],
+                    layer_scale=self.layer_scale,
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    name=f"stage_{stage}_block_{block}",
+                )(x, train)
+            self.sow("intermediates", f"stage_{stage}", x)
+        return _layer_norm(self.dtype, "norm")(x.mean(axis=(1, 2)))

@@ -1,0 +1,91 @@
+"""Network: a backbone and the head that turns its features into logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from bloodjax.models.layers import Dropout, batch_norm
+
+FREEZE = ("none", "batchnorm", "backbone")
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
+
+
+class Head(nn.Module):
+    """BatchNorm, dropout, dense layers with an activation, dropout, and a last dense layer.
+
+    With `hidden=(512, 256, 128, 64)` this is the head that the project's founding report put on
+    each of its networks; with `hidden=()` and `batch_norm=False`, a plain linear one.
+
+    Attributes:
+      num_classes: number of logits.
+      hidden: sizes of the dense layers between features and logits.
+      batch_norm: whether the features are normalised first.
+      dropout: rates before the hidden layers and before the last layer.
+      activation: a key of `ACTIVATIONS`.
+      axis_name: pmap's axis, or None under jit.
+      dtype: of the hidden layers; logits are float32.
+    """
+
+    num_classes: int
+    hidden: Sequence[int] = (512, 256, 128, 64)
+    batch_norm: bool = True
+    dropout: tuple[float, float] = (0.3, 0.3)
+    activation: str = "relu"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch features"], train: bool, update_stats: bool
+    ) -> Float[Array, "batch classes"]:
+        """Returns logits; `train` turns dropout on, `update_stats` the batch's statistics."""
+        if self.batch_norm:
+            x = batch_norm(update_stats, self.axis_name, self.dtype, momentum=0.9, name="norm")(x)
+        x = Dropout(self.dropout[0], axis_name=self.axis_name, name="dropout_in")(x, train)
+        for i, size in enumerate(self.hidden):
+            x = nn.Dense(size, dtype=self.dtype, name=f"dense_{i}")(x)
+            x = ACTIVATIONS[self.activation](x)
+        x = Dropout(self.dropout[1], axis_name=self.axis_name, name="dropout_out")(x, train)
+        return nn.Dense(self.num_classes, name="logits")(x.astype(jnp.float32))
+
+
+class Network(nn.Module):
+    """A whole network: normalised pictures in, logits out.
+
+    Attributes:
+      backbone: a module that maps (images, train, update_stats) to features [batch, features].
+      head: a `Head`.
+    """
+
+    backbone: nn.Module
+    head: Head
+
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], train: bool = False, freeze: str = "none"
+    ) -> Float[Array, "batch classes"]:
+        """Returns float32 logits.
+
+        Args:
+          x: pictures, normalised as the weights expect.
+          train: dropout and stochastic depth are on, and BatchNorm that is not frozen uses and
+            updates the batch's statistics (apply with `mutable=["batch_stats"]` and a "dropout"
+            key). Otherwise everything is in inference mode.
+          freeze: what stays in inference mode while training. "none": nothing. "batchnorm": every
+            BatchNorm. "backbone": the whole backbone, and no gradient flows into it.
+        """
+        if freeze not in FREEZE:
+            raise ValueError(f"freeze is {freeze!r}, expected one of {FREEZE}")
+        update_stats = train and freeze != "batchnorm"
+        train_backbone = train and freeze != "backbone"
+        features = self.backbone(
+            x, train=train_backbone, update_stats=train_backbone and update_stats
+        )
+        if freeze == "backbone":
+            features = lax.stop_gradient(features)
+        return self.head(features, train=train, update_stats=update_stats)

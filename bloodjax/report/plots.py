@@ -1,0 +1,230 @@
+"""Plots as inline SVG that follow the page's colours, light or dark; the one door to matplotlib.
+
+Text is drawn as outlines, so a plot looks the same on every machine; its meaning is spoken by the
+`aria-label`. Each function returns one `<svg>` element that refers to nothing outside itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import html
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+
+from bloodjax.metrics import wilson_interval
+
+# matplotlib knows no CSS variables: it draws in these stand-ins, which `_svg` replaces.
+INK, SOFT, LINE, CARD, ACCENT, GOOD = (f"#0000{i:02x}" for i in range(1, 7))
+PAGE_COLOURS = {
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    LINE: "var(--line)",
+    CARD: "var(--card)",
+    ACCENT: "var(--accent)",
+    GOOD: "var(--good)",
+}
+STYLE = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "bloodjax",  # the same ids at every run
+    "text.parse_math": False,  # a dollar in a class name is a dollar
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def training_curves(history: Sequence[Mapping], best_step: int | None = None) -> dict[str, str]:
+    """Loss, accuracy and learning rate over the epochs, a plot each.
+
+    Epochs count from 1 over the whole run; dotted lines part the phases.
+
+    Args:
+      history: the epoch lines of `metrics.jsonl`, in order. `validation` may be missing or None.
+      best_step: step of the epoch whose parameters were kept, to be marked.
+
+    Returns:
+      "loss", "accuracy" and "learning_rate" -> SVG.
+    """
+    phases = [line["phase"] for line in history]
+    last = len(history)
+    plots = {}
+    for quantity in ("loss", "accuracy", "learning_rate"):
+        with _figure(3.9, 2.6) as figure:
+            axes = figure.subplots()
+            if quantity == "learning_rate":
+                _draw_learning_rate(axes, history)
+            else:
+                best = next((i for i in range(last) if history[i]["step"] == best_step), None)
+                _draw_train_and_validation(axes, history, quantity, best)
+            for epoch in range(1, last):
+                if phases[epoch] != phases[epoch - 1]:
+                    axes.axvline(epoch + 0.5, color=SOFT, linewidth=1, linestyle=":")
+            axes.set(xlabel="epoch", xlim=(0.5, last + 0.5))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            name = quantity.replace("_", " ")
+            plots[quantity] = _svg(figure, f"{name} over {last} epochs")
+    return plots
+
+
+def _draw_learning_rate(axes: Axes, history: Sequence[Mapping]) -> None:
+    _draw_series(axes, [line["learning_rate"] for line in history], "", ACCENT, "-")
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
+def _draw_train_and_validation(
+    axes: Axes, history: Sequence[Mapping], quantity: str, best: int | None
+) -> None:
+    train = [line["train"][quantity] for line in history]
+    validation = [(line.get("validation") or {}).get(quantity, np.nan) for line in history]
+    _draw_series(axes, train, "train", SOFT, "--")
+    if np.isfinite(validation).any():
+        _draw_series(axes, validation, "validation", ACCENT, "-")
+        if best is not None:
+            axes.plot(
+                best + 1, validation[best], "o", color=ACCENT, label=f"kept: epoch {best + 1}"
+            )
+    if quantity == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.legend(fontsize=7.5)
+
+
+def _draw_series(axes: Axes, values: Sequence[float], label: str, colour: str, dash: str) -> None:
+    """A line over epochs 1, 2, ...; a lone epoch shows as a dot."""
+    marker = "." if len(values) == 1 else None
+    axes.plot(
+        range(1, len(values) + 1), values, color=colour, linestyle=dash, marker=marker, label=label
+    )
+
+
+def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Counts [true][predicted], shaded by the share of the true class's pictures."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ticks = np.arange(len(classes))
+    with _figure(1.5 + 0.6 * len(classes), 1.2 + 0.5 * len(classes)) as figure:
+        axes = figure.subplots()
+        for (row, column), count in np.ndenumerate(counts):
+            share = shares[row, column]
+            # The cube root lifts the rare confusions, which are what the reader looks for.
+            colour, strength = (GOOD if row == column else ACCENT), np.cbrt(share)
+            axes.add_patch(
+                matplotlib.patches.Rectangle(
+                    (column - 0.48, row - 0.47), 0.96, 0.94, color=colour, alpha=strength, lw=0
+                )
+            )
+            text = f"{count:,}\n{share:.0%}" if row == column and count else f"{count:,}"
+            ink = CARD if strength > 0.6 else INK if count else SOFT
+            axes.text(
+                column, row, text, ha="center", va="center", color=ink, alpha=1 if count else 0.6
+            )
+        axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
+        axes.set_xticks(ticks, classes, rotation=35, ha="right")
+        axes.set_yticks(ticks, classes)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelcolor=INK)
+        spoken = f"confusion matrix: {np.trace(counts)} of {counts.sum()} pictures on the diagonal"
+        return _svg(figure, spoken)
+
+
+def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
+    """Accuracy against confidence with 95 % intervals, over a histogram of confidence.
+
+    Args:
+      bins: what `bloodjax.metrics.reliability` returns.
+    """
+    filled = [i for i, count in enumerate(bins["count"]) if count]
+    confidence, accuracy, count = (
+        np.array([bins[key][i] for i in filled]) for key in ("confidence", "accuracy", "count")
+    )
+    limits = [
+        wilson_interval(round(share * n), int(n)) for share, n in zip(accuracy, count, strict=True)
+    ]
+    edges = np.linspace(0, 1, len(bins["count"]) + 1)
+    with _figure(4.6, 4.2) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1, label="perfect")
+        above.vlines(confidence, *np.transpose(limits), color=ACCENT, linewidth=1.2)
+        above.plot(confidence, accuracy, "o", color=ACCENT, markersize=4.5, label="model")
+        above.set(ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+        above.legend(loc="upper left")
+        below.bar(
+            edges[:-1], bins["count"], np.diff(edges), align="edge", color=ACCENT, edgecolor=CARD
+        )
+        below.set(xlabel="confidence", ylabel="pictures", yscale="log", ylim=(0.7, None))
+        below.yaxis.set_major_formatter(LogFormatter())
+        for axis in (above.yaxis, below.xaxis):
+            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        figure.align_ylabels()
+        return _svg(figure, "reliability diagram: accuracy against confidence")
+
+
+def class_recalls(per_class: Mapping[str, Mapping]) -> str:
+    """Recall of each class with its 95 % interval; a class without pictures stays empty."""
+    with _figure(4.6, 0.9 + 0.3 * len(per_class)) as figure:
+        axes = figure.subplots()
+        for row, scores in enumerate(per_class.values()):
+            if scores["recall"] is not None:
+                axes.hlines(row, *scores["recall_ci95"], color=ACCENT, linewidth=1.6)
+                axes.plot(scores["recall"], row, "o", color=ACCENT, markersize=5, clip_on=False)
+        axes.set_yticks(range(len(per_class)), list(per_class))
+        axes.set(ylim=(len(per_class) - 0.4, -0.6), xlabel="recall")
+        axes.set_xlim(right=1.005)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        return _svg(figure, "recall of each class with its 95 % interval")
+
+
+@contextlib.contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure in the page's style, size in inches."""
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure, spoken: str) -> str:
+    """The figure as an element for an HTML page; `spoken` says what it shows.
+
+    The page scales it; `--width` is where its text would outgrow the page's.
+    """
+    file = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    drawing = file.getvalue()
+    body = drawing[drawing.index(">", drawing.index("<svg")) + 1 :]
+    for stand_in, colour in PAGE_COLOURS.items():
+        body = body.replace(stand_in, colour)
+    # Plots share a page, where an id may stand but once.
+    prefix = "p" + hashlib.sha256((spoken + body).encode()).hexdigest()[:8]
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    width, height = figure.get_size_inches() * 72
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" style="--width: {1.6 * width:.0f}px" '
+        f'role="img" aria-label="{html.escape(spoken)}" '
+        f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    )

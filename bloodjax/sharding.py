@@ -1,0 +1,59 @@
+"""How arrays lie on the devices: one mesh with a batch axis, or pmap's leading axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from bloodjax.errors import UserError
+
+AXIS = "data"
+
+
+def mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The devices, by default all, along the batch axis."""
+    devices = jax.devices() if devices is None else devices
+    # Auto axes: flax's modules do not carry shardings in their types.
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def per_device(batch_size: int) -> int:
+    """Examples of a batch on each device.
+
+    Raises:
+      UserError: they do not come out even.
+    """
+    devices = jax.device_count()
+    if batch_size % devices:
+        raise UserError(
+            f"config.batch_size is {batch_size}, expected a multiple of the {devices} devices"
+        )
+    return batch_size // devices
+
+
+def stack(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    """A copy of `tree` for each device, along the new leading axis that pmap maps over."""
+
+    def copies(x):
+        return jax.device_put(np.broadcast_to(x, (mesh.size, *np.shape(x))), by_batch(mesh))
+
+    return jax.tree.map(copies, tree)
+
+
+def unstack(tree: PyTree) -> PyTree:
+    """The first device's copy of each array that `stack` made, or that pmap returned."""
+    return jax.tree.map(lambda x: x[0], tree)

@@ -1,0 +1,70 @@
+"""TrainState: everything that a training step reads and writes."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32, PyTree
+
+
+@flax.struct.dataclass
+class Metrics:
+    """Sums over one epoch's steps so far, kept on the device so that nothing waits for them.
+
+    Attributes:
+      loss: sum of the examples' losses.
+      correct: number of examples classified correctly.
+      count: number of examples.
+      bad_step: the first step whose loss was not finite, or -1.
+    """
+
+    loss: Float[Array, ""]
+    correct: Float[Array, ""]
+    count: Float[Array, ""]
+    bad_step: Int32[Array, ""]
+
+    @classmethod
+    def zeros(cls) -> Metrics:
+        """No steps yet."""
+        return cls(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(-1))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a checkpoint holds.
+
+    Attributes:
+      step: steps taken since the run began, over all its phases.
+      params: the network's parameters, float32.
+      batch_stats: BatchNorm's running averages, float32.
+      opt_state: the present phase's optimiser state.
+      metrics: sums over the epoch under way.
+    """
+
+    step: Int32[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    metrics: Metrics
+
+    @classmethod
+    def create(cls, variables: PyTree, tx: optax.GradientTransformation) -> TrainState:
+        """The state before the first step.
+
+        Args:
+          variables: `{"params": ..., "batch_stats": ...}` as `model.init` returns them.
+          tx: the first phase's optimiser.
+        """
+        params = variables["params"]
+        stats = variables.get("batch_stats", {})
+        return cls(jnp.int32(0), params, stats, tx.init(params), Metrics.zeros())
+
+    def begin_phase(self, variables: PyTree, tx: optax.GradientTransformation) -> TrainState:
+        """The same run, going on from `variables` with a fresh optimiser."""
+        return TrainState.create(variables, tx).replace(step=self.step)
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}

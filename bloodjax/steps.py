@@ -1,0 +1,306 @@
+"""The training and prediction steps: pure functions, and the one place that wraps them.
+
+The same pure step runs under jit over a mesh of all devices, where the compiler sees the global
+batch, and under pmap, where it sees one device's share and asks for sums across `AXIS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int32, PyTree, UInt8
+
+from bloodjax import sharding, tta
+from bloodjax.augment.geometry import random_view
+from bloodjax.data.batches import Batch, DeviceData, gather
+from bloodjax.losses import weighted_cross_entropy
+from bloodjax.models.head import Network
+from bloodjax.models.layers import example_keys
+from bloodjax.state import Metrics, TrainState
+
+# Streams of random numbers that one step's key branches into.
+_AUGMENT, _DROPOUT = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything about a step that is fixed while it is compiled.
+
+    Attributes:
+      model: built for `axis_name`.
+      mean: of each colour channel, in 0..1, subtracted from the pictures.
+      std: of each colour channel, in 0..1, by which they are divided then.
+      batch_size: of the global batch.
+      seed: of everything random.
+      augment: a key of `augment.geometry.VIEWS`.
+      label_smoothing: in [0, 1).
+      axis_name: pmap's axis, or None under jit.
+    """
+
+    model: Network
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    batch_size: int = 64
+    seed: int = 0
+    augment: str = "none"
+    label_smoothing: float = 0.0
+    axis_name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What of a training step changes from phase to phase.
+
+    Attributes:
+      freeze: what is not trained; see `models.head.Network.__call__`.
+      tx: the optimiser, which leaves frozen parameters alone.
+    """
+
+    freeze: str
+    tx: optax.GradientTransformation
+
+
+def normalise(
+    images: UInt8[Array, "*batch size size 3"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Array, "*batch size size 3"]:
+    """Pictures in 0..255 as a network takes them: `(x / 255 - mean) / std` of each channel."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    scale = jnp.asarray(255.0 * np.asarray(std), jnp.float32).reshape(shape)
+    shift = jnp.asarray(np.asarray(mean) / np.asarray(std), jnp.float32).reshape(shape)
+    return images.astype(jnp.float32) / scale - shift
+
+
+def train_step(
+    recipe: Recipe,
+    phase: Phase,
+    state: TrainState,
+    batch: Batch,
+    class_weights: Float[Array, " classes"],
+) -> TrainState:
+    """One step of the optimiser; `batch` is this device's share."""
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    augment_keys = example_keys(
+        jax.random.fold_in(key, _AUGMENT), len(batch.label), recipe.axis_name
+    )
+    images = random_view(augment_keys, batch.image, recipe.augment)
+    images = normalise(images, recipe.mean, recipe.std)
+    count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
+
+    def loss_fn(params):
+        logits, updated = recipe.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            freeze=phase.freeze,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(key, _DROPOUT)},
+        )
+        total, _ = weighted_cross_entropy(
+            logits, batch.label, class_weights, batch.mask, recipe.label_smoothing
+        )
+        # Divided by the global count, so that the devices' gradients add up to the mean's.
+        return total / count, (logits, updated.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    correct = jnp.sum(((logits.argmax(-1) == batch.label) & batch.mask).astype(jnp.float32))
+    loss, correct, grads = _sum_over_devices(recipe, (loss, correct, grads))
+    # Optax raises Python floats to an int32 count, which strict promotion does not allow.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        metrics=_add(state.metrics, state.step, loss, correct, count),
+    )
+
+
+def _add(metrics: Metrics, step, loss, correct, count) -> Metrics:
+    bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
+    return Metrics(
+        loss=metrics.loss + loss * count,
+        correct=metrics.correct + correct,
+        count=metrics.count + count,
+        bad_step=jnp.where(bad, step, metrics.bad_step),
+    )
+
+
+def _sum_over_devices(recipe: Recipe, tree: PyTree) -> PyTree:
+    return tree if recipe.axis_name is None else lax.psum(tree, recipe.axis_name)
+
+
+def train_steps(
+    recipe: Recipe,
+    phase: Phase,
+    steps: int,
+    state: TrainState,
+    data: DeviceData,
+    order: Int32[Array, " n"],
+    class_weights: Float[Array, " classes"],
+    *,
+    split: jax.sharding.NamedSharding | None = None,
+) -> tuple[TrainState, Metrics]:
+    """`steps` steps on the batches that come next in the epoch's `order`.
+
+    Args:
+      recipe: what never changes.
+      phase: what changes from phase to phase.
+      steps: how many; they must not run past the epoch's end.
+      state: before the first of them.
+      data: the training part.
+      order: of the present epoch.
+      class_weights: of the loss.
+      split: under jit, how a batch lies on the devices.
+
+    Returns:
+      The new state, and a copy of its metrics that outlives the state's donation.
+    """
+    per_epoch = len(order) // recipe.batch_size
+    if recipe.axis_name is None:
+        size, offset = recipe.batch_size, jnp.int32(0)
+    else:
+        size = sharding.per_device(recipe.batch_size)
+        offset = lax.axis_index(recipe.axis_name) * size
+
+    def one(state: TrainState) -> TrainState:
+        start = state.step % per_epoch * recipe.batch_size + offset
+        batch = gather(data, order, start, size)
+        if split is not None:
+            batch = lax.with_sharding_constraint(batch, split)
+        return train_step(recipe, phase, state, batch, class_weights)
+
+    if steps == 1:
+        state = one(state)
+    else:
+        state, _ = lax.scan(lambda carry, _: (one(carry), None), state, None, length=steps)
+    return state, jax.tree.map(jnp.copy, state.metrics)
+
+
+def predict_step(
+    recipe: Recipe, views: str, variables: PyTree, images: UInt8[Array, "batch size size 3"]
+) -> Float[Array, "batch classes"]:
+    """Class probabilities of this device's pictures, averaged over their `views` (see `tta`)."""
+
+    def forward(images):
+        return recipe.model.apply(variables, normalise(images, recipe.mean, recipe.std))
+
+    return tta.probabilities(forward, images, views)
+
+
+class JitSteps:
+    """The steps under jit: the state on every device, the batch split over them."""
+
+    axis_name = None
+
+    def __init__(self, recipe: Recipe, devices: Sequence[jax.Device] | None = None):
+        mesh = sharding.mesh(devices)
+        self._recipe = recipe
+        self._whole = sharding.replicated(mesh)
+        self._split = sharding.by_batch(mesh)
+        self._train = jax.jit(
+            partial(train_steps, recipe, split=self._split),
+            static_argnums=(0, 1),
+            donate_argnums=2,
+            out_shardings=self._whole,
+        )
+        self._predict = jax.jit(
+            partial(predict_step, recipe),
+            static_argnums=0,
+            in_shardings=(self._whole, self._split),
+            out_shardings=self._whole,
+        )
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Host arrays as `train` and `predict` take them."""
+        return jax.device_put(tree, self._whole)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """The inverse of `place`, without leaving the devices."""
+        return tree
+
+    def train(
+        self, phase: Phase, steps: int, state, data, order, class_weights
+    ) -> tuple[TrainState, Metrics]:
+        """See `train_steps`; the arrays placed. `state` is donated."""
+        return self._train(phase, steps, state, data, order, class_weights)
+
+    def predict(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+        """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+        return _in_batches(
+            lambda batch: self._predict(views, variables, jax.device_put(batch, self._split)),
+            images,
+            self._recipe.batch_size,
+        )
+
+    @property
+    def compilations(self) -> int:
+        """How many variants of the training step have been compiled."""
+        return self._train._cache_size()
+
+
+class PmapSteps:
+    """The steps under pmap: a copy of the state for each device along a leading axis."""
+
+    axis_name = sharding.AXIS
+
+    def __init__(self, recipe: Recipe):
+        self._recipe = recipe
+        self._mesh = sharding.mesh()
+        self._train = jax.pmap(
+            partial(train_steps, recipe),
+            axis_name=self.axis_name,
+            static_broadcasted_argnums=(0, 1),
+            donate_argnums=2,
+        )
+        self._predict = jax.pmap(
+            partial(predict_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
+        )
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Host arrays as `train` and `predict` take them."""
+        return sharding.stack(tree, self._mesh)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """The inverse of `place`, without leaving the devices."""
+        return sharding.unstack(tree)
+
+    def train(
+        self, phase: Phase, steps: int, state, data, order, class_weights
+    ) -> tuple[TrainState, Metrics]:
+        """See `train_steps`; the arrays placed. `state` is donated."""
+        state, metrics = self._train(phase, steps, state, data, order, class_weights)
+        return state, sharding.unstack(metrics)
+
+    def predict(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+        """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+
+        def batch_probabilities(batch):
+            shares = batch.reshape(self._mesh.size, -1, *batch.shape[1:])
+            out = self._predict(views, variables, shares)
+            return out.reshape(len(batch), -1)
+
+        return _in_batches(batch_probabilities, images, self._recipe.batch_size)
+
+
+def _in_batches(
+    function: Callable[[np.ndarray], Array], images: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Applies `function` to whole batches; the last is filled up, and what filled it left out."""
+    results = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        short = batch_size - len(batch)
+        padded = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
+        results.append((function(padded), len(batch)))
+    # Read only now: all batches are under way on the device while the first are copied back.
+    return np.concatenate([np.asarray(result)[:n] for result, n in results])

@@ -1,0 +1,251 @@
+"""Training, from top to bottom: set up -> restore -> loop -> evaluate.
+
+One run lives in one workdir. A checkpoint needs the state and the `Progress` alone: the order of
+the pictures is a function of (seed, epoch) and everything random one of (seed, step), so a run that
+was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from bloodjax import build, classical, evaluation, logs, metrics, optim, settings, sharding
+from bloodjax.checkpoint import Checkpoints, Progress
+from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
+from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
+from bloodjax.data.parts import Parts, prepare
+from bloodjax.errors import Stopped, UserError
+from bloodjax.settings import METRICS, PHASES, Config
+from bloodjax.signals import Stop, catch
+from bloodjax.state import Metrics, TrainState
+from bloodjax.steps import JitSteps, Phase, PmapSteps
+
+# Seconds between two looks at the device's metrics, each of which waits for the device.
+_LOOK_EVERY = 1.0
+
+
+def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
+    """Trains, or goes on where the workdir's last checkpoint stands; then evaluates and reports.
+
+    Returns:
+      The content of `metrics.json` for each part that was evaluated.
+
+    Raises:
+      UserError: anything that the user can put right, a loss that is not finite among it.
+      Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
+    """
+    resumes = _open_workdir(config, workdir)
+    sharding.per_device(config.batch_size)
+    parts = prepare(config, workdir, resumes)
+    per_epoch = steps_per_epoch(len(parts.train), config.batch_size)
+    (workdir / CONFIG_FILE).write_text(settings.to_json(config), encoding="utf-8")
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
+        run = _Run(config, parts, per_epoch, checkpoints, stop)
+        progress, state = run.restore()
+        with logs.MetricsLog(workdir, run.step) as log:
+            while progress.phase < len(PHASES):
+                if run.phase_is_over(progress):
+                    progress, state = run.next_phase(progress, state)
+                else:
+                    state = run.epoch(progress, state)
+                    progress, entry = run.after_epoch(progress, state)
+                    log.write(entry)
+                    checkpoints.save(run.steps.fetch(state), progress)
+    return evaluation.finish(config, workdir, parts)
+
+
+def _open_workdir(config: Config, workdir: pathlib.Path) -> bool:
+    """Makes sure that the run can live in `workdir`; returns whether it already does."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written to ({error.strerror})") from error
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return False
+    changes = settings.differences(settings.from_json(path.read_text("utf-8")), config)
+    if changes:
+        raise UserError(
+            f"--workdir={workdir}: holds a run with another config ({'; '.join(changes[:3])}); "
+            "expected the same config, or another --workdir"
+        )
+    return True
+
+
+class _Run:
+    """What stays the same from the first epoch to the last."""
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        per_epoch: int,
+        checkpoints: Checkpoints,
+        stop: Stop,
+    ):
+        self.config = config
+        self.per_epoch = per_epoch
+        self.step = 0
+        self.steps: JitSteps | PmapSteps = build.steps(config, len(parts.train.classes))
+        self._classes = parts.train.classes
+        self._validation = parts.validation
+        self._checkpoints = checkpoints
+        self._stop = stop
+        self._saved_at = time.monotonic()
+        self._data = self.steps.place(DeviceData(parts.train.images, parts.train.labels))
+        weights = np.ones(len(self._classes), np.float32)
+        if config.loss.class_weights == "balanced":
+            weights = classical.balanced_class_weights(parts.train.labels, len(weights))
+        self._class_weights = self.steps.place(weights)
+        self._n = len(parts.train)
+        self._phases: dict[int, Phase] = {}
+        self._seconds, self._images_per_second = 0.0, 0.0
+
+    def restore(self) -> tuple[Progress, TrainState]:
+        """The latest checkpoint's progress and state, or those of a fresh run."""
+        variables = build.variables(self.config, len(self._classes))
+        progress = Progress(classes=self._classes)
+        if self._checkpoints.latest_step is None:
+            state = TrainState.create(variables, self._phase(progress, variables).tx)
+        else:
+            progress = self._checkpoints.progress()
+            tx = self._phase(progress, variables).tx
+            like = jax.eval_shape(lambda: TrainState.create(variables, tx))
+            state = self._checkpoints.restore(self._checkpoints.latest_step, like)
+            logs.say(f"going on from step {int(state.step)}")
+        self.step = int(state.step)
+        return progress, self.steps.place(state)
+
+    def phase_is_over(self, progress: Progress) -> bool:
+        """Whether its epochs are done, or early stopping ends it."""
+        epochs = self.config.phases[PHASES[progress.phase]].epochs
+        patience = self.config.early_stopping.patience
+        return progress.phase_epochs >= epochs or progress.waited >= patience
+
+    def next_phase(self, progress: Progress, state: TrainState) -> tuple[Progress, TrainState]:
+        """The start of the next phase, from the best weights so far."""
+        state = self.steps.fetch(state)
+        variables = state.variables
+        if progress.best_step not in (None, self.step):
+            variables = self._checkpoints.restore_variables(progress.best_step, variables)
+        progress = progress.next_phase()
+        if progress.phase < len(PHASES):
+            state = state.begin_phase(variables, self._phase(progress, variables).tx)
+        return progress, self.steps.place(state)
+
+    def epoch(self, progress: Progress, state: TrainState) -> TrainState:
+        """Trains to the end of the epoch that `self.step` stands in."""
+        epoch, done = divmod(self.step, self.per_epoch)
+        if done == 0:
+            state = state.replace(metrics=self.steps.place(Metrics.zeros()))
+        order = self.steps.place(epoch_order(self.config.seed, epoch, self._n))
+        phase = self._phase(progress, state.variables)
+        started, first = time.monotonic(), self.step
+        looked = started
+        with logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar:
+            while done < self.per_epoch:
+                steps = min(self.config.steps_per_call, self.per_epoch - done)
+                state, sums = self.steps.train(
+                    phase, steps, state, self._data, order, self._class_weights
+                )
+                done, self.step = done + steps, self.step + steps
+                now = time.monotonic()
+                if now - looked > _LOOK_EVERY or done == self.per_epoch:
+                    figures = self._look(sums)
+                    looked = time.monotonic()
+                    self._seconds = looked - started
+                    images = (self.step - first) * self.config.batch_size
+                    self._images_per_second = images / self._seconds
+                    bar.update(done, **figures, images_per_second=self._images_per_second)
+                if done < self.per_epoch:
+                    self._save_within_epoch(progress, state, sums)
+        return state
+
+    def after_epoch(self, progress: Progress, state: TrainState) -> tuple[Progress, dict[str, Any]]:
+        """Validates; the progress that follows, and the epoch's entry in the log."""
+        name = PHASES[progress.phase]
+        last = (progress.phase_epochs + 1) * self.per_epoch - 1
+        schedule = optim.phase_schedule(self.config.phases[name], self.per_epoch)
+        entry = {
+            "event": "epoch",
+            "step": self.step,
+            "epoch": self.step // self.per_epoch,
+            "phase": name,
+            "train": {
+                **self._look(self.steps.fetch(state).metrics),
+                "images_per_second": round(self._images_per_second, 1),
+            },
+            "learning_rate": float(schedule(last)),
+            "seconds": round(self._seconds, 3),
+        }
+        value, metric = None, self.config.early_stopping.metric
+        if self._validation is not None:
+            probabilities = self.steps.predict(state.variables, self._validation.images, "none")
+            entry["validation"] = metrics.quick(probabilities, self._validation.labels)
+            value = entry["validation"][metric]
+        logs.say(_epoch_line(entry))
+        return progress.after_epoch(value, METRICS[metric], self.step), entry
+
+    def _phase(self, progress: Progress, variables) -> Phase:
+        """The progress's phase; one object each, which is what compiled steps are kept by."""
+        index = min(progress.phase, len(PHASES) - 1)
+        if index not in self._phases:
+            settings_of_phase = self.config.phases[PHASES[index]]
+            tx = optim.optimizer(
+                settings_of_phase, self.per_epoch, variables["params"], variables["batch_stats"]
+            )
+            self._phases[index] = Phase(settings_of_phase.freeze, tx)
+        return self._phases[index]
+
+    def _look(self, sums: Metrics) -> dict[str, float]:
+        """The epoch's mean loss and accuracy so far.
+
+        Raises:
+          UserError: the loss was not finite at some step.
+        """
+        sums = jax.device_get(sums)
+        if sums.bad_step >= 0:
+            kept = self._checkpoints.latest_step
+            good = (
+                f"the last good checkpoint is of step {kept}" if kept else "there is no checkpoint"
+            )
+            raise UserError(
+                f"the loss is not finite at step {int(sums.bad_step) + 1}; {good} in "
+                f"{self._checkpoints.directory}; expected a finite loss: lower the learning_rate"
+            )
+        count = float(sums.count)
+        return {"loss": float(sums.loss) / count, "accuracy": float(sums.correct) / count}
+
+    def _save_within_epoch(self, progress: Progress, state: TrainState, sums: Metrics) -> None:
+        minutes = (time.monotonic() - self._saved_at) / 60
+        due = 0 < self.config.checkpoint_minutes < minutes
+        if due or self._stop.signal:
+            self._look(sums)
+            self._checkpoints.save(self.steps.fetch(state), progress)
+            self._saved_at = time.monotonic()
+        if self._stop.signal:
+            raise Stopped(
+                f"stopped at step {self.step}; the same command goes on from there",
+                self._stop.signal,
+            )
+
+
+def _epoch_line(entry: dict[str, Any]) -> str:
+    line = (
+        f"epoch {entry['epoch']} ({entry['phase']}): loss {entry['train']['loss']:.4f}, "
+        f"accuracy {entry['train']['accuracy']:.4f}"
+    )
+    if "validation" in entry:
+        line += (
+            f"; validation loss {entry['validation']['loss']:.4f}, "
+            f"accuracy {entry['validation']['accuracy']:.4f}"
+        )
+    return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"

@@ -1,0 +1,116 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bloodjax import classical
+
+# BloodMNIST's training part: basophil, eosinophil, erythroblast, ig, lymphocyte, monocyte,
+# neutrophil, platelet.
+BLOODMNIST_COUNTS = np.array([852, 2181, 1085, 2026, 849, 993, 2330, 1643])
+
+
+def _tinted(rng: np.random.Generator, labels: np.ndarray, size: int = 12) -> np.ndarray:
+    """Noise around a colour of the label's own."""
+    colours = np.array([[200, 80, 80], [80, 200, 80], [80, 80, 200]])
+    noise = rng.normal(0, 60, (len(labels), size, size, 3))
+    return np.clip(colours[labels][:, None, None] + noise, 0, 255).astype(np.uint8)
+
+
+def _read(path, every: int) -> tuple[np.ndarray, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[::every]
+        images = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names]
+    _, labels = np.unique([name.split("/")[-2] for name in names], return_inverse=True)
+    return np.stack(images), labels
+
+
+def test_balanced_class_weights_of_bloodmnist():
+    labels = np.repeat(np.arange(8), BLOODMNIST_COUNTS)
+    weights = classical.balanced_class_weights(np.random.default_rng(0).permutation(labels), 8)
+    np.testing.assert_allclose(weights, 11959 / (8 * BLOODMNIST_COUNTS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 2, 2], [0, 1, 2, 3]])
+def test_balanced_class_weights_reject_missing_and_unknown_classes(labels):
+    with pytest.raises(ValueError, match="3"):
+        classical.balanced_class_weights(np.array(labels), 3)
+
+
+def test_colour_histogram_equals_numpy():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (classical.PICTURES_AT_ONCE + 3, 7, 9, 3), np.uint8)
+    images[0] = 255
+    expected = [
+        np.concatenate(
+            [np.histogram(image[..., c], bins=16, range=(0, 256))[0] / 63 for c in range(3)]
+        )
+        for image in images
+    ]
+    np.testing.assert_allclose(classical.colour_histogram(images), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_baseline_equals_scikit_learn(num_classes):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_classes, 200)
+    images = _tinted(rng, labels)
+    baseline = classical.HistogramBaseline.fit(images, labels, num_classes)
+
+    histogram = classical.colour_histogram(images).astype(np.float64)
+    assert histogram.std(axis=0).min() > classical.SMALLEST_SCALE
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    reference.fit(histogram, labels)
+    # The solver stops within its tolerance, here from numbers rounded differently.
+    np.testing.assert_allclose(
+        baseline.predict(images), reference.predict_proba(histogram), atol=2e-3
+    )
+
+
+def test_baseline_stays_sober_about_colours_it_never_saw():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 60)
+    images = np.clip(_tinted(rng, labels, size=48), 16, 255)
+    images[0, 0, 0] = 0  # the only dark pixel
+    baseline = classical.HistogramBaseline.fit(images, labels, 2)
+    darker = images.copy()
+    darker[:, 0] = 0  # two per cent of the pixels
+    moved = np.abs(baseline.predict(darker) - baseline.predict(images))
+    assert moved.max() < 0.1
+
+
+def test_baseline_gives_no_probability_to_a_class_it_never_saw():
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 2] * 20)
+    images = _tinted(rng, labels)
+    probabilities = classical.HistogramBaseline.fit(images, labels, 4).predict(images)
+    assert probabilities.shape == (40, 4)
+    assert not probabilities[:, [1, 3]].any()
+    assert (probabilities.argmax(axis=1) == labels).all()
+
+
+def test_baseline_needs_two_classes():
+    with pytest.raises(ValueError, match="class"):
+        classical.HistogramBaseline.fit(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int), 3)
+
+
+def test_baseline_through_json_is_the_same():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    images = _tinted(rng, labels)
+    baseline = classical.HistogramBaseline.fit(images, labels, 3)
+    again = classical.HistogramBaseline.from_dict(json.loads(json.dumps(baseline.to_dict())))
+    np.testing.assert_array_equal(again.predict(images), baseline.predict(images))
+
+
+def test_baseline_on_real_cells(cells_dir):
+    baseline = classical.HistogramBaseline.fit(*_read(cells_dir / "pbc96_train.zip", every=3), 8)
+    images, labels = _read(cells_dir / "pbc96_val.zip", every=2)
+    accuracy = (baseline.predict(images).argmax(axis=1) == labels).mean()
+    assert 0.88 < accuracy < 0.96

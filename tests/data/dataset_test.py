@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from bloodjax.data.dataset import Dataset
+
+FIELDS = {
+    "images": np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 4, 4, 3), np.uint8),
+    "labels": np.array([0, 1, 0], np.int32),
+    "names": ("a", "b", "c"),
+    "classes": ("x", "y"),
+    "splits": ("train", "", "val"),
+    "groups": ("", "p", "q"),
+}
+
+
+def test_take_keeps_the_order_asked_for():
+    taken = Dataset(**FIELDS).take(np.array([2, 0]))
+    assert taken.images[:, 0, 0, 0].tolist() == [2, 0]
+    assert taken.labels.tolist() == [0, 0]
+    assert (taken.names, taken.splits, taken.groups) == (("c", "a"), ("val", "train"), ("q", ""))
+    assert taken.classes == ("x", "y")
+
+
+def test_take_accepts_a_mask():
+    assert Dataset(**FIELDS).take(np.array([False, True, True])).names == ("b", "c")
+
+
+@pytest.mark.parametrize("field", ["names", "splits", "groups"])
+def test_fields_of_different_length_are_a_bug(field):
+    with pytest.raises(ValueError, match=f"{field} has 2 entries for 3 images"):
+        Dataset(**FIELDS | {field: FIELDS[field][:2]})

@@ -1,0 +1,131 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bloodjax.data import images
+
+
+@pytest.fixture
+def picture():
+    """Smooth colours with some grain, wider than high."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:120, :180]
+    smooth = np.stack([x, y, 255 - x], -1)
+    return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def encoded(picture, mode="RGB", format="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).convert(mode).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def reference(picture, size):
+    """Shorter side resized, then centre crop, by Pillow."""
+    height, width = picture.shape[:2]
+    scale = size / min(height, width)
+    image = Image.fromarray(picture)
+    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_decode_resizes_and_crops_as_pillow_does(picture, turned):
+    picture = picture.swapaxes(0, 1) if turned else picture
+    found = images.decode(encoded(picture), 40)
+    np.testing.assert_array_equal(found, reference(picture, 40))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "JPEG"])
+def test_decode_keeps_the_pixels_of_a_picture_that_fits(picture, format):
+    data = encoded(picture[:96, :96], format=format)
+    np.testing.assert_array_equal(images.decode(data, 96), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "GIF"), ("RGBA", "PNG"), ("CMYK", "TIFF")],
+)
+def test_decode_turns_any_mode_into_rgb(picture, mode, format):
+    expected = Image.fromarray(picture[:96, :96]).convert(mode).convert("RGB")
+    found = images.decode(encoded(picture[:96, :96], mode, format), 96)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+def test_decode_drops_a_palette_s_transparency(picture):
+    data = encoded(picture[:96, :96], "P", transparency=bytes(range(256)))
+    expected = images.decode(encoded(picture[:96, :96], "P"), 96)
+    np.testing.assert_array_equal(images.decode(data, 96), expected)
+
+
+def test_decode_keeps_the_upper_bits_of_16_bit_greys():
+    grey = np.linspace(0, 65535, 96 * 96).reshape(96, 96).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    expected = np.repeat((grey // 256).astype(np.uint8)[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(images.decode(buffer.getvalue(), 96), expected)
+
+
+def test_decode_leaves_exif_orientation_alone(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    plain, turned = encoded(picture), encoded(picture, exif=exif)
+    np.testing.assert_array_equal(images.decode(turned, 96), images.decode(plain, 96))
+
+
+def png_claiming(width, height):
+    """A PNG of a few bytes that claims to be `width` x `height`."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: data[: len(data) // 2], "truncated"),
+        (lambda data: data[:12], "no image format"),
+        (lambda data: b"", "no image format"),
+        (lambda data: b"name,group\n", "no image format"),
+        (lambda data: data[:500] + bytes(200) + data[700:], "data stream"),
+        (lambda data: png_claiming(9000, 9000), "9000x9000 pixels, expected at most"),
+        (lambda data: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image format"),
+    ],
+    ids=["truncated", "header only", "empty", "text", "overwritten", "bomb", "postscript"],
+)
+def test_decode_says_what_is_wrong_with_damaged_bytes(picture, damage, reason):
+    with pytest.raises(ValueError, match=reason):
+        images.decode(damage(encoded(picture)), 96)
+
+
+def test_decode_refuses_greys_without_a_known_range():
+    buffer = io.BytesIO()
+    Image.fromarray(np.ones((96, 96), np.float32)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="not whole numbers"):
+        images.decode(buffer.getvalue(), 96)
+
+
+def test_resize_equals_decode(picture):
+    found = images.resize(np.stack([picture, picture[::-1]]), 64)
+    np.testing.assert_array_equal(found[0], images.decode(encoded(picture), 64))
+    np.testing.assert_array_equal(found[1], images.decode(encoded(picture[::-1]), 64))
+
+
+def test_resize_does_not_copy_what_fits(picture):
+    batch = picture[None, :96, :96]
+    assert images.resize(batch, 96) is batch
+
+
+def test_encode_png_is_lossless(picture):
+    found = np.asarray(Image.open(io.BytesIO(images.encode_png(picture))))
+    np.testing.assert_array_equal(found, picture)

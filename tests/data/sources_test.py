@@ -1,0 +1,204 @@
+import logging
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from bloodjax.data import images, npz, sources, synthetic
+from bloodjax.errors import UserError
+
+
+def picture(seed, side=24):
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures each of b, c and a."""
+    for seed, name in enumerate(["b/1", "b/2", "c/1", "c/2", "a/1", "a/2"]):
+        file = tmp_path / f"cells/{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(images.encode_png(picture(seed)))
+    return tmp_path / "cells"
+
+
+@pytest.fixture
+def zipped(folder):
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as file:
+        for picture_file in sorted(folder.rglob("*.png"), reverse=True):
+            file.write(picture_file, picture_file.relative_to(folder))
+    return path
+
+
+@pytest.fixture
+def challenge(tmp_path):
+    path = tmp_path / "training_set.npz"
+    np.savez(path, images=np.stack([picture(i) for i in range(8)]), labels=np.arange(8)[:, None])
+    return path
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.images, other.images)
+    np.testing.assert_array_equal(one.labels, other.labels)
+    assert (one.names, one.classes, one.splits) == (other.names, other.classes, other.splits)
+
+
+def test_a_folder_and_its_zip_are_the_same(folder, zipped):
+    dataset = sources.load(str(folder), 16)
+    assert dataset.images.shape == (6, 16, 16, 3)
+    assert dataset.labels.dtype == np.int32
+    assert_same(dataset, sources.load(str(zipped), 16))
+
+
+def test_home_is_known(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert len(sources.load("~/cells", 24)) == 6
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_reads_real_cells(cells_dir, part):
+    counts = {
+        "train": [852, 2181, 1085, 2026, 849, 993, 2330, 1643],
+        "val": [122, 312, 155, 290, 122, 143, 333, 235],
+    }
+    path = cells_dir / f"pbc96_{part}.zip"
+    dataset = sources.load(str(path), 96)
+    assert dataset.classes == npz.BLOOD_CELLS
+    assert np.bincount(dataset.labels).tolist() == counts[part]
+    assert set(dataset.splits) == {part}
+    with zipfile.ZipFile(path) as zipped:
+        assert dataset.names == tuple(sorted(zipped.namelist()))
+        i = len(dataset) // 2
+        expected = images.decode(zipped.read(dataset.names[i]), 96)
+    np.testing.assert_array_equal(dataset.images[i], expected)
+
+
+def test_reads_a_challenge_file(challenge):
+    dataset = sources.load(str(challenge), 24)
+    assert dataset.classes == npz.BLOOD_CELLS
+    np.testing.assert_array_equal(dataset.images[3], picture(3))
+
+
+def test_renders_synthetic_cells():
+    assert_same(sources.load("synthetic:16", 32, seed=5), synthetic.render(16, 32, seed=5))
+
+
+def test_class_names_give_the_label_order(folder):
+    names = ("c", "not here", "b", "a")
+    dataset = sources.load(str(folder), 24, class_names=names)
+    assert dataset.classes == names
+    assert [dataset.classes[label] for label in dataset.labels] == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_class_names_order_the_names_that_an_npz_holds(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8), labels=[0, 1], classes=["x", "y"])
+    assert sources.load(str(path), 8, class_names=["y", "z", "x"]).labels.tolist() == [2, 0]
+
+
+def test_a_class_that_is_not_among_class_names_is_an_error(folder):
+    with pytest.raises(UserError, match=r"cells: holds the class c, expected only a, b$"):
+        sources.load(str(folder), 24, class_names=("a", "b"))
+
+
+def test_an_empty_class_folder_is_an_error(folder):
+    (folder / "d").mkdir()
+    with pytest.raises(UserError, match=r"cells: no picture of d, expected .* \(a, b, c, d\)"):
+        sources.load(str(folder), 24)
+    assert len(sources.load(str(folder), 24, class_names=tuple("abcd"))) == 6
+
+
+def test_a_class_without_readable_images_is_an_error(folder, caplog):
+    for name in ("1.png", "2.png"):
+        (folder / "b" / name).write_bytes(b"")
+    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="cells: no picture of b,"):
+        sources.load(str(folder), 24, bad_images="skip")
+
+
+def test_a_cell_type_without_pictures_is_an_error(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.zeros((6, 8, 8, 3), np.uint8), labels=np.arange(6))
+    with pytest.raises(UserError, match=r"a.npz: no picture of neutrophil, platelet, expected"):
+        sources.load(str(path), 8)
+
+
+@pytest.mark.parametrize("read", [lambda spec: sources.load(spec, 8), sources.fingerprint])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tfds:mnist:3.0.1", "reads local files only"),
+        ("gs://bucket/cells.zip", "reads local files only"),
+        ("https://host/cells.npz", "reads local files only"),
+        ("synthetic:", "expected synthetic:N"),
+        ("synthetic:0", "expected synthetic:N"),
+        ("synthetic:-3", "expected synthetic:N"),
+        ("synthetic:many", "'many' pictures, expected synthetic:N"),
+        ("nowhere/cells.zip", "no such file or folder"),
+        ("nowhere", "no such file or folder"),
+    ],
+)
+def test_a_bad_spec_is_one_line_that_names_it(read, spec, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(spec)
+    assert str(caught.value).startswith(f"{spec}: ")
+
+
+@pytest.mark.parametrize("read", [lambda spec: sources.load(spec, 8), sources.fingerprint])
+def test_a_file_of_another_kind_is_an_error(tmp_path, read):
+    (tmp_path / "cells.csv").write_text("name,label\n")
+    with pytest.raises(UserError, match=r"cells.csv: neither npz nor zip, expected FILE.npz, a"):
+        read(str(tmp_path / "cells.csv"))
+    (tmp_path / "cells.zip").write_text("name,label\n")
+    with pytest.raises(UserError, match=r"cells.zip: not a zip file"):
+        read(str(tmp_path / "cells.zip"))
+
+
+def test_fingerprint_of_a_file_follows_its_content_alone(zipped, challenge):
+    for path in (zipped, challenge):
+        before = sources.fingerprint(str(path))
+        os.utime(path, (0, 0))
+        moved = path.rename(path.with_stem("moved"))
+        assert sources.fingerprint(str(moved)) == before
+    with zipfile.ZipFile(zipped.with_stem("moved"), "a") as file:
+        file.writestr("a/3.png", b"")
+    assert sources.fingerprint(str(zipped.with_stem("moved"))) != before
+    challenge_before = sources.fingerprint(str(challenge.with_stem("moved")))
+    np.savez(challenge, images=np.zeros((8, 24, 24, 3), np.uint8), labels=np.arange(8)[:, None])
+    assert sources.fingerprint(str(challenge)) != challenge_before
+
+
+def test_fingerprint_of_a_folder_follows_its_files(folder):
+    before = sources.fingerprint(str(folder))
+    (folder / ".DS_Store").write_bytes(b"junk")
+    assert sources.fingerprint(str(folder)) == before
+    (folder / "a/1.png").rename(folder / "a/3.png")
+    renamed = sources.fingerprint(str(folder))
+    assert renamed != before
+    (folder / "a/3.png").write_bytes(b"longer" * 999)
+    assert sources.fingerprint(str(folder)) != renamed
+
+
+def test_fingerprint_of_synthetic_cells_is_their_number():
+    assert sources.fingerprint("synthetic:16") == "synthetic:16"
+    assert sources.fingerprint("synthetic") == f"synthetic:{sources.DEFAULT_SYNTHETIC}"
+
+
+@pytest.mark.parametrize("source", ["zipped", "challenge"])
+def test_random_damage_is_read_or_refused_in_one_line(source, request):
+    path = request.getfixturevalue(source)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refusals = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            sources.load(str(path), 24)
+        except UserError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 50
+    assert all(line.startswith(f"{path}: ") for line in refusals)

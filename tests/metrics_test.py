@@ -1,0 +1,282 @@
+import json
+import time
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from scipy.stats import binomtest
+from sklearn import metrics as reference
+
+from bloodjax import metrics
+
+CLASSES = tuple("abcdefgh")
+SCALARS = {
+    "accuracy",
+    "balanced_accuracy",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "auc_ovr",
+    "nll",
+    "ece",
+    "brier",
+    "precision_at_50",
+    "recall_at_50",
+}
+
+
+def _made_up(n: int, *, seed: int = 0, classes: int = 8, skill: float = 2.0, decimals: int = 12):
+    """Probabilities and labels of a mediocre classifier; few decimals make ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes)) * 1.5
+    logits[np.arange(n), labels] += skill
+    probabilities = softmax(logits, axis=1).round(decimals)
+    return probabilities / probabilities.sum(axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("decimals", [12, 2])
+def test_scalars_equal_scikit_learn(decimals):
+    probabilities, labels = _made_up(500, decimals=decimals)
+    predicted = probabilities.argmax(axis=1)
+    found = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
+    macro = {"average": "macro", "zero_division": 0}
+    expected = {
+        "n": 500,
+        "accuracy": reference.accuracy_score(labels, predicted),
+        "balanced_accuracy": reference.balanced_accuracy_score(labels, predicted),
+        "precision_macro": reference.precision_score(labels, predicted, **macro),
+        "recall_macro": reference.recall_score(labels, predicted, **macro),
+        "f1_macro": reference.f1_score(labels, predicted, **macro),
+        "auc_ovr": reference.roc_auc_score(labels, probabilities, multi_class="ovr"),
+    }
+    if decimals == 12:  # a probability of 0 is clipped elsewhere than in scikit-learn
+        expected["nll"] = reference.log_loss(labels, probabilities)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+    np.testing.assert_array_equal(
+        found["confusion_matrix"], reference.confusion_matrix(labels, predicted)
+    )
+
+
+def test_float32_gives_the_same():
+    probabilities, labels = _made_up(300)
+    double = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
+    single = metrics.evaluate(probabilities.astype(np.float32), labels, CLASSES, bootstrap=1)
+    for name in SCALARS:
+        assert single[name] == pytest.approx(double[name], rel=1e-5), name
+
+
+def test_per_class_equals_scikit_learn():
+    probabilities, labels = _made_up(500)
+    found = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)["per_class"]
+    expected = reference.precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
+    assert list(found) == list(CLASSES)
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        np.testing.assert_allclose([row[name] for row in found.values()], values)
+    for row in found.values():
+        for name in ("precision", "recall", "f1"):
+            low, high = row[f"{name}_ci95"]
+            assert low < row[name] < high
+
+
+def test_precision_and_recall_at_50_are_keras_formulas():
+    probabilities, labels = _made_up(400)
+    true = np.eye(8)[labels]
+    claimed = np.where(probabilities > 0.5, 1.0, 0.0)
+    found = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
+    assert found["precision_at_50"] == pytest.approx((true * claimed).sum() / claimed.sum())
+    assert found["recall_at_50"] == pytest.approx((true * claimed).sum() / true.sum())
+
+
+def test_no_claim_at_50_has_precision_zero():
+    found = metrics.evaluate(np.full((4, 2), 0.5), np.array([0, 1, 0, 1]), "ab", bootstrap=5)
+    assert (found["precision_at_50"], found["recall_at_50"]) == (0, 0)
+
+
+def test_calibration_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.4, 0.6]])
+    labels = np.array([0, 1, 1, 1])
+    found = metrics.evaluate(probabilities, labels, "ab", bootstrap=1)
+    # Bins of 1/15: 0.6 is the top of (8/15, 9/15], then 0.7, then both of 0.9, half right.
+    assert found["ece"] == pytest.approx((0.4 + 0.3 + 2 * 0.4) / 4)
+    assert found["brier"] == pytest.approx((0.02 + 1.62 + 0.18 + 0.32) / 4)
+    assert found["nll"] == pytest.approx(-np.log([0.9, 0.1, 0.7, 0.6]).mean())
+
+
+def test_reliability_by_hand():
+    probabilities = np.array([[0.9, 0.1], [1.0, 0.0], [0.3, 0.7], [0.5, 0.5]])
+    found = metrics.reliability(probabilities, np.array([0, 1, 1, 1]), bins=4)
+    assert found["count"] == [0, 1, 1, 2]
+    assert found["confidence"] == [None, 0.5, pytest.approx(0.7), pytest.approx(0.95)]
+    assert found["accuracy"] == [None, 0.0, 1.0, 0.5]
+
+
+def test_reliability_adds_up_to_ece():
+    probabilities, labels = _made_up(700)
+    found = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
+    bins = found["reliability"]
+    gaps = [
+        count * abs(confidence - accuracy)
+        for count, confidence, accuracy in zip(*bins.values(), strict=True)
+        if count
+    ]
+    assert found["ece"] == pytest.approx(sum(gaps) / 700)
+
+
+def test_impossible_truth_costs_a_finite_nll():
+    found = metrics.evaluate(np.array([[1.0, 0.0]]), np.array([1]), "ab", bootstrap=1)
+    assert found["nll"] == pytest.approx(-np.log(1e-7))
+
+
+def test_absent_classes_follow_scikit_learn():
+    probabilities, labels = _made_up(300)
+    probabilities[:, 6] = 0  # class g: in the labels, never predicted
+    probabilities[:, 7] = 0  # class h: neither
+    labels[labels == 7] = 1
+    labels[labels == 5] = 0  # class f: predicted, not in the labels
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    assert set(predicted) == {0, 1, 2, 3, 4, 5}
+
+    found = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=20)
+    macro = {"average": "macro", "zero_division": 0}
+    assert found["precision_macro"] == pytest.approx(
+        reference.precision_score(labels, predicted, **macro)
+    )
+    assert found["recall_macro"] == pytest.approx(
+        reference.recall_score(labels, predicted, **macro)
+    )
+    assert found["f1_macro"] == pytest.approx(reference.f1_score(labels, predicted, **macro))
+    present = np.unique(labels)
+    assert found["balanced_accuracy"] == pytest.approx(
+        reference.recall_score(labels, predicted, labels=present, **macro)
+    )
+    areas = [reference.roc_auc_score(labels == c, probabilities[:, c]) for c in present]
+    assert found["auc_ovr"] == pytest.approx(np.mean(areas))
+
+    rows = found["per_class"]
+    assert rows["f"]["recall"] is None
+    assert rows["f"]["precision"] == 0
+    assert rows["g"]["precision"] is None
+    assert rows["g"]["recall"] == 0
+    assert rows["h"] == {
+        "support": 0,
+        **dict.fromkeys(f"{m}{s}" for m in ("precision", "recall", "f1") for s in ("", "_ci95")),
+    }
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_single_class_has_no_auc():
+    found = metrics.evaluate(np.array([[0.9, 0.1]] * 3), np.zeros(3, int), "ab", bootstrap=20)
+    assert found["auc_ovr"] is None
+    assert found["ci95"]["auc_ovr"] is None
+    assert found["accuracy"] == 1
+    json.dumps(found, allow_nan=False)
+
+
+def test_bootstrap_is_the_metrics_of_resampled_pictures(monkeypatch):
+    """One resample, drawn here by hand, has the figures of a set with those pictures repeated."""
+    probabilities, labels = _made_up(200, decimals=2)
+    counts = np.bincount(np.random.default_rng(5).integers(200, size=200), minlength=200)
+    monkeypatch.setattr(
+        metrics, "_resamples", lambda *_: iter([counts[:, None].astype(np.float64)])
+    )
+    ci95 = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)["ci95"]
+    monkeypatch.undo()
+    repeated = metrics.evaluate(
+        probabilities.repeat(counts, axis=0), labels.repeat(counts), CLASSES, bootstrap=1
+    )
+    assert set(ci95) == SCALARS
+    for name in SCALARS:
+        assert ci95[name] == pytest.approx([repeated[name]] * 2), name
+
+
+def test_bootstrap_does_not_depend_on_the_size_of_its_chunks(monkeypatch):
+    probabilities, labels = _made_up(100)
+    whole = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
+    monkeypatch.setattr(metrics, "RESAMPLED_AT_ONCE", 100 * 30)
+    chunked = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
+    for name in SCALARS:
+        width = whole[name][1] - whole[name][0]
+        np.testing.assert_allclose(chunked[name], whole[name], atol=0.25 * width)
+
+
+def test_bootstrap_is_reproducible():
+    probabilities, labels = _made_up(100)
+    first, again, other = (
+        metrics.evaluate(probabilities, labels, CLASSES, bootstrap=50, seed=seed)["ci95"]
+        for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_bootstrap_intervals_cover_the_truth():
+    """Of 200 sets from one population, about 95 % of the intervals hold its accuracy and NLL."""
+    truth = metrics.quick(*_made_up(200_000))
+    covered = {"accuracy": 0, "nll": 0}
+    for seed in range(1, 201):
+        ci95 = metrics.evaluate(*_made_up(150, seed=seed), CLASSES, bootstrap=300)["ci95"]
+        covered["accuracy"] += ci95["accuracy"][0] <= truth["accuracy"] <= ci95["accuracy"][1]
+        covered["nll"] += ci95["nll"][0] <= truth["loss"] <= ci95["nll"][1]
+    assert 0.89 * 200 <= covered["accuracy"] <= 0.99 * 200
+    assert 0.89 * 200 <= covered["nll"] <= 0.99 * 200
+
+
+def test_evaluate_is_quick_on_bloodmnist_size():
+    probabilities, labels = _made_up(3421)
+    start = time.process_time()
+    metrics.evaluate(probabilities, labels, CLASSES)
+    assert time.process_time() - start < 6
+
+
+def test_quick_is_a_part_of_evaluate():
+    probabilities, labels = _made_up(200)
+    full = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
+    full["loss"] = full["nll"]
+    found = metrics.quick(probabilities, labels)
+    assert set(found) == {"loss", "accuracy", "balanced_accuracy", "f1_macro", "ece"}
+    assert found == {name: full[name] for name in found}
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (7, 9), (20, 20), (3380, 3421)])
+def test_wilson_interval_equals_scipy(successes, trials):
+    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert metrics.wilson_interval(successes, trials) == pytest.approx(tuple(expected), abs=1e-7)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_interval_rejects_impossible_counts(successes, trials):
+    with pytest.raises(ValueError, match="successes"):
+        metrics.wilson_interval(successes, trials)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "complaint"),
+    [
+        (np.zeros((0, 2)), [], "no pictures"),
+        ([[0.5, 0.5]], [2], "labels"),
+        ([[0.5, 0.5]], [-1], "labels"),
+        ([[0.5, 0.6]], [0], "sum to 1"),
+        ([[1.5, -0.5]], [0], "at least 0"),
+        ([[np.nan, 1.0]], [0], "sum to 1"),
+    ],
+)
+def test_impossible_input_is_rejected(probabilities, labels, complaint):
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels, int)
+    for measure in (
+        metrics.quick,
+        metrics.reliability,
+        lambda p, y: metrics.evaluate(p, y, "ab"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            measure(probabilities, labels)
+
+
+def test_class_names_and_resamples_must_fit():
+    probabilities, labels = _made_up(10)
+    with pytest.raises(ValueError, match="7 class names for 8"):
+        metrics.evaluate(probabilities, labels, CLASSES[:7])
+    with pytest.raises(ValueError, match="bootstrap"):
+        metrics.evaluate(probabilities, labels, CLASSES, bootstrap=0)

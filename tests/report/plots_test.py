@@ -1,0 +1,162 @@
+"""Tests of bloodjax/report/plots.py: what is drawn is read back from the SVG."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import numpy as np
+import pytest
+
+from bloodjax import metrics
+from bloodjax.report import plots
+
+SVG = "{http://www.w3.org/2000/svg}"
+CLASSES = ("basophil", "<b>&", "a $x$ y")
+
+
+def _history(phases="hhfff", validation=True):
+    return [
+        {
+            "event": "epoch",
+            "step": 10 * epoch,
+            "epoch": epoch,
+            "phase": phase,
+            "train": {"loss": 1 / epoch, "accuracy": 1 - 1 / (2 * epoch)},
+            "validation": {"loss": 1.1 / epoch, "accuracy": 0.9} if validation else None,
+            "learning_rate": 1e-3 / epoch,
+        }
+        for epoch, phase in enumerate(phases, start=1)
+    ]
+
+
+def _evaluation():
+    probabilities = np.eye(3)[[0, 0, 1, 1, 1]] * 0.7 + 0.1
+    return metrics.evaluate(probabilities, np.array([0, 1, 1, 1, 0]), CLASSES, bootstrap=2)
+
+
+def _every_plot() -> dict[str, str]:
+    evaluation = _evaluation()
+    return {
+        **plots.training_curves(_history(), best_step=40),
+        "confusion": plots.confusion_matrix(evaluation["confusion_matrix"], CLASSES),
+        "reliability": plots.reliability_diagram(evaluation["reliability"]),
+        "recalls": plots.class_recalls(evaluation["per_class"]),
+    }
+
+
+def _texts(svg: str) -> list[str]:
+    """Every text drawn: outlined, it stands in a comment beside its outlines."""
+    return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, re.DOTALL)]
+
+
+def _styles(svg: str) -> list[str]:
+    return [element.get("style", "") for element in ET.fromstring(svg).iter()]
+
+
+def _dotted(svg: str) -> int:
+    """Number of dotted lines: a dash of one width."""
+    return sum(bool(re.search(r"stroke-dasharray: 1,1\.65", style)) for style in _styles(svg))
+
+
+def _dots(svg: str) -> int:
+    """Number of accent-coloured markers."""
+    return sum(
+        element.tag == f"{SVG}use" and "fill: var(--accent)" in element.get("style", "")
+        for element in ET.fromstring(svg).iter()
+    )
+
+
+@pytest.fixture(scope="module")
+def every_plot():
+    return _every_plot()
+
+
+def test_plots_are_single_named_elements(every_plot):
+    for name, svg in every_plot.items():
+        root = ET.fromstring(svg)
+        assert root.tag == f"{SVG}svg", name
+        assert root.get("role") == "img", name
+        assert root.get("aria-label"), name
+
+
+def test_plots_refer_to_nothing_outside_themselves(every_plot):
+    for svg in every_plot.values():
+        targets = re.findall(r'href="(.)', svg) + re.findall(r"url\((.)", svg)
+        assert set(targets) == {"#"}
+        ids = set(re.findall(r'\bid="([^"]+)', svg))
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', svg)) <= ids
+
+
+def test_plots_can_share_a_page(every_plot):
+    ids = [set(re.findall(r'\bid="([^"]+)', svg)) for svg in every_plot.values()]
+    assert len(set.union(*ids)) == sum(map(len, ids))
+
+
+def test_plots_take_their_colours_from_the_page(every_plot):
+    for name, svg in every_plot.items():
+        assert not re.search(r"#[0-9a-f]{6}\b", svg), name
+        assert "var(--ink)" in svg or "var(--soft)" in svg, name
+
+
+def test_plots_are_the_same_every_time(every_plot):
+    assert _every_plot() == every_plot
+
+
+def test_plots_leave_matplotlib_as_it_was():
+    before = dict(matplotlib.rcParams)
+    _every_plot()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_training_curves_mark_phases_and_the_kept_epoch():
+    curves = plots.training_curves(_history("hhffg"), best_step=40)
+    assert list(curves) == ["loss", "accuracy", "learning_rate"]
+    for svg in curves.values():
+        assert _dotted(svg) == 2
+    assert "kept: epoch 4" in _texts(curves["loss"])
+    assert {"train", "validation"} <= set(_texts(curves["accuracy"]))
+
+
+def test_training_curves_without_validation():
+    texts = _texts(plots.training_curves(_history("h", validation=False), best_step=10)["loss"])
+    assert "train" in texts
+    assert "validation" not in texts
+
+
+def test_learning_rate_of_zero_leaves_a_gap():
+    history = _history()
+    history[-1]["learning_rate"] = 0.0
+    ET.fromstring(plots.training_curves(history)["learning_rate"])
+
+
+def test_confusion_matrix_shows_every_count_and_class():
+    svg = plots.confusion_matrix([[20, 3, 0], [1, 30, 0], [0, 0, 0]], CLASSES)
+    texts = _texts(svg)
+    assert {"20", "87%", "3", "1", "30", "97%", "0"} <= set(texts)
+    assert texts.count("basophil") == 2
+    assert texts.count("&lt;b&gt;&amp;") == 2
+    assert texts.count("a $x$ y") == 2
+    assert "50 of 54" in ET.fromstring(svg).get("aria-label")
+
+
+def test_confusion_matrix_shades_by_share_of_the_row():
+    svg = plots.confusion_matrix([[6, 2], [0, 8]], ("a", "b"))
+    shades = {
+        (colour, round(float(opacity), 3))
+        for colour, opacity in re.findall(r"fill: var\(--(\w+)\); opacity: ([\d.]+)", svg)
+    }
+    assert ("good", round(np.cbrt(0.75), 3)) in shades
+    assert ("accent", round(np.cbrt(0.25), 3)) in shades
+
+
+def test_reliability_diagram_has_a_dot_a_filled_bin():
+    bins = metrics.reliability(
+        np.array([[0.95, 0.05], [0.94, 0.06], [0.4, 0.6]]), np.array([0, 1, 1])
+    )
+    assert _dots(plots.reliability_diagram(bins)) == 2 + 1  # and one in the legend
+
+
+def test_class_recalls_leave_out_classes_without_pictures():
+    svg = plots.class_recalls(_evaluation()["per_class"])
+    assert _dots(svg) == 2
+    assert {"basophil", "&lt;b&gt;&amp;", "a $x$ y"} <= set(_texts(svg))
