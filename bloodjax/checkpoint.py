@@ -100,7 +100,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.PyTreeSave(state),
                     progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
                 ),
             )
@@ -115,9 +115,7 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, on one device; `like` has its shapes and dtypes."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_target(like)))
-        ).state
+        return self._restore(step, like, partial=False)
 
     def restore_variables(self, step: int, like: PyTree) -> PyTree:
         """The network's variables at `step`, on one device.
@@ -125,26 +123,20 @@ class Checkpoints:
         Args:
           step: one that is kept.
           like: `{"params": ..., "batch_stats": ...}` of the same shapes and dtypes.
-
-        Raises:
-          UserError: there is no such checkpoint.
         """
-        if step not in self._manager.all_steps():
-            raise UserError(f"{self._manager.directory}: no checkpoint of step {step}")
+        return self._restore(step, like, partial=True)
+
+    def _restore(self, step: int, like: PyTree, partial: bool) -> PyTree:
         self._manager.wait_until_finished()
-        target = _target(like)
-        args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(target, restore_args=args, partial_restore=True)
-            ),
-        ).state
-
-
-def _target(like: PyTree) -> PyTree:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        if step not in self._manager.all_steps():
+            raise UserError(f"{self.directory}: no checkpoint of step {step} is here")
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
+        )
+        placed = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=device), target)
+        state = ocp.args.PyTreeRestore(target, restore_args=placed, partial_restore=partial)
+        return self._manager.restore(step, args=ocp.args.Composite(state=state)).state
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ def get_config():
     """A plain network on 96x96 pictures; give `config.data.train`."""
     config = common.from_scratch()
     config.model.name = "simple_cnn"
-    config.phases.finetune.epochs = 25
+    config.phases.finetune.epochs = 24
     config.phases.finetune.schedule.warmup = 2.0
     config.evaluation.tta = "d4"
     return config

@@ -138,7 +138,7 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
     return Audit(
         n=len(pictures),
         junk=tuple(pictures[i] for i in junk),
-        junk_reasons=tuple(_reason(odd[frame[i]], copies[frame[i]]) for i in junk),
+        junk_reasons=tuple(_reason(float(odd[f]), int(copies[f])) for f in frame[junk]),
         exact_duplicates=listed(members(exact)),
         near_duplicates=listed([group for group in alike if len(set(exact[group])) > 1]),
         label_conflicts=tuple(

@@ -182,7 +182,7 @@ def _phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
