@@ -131,23 +131,20 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
         found = (group[~is_junk[group]] for group in duplicates.groups(ids))
         return [group for group in found if len(group) > 1]
 
-    def listed(groups: Sequence[Int[np.ndarray, " _"]]) -> tuple[Group, ...]:
-        return tuple(tuple(pictures[i] for i in group) for group in groups)
+    def listed(found: Sequence[Int[np.ndarray, " _"]]) -> tuple[Group, ...]:
+        return tuple(tuple(pictures[i] for i in group) for group in found)
 
     alike = members(near)
+    groups = listed(alike)
     return Audit(
         n=len(pictures),
         junk=tuple(pictures[i] for i in junk),
         junk_reasons=tuple(_reason(float(odd[f]), int(copies[f])) for f in frame[junk]),
         exact_duplicates=listed(members(exact)),
         near_duplicates=listed([group for group in alike if len(set(exact[group])) > 1]),
-        label_conflicts=tuple(
-            group for group in listed(alike) if len({picture.label for picture in group}) > 1
-        ),
+        label_conflicts=tuple(group for group in groups if len({one.label for one in group}) > 1),
         leakage=tuple(
-            group
-            for group in listed(alike)
-            if len({(picture.key, picture.split) for picture in group}) > 1
+            group for group in groups if len({(one.key, one.split) for one in group}) > 1
         ),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.models.layers import DepthwiseConv, Dropout, PatchConv
@@ -48,7 +49,7 @@ class Block(nn.Module):
     drop_path: float
     layer_scale: float
     axis_name: str | None
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
@@ -81,7 +82,7 @@ class ConvNeXt(nn.Module):
     drop_path: float = 0.0
     layer_scale: float = 1e-6
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.models.layers import Dropout, batch_norm
@@ -38,7 +39,7 @@ class Head(nn.Module):
     dropout: tuple[float, float] = (0.3, 0.3)
     activation: str = "relu"
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from bloodjax.ops.depthwise import depthwise_conv
@@ -63,7 +64,7 @@ class PatchConv(nn.Module):
 
     features: int
     size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -83,7 +84,7 @@ class DepthwiseConv(nn.Module):
 
     size: int
     stride: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -96,7 +97,7 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv(x, kernel, stride=self.stride) + bias[None, None, None]
 
 
-def batch_norm(train: bool, axis_name: str | None, dtype: jnp.dtype, **settings) -> nn.BatchNorm:
+def batch_norm(train: bool, axis_name: str | None, dtype: DTypeLike, **settings) -> nn.BatchNorm:
     """Flax's BatchNorm over the global batch, under jit and under pmap alike.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from bloodjax.errors import UserError
@@ -34,7 +35,7 @@ def build(
     *,
     drop_path: float = 0.0,
     axis_name: str | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     **head,
 ) -> Network:
     """Builds a network by name.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.models.layers import Dropout, batch_norm
@@ -31,7 +32,7 @@ class SimpleCNN(nn.Module):
     widths: Sequence[int] = (32, 64, 128, 256)
     drop_path: float = 0.0
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

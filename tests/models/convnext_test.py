@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bloodjax import models
+from bloodjax.models.convnext import SIZES, ConvNeXt
+
+# Millions of parameters with a classifier of 1000 classes, as timm publishes them.
+MILLIONS = {
+    "atto": 3.70,
+    "femto": 5.22,
+    "pico": 9.05,
+    "nano": 15.59,
+    "tiny": 28.59,
+    "small": 50.22,
+    "base": 88.59,
+    "large": 197.77,
+    "xlarge": 350.20,
+}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(2, 101, 101, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network with random weights, its residual branches as strong as the rest."""
+    model = ConvNeXt(depths=(1, 2), widths=(8, 16), drop_path=0.5, layer_scale=1.0)
+    return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def torch_logits(params, x, depths):
+    """The published network in PyTorch, on the same parameters."""
+    import torch
+    from torch.nn import functional as F
+
+    def tensor(array):
+        return torch.tensor(np.asarray(array))
+
+    def norm(x, p):
+        return F.layer_norm(x, x.shape[-1:], tensor(p["scale"]), tensor(p["bias"]), eps=1e-6)
+
+    def linear(x, p):
+        return x @ tensor(p["kernel"]) + tensor(p["bias"])
+
+    def conv(x, p, **options):
+        # HWIO to OIHW; a depthwise kernel has no input axis.
+        kernel = tensor(p["kernel"])
+        kernel = kernel[:, :, None] if kernel.ndim == 3 else kernel
+        out = F.conv2d(
+            x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), tensor(p["bias"]), **options
+        )
+        return out.permute(0, 2, 3, 1)
+
+    backbone = params["backbone"]
+    x = norm(conv(tensor(x), backbone["stem"], stride=4), backbone["stem_norm"])
+    for stage, depth in enumerate(depths):
+        if stage:
+            x = norm(x, backbone[f"downsample_{stage}_norm"])
+            x = conv(x, backbone[f"downsample_{stage}"], stride=2)
+        for block in range(depth):
+            p = backbone[f"stage_{stage}_block_{block}"]
+            y = norm(conv(x, p["depthwise"], padding=3, groups=x.shape[-1]), p["norm"])
+            y = linear(F.gelu(linear(y, p["expand"])), p["project"])
+            x = x + y * tensor(p["scale"])
+    return linear(norm(x.mean((1, 2)), backbone["norm"]), params["head"]["logits"]).numpy()
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_parameter_counts(size):
+    variables = jax.eval_shape(lambda: models.create_model(f"convnext_{size}")[1])
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count / 1e6 == pytest.approx(MILLIONS[size], rel=0.005)
+    assert not variables["batch_stats"]
+
+
+def test_equals_the_same_network_in_torch(pictures):
+    pytest.importorskip("torch")
+    model = models.build("convnext_atto", 7, hidden=(), batch_norm=False, dropout=(0.0, 0.0))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), pictures)["params"]
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        # Near 1 what multiplies, so that no branch vanishes, and kernels that keep the variance.
+        if path[-1].key == "scale":
+            return rng.normal(1.0, 0.2, leaf.shape).astype(np.float32)
+        fan_in = np.prod(leaf.shape[: 2 if len(leaf.shape) == 3 else -1]) or 1
+        return rng.normal(0.0, fan_in**-0.5, leaf.shape).astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    found = jax.jit(model.apply)({"params": params}, pictures)
+    expected = torch_logits(params, pictures, SIZES["atto"][0])
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_each_stage_shows_its_features(small, pictures):
+    model, variables = small
+    _, seen = model.apply(variables, pictures, mutable=["intermediates"])
+    shapes = {name: value[0].shape for name, value in seen["intermediates"].items()}
+    assert shapes == {"stage_0": (2, 25, 25, 8), "stage_1": (2, 12, 12, 16)}
+
+
+def test_stochastic_depth_only_while_training(small, pictures):
+    model, variables = small
+    pictures = jnp.tile(pictures[:1], (64, 1, 1, 1))[:, :32, :32]
+    calm = model.apply(variables, pictures)
+    np.testing.assert_allclose(calm, jnp.broadcast_to(calm[:1], calm.shape), atol=1e-5)
+    wild = model.apply(variables, pictures, train=True, rngs={"dropout": jax.random.key(0)})
+    # The last block is left out half the time, the one before a quarter: four outcomes.
+    outcomes = np.unique(np.round(wild, 3), axis=0)
+    assert len(outcomes) == 4
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(small, pictures):
+    model, variables = small
+    half = model.clone(dtype=jnp.bfloat16)
+    drawn = half.init(jax.random.key(0), pictures[:, :32, :32])
+    assert {leaf.dtype for leaf in jax.tree.leaves(drawn)} == {jnp.dtype("float32")}
+    found = half.apply(variables, pictures)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), model.apply(variables, pictures), atol=0.15
+    )

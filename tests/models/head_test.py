@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bloodjax.models.head import FREEZE, Head, Network
+from bloodjax.models.simple_cnn import SimpleCNN
+
+MODEL = Network(SimpleCNN(depths=(1,), widths=(4,)), Head(3, hidden=(5,), dropout=(0.2, 0.2)))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 8, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def variables(pictures):
+    return MODEL.init(jax.random.key(0), pictures)
+
+
+@pytest.fixture(scope="module", params=FREEZE)
+def trained(request, variables, pictures):
+    """The mode, the gradients under it, and the statistics after it."""
+
+    def loss(params):
+        logits, updated = MODEL.apply(
+            {**variables, "params": params},
+            pictures,
+            train=True,
+            freeze=request.param,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(1)},
+        )
+        return jnp.sum(logits**2), updated["batch_stats"]
+
+    gradients, statistics = jax.grad(loss, has_aux=True)(variables["params"])
+    return request.param, gradients, statistics
+
+
+def any_nonzero(tree):
+    return jax.tree.map(lambda leaf: bool(np.any(leaf != 0)), tree)
+
+
+def test_the_founding_reports_head():
+    head = Head(8)
+    variables = jax.eval_shape(
+        lambda x: head.init(jax.random.key(0), x, False, False), jnp.zeros((1, 1024))
+    )
+    assert {
+        name: {key: leaf.shape for key, leaf in layer.items()}
+        for name, layer in variables["params"].items()
+    } == {
+        "norm": {"scale": (1024,), "bias": (1024,)},
+        "dense_0": {"kernel": (1024, 512), "bias": (512,)},
+        "dense_1": {"kernel": (512, 256), "bias": (256,)},
+        "dense_2": {"kernel": (256, 128), "bias": (128,)},
+        "dense_3": {"kernel": (128, 64), "bias": (64,)},
+        "logits": {"kernel": (64, 8), "bias": (8,)},
+    }
+
+
+def test_a_linear_head_is_one_matrix_product():
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(4, 6)), jnp.float32)
+    head = Head(3, hidden=(), batch_norm=False)
+    variables = head.init(jax.random.key(0), x, False, False)
+    assert list(variables) == ["params"]
+    layer = variables["params"]["logits"]
+    found = head.apply(variables, x, False, False)
+    np.testing.assert_allclose(found, x @ layer["kernel"] + layer["bias"][None], rtol=1e-5)
+
+
+def test_both_dropouts_are_on_only_while_training():
+    x = jnp.ones((4, 50))
+    for rates in ((0.5, 0.0), (0.0, 0.5)):
+        head = Head(3, hidden=(20,), batch_norm=False, dropout=rates)
+        variables = head.init(jax.random.key(0), x, False, False)
+        calm = head.apply(variables, x, False, False)
+        wild = head.apply(variables, x, True, False, rngs={"dropout": jax.random.key(1)})
+        np.testing.assert_allclose(calm, jnp.broadcast_to(calm[:1], calm.shape), rtol=1e-5)
+        assert len(np.unique(np.asarray(wild), axis=0)) == 4
+
+
+def test_bfloat16_gives_float32_logits(pictures):
+    dtype = jnp.bfloat16
+    model = Network(
+        SimpleCNN(depths=(1,), widths=(4,), dtype=dtype), Head(3, hidden=(5,), dtype=dtype)
+    )
+    shapes = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), pictures)
+    assert shapes[0].dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes[1])} == {jnp.dtype("float32")}
+
+
+def test_a_frozen_backbone_alone_gets_no_gradient(trained):
+    freeze, gradients, _ = trained
+    assert set(jax.tree.leaves(any_nonzero(gradients["head"]["logits"]))) == {True}
+    assert set(jax.tree.leaves(any_nonzero(gradients["backbone"]))) == {freeze != "backbone"}
+
+
+def test_which_statistics_change(trained, variables):
+    freeze, _, statistics = trained
+    changed = any_nonzero(jax.tree.map(jnp.subtract, statistics, variables["batch_stats"]))
+    assert set(jax.tree.leaves(changed["backbone"])) == {freeze == "none"}
+    assert set(jax.tree.leaves(changed["head"])) == {freeze != "batchnorm"}
+
+
+def test_an_unknown_freeze(variables, pictures):
+    with pytest.raises(ValueError, match=r"freeze is 'all', expected one of .*batchnorm"):
+        MODEL.apply(variables, pictures, freeze="all")
