@@ -5,12 +5,10 @@ python -m bloodjax.audit --data=SPEC [--data=SPEC2 ...] [--out=DIR]
 
 from __future__ import annotations
 
-import pathlib
-
 from bloodjax import cli
 
 _DATA = cli.flags.DEFINE_multi_string("data", None, "A SPEC; several are compared with each other.")
-_OUT = cli.flags.DEFINE_string("out", "audit", "The folder for audit.json and index.html.")
+cli.flags.DEFINE_string("out", "audit", "The folder for audit.json and index.html.")
 _SIZE = cli.flags.DEFINE_integer("image_size", 96, "Side in pixels at which pictures are compared.")
 
 
@@ -22,7 +20,7 @@ def main(_: list[str]) -> None:
 
     datasets = {spec: sources.load(spec, _SIZE.value) for spec in _DATA.value}
     findings = audit.audit(datasets)
-    out = pathlib.Path(_OUT.value)
+    out = cli.local_path("out")
     audit_page.write(findings, datasets, out)
     logs.say(
         f"{findings.n:,} pictures: {len(findings.junk):,} junk, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -149,10 +150,7 @@ class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     best_step: int | None = None
 
     def should_preserve(
-        self,
-        checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: ocp.checkpoint_managers.PreservationContext,
+        self, checkpoints: Sequence[Any], *, context: ocp.checkpoint_managers.PreservationContext
     ) -> Sequence[bool]:
         """One answer for each checkpoint, in order of their steps."""
         del context

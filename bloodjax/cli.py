@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ from absl import app, flags, logging
 from bloodjax import logs
 from bloodjax.errors import Stopped, UserError
 
-__all__ = ["flags", "run"]
+__all__ = ["flags", "local_path", "run"]
 
 _OVERRIDE = "--config."
 
@@ -55,6 +56,18 @@ def run(
         sys.exit(_end(str(error), 128 + error.signal))
     except KeyboardInterrupt:
         sys.exit(_end("stopped", 130))
+
+
+def local_path(flag: str) -> pathlib.Path:
+    """The value of `--flag` as a path.
+
+    Raises:
+      UserError: it is a remote one, such as gs://bucket/folder.
+    """
+    value = flags.FLAGS[flag].value
+    if "://" in value:
+        raise UserError(f"--{flag}={value}: this version takes local paths only")
+    return pathlib.Path(value).expanduser()
 
 
 def _end(message: str, status: int) -> int:

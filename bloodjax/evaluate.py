@@ -10,11 +10,9 @@ and everything otherwise.
 
 from __future__ import annotations
 
-import pathlib
-
 from bloodjax import cli
 
-_WORKDIR = cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
 _DATA = cli.flags.DEFINE_string("data", None, "A SPEC.")
 _SPLIT = cli.flags.DEFINE_string("split", None, "Which part of it; see above.")
 _TTA = cli.flags.DEFINE_enum(
@@ -28,13 +26,13 @@ def main(_: list[str]) -> None:
     from bloodjax import classifier, evaluation, logs
     from bloodjax.data import parts
 
-    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    workdir = cli.local_path("workdir")
     model = classifier.load(workdir)
     name, dataset = parts.select(
         model.config, workdir / "splits.json", model.classes, _DATA.value, _SPLIT.value
     )
     tta = _TTA.value or model.config.evaluation.tta
-    out = pathlib.Path(_OUT.value) if _OUT.value else workdir / "evaluate" / name
+    out = cli.local_path("out") if _OUT.value else workdir / "evaluate" / name
     result, _ = evaluation.evaluate(model, dataset, out, tta=tta)
     logs.say(evaluation.summary(name, result))
     logs.say(f"written to {out}")

@@ -19,6 +19,7 @@ from bloodjax import classical, classifier, logs, metrics
 from bloodjax.classifier import BASELINE_FILE, Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
+from bloodjax.files import make_folder, write_whole
 from bloodjax.report import report
 from bloodjax.settings import Config
 from bloodjax.version import __version__
@@ -35,10 +36,14 @@ def evaluate(
       out: a folder, made if need be.
       tta: "none", "flip" or "d4".
 
+    Raises:
+      UserError: `out` cannot be written to.
+
     Returns:
       The content of `metrics.json` (that of `metrics.evaluate`, and under "baseline" the
       colour-histogram regression's accuracy), and the probabilities.
     """
+    make_folder(out)
     probabilities = model.predict(dataset.images, tta)
     config = model.config
     result = metrics.evaluate(
@@ -52,7 +57,6 @@ def evaluate(
     if model.baseline is not None:
         guesses = model.baseline.predict(dataset.images).argmax(axis=1)
         result["baseline"] = {"accuracy": float(np.mean(guesses == dataset.labels))}
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     labels = [model.classes[label] for label in dataset.labels]
     write_whole(
@@ -79,13 +83,6 @@ def predictions_csv(
     return text.getvalue()
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that it is never seen half-written."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
 def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dict]:
     """Evaluates a trained run's best checkpoint on its test and validation parts, and reports.
 
@@ -107,7 +104,7 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
         if mistakes is None:
             mistakes = _mistakes(model, dataset, probabilities)
         logs.say(summary(name, results[name]))
-    (workdir / "report").mkdir(exist_ok=True)
+    make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
     write_whole(page, _report(config, workdir, parts, model, results, mistakes or ()))
     logs.say(f"report: {page}")

@@ -15,6 +15,8 @@ import rich.logging
 import rich.progress
 import tensorboardX
 
+from bloodjax.files import write_whole
+
 _console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -68,11 +70,10 @@ class MetricsLog:
 
     def __init__(self, workdir: pathlib.Path, step: int):
         """Opens the log; whatever it holds of later steps than `step` will be trained again."""
-        self._path = workdir / "metrics.jsonl"
+        path = workdir / "metrics.jsonl"
         kept = [entry for entry in read_history(workdir) if entry["step"] <= step]
-        self._file = self._path.open("w", encoding="utf-8")
-        for entry in kept:
-            self._write_line(entry)
+        write_whole(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._file = path.open("a", encoding="utf-8")
         purge = step + 1 if step else None
         self._events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=purge, write_to_disk=True
@@ -87,14 +88,11 @@ class MetricsLog:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends an entry, which has an int `step`; numbers in it, nested too, become scalars."""
-        self._write_line(entry)
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
         for name, value in _scalars(entry):
             self._events.add_scalar(name, value, entry["step"])
         self._events.flush()
-
-    def _write_line(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -5,12 +5,10 @@ python -m bloodjax.main --config=configs/quickstart.py --workdir=DIR [--config.k
 
 from __future__ import annotations
 
-import pathlib
-
 from bloodjax import cli
 
 _CONFIG = cli.flags.DEFINE_string("config", None, "A Python file that defines get_config().")
-_WORKDIR = cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
 
 
 def main(overrides: list[str]) -> None:
@@ -19,7 +17,7 @@ def main(overrides: list[str]) -> None:
     from bloodjax import settings, train
 
     config = settings.load(_CONFIG.value, overrides)
-    train.train(config, pathlib.Path(_WORKDIR.value).expanduser())
+    train.train(config, cli.local_path("workdir"))
 
 
 if __name__ == "__main__":

@@ -123,15 +123,14 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
     return check(config)
 
 
-def check(config: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
     """Returns `config` over the defaults, frozen.
 
     Raises:
       UserError: a key is unknown, or a value is of the wrong type or impossible.
     """
     whole = defaults()
-    given = config if isinstance(config, Mapping) else dict(config.items())
-    for key, value in _flatten(given).items():
+    for key, value in _flatten(config).items():
         _set(whole, key, value)
     for key, value in _flatten(whole).items():
         rule = _CHECKS.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
@@ -156,9 +155,12 @@ def from_json(text: str) -> ml_collections.FrozenConfigDict:
       UserError: the text is not that of a config.
     """
     try:
-        return check(json.loads(text))
-    except (json.JSONDecodeError, AttributeError) as error:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
         raise UserError(f"not a config: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"not a config: {content!r}, expected an object")
+    return check(content)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -194,10 +196,13 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path}: it defines no get_config()")
     try:
-        return module.get_config()
+        config = module.get_config()
     except (AttributeError, KeyError, TypeError) as error:
         # A ConfigDict's own words for a wrong key or a value of the wrong type.
         raise UserError(f"--config={path}: {error.args[0] if error.args else error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"--config={path}: get_config() returns {config!r}, expected a ConfigDict")
+    return config
 
 
 def _parse(text: str) -> Any:
@@ -209,10 +214,10 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: Config | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in tree.items():
-        if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+        if isinstance(value, (Mapping, Config)):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -253,11 +258,11 @@ def _one_of(*options: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in options), "one of " + ", ".join(options)
 
 
-def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+def _at_least(low: int | float) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: low <= value < float("inf")), f"a number of at least {low}"
 
 
-def _within(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+def _within(low: int | float, high: int | float) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: low <= value < high), f"a number of at least {low} and below {high}"
 
 
@@ -274,6 +279,10 @@ def _validation_part(value: str) -> bool:
     return bool(value) if number is None else 0 <= number < 1
 
 
+def _distinct_names(value: tuple) -> bool:
+    return all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value)
+
+
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _within(0, 2**31),
     "batch_size": _at_least(1),
@@ -285,6 +294,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.image_size": _within(16, 2049),
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
+    "data.classes": (_distinct_names, "names that differ, as text"),
     "model.weights": (
         (lambda value: not value),
         "nothing: this version starts from random weights",

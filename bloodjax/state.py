@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.struct
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32, PyTree
+from jaxtyping import PyTree
 
 
 @flax.struct.dataclass
@@ -13,16 +13,17 @@ class Metrics:
     """Sums over one epoch's steps so far, kept on the device so that nothing waits for them.
 
     Attributes:
-      loss: sum of the examples' losses.
-      correct: number of examples classified correctly.
-      count: number of examples.
-      bad_step: the first step whose loss was not finite, or -1.
+      loss: sum of the examples' losses, float32.
+      correct: number of examples classified correctly, float32.
+      count: number of examples, float32.
+      bad_step: the first step whose loss was not finite, or -1, int32.
     """
 
-    loss: Float[Array, ""]
-    correct: Float[Array, ""]
-    count: Float[Array, ""]
-    bad_step: Int32[Array, ""]
+    # As a tree, each field may hold a shape, a sharding or a stack of copies as well.
+    loss: PyTree
+    correct: PyTree
+    count: PyTree
+    bad_step: PyTree
 
     @classmethod
     def zeros(cls) -> Metrics:
@@ -35,18 +36,18 @@ class TrainState:
     """What a checkpoint holds.
 
     Attributes:
-      step: steps taken since the run began, over all its phases.
+      step: steps taken since the run began, over all its phases, int32.
       params: the network's parameters, float32.
       batch_stats: BatchNorm's running averages, float32.
       opt_state: the present phase's optimiser state.
-      metrics: sums over the epoch under way.
+      metrics: `Metrics`, sums over the epoch under way.
     """
 
-    step: Int32[Array, ""]
+    step: PyTree
     params: PyTree
     batch_stats: PyTree
-    opt_state: optax.OptState
-    metrics: Metrics
+    opt_state: PyTree
+    metrics: PyTree
 
     @classmethod
     def create(cls, variables: PyTree, tx: optax.GradientTransformation) -> TrainState:

@@ -8,7 +8,6 @@ was stopped goes on as if it had not been.
 from __future__ import annotations
 
 import pathlib
-import tempfile
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.errors import Stopped, UserError
+from bloodjax.files import make_folder, write_whole
 from bloodjax.settings import METRICS, PHASES, Config
 from bloodjax.signals import Stop, catch
 from bloodjax.state import Metrics, TrainState
@@ -44,7 +44,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     sharding.per_device(config.batch_size)
     parts = prepare(config, workdir, resumes)
     per_epoch = steps_per_epoch(len(parts.train), config.batch_size)
-    (workdir / CONFIG_FILE).write_text(settings.to_json(config), encoding="utf-8")
+    write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
         run = _Run(config, parts, per_epoch, checkpoints, stop)
         progress, state = run.restore()
@@ -62,12 +62,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
 
 def _open_workdir(config: Config, workdir: pathlib.Path) -> bool:
     """Makes sure that the run can live in `workdir`; returns whether it already does."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written to ({error.strerror})") from error
+    make_folder(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
         return False

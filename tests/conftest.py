@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 
 import pathlib
+import sys
 
 import jax
 import pytest
@@ -28,3 +29,58 @@ def cells_dir():
     if not (SHARED / "pbc96_train.zip").exists():
         pytest.skip(f"the real cells are not at hand (expected in {SHARED})")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Runs of the same network share what the first of them compiled."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def tiny_config(**changes):
+    """A run of three epochs of seven steps each that takes seconds; `changes` by dotted key."""
+    from bloodjax import settings
+
+    config = settings.defaults()
+    values = {
+        "batch_size": 16,
+        "data.train": "synthetic:160",
+        "data.image_size": 32,
+        "model.name": "simple_cnn",
+        "model.head.hidden": (16,),
+        "phases.head.epochs": 1,
+        "phases.finetune.epochs": 2,
+        "evaluation.bootstrap": 20,
+    }
+    config.update_from_flattened_dict(values | changes)
+    return settings.check(config)
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The workdir of a tiny run that has ended. Tests must not change it."""
+    from bloodjax import train
+
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train.train(tiny_config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def command():
+    """What starts `python -m bloodjax.<name>` as a process of its own, for subprocess."""
+
+    def arguments(name, *flags):
+        return {
+            "args": [sys.executable, "-m", f"bloodjax.{name}", *flags],
+            "cwd": pathlib.Path(__file__).parents[1],
+            "text": True,
+        }
+
+    return arguments

@@ -11,17 +11,23 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int32, UInt8
+from jaxtyping import Array, Bool, Int32, PyTree, UInt8
 
 from bloodjax.errors import UserError
 
 
 @flax.struct.dataclass
 class DeviceData:
-    """A data set's pictures and labels, whole, on the device."""
+    """A data set's pictures and labels, whole, on the device.
 
-    images: UInt8[Array, "n size size 3"]
-    labels: Int32[Array, " n"]
+    Attributes:
+      images: uint8 [n, size, size, 3].
+      labels: int32 [n].
+    """
+
+    # As a tree, each field may hold a stack of copies as well.
+    images: PyTree
+    labels: PyTree
 
 
 @flax.struct.dataclass
@@ -34,7 +40,9 @@ class Batch:
 
 
 @partial(jax.jit, static_argnames="n")
-def epoch_order(seed: int, epoch: int, n: int) -> Int32[Array, " n"]:
+def epoch_order(
+    seed: int | Int32[Array, ""], epoch: int | Int32[Array, ""], n: int
+) -> Int32[Array, " n"]:
     """The order in which an epoch visits `n` pictures: each once."""
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))

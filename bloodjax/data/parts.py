@@ -199,7 +199,7 @@ def _share_out(
         elif fraction(value):
             shares[name] = fraction(value)
     train = kept[own == "train"] if has_splits else kept
-    rest = 1 - sum(shares.values())
+    rest = 1.0 - sum(shares.values())
     if rest <= 0:
         raise UserError(f"config.data.validation and config.data.test leave {rest:.0%} to train on")
     drawn = splits.split(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import json
 import math
-import os
 import pathlib
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -15,6 +14,7 @@ from jaxtyping import Int
 from scipy.sparse import csgraph
 
 from bloodjax.errors import UserError
+from bloodjax.files import write_whole
 
 
 def merge_groups(
@@ -97,9 +97,7 @@ def save(
         "sources": {part: dict(sources[part]) for part in parts},
         "parts": {part: [names[part][i] for i in indices] for part, indices in parts.items()},
     }
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(content, indent=1))
 
 
 def read(path: pathlib.Path) -> dict:

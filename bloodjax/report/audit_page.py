@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from bloodjax.data import images
 from bloodjax.data.audit import Audit, Group, Picture
 from bloodjax.data.dataset import Dataset
-from bloodjax.errors import UserError
+from bloodjax.files import make_folder, write_whole
 from bloodjax.report import page
 
 # What one page shows of each finding, so that it stays below 3 MB; audit.json lists everything.
@@ -72,14 +72,9 @@ def write(
         "index.html": _page(audit, datasets),
     }
     out_dir = pathlib.Path(out_dir)
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            part = out_dir / f".{name}.part"
-            part.write_text(content, encoding="utf-8")
-            os.replace(part, out_dir / name)
-    except OSError as error:
-        raise UserError(f"{out_dir}: {error.strerror}, expected a folder to write to") from None
+    make_folder(out_dir)
+    for name, content in contents.items():
+        write_whole(out_dir / name, content)
     return out_dir / "index.html"
 
 

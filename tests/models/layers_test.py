@@ -108,7 +108,6 @@ def test_batch_norm_is_over_the_global_batch():
     def on_one_device(x):
         layer = batch_norm(True, "data", jnp.float32, momentum=0.9)
         out, updated = layer.apply(variables, x, mutable=["batch_stats"])
-        # Every device holds the same statistics.
         return out, lax.pmean(updated["batch_stats"]["var"], "data")
 
     out, var = jax.pmap(on_one_device, axis_name="data")(x.reshape(8, 2, 4))

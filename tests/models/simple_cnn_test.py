@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def variables(pictures):
-    return MODEL.init(jax.random.key(0), pictures)
+    return jax.jit(MODEL.init)(jax.random.key(0), pictures)
 
 
 def test_stages_halve_the_map_and_are_averaged(variables, pictures):
@@ -32,7 +34,7 @@ def test_the_default_has_seven_convolutions():
     shapes = jax.eval_shape(SimpleCNN().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     kernels = [v["kernel"].shape for v in shapes["params"].values() if "kernel" in v]
     channels = [3, 32, 64, 64, 128, 128, 256, 256]
-    assert sorted(kernels) == sorted((3, 3, a, b) for a, b in zip(channels, channels[1:]))
+    assert sorted(kernels) == sorted((3, 3, a, b) for a, b in itertools.pairwise(channels))
 
 
 @pytest.mark.parametrize("update_stats", [False, True])

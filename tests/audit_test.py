@@ -1,0 +1,28 @@
+import json
+import subprocess
+
+import numpy as np
+
+from bloodjax.data import synthetic
+
+
+def test_compares_several_sources(command, tmp_path):
+    first, _ = synthetic.plant(synthetic.render(80, 32), duplicates=2, conflicts=1)
+    second = synthetic.render(16, 32, seed=9)
+    second.images[3] = first.images[0]
+    paths = []
+    for name, dataset in {"first": first, "second": second}.items():
+        paths.append(tmp_path / f"{name}.npz")
+        np.savez(paths[-1], images=dataset.images, labels=dataset.labels)
+    arguments = [*(f"--data={path}" for path in paths), f"--out={tmp_path / 'audit'}"]
+    done = subprocess.run(
+        **command("audit", *arguments, "--image_size=32"), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert audit["n"] == 83 + 16
+    assert len(audit["leakage"]) == 1
+    assert f"{paths[1]}:3" in audit["leakage"][0]
+    assert "99 pictures: 0 junk, " in done.stderr
+    assert "1 leaks" in done.stderr
+    assert (tmp_path / "audit/index.html").exists()

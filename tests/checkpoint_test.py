@@ -1,0 +1,105 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bloodjax.checkpoint import Checkpoints, Progress
+from bloodjax.errors import UserError
+from bloodjax.state import TrainState
+
+TX = optax.adamw(1e-3)
+
+
+def state_at(step):
+    rng = np.random.default_rng(step)
+    variables = {
+        "params": {"dense": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}},
+        "batch_stats": {"norm": {"mean": jnp.asarray(rng.normal(size=4), jnp.float32)}},
+    }
+    state = TrainState.create(variables, TX).replace(step=jnp.int32(step))
+    return state.replace(opt_state=jax.tree.map(lambda x: x + step, state.opt_state))
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
+def steps_in(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+@pytest.mark.parametrize(
+    ("larger_is_better", "values"), [(True, (1.0, 2.0, 2.0)), (False, (3.0, 2.0, 2.0))]
+)
+def test_progress_counts_epochs_without_a_better_value(larger_is_better, values):
+    progress = Progress(("a", "b"))
+    first = progress.after_epoch(values[0], larger_is_better, 10)
+    assert first == Progress(("a", "b"), 0, 1, 0, values[0], values[0], 10)
+    second = first.after_epoch(values[1], larger_is_better, 20)
+    assert (second.phase_best, second.best_step, second.waited) == (values[1], 20, 0)
+    third = second.after_epoch(values[2], larger_is_better, 30)
+    assert (third.best, third.best_step, third.waited) == (values[1], 20, 1)
+
+
+def test_progress_without_a_value_counts_epochs_alone():
+    after = Progress(("a",)).after_epoch(None, True, 10)
+    assert after == Progress(("a",), phase_epochs=1)
+
+
+def test_a_phase_waits_for_its_own_best():
+    progress = Progress(("a",)).after_epoch(0.9, True, 10).after_epoch(0.8, True, 20).next_phase()
+    assert progress == Progress(("a",), 1, 0, 0, None, 0.9, 10)
+    after = progress.after_epoch(0.7, True, 30)
+    assert (after.phase_best, after.waited, after.best, after.best_step) == (0.7, 0, 0.9, 10)
+
+
+def test_gives_back_the_same_bits(tmp_path):
+    state, progress = state_at(7), Progress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7)
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.latest_step is None
+        checkpoints.save(state, progress)
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.latest_step == 7
+        assert checkpoints.progress() == progress
+        assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
+
+
+def test_reads_the_variables_alone(tmp_path):
+    state = state_at(7)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, Progress(("a",)))
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        shapes = jax.eval_shape(lambda: state_at(0).variables)
+        assert_same(checkpoints.restore_variables(7, shapes), state.variables)
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+    progress = Progress(("a",))
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, value in [(1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8)]:
+            progress = progress.after_epoch(value, True, step)
+            checkpoints.save(state_at(step), progress)
+    assert steps_in(tmp_path) == [2, 4]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(5), dataclasses.replace(progress, phase_epochs=5))
+    assert steps_in(tmp_path) == [2, 5]
+
+
+def test_a_step_is_written_once(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), Progress(("first",)))
+        checkpoints.save(state_at(3), Progress(("second",)))
+        assert checkpoints.progress().classes == ("first",)
+
+
+def test_a_step_that_is_not_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), Progress(("a",)))
+        with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint of step 2"):
+            checkpoints.restore(2, state_at(0))
+        with pytest.raises(UserError, match="step 2"):
+            checkpoints.restore_variables(2, state_at(0).variables)

@@ -1,0 +1,32 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bloodjax.data.batches import DeviceData, epoch_order, gather, steps_per_epoch
+from bloodjax.errors import UserError
+
+
+def test_an_epoch_visits_every_picture_once_in_an_order_of_its_own():
+    orders = {(s, e): np.asarray(epoch_order(s, e, 50)) for s in (0, 1) for e in (0, 1, 2)}
+    for (seed, epoch), order in orders.items():
+        assert order.dtype == np.int32
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+        np.testing.assert_array_equal(order, epoch_order(seed, epoch, 50))
+    assert len({order.tobytes() for order in orders.values()}) == 6
+
+
+def test_whole_batches_in_an_epoch():
+    assert [steps_per_epoch(n, 8) for n in (8, 15, 16)] == [1, 1, 2]
+    with pytest.raises(UserError, match="batch_size is 8, but the training part has 7 pictures"):
+        steps_per_epoch(7, 8)
+
+
+def test_gather_takes_what_stands_next_in_the_order():
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3)).astype(np.uint8)
+    labels = np.arange(10, dtype=np.int32) % 3
+    order = np.array([9, 2, 7, 0, 1, 3, 4, 8, 6, 5], np.int32)
+    data = DeviceData(jnp.asarray(images), jnp.asarray(labels))
+    batch = gather(data, jnp.asarray(order), jnp.int32(2), 3)
+    np.testing.assert_array_equal(batch.image, images[[7, 0, 1]])
+    np.testing.assert_array_equal(batch.label, labels[[7, 0, 1]])
+    np.testing.assert_array_equal(batch.mask, [True] * 3)

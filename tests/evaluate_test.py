@@ -1,0 +1,20 @@
+import csv
+import json
+import subprocess
+
+from bloodjax import classifier
+
+
+def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
+    arguments = [f"--workdir={trained}", "--data=synthetic:160", f"--out={tmp_path}", "--tta=d4"]
+    done = subprocess.run(**command("evaluate", *arguments), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == f"written to {tmp_path}"
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    kept_back = json.loads((trained / "splits.json").read_text())["parts"]["test"]
+    assert (result["n"], result["tta"]) == (len(kept_back), "d4")
+    assert f"test: accuracy {result['accuracy']:.4f}" in done.stderr
+    with (tmp_path / "predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == kept_back
+    assert list(table[0]) == ["name", "label", "predicted", *classifier.load(trained).classes]

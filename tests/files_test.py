@@ -1,0 +1,31 @@
+"""Tests of bloodjax/files.py."""
+
+import pytest
+
+from bloodjax import files
+from bloodjax.errors import UserError
+
+
+def test_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("first", "zweite – größer"):
+        files.write_whole(path, text)
+        assert path.read_text("utf-8") == text
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_whole(path, "new \ud800")
+    assert path.read_text("utf-8") == "old"
+
+
+def test_makes_folders_and_says_where_it_cannot(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*expected a folder"):
+        files.make_folder(tmp_path / "file" / "below")

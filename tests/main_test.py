@@ -1,0 +1,32 @@
+import signal
+import subprocess
+
+TINY = (
+    *("--config=configs/quickstart.py", "--config.data.train=synthetic:160"),
+    *("--config.data.image_size=32", "--config.batch_size=16"),
+)
+
+
+def test_a_signal_ends_it_with_a_checkpoint(command, tmp_path):
+    arguments = [*TINY, "--config.phases.finetune.epochs=500", f"--workdir={tmp_path}"]
+    with subprocess.Popen(**command("main", *arguments), stderr=subprocess.PIPE) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 2 "):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert rest.splitlines()[-1].startswith("stopped at step ")
+    assert "Traceback" not in rest
+    step = int(rest.splitlines()[-1].removeprefix("stopped at step ").partition(";")[0])
+    assert (tmp_path / f"checkpoints/{step}").is_dir()
+
+
+def test_a_wrong_key_is_one_line(command, tmp_path):
+    done = subprocess.run(
+        **command("main", *TINY, f"--workdir={tmp_path / 'run'}", "--config.seeed=1"),
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown config key config.seeed; did you mean config.seed?\n"
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,166 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bloodjax import settings
+from bloodjax.optim import decay_mask, freeze_labels, optimizer, phase_schedule, sgdr
+
+CYCLES = [(1.0, 1.0), (2.0, 1.0), (2.0, 0.9), (1.5, 0.5)]
+# Every leaf has a shape of its own, by which its moments are told.
+PARAMS = {
+    "backbone": {
+        "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(3)},
+        "conv_norm": {"scale": jnp.ones(4), "bias": jnp.ones(5)},
+        "layer_norm": {"scale": jnp.ones(6), "bias": jnp.ones(7)},
+        "scale": jnp.ones(8),
+    },
+    "head": {
+        "norm": {"scale": jnp.ones(9), "bias": jnp.ones(10)},
+        "logits": {"kernel": jnp.ones(11), "bias": jnp.ones(12)},
+    },
+}
+STATS = {
+    "backbone": {"conv_norm": {"mean": jnp.ones(4), "var": jnp.ones(4)}},
+    "head": {"norm": {"mean": jnp.ones(9), "var": jnp.ones(9)}},
+}
+BATCH_NORMS, BACKBONE = {4, 5, 9, 10}, set(range(2, 9))
+
+
+def sizes(tree, value):
+    """The sizes of PARAMS' leaves where `tree` has `value`."""
+    pairs = zip(jax.tree.leaves(PARAMS), jax.tree.leaves(tree), strict=True)
+    return {leaf.size for leaf, found in pairs if found == value}
+
+
+def phase(**changes):
+    options = settings.defaults().phases.finetune
+    options.schedule.warmup = 0.0
+    options.update(changes)
+    return options
+
+
+def rates(schedule, steps):
+    return np.asarray(jax.vmap(schedule)(jnp.arange(steps)))
+
+
+def cosine_with_restarts(steps, peak, first, t_mul, m_mul, alpha):
+    """The paper's formula in float64, cycle after cycle; NaN at the restarts themselves."""
+    found, start, length, top = np.full(steps, np.nan), 0.0, float(first), 1.0
+    while start < steps:
+        inside = np.arange(int(start) + 1, min(int(np.ceil(start + length)), steps))
+        found[inside] = 0.5 * top * (1 + np.cos(np.pi * (inside - start) / length))
+        start, length, top = start + length, length * t_mul, top * m_mul
+    return peak * ((1 - alpha) * found + alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+@pytest.mark.parametrize(("t_mul", "m_mul"), CYCLES)
+def test_sgdr_is_the_papers_formula(t_mul, m_mul, alpha):
+    schedule = sgdr(0.3, 10, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
+    found = rates(schedule, 150)
+    expected = cosine_with_restarts(150, 0.3, 10, t_mul, m_mul, alpha)
+    known = ~np.isnan(expected)
+    assert known.sum() > 130
+    np.testing.assert_allclose(found[known], expected[known], rtol=1e-4, atol=1e-6)
+    assert found[0] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+@pytest.mark.parametrize(("t_mul", "m_mul"), CYCLES)
+def test_sgdr_is_kerass_at_every_step(t_mul, m_mul, alpha, monkeypatch):
+    monkeypatch.setitem(os.environ, "KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    reference = keras.optimizers.schedules.CosineDecayRestarts(0.3, 10, t_mul, m_mul, alpha)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        expected = np.asarray(jax.vmap(reference)(jnp.arange(150)))
+    found = rates(sgdr(0.3, 10, t_mul=t_mul, m_mul=m_mul, alpha=alpha), 150)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_warm_up_is_linear_and_delays_the_first_cycle():
+    found = rates(sgdr(0.2, 10, warmup_steps=5, t_mul=2.0), 40)
+    np.testing.assert_allclose(found[:5], 0.2 * np.arange(5) / 5, rtol=1e-6)
+    np.testing.assert_array_equal(found[5:], rates(sgdr(0.2, 10, t_mul=2.0), 35))
+
+
+def test_a_phases_lengths_are_in_epochs():
+    options = settings.defaults().phases.finetune
+    options.epochs = 4
+    # One cycle over what the warm-up of one epoch leaves.
+    found = rates(phase_schedule(options, 5), 20)
+    expected = rates(sgdr(options.learning_rate, 15, warmup_steps=5), 20)
+    np.testing.assert_array_equal(found, expected)
+    options.schedule.update(warmup=0.0, first_cycle=1.0, t_mul=1.0)
+    found = rates(phase_schedule(options, 5), 20)
+    np.testing.assert_allclose(found[[0, 5, 10]], options.learning_rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "expected"), [("none", set()), ("batchnorm", BATCH_NORMS), ("backbone", BACKBONE)]
+)
+def test_freeze_labels(freeze, expected):
+    labels = freeze_labels(PARAMS, STATS, freeze)
+    assert sizes(labels, "freeze") == expected
+    assert sizes(labels, "train") == set(range(2, 13)) - expected
+
+
+def test_only_kernels_decay():
+    assert sizes(decay_mask(PARAMS), True) == {2, 11}
+
+
+def run(options, gradients):
+    """The parameters after each of the gradients, and the last optimiser state."""
+    tx = optimizer(options, 10, PARAMS, STATS)
+    update = jax.jit(tx.update)
+    state, params, history = tx.init(PARAMS), PARAMS, []
+    for gradient in gradients:
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    return history, state
+
+
+def scaled(factor, frozen=None):
+    """Gradients of `factor` everywhere; of `frozen` in the backbone, where given."""
+    tree = jax.tree.map(lambda leaf: factor * jnp.arange(1.0, leaf.size + 1), PARAMS)
+    if frozen is not None:
+        tree["backbone"] = jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, frozen), PARAMS["backbone"]
+        )
+    return tree
+
+
+@pytest.mark.parametrize(("freeze", "frozen"), [("batchnorm", BATCH_NORMS), ("backbone", BACKBONE)])
+def test_frozen_leaves_stay_and_have_no_moments(freeze, frozen):
+    history, state = run(phase(freeze=freeze), [scaled(1.0), scaled(-0.5)])
+    unchanged = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), PARAMS, history[-1])
+    assert sizes(unchanged, True) == frozen
+    moments = {leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim}
+    assert moments == set(range(2, 13)) - frozen
+
+
+def test_without_gradients_kernels_alone_shrink():
+    options = phase(freeze="none", learning_rate=0.1, weight_decay=0.5)
+    history, _ = run(options, [scaled(0.0)])
+    unchanged = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), PARAMS, history[0])
+    assert sizes(unchanged, False) == {2, 11}
+    np.testing.assert_allclose(history[0]["head"]["logits"]["kernel"], 1 - 0.1 * 0.5, rtol=1e-6)
+
+
+def test_the_norm_of_the_trained_gradients_is_clipped():
+    # Adam forgets a lasting scale, so the second gradient is small beside the first.
+    big, small = scaled(50.0, frozen=1e6), scaled(1e-3, frozen=0.0)
+    norm = np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(big["head"])))
+    clipped, _ = run(phase(freeze="backbone", clip_norm=1.0), [big, small])
+    free = phase(freeze="backbone", clip_norm=0.0)
+    expected, _ = run(free, [scaled(50.0 / norm), small])
+    unclipped, _ = run(free, [big, small])
+    for a, b in zip(jax.tree.leaves(clipped), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    kernels = [h[-1]["head"]["logits"]["kernel"] for h in (clipped, unclipped)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-7

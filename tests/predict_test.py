@@ -1,0 +1,36 @@
+import csv
+import subprocess
+
+import numpy as np
+
+from bloodjax import classifier
+from bloodjax.data import images, synthetic
+
+
+def test_classifies_a_folder_of_pictures(command, trained, tmp_path):
+    cells = synthetic.render(9, 32, seed=4).images
+    for i, cell in enumerate(cells):
+        path = tmp_path / f"cells/{i % 2}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_png(cell))
+    out = tmp_path / "out.csv"
+    arguments = [f"--workdir={trained}", f"--input={tmp_path / 'cells'}", f"--out={out}"]
+    done = subprocess.run(**command("predict", *arguments), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == f"9 pictures classified; written to {out}"
+    model = classifier.load(trained)
+    with out.open() as file:
+        table = {row["name"]: row for row in csv.DictReader(file)}
+    expected = model.predict(cells)
+    for i, probabilities in enumerate(expected):
+        row = table[f"{i % 2}/{i}.png"]
+        assert list(row) == ["name", "predicted", *model.classes]
+        assert row["predicted"] == model.classes[int(probabilities.argmax())]
+        np.testing.assert_allclose([float(row[c]) for c in model.classes], probabilities, atol=1e-5)
+
+
+def test_a_wrong_output_is_one_line(command, trained, tmp_path):
+    arguments = [f"--workdir={trained}", "--input=synthetic:8", f"--out={tmp_path}/no/out.csv"]
+    done = subprocess.run(**command("predict", *arguments), capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --out={tmp_path}/no/out.csv: there is no folder {tmp_path}/no\n"

@@ -1,0 +1,241 @@
+import json
+import pathlib
+import re
+
+import ml_collections
+import pytest
+
+from bloodjax import settings
+from bloodjax.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+PHASE_RULES = {
+    "epochs": -1,
+    "freeze": "head",
+    "learning_rate": -1.0,
+    "weight_decay": -0.1,
+    "clip_norm": float("inf"),
+    "schedule.warmup": -1.0,
+    "schedule.first_cycle": -1.0,
+    "schedule.t_mul": 0.5,
+    "schedule.m_mul": 0.0,
+    "schedule.alpha": 1.0,
+}
+# One value for each rule that has the right type and breaks the rule.
+IMPOSSIBLE = {
+    "seed": -1,
+    "batch_size": 0,
+    "parallel": "xmap",
+    "steps_per_call": 0,
+    "dtype": "float16",
+    "data.validation": 1.0,
+    "data.test": -0.1,
+    "data.image_size": 15,
+    "data.clean": "yes",
+    "data.bad_images": "drop",
+    "data.classes": ("a", "a"),
+    "model.weights": "imagenet",
+    "model.drop_path": 1.0,
+    "model.mean": (0.5, 0.5),
+    "model.std": (0.5, 0.5, 0.0),
+    "model.head.hidden": (16, 0),
+    "model.head.dropout": (0.5, 1.0),
+    "model.head.activation": "step",
+    "augment": "rotate",
+    "loss.class_weights": "inverse",
+    "loss.label_smoothing": 1.0,
+    "early_stopping.metric": "auc",
+    "early_stopping.patience": 0,
+    "evaluation.tta": "d8",
+    "evaluation.bootstrap": 0,
+    "checkpoint_minutes": -1.0,
+    **{f"phases.{phase}.{k}": v for phase in settings.PHASES for k, v in PHASE_RULES.items()},
+}
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+DEFAULTS = dict(leaves(settings.defaults().to_dict()))
+# Whatever is given for a text is taken as text, and for a tuple as its only entry.
+TYPED = sorted(k for k, v in DEFAULTS.items() if not isinstance(v, (str, tuple)))
+
+
+def nested(key, value):
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(body):
+        path = tmp_path / "configs/mine.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"from bloodjax import settings\n{body}")
+        return str(path)
+
+    return write
+
+
+def test_the_defaults_pass_every_check():
+    checked = settings.check(settings.defaults())
+    assert checked.to_dict() == settings.defaults().to_dict()
+    assert isinstance(checked, ml_collections.FrozenConfigDict)
+
+
+def test_reads_a_file_and_then_the_overrides(config_file):
+    path = config_file(
+        "def get_config():\n c = settings.defaults()\n c.batch_size = 8\n c.seed = 3\n return c\n"
+    )
+    config = settings.load(
+        path,
+        [
+            "seed=4",
+            "data.train=cells=1.npz",
+            "data.test=0.2",
+            "model.head.batch_norm=false",
+            "model.head.hidden=(32,)",
+            "model.std=1,1,1",
+            "data.classes=a,b",
+            "phases.head.learning_rate=1",
+        ],
+    )
+    assert (config.batch_size, config.seed) == (8, 4)
+    assert (config.data.train, config.data.test) == ("cells=1.npz", "0.2")
+    assert config.model.head.batch_norm is False
+    assert (tuple(config.model.head.hidden), tuple(config.model.std)) == ((32,), (1, 1, 1))
+    assert tuple(config.data.classes) == ("a", "b")
+    assert config.phases.head.learning_rate == 1.0
+    assert config.data.image_size == settings.defaults().data.image_size
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_at_hand_loads(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if path.stem == "common":
+        with pytest.raises(UserError, match="get_config"):
+            settings.load(str(path))
+    else:
+        assert settings.load(str(path)).model.name
+
+
+@pytest.mark.parametrize("key", TYPED)
+def test_a_value_of_the_wrong_type(key):
+    expected = type(DEFAULTS[key]).__name__
+    with pytest.raises(UserError, match=rf"config\.{key} is 'x', .*type {expected}"):
+        settings.check(nested(key, "x"))
+
+
+def test_true_is_no_number():
+    with pytest.raises(UserError, match=r"config\.batch_size is True, .*int"):
+        settings.check({"batch_size": True})
+    with pytest.raises(UserError, match=r"config\.model\.drop_path is True, .*float"):
+        settings.check(nested("model.drop_path", True))
+
+
+def test_every_rule_has_an_impossible_value_here():
+    short = {re.sub(r"^phases\.\w+\.", "", key) for key in IMPOSSIBLE}
+    assert short == set(settings._CHECKS)
+
+
+@pytest.mark.parametrize("key", IMPOSSIBLE)
+def test_an_impossible_value(key):
+    rule = key.removeprefix("phases.head.").removeprefix("phases.finetune.")
+    expected = settings._CHECKS[rule][1]
+    message = rf"^config\.{re.escape(key)} is .*, expected {re.escape(expected)}$"
+    with pytest.raises(UserError, match=message):
+        settings.check(nested(key, IMPOSSIBLE[key]))
+
+
+@pytest.mark.parametrize("key", ["phases.head.learning_rate", "checkpoint_minutes"])
+def test_a_number_must_be_one(key):
+    with pytest.raises(UserError, match=rf"config\.{key} is nan"):
+        settings.check(nested(key, float("nan")))
+
+
+def test_class_names_are_text(config_file):
+    path = config_file("get_config = settings.defaults\n")
+    with pytest.raises(UserError, match=r"config\.data\.classes is \(0, 1\)"):
+        settings.load(path, ["data.classes=0,1"])
+
+
+def test_training_needs_an_epoch():
+    with pytest.raises(UserError, match="both 0"):
+        settings.check({"phases": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}})
+
+
+def test_an_unknown_key_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"config\.batchsize; did you mean config\.batch_size\?"):
+        settings.check({"batchsize": 8})
+    with pytest.raises(UserError, match=r"unknown config key config\.zzz$"):
+        settings.check({"zzz": 1})
+
+
+def test_an_unknown_model_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"'convnext_bass'.*'convnext_base'"):
+        settings.check(nested("model.name", "convnext_bass"))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("x = (\n", "line 2: "),
+        ("x = 1\n", r"no get_config\(\)"),
+        ("def get_config():\n c = settings.defaults()\n c.seed = 'a'\n return c\n", "seed|int"),
+        ("def get_config():\n pass\n", "ConfigDict"),
+    ],
+)
+def test_a_wrong_config_file(config_file, body, expected):
+    path = config_file(body)
+    with pytest.raises(UserError, match=f"--config={re.escape(path)}: .*({expected})"):
+        settings.load(path)
+
+
+def test_a_config_file_with_an_unknown_key(config_file):
+    path = config_file("def get_config():\n c = settings.defaults()\n c.epoch = 1\n return c\n")
+    with pytest.raises(UserError, match=r"unknown config key config\.epoch"):
+        settings.load(path)
+
+
+def test_a_config_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nope\.py: no such file"):
+        settings.load(str(tmp_path / "nope.py"))
+    (tmp_path / "config.txt").write_text("")
+    with pytest.raises(UserError, match=r"config\.txt: expected a Python file"):
+        settings.load(str(tmp_path / "config.txt"))
+
+
+def test_json_gives_the_same_config_back():
+    config = settings.check(nested("model.head.hidden", (16, 8)) | {"seed": 5})
+    again = settings.from_json(settings.to_json(config))
+    assert again == config
+    assert json.loads(settings.to_json(config))["model"]["head"]["hidden"] == [16, 8]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '{"phases": 3}', '{"seed": -1}'])
+def test_json_that_is_no_config(text):
+    with pytest.raises(UserError):
+        settings.from_json(text)
+
+
+def test_differences_name_key_and_values():
+    old, new = settings.defaults(), settings.defaults()
+    assert settings.differences(old, new) == []
+    new.phases.head.epochs = 3
+    new.augment = "flip"
+    assert sorted(settings.differences(old, new)) == [
+        "augment: 'd4' -> 'flip'",
+        "phases.head.epochs: 10 -> 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("0.25", 0.25), ("0", 0.0), ("auto", None), ("a.npz", None), (0.5, 0.5)]
+)
+def test_fraction(value, expected):
+    assert settings.fraction(value) == expected
