@@ -27,6 +27,4 @@ def make_folder(path: pathlib.Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}, expected a folder to write to"
-        ) from error
+        raise UserError(f"{path}: {error.strerror}, expected a folder to write to") from error

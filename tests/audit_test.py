@@ -15,9 +15,7 @@ def test_compares_several_sources(command, tmp_path):
         paths.append(tmp_path / f"{name}.npz")
         np.savez(paths[-1], images=dataset.images, labels=dataset.labels)
     arguments = [*(f"--data={path}" for path in paths), f"--out={tmp_path / 'audit'}"]
-    done = subprocess.run(
-        **command("audit", *arguments, "--image_size=32"), capture_output=True
-    )
+    done = subprocess.run(**command("audit", *arguments, "--image_size=32"), capture_output=True)
     assert done.returncode == 0, done.stderr
     audit = json.loads((tmp_path / "audit/audit.json").read_text())
     assert audit["n"] == 83 + 16

