@@ -21,7 +21,8 @@ from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.errors import Stopped, UserError
 from bloodjax.files import make_folder, write_whole
-from bloodjax.settings import METRICS, PHASES, Config
+from bloodjax.rules import METRICS
+from bloodjax.settings import PHASES, Config
 from bloodjax.signals import Stop, catch
 from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import JitSteps, Phase, PmapSteps

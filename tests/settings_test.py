@@ -5,7 +5,7 @@ import re
 import ml_collections
 import pytest
 
-from bloodjax import settings
+from bloodjax import rules, settings
 from bloodjax.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -140,13 +140,13 @@ def test_true_is_no_number():
 
 def test_every_rule_has_an_impossible_value_here():
     short = {re.sub(r"^phases\.\w+\.", "", key) for key in IMPOSSIBLE}
-    assert short == set(settings._CHECKS)
+    assert short == set(rules.RULES)
 
 
 @pytest.mark.parametrize("key", IMPOSSIBLE)
 def test_an_impossible_value(key):
     rule = key.removeprefix("phases.head.").removeprefix("phases.finetune.")
-    expected = settings._CHECKS[rule][1]
+    expected = rules.RULES[rule][1]
     message = rf"^config\.{re.escape(key)} is .*, expected {re.escape(expected)}$"
     with pytest.raises(UserError, match=message):
         settings.check(nested(key, IMPOSSIBLE[key]))
@@ -232,10 +232,3 @@ def test_differences_name_key_and_values():
         "augment: 'd4' -> 'flip'",
         "phases.head.epochs: 10 -> 3",
     ]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("0.25", 0.25), ("0", 0.0), ("auto", None), ("a.npz", None), (0.5, 0.5)]
-)
-def test_fraction(value, expected):
-    assert settings.fraction(value) == expected

@@ -18,7 +18,8 @@ from bloodjax.data import audit, sources, splits
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
-from bloodjax.settings import Config, fraction
+from bloodjax.rules import fraction
+from bloodjax.settings import Config
 
 PARTS = ("train", "validation", "test")
 # The share of train that a part gets where neither the config nor the source says.

@@ -1,0 +1,99 @@
+"""The rule that each config key's value must keep, beyond having its default's type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bloodjax.models.head import ACTIVATIONS, FREEZE
+
+# Metrics of each epoch's validation, and whether a larger value is better.
+METRICS = {
+    "loss": False,
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "f1_macro": True,
+    "ece": False,
+}
+
+
+def fraction(value: str | float) -> float | None:
+    """`data.validation` or `data.test` as a fraction of train, or None where it is a SPEC."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _one_of(*options: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value in options), "one of " + ", ".join(options)
+
+
+def _at_least(low: int | float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: low <= value < float("inf")), f"a number of at least {low}"
+
+
+def _within(low: int | float, high: int | float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: low <= value < high), f"a number of at least {low} and below {high}"
+
+
+def _numbers(length: int | None, test: Callable[[float], bool], expected: str):
+    def holds(value):
+        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        return numeric and length in (None, len(value)) and all(map(test, value))
+
+    return holds, expected
+
+
+def _validation_part(value: str) -> bool:
+    number = fraction(value)
+    return bool(value) if number is None else 0 <= number < 1
+
+
+def _distinct_names(value: tuple) -> bool:
+    return all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value)
+
+
+# Keys within a phase stand last, without the phase's name.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _within(0, 2**31),
+    "batch_size": _at_least(1),
+    "parallel": _one_of("jit", "pmap"),
+    "steps_per_call": _at_least(1),
+    "dtype": _one_of("auto", "float32", "bfloat16"),
+    "data.validation": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
+    "data.test": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
+    "data.image_size": _within(16, 2049),
+    "data.clean": _one_of("drop", "report", "fail"),
+    "data.bad_images": _one_of("fail", "skip"),
+    "data.classes": (_distinct_names, "names that differ, as text"),
+    "model.weights": (
+        (lambda value: not value),
+        "nothing: this version starts from random weights",
+    ),
+    "model.drop_path": _within(0, 1),
+    "model.mean": _numbers(3, lambda v: True, "three numbers, red, green and blue"),
+    "model.std": _numbers(3, lambda v: v > 0, "three numbers above 0, red, green and blue"),
+    "model.head.hidden": _numbers(None, lambda v: v >= 1 and v == int(v), "whole numbers above 0"),
+    "model.head.dropout": _numbers(2, lambda v: 0 <= v < 1, "two numbers in [0, 1)"),
+    "model.head.activation": _one_of(*ACTIVATIONS),
+    "augment": _one_of("none", "flip", "d4"),
+    "loss.class_weights": _one_of("balanced", "none"),
+    "loss.label_smoothing": _within(0, 1),
+    "early_stopping.metric": _one_of(*METRICS),
+    "early_stopping.patience": _at_least(1),
+    "evaluation.tta": _one_of("none", "flip", "d4"),
+    "evaluation.bootstrap": _at_least(1),
+    "checkpoint_minutes": _at_least(0),
+    # In each phase:
+    "epochs": _at_least(0),
+    "freeze": _one_of(*FREEZE),
+    "learning_rate": _at_least(0),
+    "weight_decay": _at_least(0),
+    "clip_norm": _at_least(0),
+    "schedule.warmup": _at_least(0),
+    "schedule.first_cycle": _at_least(0),
+    "schedule.t_mul": _at_least(1),
+    "schedule.m_mul": _within(1e-6, 10),
+    "schedule.alpha": _within(0, 1),
+}
