@@ -196,6 +196,7 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         axes.set_xlim(right=1.005)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.spines["left"].set_visible(False)
+        axes.locator_params(axis="x", nbins=5)  # more would run into each other
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         return _svg(figure, "recall of each class with its 95 % interval")
 
