@@ -17,6 +17,15 @@ def test_the_first_signal_is_noted(number):
         assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def python_s_own_handler():
+    # A process started in the background may have inherited that SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_s_own_handler")
 def test_the_second_signal_ends_the_process_as_ever():
     with signals.catch():
         os.kill(os.getpid(), signal.SIGINT)
