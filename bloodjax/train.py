@@ -7,6 +7,7 @@ was stopped goes on as if it had not been.
 
 from __future__ import annotations
 
+import collections
 import pathlib
 import time
 from typing import Any
@@ -29,6 +30,8 @@ from bloodjax.steps import JitSteps, Phase, PmapSteps
 
 # Seconds between two looks at the device's metrics, each of which waits for the device.
 _LOOK_EVERY = 1.0
+# Calls that may wait for the device. One keeps it busy; more would only delay the answer to Ctrl-C.
+_IN_FLIGHT = 2
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
@@ -146,6 +149,7 @@ class _Run:
         phase = self._phase(progress, state.variables)
         started, first = time.monotonic(), self.step
         looked = started
+        in_flight = collections.deque()
         with logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar:
             while done < self.per_epoch:
                 steps = min(self.config.steps_per_call, self.per_epoch - done)
@@ -153,8 +157,10 @@ class _Run:
                     phase, steps, state, self._data, order, self._class_weights
                 )
                 done, self.step = done + steps, self.step + steps
-                now = time.monotonic()
-                if now - looked > _LOOK_EVERY or done == self.per_epoch:
+                in_flight.append(sums)
+                if len(in_flight) > _IN_FLIGHT:
+                    jax.block_until_ready(in_flight.popleft())
+                if time.monotonic() - looked > _LOOK_EVERY or done == self.per_epoch:
                     figures = self._look(sums)
                     looked = time.monotonic()
                     self._seconds = looked - started
