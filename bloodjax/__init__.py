@@ -8,7 +8,7 @@ __all__ = ["__version__", "create_model", "load"]
 def __getattr__(name: str):
     # On demand, so that `import bloodjax` and a command's --help do not wait for JAX.
     if name == "create_model":
-        from bloodjax.models import create_model
+        from bloodjax.pretrained.load import create_model
 
         return create_model
     if name == "load":

@@ -37,10 +37,10 @@ def _within(low: int | float, high: int | float) -> tuple[Callable[[Any], bool],
     return (lambda value: low <= value < high), f"a number of at least {low} and below {high}"
 
 
-def _numbers(length: int | None, test: Callable[[float], bool], expected: str):
+def _numbers(lengths: tuple[int, ...], test: Callable[[float], bool], expected: str):
     def holds(value):
         numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        return numeric and length in (None, len(value)) and all(map(test, value))
+        return numeric and (not lengths or len(value) in lengths) and all(map(test, value))
 
     return holds, expected
 
@@ -67,15 +67,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
     "data.classes": (_distinct_names, "names that differ, as text"),
-    "model.weights": (
-        (lambda value: not value),
-        "nothing: this version starts from random weights",
-    ),
     "model.drop_path": _within(0, 1),
-    "model.mean": _numbers(3, lambda v: True, "three numbers, red, green and blue"),
-    "model.std": _numbers(3, lambda v: v > 0, "three numbers above 0, red, green and blue"),
-    "model.head.hidden": _numbers(None, lambda v: v >= 1 and v == int(v), "whole numbers above 0"),
-    "model.head.dropout": _numbers(2, lambda v: 0 <= v < 1, "two numbers in [0, 1)"),
+    "model.mean": _numbers((0, 3), lambda v: True, "nothing or three numbers, one a channel"),
+    "model.std": _numbers((0, 3), lambda v: v > 0, "nothing or three numbers above 0"),
+    "model.head.hidden": _numbers((), lambda v: v >= 1 and v == int(v), "whole numbers above 0"),
+    "model.head.dropout": _numbers((2,), lambda v: 0 <= v < 1, "two numbers in [0, 1)"),
     "model.head.activation": _one_of(*ACTIVATIONS),
     "augment": _one_of("none", "flip", "d4"),
     "loss.class_weights": _one_of("balanced", "none"),

@@ -56,11 +56,15 @@ def defaults() -> ml_collections.ConfigDict:
             },
             "model": {
                 "name": "convnext_base",
-                # Training starts from random weights where this is empty.
+                # "imagenet" (the network's default source), a file, hf:OWNER/NAME or package:NAME;
+                # training starts from random weights where this is empty.
                 "weights": "",
+                # Whose padding and epsilons; that of the weights where it is empty.
+                "flavour": "",
                 "drop_path": 0.0,
-                "mean": (0.485, 0.456, 0.406),
-                "std": (0.229, 0.224, 0.225),
+                # In 0..1, of red, green and blue; what the weights expect where these are empty.
+                "mean": (),
+                "std": (),
                 "head": {
                     "hidden": (512, 256, 128, 64),
                     "batch_norm": True,

@@ -113,6 +113,7 @@ class _Run:
         variables = build.variables(self.config, len(self._classes))
         progress = Progress(classes=self._classes)
         if self._checkpoints.latest_step is None:
+            variables = build.pretrained(self.config, variables)
             state = TrainState.create(variables, self._phase(progress, variables).tx)
         else:
             progress = self._checkpoints.progress()

@@ -7,5 +7,6 @@ def get_config():
     """Give `config.data.train`."""
     config = common.report()
     config.model.name = "convnext_base"
+    config.model.weights = "imagenet"
     config.model.drop_path = 0.1
     return config

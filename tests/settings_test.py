@@ -34,7 +34,6 @@ IMPOSSIBLE = {
     "data.clean": "yes",
     "data.bad_images": "drop",
     "data.classes": ("a", "a"),
-    "model.weights": "imagenet",
     "model.drop_path": 1.0,
     "model.mean": (0.5, 0.5),
     "model.std": (0.5, 0.5, 0.0),

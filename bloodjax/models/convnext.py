@@ -1,6 +1,7 @@
 """ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022, arXiv:2201.03545), all published sizes.
 
-Follows timm's models, whose smaller sizes (atto to nano) are Wightman's.
+Follows timm's models, whose smaller sizes (atto to nano) are Wightman's. V2 (Woo et al., 2023,
+arXiv:2301.00808) normalises each channel's global response in place of the layer scale.
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ SIZES = {
     "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
     "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
     "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
+
+NETWORKS = {
+    f"convnext{version}_{size}": {"depths": depths, "widths": widths, "v2": version == "v2"}
+    for version, unpublished in (("", "huge"), ("v2", "xlarge"))
+    for size, (depths, widths) in SIZES.items()
+    if size != unpublished
+}
+# What differs between the sources of weights.
+FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {}}
 
 _INIT = nn.initializers.truncated_normal(0.02)
 
@@ -36,18 +47,40 @@ def _layer_norm(dtype, name=None):
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
 
 
+class ResponseNorm(nn.Module):
+    """Global response normalisation: each channel by its norm over the map, beside the others'."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Adds the normalised map, scaled and shifted, to its input."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.zeros_init(), (channels,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        # Sums over a whole map stay in float32.
+        squares = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        squares = squares.sum(axis=(1, 2), keepdims=True)
+        # A channel that is 0 all over has norm 0 and, as in PyTorch, gradient 0; sqrt's is infinite.
+        positive = squares > 0
+        norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+        norm = norm / (norm.mean(axis=-1, keepdims=True) + 1e-6)
+        scale, bias, norm = (a.astype(x.dtype) for a in (scale, bias, norm))
+        return x + (scale[None, None, None] * (x * norm) + bias[None, None, None])
+
+
 class Block(nn.Module):
     """Depthwise 7x7, LayerNorm, a two-layer perceptron, layer scale, on a residual branch.
 
     Attributes:
       drop_path: the rate at which stochastic depth leaves the branch out.
       layer_scale: initial value of the branch's per-channel scale.
+      v2: normalise the global response inside the perceptron; there is no layer scale.
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation.
     """
 
     drop_path: float
     layer_scale: float
+    v2: bool
     axis_name: str | None
     dtype: DTypeLike
 
@@ -59,9 +92,12 @@ class Block(nn.Module):
         y = _layer_norm(self.dtype, "norm")(y)
         y = nn.Dense(4 * channels, dtype=self.dtype, kernel_init=_INIT, name="expand")(y)
         y = jax.nn.gelu(y, approximate=False)
+        if self.v2:
+            y = ResponseNorm(name="response_norm")(y)
         y = nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name="project")(y)
-        scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
-        y = y * scale.astype(self.dtype)[None, None, None]
+        if not self.v2:
+            scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
+            y = y * scale.astype(self.dtype)[None, None, None]
         return x + Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
 
 
@@ -73,6 +109,7 @@ class ConvNeXt(nn.Module):
       widths: channels of each stage.
       drop_path: stochastic depth's rate at the last block; it grows linearly from 0 at the first.
       layer_scale: initial value of the residual branches' scales.
+      v2: blocks of ConvNeXt V2.
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -81,6 +118,7 @@ class ConvNeXt(nn.Module):
     widths: Sequence[int]
     drop_path: float = 0.0
     layer_scale: float = 1e-6
+    v2: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -107,6 +145,7 @@ class ConvNeXt(nn.Module):
                 x = Block(
                     drop_path=rates[sum(self.depths[:stage]) + block],
                     layer_scale=self.layer_scale,
+                    v2=self.v2,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",

@@ -79,22 +79,111 @@ class PatchConv(nn.Module):
         return jnp.einsum("bhiwjc,ijco->bhwo", x, kernel) + bias[None, None, None]
 
 
+def pads(
+    kind: str, shape: tuple[int, int], size: int | tuple[int, int], stride: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Zeros (before, after) the height and the width, as one of the sources of weights pads.
+
+    Args:
+      kind: "symmetric", half the kernel on either side (PyTorch); "same", as little as makes the
+        output `ceil(shape / stride)`, the odd one after (TensorFlow's SAME); "valid", none;
+        "keras", what Keras's applications do explicitly: as "symmetric", and at stride 2 on a map
+        of even size one less before (`keras.src.applications.imagenet_utils.correct_pad`); or
+        "after", as "symmetric", and at stride 2 only after (Keras's MobileNet).
+      shape: the map's height and width.
+      size: the kernel's, one number or (rows, columns).
+      stride: the same in both directions.
+    """
+    sizes = (size, size) if isinstance(size, int) else size
+    if kind == "valid":
+        return ((0, 0), (0, 0))
+    if kind == "symmetric":
+        return tuple((k // 2, k // 2) for k in sizes)
+    if kind == "keras" and stride > 1:
+        return tuple((k // 2 - (1 - n % 2), k // 2) for n, k in zip(shape, sizes, strict=True))
+    if kind == "after":
+        return tuple((0 if stride > 1 else k // 2, k // 2) for k in sizes)
+    if kind not in ("same", "keras"):
+        raise ValueError(f"padding is {kind!r}, expected symmetric, same, valid, keras or after")
+    total = [
+        max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(shape, sizes, strict=True)
+    ]
+    return tuple((t // 2, t - t // 2) for t in total)
+
+
+class Conv(nn.Module):
+    """A convolution; a 1x1 one is a matrix product.
+
+    Attributes:
+      features: channels out.
+      size: of the kernel, one number or (rows, columns).
+      stride: the same in both directions.
+      padding: a kind of `pads`.
+      use_bias: whether a bias is added.
+      dtype: of the computation.
+      kernel_init: the kernel's initialiser.
+    """
+
+    features: int
+    size: int | tuple[int, int] = 3
+    stride: int = 1
+    padding: str = "symmetric"
+    use_bias: bool = False
+    dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
+        """Convolves."""
+        rows, columns = (self.size, self.size) if isinstance(self.size, int) else self.size
+        kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if rows == columns == 1:
+            x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        else:
+            x = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                pads(self.padding, x.shape[1:3], (rows, columns), self.stride),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            x = x + bias.astype(self.dtype)[None, None, None]
+        return x
+
+
 class DepthwiseConv(nn.Module):
-    """A depthwise convolution with bias, `padding` and `stride` as in `ops.depthwise_conv`."""
+    """A depthwise convolution; attributes as in `Conv`, of square kernels."""
 
     size: int
     stride: int = 1
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    padding: str = "symmetric"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         """Convolves each channel with its own filter."""
         channels = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return depthwise_conv(x, kernel, stride=self.stride) + bias[None, None, None]
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        padding = pads(self.padding, x.shape[1:3], self.size, self.stride)
+        x = depthwise_conv(x, kernel, stride=self.stride, padding=padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+            x = x + bias.astype(self.dtype)[None, None, None]
+        return x
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], size: int, stride: int, padding: str = "symmetric"
+) -> Float[Array, "b h2 w2 c"]:
+    """The largest value in each window; what pads is below every value."""
+    padding = pads(padding, x.shape[1:3], size, stride)
+    return nn.max_pool(x, (size, size), (stride, stride), padding)
 
 
 def batch_norm(train: bool, axis_name: str | None, dtype: DTypeLike, **settings) -> nn.BatchNorm:

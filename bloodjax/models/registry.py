@@ -3,36 +3,70 @@
 from __future__ import annotations
 
 import difflib
-import functools
-from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from bloodjax.errors import UserError
-from bloodjax.models.convnext import SIZES, ConvNeXt
+from bloodjax.models import (
+    convnext,
+    densenet,
+    efficientnet,
+    inception,
+    mobilenet,
+    resnet,
+    simple_cnn,
+    vgg,
+)
 from bloodjax.models.head import Head, Network
-from bloodjax.models.simple_cnn import SimpleCNN
 
-_BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    f"convnext_{size}": functools.partial(ConvNeXt, depths=depths, widths=widths)
-    for size, (depths, widths) in SIZES.items()
-}
-_BACKBONES["simple_cnn"] = SimpleCNN
+# Each family's module defines NETWORKS, the attributes of each network by name, and FLAVOURS, what
+# each source's weights change of them; the first flavour is the default.
+_FAMILIES = (
+    (mobilenet, mobilenet.MobileNet),
+    (inception, inception.InceptionV3),
+    (vgg, vgg.VGG),
+    (resnet, resnet.ResNet),
+    (densenet, densenet.DenseNet),
+    (convnext, convnext.ConvNeXt),
+    (efficientnet, efficientnet.EfficientNet),
+    (simple_cnn, simple_cnn.SimpleCNN),
+)
+_FAMILY = {name: family for family in _FAMILIES for name in family[0].NETWORKS}
 
 
 def names() -> list[str]:
     """The names that `build` knows, sorted."""
-    return sorted(_BACKBONES)
+    return sorted(_FAMILY)
+
+
+def family(name: str) -> str:
+    """The family of a network: the name of its module, such as "efficientnet".
+
+    Raises:
+      UserError: `name` is not known.
+    """
+    if name not in _FAMILY:
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names())}"
+        raise UserError(f"unknown model {name!r}: {hint}")
+    return _FAMILY[name][0].__name__.rpartition(".")[2]
+
+
+def flavours(name: str) -> tuple[str, ...]:
+    """The flavours that a network comes in, the default first."""
+    family(name)
+    return tuple(_FAMILY[name][0].FLAVOURS)
 
 
 def build(
     name: str,
     num_classes: int,
     *,
+    flavour: str = "",
+    top: bool = False,
     drop_path: float = 0.0,
     axis_name: str | None = None,
     dtype: DTypeLike = jnp.float32,
@@ -43,43 +77,49 @@ def build(
     Args:
       name: one of `names()`.
       num_classes: number of logits.
+      flavour: one of `flavours(name)`: whose padding, epsilons and activations; the default where
+        it is empty.
+      top: keep the dense layers that some backbones (VGG) have between features and classifier.
       drop_path: stochastic depth's rate at the last block.
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters and logits are float32.
       **head: fields of `models.head.Head`, such as `hidden` and `dropout`.
 
     Raises:
-      UserError: `name` is not known.
+      UserError: `name` or `flavour` is not known.
     """
-    if name not in _BACKBONES:
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names())}"
-        raise UserError(f"unknown model {name!r}: {hint}")
-    backbone = _BACKBONES[name](drop_path=drop_path, axis_name=axis_name, dtype=dtype)
-    return Network(backbone, Head(num_classes, axis_name=axis_name, dtype=dtype, **head))
+    known = flavours(name)
+    if flavour and flavour not in known:
+        raise UserError(f"{name} has no flavour {flavour!r}: expected one of {', '.join(known)}")
+    module, backbone = _FAMILY[name]
+    attributes = module.NETWORKS[name] | module.FLAVOURS[flavour or known[0]]
+    if top and hasattr(backbone, "top"):
+        attributes = attributes | {"top": True}
+    return Network(
+        backbone(**attributes, drop_path=drop_path, axis_name=axis_name, dtype=dtype),
+        Head(num_classes, axis_name=axis_name, dtype=dtype, **head),
+    )
 
 
 def create_model(
-    name: str, weights: str | None = None, num_classes: int = 1000
+    name: str, num_classes: int = 1000, *, flavour: str = "", top: bool = False
 ) -> tuple[Network, PyTree]:
-    """A network with a linear head, and its variables: `model.apply(variables, x, train=False)`.
+    """A network with a linear head, and random variables, the same ones every time.
 
     Args:
       name: one of `names()`.
-      weights: None for random weights, the same ones every time; this version reads no others.
       num_classes: number of logits.
+      flavour: as in `build`.
+      top: as in `build`.
 
     Returns:
       The module, and `{"params": ..., "batch_stats": ...}`. It maps normalised float32 images
       [batch, height, width, 3] to logits [batch, num_classes].
 
     Raises:
-      UserError: `name` is not known, or `weights` are given.
+      UserError: `name` or `flavour` is not known.
     """
-    if weights is not None:
-        raise UserError(
-            f"weights={weights!r}: this version starts from random weights, weights=None"
-        )
-    model = build(name, num_classes, hidden=(), batch_norm=False, dropout=(0.0, 0.0))
+    linear = {"hidden": (), "batch_norm": False, "dropout": (0.0, 0.0)}
+    model = build(name, num_classes, flavour=flavour, top=top, **linear)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 96, 96, 3), jnp.float32))
     return model, {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 
 from bloodjax.models.layers import Dropout, batch_norm
 
+NETWORKS = {"simple_cnn": {}}
+FLAVOURS = {"bloodjax": {}}
+
 
 class SimpleCNN(nn.Module):
     """The network without its classifier.

@@ -11,7 +11,8 @@ from bloodjax.models.convnext import SIZES
 
 
 def test_names_are_sorted_and_hold_every_size():
-    assert models.names() == sorted([*(f"convnext_{size}" for size in SIZES), "simple_cnn"])
+    assert models.names() == sorted(models.names())
+    assert {f"convnextv2_{size}" for size in SIZES} - set(models.names()) == {"convnextv2_xlarge"}
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -51,6 +52,6 @@ def test_create_model_gives_float32_logits_and_the_same_weights_every_time():
     jax.tree.map(np.testing.assert_array_equal, variables, again)
 
 
-def test_weights_cannot_be_given_yet():
-    with pytest.raises(UserError, match=r"weights='imagenet': .* weights=None"):
-        models.create_model("simple_cnn", weights="imagenet")
+def test_an_unknown_flavour_is_an_error():
+    with pytest.raises(UserError, match=r"no flavour 'caffe': expected one of .*timm"):
+        models.build("convnext_atto", 8, flavour="caffe")

@@ -1,0 +1,236 @@
+"""Inception-v3 (Szegedy et al., 2015, arXiv:1512.00567), without its auxiliary classifier.
+
+The blocks' names are those of the authors' release, which PyTorch's libraries keep too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from bloodjax.models.layers import Conv, batch_norm, max_pool
+
+
+class Unit(NamedTuple):
+    """A convolution with BatchNorm and ReLU; at stride 2 it pads nothing."""
+
+    name: str
+    features: int
+    size: int | tuple[int, int]
+    stride: int = 1
+    padding: str = "symmetric"
+
+
+# A branch is a sequence of steps: a unit, two units side by side, or the pool that it begins with.
+Step = Unit | tuple[Unit, Unit] | str
+Branches = tuple[tuple[Step, ...], ...]
+
+
+def _chain(name: str, *layers: tuple) -> tuple[Unit, ...]:
+    return tuple(Unit(f"{name}_{i}", *layer) for i, layer in enumerate(layers, 1))
+
+
+def _fork(name: str, features: int) -> tuple[Unit, Unit]:
+    return (Unit(f"{name}a", features, (1, 3)), Unit(f"{name}b", features, (3, 1)))
+
+
+def _block_a(pool: int) -> Branches:
+    return (
+        (Unit("branch1x1", 64, 1),),
+        _chain("branch5x5", (48, 1), (64, 5)),
+        _chain("branch3x3dbl", (64, 1), (96, 3), (96, 3)),
+        ("avg", Unit("branch_pool", pool, 1)),
+    )
+
+
+def _block_b() -> Branches:
+    return (
+        (Unit("branch3x3", 384, 3, 2, "valid"),),
+        _chain("branch3x3dbl", (64, 1), (96, 3), (96, 3, 2, "valid")),
+        ("max",),
+    )
+
+
+def _block_c(width: int) -> Branches:
+    row, column = (width, (1, 7)), (width, (7, 1))
+    return (
+        (Unit("branch1x1", 192, 1),),
+        _chain("branch7x7", (width, 1), row, (192, (7, 1))),
+        _chain("branch7x7dbl", (width, 1), column, row, column, (192, (1, 7))),
+        ("avg", Unit("branch_pool", 192, 1)),
+    )
+
+
+def _block_d() -> Branches:
+    return (
+        _chain("branch3x3", (192, 1), (320, 3, 2, "valid")),
+        _chain("branch7x7x3", (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2, "valid")),
+        ("max",),
+    )
+
+
+def _block_e() -> Branches:
+    return (
+        (Unit("branch1x1", 320, 1),),
+        (*_chain("branch3x3", (384, 1)), _fork("branch3x3_2", 384)),
+        (*_chain("branch3x3dbl", (448, 1), (384, 3)), _fork("branch3x3dbl_3", 384)),
+        ("avg", Unit("branch_pool", 192, 1)),
+    )
+
+
+# Each is followed by a max pool.
+STEMS = (
+    (
+        Unit("stem_1a", 32, 3, 2, "valid"),
+        Unit("stem_2a", 32, 3, 1, "valid"),
+        Unit("stem_2b", 64, 3),
+    ),
+    (Unit("stem_3b", 80, 1), Unit("stem_4a", 192, 3, 1, "valid")),
+)
+BLOCKS = {
+    "mixed_5b": _block_a(32),
+    "mixed_5c": _block_a(64),
+    "mixed_5d": _block_a(64),
+    "mixed_6a": _block_b(),
+    "mixed_6b": _block_c(128),
+    "mixed_6c": _block_c(160),
+    "mixed_6d": _block_c(160),
+    "mixed_6e": _block_c(192),
+    "mixed_7a": _block_d(),
+    "mixed_7b": _block_e(),
+    "mixed_7c": _block_e(),
+}
+_STAGES = {"mixed_5d": 2, "mixed_6e": 3, "mixed_7c": 4}
+
+NETWORKS = {"inception_v3": {}}
+# What differs between the sources of weights.
+FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {"count_padding": False, "norm_scale": False}}
+
+
+def _covered(size: int) -> Float[np.ndarray, " size"]:
+    """Positions inside the map that a window of 3 around each position covers."""
+    centre = np.arange(size)
+    return (np.minimum(centre + 1, size - 1) - np.maximum(centre - 1, 0) + 1).astype(np.float32)
+
+
+class ConvNorm(nn.Module):
+    """What makes and runs units, for the modules that contain them.
+
+    Attributes:
+      count_padding: average pools at a map's edge count the zeros outside it.
+      norm_scale: BatchNorm has a learnt scale.
+      axis_name: pmap's axis, or None under jit.
+      dtype: of the computation.
+    """
+
+    count_padding: bool = True
+    norm_scale: bool = True
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def run(self, unit: Unit, x: Float[Array, "b h w c"], update_stats: bool) -> Array:
+        """Applies a unit under its name."""
+        x = Conv(
+            unit.features, unit.size, unit.stride, unit.padding, dtype=self.dtype, name=unit.name
+        )(x)
+        norm = batch_norm(
+            update_stats,
+            self.axis_name,
+            self.dtype,
+            momentum=0.9,
+            epsilon=1e-3,
+            use_scale=self.norm_scale,
+            name=f"{unit.name}_norm",
+        )
+        return jax.nn.relu(norm(x))
+
+    def pool(self, kind: str, x: Float[Array, "b h w c"]) -> Array:
+        """The pool that a branch begins with."""
+        if kind == "max":
+            return max_pool(x, 3, 2, "valid")
+        total = nn.pooling.pool(
+            x, jnp.zeros((), x.dtype), lax.add, (3, 3), (1, 1), ((1, 1), (1, 1))
+        )
+        if self.count_padding:
+            return total / 9.0
+        rows, columns = (_covered(n) for n in x.shape[1:3])
+        return total / jnp.asarray(np.outer(rows, columns), x.dtype)[None, :, :, None]
+
+
+class Mixed(ConvNorm):
+    """An Inception block: branches whose results are concatenated; attributes as `ConvNorm`.
+
+    Attributes:
+      branches: their steps.
+    """
+
+    branches: Branches = ()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], update_stats: bool
+    ) -> Float[Array, "b h2 w2 features"]:
+        """Runs the branches side by side."""
+        results = []
+        for branch in self.branches:
+            y = x
+            for step in branch:
+                if isinstance(step, str):
+                    y = self.pool(step, y)
+                elif isinstance(step, Unit):
+                    y = self.run(step, y, update_stats)
+                else:
+                    pair = [self.run(unit, y, update_stats) for unit in step]
+                    y = jnp.concatenate(pair, axis=-1)
+            results.append(y)
+        return jnp.concatenate(results, axis=-1)
+
+
+class InceptionV3(ConvNorm):
+    """The network without its classifiers; attributes as `ConvNorm`.
+
+    Sows five maps: before each of the stem's two max pools, and after the last block of each
+    resolution.
+
+    Attributes:
+      drop_path: without effect, as there are no residual branches.
+    """
+
+    drop_path: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
+    ) -> Float[Array, "b 2048"]:
+        """Returns the averages of the last map.
+
+        Args:
+          x: normalised images; 75 pixels a side at least.
+          train: without effect.
+          update_stats: BatchNorm uses and updates the batch's statistics.
+        """
+        del train
+        for stage, stem in enumerate(STEMS):
+            for unit in stem:
+                x = self.run(unit, x, update_stats)
+            self.sow("intermediates", f"stage_{stage}", x)
+            x = max_pool(x, 3, 2, "valid")
+        for name, branches in BLOCKS.items():
+            x = Mixed(
+                count_padding=self.count_padding,
+                norm_scale=self.norm_scale,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                branches=branches,
+                name=name,
+            )(x, update_stats)
+            if name in _STAGES:
+                self.sow("intermediates", f"stage_{_STAGES[name]}", x)
+        return x.mean(axis=(1, 2))

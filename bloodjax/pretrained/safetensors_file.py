@@ -1,0 +1,82 @@
+"""The door to safetensors: named arrays and a header of text, in one file."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from bloodjax.errors import UserError
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays by name, and the header's metadata ({} where there is none).
+
+    Raises:
+      UserError: the file cannot be read, is damaged, or holds numbers of a kind NumPy lacks.
+    """
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.deserialize(content)
+        # The library hands out the metadata of a file, not that of bytes.
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            metadata = dict(opened.metadata() or {})
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}, expected a safetensors file"
+        ) from error
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{path}: truncated or not a safetensors file ({error}), expected a whole one"
+        ) from error
+    arrays = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _DTYPES:
+            raise UserError(
+                f"{path}: {name} is of type {tensor['dtype']}, expected one of {', '.join(_DTYPES)}"
+            )
+        little_endian = np.dtype(_DTYPES[tensor["dtype"]]).newbyteorder("<")
+        arrays[name] = np.frombuffer(tensor["data"], little_endian).reshape(tensor["shape"])
+    return arrays, metadata
+
+
+def write(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes the file beside `path` first and then puts it in its place, at once.
+
+    Raises:
+      UserError: `path` cannot be written to.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # A scalar would come out of ascontiguousarray with an axis.
+    contiguous = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}
+    content = safetensors.numpy.save(contiguous, metadata=dict(metadata))
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"{path}: {error.strerror or error}, expected a file to write") from error

@@ -1,0 +1,257 @@
+"""PyTorch's files of tensors, read without PyTorch and without running anything they hold.
+
+Both layouts of `torch.save` are read: the zip archive (PyTorch 1.6 and later) and the stream of
+pickles before it. A pickle can name any function of Python and have it called. Ours can name no
+more than `_GLOBALS`, whose values are inert and belong to this module (but for `OrderedDict`);
+the first other name refuses the whole file. That is the promise of `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import math
+import pathlib
+import pickle
+import sys
+import zipfile
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from bloodjax.errors import UserError
+
+# The first two pickles of a file in the older layout.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+# What training scripts wrap the state dict in.
+_WRAPPERS = ("state_dict", "model")
+
+
+class _Damaged(Exception):
+    """The file's bytes contradict one another."""
+
+
+# What a pickle gets hold of are named tuples: its BUILD instruction, which sets the attributes of
+# any other object, can neither change them for the next file nor move a window that was checked.
+class _StorageType(NamedTuple):
+    """Stands for torch.FloatStorage and the like."""
+
+    dtype: np.dtype
+
+
+class _Storage(NamedTuple):
+    """A run of numbers in the file; `start` of them come before a view's first."""
+
+    key: str
+    dtype: np.dtype
+    numel: int
+    start: int = 0
+
+
+class _Tensor(NamedTuple):
+    """A window on a storage, checked but not yet read."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _Rebuild(NamedTuple):
+    """Stands for one of PyTorch's functions that make a tensor."""
+
+    name: str
+
+    def __call__(self, *args: Any) -> _Tensor | tuple[int, ...]:
+        if self.name == "size":
+            return _whole_numbers(args[0] if args else ())
+        if self.name == "parameter":  # the tensor, whether it is trained, its hooks
+            if not isinstance(args[0], _Tensor):
+                raise _Damaged("a parameter is not a tensor")
+            return args[0]
+        storage, offset, size, stride = args[:4]  # after these: requires_grad, hooks, metadata
+        if not isinstance(storage, _Storage):
+            raise _Damaged("a tensor has no storage")
+        size, stride = _whole_numbers(size), _whole_numbers(stride)
+        (offset,) = _whole_numbers((offset,))
+        if len(size) != len(stride):
+            raise _Damaged(f"a tensor of {len(size)} axes has {len(stride)} strides")
+        # A stride of 0 would make a tensor of any size out of one number.
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        if math.prod(size) and (math.prod(size) > storage.numel or last >= storage.numel):
+            raise _Damaged(f"a tensor of shape {size} is larger than its {storage.numel} numbers")
+        return _Tensor(storage, offset, size, stride)
+
+
+_DTYPES = {
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "DoubleStorage": np.dtype(np.float64),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+_GLOBALS = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "torch.Size": _Rebuild("size"),
+    "torch._utils._rebuild_tensor": _Rebuild("tensor"),
+    "torch._utils._rebuild_tensor_v2": _Rebuild("tensor"),
+    "torch._utils._rebuild_parameter": _Rebuild("parameter"),
+} | {f"torch.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names of `_GLOBALS` and storages, nothing else.
+
+    Attributes:
+      dtypes: of the storages met so far, by key.
+    """
+
+    def __init__(self, stream: io.BufferedIOBase, path: pathlib.Path):
+        super().__init__(stream, encoding="utf-8")
+        self._path = path
+        self.dtypes: dict[str, np.dtype] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in _GLOBALS:
+            raise UserError(
+                f"{self._path}: refers to {module}.{name}, which may run code and is refused: "
+                "expected a state dict of plain tensors, as torch.save(model.state_dict()) writes"
+            )
+        return _GLOBALS[f"{module}.{name}"]
+
+    def persistent_load(self, saved: Any) -> _Storage:
+        kind, storage_type, key, _, numel, *view = saved
+        if kind != "storage" or not isinstance(storage_type, _StorageType):
+            raise _Damaged(f"holds a {str(kind)[:40]!r} where storages are expected")
+        (numel,) = _whole_numbers((numel,))
+        start = 0
+        if view and view[0] is not None:
+            _, start, size = view[0]
+            start, size = _whole_numbers((start, size))
+            if start + size > numel:
+                raise _Damaged("a view is larger than its storage")
+            numel = size
+        if self.dtypes.setdefault(str(key), storage_type.dtype) != storage_type.dtype:
+            raise _Damaged(f"storage {key} is of two types")
+        return _Storage(str(key), storage_type.dtype, numel, start)
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a `.pth`, `.pt` or `.bin` file by name, out of `{"state_dict": ...}` too.
+
+    Raises:
+      UserError: it cannot be read, is damaged, refers to code, or holds no state dict.
+    """
+    try:
+        with path.open("rb") as stream:
+            zipped = stream.read(2) == b"PK"
+            stream.seek(0)
+            return _read_zip(stream, path) if zipped else _read_stream(stream, path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}, expected a PyTorch file") from error
+    except Exception as error:  # on damaged bytes pickle and zipfile raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{path}: truncated or not a PyTorch file ({reason}), expected what torch.save writes"
+        ) from error
+
+
+def _read_zip(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(stream) as archive:
+        # torch.save never compresses, and what is not compressed cannot swell.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise _Damaged("the archive is compressed")
+        pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise _Damaged(f"{len(pickles)} data.pkl in the archive")
+        folder = pickles[0].removesuffix("data.pkl")
+        swapped = False
+        if f"{folder}byteorder" in archive.namelist():
+            swapped = archive.read(f"{folder}byteorder").decode().strip() != sys.byteorder
+        with archive.open(pickles[0]) as data:
+            state = _Unpickler(data, path).load()
+
+        def load(key: str) -> bytes:
+            return archive.read(f"{folder}data/{key}")
+
+        tensors = _state_dict(state, path)
+        arrays, key, raw = {}, None, b""
+        # One storage at a time: those of one key lie together.
+        for name in sorted(tensors, key=lambda name: tensors[name].storage.key):
+            if tensors[name].storage.key != key:
+                key = tensors[name].storage.key
+                raw = load(key)
+            arrays[name] = _array(tensors[name], raw, swapped)
+        return {name: arrays[name] for name in tensors}
+
+
+def _read_stream(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The older layout: five pickles, then for each storage its length and numbers."""
+
+    def load() -> Any:
+        return _Unpickler(stream, path).load()
+
+    magic, protocol = load(), load()
+    if (magic, protocol) != (_MAGIC, _PROTOCOL):
+        raise _Damaged("does not begin as one")
+    swapped = load()["little_endian"] != (sys.byteorder == "little")
+    unpickler = _Unpickler(stream, path)
+    tensors = _state_dict(unpickler.load(), path)
+    total, raw = path.stat().st_size, {}
+    for key in load():
+        numel = int.from_bytes(stream.read(8), "big" if swapped else "little", signed=True)
+        length, left = numel * unpickler.dtypes[key].itemsize, total - stream.tell()
+        if not 0 <= length <= left:
+            raise _Damaged(f"storage {key} needs {length} bytes, {left} are left")
+        raw[key] = stream.read(length)
+    return {
+        name: _array(tensor, raw[tensor.storage.key], swapped) for name, tensor in tensors.items()
+    }
+
+
+def _state_dict(state: Any, path: pathlib.Path) -> dict[str, _Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(dict.get(state, wrapper), dict):
+            state = dict.get(state, wrapper)
+            break
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, expected a state dict of tensors")
+    for name, tensor in dict.items(state):
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+            raise UserError(
+                f"{path}: entry {str(name)[:80]!r} is no tensor, expected a state dict of tensors"
+            )
+    return dict(dict.items(state))
+
+
+def _array(tensor: _Tensor, raw: bytes, swapped: bool) -> np.ndarray:
+    """The tensor in C order, a copy of its own."""
+    dtype = tensor.storage.dtype
+    if len(raw) % dtype.itemsize or len(raw) // dtype.itemsize < (
+        tensor.storage.start + tensor.storage.numel
+    ):
+        raise _Damaged(f"storage {tensor.storage.key} has {len(raw)} bytes")
+    numbers = np.frombuffer(raw, dtype)[tensor.storage.start :]
+    if math.prod(tensor.size) == 0:
+        return np.empty(tensor.size, dtype)
+    strides = tuple(s * dtype.itemsize for s in tensor.stride)
+    view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.size, strides)
+    return view.byteswap() if swapped else view.copy(order="C")
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    values = tuple(values)
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise _Damaged("a size is not a whole number")
+    return values

@@ -1,0 +1,72 @@
+"""Every config loads, builds and takes a training step on a shrunken input."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from bloodjax import build, classical, optim, settings
+from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.state import TrainState
+from bloodjax.steps import Phase
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
+SIZES = {"inception_v3": 75}
+# A full step of these takes minutes to compile on a slow machine.
+LARGE = ("convnext_base", "convnext_large")
+
+
+def _step(config, freeze):
+    rng = np.random.default_rng(0)
+    size = config.data.image_size
+    images = rng.integers(0, 256, (16, size, size, 3), dtype=np.uint8)
+    labels = np.arange(16, dtype=np.int32) % 8
+    steps = build.steps(config, 8)
+    variables = build.variables(config, 8)
+    tx = optim.optimizer(config.phases.finetune, 2, variables["params"], variables["batch_stats"])
+    state = steps.place(TrainState.create(variables, tx))
+    data = steps.place(DeviceData(images, labels))
+    order = steps.place(epoch_order(0, 0, 16))
+    weights = steps.place(classical.balanced_class_weights(labels, 8))
+    state, sums = steps.train(Phase(freeze, tx), 1, state, data, order, weights)
+    return jax.device_get(steps.fetch(state)), jax.device_get(sums)
+
+
+def _load(name):
+    return settings.load(
+        str(CONFIGS / f"{name}.py"),
+        ["data.train=synthetic", f"data.image_size={SIZES.get(name, 32)}", "batch_size=8"],
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in LARGE])
+def test_takes_a_step(name):
+    config = _load(name)
+    state, sums = _step(config, config.phases.finetune.freeze)
+    assert int(state.step) == 1
+    assert np.isfinite(sums.loss)
+    assert int(sums.bad_step) == -1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_large_ones_take_a_step(name):
+    test_takes_a_step(name)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_ones_load_and_build(name):
+    config = _load(name)
+    shapes = jax.eval_shape(lambda: build.variables(config, 8))
+    assert len(jax.tree.leaves(shapes)) > 100
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("quickstart", "cells_cpu")])
+def test_starts_from_imagenet(name):
+    config = _load(name)
+    source = build.source(config)
+    assert source is not None
+    assert source.location.startswith(("hf:", "package:"))
+    assert build.normalisation(config) == (source.mean, source.std)

