@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from bloodjax import models
+from bloodjax import models, settings
 from bloodjax.models.head import Network
 from bloodjax.pretrained import load
-from bloodjax.pretrained.catalogue import Source
 from bloodjax.settings import Config
 from bloodjax.steps import JitSteps, PmapSteps, Recipe
 
@@ -21,30 +20,19 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def source(config: Config) -> Source | None:
-    """Where the initial weights come from; None for random ones.
-
-    Raises:
-      UserError: the network has no default source.
-    """
-    model = config.model
-    return load.source(model.name, model.weights, model.flavour) if model.weights else None
-
-
 def normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the pictures: the config's, else those that the weights expect."""
-    known = source(config) or Source("", "", "")
-    return tuple(config.model.mean) or known.mean, tuple(config.model.std) or known.std
+    model = config.model
+    return tuple(model.mean or model.source.mean), tuple(model.std or model.source.std)
 
 
 def network(config: Config, num_classes: int, axis_name: str | None = None) -> Network:
     """The network that `config.model` describes; `axis_name` is pmap's axis, or None under jit."""
     head = config.model.head
-    known = source(config)
     return models.build(
         config.model.name,
         num_classes,
-        flavour=config.model.flavour or (known.flavour if known else ""),
+        flavour=config.model.flavour or config.model.source.flavour,
         drop_path=config.model.drop_path,
         axis_name=axis_name,
         dtype=compute_dtype(config.dtype),
@@ -68,14 +56,26 @@ def variables(config: Config, num_classes: int) -> dict[str, PyTree]:
     return {"params": drawn["params"], "batch_stats": drawn.get("batch_stats", {})}
 
 
-def pretrained(config: Config, variables: dict[str, PyTree]) -> dict[str, PyTree]:
-    """`variables` with the source's weights in the backbone, and the head as it was drawn.
+def pretrained(config: Config) -> tuple[Config, PyTree]:
+    """The backbone's weights, and the config with their terms filled in.
+
+    Returns:
+      The config, and `{"params": {"backbone": ...}, ...}`, to be put over the drawn variables by
+      `start`; for a run from scratch, the config as it is and {}.
 
     Raises:
       UserError: the weights cannot be had, or are not this network's.
     """
-    known = source(config)
-    return load.load(config.model.name, known, variables) if known else variables
+    model = config.model
+    if not model.weights:
+        return config, {}
+    weights = load.read(model.name, model.source.location or model.weights, model.flavour)
+    return settings.with_source(config, weights.source), load.backbone(weights)
+
+
+def start(drawn: dict[str, PyTree], backbone: PyTree) -> dict[str, PyTree]:
+    """`drawn` variables with the `pretrained` backbone in place of their own."""
+    return {name: modules | backbone.get(name, {}) for name, modules in drawn.items()}
 
 
 def steps(config: Config, num_classes: int) -> JitSteps | PmapSteps:

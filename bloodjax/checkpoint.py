@@ -140,6 +140,14 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=state)).state
 
 
+def has_checkpoint(directory: pathlib.Path) -> bool:
+    """Whether a run can go on from what is in `directory`, a folder that need not exist."""
+    if not directory.is_dir():
+        return False
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        return checkpoints.latest_step is not None
+
+
 @dataclasses.dataclass
 class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     """Keeps the latest checkpoint and the run's best one.

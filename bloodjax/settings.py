@@ -8,6 +8,7 @@ rule in `rules.RULES`, so that a wrong key or value fails here, by name, and now
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import importlib.util
 import json
@@ -21,11 +22,13 @@ import ml_collections
 
 from bloodjax import models
 from bloodjax.errors import UserError
+from bloodjax.pretrained.catalogue import Source
 from bloodjax.rules import RULES
 
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 PHASES = ("head", "finetune")
+_FILLED_IN = "model.source."
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -56,15 +59,17 @@ def defaults() -> ml_collections.ConfigDict:
             },
             "model": {
                 "name": "convnext_base",
-                # "imagenet" (the network's default source), a file, hf:OWNER/NAME or package:NAME;
-                # training starts from random weights where this is empty.
-                "weights": "",
+                # "imagenet" (the network's default source), a file, hf:OWNER/NAME[@REVISION][:FILE]
+                # or package:NAME; empty for training from scratch.
+                "weights": "imagenet",
                 # Whose padding and epsilons; that of the weights where it is empty.
                 "flavour": "",
                 "drop_path": 0.0,
                 # In 0..1, of red, green and blue; what the weights expect where these are empty.
                 "mean": (),
                 "std": (),
+                # What the weights say of themselves. A run fills it in as it starts.
+                "source": dataclasses.asdict(Source("", "", "")),
                 "head": {
                     "hidden": (512, 256, 128, 64),
                     "batch_norm": True,
@@ -115,6 +120,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
     config = _run_config_file(path)
     for override in overrides:
         key, _, text = override.partition("=")
+        if key.startswith(_FILLED_IN):
+            raise UserError(
+                f"config.{key} is filled in by the run: expected model.weights, model.flavour, "
+                "model.mean or model.std"
+            )
         _set(config, key, _parse(text))
     return check(config)
 
@@ -159,10 +169,24 @@ def from_json(text: str) -> ml_collections.FrozenConfigDict:
     return check(content)
 
 
+def with_source(config: Config, source: Source) -> ml_collections.FrozenConfigDict:
+    """`config` with the terms of its weights filled in."""
+    return check(
+        {
+            **config.to_dict(),
+            "model": {**config.model.to_dict(), "source": dataclasses.asdict(source)},
+        }
+    )
+
+
 def differences(old: Config, new: Config) -> list[str]:
-    """`key: old value -> new value` for each key that differs."""
+    """`key: old value -> new value` for each key of the user's that differs."""
     before, after = _flatten(old.to_dict()), _flatten(new.to_dict())
-    return [f"{k}: {before[k]!r} -> {after[k]!r}" for k in after if before[k] != after[k]]
+    return [
+        f"{k}: {before[k]!r} -> {after[k]!r}"
+        for k in after
+        if before[k] != after[k] and not k.startswith(_FILLED_IN)
+    ]
 
 
 def _run_config_file(path: str) -> ml_collections.ConfigDict:

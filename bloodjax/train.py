@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from bloodjax import build, classical, evaluation, logs, metrics, optim, settings, sharding
-from bloodjax.checkpoint import Checkpoints, Progress
+from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
 from bloodjax.data.parts import Parts, prepare
@@ -44,14 +45,20 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: anything that the user can put right, a loss that is not finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    resumes = _open_workdir(config, workdir)
+    stored = _open_workdir(config, workdir)
+    config = stored or config
     sharding.per_device(config.batch_size)
-    parts = prepare(config, workdir, resumes)
+    backbone: PyTree = {}
+    if not has_checkpoint(workdir / CHECKPOINTS):
+        # Before the data are read, which takes long: that weights are missing shows at once.
+        config, backbone = build.pretrained(config)
+        logs.say(_origin(config))
+    parts = prepare(config, workdir, resumes=stored is not None)
     per_epoch = steps_per_epoch(len(parts.train), config.batch_size)
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
         run = _Run(config, parts, per_epoch, checkpoints, stop)
-        progress, state = run.restore()
+        progress, state = run.restore(backbone)
         with logs.MetricsLog(workdir, run.step) as log:
             while progress.phase < len(PHASES):
                 if run.phase_is_over(progress):
@@ -64,19 +71,35 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     return evaluation.finish(config, workdir, parts)
 
 
-def _open_workdir(config: Config, workdir: pathlib.Path) -> bool:
-    """Makes sure that the run can live in `workdir`; returns whether it already does."""
+def _open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
+    """Makes sure that the run can live in `workdir`; returns its config where it already does."""
     make_folder(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
-        return False
-    changes = settings.differences(settings.from_json(path.read_text("utf-8")), config)
+        return None
+    stored = settings.from_json(path.read_text("utf-8"))
+    changes = settings.differences(stored, config)
     if changes:
         raise UserError(
             f"--workdir={workdir}: holds a run with another config ({'; '.join(changes[:3])}); "
             "expected the same config, or another --workdir"
         )
-    return True
+    return stored
+
+
+def _origin(config: Config) -> str:
+    """Where the initial weights come from, in a line."""
+    if not config.model.weights:
+        return "from random weights"
+    source, (mean, std) = config.model.source, build.normalisation(config)
+    return (
+        f"from {source.location} ({source.licence or 'licence not known'}): "
+        f"flavour {source.flavour}, mean {_three(mean)}, std {_three(std)}"
+    )
+
+
+def _three(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:.3g}" for value in values)
 
 
 class _Run:
@@ -108,12 +131,12 @@ class _Run:
         self._phases: dict[int, Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
 
-    def restore(self) -> tuple[Progress, TrainState]:
-        """The latest checkpoint's progress and state, or those of a fresh run."""
+    def restore(self, backbone: PyTree) -> tuple[Progress, TrainState]:
+        """The latest checkpoint's progress and state, or those of a fresh run from `backbone`."""
         variables = build.variables(self.config, len(self._classes))
         progress = Progress(classes=self._classes)
         if self._checkpoints.latest_step is None:
-            variables = build.pretrained(self.config, variables)
+            variables = build.start(variables, backbone)
             state = TrainState.create(variables, self._phase(progress, variables).tx)
         else:
             progress = self._checkpoints.progress()

@@ -26,6 +26,7 @@ def report():
 def from_scratch():
     """One phase in which everything trains, under a linear head, with one cycle of cosine decay."""
     config = settings.defaults()
+    config.model.weights = ""
     config.model.head.hidden = ()
     config.model.head.batch_norm = False
     config.model.head.dropout = (0.0, 0.2)

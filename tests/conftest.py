@@ -48,6 +48,7 @@ def tiny_config(**changes):
         "data.train": "synthetic:160",
         "data.image_size": 32,
         "model.name": "simple_cnn",
+        "model.weights": "",
         "model.head.hidden": (16,),
         "phases.head.epochs": 1,
         "phases.finetune.epochs": 2,

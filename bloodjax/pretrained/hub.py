@@ -40,3 +40,9 @@ def fetch(repository: str, file: str, revision: str | None) -> pathlib.Path:
             f"hf:{repository}: {file} could not be downloaded ({reason}): fetch {address} where "
             "there is a network, and pass it with --config.model.weights=FILE"
         ) from error
+
+
+def revision(path: pathlib.Path) -> str:
+    """The commit that a fetched file is of; "" where its path does not say."""
+    _, found, rest = path.as_posix().rpartition("/snapshots/")
+    return rest.partition("/")[0] if found else ""

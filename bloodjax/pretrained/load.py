@@ -1,78 +1,160 @@
-"""A run's initial weights: the source that its config names, merged into its network."""
+"""A network's initial weights: the source that a config or a caller names, merged strictly."""
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax.errors import UserError
 from bloodjax.models import registry
 from bloodjax.models.head import Network
-from bloodjax.pretrained import readers, rules
+from bloodjax.pretrained import hub, native, readers, rules, terms
 from bloodjax.pretrained.catalogue import DEFAULTS, Source
 from bloodjax.pretrained.merge import merge
 
 # The value of `config.model.weights` that stands for the network's default source.
-IMAGENET = "imagenet"
+DEFAULT = "imagenet"
 # What a new head takes the place of: the classifier, and VGG's dense layers before it.
 HEAD = ("head", "backbone/top_0", "backbone/top_1")
+_CLASSIFIER = "params/head/logits/bias"
 
 
-def source(name: str, weights: str, flavour: str = "") -> Source:
-    """The source that `weights` stands for.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights as their source has them.
+
+    Attributes:
+      name: of the network that they are for.
+      source: where they come from, and their terms; its `location` names one revision for good
+        where the source has revisions.
+      arrays: by the source's names.
+    """
+
+    name: str
+    source: Source
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def num_classes(self) -> int:
+        """Of their classifier; 0 where they have none."""
+        logits = [array for key, array in self.arrays.items() if self._path(key) == _CLASSIFIER]
+        return logits[0].size if logits else 0
+
+    def into(self, variables: PyTree, replace: tuple[str, ...] = ()) -> PyTree:
+        """`variables` with these weights in place of its own.
+
+        Args:
+          variables: `{"params": ..., "batch_stats": ...}`, arrays or shapes.
+          replace: what keeps its own variables; see `merge.merge`.
+
+        Raises:
+          UserError: these are not the network's weights.
+        """
+        return merge(
+            self.arrays, self._table, variables, source=self.source.location, replace=replace
+        )
+
+    @property
+    def _table(self) -> rules.Table:
+        return rules.table(registry.family(self.name), self.source.rules, self.name)
+
+    def _path(self, key: str) -> str | None:
+        return rules.target(key, self._table)[0]
+
+
+def read(name: str, weights: str, flavour: str = "") -> Weights:
+    """The weights that `weights` stands for.
 
     Args:
       name: of the network.
-      weights: "imagenet", or a location as `readers.locate` takes it.
-      flavour: of the network; for a location, by default that of the network's default source.
+      weights: "imagenet", the network's default source; or a location as `readers.locate` takes it.
+      flavour: of the network; by default what the source says, or what its naming suggests.
 
     Raises:
-      UserError: the network has no default source.
+      UserError: the network has no default source, or the weights cannot be had or read.
     """
     default = DEFAULTS.get(name)
-    if weights == IMAGENET or (default and weights == default.location):
+    if weights == DEFAULT:
         if default is None:
             raise UserError(
                 f"{name} has no default weights: expected config.model.weights=FILE, or empty to "
                 "train from scratch"
             )
-        return default
-    known = default or Source("", "", registry.flavours(name)[0])
-    # Which of the family's namings the file uses is found when it is read.
-    return Source(weights, "", flavour or known.flavour, known.mean, known.std, known.size)
+        weights = default.location
+    path = readers.locate(weights)
+    tensors = readers.read(path)
+    source = native.source(weights, name, tensors.metadata)
+    if source is None and default and _pinned(weights, "-") == _pinned(default.location, "-"):
+        source = default
+    if source is None:
+        naming = _naming(name, tensors.arrays)
+        config = _beside(weights)
+        source = (
+            terms.from_timm(name, weights, naming, config)
+            if config
+            else terms.assumed(name, weights, naming, default)
+        )
+    source = dataclasses.replace(
+        source,
+        location=_pinned(weights, hub.revision(path)),
+        flavour=flavour or source.flavour,
+    )
+    return Weights(name, source, tensors.arrays)
 
 
-def load(name: str, weights: Source, variables: PyTree, replace: tuple[str, ...] = HEAD) -> PyTree:
-    """`variables` of network `name` with the source's weights in it.
+def _naming(name: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """The naming whose rules know the most of the tensors; the merge is strict about the rest."""
+    family = registry.family(name)
+    tables = {naming: rules.table(family, naming, name) for naming in rules.names(family)}
+    if not tables:
+        return native.FORMAT  # the merge says what does not fit
+    return max(tables, key=lambda naming: sum(rules.knows(tables[naming], key) for key in arrays))
 
-    Args:
-      name: of the network.
-      weights: from `source`.
-      variables: `{"params": ..., "batch_stats": ...}`.
-      replace: what keeps its own variables; see `merge.merge`.
+
+def _beside(location: str) -> pathlib.Path | None:
+    """The `config.json` in the same repository of the Hub, where there is one."""
+    match = re.match(r"hf:([^@:]+)(?:@([^:]+))?", location)
+    try:
+        return hub.fetch(match[1], "config.json", match[2]) if match else None
+    except UserError:
+        return None
+
+
+def _pinned(location: str, revision: str) -> str:
+    """The location, naming the revision that it was found to stand for."""
+    match = re.fullmatch(r"(hf:[^@:]+)(?:@[^:]+)?(:.+)?", location)
+    return f"{match[1]}@{revision}{match[2] or ''}" if match and revision else location
+
+
+def backbone(weights: Weights) -> PyTree:
+    """`{"params": {"backbone": ...}, "batch_stats": {"backbone": ...}}` of the weights.
 
     Raises:
-      UserError: the weights cannot be had or read, or are not this network's.
+      UserError: these are not the network's weights.
     """
-    tensors = readers.read(readers.locate(weights.location))
-    family = registry.family(name)
-    naming = weights.rules or _naming(family, name, tensors.arrays)
-    return merge(
-        tensors.arrays,
-        rules.table(family, naming, name),
-        variables,
-        source=weights.location,
-        replace=replace,
-    )
+    model = registry.build(weights.name, 1, flavour=weights.source.flavour)
+    return weights.into(_backbone(_shapes(model)), HEAD)
 
 
-def _naming(family: str, name: str, arrays: dict) -> str:
-    """The naming whose rules know the most of the tensors; the merge is strict about the rest."""
-    return max(
-        rules.names(family),
-        key=lambda naming: sum(
-            rules.knows(rules.table(family, naming, name), tensor) for tensor in arrays
-        ),
-    )
+def classifier(weights: Weights) -> tuple[Network, PyTree]:
+    """The network that the weights are of, linear classifier and all, and its variables.
+
+    Without a classifier in the weights, the variables have none either.
+
+    Raises:
+      UserError: these are not the network's weights.
+    """
+    flavour, classes = weights.source.flavour, weights.num_classes
+    model = registry.linear(weights.name, classes or 1, flavour=flavour, top=classes > 0)
+    shapes = _shapes(model)
+    return model, weights.into(shapes if classes else _backbone(shapes))
 
 
 def create_model(
@@ -97,8 +179,22 @@ def create_model(
     """
     if weights is None:
         return registry.create_model(name, num_classes)
-    known = source(name, weights)
+    registry.family(name)  # an unknown name is the first thing to say
+    loaded = read(name, weights)
     model, variables = registry.create_model(
-        name, num_classes, flavour=known.flavour, top=not replace_head
+        name, num_classes, flavour=loaded.source.flavour, top=not replace_head
     )
-    return model, load(name, known, variables, replace=HEAD if replace_head else ())
+    return model, loaded.into(variables, HEAD if replace_head else ())
+
+
+def _shapes(model: Network) -> PyTree:
+    picture = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), picture)
+    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+
+
+def _backbone(variables: PyTree) -> PyTree:
+    return {
+        collection: {name: module for name, module in modules.items() if name == "backbone"}
+        for collection, modules in variables.items()
+    }

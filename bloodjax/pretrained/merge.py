@@ -6,7 +6,6 @@ listed, and then nothing is merged at all.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import flax.traverse_util
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax.errors import UserError
-from bloodjax.pretrained.rules import TRANSFORMS, Table
+from bloodjax.pretrained.rules import TRANSFORMS, Table, target
 
 # Of each kind of difference, this many are named.
 _NAMED = 4
@@ -50,7 +49,7 @@ def merge(
     kept = {path for path in ours if _under(path, replace)}
     merged, unexpected, misshapen = {}, [], []
     for name, tensor in tensors.items():
-        path, transform = _target(name, table)
+        path, transform = target(name, table)
         if path == "":
             unexpected.append(name)
         elif path is None or _under(path, replace):
@@ -88,18 +87,6 @@ def flatten(variables: PyTree) -> dict[str, np.ndarray]:
 def _under(path: str, modules: tuple[str, ...]) -> bool:
     inner = path.partition("/")[2]
     return any(inner == module or inner.startswith(f"{module}/") for module in modules)
-
-
-def _target(name: str, table: Table) -> tuple[str | None, str]:
-    """Our path, None for a tensor that is not needed, or "" for one that no rule knows."""
-    for rule in table:
-        match = re.fullmatch(rule.pattern, name)
-        if match:
-            if rule.target is None:
-                return None, ""
-            path = rule.target(match) if callable(rule.target) else match.expand(rule.target)
-            return path, rule.transform
-    return "", ""
 
 
 def _transformed(tensor: np.ndarray, transform: str) -> np.ndarray | None:

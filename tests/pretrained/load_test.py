@@ -1,17 +1,20 @@
 import functools
 import importlib.util
+import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 import bloodjax
-from bloodjax import build
+from bloodjax import build, models, settings
 from bloodjax.errors import UserError
-from bloodjax.pretrained import load
-from bloodjax.pretrained.catalogue import DEFAULTS
+from bloodjax.pretrained import load, native, readers
+from bloodjax.pretrained.catalogue import DEFAULTS, Source
 
 NAME = "efficientnet_lite0"
+SMALL = "mobilenet_v1_025"
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +63,111 @@ def test_weights_of_another_network_are_refused_whole(lite0):
 
 def test_a_network_without_default_weights_says_what_to_do():
     with pytest.raises(UserError, match=r"simple_cnn has no default weights: expected .*FILE"):
-        load.source("simple_cnn", "imagenet")
+        load.read("simple_cnn", "imagenet")
 
 
 def test_what_the_weights_expect_travels_into_the_run(lite0, make_config):
     config = make_config(**{"model.name": NAME, "model.weights": "imagenet"})
-    assert build.normalisation(config) == ((0.5,) * 3, (0.5,) * 3)
+    filled, backbone = build.pretrained(config)
+    assert build.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
+    assert settings.from_json(settings.to_json(filled)) == filled
+    assert (filled.model.source.licence, filled.model.source.flavour) == ("apache-2.0", "tf")
     own = make_config(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.4, 0.5, 0.6)})
     assert build.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    drawn = build.variables(config, 4)
-    merged = build.pretrained(config, drawn)
+    drawn = build.variables(filled, 4)
+    merged = build.start(drawn, backbone)
     stem = merged["params"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(stem, lite0[1]["params"]["backbone"]["stem"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], drawn["params"]["head"])
+    assert jax.tree.structure(merged) == jax.tree.structure(drawn)
 
 
-def test_every_default_source_has_a_flavour_and_rules():
-    from bloodjax.models import registry
-    from bloodjax.pretrained import rules
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small network's variables, and a file of ours that holds them."""
+    _, variables = models.create_model(SMALL, 5, flavour="keras")
+    source = Source("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    native.write(path, SMALL, 5, source, variables)
+    return path, variables
 
-    for name, source in DEFAULTS.items():
-        assert source.flavour in registry.flavours(name)
-        assert rules.table(registry.family(name), source.rules, name)
-        assert source.licence
-        assert source.citation
+
+def test_our_own_file_comes_back_with_its_terms(small):
+    path, variables = small
+    weights = load.read(SMALL, str(path))
+    assert (weights.num_classes, weights.source.flavour) == (5, "keras")
+    assert weights.source.mean == (0.1, 0.2, 0.3)
+    assert load.read(SMALL, str(path), "timm").source.flavour == "timm"
+    model, found = load.classifier(weights)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
+    assert model.backbone == models.linear(SMALL, 5, flavour="keras").backbone
+    assert set(load.backbone(weights)["params"]) == {"backbone"}
+
+
+def test_weights_without_a_classifier_are_a_backbone(small, tmp_path):
+    path, variables = small
+    source = load.read(SMALL, str(path)).source
+    headless = {k: {"backbone": v["backbone"]} for k, v in variables.items()}
+    native.write(tmp_path / "a.safetensors", SMALL, 0, source, headless)
+    weights = load.read(SMALL, str(tmp_path / "a.safetensors"))
+    assert weights.num_classes == 0
+    _, found = load.classifier(weights)
+    assert jax.tree.structure(found) == jax.tree.structure(headless)
+    with pytest.raises(UserError, match=r"2 missing \(params/head/logits/"):
+        bloodjax.create_model(SMALL, str(tmp_path / "a.safetensors"))
+
+
+def test_other_networks_and_numbers_of_classes_are_refused(small):
+    path = str(small[0])
+    with pytest.raises(UserError, match=rf"holds weights of {SMALL}, expected mobilenet_v1_050"):
+        load.read("mobilenet_v1_050", path)
+    with pytest.raises(UserError, match="2 of another shape"):
+        bloodjax.create_model(SMALL, path, num_classes=4)
+    with pytest.raises(UserError, match="no flavour 'tf': expected one of"):
+        load.backbone(load.read(SMALL, path, "tf"))
+
+
+def test_a_network_of_our_own_takes_our_own_files(tmp_path):
+    _, variables = models.create_model("simple_cnn", 3)
+    path = tmp_path / "own.safetensors"
+    native.write(path, "simple_cnn", 3, Source("", "", ""), variables)
+    _, found = bloodjax.create_model("simple_cnn", str(path), 3)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
+    readers.write_safetensors(path, {"conv.weight": np.zeros(3, np.float32)}, {})
+    with pytest.raises(UserError, match=r"own\.safetensors: these are not the network's weights"):
+        bloodjax.create_model("simple_cnn", str(path), 3)
+
+
+@pytest.fixture
+def hub_of(monkeypatch, tmp_path):
+    """Puts files where the Hub's would be cached."""
+
+    def put(**files):
+        def fetch(repository, file, revision):
+            if file not in files:
+                raise UserError(f"no {file}")
+            shutil.copy(files[file], tmp_path / file)
+            return tmp_path / file
+
+        monkeypatch.setattr(load.hub, "fetch", fetch)
+        monkeypatch.setattr(load.hub, "revision", lambda path: "c0ffee")
+
+    return put
+
+
+def test_the_hubs_revision_is_pinned(hub_of, small):
+    hub_of(**{"model.safetensors": small[0]})
+    assert load.read(SMALL, "hf:a/b").source.location == "hf:a/b@c0ffee"
+    assert load.read(SMALL, "hf:a/b@main").source.location == "hf:a/b@c0ffee"
+
+
+def test_what_the_hub_says_beside_the_weights_is_taken(hub_of, tmp_path):
+    config = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 64, 64]}
+    config |= {"interpolation": "bilinear", "license": "mit"}
+    text = json.dumps({"architecture": "mobilenetv1_100", "pretrained_cfg": config})
+    (tmp_path / "stated").write_text(text)
+    tensors = {"conv_stem.weight": np.zeros((8, 3, 3, 3), np.float32)}
+    readers.write_safetensors(tmp_path / "w.safetensors", tensors, {"format": "pt"})
+    hub_of(**{"config.json": tmp_path / "stated", "model.safetensors": tmp_path / "w.safetensors"})
+    source = load.read(SMALL, "hf:a/b").source
+    assert (source.rules, source.mean, source.licence) == ("timm", (0.1,) * 3, "mit")

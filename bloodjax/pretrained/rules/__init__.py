@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import re
 from collections.abc import Callable
 
@@ -109,23 +110,48 @@ def keras_norm(pattern: str, module: Target) -> Table:
     )
 
 
+# Our own files, of every family: a tensor's name is its path.
+_OWN = {"bloodjax": (Rule("(.*)", r"\1"),)}
+
+
 def table(family: str, rules: str, name: str) -> Table:
     """The table for the tensors of network `name`, as the source that `rules` names calls them.
 
     Raises:
       UserError: the family has no such rules.
     """
-    known = importlib.import_module(f"{__name__}.{family}").RULES
+    known = _rules(family) | _OWN
     if rules not in known:
         raise UserError(f"no rules {rules!r} for {name}: expected one of {', '.join(known)}")
     return known[rules](name) if callable(known[rules]) else known[rules]
 
 
 def names(family: str) -> list[str]:
-    """The namings that a family has rules for."""
-    return list(importlib.import_module(f"{__name__}.{family}").RULES)
+    """The namings that a family has rules of its own for."""
+    return list(_rules(family))
+
+
+def _rules(family: str) -> dict[str, Table | Callable[[str], Table]]:
+    if importlib.util.find_spec(f"{__name__}.{family}") is None:
+        return {}  # a network that only we have
+    return importlib.import_module(f"{__name__}.{family}").RULES
 
 
 def knows(table: Table, tensor: str) -> bool:
     """Whether a rule of the table is for the tensor of that name."""
     return any(re.fullmatch(rule.pattern, tensor) for rule in table)
+
+
+def target(tensor: str, table: Table) -> tuple[str | None, str]:
+    """Our path of the tensor of that name, and its transform.
+
+    The path is None for a tensor that is not needed, and "" for one that no rule knows.
+    """
+    for rule in table:
+        match = re.fullmatch(rule.pattern, tensor)
+        if match:
+            if rule.target is None:
+                return None, ""
+            path = rule.target(match) if callable(rule.target) else match.expand(rule.target)
+            return path, rule.transform
+    return "", ""

@@ -35,7 +35,7 @@ def _timm() -> Table:
 
 
 def _every_second(first: int, module: str) -> Target:
-    """torchvision's `features` alternate: the stem, stage 0, downsampling 1, stage 1, ..."""
+    """In torchvision, `features` alternate: the stem, stage 0, downsampling 1, stage 1, ..."""
 
     def target(match: re.Match[str]) -> str:
         stage, odd = divmod(int(match[1]) - first, 2)

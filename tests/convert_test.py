@@ -1,0 +1,95 @@
+"""Tests of bloodjax/convert.py: the command, as a user runs it."""
+
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+import bloodjax
+from bloodjax import models
+from bloodjax.pretrained import load, native, readers
+from bloodjax.pretrained.catalogue import Source
+
+NAME = "mobilenet_v1_025"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    _, variables = models.create_model(NAME, 5)
+    path = tmp_path_factory.mktemp("weights") / "in.safetensors"
+    native.write(path, NAME, 5, Source("hf:a/b@c", "timm", "timm", licence="mit"), variables)
+    return path, variables
+
+
+def run(command, *arguments):
+    return subprocess.run(**command("convert", *arguments), capture_output=True)
+
+
+def test_writes_a_file_that_training_takes(command, weights, tmp_path):
+    out = tmp_path / "out.safetensors"
+    done = run(
+        command, f"--model={NAME}", f"--weights={weights[0]}", f"--out={out}", "--flavour=keras"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"{NAME}, 5 classes, flavour keras: written to {out}\n"
+    found = load.read(NAME, str(out))
+    assert (found.source.licence, found.source.flavour) == ("mit", "keras")
+    _, variables = bloodjax.create_model(NAME, str(out), 5)
+    jax.tree.map(np.testing.assert_array_equal, variables, jax.device_get(weights[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model": "mobilenet_v1_25"}, "unknown model 'mobilenet_v1_25': did you mean"),
+        ({"weights": "nowhere.pth"}, "'nowhere.pth': no such file"),
+        ({"out": "a.npz"}, "--out=a.npz: suffix '.npz', expected .safetensors"),
+        ({"out": "no/where/a.safetensors"}, "--out=no/where/a.safetensors: no folder no/where"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(command, weights, tmp_path, changes, expected):
+    flags = {"model": NAME, "weights": str(weights[0]), "out": str(tmp_path / "a.safetensors")}
+    flags |= changes
+    done = run(command, *(f"--{key}={value}" for key, value in flags.items()))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {expected}")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _pickled(path):
+    import pickle
+
+    path.write_bytes(pickle.dumps(print))
+
+
+def _renamed(path):
+    tensors = readers.read(path)
+    arrays = dict(tensors.arrays)
+    arrays["params/head/other"] = arrays.pop("params/head/logits/bias")
+    readers.write_safetensors(path, arrays, tensors.metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "suffix", "expected"),
+    [
+        (_truncated, ".safetensors", "truncated or not a safetensors file"),
+        (_pickled, ".pth", "expected"),
+        (_renamed, ".safetensors", "2 unexpected (params/head/other, params/head/logits/kernel)"),
+    ],
+)
+def test_damaged_weights_are_one_line(command, weights, tmp_path, damage, suffix, expected):
+    bad, out = (tmp_path / f"bad{suffix}"), tmp_path / "out.safetensors"
+    bad.write_bytes(weights[0].read_bytes())
+    damage(bad)
+    done = run(command, f"--model={NAME}", f"--weights={bad}", f"--out={out}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {bad}: ")
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
