@@ -11,7 +11,7 @@ def get_config():
     config = common.from_scratch()
     config.model.name = "efficientnet_lite0"
     config.model.weights = "imagenet"
-    config.phases.finetune.epochs = 5
+    config.phases.finetune.epochs = 8
     config.phases.finetune.learning_rate = 1e-3
     config.loss.label_smoothing = 0.0
     config.loss.class_weights = "none"

@@ -8,6 +8,8 @@ import pytest
 
 from bloodjax import build, classical, optim, settings
 from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.pretrained import load
+from bloodjax.pretrained.catalogue import DEFAULTS
 from bloodjax.state import TrainState
 from bloodjax.steps import Phase
 
@@ -66,7 +68,10 @@ def test_large_ones_load_and_build(name):
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("quickstart", "cells_cpu")])
 def test_starts_from_imagenet(name):
     config = _load(name)
-    source = build.source(config)
-    assert source is not None
-    assert source.location.startswith(("hf:", "package:"))
-    assert build.normalisation(config) == (source.mean, source.std)
+    assert config.model.weights == load.DEFAULT
+    assert DEFAULTS[config.model.name].location.startswith(("hf:", "package:"))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cells_cpu"])
+def test_asks_for_random_weights(name):
+    assert not _load(name).model.weights

