@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,8 @@ class Progress:
       phase_best: the phase's best value so far, or None.
       best: the run's best value so far, or None.
       best_step: the step at which the run's best value was measured, or None.
+      source: terms of the initial weights, as `pretrained.catalogue.Source` has them; {} for
+        random ones.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +38,7 @@ class Progress:
     phase_best: float | None = None
     best: float | None = None
     best_step: int | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def after_epoch(self, value: float | None, larger_is_better: bool, step: int) -> Progress:
         """The progress after an epoch that ended at `step` with `value` of the metric.

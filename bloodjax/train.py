@@ -134,7 +134,9 @@ class _Run:
     def restore(self, backbone: PyTree) -> tuple[Progress, TrainState]:
         """The latest checkpoint's progress and state, or those of a fresh run from `backbone`."""
         variables = build.variables(self.config, len(self._classes))
-        progress = Progress(classes=self._classes)
+        model = self.config.model
+        source = model.source.to_dict() if model.weights else {}
+        progress = Progress(classes=self._classes, source=source)
         if self._checkpoints.latest_step is None:
             variables = build.start(variables, backbone)
             state = TrainState.create(variables, self._phase(progress, variables).tx)

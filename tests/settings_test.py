@@ -7,6 +7,7 @@ import pytest
 
 from bloodjax import rules, settings
 from bloodjax.errors import UserError
+from bloodjax.pretrained.catalogue import Source
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 PHASE_RULES = {
@@ -231,3 +232,17 @@ def test_differences_name_key_and_values():
         "augment: 'd4' -> 'flip'",
         "phases.head.epochs: 10 -> 3",
     ]
+
+
+def test_what_a_run_fills_in_is_not_set_by_hand(config_file):
+    path = config_file("def get_config():\n return settings.defaults()\n")
+    with pytest.raises(UserError, match=r"config\.model\.source\.mean is filled in by the run"):
+        settings.load(path, ["model.source.mean=0,0,0"])
+
+
+def test_what_a_run_filled_in_is_no_difference():
+    config = settings.check(settings.defaults())
+    filled = settings.with_source(config, Source("hf:a/b", "timm", "tf", licence="mit"))
+    assert (filled.model.source.licence, filled.model.name) == ("mit", config.model.name)
+    assert not settings.differences(filled, config)
+    assert settings.differences(filled, settings.check({"seed": 1})) == ["seed: 0 -> 1"]

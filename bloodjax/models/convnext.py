@@ -59,7 +59,7 @@ class ResponseNorm(nn.Module):
         # Sums over a whole map stay in float32.
         squares = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
         squares = squares.sum(axis=(1, 2), keepdims=True)
-        # A channel that is 0 all over has norm 0 and, as in PyTorch, gradient 0; sqrt's is infinite.
+        # A channel that is 0 all over has norm 0 and, as in PyTorch, gradient 0 (not sqrt's).
         positive = squares > 0
         norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
         norm = norm / (norm.mean(axis=-1, keepdims=True) + 1e-6)

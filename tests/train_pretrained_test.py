@@ -1,0 +1,54 @@
+"""Tests of bloodjax/train.py: runs that start from a file of weights."""
+
+import jax
+import numpy as np
+import pytest
+
+import bloodjax
+from bloodjax import build, evaluation, settings, train
+from bloodjax.checkpoint import Checkpoints
+from bloodjax.errors import UserError
+from bloodjax.pretrained import native
+from bloodjax.pretrained.catalogue import Source
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of ours with weights for the tiny runs' network, and the weights."""
+    _, variables = bloodjax.create_model("simple_cnn", num_classes=3)
+    path = tmp_path / "weights.safetensors"
+    source = Source("hf:a/b@c", "timm", "", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), licence="mit")
+    native.write(path, "simple_cnn", 3, source, variables)
+    return path, jax.device_get(variables)
+
+
+def test_a_run_starts_from_weights_and_keeps_their_terms(
+    make_config, tmp_path, monkeypatch, weights
+):
+    monkeypatch.setattr(evaluation, "finish", lambda *_: {})
+    path, variables = weights
+    changes = {"phases.finetune.epochs": 0, "model.weights": str(path)}
+    config, run = make_config(**changes), tmp_path / "run"
+    train.train(config, run)
+    stored = settings.from_json((run / "config.json").read_text())
+    assert (stored.model.source.licence, stored.model.weights) == ("mit", str(path))
+    assert build.normalisation(stored) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        progress, step = checkpoints.progress(), checkpoints.latest_step
+        drawn = build.variables(stored, len(progress.classes))
+        found = jax.device_get(checkpoints.restore_variables(step, drawn))
+    assert progress.source["licence"] == "mit"
+    # The head's phase leaves the backbone as it came.
+    jax.tree.map(
+        np.testing.assert_array_equal, found["params"]["backbone"], variables["params"]["backbone"]
+    )
+    # A run that goes on needs its weights no more.
+    path.unlink()
+    train.train(config, run)
+
+
+def test_missing_weights_show_before_the_data_are_read(make_config, tmp_path):
+    config = make_config(**{"model.weights": "nowhere.safetensors"})
+    with pytest.raises(UserError, match=r"'nowhere\.safetensors': no such file"):
+        train.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
