@@ -155,9 +155,8 @@ class ConvNorm(nn.Module):
         """The pool that a branch begins with."""
         if kind == "max":
             return max_pool(x, 3, 2, "valid")
-        total = nn.pooling.pool(
-            x, jnp.zeros((), x.dtype), lax.add, (3, 3), (1, 1), ((1, 1), (1, 1))
-        )
+        # A plain 0: only so does JAX see a sum, which it can differentiate.
+        total = nn.pooling.pool(x, 0.0, lax.add, (3, 3), (1, 1), ((1, 1), (1, 1)))
         if self.count_padding:
             return total / 9.0
         rows, columns = (_covered(n) for n in x.shape[1:3])

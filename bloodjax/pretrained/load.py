@@ -7,6 +7,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,12 +111,17 @@ def read(name: str, weights: str, flavour: str = "") -> Weights:
 
 
 def _naming(name: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """The naming whose rules know the most of the tensors; the merge is strict about the rest."""
+    """The naming whose rules lead the most tensors to a variable; the merge is strict later."""
     family = registry.family(name)
     tables = {naming: rules.table(family, naming, name) for naming in rules.names(family)}
     if not tables:
         return native.FORMAT  # the merge says what does not fit
-    return max(tables, key=lambda naming: sum(rules.knows(tables[naming], key) for key in arrays))
+    ours = flax.traverse_util.flatten_dict(_shapes(registry.linear(name, 1, top=True)), sep="/")
+
+    def placed(naming: str) -> int:
+        return sum(rules.target(tensor, tables[naming])[0] in ours for tensor in arrays)
+
+    return max(tables, key=placed)
 
 
 def _beside(location: str) -> pathlib.Path | None:

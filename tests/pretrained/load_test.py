@@ -147,3 +147,12 @@ def test_what_the_hub_says_beside_the_weights_is_taken(hub_of, tmp_path):
     hub_of(**{"config.json": tmp_path / "stated", "model.safetensors": tmp_path / "w.safetensors"})
     source = load.read(SMALL, "hf:a/b").source
     assert (source.rules, source.mean, source.licence) == ("timm", (0.1,) * 3, "mit")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_naming_is_the_one_that_places_the_most(first):
+    # Keras counted from 1 once, and nothing in a single name tells which.
+    numbers = range(first, first + 94)
+    names = [f"conv2d_{i}/kernel" if i else "conv2d/kernel" for i in numbers]
+    arrays = dict.fromkeys(names, np.zeros((1, 1, 1, 1), np.float32))
+    assert load._naming("inception_v3", arrays) == ("keras_from_1" if first else "keras")

@@ -137,11 +137,6 @@ def _rules(family: str) -> dict[str, Table | Callable[[str], Table]]:
     return importlib.import_module(f"{__name__}.{family}").RULES
 
 
-def knows(table: Table, tensor: str) -> bool:
-    """Whether a rule of the table is for the tensor of that name."""
-    return any(re.fullmatch(rule.pattern, tensor) for rule in table)
-
-
 def target(tensor: str, table: Table) -> tuple[str | None, str]:
     """Our path of the tensor of that name, and its transform.
 
