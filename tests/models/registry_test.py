@@ -55,3 +55,40 @@ def test_create_model_gives_float32_logits_and_the_same_weights_every_time():
 def test_an_unknown_flavour_is_an_error():
     with pytest.raises(UserError, match=r"no flavour 'caffe': expected one of .*timm"):
         models.build("convnext_atto", 8, flavour="caffe")
+
+
+def test_linear_is_the_network_as_published():
+    model = models.linear("vgg_11", 5, flavour="timm", top=True)
+    assert (model.head.hidden, model.head.num_classes) == ((), 5)
+    assert model.backbone.top
+    assert model.backbone.sliding
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "channels"),
+    [
+        ("convnext_atto", [16, 8, 4, 2], [40, 80, 160, 320]),
+        ("resnet_50", [16, 8, 4, 2], [256, 512, 1024, 2048]),
+        ("vgg_11_bn", [64, 32, 16, 8, 4], [64, 128, 256, 512, 512]),
+        ("mobilenet_v1_025", [32, 16, 8, 4, 2], [16, 32, 64, 128, 256]),
+        ("densenet_121", [16, 8, 4, 2], [256, 512, 1024, 1024]),
+        ("efficientnet_b0", [32, 16, 8, 4, 4, 2, 2], [16, 24, 40, 80, 112, 192, 320]),
+    ],
+)
+def test_stages_are_the_maps_of_each_resolution(name, sides, channels):
+    model = models.linear(name, 3)
+    x = jnp.zeros((2, 64, 64, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    maps = jax.eval_shape(functools.partial(models.stages, model), variables, x)
+    expected = [(2, side, side, c) for side, c in zip(sides, channels, strict=True)]
+    assert [m.shape for m in maps] == expected
+
+
+def test_stages_lead_to_the_features():
+    model, variables = models.create_model("convnext_atto", 3)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
+    last = models.stages(model, variables, x)[-1].mean(axis=(1, 2))
+    norm, head = variables["params"]["backbone"]["norm"], variables["params"]["head"]["logits"]
+    last = (last - last.mean(axis=1, keepdims=True)) / jnp.sqrt(last.var(axis=1)[:, None] + 1e-6)
+    logits = (last * norm["scale"][None] + norm["bias"][None]) @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(logits, model.apply(variables, x), rtol=1e-4, atol=1e-5)
