@@ -85,3 +85,26 @@ def command():
         }
 
     return arguments
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--parity-table",
+        action="store_true",
+        help="print the worst error of every network against each reference, as Markdown",
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption("--parity-table"):
+        return
+    worst = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for kind, found in getattr(report, "user_properties", ()):
+                if kind == "parity":
+                    name, reference, _, error = found
+                    worst.setdefault((name, reference), []).append(error)
+    terminalreporter.write_line("\n| network | reference | worst relative error |\n|---|---|---|")
+    for (name, reference), errors in sorted(worst.items()):
+        terminalreporter.write_line(f"| {name} | {reference} | {max(errors):.1e} |")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bloodjax import models
-from bloodjax.models.convnext import SIZES, ConvNeXt
+from bloodjax.models.convnext import NETWORKS, SIZES, ConvNeXt
 
 # Millions of parameters with a classifier of 1000 classes, as timm publishes them.
 MILLIONS = {
@@ -19,6 +19,17 @@ MILLIONS = {
     "base": 88.59,
     "large": 197.77,
     "xlarge": 350.20,
+}
+V2_MILLIONS = {
+    "atto": 3.71,
+    "femto": 5.23,
+    "pico": 9.07,
+    "nano": 15.62,
+    "tiny": 28.64,
+    "small": 50.33,
+    "base": 88.72,
+    "large": 197.96,
+    "huge": 660.29,
 }
 
 
@@ -71,11 +82,13 @@ def torch_logits(params, x, depths):
     return linear(norm(x.mean((1, 2)), backbone["norm"]), params["head"]["logits"]).numpy()
 
 
-@pytest.mark.parametrize("size", list(SIZES))
-def test_parameter_counts(size):
-    variables = jax.eval_shape(lambda: models.create_model(f"convnext_{size}")[1])
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_parameter_counts(name):
+    variables = jax.eval_shape(lambda: models.create_model(name)[1])
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    assert count / 1e6 == pytest.approx(MILLIONS[size], rel=0.005)
+    version, _, size = name.partition("_")
+    millions = V2_MILLIONS if version == "convnextv2" else MILLIONS
+    assert count / 1e6 == pytest.approx(millions[size], rel=0.0015)
     assert not variables["batch_stats"]
 
 

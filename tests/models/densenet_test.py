@@ -58,51 +58,19 @@ def test_every_network_equals_its_source(source, name, parity, request):
     parity.check(reference, name, RULES[source], STAGES, flavour=source)
 
 
-def keras_reference(keras, name, size, seed=0):
-    """Keras's network with every tensor drawn anew, and its tensors by `layer/variable`."""
+def check_keras(keras, parity, name, size):
     application = getattr(keras.applications, name.replace("densenet_", "DenseNet"))
-    model = application(
+    reference = application(
         weights=None, classes=10, classifier_activation=None, input_shape=(size, size, 3)
     )
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for layer in model.layers:
-        for weight in layer.weights:
-            shape = tuple(weight.shape)
-            if weight.name == "kernel":
-                value = rng.normal(0.0, (1.4 / np.prod(shape[:-1])) ** 0.5, shape)
-            elif weight.name in ("gamma", "moving_variance"):
-                value = rng.uniform(0.7, 1.3, shape)
-            else:
-                value = rng.normal(0.0, 0.1, shape)
-            tensors[f"{layer.name}/{weight.name}"] = value.astype(np.float32)
-            weight.assign(tensors[f"{layer.name}/{weight.name}"])
-    return model, tensors
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["densenet_121", "densenet_169", "densenet_201"])
-@pytest.mark.parametrize("size", [224, 96, 101])
-def test_every_network_equals_keras(keras, parity, name, size):
-    model = models.build(name, 10, flavour="keras", hidden=(), batch_norm=False, dropout=(0.0, 0.0))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    shapes = {"params": shapes["params"], "batch_stats": shapes["batch_stats"]}
     ends = [f"conv{i + 2}_block{depth}_concat" for i, depth in enumerate(NETWORKS[name]["depths"])]
-    # Keras computes by JAX here, and leans on promotion.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        reference, tensors = keras_reference(keras, name, size)
-        outputs = [reference.get_layer(end).output for end in ends]
-        reference = keras.Model(reference.input, [*outputs, reference.output])
-        x = parity.pictures(size)
-        apply = jax.jit(lambda *arguments: reference.stateless_call(*arguments)[0])
-        state = [[v.value for v in reference.trainable_variables]]
-        state.append([v.value for v in reference.non_trainable_variables])
-        expected = jax.device_get(apply(*state, x))
-    variables = merge(tensors, RULES["keras"], shapes, source=name)
-    logits, stages, _ = parity.ours(model, variables, x)
-    errors = [parity.worst(a, b) for a, b in zip([*stages, logits], expected, strict=True)]
-    print(f"{name} keras {size}: worst error {max(errors):.1e}")
-    assert max(errors) <= 1e-4, errors
+    parity.check_keras(reference, name, ends, parity.pictures(size))
+
+
+@pytest.mark.slow  # Keras takes its time to make the network
+@pytest.mark.parametrize("size", [224, 96, 101])
+def test_equals_keras(keras, parity, size):
+    check_keras(keras, parity, "densenet_121", size)
 
 
 @pytest.fixture(scope="module")

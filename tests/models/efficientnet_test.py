@@ -6,6 +6,8 @@ from bloodjax import models
 from bloodjax.models.efficientnet import NETWORKS
 from bloodjax.pretrained import rules
 
+from .parity import DOUBLE
+
 # Millions of parameters with 1000 classes, as the papers and timm publish them.
 MILLIONS = {"b0": 5.29, "b1": 7.79, "b2": 9.11, "b3": 12.23, "b4": 19.34, "b5": 30.39}
 MILLIONS |= {"b6": 43.04, "b7": 66.35}
@@ -42,9 +44,65 @@ def test_equals_timm(timm, parity, name, flavour):
     parity.check(reference, name, _table(name, "timm"), _STAGES, flavour=flavour, sizes=(96, 101))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_every_network_equals_timm(timm, parity, name):
+def test_gradients_equal_timm(timm, parity):
+    name = "efficientnet_b0"
     reference = _timm_reference(timm, name, "tf")
+    parity.check_gradients(reference, name, _table(name, "timm"), flavour="tf")
+
+
+@pytest.mark.slow
+def test_the_lite_gradients_equal_timm(timm, parity):
+    name = "efficientnet_lite0"
+    reference = _timm_reference(timm, name, "tf")
+    parity.check_gradients(reference, name, _table(name, "timm"), flavour="tf", modes=DOUBLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavour", ["tf", "timm"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_network_equals_timm(timm, parity, name, flavour):
+    reference = _timm_reference(timm, name, flavour)
     stages = [f"blocks.{i}" for i in range(len(NETWORKS[name]["stages"]))]
-    parity.check(reference, name, _table(name, "timm"), stages, flavour="tf")
+    parity.check(reference, name, _table(name, "timm"), stages, flavour=flavour)
+
+
+def _torchvision_flavour(name):
+    """torchvision's smaller networks have PyTorch's epsilon, as timm's own have."""
+    return "timm" if name in [f"efficientnet_b{i}" for i in range(5)] else "torchvision"
+
+
+def _check_torchvision(torchvision, parity, name, sizes):
+    reference = torchvision.models.get_model(name.replace("tv2", "t_v2"), num_classes=10)
+    stages = [f"features.{i + 1}" for i in range(len(NETWORKS[name]["stages"]))]
+    flavour = _torchvision_flavour(name)
+    parity.check(reference, name, _table(name, "torchvision"), stages, flavour=flavour, sizes=sizes)
+
+
+def test_equals_torchvision(torchvision, parity):
+    _check_torchvision(torchvision, parity, "efficientnet_b0", (65,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(n for n in NETWORKS if "lite" not in n))
+def test_every_network_equals_torchvision(torchvision, parity, name):
+    _check_torchvision(torchvision, parity, name, (224, 96, 101))
+
+
+def _check_keras(keras, parity, name, size):
+    reference = getattr(keras.applications, f"EfficientNet{name[-2:].upper()}")(
+        weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
+    )
+    # A stage of one block has no sum at its end.
+    blocks = [stage.blocks for stage in NETWORKS[name]["stages"]]
+    ends = [
+        f"block{i}{chr(ord('a') + n - 1)}_{'add' if n > 1 else 'project_bn'}"
+        for i, n in enumerate(blocks, 1)
+    ]
+    parity.check_keras(reference, name, ends, parity.pictures(size), flavour="tf", scale=255)
+
+
+@pytest.mark.slow  # Keras takes its time to make the network
+@pytest.mark.parametrize("size", [224, 96, 101])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b4"])
+def test_every_network_equals_keras(keras, parity, name, size):
+    _check_keras(keras, parity, name, size)

@@ -16,48 +16,6 @@ FAMILY = "mobilenet"
 _LAYERS = [f"conv_pw_{i}_relu" for i in (1, 3, 5, 11, 13)]
 
 
-def _randomised(reference):
-    """Draws every weight of a Keras model anew; returns them by "layer/variable"."""
-    rng = np.random.default_rng(0)
-    drawn = {}
-    for weight in reference.weights:
-        shape = tuple(weight.shape)
-        if weight.name.endswith("kernel"):
-            depthwise = weight.path.startswith("conv_dw")
-            fan_in = np.prod(shape[:2] if depthwise else shape[:-1])
-            value = rng.normal(size=shape, scale=(1.6 / fan_in) ** 0.5)
-        elif weight.name in ("gamma", "moving_variance"):
-            value = rng.uniform(0.6, 1.4, shape)
-        else:
-            value = rng.normal(size=shape, scale=0.1)
-        drawn[weight.path] = value.astype(np.float32)
-        weight.assign(drawn[weight.path])
-    return drawn
-
-
-def _check_keras(keras, parity, reference, name, layers, x):
-    """Features or logits, and the outputs of the named layers, of our network and of Keras's."""
-    drawn = _randomised(reference)
-    model = models.build(name, 10, flavour="keras", hidden=(), batch_norm=False, dropout=(0.0, 0.0))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(x))
-    shapes = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-    table = rules.table(FAMILY, "keras", name)
-    variables = merge(drawn, table, shapes, source=name)
-    logits, stages, _ = parity.ours(model, variables, x)
-    outputs = [reference.get_layer(layer).output for layer in layers] + [reference.output]
-    whole = keras.Model(reference.input, outputs)
-    # Keras's own arithmetic mixes types and ranks.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        trained, running = (
-            [variable.value for variable in variables]
-            for variables in (whole.trainable_variables, whole.non_trainable_variables)
-        )
-        theirs, _ = jax.jit(whole.stateless_call)(trained, running, x)
-    errors = [parity.worst(a, b) for a, b in zip([*stages, logits], theirs, strict=True)]
-    print(f"{name} keras: worst error {max(errors):.1e}")
-    assert max(errors) <= 1e-4, errors
-
-
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_parameters_as_published(name):
     model = models.build(name, 1000, hidden=(), batch_norm=False)
@@ -67,28 +25,28 @@ def test_parameters_as_published(name):
     assert millions == pytest.approx(MILLIONS[name.rpartition("_")[2]], abs=0.01)
 
 
-def _keras(keras, name, size):
-    return keras.applications.MobileNet(
+def _check_keras(keras, parity, name, size):
+    reference = keras.applications.MobileNet(
         input_shape=(size, size, 3),
         alpha=NETWORKS[name]["multiplier"],
         weights=None,
         classes=10,
         classifier_activation=None,
     )
+    parity.check_keras(reference, name, _LAYERS, parity.pictures(size))
 
 
 # Even and odd maps are padded differently.
 @pytest.mark.parametrize("size", [96, 101])
 def test_equals_keras(keras, parity, size):
-    name = "mobilenet_v1_025"
-    _check_keras(keras, parity, _keras(keras, name, size), name, _LAYERS, parity.pictures(size))
+    _check_keras(keras, parity, "mobilenet_v1_025", size)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [224, 96, 101])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_equals_keras(keras, parity, name, size):
-    _check_keras(keras, parity, _keras(keras, name, size), name, _LAYERS, parity.pictures(size))
+    _check_keras(keras, parity, name, size)
 
 
 def _timm(timm, name):
