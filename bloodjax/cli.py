@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from bloodjax import logs
+from bloodjax import hugepages
 from bloodjax.errors import Stopped, UserError
 
 __all__ = ["flags", "local_path", "run"]
@@ -19,7 +19,7 @@ _OVERRIDE = "--config."
 def run(
     main: Callable[[list[str]], None], *, required: Sequence[str], takes_config: bool = False
 ) -> None:
-    """Parses the flags and calls `main`; ends the process with its status.
+    """Starts the process again with huge pages, parses the flags, calls `main`, and ends.
 
     A `UserError` is printed as one line and ends with status 2, `Stopped` with 128 + signal.
     Anything else is a bug and keeps its traceback.
@@ -46,6 +46,9 @@ def run(
     def quietly(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # orbax tells of every step that it takes
         main(argv[1:])
+
+    hugepages.restart()
+    from bloodjax import logs  # takes a second, which a restart would spend twice
 
     logs.route_warnings()
     try:

@@ -13,7 +13,6 @@ from typing import Any
 import rich.console
 import rich.logging
 import rich.progress
-import tensorboardX
 
 from bloodjax.files import write_whole
 
@@ -75,6 +74,8 @@ class MetricsLog:
         write_whole(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = path.open("a", encoding="utf-8")
         purge = step + 1 if step else None
+        import tensorboardX  # it imports PyTorch where that is installed, which takes a second
+
         self._events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=purge, write_to_disk=True
         )

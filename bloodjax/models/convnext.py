@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import DepthwiseConv, Dropout, PatchConv
+from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv
 
 SIZES = {
     # name: (blocks a stage, channels a stage)
@@ -90,11 +90,11 @@ class Block(nn.Module):
         channels = x.shape[-1]
         y = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")(x)
         y = _layer_norm(self.dtype, "norm")(y)
-        y = nn.Dense(4 * channels, dtype=self.dtype, kernel_init=_INIT, name="expand")(y)
+        y = Dense(4 * channels, self.dtype, _INIT, name="expand")(y)
         y = jax.nn.gelu(y, approximate=False)
         if self.v2:
             y = ResponseNorm(name="response_norm")(y)
-        y = nn.Dense(channels, dtype=self.dtype, kernel_init=_INIT, name="project")(y)
+        y = Dense(channels, self.dtype, _INIT, name="project")(y)
         if not self.v2:
             scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
             y = y * scale.astype(self.dtype)[None, None, None]

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, Dropout, batch_norm, max_pool
+from bloodjax.models.layers import Conv, Dropout, max_pool
+from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
     "densenet_121": {"depths": (6, 12, 24, 16), "growth": 32},
@@ -48,11 +49,10 @@ class Layer(nn.Module):
     ) -> Float[Array, "b h w growth"]:
         """Returns the new channels alone."""
         for i, (size, features) in enumerate(((1, 4 * self.growth), (3, self.growth))):
-            norm = batch_norm(
+            norm = BatchNorm(
                 update_stats,
-                self.axis_name,
-                self.dtype,
-                momentum=0.9,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
                 epsilon=self.epsilon,
                 name=f"norm_{i}",
             )
@@ -101,11 +101,10 @@ class DenseNet(nn.Module):
         rates = [self.drop_path * i / max(layers - 1, 1) for i in range(layers)]
 
         def norm_relu(x, name):
-            norm = batch_norm(
+            norm = BatchNorm(
                 update_stats,
-                self.axis_name,
-                self.dtype,
-                momentum=0.9,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
                 epsilon=self.epsilon,
                 name=name,
             )

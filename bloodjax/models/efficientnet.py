@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, batch_norm
+from bloodjax.models.layers import Conv, DepthwiseConv, Dropout
+from bloodjax.models.norms import BatchNorm
 
 _ACTIVATIONS = {"silu": jax.nn.silu, "relu6": jax.nn.relu6}
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -144,11 +145,10 @@ class Block(nn.Module):
         stage, act = self.stage, _ACTIVATIONS[self.activation]
 
         def norm(y, name):
-            layer = batch_norm(
+            layer = BatchNorm(
                 update_stats,
-                self.axis_name,
-                self.dtype,
-                momentum=0.9,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
                 epsilon=self.norm_epsilon,
                 name=f"{name}_norm",
             )
@@ -252,11 +252,10 @@ class EfficientNet(nn.Module):
 
     def _conv(self, x, features, size, stride, name, update_stats):
         conv = Conv(features, size, stride, self.padding, False, self.dtype, _INIT, name=name)
-        norm = batch_norm(
+        norm = BatchNorm(
             update_stats,
-            self.axis_name,
-            self.dtype,
-            momentum=0.9,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
             epsilon=self.norm_epsilon,
             name=f"{name}_norm",
         )

@@ -11,7 +11,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Dropout, batch_norm
+from bloodjax.models.layers import Dropout
+from bloodjax.models.norms import BatchNorm
 
 FREEZE = ("none", "batchnorm", "backbone")
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
@@ -47,7 +48,7 @@ class Head(nn.Module):
     ) -> Float[Array, "batch classes"]:
         """Returns logits; `train` turns dropout on, `update_stats` the batch's statistics."""
         if self.batch_norm:
-            x = batch_norm(update_stats, self.axis_name, self.dtype, momentum=0.9, name="norm")(x)
+            x = BatchNorm(update_stats, axis_name=self.axis_name, dtype=self.dtype, name="norm")(x)
         x = Dropout(self.dropout[0], axis_name=self.axis_name, name="dropout_in")(x, train)
         for i, size in enumerate(self.hidden):
             x = nn.Dense(size, dtype=self.dtype, name=f"dense_{i}")(x)

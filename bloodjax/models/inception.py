@@ -15,7 +15,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, batch_norm, max_pool
+from bloodjax.models.layers import Conv, max_pool
+from bloodjax.models.norms import BatchNorm
 
 
 class Unit(NamedTuple):
@@ -140,11 +141,10 @@ class ConvNorm(nn.Module):
         x = Conv(
             unit.features, unit.size, unit.stride, unit.padding, dtype=self.dtype, name=unit.name
         )(x)
-        norm = batch_norm(
+        norm = BatchNorm(
             update_stats,
-            self.axis_name,
-            self.dtype,
-            momentum=0.9,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
             epsilon=1e-3,
             use_scale=self.norm_scale,
             name=f"{unit.name}_norm",

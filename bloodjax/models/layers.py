@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from bloodjax.ops.depthwise import depthwise_conv
+from bloodjax.ops.pointwise import pointwise_conv
 
 
 def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[Array, " batch"]:
@@ -139,7 +140,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if rows == columns == 1:
-            x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+            x = pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
             x = lax.conv_general_dilated(
                 x,
@@ -152,6 +153,22 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
             x = x + bias.astype(self.dtype)[None, None, None]
         return x
+
+
+class Dense(nn.Module):
+    """A dense layer over the channels of a map; attributes as in `Conv`."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... features"]:
+        """Multiplies by the kernel and adds the bias."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return pointwise_conv(x, kernel) + bias[(None,) * (x.ndim - 1)]
 
 
 class DepthwiseConv(nn.Module):
@@ -184,15 +201,3 @@ def max_pool(
     """The largest value in each window; what pads is below every value."""
     padding = pads(padding, x.shape[1:3], size, stride)
     return nn.max_pool(x, (size, size), (stride, stride), padding)
-
-
-def batch_norm(train: bool, axis_name: str | None, dtype: DTypeLike, **settings) -> nn.BatchNorm:
-    """Flax's BatchNorm over the global batch, under jit and under pmap alike.
-
-    Args:
-      train: use and update the batch's statistics; otherwise the running ones stay as they are.
-      axis_name: pmap's axis, or None under jit.
-      dtype: the output's; statistics are float32.
-      **settings: `momentum`, `epsilon`, `name` and the like.
-    """
-    return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, dtype=dtype, **settings)

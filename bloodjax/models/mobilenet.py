@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, DepthwiseConv, batch_norm
+from bloodjax.models.layers import Conv, DepthwiseConv
+from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
     f"mobilenet_v1_{percent:03d}": {"multiplier": percent / 100} for percent in (100, 75, 50, 25)
@@ -60,11 +61,10 @@ class Block(nn.Module):
         )
         pointwise = Conv(self.features, 1, dtype=self.dtype, name="pointwise")
         for conv in (depthwise, pointwise):
-            norm = batch_norm(
+            norm = BatchNorm(
                 update_stats,
-                self.axis_name,
-                self.dtype,
-                momentum=0.9,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
                 epsilon=self.epsilon,
                 name=f"{conv.name}_norm",
             )
@@ -114,11 +114,10 @@ class MobileNet(nn.Module):
         x = Conv(int(32 * self.multiplier), 3, 2, self.stem_padding, dtype=self.dtype, name="stem")(
             x
         )
-        x = batch_norm(
+        x = BatchNorm(
             update_stats,
-            self.axis_name,
-            self.dtype,
-            momentum=0.9,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
             epsilon=self.epsilon,
             name="stem_norm",
         )(x)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, Dropout, batch_norm, max_pool
+from bloodjax.models.layers import Conv, Dropout, max_pool
+from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
     "resnet_18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -76,11 +77,10 @@ class Block(nn.Module):
                 dtype=self.dtype,
                 name=conv_name,
             )
-            norm = batch_norm(
+            norm = BatchNorm(
                 update_stats,
-                self.axis_name,
-                self.dtype,
-                momentum=0.9,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
                 epsilon=self.epsilon,
                 name=norm_name,
             )
@@ -142,11 +142,10 @@ class ResNet(nn.Module):
         x = Conv(
             self.widths[0], 7, stride=2, use_bias=self.use_bias, dtype=self.dtype, name="stem"
         )(x)
-        x = batch_norm(
+        x = BatchNorm(
             update_stats,
-            self.axis_name,
-            self.dtype,
-            momentum=0.9,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
             epsilon=self.epsilon,
             name="stem_norm",
         )(x)

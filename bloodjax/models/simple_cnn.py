@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Dropout, batch_norm
+from bloodjax.models.layers import Dropout
+from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {"simple_cnn": {}}
 FLAVOURS = {"bloodjax": {}}
@@ -62,8 +63,8 @@ class SimpleCNN(nn.Module):
                     kernel_init=nn.initializers.he_normal(),
                     name=name,
                 )(x)
-                norm = batch_norm(
-                    update_stats, self.axis_name, self.dtype, momentum=0.9, name=f"{name}_norm"
+                norm = BatchNorm(
+                    update_stats, axis_name=self.axis_name, dtype=self.dtype, name=f"{name}_norm"
                 )
                 x = jax.nn.relu(norm(x))
             self.sow("intermediates", f"stage_{stage}", x)

@@ -14,7 +14,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, batch_norm, max_pool
+from bloodjax.models.layers import Conv, max_pool
+from bloodjax.models.norms import BatchNorm
 
 # Convolutions in each of the five stages, by the number of layers with weights.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -100,11 +101,10 @@ class VGG(nn.Module):
                 name = f"stage_{stage}_conv_{i}"
                 x = Conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
                 if self.norm:
-                    x = batch_norm(
+                    x = BatchNorm(
                         update_stats,
-                        self.axis_name,
-                        self.dtype,
-                        momentum=0.9,
+                        axis_name=self.axis_name,
+                        dtype=self.dtype,
                         epsilon=1e-5,
                         name=f"{name}_norm",
                     )(x)

@@ -29,12 +29,16 @@ def fetch(repository: str, file: str, revision: str | None) -> pathlib.Path:
         )
     except Exception:  # see below; the network decides
         pass
+    address = huggingface_hub.hf_hub_url(repository, file, revision=revision)
+    # The error below says it all; the library's warnings are of its retries.
+    huggingface_hub.utils.logging.set_verbosity_error()
     try:
+        # Asked for once, which says at once that there is no network; the download asks on and on.
+        huggingface_hub.get_hf_file_metadata(address)
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
     except Exception as error:
         # The library lets its HTTP client's exceptions through, and which client that is changes
         # from version to version: there is no narrower class of "could not be had".
-        address = huggingface_hub.hf_hub_url(repository, file, revision=revision)
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(
             f"hf:{repository}: {file} could not be downloaded ({reason}): fetch {address} where "

@@ -71,7 +71,8 @@ def locate(source: str) -> pathlib.Path:
     """The file of a source; one on the Hub is downloaded unless it is cached.
 
     Raises:
-      UserError: the source is malformed, or its file is not to be had.
+      UserError: the source is malformed, or its file is not to be had; a web address among them,
+        which a user fetches.
     """
     if source.startswith("hf:"):
         match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([^:]+))?", source)
@@ -80,6 +81,11 @@ def locate(source: str) -> pathlib.Path:
         return hub.fetch(match[1], match[3] or _HUB_FILE, match[2])
     if source.startswith("package:"):
         return _in_package(source.removeprefix("package:"))
+    if source.startswith(("https://", "http://")):
+        raise UserError(
+            f"{source}: nothing is downloaded from there: fetch it, and pass it with "
+            "--config.model.weights=FILE"
+        )
     path = pathlib.Path(source).expanduser()
     if not source or not path.is_file():
         raise UserError(

@@ -3,10 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from bloodjax import sharding
-from bloodjax.models.layers import DepthwiseConv, Dropout, PatchConv, batch_norm, example_keys
+from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, example_keys
 from bloodjax.ops.depthwise import depthwise_conv
 
 
@@ -97,28 +96,10 @@ def test_example_keys_differ_and_do_not_depend_on_the_devices():
     np.testing.assert_array_equal(shares.reshape(whole.shape), whole)
 
 
-def test_batch_norm_is_over_the_global_batch():
-    x = jnp.asarray(np.random.default_rng(6).normal(2.0, 3.0, size=(16, 4)), jnp.float32)
-    layer = batch_norm(True, None, jnp.float32, momentum=0.9)
-    variables = layer.init(jax.random.key(0), x)
-    expected, updated = layer.apply(variables, x, mutable=["batch_stats"])
-    np.testing.assert_allclose(expected, (x - x.mean(0)[None]) / x.std(0)[None], atol=1e-4)
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * x.mean(0), rtol=1e-5)
-
-    def on_one_device(x):
-        layer = batch_norm(True, "data", jnp.float32, momentum=0.9)
-        out, updated = layer.apply(variables, x, mutable=["batch_stats"])
-        return out, lax.pmean(updated["batch_stats"]["var"], "data")
-
-    out, var = jax.pmap(on_one_device, axis_name="data")(x.reshape(8, 2, 4))
-    np.testing.assert_allclose(out.reshape(16, 4), expected, atol=1e-5)
-    np.testing.assert_allclose(var[0], updated["batch_stats"]["var"], rtol=1e-5)
-
-
-def test_batch_norm_in_inference_uses_the_running_statistics():
-    x = jnp.full((4, 2), 3.0)
-    layer = batch_norm(False, None, jnp.float32)
-    variables = layer.init(jax.random.key(0), x)
-    out, updated = layer.apply(variables, x, mutable=["batch_stats"])
-    np.testing.assert_allclose(out, x, rtol=1e-4)  # mean 0 and variance 1 so far
-    np.testing.assert_array_equal(updated["batch_stats"]["mean"], jnp.zeros(2))
+def test_dense_is_flaxs():
+    x = jnp.asarray(np.random.default_rng(7).normal(size=(2, 3, 3, 5)), jnp.float32)
+    expected = nn.Dense(4, bias_init=nn.initializers.normal())
+    variables = expected.init(jax.random.key(0), x)
+    np.testing.assert_allclose(Dense(4).apply(variables, x), expected.apply(variables, x), 1e-5)
+    shapes = jax.eval_shape(Dense(4).init, jax.random.key(0), x)
+    assert jax.tree.structure(shapes) == jax.tree.structure(variables)

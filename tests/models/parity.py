@@ -1,8 +1,6 @@
 """How a network is held against a reference in PyTorch or Keras, on random weights."""
 
 import contextlib
-import functools
-import re
 
 import flax
 import jax
@@ -13,95 +11,18 @@ from bloodjax import models
 from bloodjax.pretrained import rules
 from bloodjax.pretrained.merge import flatten, merge
 
+from . import keras_reference, torch_reference
+from .draws import pictures
+
 # Of the reference's largest value, in each stage and in the logits.
 BOUND = 1e-4
 # (whether BatchNorm uses the batch's statistics, the type computed in). Each norm over the few
 # values of a small batch enlarges what rounding has left: in float32 PyTorch itself is 6e-4 from
 # its float64 in ResNet-101's last stage. So that mode is float64 on both sides.
 MODES = ((False, "float32"), (True, "float64"))
-
-
 # For gradients of deep networks with kinks: an activation within rounding of one passes its
 # gradient in one computation and not in the next.
 DOUBLE = ((False, "float64"), (True, "float64"))
-
-
-# Squeeze-and-excitation's layers, as timm, torchvision and Keras call them.
-_EXCITATION = re.compile(r"\.se\.|\.block\.\d+\.fc\d|se_reduce|se_expand")
-
-
-def _scale(name, fan_in):
-    """A kernel's standard deviation.
-
-    What signals are multiplied by stays near 1/2: products of products would enlarge rounding.
-    """
-    return (2.0 / fan_in) ** 0.5 * (0.1 if _EXCITATION.search(name) else 1.0)
-
-
-def randomised(model, seed=0):
-    """A torch model with every tensor drawn anew, so that no zero or one hides a mistake."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if not tensor.is_floating_point():
-                continue
-            if name.endswith("running_var"):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-            elif tensor.ndim > 1:
-                scale = _scale(name, tensor[0].numel())
-                tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
-            elif name.endswith(("weight", "gamma")):
-                tensor.copy_(0.7 + 0.6 * torch.rand(tensor.shape, generator=generator))
-            else:
-                tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
-    return model
-
-
-def _keras_randomised(layer, rng):
-    """Draws a Keras layer's weights anew."""
-    if type(layer).__name__ == "Normalization":
-        return  # of the pictures
-    for weight in layer.weights:
-        shape, kind = tuple(weight.shape), weight.name
-        if kind == "kernel":
-            depthwise = type(layer).__name__ == "DepthwiseConv2D"
-            fan_in = np.prod(shape[: 2 if depthwise else -1])
-            weight.assign(_scale(layer.name, fan_in) * rng.standard_normal(shape))
-        elif kind in ("gamma", "moving_variance") or type(layer).__name__ == "LayerScale":
-            weight.assign(rng.uniform(0.7, 1.3, shape))
-        else:
-            weight.assign(rng.normal(0.0, 0.1, shape))
-
-
-def _keras_apply(model, x, training):
-    """A Keras model's outputs, and its other state after them."""
-    apply = jax.jit(functools.partial(model.stateless_call, training=training))
-    variables = (model.trainable_variables, model.non_trainable_variables)
-    return apply(*([variable.value for variable in each] for each in variables), x)
-
-
-def keras_prepared(model, size, scale):
-    """Draws every weight of a Keras model anew; returns them by `layer/variable`."""
-    rng = np.random.default_rng(0)
-    # ConvNeXt's layers are partly in models of their own.
-    layers = [inner for outer in model.layers for inner in getattr(outer, "layers", [outer])]
-    norms = [layer for layer in layers if type(layer).__name__ == "BatchNormalization"]
-    for layer in layers:
-        _keras_randomised(layer, rng)
-    if norms:  # as `calibrated` does
-        for norm in norms:
-            norm.momentum = 0.0
-        _, state = _keras_apply(model, pictures(size, batch=8) * scale, training=True)
-        for variable, value in zip(model.non_trainable_variables, state, strict=True):
-            variable.assign(value)
-        for norm in norms:
-            mean, variance = np.asarray(norm.moving_mean), np.asarray(norm.moving_variance)
-            about = rng.uniform(-0.3, 0.3, (2, *mean.shape))
-            norm.moving_mean.assign(mean + about[0] * variance**0.5)
-            norm.moving_variance.assign(variance * (1 + about[1]))
-    return {f"{layer.name}/{w.name}": np.asarray(w) for layer in layers for w in layer.weights}
 
 
 def worst(ours, theirs):
@@ -109,19 +30,6 @@ def worst(ours, theirs):
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
-
-
-def pictures(size, batch=2):
-    """Normalised random NHWC pictures, each with a tint of its own, the same at every size.
-
-    Noise alone is the same in every picture once it is averaged, as features are.
-    """
-
-    def picture(i):
-        rng = np.random.default_rng(i)
-        return rng.normal(size=3) + rng.normal(size=(size, size, 3))
-
-    return np.stack([picture(i) for i in range(batch)]).astype(np.float32)
 
 
 def ours(model, variables, x, train=False):
@@ -153,81 +61,6 @@ def _compared(found, expected):
     assert worst(logits[:1], logits[1:2]) > 1e-2
     pairs = zip([*found[1], found[0]], [*expected[1], logits], strict=True)
     return [worst(a, b) for a, b in pairs]
-
-
-def _norms(model):
-    import torch
-
-    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-
-
-def comparable(model):
-    """A torch model with random weights that trains as ours does in these tests.
-
-    It drops nothing. Its running averages take in a tenth, and of the variance the biased one, as
-    ours do; PyTorch's is n / (n - 1) of that.
-    """
-
-    def bias(norm, inputs, _):
-        if norm.training:
-            x = inputs[0].detach()
-            excess = x.var((0, 2, 3)) / (x.numel() / x.shape[1])
-            # A new tensor: the backward pass wants the old one as it is.
-            norm.running_var = norm.running_var - norm.momentum * excess
-
-    for module in model.modules():
-        if type(module).__name__ in ("Dropout", "StochasticDepth"):
-            module.p = 0.0
-    for norm in _norms(model):
-        norm.momentum = 0.1
-        norm.register_forward_hook(bias)
-    return randomised(model)
-
-
-def calibrated(model):
-    """The same model with running statistics near those of pictures.
-
-    So signals neither die out in a deep network, nor explode.
-    """
-    import torch
-
-    norms, generator = _norms(model), torch.Generator().manual_seed(3)
-    model.eval()
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
-    if norms:
-        with torch.no_grad():
-            model(torch.tensor(pictures(224, batch=4)).permute(0, 3, 1, 2))
-    for norm in norms:
-        norm.momentum = 0.1
-        about = 0.6 * torch.rand((2, norm.num_features), generator=generator) - 0.3
-        norm.running_mean = norm.running_mean + about[0] * norm.running_var.sqrt()
-        norm.running_var = norm.running_var * (1 + about[1])
-    return model
-
-
-def torch_stages(model, x, modules, train=False):
-    """A torch model's logits, and the outputs of the named modules as NHWC maps."""
-    import torch
-
-    kept, hooks = {}, []
-    for name in modules:
-        hooks.append(
-            model.get_submodule(name).register_forward_hook(
-                lambda _, __, out, name=name: kept.__setitem__(name, out)
-            )
-        )
-    model.train(train)
-    with torch.no_grad():
-        logits = model(torch.tensor(x).permute(0, 3, 1, 2))
-    for hook in hooks:
-        hook.remove()
-    return logits.numpy(), [kept[name].permute(0, 2, 3, 1).numpy() for name in modules]
-
-
-def _running(model):
-    return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k}
 
 
 @contextlib.contextmanager
@@ -268,7 +101,7 @@ class Parity:
 
     worst = staticmethod(worst)
     pictures = staticmethod(pictures)
-    randomised = staticmethod(randomised)
+    randomised = staticmethod(torch_reference.randomised)
 
     def __init__(self, record):
         self._record = record
@@ -313,22 +146,22 @@ class Parity:
         """
         import torch
 
-        reference = calibrated(comparable(torch_model))
+        reference = torch_reference.calibrated(torch_reference.comparable(torch_model))
         model, variables = self.from_torch(reference, name, table, flavour)
-        before, errors = _running(reference), []
+        before, errors = torch_reference.running(reference), []
         for train, dtype in modes if variables["batch_stats"] else modes[:1]:
             reference = reference.to(getattr(torch, dtype))
             with _computing(model, variables, dtype) as (network, held):
                 for size in sizes:
                     x = pictures(size).astype(dtype)
-                    theirs = torch_stages(reference, x, modules, train)
+                    theirs = torch_reference.stages(reference, x, modules, train)
                     *found, updated = ours(network, held, x, train)
                     errors += _compared(found, theirs)
                     if train:
-                        tensors = {k: v.numpy() for k, v in _running(reference).items()}
-                        expected = merge(tensors, table, {"batch_stats": updated}, source=name)[
-                            "batch_stats"
-                        ]
+                        after = torch_reference.running(reference)
+                        tensors = {name: tensor.numpy() for name, tensor in after.items()}
+                        shapes = {"batch_stats": updated}
+                        expected = merge(tensors, table, shapes, source=name)["batch_stats"]
                         found, expected = flatten(updated), flatten(expected)
                         errors += [worst(found[path], expected[path]) for path in expected]
                         reference.load_state_dict(before, strict=False)
@@ -358,10 +191,12 @@ class Parity:
         ]
         # Keras computes by JAX here, and leans on promotion.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            tensors = keras_prepared(keras_model, x.shape[1], scale)
+            tensors = keras_reference.prepared(keras_model, x.shape[1], scale)
             whole = keras.Model(keras_model.inputs, [*outputs, keras_model.output])
             x_theirs = x[..., ::-1] if bgr else x * scale
-            *stages, logits = jax.device_get(_keras_apply(whole, x_theirs, training=False)[0])
+            *stages, logits = jax.device_get(
+                keras_reference.apply(whole, x_theirs, training=False)[0]
+            )
         table = rules.table(models.registry.family(name), "keras", name)
         found = ours(model, merge(tensors, table, shapes, source=name), x)[:2]
         self._settle(name, "keras", x.shape[1:2], _compared(found, (logits, stages)))
@@ -374,7 +209,7 @@ class Parity:
         """
         import torch
 
-        reference = comparable(torch_model)
+        reference = torch_reference.comparable(torch_model)
         model, variables = self.from_torch(reference, name, table, flavour)
         labels, totals = np.array([1, 7, 3, 1], np.int32), []
         for train, dtype in modes if variables["batch_stats"] else modes[:1]:

@@ -26,6 +26,7 @@ def calls(monkeypatch, tmp_path):
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda address: None)
     return calls
 
 
@@ -69,3 +70,17 @@ def test_offline_the_library_itself_fails_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"hf:timm/a: model\.safetensors could not be downloaded"):
         hub.fetch("timm/a", "model.safetensors", None)
+
+
+def test_what_cannot_be_reached_is_asked_for_once(calls, monkeypatch):
+    asked = []
+
+    def unreachable(address):
+        asked.append(address)
+        raise ConnectionError("Name or service not known")
+
+    calls.cached = False
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
+    with pytest.raises(UserError, match=r"could not be downloaded \(Name or service not known\)"):
+        hub.fetch("timm/a", "model.safetensors", None)
+    assert len(asked) == len(calls) == 1  # of the calls, the one to the cache

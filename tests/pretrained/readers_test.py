@@ -88,6 +88,11 @@ def test_malformed_hub_sources_are_named(source):
         readers.locate(source)
 
 
+def test_a_web_address_is_left_to_the_user():
+    with pytest.raises(UserError, match=r"https://a/b\.h5: nothing is downloaded .*weights=FILE"):
+        readers.locate("https://a/b.h5")
+
+
 def _install(site, monkeypatch, *files):
     """A package, on the import path, that may not be imported."""
     content = {"weigher/__init__.py": b"raise AssertionError('imported')"}

@@ -1,0 +1,53 @@
+"""A Keras network with random weights."""
+
+import functools
+
+import jax
+import numpy as np
+
+from .draws import kernel_std, pictures
+
+
+def _randomise(layer, rng):
+    """Draws a Keras layer's weights anew."""
+    if type(layer).__name__ == "Normalization":
+        return  # of the pictures
+    for weight in layer.weights:
+        shape, kind = tuple(weight.shape), weight.name
+        if kind == "kernel":
+            depthwise = type(layer).__name__ == "DepthwiseConv2D"
+            fan_in = np.prod(shape[: 2 if depthwise else -1])
+            weight.assign(kernel_std(layer.name, fan_in) * rng.standard_normal(shape))
+        elif kind in ("gamma", "moving_variance") or type(layer).__name__ == "LayerScale":
+            weight.assign(rng.uniform(0.7, 1.3, shape))
+        else:
+            weight.assign(rng.normal(0.0, 0.1, shape))
+
+
+def apply(model, x, training):
+    """A Keras model's outputs, and its other state after them."""
+    call = jax.jit(functools.partial(model.stateless_call, training=training))
+    variables = (model.trainable_variables, model.non_trainable_variables)
+    return call(*([variable.value for variable in each] for each in variables), x)
+
+
+def prepared(model, size, scale):
+    """Draws every weight of a Keras model anew; returns them by `layer/variable`."""
+    rng = np.random.default_rng(0)
+    # ConvNeXt's layers are partly in models of their own.
+    layers = [inner for outer in model.layers for inner in getattr(outer, "layers", [outer])]
+    norms = [layer for layer in layers if type(layer).__name__ == "BatchNormalization"]
+    for layer in layers:
+        _randomise(layer, rng)
+    if norms:  # as `parity.calibrated` does
+        for norm in norms:
+            norm.momentum = 0.0
+        _, state = apply(model, pictures(size, batch=8) * scale, training=True)
+        for variable, value in zip(model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+        for norm in norms:
+            mean, variance = np.asarray(norm.moving_mean), np.asarray(norm.moving_variance)
+            about = rng.uniform(-0.3, 0.3, (2, *mean.shape))
+            norm.moving_mean.assign(mean + about[0] * variance**0.5)
+            norm.moving_variance.assign(variance * (1 + about[1]))
+    return {f"{layer.name}/{w.name}": np.asarray(w) for layer in layers for w in layer.weights}

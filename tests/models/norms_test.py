@@ -1,0 +1,83 @@
+"""Tests of bloodjax/models/norms.py, against Flax's BatchNorm."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from bloodjax.models.norms import BatchNorm
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jnp.asarray(np.random.default_rng(6).normal(2.0, 3.0, (16, 5, 3, 4)), jnp.float32)
+
+
+def variables_of(layer, x):
+    """Drawn, with nothing left at 0 or 1."""
+    variables = layer.init(jax.random.key(0), x)
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(1)
+    drawn = [jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype) for leaf in leaves]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def results(layer, variables, x):
+    """The output, the updated statistics, and gradients that no sum over the batch settles."""
+
+    def loss(params, x):
+        out, updated = layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(out)), (out, updated["batch_stats"])
+
+    gradients, seen = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+    return seen, gradients
+
+
+@pytest.mark.parametrize("update", [True, False])
+@pytest.mark.parametrize("use_scale", [True, False])
+def test_equals_flaxs(x, update, use_scale):
+    settings = {"epsilon": 1e-3, "use_scale": use_scale}
+    theirs = nn.BatchNorm(use_running_average=not update, momentum=0.9, **settings)
+    ours = BatchNorm(update, **settings)
+    variables = variables_of(theirs, x)
+    assert jax.tree.structure(variables_of(ours, x)) == jax.tree.structure(variables)
+    found, expected = results(ours, variables, x), results(theirs, variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4), found, expected)
+
+
+def test_is_over_the_global_batch(x):
+    layer = BatchNorm(True)
+    variables = variables_of(layer, x)
+    expected, updated = layer.apply(variables, x, mutable=["batch_stats"])
+
+    def on_one_device(x):
+        layer = BatchNorm(True, axis_name="data")
+        out, updated = layer.apply(variables, x, mutable=["batch_stats"])
+        return out, lax.pmean(updated["batch_stats"]["var"], "data")
+
+    out, var = jax.pmap(on_one_device, axis_name="data")(x.reshape(8, 2, *x.shape[1:]))
+    np.testing.assert_allclose(out.reshape(x.shape), expected, atol=1e-5)
+    np.testing.assert_allclose(var[0], updated["batch_stats"]["var"], rtol=1e-5)
+
+
+def test_what_it_starts_with_leaves_pictures_as_they_are(x):
+    layer = BatchNorm(False)
+    variables = layer.init(jax.random.key(0), x)
+    out, updated = layer.apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(out, x, rtol=1e-4)  # mean 0 and variance 1 so far
+    np.testing.assert_array_equal(updated["batch_stats"]["mean"], jnp.zeros(4))
+    # Nor does drawing the variables take the blank picture into the statistics.
+    drawn = BatchNorm(True).init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, drawn, variables)
+
+
+def test_a_batch_in_bfloat16_has_float32_statistics(x):
+    layer = BatchNorm(True, dtype=jnp.bfloat16)
+    out, updated = layer.apply(
+        layer.init(jax.random.key(0), x), x.astype(jnp.bfloat16), mutable=["batch_stats"]
+    )
+    assert out.dtype == jnp.bfloat16
+    assert updated["batch_stats"]["var"].dtype == jnp.float32
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-2)
