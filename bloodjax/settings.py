@@ -144,8 +144,12 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
             raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
-    if whole.model.name not in models.names():
-        models.build(whole.model.name, 2)  # raises with the nearest name
+    smallest = models.smallest(whole.model.name)  # raises with the nearest name
+    if whole.data.image_size < smallest:
+        raise UserError(
+            f"config.data.image_size is {whole.data.image_size}, expected at least {smallest} for "
+            f"{whole.model.name}"
+        )
     return ml_collections.FrozenConfigDict(whole)
 
 

@@ -80,7 +80,7 @@ def _renamed(path):
     [
         (_truncated, ".safetensors", "truncated or not a safetensors file"),
         (_pickled, ".pth", "expected"),
-        (_renamed, ".safetensors", "2 unexpected (params/head/other, params/head/logits/kernel)"),
+        (_renamed, ".safetensors", "2 unexpected (params/head/logits/kernel, params/head/other)"),
     ],
 )
 def test_damaged_weights_are_one_line(command, weights, tmp_path, damage, suffix, expected):

@@ -246,3 +246,10 @@ def test_what_a_run_filled_in_is_no_difference():
     assert (filled.model.source.licence, filled.model.name) == ("mit", config.model.name)
     assert not settings.differences(filled, config)
     assert settings.differences(filled, settings.check({"seed": 1})) == ["seed: 0 -> 1"]
+
+
+def test_pictures_too_small_for_the_network_are_named(make_config):
+    make_config(**{"model.name": "inception_v3", "data.image_size": 75})
+    message = r"config\.data\.image_size is 74, expected at least 75 for inception_v3"
+    with pytest.raises(UserError, match=message):
+        make_config(**{"model.name": "inception_v3", "data.image_size": 74})

@@ -36,6 +36,8 @@ NETWORKS = {
     for size, (depths, widths) in SIZES.items()
     if size != unpublished
 }
+# Pixels a side that leave every map at least one.
+SMALLEST = 32
 # What differs between the sources of weights.
 FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {}}
 

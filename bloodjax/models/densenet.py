@@ -22,6 +22,8 @@ NETWORKS = {
     "densenet_169": {"depths": (6, 12, 32, 32), "growth": 32},
     "densenet_201": {"depths": (6, 12, 48, 32), "growth": 32},
 }
+# Pixels a side that leave every map at least one.
+SMALLEST = 32
 # What differs between the sources of weights.
 FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {"epsilon": 1.001e-5}}
 

@@ -103,6 +103,8 @@ NETWORKS = (
     | {f"efficientnet_lite{i}": _scaled(*scale, lite=True) for i, scale in enumerate(_SCALES[:5])}
     | {f"efficientnetv2_{size}": _v2(sizes) for size, sizes in _V2.items()}
 )
+# Pixels a side that leave every map at least one.
+SMALLEST = 32
 # "tf" is Google's own training, which timm's tf_efficientnet_* and Keras's applications carry on.
 FLAVOURS = {
     "tf": {"padding": "same", "norm_epsilon": 1e-3},

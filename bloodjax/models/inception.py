@@ -111,6 +111,8 @@ BLOCKS = {
 _STAGES = {"mixed_5d": 2, "mixed_6e": 3, "mixed_7c": 4}
 
 NETWORKS = {"inception_v3": {}}
+# Pixels a side that leave every map at least one.
+SMALLEST = 75
 # What differs between the sources of weights.
 FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {"count_padding": False, "norm_scale": False}}
 

@@ -16,6 +16,8 @@ from bloodjax.models.norms import BatchNorm
 NETWORKS = {
     f"mobilenet_v1_{percent:03d}": {"multiplier": percent / 100} for percent in (100, 75, 50, 25)
 }
+# Pixels a side that leave every map at least one.
+SMALLEST = 32
 # What differs between the sources of weights.
 FLAVOURS = {
     "keras": {},

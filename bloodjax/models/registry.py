@@ -22,8 +22,8 @@ from bloodjax.models import (
 )
 from bloodjax.models.head import Head, Network
 
-# Each family's module defines NETWORKS, the attributes of each network by name, and FLAVOURS, what
-# each source's weights change of them; the first flavour is the default.
+# Each family's module defines NETWORKS, the attributes of each network by name; FLAVOURS, what each
+# source's weights change of them, the first being the default; and SMALLEST, in pixels a side.
 _FAMILIES = (
     (mobilenet, mobilenet.MobileNet),
     (inception, inception.InceptionV3),
@@ -59,6 +59,12 @@ def flavours(name: str) -> tuple[str, ...]:
     """The flavours that a network comes in, the default first."""
     family(name)
     return tuple(_FAMILY[name][0].FLAVOURS)
+
+
+def smallest(name: str) -> int:
+    """Pixels a side of the smallest pictures that a network can take."""
+    family(name)
+    return _FAMILY[name][0].SMALLEST
 
 
 def build(

@@ -25,6 +25,8 @@ NETWORKS = {
     "resnet_101": {"depths": (3, 4, 23, 3), "bottleneck": True},
     "resnet_152": {"depths": (3, 8, 36, 3), "bottleneck": True},
 }
+# Pixels a side that leave every map at least one.
+SMALLEST = 32
 # What differs between the sources of weights. Keras pads with zeros before its max pooling; behind
 # a ReLU that is what padding below every value gives.
 FLAVOURS = {

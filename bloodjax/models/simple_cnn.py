@@ -18,6 +18,8 @@ from bloodjax.models.layers import Dropout
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {"simple_cnn": {}}
+# Pixels a side that leave every map at least one.
+SMALLEST = 16
 FLAVOURS = {"bloodjax": {}}
 
 

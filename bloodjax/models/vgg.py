@@ -25,6 +25,8 @@ NETWORKS = {
     for layers, depths in DEPTHS.items()
     for norm in (False, True)
 }
+# Pixels a side that leave every map at least one.
+SMALLEST = 32
 # What differs between the sources of weights.
 FLAVOURS = {"torchvision": {}, "timm": {"sliding": True}, "keras": {}}
 

@@ -99,5 +99,6 @@ def _transformed(tensor: np.ndarray, transform: str) -> np.ndarray | None:
 def _list(kind: str, found: list[str]) -> str:
     if not found:
         return ""
+    found = sorted(found)  # a file's own order is no one's concern, and may change
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return f"{len(found)} {kind} ({', '.join(found[:_NAMED])}{more})"

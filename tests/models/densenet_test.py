@@ -10,6 +10,8 @@ from bloodjax.models.densenet import NETWORKS, DenseNet
 from bloodjax.pretrained.merge import merge
 from bloodjax.pretrained.rules.densenet import RULES
 
+from .parity import MODES, RUNNING
+
 # Millions of parameters with a classifier of 1000 classes, as torchvision publishes them.
 MILLIONS = {
     "densenet_121": 7.979,
@@ -55,7 +57,8 @@ def test_every_network_equals_its_source(source, name, parity, request):
     library = request.getfixturevalue(source)
     create = library.create_model if source == "timm" else library.models.get_model
     reference = create(name.replace("_", ""), num_classes=10)
-    parity.check(reference, name, RULES[source], STAGES, flavour=source)
+    modes = MODES if source == "timm" else RUNNING
+    parity.check(reference, name, RULES[source], STAGES, flavour=source, modes=modes)
 
 
 def check_keras(keras, parity, name, size):

@@ -5,8 +5,9 @@ import pytest
 from bloodjax import models
 from bloodjax.models.efficientnet import NETWORKS
 from bloodjax.pretrained import rules
+from bloodjax.pretrained.catalogue import DEFAULTS
 
-from .parity import DOUBLE
+from .parity import DOUBLE, RUNNING
 
 # Millions of parameters with 1000 classes, as the papers and timm publish them.
 MILLIONS = {"b0": 5.29, "b1": 7.79, "b2": 9.11, "b3": 12.23, "b4": 19.34, "b5": 30.39}
@@ -58,9 +59,9 @@ def test_the_lite_gradients_equal_timm(timm, parity):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flavour", ["tf", "timm"])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_every_network_equals_timm(timm, parity, name, flavour):
+def test_every_network_equals_timm(timm, parity, name):
+    flavour = DEFAULTS[name].flavour
     reference = _timm_reference(timm, name, flavour)
     stages = [f"blocks.{i}" for i in range(len(NETWORKS[name]["stages"]))]
     parity.check(reference, name, _table(name, "timm"), stages, flavour=flavour)
@@ -75,7 +76,8 @@ def _check_torchvision(torchvision, parity, name, sizes):
     reference = torchvision.models.get_model(name.replace("tv2", "t_v2"), num_classes=10)
     stages = [f"features.{i + 1}" for i in range(len(NETWORKS[name]["stages"]))]
     flavour = _torchvision_flavour(name)
-    parity.check(reference, name, _table(name, "torchvision"), stages, flavour=flavour, sizes=sizes)
+    settings = {"flavour": flavour, "sizes": sizes, "modes": RUNNING}
+    parity.check(reference, name, _table(name, "torchvision"), stages, **settings)
 
 
 def test_equals_torchvision(torchvision, parity):

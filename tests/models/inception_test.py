@@ -8,6 +8,8 @@ from bloodjax.models.inception import NETWORKS
 from bloodjax.pretrained import rules
 from bloodjax.pretrained.merge import merge
 
+from .parity import RUNNING
+
 FAMILY = "inception"
 NAME = "inception_v3"
 
@@ -37,7 +39,7 @@ def _check_torchvision(torchvision, parity, sizes):
     )
     assert any(name.startswith("AuxLogits") for name in reference.state_dict())
     table = rules.table(FAMILY, "torchvision", NAME)
-    settings = {"flavour": "torchvision", "sizes": sizes, "modes": ((False, "float32"),)}
+    settings = {"flavour": "torchvision", "sizes": sizes, "modes": RUNNING}
     parity.check(reference, NAME, table, _STAGES, **settings)
 
 

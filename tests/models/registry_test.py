@@ -84,6 +84,28 @@ def test_stages_are_the_maps_of_each_resolution(name, sides, channels):
     assert [m.shape for m in maps] == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext_atto",
+        "densenet_121",
+        "efficientnet_b0",
+        "inception_v3",
+        "mobilenet_v1_025",
+        "resnet_18",
+        "simple_cnn",
+        "vgg_11",
+    ],
+)
+def test_the_smallest_pictures_leave_something_of_every_map(name):
+    size = models.smallest(name)
+    model = models.linear(name, 3)
+    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    maps = jax.eval_shape(functools.partial(models.stages, model), variables, x)
+    assert all(side >= 1 for m in maps for side in m.shape)
+
+
 def test_stages_lead_to_the_features():
     model, variables = models.create_model("convnext_atto", 3)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)

@@ -11,7 +11,7 @@ from bloodjax.models.resnet import NETWORKS, ResNet
 from bloodjax.pretrained.merge import merge
 from bloodjax.pretrained.rules.resnet import RULES
 
-from .parity import DOUBLE
+from .parity import DOUBLE, MODES, RUNNING
 
 # Millions of parameters with a classifier of 1000 classes, as torchvision publishes them.
 MILLIONS = {
@@ -49,7 +49,8 @@ def test_every_network_equals_its_source(source, name, parity, request):
     library = request.getfixturevalue(source)
     create = library.create_model if source == "timm" else library.models.get_model
     reference = create(name.replace("_", ""), num_classes=10)
-    parity.check(reference, name, RULES[source], STAGES, flavour=source)
+    modes = MODES if source == "timm" else RUNNING
+    parity.check(reference, name, RULES[source], STAGES, flavour=source, modes=modes)
 
 
 def check_keras(keras, parity, name, size):

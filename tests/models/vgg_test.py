@@ -7,6 +7,8 @@ from bloodjax import models
 from bloodjax.models.vgg import NETWORKS, adaptive_avg_pool
 from bloodjax.pretrained import rules
 
+from .parity import RUNNING
+
 # Millions of parameters with 1000 classes, as torchvision publishes them.
 MILLIONS = {"vgg_11": 132.86, "vgg_13": 133.05, "vgg_16": 138.36, "vgg_19": 143.67}
 MILLIONS |= {"vgg_11_bn": 132.87, "vgg_13_bn": 133.05, "vgg_16_bn": 138.37, "vgg_19_bn": 143.68}
@@ -53,7 +55,8 @@ def _check_torchvision(torchvision, parity, name, sizes):
     build = getattr(torchvision.models, name.replace("vgg_", "vgg"))
     reference = build(num_classes=10, dropout=0.0, init_weights=False)
     table = rules.table(FAMILY, "torchvision", name)
-    parity.check(reference, name, table, _stages(name), flavour="torchvision", sizes=sizes)
+    settings = {"flavour": "torchvision", "sizes": sizes, "modes": RUNNING}
+    parity.check(reference, name, table, _stages(name), **settings)
 
 
 def _check_timm(timm, parity, name, sizes):
@@ -66,7 +69,7 @@ def test_equals_torchvision(torchvision, parity):
     # One size and mode only, as the dense layers hold half a gigabyte.
     reference = torchvision.models.vgg11_bn(num_classes=10, init_weights=False)
     table = rules.table(FAMILY, "torchvision", "vgg_11_bn")
-    settings = {"flavour": "torchvision", "sizes": (101,), "modes": ((False, "float32"),)}
+    settings = {"flavour": "torchvision", "sizes": (101,), "modes": RUNNING}
     parity.check(reference, "vgg_11_bn", table, _stages("vgg_11_bn"), **settings)
 
 

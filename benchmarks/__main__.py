@@ -1,0 +1,113 @@
+"""Times bloodjax and its peers, and writes what it saw.
+
+python -m benchmarks [--tasks=train:convnext_base:16,...] [--contenders=bloodjax,timm,...]
+                     [--seconds=900] [--out=benchmarks/results]
+
+A task is KIND:NETWORK:BATCH[:SIZE]; by default all of the README's. The seconds are shared out
+among the tasks; setting up comes on top. A peer that is not installed, or that cannot do a task, is
+named and left out. `--out` gets DEVICE/DATE.json, the results of one run; from them
+`python -m benchmarks.tables` makes the README's tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import pathlib
+import platform
+import re
+import sys
+
+from benchmarks import pairing
+from benchmarks.contenders import CONTENDERS, DEFAULT
+from benchmarks.tasks import Task, default_tasks
+
+
+def parse_task(text: str, dtype: str) -> Task:
+    """A task of the command line.
+
+    Raises:
+      ValueError: it is not KIND:NETWORK:BATCH[:SIZE].
+    """
+    match = re.fullmatch(r"(\w+):(\w+):(\d+)(?::(\d+))?", text)
+    if not match:
+        raise ValueError(f"{text!r}: expected KIND:NETWORK:BATCH[:SIZE]")
+    return Task(match[1], match[2], int(match[3]), int(match[4] or 96), dtype)
+
+
+def _device() -> tuple[str, str]:
+    """The platform that JAX finds and a name for the device, asked for in a process of its own."""
+    process = pairing.Process("bloodjax")
+    answer = process.ask(task={"kind": "predict", "network": "simple_cnn", "batch": 8, "size": 32})
+    process.close()
+    if "error" in answer:
+        sys.exit(f"error: bloodjax itself cannot run: {answer['error']}")
+    about = answer["about"]
+    return about["platform"], _processor() if about["platform"] == "cpu" else about["device"]
+
+
+def _processor() -> str:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text())
+    return f"{len(names)}x {names[0]}" if names else platform.machine()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--tasks", default="")
+    parser.add_argument("--contenders", default=",".join(DEFAULT))
+    parser.add_argument("--seconds", type=float, default=900.0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    chosen = parser.parse_args()
+    chosen.contenders = chosen.contenders.split(",")
+    unknown = [name for name in chosen.contenders if name not in CONTENDERS]
+    if unknown:
+        parser.error(f"--contenders: {unknown[0]!r}, expected some of {', '.join(CONTENDERS)}")
+    return chosen
+
+
+def main() -> None:
+    """Runs the command."""
+    chosen = _arguments()
+    found, device = _device()
+    dtype = "float32" if found == "cpu" else "bfloat16"
+    try:
+        tasks = [parse_task(text, dtype) for text in filter(None, chosen.tasks.split(","))]
+    except ValueError as error:
+        sys.exit(f"error: --tasks: {error}")
+    tasks = tasks or default_tasks(found)
+    results = []
+    for task in tasks:
+        result = pairing.compare(task, chosen.contenders, chosen.seconds / len(tasks))
+        results.append(result)
+        print(summary(result), flush=True)
+    folder = chosen.out / re.sub(r"\W+", "_", device).strip("_").lower()
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+    path = folder / f"{now:%Y-%m-%d_%H%M%S}.json"
+    content = {"device": device, "date": f"{now:%Y-%m-%d}", "python": platform.python_version()}
+    path.write_text(json.dumps({**content, "results": results}, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def summary(result: dict) -> str:
+    """A task's result, a line each contender."""
+    lines = [str(Task(**result["task"]))]
+    for name, found in result["contenders"].items():
+        if "error" in found:
+            lines.append(f"  {name:<30} left out: {found['error']}")
+            continue
+        line = f"  {name:<30} {found['median'] * 1e3:9.1f} ms"
+        if name in result["ratios"]:
+            ratio = result["ratios"][name]
+            line += f"   ours / theirs {ratio['median']:.2f} ({ratio['low']:.2f} to "
+            line += f"{ratio['high']:.2f})"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Those who are timed: modules with `Contender(task, variant)`, whose `run(steps)` takes steps.
+
+`run` returns when the device is done. A module is imported in a process of its own only, so that
+none of them shares memory or threads with another.
+"""
+
+# As `bloodjax.hugepages` has it for every command of ours.
+_HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# On a GPU, JAX would leave the others no memory.
+_SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.4"}
+
+# What the command line calls a contender -> (module, its argument, environment). Ours come first.
+CONTENDERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "bloodjax": ("ours", "", {**_SHARED, **_HUGE}),
+    "bloodjax_small_pages": ("ours", "", _SHARED),
+    "timm": ("timm_torch", "contiguous", {}),
+    "timm_channels_last": ("timm_torch", "channels_last", {}),
+    "timm_channels_last_huge_pages": ("timm_torch", "channels_last", _HUGE),
+    "timm_compiled": ("timm_torch", "channels_last,compiled", {}),
+    "keras_jax": ("keras_applications", "", {**_SHARED, "KERAS_BACKEND": "jax"}),
+    "keras_torch": ("keras_applications", "", {"KERAS_BACKEND": "torch"}),
+}
+DEFAULT = ("bloodjax", "timm", "timm_channels_last", "timm_channels_last_huge_pages")

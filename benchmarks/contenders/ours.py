@@ -1,0 +1,79 @@
+"""bloodjax's own steps, as a run takes them: gathered and normalised on the device."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from benchmarks.tasks import CLASSES, Task
+from bloodjax import build, optim, settings
+from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.state import TrainState
+from bloodjax.steps import Phase
+
+# Steps of the epoch whose pictures lie on the device.
+_EPOCH = 4
+
+
+def config(task: Task) -> settings.Config:
+    """A run's config that does the task and nothing besides."""
+    changed = settings.defaults()
+    changed.update_from_flattened_dict(
+        {
+            "data.image_size": task.size,
+            "batch_size": task.batch,
+            "dtype": task.dtype,
+            "augment": "none",
+            "model.name": task.network,
+            "model.weights": "",
+            "model.mean": (0.5, 0.5, 0.5),
+            "model.std": (0.5, 0.5, 0.5),
+            "model.head.hidden": (),
+            "model.head.batch_norm": False,
+            "model.head.dropout": (0.0, 0.0),
+            "phases.finetune.clip_norm": 0.0,
+            "phases.finetune.freeze": "backbone" if task.kind == "head" else "none",
+        }
+    )
+    return settings.check(changed)
+
+
+class Contender:
+    """One task, ready to run."""
+
+    def __init__(self, task: Task, _: str):
+        chosen = config(task)
+        rng = np.random.default_rng(0)
+        shape = (_EPOCH * task.batch, task.size, task.size, 3)
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        labels = np.arange(len(images), dtype=np.int32) % CLASSES
+        self._steps = build.steps(chosen, CLASSES)
+        variables = build.variables(chosen, CLASSES)
+        tx = optim.optimizer(
+            chosen.phases.finetune, _EPOCH, variables["params"], variables["batch_stats"]
+        )
+        self._phase = Phase(chosen.phases.finetune.freeze, tx)
+        self._state = self._steps.place(TrainState.create(variables, tx))
+        self._data = self._steps.place(DeviceData(images, labels))
+        self._order = self._steps.place(epoch_order(0, 0, len(images)))
+        self._weights = self._steps.place(np.ones(CLASSES, np.float32))
+        self._images = images[: task.batch]
+        self._views = {"predict": "none", "predict_d4": "d4"}.get(task.kind)
+
+    def run(self, steps: int) -> None:
+        """Takes steps, and waits for the last."""
+        if self._views:
+            for _ in range(steps):
+                self._steps.predict(self._state.variables, self._images, self._views)
+            return
+        for _ in range(steps):
+            self._state, _ = self._steps.train(
+                self._phase, 1, self._state, self._data, self._order, self._weights
+            )
+        jax.block_until_ready(self._state)
+
+
+def about() -> dict[str, str]:
+    """Versions, and the device."""
+    device = jax.devices()[0]
+    return {"jax": jax.__version__, "device": device.device_kind, "platform": device.platform}

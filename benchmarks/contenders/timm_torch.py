@@ -1,0 +1,89 @@
+"""timm's networks in PyTorch, trained as its users do."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+
+from benchmarks.tasks import CLASSES, Task
+
+
+def _timm():
+    # PyTorch's CPU build lacks torchvision's compiled operators; timm's import needs their names.
+    if not torch._C._dispatch_has_kernel("torchvision::nms"):
+        _timm.library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _timm.library.define(
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+    import timm
+
+    return timm
+
+
+def _model(network: str) -> torch.nn.Module:
+    timm = _timm()
+    if network.startswith("vgg"):
+        features = timm.create_model(network.replace("_", ""), num_classes=0).features
+        pool = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        return torch.nn.Sequential(features, *pool, torch.nn.Linear(512, CLASSES))
+    name = network.replace("mobilenet_v1", "mobilenetv1").replace("resnet_", "resnet")
+    return timm.create_model(name, num_classes=CLASSES)
+
+
+class Contender:
+    """One task, ready to run."""
+
+    def __init__(self, task: Task, variant: str):
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = _model(task.network).to(self._device)
+        layout = torch.channels_last if "channels_last" in variant else torch.contiguous_format
+        self._layout, self._kind, self._autocast = layout, task.kind, contextlib.nullcontext()
+        if task.dtype == "bfloat16":
+            self._autocast = torch.autocast(self._device.type, torch.bfloat16)
+        model = model.to(memory_format=layout)
+        rng = np.random.default_rng(0)
+        shape = (task.batch, task.size, task.size, 3)
+        self._images = rng.integers(0, 256, shape, dtype=np.uint8)
+        self._x = self._normalised()
+        self._y = torch.arange(task.batch, device=self._device) % CLASSES
+        if task.kind == "head":
+            model.eval().requires_grad_(False)
+            last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+            last.requires_grad_(True)
+        else:
+            model.train(task.kind == "train")
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
+        self._model = torch.compile(model) if "compiled" in variant else model
+
+    def run(self, steps: int) -> None:
+        """Takes steps, and waits for the last."""
+        for _ in range(steps):
+            if self._kind == "predict":
+                with torch.inference_mode(), self._autocast:
+                    self._model(self._normalised()).float().softmax(-1).cpu()
+            else:
+                self._train()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _train(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast:
+            loss = torch.nn.functional.cross_entropy(self._model(self._x), self._y)
+        loss.backward()
+        self._optimizer.step()
+
+    def _normalised(self) -> torch.Tensor:
+        x = torch.from_numpy(self._images).to(self._device).permute(0, 3, 1, 2)
+        return ((x.float() / 255 - 0.5) / 0.5).contiguous(memory_format=self._layout)
+
+
+def about() -> dict[str, str]:
+    """Versions, and the device."""
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else "cpu"
+    return {"torch": torch.__version__, "timm": _timm().__version__, "device": device}
