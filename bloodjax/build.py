@@ -12,6 +12,8 @@ from bloodjax.pretrained import load
 from bloodjax.settings import Config
 from bloodjax.steps import JitSteps, PmapSteps, Recipe
 
+_WRAPPERS = {"jit": JitSteps, "pmap": PmapSteps}
+
 
 def compute_dtype(name: str) -> jnp.dtype:
     """The dtype of computations: `name`, or for "auto" float32 on CPU and bfloat16 elsewhere."""
@@ -78,18 +80,22 @@ def start(drawn: dict[str, PyTree], backbone: PyTree) -> dict[str, PyTree]:
     return {name: modules | backbone.get(name, {}) for name, modules in drawn.items()}
 
 
-def steps(config: Config, num_classes: int) -> JitSteps | PmapSteps:
-    """The training and prediction steps, under jit or pmap as `config.parallel` says."""
-    wrapper = {"jit": JitSteps, "pmap": PmapSteps}[config.parallel]
+def recipe(config: Config, num_classes: int) -> Recipe:
+    """What of a step is fixed for the run."""
+    axis_name = _WRAPPERS[config.parallel].axis_name
     mean, std = normalisation(config)
-    recipe = Recipe(
-        model=network(config, num_classes, wrapper.axis_name),
+    return Recipe(
+        model=network(config, num_classes, axis_name),
         mean=mean,
         std=std,
         batch_size=config.batch_size,
         seed=config.seed,
         augment=config.augment,
         label_smoothing=config.loss.label_smoothing,
-        axis_name=wrapper.axis_name,
+        axis_name=axis_name,
     )
-    return wrapper(recipe)
+
+
+def steps(config: Config, num_classes: int) -> JitSteps | PmapSteps:
+    """The training and prediction steps, under jit or pmap as `config.parallel` says."""
+    return _WRAPPERS[config.parallel](recipe(config, num_classes))

@@ -23,11 +23,12 @@ _OUT = cli.flags.DEFINE_string("out", None, "By default a folder in WORKDIR/eval
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import classifier, evaluation, logs
+    from bloodjax import classifier, compiled, evaluation, logs
     from bloodjax.data import parts
 
     workdir = cli.local_path("workdir")
     model = classifier.load(workdir)
+    compiled.keep(workdir)
     name, dataset = parts.select(
         model.config, workdir / "splits.json", model.classes, _DATA.value, _SPLIT.value
     )

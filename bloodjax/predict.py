@@ -20,7 +20,7 @@ _TTA = cli.flags.DEFINE_enum(
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import classifier, evaluation, files, logs
+    from bloodjax import classifier, compiled, evaluation, files, logs
     from bloodjax.data import sources
 
     out = cli.local_path("out")
@@ -28,7 +28,9 @@ def main(_: list[str]) -> None:
         raise UserError(f"--out={out}: expected FILE.csv")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
-    model = classifier.load(cli.local_path("workdir"))
+    workdir = cli.local_path("workdir")
+    model = classifier.load(workdir)
+    compiled.keep(workdir)
     data = model.config.data
     images, names = sources.load_pictures(
         _INPUT.value, data.image_size, bad_images=data.bad_images, seed=model.config.seed

@@ -142,7 +142,11 @@ def pytest_terminal_summary(terminalreporter, config):
             for kind, found in getattr(report, "user_properties", ()):
                 if kind == "parity":
                     name, reference, _, error = found
-                    worst.setdefault((name, reference), []).append(error)
-    terminalreporter.write_line("\n| network | reference | worst relative error |\n|---|---|---|")
-    for (name, reference), errors in sorted(worst.items()):
-        terminalreporter.write_line(f"| {name} | {reference} | {max(errors):.1e} |")
+                    row = worst.setdefault(name, {})
+                    row[reference] = max(error, row.get(reference, 0.0))
+    references = sorted({reference for row in worst.values() for reference in row})
+    terminalreporter.write_line(f"\n| network | {' | '.join(references)} |")
+    terminalreporter.write_line("|---" * (1 + len(references)) + "|")
+    for name, row in sorted(worst.items()):
+        cells = [f"{row[r]:.0e}" if r in row else "" for r in references]
+        terminalreporter.write_line(f"| {name} | {' | '.join(cells)} |")

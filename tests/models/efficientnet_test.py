@@ -7,13 +7,16 @@ from bloodjax.models.efficientnet import NETWORKS
 from bloodjax.pretrained import rules
 from bloodjax.pretrained.catalogue import DEFAULTS
 
-from .parity import DOUBLE, RUNNING
+from .parity import DOUBLE, MODES, RUNNING
 
 # Millions of parameters with 1000 classes, as the papers and timm publish them.
 MILLIONS = {"b0": 5.29, "b1": 7.79, "b2": 9.11, "b3": 12.23, "b4": 19.34, "b5": 30.39}
 MILLIONS |= {"b6": 43.04, "b7": 66.35}
 MILLIONS |= {"lite0": 4.65, "lite1": 5.42, "lite2": 6.09, "lite3": 8.20, "lite4": 13.01}
 V2_MILLIONS = {"s": 21.46, "m": 54.14, "l": 118.52}
+
+# In its last stage PyTorch's float32 is 1.2e-4 from its own float64, and ours as far from either.
+DEEPEST = ("efficientnetv2_l",)
 
 _STAGES = [f"blocks.{i}" for i in range(7)]
 
@@ -64,7 +67,8 @@ def test_every_network_equals_timm(timm, parity, name):
     flavour = DEFAULTS[name].flavour
     reference = _timm_reference(timm, name, flavour)
     stages = [f"blocks.{i}" for i in range(len(NETWORKS[name]["stages"]))]
-    parity.check(reference, name, _table(name, "timm"), stages, flavour=flavour)
+    modes = DOUBLE if name in DEEPEST else MODES
+    parity.check(reference, name, _table(name, "timm"), stages, flavour=flavour, modes=modes)
 
 
 def _torchvision_flavour(name):
@@ -76,7 +80,8 @@ def _check_torchvision(torchvision, parity, name, sizes):
     reference = torchvision.models.get_model(name.replace("tv2", "t_v2"), num_classes=10)
     stages = [f"features.{i + 1}" for i in range(len(NETWORKS[name]["stages"]))]
     flavour = _torchvision_flavour(name)
-    settings = {"flavour": flavour, "sizes": sizes, "modes": RUNNING}
+    modes = DOUBLE[:1] if name in DEEPEST else RUNNING
+    settings = {"flavour": flavour, "sizes": sizes, "modes": modes}
     parity.check(reference, name, _table(name, "torchvision"), stages, **settings)
 
 

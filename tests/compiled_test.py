@@ -1,0 +1,51 @@
+"""Tests of bloodjax/compiled.py."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from bloodjax import compiled
+
+
+@pytest.fixture
+def cache_dir():
+    """The setting, put back after the test."""
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield lambda: jax.config.jax_compilation_cache_dir
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_what_is_compiled_lies_in_the_workdir(cache_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "_SECONDS", 0.0)
+    compiled.keep(tmp_path)
+    jax.jit(lambda x: jnp.sin(x) * 3.25)(jnp.ones(17)).block_until_ready()
+    assert pathlib.Path(cache_dir()).parent == tmp_path / "compiled"
+    assert list((tmp_path / "compiled").glob("*/*"))
+
+
+def test_processors_that_differ_share_nothing(monkeypatch):
+    here = compiled._processor()
+    monkeypatch.setattr(compiled.platform, "machine", lambda: "another")
+    assert compiled._processor() != here
+
+
+def test_the_users_own_choice_goes_first(cache_dir, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", "chosen")
+    compiled.keep(tmp_path)
+    assert cache_dir() == "chosen"
+
+
+def test_a_workdir_that_cannot_be_written_to_is_left_alone(cache_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled.os, "access", lambda *_: False)
+    compiled.keep(tmp_path)
+    assert cache_dir() is None
