@@ -73,7 +73,7 @@ _TIMM: dict[str, tuple[str, dict[str, object]]] = {
     "densenet_121": ("densenet121.ra_in1k", {}),
     **{f"densenet_{layers}": (f"densenet{layers}.tv_in1k", {}) for layers in (161, 169, 201)},
     "efficientnet_b0": ("efficientnet_b0.ra_in1k", {}),
-    "efficientnet_b1": ("efficientnet_b1.ft_in1k", {"size": 256}),
+    "efficientnet_b1": ("efficientnet_b1.ft_in1k", {}),
     "efficientnet_b2": ("efficientnet_b2.ra_in1k", {"size": 256}),
     "efficientnet_b3": ("efficientnet_b3.ra2_in1k", {"size": 288}),
     "efficientnet_b4": ("efficientnet_b4.ra2_in1k", {"size": 320}),
