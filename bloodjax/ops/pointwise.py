@@ -2,7 +2,7 @@
 
 The kernel's gradient contracts over all pixels. XLA's CPU back end lays the output's gradient out
 anew for it, [channels, pixels], in the loop that computes that gradient, and so writes with a
-stride of the whole map: of a 48x48 map with 96 channels, twice the time of everything else there.
+stride of the whole map: of a 48x48 map with 96 channels, more time than everything else there.
 A barrier keeps the gradient as it is, and the matrix product reads it transposed.
 """
 

@@ -15,7 +15,7 @@ MILLIONS |= {"b6": 43.04, "b7": 66.35}
 MILLIONS |= {"lite0": 4.65, "lite1": 5.42, "lite2": 6.09, "lite3": 8.20, "lite4": 13.01}
 V2_MILLIONS = {"s": 21.46, "m": 54.14, "l": 118.52}
 
-# In its last stage PyTorch's float32 is 1.2e-4 from its own float64, and ours as far from either.
+# In its last stage PyTorch's float32 is 1.2e-4 from its own float64.
 DEEPEST = ("efficientnetv2_l",)
 
 _STAGES = [f"blocks.{i}" for i in range(7)]
