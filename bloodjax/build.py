@@ -8,9 +8,10 @@ from jaxtyping import PyTree
 
 from bloodjax import models, settings
 from bloodjax.models.head import Network
+from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.pretrained import load
 from bloodjax.settings import Config
-from bloodjax.steps import JitSteps, PmapSteps, Recipe
+from bloodjax.steps import Recipe
 
 _WRAPPERS = {"jit": JitSteps, "pmap": PmapSteps}
 

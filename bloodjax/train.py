@@ -23,11 +23,12 @@ from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.errors import Stopped, UserError
 from bloodjax.files import make_folder, write_whole
+from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.rules import METRICS
 from bloodjax.settings import PHASES, Config
 from bloodjax.signals import Stop, catch
 from bloodjax.state import Metrics, TrainState
-from bloodjax.steps import JitSteps, Phase, PmapSteps
+from bloodjax.steps import Phase
 
 # Seconds between two looks at the device's metrics, each of which waits for the device.
 _LOOK_EVERY = 1.0

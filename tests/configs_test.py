@@ -8,10 +8,11 @@ import pytest
 
 from bloodjax import build, classical, optim, settings
 from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.parallel import JitSteps
 from bloodjax.pretrained import load
 from bloodjax.pretrained.catalogue import DEFAULTS
 from bloodjax.state import TrainState
-from bloodjax.steps import JitSteps, Phase
+from bloodjax.steps import Phase
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))

@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import bloodjax
-from bloodjax import build, evaluation, logs, optim, settings, steps, train
+from bloodjax import build, evaluation, logs, optim, parallel, settings, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.errors import Stopped, UserError
 from bloodjax.state import TrainState
@@ -33,7 +33,7 @@ def no_evaluation(monkeypatch):
 def stop_after(monkeypatch, n, number=signal.SIGINT):
     """Sends this process a signal when `n` steps have been taken; returns the count of steps."""
     taken = []
-    original = steps.JitSteps.train
+    original = parallel.JitSteps.train
 
     def counted(self, *args):
         taken.append(1)
@@ -41,7 +41,7 @@ def stop_after(monkeypatch, n, number=signal.SIGINT):
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(steps.JitSteps, "train", counted)
+    monkeypatch.setattr(parallel.JitSteps, "train", counted)
     return taken
 
 

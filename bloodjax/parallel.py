@@ -1,0 +1,123 @@
+"""The one place that compiles the pure steps: under jit over a mesh of devices, or under pmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from bloodjax import sharding
+from bloodjax.state import Metrics, TrainState
+from bloodjax.steps import Phase, Recipe, predict_step, train_steps
+
+
+class JitSteps:
+    """The steps under jit: the state on every device, the batch split over them."""
+
+    axis_name = None
+
+    def __init__(self, recipe: Recipe, devices: Sequence[jax.Device] | None = None):
+        mesh = sharding.mesh(devices)
+        self._recipe = recipe
+        self._whole = sharding.replicated(mesh)
+        self._split = sharding.by_batch(mesh)
+        self._train = jax.jit(
+            partial(train_steps, recipe, split=self._split),
+            static_argnums=(0, 1),
+            donate_argnums=2,
+            out_shardings=self._whole,
+        )
+        self._predict = jax.jit(
+            partial(predict_step, recipe),
+            static_argnums=0,
+            in_shardings=(self._whole, self._split),
+            out_shardings=self._whole,
+        )
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Host arrays as `train` and `predict` take them."""
+        return jax.device_put(tree, self._whole)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """The inverse of `place`, without leaving the devices."""
+        return tree
+
+    def train(
+        self, phase: Phase, steps: int, state, data, order, class_weights
+    ) -> tuple[TrainState, Metrics]:
+        """See `train_steps`; the arrays placed. `state` is donated."""
+        return self._train(phase, steps, state, data, order, class_weights)
+
+    def predict(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+        """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+        return _in_batches(
+            lambda batch: self._predict(views, variables, jax.device_put(batch, self._split)),
+            images,
+            self._recipe.batch_size,
+        )
+
+    @property
+    def compilations(self) -> int:
+        """How many variants of the training step have been compiled."""
+        return self._train._cache_size()
+
+
+class PmapSteps:
+    """The steps under pmap: a copy of the state for each device along a leading axis."""
+
+    axis_name = sharding.AXIS
+
+    def __init__(self, recipe: Recipe):
+        self._recipe = recipe
+        self._mesh = sharding.mesh()
+        self._train = jax.pmap(
+            partial(train_steps, recipe),
+            axis_name=self.axis_name,
+            static_broadcasted_argnums=(0, 1),
+            donate_argnums=2,
+        )
+        self._predict = jax.pmap(
+            partial(predict_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
+        )
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Host arrays as `train` and `predict` take them."""
+        return sharding.stack(tree, self._mesh)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """The inverse of `place`, without leaving the devices."""
+        return sharding.unstack(tree)
+
+    def train(
+        self, phase: Phase, steps: int, state, data, order, class_weights
+    ) -> tuple[TrainState, Metrics]:
+        """See `train_steps`; the arrays placed. `state` is donated."""
+        state, metrics = self._train(phase, steps, state, data, order, class_weights)
+        return state, sharding.unstack(metrics)
+
+    def predict(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+        """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+
+        def batch_probabilities(batch):
+            shares = batch.reshape(self._mesh.size, -1, *batch.shape[1:])
+            out = self._predict(views, variables, shares)
+            return out.reshape(len(batch), -1)
+
+        return _in_batches(batch_probabilities, images, self._recipe.batch_size)
+
+
+def _in_batches(
+    function: Callable[[np.ndarray], Array], images: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Applies `function` to whole batches; the last is filled up, and what filled it left out."""
+    results = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        short = batch_size - len(batch)
+        padded = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
+        results.append((function(padded), len(batch)))
+    # Read only now: all batches are under way on the device while the first are copied back.
+    return np.concatenate([np.asarray(result)[:n] for result, n in results])

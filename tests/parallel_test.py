@@ -1,0 +1,196 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bloodjax import models, settings, sharding
+from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.models.convnext import ConvNeXt
+from bloodjax.models.head import Head, Network
+from bloodjax.models.simple_cnn import SimpleCNN
+from bloodjax.optim import optimizer
+from bloodjax.parallel import JitSteps, PmapSteps
+from bloodjax.state import TrainState
+from bloodjax.steps import Phase, Recipe, normalise
+
+# BatchNorm and dropout in the head of both; stochastic depth in the one, BatchNorm in the other.
+BACKBONES = {
+    "convnext": functools.partial(
+        ConvNeXt, depths=(1, 1), widths=(8, 16), drop_path=0.5, layer_scale=1.0
+    ),
+    "simple_cnn": functools.partial(SimpleCNN, depths=(1, 1), widths=(8, 16), drop_path=0.2),
+}
+CLASSES, BATCH, EPOCHS = 3, 16, 2
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+WEIGHTS = np.array([0.5, 1.0, 2.0], np.float32)
+# Plain gradients: Adam divides by their size, and would blow up the rounding of those that are 0.
+SGD = Phase("none", optax.sgd(0.05, momentum=0.9))
+
+
+def network(name, axis_name=None):
+    backbone = BACKBONES[name](axis_name=axis_name)
+    return Network(backbone, Head(CLASSES, hidden=(16,), axis_name=axis_name))
+
+
+def recipe(name, axis_name=None):
+    model = network(name, axis_name)
+    return Recipe(
+        model, MEAN, STD, BATCH, seed=1, augment="d4", label_smoothing=0.1, axis_name=axis_name
+    )
+
+
+def data():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, 40).astype(np.int32)
+    images = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    return DeviceData(images, labels)
+
+
+@functools.cache
+def initial(name):
+    """Variables on the host."""
+    init = jax.jit(network(name).init)
+    return jax.device_get(init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+
+
+def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS):
+    """The state and metrics on the host, after calls of so many steps in each epoch."""
+    state = runner.place(TrainState.create(initial(name), phase.tx))
+    on_device, weights = runner.place(data()), runner.place(weights)
+    for epoch in range(epochs):
+        order = runner.place(epoch_order(7, epoch, 40))
+        for steps in calls:
+            state, metrics = runner.train(phase, steps, state, on_device, order, weights)
+    return jax.device_get((runner.fetch(state), metrics))
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    def check(a, b):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    jax.tree.map(check, found, expected)
+
+
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def on_eight(request):
+    """A network's name, its runner on all devices, and what two epochs of two steps gave."""
+    runner = JitSteps(recipe(request.param))
+    return request.param, runner, train(runner, request.param, calls=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return JitSteps(recipe("simple_cnn"))
+
+
+def test_training_moves_and_counts(on_eight):
+    name, _, (state, metrics) = on_eight
+    assert state.step == 4
+    assert metrics.count == 4 * BATCH
+    assert 0 <= metrics.correct <= metrics.count
+    assert metrics.loss > 0
+    assert metrics.bad_step == -1
+    before = initial(name)
+    for old, new in ((before["params"], state.params), (before["batch_stats"], state.batch_stats)):
+        changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), old, new)
+        assert all(jax.tree.leaves(changed["head"]))
+
+
+def test_one_device_gives_the_same_as_eight(on_eight):
+    name, _, expected = on_eight
+    single = JitSteps(recipe(name), devices=jax.devices()[:1])
+    assert_same(train(single, name, calls=(1, 1)), expected)
+
+
+def test_pmap_gives_the_same_as_jit(on_eight):
+    name, _, expected = on_eight
+    mapped = PmapSteps(recipe(name, sharding.AXIS))
+    assert_same(train(mapped, name, calls=(1, 1)), expected)
+
+
+def test_new_steps_epochs_and_weights_compile_nothing(on_eight):
+    name, runner, _ = on_eight
+    train(runner, name, calls=(1, 1), weights=WEIGHTS[::-1].copy())
+    assert runner.compilations == 1
+
+
+def test_steps_in_one_call_are_as_those_in_single_calls(runner):
+    expected = train(runner, "simple_cnn", calls=(1, 1))
+    assert_same(train(runner, "simple_cnn", calls=(2,)), expected, 1e-6)
+
+
+def test_the_state_is_donated_and_the_metrics_are_not(runner):
+    state = runner.place(TrainState.create(initial("simple_cnn"), SGD.tx))
+    arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)), runner.place(WEIGHTS))
+    after, metrics = runner.train(SGD, 1, state, *arguments)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    runner.train(SGD, 1, after, *arguments)
+    assert metrics.count == BATCH
+
+
+def test_the_first_bad_step_is_remembered(runner):
+    state = runner.place(TrainState.create(initial("simple_cnn"), SGD.tx))
+    arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)))
+    for step, weights in enumerate((WEIGHTS, np.full(3, np.nan, np.float32), WEIGHTS)):
+        state, metrics = runner.train(SGD, 1, state, *arguments, runner.place(weights))
+        assert metrics.bad_step == (-1 if step == 0 else 1)
+
+
+@pytest.mark.parametrize("freeze", ["batchnorm", "backbone"])
+def test_what_is_frozen_stays_bit_identical(runner, freeze):
+    before = initial("simple_cnn")
+    options = settings.defaults().phases.finetune
+    options.freeze = freeze
+    options.schedule.warmup = 0.0
+    tx = optimizer(options, 2, before["params"], before["batch_stats"])
+    state, _ = train(runner, "simple_cnn", Phase(freeze, tx), calls=(1, 1), epochs=1)
+    for kind, after in (("params", state.params), ("batch_stats", state.batch_stats)):
+        for path, old in jax.tree_util.tree_leaves_with_path(before[kind]):
+            new = functools.reduce(lambda tree, key: tree[key.key], path, after)
+            in_backbone, in_norm = path[0].key == "backbone", "norm" in path[-2].key
+            frozen = in_backbone if freeze == "backbone" else in_norm
+            assert np.array_equal(old, new) == frozen, path
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
+    if parallel == "pmap":
+        runner = PmapSteps(recipe("simple_cnn", sharding.AXIS))
+    variables, images = initial("simple_cnn"), data().images[:21]
+    placed = runner.place(variables)
+    apply = jax.jit(network("simple_cnn").apply)
+    logits = apply(variables, normalise(jnp.asarray(images), MEAN, STD))
+    plain = runner.predict(placed, images, "none")
+    assert plain.shape == (21, CLASSES)
+    assert_same(plain, jax.nn.softmax(logits))
+    turned = [
+        runner.predict(placed, np.rot90(mirror, k, axes=(1, 2)), "none")
+        for mirror in (images, images[:, ::-1])
+        for k in range(4)
+    ]
+    assert_same(runner.predict(placed, images, "d4"), np.mean(turned, axis=0))
+
+
+def test_a_registered_network_trains():
+    model = models.build("simple_cnn", CLASSES, hidden=(16,))
+    images, labels = data().images, data().labels
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    options = settings.defaults().phases.finetune
+    options.learning_rate = 3e-3
+    tx = optimizer(options, 2, variables["params"], variables["batch_stats"])
+    phase, steps = Phase("none", tx), JitSteps(Recipe(model, MEAN, STD, BATCH), jax.devices()[:1])
+    # A colour for each class, which the network has to find.
+    images = (images // 4 + 150 * np.eye(3)[labels][:, None, None]).astype(np.uint8)
+    state = steps.place(TrainState.create(variables, tx))
+    part = steps.place(DeviceData(images, labels))
+    for epoch in range(15):
+        order = steps.place(epoch_order(0, epoch, 40))
+        for _ in range(2):
+            state, _ = steps.train(
+                phase, 1, state, part, order, steps.place(np.ones(3, np.float32))
+            )
+    found = steps.predict(state.variables, images, "none").argmax(-1)
+    assert np.mean(found == labels) > 0.9
