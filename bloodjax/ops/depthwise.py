@@ -1,7 +1,7 @@
-"""Depthwise convolution that is fast on CPU too, with its own gradient.
+"""Depthwise convolution with its own gradient, in the form that suits backend and map.
 
-On CPU it takes the forms of `depthwise_cpu`; elsewhere (GPU, TPU) everything is XLA's own grouped
-convolution.
+XLA's own grouped convolution is slow on CPU, and its gradients are on GPU. `depthwise_cpu` and
+`depthwise_gpu` hold other forms of the same sums and choose among them; TPUs take XLA's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from bloodjax.ops import depthwise_cpu
+from bloodjax.ops import depthwise_cpu, depthwise_gpu
+from bloodjax.ops.depthwise_gpu import NATIVE
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def depthwise_conv(
@@ -46,11 +45,13 @@ def depthwise_conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x, kernel, stride, padding):
+    shape = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(depthwise_cpu.forward, stride=stride, padding=padding),
-        default=functools.partial(_native, stride=stride, padding=padding),
+        cpu=functools.partial(depthwise_cpu.forward, **shape),
+        cuda=functools.partial(depthwise_gpu.forward, **shape),
+        default=functools.partial(NATIVE.forward, **shape),
     )
 
 
@@ -59,30 +60,14 @@ def _depthwise_fwd(x, kernel, stride, padding):
 
 
 def _depthwise_bwd(stride, padding, residuals, grad):
-    x, kernel = residuals
+    shape = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
-        x,
-        kernel,
+        *residuals,
         grad,
-        cpu=functools.partial(depthwise_cpu.backward, stride=stride, padding=padding),
-        default=functools.partial(_backward_native, stride=stride, padding=padding),
+        cpu=functools.partial(depthwise_cpu.backward, **shape),
+        cuda=functools.partial(depthwise_gpu.backward, **shape),
+        default=functools.partial(depthwise_gpu.gradients, NATIVE, NATIVE, **shape),
     )
 
 
 _depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
-
-
-def _native(x, kernel, *, stride, padding):
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None, :],
-        (stride, stride),
-        padding,
-        dimension_numbers=_DIMENSIONS,
-        feature_group_count=x.shape[-1],
-    )
-
-
-def _backward_native(x, kernel, grad, *, stride, padding):
-    _, vjp = jax.vjp(functools.partial(_native, stride=stride, padding=padding), x, kernel)
-    return vjp(grad)

@@ -27,15 +27,15 @@ _TOEPLITZ_PIXELS = 49  # measured on x86: at 7x7 the forms tie, at 6x6 and below
 
 def forward(x, kernel, *, stride, padding):
     """The convolution, in the form that suits the map's size."""
-    if _use_toeplitz(x, kernel, stride):
+    if use_toeplitz(x, kernel, stride):
         return _toeplitz(x, kernel, padding)
-    return _shifted(x, kernel, stride, padding)
+    return shifted(x, kernel, stride, padding)
 
 
 def backward(x, kernel, grad, *, stride, padding):
     """The input's and the kernel's gradients, in the forms that suit the map's size."""
     rows, columns = kernel.shape[:2]
-    if _use_toeplitz(x, kernel, stride):
+    if use_toeplitz(x, kernel, stride):
         kernel_grad = _kernel_grad_toeplitz(x, grad, rows, columns, padding)
     else:
         kernel_grad = _kernel_grad_by_example(x, grad, rows, columns, stride, padding)
@@ -51,7 +51,8 @@ def backward(x, kernel, grad, *, stride, padding):
     return x_grad, kernel_grad.astype(kernel.dtype)
 
 
-def _use_toeplitz(x, kernel, stride):
+def use_toeplitz(x, kernel, stride):
+    """Whether the Toeplitz form is the faster one."""
     _, height, width, _ = x.shape
     return stride == 1 and height * width <= _TOEPLITZ_PIXELS and kernel.shape[0] >= 5
 
@@ -69,13 +70,14 @@ def _taps(size, out, k, stride, before):
     return [i for i in range(k) if i - before < size and i - before + last >= 0]
 
 
-def _pad(x, padding):
+def pad(x, padding):
+    """Zeros around height and width."""
     # lax.pad, because a transposed convolution's padding can be negative.
     zero = jnp.zeros((), x.dtype)
     return lax.pad(x, zero, ((0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)))
 
 
-def _geometry(x, rows, columns, stride, padding):
+def geometry(x, rows, columns, stride, padding):
     """Output height and width, and the taps that matter along each axis."""
     out, taps = [], []
     for size, k, (before, after) in zip(x.shape[1:3], (rows, columns), padding, strict=True):
@@ -84,9 +86,10 @@ def _geometry(x, rows, columns, stride, padding):
     return out, taps
 
 
-def _shifted(x, kernel, stride, padding):
-    (height, width), (rows, columns) = _geometry(x, *kernel.shape[:2], stride, padding)
-    padded = _pad(x, padding)
+def shifted(x, kernel, stride, padding):
+    """The convolution as a sum over taps of the shifted input."""
+    (height, width), (rows, columns) = geometry(x, *kernel.shape[:2], stride, padding)
+    padded = pad(x, padding)
     total = jnp.zeros((), jnp.float32)
     for i in rows:
         for j in columns:
@@ -101,8 +104,8 @@ def _shifted(x, kernel, stride, padding):
 
 
 def _kernel_grad_by_example(x, grad, rows, columns, stride, padding):
-    (height, width), (row_taps, column_taps) = _geometry(x, rows, columns, stride, padding)
-    padded = _pad(x, padding)
+    (height, width), (row_taps, column_taps) = geometry(x, rows, columns, stride, padding)
+    padded = pad(x, padding)
 
     def add_example(b, total):
         xb = lax.dynamic_index_in_dim(padded, b, 0, keepdims=False).astype(jnp.float32)
