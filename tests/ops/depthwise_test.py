@@ -9,7 +9,7 @@ from jax import lax
 from bloodjax.ops.depthwise import depthwise_conv
 
 # (height, width), kernel, stride, padding: small maps take the Toeplitz form, the others the
-# shifted one; 7x7 maps stand at the limit.
+# shifted one; 7x7 maps stand at the limit. The kernel's gradient of wide maps goes by tiles.
 CASES = [
     ((1, 1), (7, 7), 1, None),
     ((2, 3), (5, 5), 1, None),
@@ -26,6 +26,8 @@ CASES = [
     ((25, 12), (5, 5), 2, None),
     ((13, 12), (7, 7), 2, ((2, 3), (3, 2))),
     ((9, 20), (7, 3), 2, ((3, 3), (1, 1))),
+    ((5, 70), (3, 3), 1, None),
+    ((11, 10), (2, 2), 3, ((1, 0), (0, 1))),
 ]
 
 
