@@ -20,15 +20,19 @@ within() { # SECONDS COMMAND...: an interrupt, so that a benchmark writes what i
   return 1
 }
 
+depthwise() { # SECONDS FLAG...
+  within $(($1 + 60)) python -m benchmarks.depthwise --out="$out" --seconds="$1" "${@:2}"
+}
+
 main() {
   # TF32 would not hold the tests' tolerances.
   JAX_DEFAULT_MATMUL_PRECISION=highest within $((total * 20 / 100)) python -m pytest -q tests/ops
 
   # A kernel that breaks the device ends the first of these; what was timed before is kept.
-  within $((total * 50 / 100)) python -m benchmarks.depthwise --out="$out" \
-    --seconds=$((total * 40 / 100)) ||
-    within $((total * 20 / 100)) python -m benchmarks.depthwise --out="$out" \
-      --forms=native,shifted --seconds=$((total * 15 / 100))
+  # PyTorch comes later: it brings CUDA libraries of its own into the process.
+  depthwise $((total * 35 / 100)) --forms=native,shifted,pallas ||
+    depthwise $((total * 15 / 100)) --forms=native,shifted
+  depthwise $((total * 5 / 100)) --dtypes=bfloat16
 
   # A file each, so that none is lost when time is up.
   for task in train:convnext_base:64 train:efficientnet_b0:64 train:mobilenet_v1_100:64 \
