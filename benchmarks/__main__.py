@@ -12,14 +12,11 @@ named and left out. `--out` gets DEVICE/DATE.json, the results of one run; from 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import pathlib
-import platform
 import re
 import sys
 
-from benchmarks import pairing
+from benchmarks import pairing, record
 from benchmarks.contenders import CONTENDERS, DEFAULT
 from benchmarks.tasks import Task, default_tasks
 
@@ -44,15 +41,7 @@ def _device() -> tuple[str, str]:
     if "error" in answer:
         sys.exit(f"error: bloodjax itself cannot run: {answer['error']}")
     about = answer["about"]
-    return about["platform"], _processor() if about["platform"] == "cpu" else about["device"]
-
-
-def _processor() -> str:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor() or platform.machine()
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text())
-    return f"{len(names)}x {names[0]}" if names else platform.machine()
+    return about["platform"], record.device_name(about["platform"], about["device"])
 
 
 def _arguments() -> argparse.Namespace:
@@ -84,12 +73,7 @@ def main() -> None:
         result = pairing.compare(task, chosen.contenders, chosen.seconds / len(tasks))
         results.append(result)
         print(summary(result), flush=True)
-    folder = chosen.out / re.sub(r"\W+", "_", device).strip("_").lower()
-    folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
-    path = folder / f"{now:%Y-%m-%d_%H%M%S}.json"
-    content = {"device": device, "date": f"{now:%Y-%m-%d}", "python": platform.python_version()}
-    path.write_text(json.dumps({**content, "results": results}, indent=1) + "\n")
+    path = record.write(chosen.out, device, {"results": results})
     print(f"written to {path}")
 
 

@@ -52,9 +52,12 @@ def _ratio(result: dict, names: tuple[str, ...]) -> str:
 
 
 def newest(folder: pathlib.Path) -> tuple[str, list[dict]]:
-    """A device's name, and the newest result of each task that was timed on it."""
+    """A device's name, and the newest result of each task that was timed on it.
+
+    Files whose names do not begin with a date are another benchmark's.
+    """
     device, found = "", {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[0-9]*.json")):
         content = json.loads(path.read_text("utf-8"))
         device = content["device"]
         for result in content["results"]:

@@ -9,10 +9,15 @@ _HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 # On a GPU, JAX would leave the others no memory.
 _SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.4"}
 
+# `bloodjax.ops.depthwise_gpu.FORCE`; not imported, so that peers' processes stay free of JAX.
+_DEPTHWISE = "BLOODJAX_CUDA_DEPTHWISE"
+
 # What the command line calls a contender -> (module, its argument, environment). Ours come first.
 CONTENDERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "bloodjax": ("ours", "", {**_SHARED, **_HUGE}),
     "bloodjax_small_pages": ("ours", "", _SHARED),
+    "bloodjax_shifted": ("ours", "", {**_SHARED, **_HUGE, _DEPTHWISE: "shifted"}),
+    "bloodjax_pallas": ("ours", "", {**_SHARED, **_HUGE, _DEPTHWISE: "pallas"}),
     "timm": ("timm_torch", "contiguous", {}),
     "timm_channels_last": ("timm_torch", "channels_last", {}),
     "timm_channels_last_huge_pages": ("timm_torch", "channels_last", _HUGE),

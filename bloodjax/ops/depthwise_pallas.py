@@ -198,7 +198,7 @@ def forward(x, kernel, *, stride, padding, interpret=False):
     """The convolution; arguments as of `depthwise.depthwise_conv`."""
     axes = [
         _Axis(size, (size + before + after - k) // stride + 1, k, stride, before)
-        for size, k, (before, after) in zip(x.shape[1:3], kernel.shape, padding, strict=False)
+        for size, k, (before, after) in zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)
     ]
     return _convolve(x, kernel, *axes, interpret)
 
@@ -275,8 +275,8 @@ def kernel_grad(x, grad, *, window, stride, padding, interpret=False):
     )
     block = _channel_block(channels, x.dtype)
     taps = len(rows.taps()) * len(columns.taps())
-    thread = pl.next_power_of_2(_KERNEL_GRAD_VALUES // taps + 1) // 2
-    thread = min(max(thread, 1), _WARP_VALUES // 32)
+    thread = 1 << max(1, _KERNEL_GRAD_VALUES // max(1, taps)).bit_length() - 1  # a power of two
+    thread = min(thread, _WARP_VALUES // 32)
     pixels = _KERNEL_GRAD_WARPS * 32 * thread // block
     tile = _Tile(pixels, _row_block(rows.out), block, _KERNEL_GRAD_WARPS)
     blocks = pl.cdiv(channels, block)
