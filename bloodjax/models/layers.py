@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from bloodjax.ops.conv import conv
 from bloodjax.ops.depthwise import depthwise_conv
 from bloodjax.ops.pointwise import pointwise_conv
 
@@ -142,13 +143,8 @@ class Conv(nn.Module):
         if rows == columns == 1:
             x = pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
-            x = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                pads(self.padding, x.shape[1:3], (rows, columns), self.stride),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            padding = pads(self.padding, x.shape[1:3], (rows, columns), self.stride)
+            x = conv(x, kernel, stride=self.stride, padding=padding)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
             x = x + bias.astype(self.dtype)[None, None, None]

@@ -1,0 +1,73 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from bloodjax.ops.conv import conv
+
+# (height, width), kernel, stride, padding, channels: all but the first two take tiles on CPU.
+CASES = [
+    ((12, 11), (3, 3), 1, ((1, 1), (1, 1)), 16),
+    ((40, 40), (3, 3), 1, ((1, 1), (1, 1)), 3),
+    ((40, 33), (3, 3), 1, ((1, 1), (1, 1)), 16),
+    ((35, 34), (3, 3), 1, ((0, 0), (0, 0)), 16),
+    ((66, 67), (3, 3), 2, ((0, 1), (1, 1)), 17),
+    ((70, 65), (5, 3), 2, ((2, 2), (0, 1)), 16),
+    ((34, 40), (1, 7), 1, ((0, 0), (3, 3)), 16),
+]
+
+
+def native(x, kernel, *, stride, padding):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def output_and_gradients(function, x, kernel):
+    out, vjp = jax.vjp(function, x, kernel)
+    return out, *vjp(out)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_xlas_convolution_and_its_gradients(case):
+    size, window, stride, padding, channels = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, channels, 5)), jnp.float32)
+    options = {"stride": stride, "padding": padding}
+    found, expected = (
+        jax.jit(functools.partial(output_and_gradients, functools.partial(f, **options)))(x, kernel)
+        for f in (conv, native)
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+
+
+def test_bfloat16_gradients_are_summed_in_float32():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(2, 40, 40, 16)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 16, 4)), jnp.bfloat16)
+    function = functools.partial(conv, padding=((1, 1), (1, 1)))
+    out, vjp = jax.vjp(function, x, kernel)
+    _, found = jax.jit(vjp)(out)
+    _, exact_vjp = jax.vjp(function, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    _, exact = exact_vjp(out.astype(jnp.float32))
+    assert found.dtype == jnp.bfloat16
+    assert np.abs(found.astype(jnp.float32) - exact).max() <= 2.0**-8 * np.abs(exact).max()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks at what a CPU runs")
+def test_large_maps_take_tiles_on_cpu():
+    def convolutions(side):
+        shapes = (
+            jax.ShapeDtypeStruct((2, side, side, 16), jnp.float32),
+            jax.ShapeDtypeStruct((3, 3, 16, 4), jnp.float32),
+        )
+        loss = jax.grad(lambda x, k: jnp.sum(conv(x, k, padding=((1, 1), (1, 1)))), (0, 1))
+        return jax.jit(loss).lower(*shapes).as_text(dialect="hlo").count(" convolution(")
+
+    assert convolutions(40) < convolutions(24)
