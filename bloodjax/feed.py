@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -64,9 +65,12 @@ class Feed:
         batch = self._config.batch_size
         batches = order[: self.per_epoch * batch].reshape(self.per_epoch, batch)
         index = [batches[start : start + n] for start, n in zip(starts, lengths, strict=True)]
-        place = self.steps.place_batches
-        for data in stream.read(self._train.images, self._train.labels, index, place):
-            yield data.labels.shape[-2], data, None
+        images, labels = self._train.images, self._train.labels
+        with contextlib.closing(
+            stream.read(images, labels, index, self.steps.place_batches)
+        ) as read:
+            for steps, data in zip(lengths, read, strict=True):
+                yield steps, data, None
 
 
 def stays_on_device(on_device: str, size: int, memory: int | None = None) -> bool:

@@ -56,6 +56,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         logs.say(_origin(config))
     parts = prepare(config, workdir, resumes=stored is not None)
     feed = Feed(config, build.steps(config, len(parts.train.classes)), parts.train)
+    if not feed.on_device:
+        logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
         run = _Run(config, parts, feed, checkpoints, stop)

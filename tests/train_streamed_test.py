@@ -22,7 +22,7 @@ def last_variables(workdir, config):
 
 
 def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
-    trained, make_config, tmp_path, monkeypatch
+    trained, make_config, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(evaluation, "finish", lambda *_: {})
     config = make_config(**{"data.on_device": "never"})
@@ -42,6 +42,7 @@ def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
     deadline = time.monotonic() + 10
     while left := [t for t in set(threading.enumerate()) - threads if "grain" in t.name]:
         assert time.monotonic() < deadline, left
+    assert "\nthe training pictures stream from the host\n" in capsys.readouterr().err
     train.train(config, tmp_path)
     assert len(taken) == 21
 
