@@ -10,8 +10,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bloodjax import sharding
+from bloodjax.data.batches import CallData
 from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import Phase, Recipe, predict_step, train_steps
+
+# Batches of pictures to predict that may wait on the device: a part may be larger than its memory.
+_UNDER_WAY = 8
 
 
 class JitSteps:
@@ -24,6 +28,7 @@ class JitSteps:
         self._recipe = recipe
         self._whole = sharding.replicated(mesh)
         self._split = sharding.by_batch(mesh)
+        self._split_steps = sharding.by_step_and_batch(mesh)
         self._train = jax.jit(
             partial(train_steps, recipe, split=self._split),
             static_argnums=(0, 1),
@@ -44,6 +49,10 @@ class JitSteps:
     def fetch(self, tree: PyTree) -> PyTree:
         """The inverse of `place`, without leaving the devices."""
         return tree
+
+    def place_batches(self, data: CallData) -> CallData:
+        """A call's batches on the host as `train` takes them, each split over the devices."""
+        return jax.device_put(data, self._split_steps)
 
     def train(
         self, phase: Phase, steps: int, state, data, order, class_weights
@@ -91,6 +100,10 @@ class PmapSteps:
         """The inverse of `place`, without leaving the devices."""
         return sharding.unstack(tree)
 
+    def place_batches(self, data: CallData) -> CallData:
+        """A call's batches on the host as `train` takes them, each split over the devices."""
+        return sharding.split(data, self._mesh)
+
     def train(
         self, phase: Phase, steps: int, state, data, order, class_weights
     ) -> tuple[TrainState, Metrics]:
@@ -115,9 +128,10 @@ def _in_batches(
     """Applies `function` to whole batches; the last is filled up, and what filled it left out."""
     results = []
     for start in range(0, len(images), batch_size):
+        if len(results) >= _UNDER_WAY:
+            jax.block_until_ready(results[-_UNDER_WAY][0])
         batch = images[start : start + batch_size]
         short = batch_size - len(batch)
         padded = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
         results.append((function(padded), len(batch)))
-    # Read only now: all batches are under way on the device while the first are copied back.
     return np.concatenate([np.asarray(result)[:n] for result, n in results])

@@ -64,6 +64,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.validation": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
     "data.test": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
     "data.image_size": _within(16, 2049),
+    "data.on_device": _one_of("auto", "always", "never"),
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
     "data.classes": (_distinct_names, "names that differ, as text"),

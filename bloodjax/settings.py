@@ -50,6 +50,9 @@ def defaults() -> ml_collections.ConfigDict:
                 "validation": "auto",
                 "test": "auto",
                 "image_size": 96,
+                # Whether the training pictures stay on the device: always | never (they stream from
+                # the host) | auto (up to a quarter of its memory). The numbers are the same.
+                "on_device": "auto",
                 # What the audit's findings lead to: drop | report | fail.
                 "clean": "drop",
                 # An unreadable picture in a folder: fail | skip.

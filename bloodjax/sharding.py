@@ -31,6 +31,11 @@ def by_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def by_step_and_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The second axis split over the devices; the first is of steps."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
 def per_device(batch_size: int) -> int:
     """Examples of a batch on each device.
 
@@ -52,6 +57,16 @@ def stack(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
         return jax.device_put(np.broadcast_to(x, (mesh.size, *np.shape(x))), by_batch(mesh))
 
     return jax.tree.map(copies, tree)
+
+
+def split(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    """Arrays [steps, batch, ...] as pmap maps over them: [devices, steps, share, ...]."""
+
+    def shares(x):
+        apart = x.reshape(len(x), mesh.size, -1, *x.shape[2:])
+        return jax.device_put(np.moveaxis(apart, 1, 0), by_batch(mesh))
+
+    return jax.tree.map(shares, tree)
 
 
 def unstack(tree: PyTree) -> PyTree:

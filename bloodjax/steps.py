@@ -7,6 +7,7 @@ and under pmap, where it sees one device's share and asks for sums across the de
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int32, PyTree, UInt8
 
 from bloodjax import sharding, tta
 from bloodjax.augment.geometry import random_view
-from bloodjax.data.batches import Batch, DeviceData, gather
+from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
 from bloodjax.losses import weighted_cross_entropy
 from bloodjax.models.head import Network
 from bloodjax.models.layers import example_keys
@@ -142,8 +143,8 @@ def train_steps(
     phase: Phase,
     steps: int,
     state: TrainState,
-    data: DeviceData,
-    order: Int32[Array, " n"],
+    data: DeviceData | CallData,
+    order: Int32[Array, " n"] | None,
     class_weights: Float[Array, " classes"],
     *,
     split: jax.sharding.NamedSharding | None = None,
@@ -155,14 +156,35 @@ def train_steps(
       phase: what changes from phase to phase.
       steps: how many; they must not run past the epoch's end.
       state: before the first of them.
-      data: the training part.
-      order: of the present epoch.
+      data: the training part, whole; or this device's share of these steps' batches.
+      order: of the present epoch; None where the batches are handed in.
       class_weights: of the loss.
       split: under jit, how a batch lies on the devices.
 
     Returns:
       The new state, and a copy of its metrics that outlives the state's donation.
     """
+    batch_of = _batches(recipe, data, order)
+
+    def one(state: TrainState, i) -> TrainState:
+        batch = batch_of(state.step, i)
+        if split is not None:
+            batch = lax.with_sharding_constraint(batch, split)
+        return train_step(recipe, phase, state, batch, class_weights)
+
+    if steps == 1:
+        state = one(state, 0)
+    else:
+        state, _ = lax.scan(lambda carry, i: (one(carry, i), None), state, jnp.arange(steps))
+    return state, jax.tree.map(jnp.copy, state.metrics)
+
+
+def _batches(
+    recipe: Recipe, data: DeviceData | CallData, order: Int32[Array, " n"] | None
+) -> Callable[..., Batch]:
+    """From a step, in the run and in the call, to this device's share of its batch."""
+    if order is None:
+        return lambda _, i: nth(data, i)
     per_epoch = len(order) // recipe.batch_size
     if recipe.axis_name is None:
         size, offset = recipe.batch_size, jnp.int32(0)
@@ -170,18 +192,10 @@ def train_steps(
         size = sharding.per_device(recipe.batch_size)
         offset = lax.axis_index(recipe.axis_name) * size
 
-    def one(state: TrainState) -> TrainState:
-        start = state.step % per_epoch * recipe.batch_size + offset
-        batch = gather(data, order, start, size)
-        if split is not None:
-            batch = lax.with_sharding_constraint(batch, split)
-        return train_step(recipe, phase, state, batch, class_weights)
+    def next_in_order(step, _) -> Batch:
+        return gather(data, order, step % per_epoch * recipe.batch_size + offset, size)
 
-    if steps == 1:
-        state = one(state)
-    else:
-        state, _ = lax.scan(lambda carry, _: (one(carry), None), state, None, length=steps)
-    return state, jax.tree.map(jnp.copy, state.metrics)
+    return next_in_order
 
 
 def predict_step(

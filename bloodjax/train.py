@@ -8,6 +8,7 @@ was stopped goes on as if it had not been.
 from __future__ import annotations
 
 import collections
+import contextlib
 import pathlib
 import time
 from typing import Any
@@ -19,11 +20,10 @@ from jaxtyping import PyTree
 from bloodjax import build, classical, evaluation, logs, metrics, optim, settings, sharding
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
-from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.errors import Stopped, UserError
+from bloodjax.feed import Feed
 from bloodjax.files import make_folder, write_whole
-from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.rules import METRICS
 from bloodjax.settings import PHASES, Config
 from bloodjax.signals import Stop, catch
@@ -55,10 +55,12 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         config, backbone = build.pretrained(config)
         logs.say(_origin(config))
     parts = prepare(config, workdir, resumes=stored is not None)
-    per_epoch = steps_per_epoch(len(parts.train), config.batch_size)
+    feed = Feed(config, build.steps(config, len(parts.train.classes)), parts.train)
+    if not feed.on_device:
+        logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
-        run = _Run(config, parts, per_epoch, checkpoints, stop)
+        run = _Run(config, parts, feed, checkpoints, stop)
         progress, state = run.restore(backbone)
         with logs.MetricsLog(workdir, run.step) as log:
             while progress.phase < len(PHASES):
@@ -110,25 +112,24 @@ class _Run:
         self,
         config: Config,
         parts: Parts,
-        per_epoch: int,
+        feed: Feed,
         checkpoints: Checkpoints,
         stop: Stop,
     ):
         self.config = config
-        self.per_epoch = per_epoch
+        self.per_epoch = feed.per_epoch
         self.step = 0
-        self.steps: JitSteps | PmapSteps = build.steps(config, len(parts.train.classes))
+        self.steps = feed.steps
+        self._feed = feed
         self._classes = parts.train.classes
         self._validation = parts.validation
         self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
-        self._data = self.steps.place(DeviceData(parts.train.images, parts.train.labels))
         weights = np.ones(len(self._classes), np.float32)
         if config.loss.class_weights == "balanced":
             weights = classical.balanced_class_weights(parts.train.labels, len(weights))
         self._class_weights = self.steps.place(weights)
-        self._n = len(parts.train)
         self._phases: dict[int, Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
 
@@ -172,16 +173,17 @@ class _Run:
         epoch, done = divmod(self.step, self.per_epoch)
         if done == 0:
             state = state.replace(metrics=self.steps.place(Metrics.zeros()))
-        order = self.steps.place(epoch_order(self.config.seed, epoch, self._n))
         phase = self._phase(progress, state.variables)
         started, first = time.monotonic(), self.step
         looked = started
         in_flight = collections.deque()
-        with logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar:
-            while done < self.per_epoch:
-                steps = min(self.config.steps_per_call, self.per_epoch - done)
+        with (
+            logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar,
+            contextlib.closing(self._feed.calls(epoch, done)) as calls,
+        ):
+            for steps, data, order in calls:
                 state, sums = self.steps.train(
-                    phase, steps, state, self._data, order, self._class_weights
+                    phase, steps, state, data, order, self._class_weights
                 )
                 done, self.step = done + steps, self.step + steps
                 in_flight.append(sums)

@@ -32,6 +32,7 @@ IMPOSSIBLE = {
     "data.validation": 1.0,
     "data.test": -0.1,
     "data.image_size": 15,
+    "data.on_device": "yes",
     "data.clean": "yes",
     "data.bad_images": "drop",
     "data.classes": ("a", "a"),

@@ -23,6 +23,9 @@ def test_whole_and_split_arrays():
     split = jax.device_put(x, sharding.by_batch(mesh))
     assert shard_shapes(split) == [(2, 3)] * 8
     np.testing.assert_array_equal(split.addressable_shards[3].data, x[6:8])
+    steps = jax.device_put(x.T, sharding.by_step_and_batch(mesh))
+    assert shard_shapes(steps) == [(3, 2)] * 8
+    np.testing.assert_array_equal(steps.addressable_shards[3].data, x.T[:, 6:8])
 
 
 def test_examples_per_device():
@@ -37,3 +40,11 @@ def test_unstack_is_the_inverse_of_stack():
     assert stacked["a"].shape == (8, 2, 3)
     assert shard_shapes(stacked["b"]) == [(1,)] * 8
     jax.tree.map(np.testing.assert_array_equal, sharding.unstack(stacked), tree)
+
+
+def test_split_gives_each_device_its_share_of_every_batch():
+    x = np.arange(96).reshape(2, 16, 3)
+    split = sharding.split({"a": x}, sharding.mesh())["a"]
+    assert split.shape == (8, 2, 2, 3)
+    assert shard_shapes(split) == [(1, 2, 2, 3)] * 8
+    np.testing.assert_array_equal(split.addressable_shards[3].data[0], x[:, 6:8])

@@ -1,4 +1,4 @@
-"""Batches from pictures that live on the device, gathered there by index.
+"""Batches: gathered on the device from pictures that live there, or handed in from the host.
 
 The order is a pure function of (seed, epoch), so a step number is all that a resumed run needs.
 """
@@ -26,6 +26,20 @@ class DeviceData:
     """
 
     # As a tree, each field may hold a stack of copies as well.
+    images: PyTree
+    labels: PyTree
+
+
+@flax.struct.dataclass
+class CallData:
+    """The pictures and labels of one call's steps alone, batch by batch.
+
+    Attributes:
+      images: uint8 [steps, batch, size, size, 3].
+      labels: int32 [steps, batch].
+    """
+
+    # As a tree, each field may be split over a leading axis of devices as well.
     images: PyTree
     labels: PyTree
 
@@ -68,3 +82,9 @@ def gather(
     """The pictures that stand at `order[start : start + size]`."""
     index = lax.dynamic_slice(order, (start,), (size,))
     return Batch(data.images[index], data.labels[index], jnp.ones(size, bool))
+
+
+def nth(data: CallData, i: int | Int32[Array, ""]) -> Batch:
+    """The batch of a call's step `i`."""
+    labels = data.labels[i]
+    return Batch(data.images[i], labels, jnp.ones(labels.shape, bool))

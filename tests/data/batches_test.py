@@ -2,7 +2,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.data.batches import DeviceData, epoch_order, gather, steps_per_epoch
+from bloodjax.data.batches import (
+    CallData,
+    DeviceData,
+    epoch_order,
+    gather,
+    nth,
+    steps_per_epoch,
+)
 from bloodjax.errors import UserError
 
 
@@ -30,3 +37,13 @@ def test_gather_takes_what_stands_next_in_the_order():
     np.testing.assert_array_equal(batch.image, images[[7, 0, 1]])
     np.testing.assert_array_equal(batch.label, labels[[7, 0, 1]])
     np.testing.assert_array_equal(batch.mask, [True] * 3)
+
+
+def test_nth_takes_a_step_s_batch_of_those_handed_in():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3)).astype(np.uint8)
+    labels = np.arange(6, dtype=np.int32).reshape(2, 3)
+    for i in (0, 1):
+        batch = nth(CallData(jnp.asarray(images), jnp.asarray(labels)), i)
+        np.testing.assert_array_equal(batch.image, images[i])
+        np.testing.assert_array_equal(batch.label, labels[i])
+        np.testing.assert_array_equal(batch.mask, [True] * 3)

@@ -1,0 +1,55 @@
+"""Batches read on the host while the device computes. The one module that imports grain.
+
+One item of the pipeline is all that one call to the device takes: grain's threads gather whole
+batches by index, which copies memory and lets go of the interpreter's lock, and send them off; the
+loop only ever picks up what is on the device already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from bloodjax.data.batches import CallData
+
+# Calls that are read ahead of the one that the device computes, each by a thread of its own.
+_AHEAD = 2
+
+
+def read(
+    images: UInt8[np.ndarray, "n size size 3"],
+    labels: Int32[np.ndarray, " n"],
+    calls: Sequence[Int32[np.ndarray, "_ batch"]],
+    place: Callable[[CallData], Any],
+) -> Iterator[Any]:
+    """What each of `calls` takes, in their order.
+
+    Closing the iterator ends its threads.
+
+    Args:
+      images: of the data set, in memory or mapped into it.
+      labels: of the data set.
+      calls: for each call, where the pictures of its steps stand in the data set.
+      place: puts the batches of a call on the devices; called from the threads.
+
+    Yields:
+      `place(CallData)` of each call.
+
+    Raises:
+      Exception: whatever reading or placing raised, as it is, at the call that it belongs to.
+    """
+
+    def gather(index):
+        return place(CallData(images[index], labels[index]))
+
+    pipeline = grain.MapDataset.source(calls).map(gather)
+    options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
+    iterator = iter(pipeline.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
