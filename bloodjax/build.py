@@ -90,6 +90,7 @@ def recipe(config: Config, num_classes: int) -> Recipe:
         mean=mean,
         std=std,
         batch_size=config.batch_size,
+        accumulate_steps=config.accumulate_steps,
         seed=config.seed,
         augment=config.augment,
         label_smoothing=config.loss.label_smoothing,

@@ -58,6 +58,7 @@ def _distinct_names(value: tuple) -> bool:
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _within(0, 2**31),
     "batch_size": _at_least(1),
+    "accumulate_steps": _at_least(1),
     "parallel": _one_of("jit", "pmap"),
     "steps_per_call": _at_least(1),
     "dtype": _one_of("auto", "float32", "bfloat16"),

@@ -37,6 +37,9 @@ def defaults() -> ml_collections.ConfigDict:
         {
             "seed": 0,
             "batch_size": 64,
+            # Micro-batches that a training step works through its batch in, one after another, in
+            # as much less memory. BatchNorm that is not frozen sees one of them at a time.
+            "accumulate_steps": 1,
             # "jit" over a mesh of all devices, or "pmap"; the numbers are the same.
             "parallel": "jit",
             # Training steps that one dispatch to the device runs.

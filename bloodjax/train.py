@@ -48,7 +48,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """
     stored = _open_workdir(config, workdir)
     config = stored or config
-    sharding.per_device(config.batch_size)
+    sharding.per_device(config.batch_size, config.accumulate_steps)
     backbone: PyTree = {}
     if not has_checkpoint(workdir / CHECKPOINTS):
         # Before the data are read, which takes long: that weights are missing shows at once.

@@ -26,6 +26,7 @@ PHASE_RULES = {
 IMPOSSIBLE = {
     "seed": -1,
     "batch_size": 0,
+    "accumulate_steps": 0,
     "parallel": "xmap",
     "steps_per_call": 0,
     "dtype": "float16",
