@@ -37,6 +37,7 @@ def network(config: Config, num_classes: int, axis_name: str | None = None) -> N
         num_classes,
         flavour=config.model.flavour or config.model.source.flavour,
         drop_path=config.model.drop_path,
+        remat=config.model.remat,
         axis_name=axis_name,
         dtype=compute_dtype(config.dtype),
         hidden=tuple(head.hidden),

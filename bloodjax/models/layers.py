@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
@@ -53,6 +54,24 @@ def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[
     first, stride = _MICRO_BATCH.get()
     index = first + stride * (start + jnp.arange(batch, dtype=jnp.int32))
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def maybe_remat(target: Callable, remat: bool) -> Callable:
+    """`target`, or with `remat` a form of it that keeps its input alone for the gradient.
+
+    What lies between is computed anew in the backward pass (Chen et al., "Training deep nets with
+    sublinear memory cost", 2016, arXiv:1604.06174). Variables and masks stay what they are.
+
+    Args:
+      target: a module class whose `__call__` takes a map and then static arguments, or a method of
+        a module that does, to be called with the module first.
+      remat: whether.
+    """
+    if not remat:
+        return target
+    function = target.__call__ if inspect.isclass(target) else target
+    arguments = len(inspect.signature(function).parameters)
+    return nn.remat(target, static_argnums=tuple(range(2, arguments)))
 
 
 class Dropout(nn.Module):
