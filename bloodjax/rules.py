@@ -88,6 +88,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": _at_least(0),
     "weight_decay": _at_least(0),
     "clip_norm": _at_least(0),
+    "mu_dtype": _one_of("float32", "bfloat16"),
     "schedule.warmup": _at_least(0),
     "schedule.first_cycle": _at_least(0),
     "schedule.t_mul": _at_least(1),

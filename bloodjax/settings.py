@@ -106,6 +106,8 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         "learning_rate": learning_rate,
         "weight_decay": 0.05,
         "clip_norm": 1.0,
+        # Of the first moment, one value a trained parameter: float32 | bfloat16.
+        "mu_dtype": "float32",
         # Cosine decay with warm restarts; lengths in epochs. A `first_cycle` of 0 is one cycle as
         # long as the phase.
         "schedule": {"warmup": 1.0, "first_cycle": 0.0, "t_mul": 2.0, "m_mul": 1.0, "alpha": 0.0},

@@ -16,6 +16,7 @@ PHASE_RULES = {
     "learning_rate": -1.0,
     "weight_decay": -0.1,
     "clip_norm": float("inf"),
+    "mu_dtype": "float16",
     "schedule.warmup": -1.0,
     "schedule.first_cycle": -1.0,
     "schedule.t_mul": 0.5,
