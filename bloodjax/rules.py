@@ -85,6 +85,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     # In each phase:
     "epochs": _at_least(0),
     "freeze": _one_of(*FREEZE),
+    "cache_features": _one_of("auto", "always", "never"),
     "learning_rate": _at_least(0),
     "weight_decay": _at_least(0),
     "clip_norm": _at_least(0),

@@ -103,6 +103,9 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         "epochs": epochs,
         # What is not trained: none | batchnorm | backbone.
         "freeze": freeze,
+        # With a frozen backbone, compute its features of each picture and view once, and train the
+        # head on them: auto (where there are more epochs than views, and memory) | always | never.
+        "cache_features": "auto",
         "learning_rate": learning_rate,
         "weight_decay": 0.05,
         "clip_norm": 1.0,
@@ -149,6 +152,15 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
         rule = RULES.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
         if rule and not rule[0](value):
             raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
+    for name in PHASES:
+        phase = whole.phases[name]
+        if phase.cache_features == "always" and (
+            phase.freeze != "backbone" or whole.parallel != "jit"
+        ):
+            raise UserError(
+                f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone "
+                "and parallel jit then"
+            )
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name

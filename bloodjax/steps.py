@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, PyTree, UInt8
 
 from bloodjax import sharding, tta
-from bloodjax.augment.geometry import random_view
+from bloodjax.augment import geometry
 from bloodjax.data.batches import Batch, DeviceData, gather
 from bloodjax.losses import weighted_cross_entropy
 from bloodjax.models.head import Network
@@ -62,10 +62,12 @@ class Phase:
     Attributes:
       freeze: what is not trained; see `models.head.Network.__call__`.
       tx: the optimiser, which leaves frozen parameters alone.
+      cached: the data are what `features_step` gave, in place of pictures; `freeze` is "backbone".
     """
 
     freeze: str
     tx: optax.GradientTransformation
+    cached: bool = False
 
 
 def normalise(
@@ -92,13 +94,19 @@ def train_step(
     augment_keys = example_keys(
         jax.random.fold_in(key, _AUGMENT), len(batch.label), recipe.axis_name
     )
-    batch = batch.replace(image=random_view(augment_keys, batch.image, recipe.augment))
+    if phase.cached:
+        index = geometry.random_index(augment_keys, recipe.augment)
+        image = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
+    else:
+        image = geometry.random_view(augment_keys, batch.image, recipe.augment)
+    batch = batch.replace(image=image)
     count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
 
     def loss_fn(params, batch_stats, batch):
         logits, updated = recipe.model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalise(batch.image, recipe.mean, recipe.std),
+            batch.image if phase.cached else normalise(batch.image, recipe.mean, recipe.std),
+            method="classify" if phase.cached else None,
             train=True,
             freeze=phase.freeze,
             mutable=["batch_stats"],
@@ -223,6 +231,19 @@ def train_steps(
     else:
         state, _ = lax.scan(lambda carry, _: (one(carry), None), state, None, length=steps)
     return state, jax.tree.map(jnp.copy, state.metrics)
+
+
+def features_step(
+    recipe: Recipe, variables: PyTree, images: UInt8[Array, "batch size size 3"]
+) -> Float[Array, "batch views features"]:
+    """Features of this device's pictures in each view that `recipe.augment` may draw."""
+
+    def forward(images):
+        pictures = normalise(images, recipe.mean, recipe.std)
+        return recipe.model.apply(variables, pictures, method="features")
+
+    # One view after another: in the memory of one.
+    return lax.map(forward, geometry.views(images, recipe.augment)).swapaxes(0, 1)
 
 
 def predict_step(

@@ -123,6 +123,7 @@ class _Run:
         self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
+        self._images, self._features = parts.train.images, None
         self._data = self.steps.place(DeviceData(parts.train.images, parts.train.labels))
         weights = np.ones(len(self._classes), np.float32)
         if config.loss.class_weights == "balanced":
@@ -174,6 +175,7 @@ class _Run:
             state = state.replace(metrics=self.steps.place(Metrics.zeros()))
         order = self.steps.place(epoch_order(self.config.seed, epoch, self._n))
         phase = self._phase(progress, state.variables)
+        data = self._inputs(phase, state)
         started, first = time.monotonic(), self.step
         looked = started
         in_flight = collections.deque()
@@ -181,7 +183,7 @@ class _Run:
             while done < self.per_epoch:
                 steps = min(self.config.steps_per_call, self.per_epoch - done)
                 state, sums = self.steps.train(
-                    phase, steps, state, self._data, order, self._class_weights
+                    phase, steps, state, data, order, self._class_weights
                 )
                 done, self.step = done + steps, self.step + steps
                 in_flight.append(sums)
@@ -227,12 +229,23 @@ class _Run:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
         index = min(progress.phase, len(PHASES) - 1)
         if index not in self._phases:
-            settings_of_phase = self.config.phases[PHASES[index]]
+            name = PHASES[index]
+            settings_of_phase = self.config.phases[name]
             tx = optim.optimizer(
                 settings_of_phase, self.per_epoch, variables["params"], variables["batch_stats"]
             )
-            self._phases[index] = Phase(settings_of_phase.freeze, tx)
+            cached = build.caches_features(self.config, name, self._n, len(self._classes))
+            self._phases[index] = Phase(settings_of_phase.freeze, tx, cached)
         return self._phases[index]
+
+    def _inputs(self, phase: Phase, state: TrainState) -> DeviceData:
+        """The training part as the phase's steps take it: pictures, or features of their views."""
+        if not phase.cached:
+            self._features = None
+            return self._data
+        if self._features is None:
+            self._features = self.steps.place(self.steps.features(state.variables, self._images))
+        return DeviceData(self._features, self._data.labels)
 
     def _look(self, sums: Metrics) -> dict[str, float]:
         """The epoch's mean loss and accuracy so far.

@@ -13,6 +13,7 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 PHASE_RULES = {
     "epochs": -1,
     "freeze": "head",
+    "cache_features": "maybe",
     "learning_rate": -1.0,
     "weight_decay": -0.1,
     "clip_norm": float("inf"),
