@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from bloodjax import models, settings
+from bloodjax.augment.geometry import VIEWS
 from bloodjax.models.head import Network
 from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.pretrained import load
 from bloodjax.settings import Config
 from bloodjax.steps import Recipe
 
+# Of the features that are kept unasked.
+_CACHE_BYTES = 2**30
 _WRAPPERS = {"jit": JitSteps, "pmap": PmapSteps}
 
 
@@ -37,6 +40,7 @@ def network(config: Config, num_classes: int, axis_name: str | None = None) -> N
         num_classes,
         flavour=config.model.flavour or config.model.source.flavour,
         drop_path=config.model.drop_path,
+        remat=config.model.remat,
         axis_name=axis_name,
         dtype=compute_dtype(config.dtype),
         hidden=tuple(head.hidden),
@@ -81,6 +85,28 @@ def start(drawn: dict[str, PyTree], backbone: PyTree) -> dict[str, PyTree]:
     return {name: modules | backbone.get(name, {}) for name, modules in drawn.items()}
 
 
+def caches_features(config: Config, name: str, pictures: int, num_classes: int) -> bool:
+    """Whether the phase `name` trains its head on features that are computed once.
+
+    "auto" does where that takes fewer passes through the backbone, and at most `_CACHE_BYTES`.
+    """
+    phase, views = config.phases[name], len(VIEWS[config.augment])
+    if phase.freeze != "backbone" or config.parallel != "jit" or phase.cache_features == "never":
+        return False
+    if phase.cache_features == "always":
+        return True
+
+    def features():
+        size = config.data.image_size
+        blank = jnp.zeros((1, size, size, 3), jnp.float32)
+        drawn = variables(config, num_classes)
+        return network(config, num_classes).apply(drawn, blank, method="features")
+
+    one = jax.eval_shape(features)
+    size = pictures * views * one.size * one.dtype.itemsize
+    return phase.epochs > views and size <= _CACHE_BYTES
+
+
 def recipe(config: Config, num_classes: int) -> Recipe:
     """What of a step is fixed for the run."""
     axis_name = _WRAPPERS[config.parallel].axis_name
@@ -90,6 +116,7 @@ def recipe(config: Config, num_classes: int) -> Recipe:
         mean=mean,
         std=std,
         batch_size=config.batch_size,
+        accumulate_steps=config.accumulate_steps,
         seed=config.seed,
         augment=config.augment,
         label_smoothing=config.loss.label_smoothing,

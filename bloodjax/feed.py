@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Int32, PyTree
 
 from bloodjax.data.batches import CallData, DeviceData, epoch_order, steps_per_epoch
 from bloodjax.data.dataset import Dataset
@@ -44,8 +44,21 @@ class Feed:
         self.on_device = stays_on_device(config.data.on_device, train.images.nbytes)
         self.steps = steps
         self._config, self._train = config, train
+        self._data = self._features = None
         if self.on_device:
             self._data = steps.place(DeviceData(train.images, train.labels))
+
+    def cache(self, variables: PyTree | None) -> None:
+        """Has the calls take features in place of pictures (see `steps.features_step`).
+
+        Args:
+          variables: of the frozen backbone that computes them, once; None for pictures again.
+        """
+        if variables is None:
+            self._features = None
+        elif self._features is None:
+            features = self.steps.features(variables, self._train.images)
+            self._features = self.steps.place(DeviceData(features, self._train.labels))
 
     def calls(self, epoch: int, done: int) -> Iterator[Call]:
         """What each call of `epoch` takes, from its step `done` on; to be closed after use."""
@@ -53,9 +66,10 @@ class Feed:
         order = epoch_order(self._config.seed, epoch, len(self._train))
         starts = range(done, self.per_epoch, at_once)
         lengths = [min(at_once, self.per_epoch - start) for start in starts]
-        if self.on_device:
+        resident = self._features or self._data
+        if resident:
             order = self.steps.place(order)
-            yield from ((steps, self._data, order) for steps in lengths)
+            yield from ((steps, resident, order) for steps in lengths)
         else:
             yield from self._streamed(np.asarray(order), starts, lengths)
 

@@ -106,7 +106,10 @@ def optimizer(
       batch_stats: the running averages, likewise.
     """
     adamw = optax.adamw(
-        phase_schedule(phase, steps_per_epoch), weight_decay=phase.weight_decay, mask=decay_mask
+        phase_schedule(phase, steps_per_epoch),
+        mu_dtype=phase.mu_dtype,
+        weight_decay=phase.weight_decay,
+        mask=decay_mask,
     )
     clip = optax.clip_by_global_norm(phase.clip_norm) if phase.clip_norm else optax.identity()
     return optax.partition(

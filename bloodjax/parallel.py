@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from bloodjax import sharding
 from bloodjax.data.batches import CallData
 from bloodjax.state import Metrics, TrainState
-from bloodjax.steps import Phase, Recipe, predict_step, train_steps
+from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_steps
 
 # Batches of pictures to predict that may wait on the device: a part may be larger than its memory.
 _UNDER_WAY = 8
@@ -41,6 +41,11 @@ class JitSteps:
             in_shardings=(self._whole, self._split),
             out_shardings=self._whole,
         )
+        self._features = jax.jit(
+            partial(features_step, recipe),
+            in_shardings=(self._whole, self._split),
+            out_shardings=self._whole,
+        )
 
     def place(self, tree: PyTree) -> PyTree:
         """Host arrays as `train` and `predict` take them."""
@@ -64,6 +69,14 @@ class JitSteps:
         """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
         return _in_batches(
             lambda batch: self._predict(views, variables, jax.device_put(batch, self._split)),
+            images,
+            self._recipe.batch_size,
+        )
+
+    def features(self, variables: PyTree, images: np.ndarray) -> np.ndarray:
+        """Features [n, views, features] of uint8 pictures on the host; see `features_step`."""
+        return _in_batches(
+            lambda batch: self._features(variables, jax.device_put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )

@@ -58,6 +58,7 @@ def _distinct_names(value: tuple) -> bool:
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _within(0, 2**31),
     "batch_size": _at_least(1),
+    "accumulate_steps": _at_least(1),
     "parallel": _one_of("jit", "pmap"),
     "steps_per_call": _at_least(1),
     "dtype": _one_of("auto", "float32", "bfloat16"),
@@ -85,9 +86,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     # In each phase:
     "epochs": _at_least(0),
     "freeze": _one_of(*FREEZE),
+    "cache_features": _one_of("auto", "always", "never"),
     "learning_rate": _at_least(0),
     "weight_decay": _at_least(0),
     "clip_norm": _at_least(0),
+    "mu_dtype": _one_of("float32", "bfloat16"),
     "schedule.warmup": _at_least(0),
     "schedule.first_cycle": _at_least(0),
     "schedule.t_mul": _at_least(1),

@@ -37,6 +37,9 @@ def defaults() -> ml_collections.ConfigDict:
         {
             "seed": 0,
             "batch_size": 64,
+            # Micro-batches that a training step works through its batch in, one after another, in
+            # as much less memory. BatchNorm that is not frozen sees one of them at a time.
+            "accumulate_steps": 1,
             # "jit" over a mesh of all devices, or "pmap"; the numbers are the same.
             "parallel": "jit",
             # Training steps that one dispatch to the device runs.
@@ -68,6 +71,8 @@ def defaults() -> ml_collections.ConfigDict:
                 # Whose padding and epsilons; that of the weights where it is empty.
                 "flavour": "",
                 "drop_path": 0.0,
+                # Within each block, compute maps anew in the backward pass: less memory, more time.
+                "remat": False,
                 # In 0..1, of red, green and blue; what the weights expect where these are empty.
                 "mean": (),
                 "std": (),
@@ -101,9 +106,14 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         "epochs": epochs,
         # What is not trained: none | batchnorm | backbone.
         "freeze": freeze,
+        # With a frozen backbone, compute its features of each picture and view once, and train the
+        # head on them: auto (where there are more epochs than views, and memory) | always | never.
+        "cache_features": "auto",
         "learning_rate": learning_rate,
         "weight_decay": 0.05,
         "clip_norm": 1.0,
+        # Of the first moment, one value a trained parameter: float32 | bfloat16.
+        "mu_dtype": "float32",
         # Cosine decay with warm restarts; lengths in epochs. A `first_cycle` of 0 is one cycle as
         # long as the phase.
         "schedule": {"warmup": 1.0, "first_cycle": 0.0, "t_mul": 2.0, "m_mul": 1.0, "alpha": 0.0},
@@ -145,6 +155,15 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
         rule = RULES.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
         if rule and not rule[0](value):
             raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
+    for name in PHASES:
+        phase = whole.phases[name]
+        if phase.cache_features == "always" and (
+            phase.freeze != "backbone" or whole.parallel != "jit"
+        ):
+            raise UserError(
+                f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone "
+                "and parallel jit then"
+            )
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name

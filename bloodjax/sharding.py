@@ -36,16 +36,18 @@ def by_step_and_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
-def per_device(batch_size: int) -> int:
+def per_device(batch_size: int, accumulate_steps: int = 1) -> int:
     """Examples of a batch on each device.
 
     Raises:
-      UserError: they do not come out even.
+      UserError: they, or those of one of `accumulate_steps` micro-batches, do not come out even.
     """
     devices = jax.device_count()
-    if batch_size % devices:
+    if batch_size % (devices * accumulate_steps):
+        times = f" times the {accumulate_steps} accumulate_steps" if accumulate_steps > 1 else ""
         raise UserError(
             f"config.batch_size is {batch_size}, expected a multiple of the {devices} devices"
+            f"{times}"
         )
     return batch_size // devices
 

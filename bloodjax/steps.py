@@ -17,11 +17,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, PyTree, UInt8
 
 from bloodjax import sharding, tta
-from bloodjax.augment.geometry import random_view
+from bloodjax.augment import geometry
 from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
 from bloodjax.losses import weighted_cross_entropy
 from bloodjax.models.head import Network
-from bloodjax.models.layers import example_keys
+from bloodjax.models.layers import example_keys, micro_batch
 from bloodjax.state import Metrics, TrainState
 
 # Streams of random numbers that one step's key branches into.
@@ -37,6 +37,7 @@ class Recipe:
       mean: of each colour channel, in 0..1, subtracted from the pictures.
       std: of each colour channel, in 0..1, by which they are divided then.
       batch_size: of the global batch.
+      accumulate_steps: micro-batches that a training step works through the batch in.
       seed: of everything random.
       augment: a key of `augment.geometry.VIEWS`.
       label_smoothing: in [0, 1).
@@ -47,6 +48,7 @@ class Recipe:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     batch_size: int = 64
+    accumulate_steps: int = 1
     seed: int = 0
     augment: str = "none"
     label_smoothing: float = 0.0
@@ -60,10 +62,12 @@ class Phase:
     Attributes:
       freeze: what is not trained; see `models.head.Network.__call__`.
       tx: the optimiser, which leaves frozen parameters alone.
+      cached: the data are what `features_step` gave, in place of pictures; `freeze` is "backbone".
     """
 
     freeze: str
     tx: optax.GradientTransformation
+    cached: bool = False
 
 
 def normalise(
@@ -90,14 +94,19 @@ def train_step(
     augment_keys = example_keys(
         jax.random.fold_in(key, _AUGMENT), len(batch.label), recipe.axis_name
     )
-    images = random_view(augment_keys, batch.image, recipe.augment)
-    images = normalise(images, recipe.mean, recipe.std)
+    if phase.cached:
+        index = geometry.random_index(augment_keys, recipe.augment)
+        image = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
+    else:
+        image = geometry.random_view(augment_keys, batch.image, recipe.augment)
+    batch = batch.replace(image=image)
     count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
 
-    def loss_fn(params):
+    def loss_fn(params, batch_stats, batch):
         logits, updated = recipe.model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
+            {"params": params, "batch_stats": batch_stats},
+            batch.image if phase.cached else normalise(batch.image, recipe.mean, recipe.std),
+            method="classify" if phase.cached else None,
             train=True,
             freeze=phase.freeze,
             mutable=["batch_stats"],
@@ -106,12 +115,18 @@ def train_step(
         total, _ = weighted_cross_entropy(
             logits, batch.label, class_weights, batch.mask, recipe.label_smoothing
         )
-        # Divided by the global count, so that the devices' gradients add up to the mean's.
-        return total / count, (logits, updated.get("batch_stats", {}))
+        correct = jnp.sum(((logits.argmax(-1) == batch.label) & batch.mask).astype(jnp.float32))
+        # Divided by the global count, so that the gradients of devices and micro-batches add up to
+        # the mean's.
+        return total / count, (correct, updated.get("batch_stats", {}))
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    correct = jnp.sum(((logits.argmax(-1) == batch.label) & batch.mask).astype(jnp.float32))
-    loss, correct, grads = _sum_over_devices(recipe, (loss, correct, grads))
+    def sums(batch_stats, batch):
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (correct, batch_stats)), grads = gradient(state.params, batch_stats, batch)
+        return (loss, correct, grads), batch_stats
+
+    totals, batch_stats = _accumulate(recipe.accumulate_steps, sums, state.batch_stats, batch)
+    loss, correct, grads = _sum_over_devices(recipe, totals)
     # Optax raises Python floats to an int32 count, which strict promotion does not allow.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
@@ -122,6 +137,39 @@ def train_step(
         opt_state=opt_state,
         metrics=_add(state.metrics, state.step, loss, correct, count),
     )
+
+
+def _accumulate(
+    number: int,
+    function: Callable[[PyTree, Batch], tuple[PyTree, PyTree]],
+    carry: PyTree,
+    batch: Batch,
+) -> tuple[PyTree, PyTree]:
+    """What `function(carry, batch)` gives, summed over `number` micro-batches one after another.
+
+    The function returns what is to be summed, and what is carried on to the next micro-batch.
+    """
+    if number == 1:
+        return function(carry, batch)
+
+    def taken(index):
+        # Examples index, index + number, ...: the same ones on any number of devices, each of which
+        # keeps those that it has.
+        def take(x):
+            rows = x.reshape(-1, number, *x.shape[1:])
+            return lax.dynamic_index_in_dim(rows, index, axis=1, keepdims=False)
+
+        return jax.tree.map(take, batch)
+
+    def one(carried, index):
+        totals, carry = carried
+        with micro_batch(index, number):
+            new, carry = function(carry, taken(index))
+        return (jax.tree.map(jnp.add, totals, new), carry), None
+
+    like, _ = jax.eval_shape(lambda: function(carry, taken(0)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    return lax.scan(one, (zeros, carry), jnp.arange(number, dtype=jnp.int32))[0]
 
 
 def _add(metrics: Metrics, step, loss, correct, count) -> Metrics:
@@ -196,6 +244,19 @@ def _batches(
         return gather(data, order, step % per_epoch * recipe.batch_size + offset, size)
 
     return next_in_order
+
+
+def features_step(
+    recipe: Recipe, variables: PyTree, images: UInt8[Array, "batch size size 3"]
+) -> Float[Array, "batch views features"]:
+    """Features of this device's pictures in each view that `recipe.augment` may draw."""
+
+    def forward(images):
+        pictures = normalise(images, recipe.mean, recipe.std)
+        return recipe.model.apply(variables, pictures, method="features")
+
+    # One view after another: in the memory of one.
+    return lax.map(forward, geometry.views(images, recipe.augment)).swapaxes(0, 1)
 
 
 def predict_step(

@@ -48,7 +48,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """
     stored = _open_workdir(config, workdir)
     config = stored or config
-    sharding.per_device(config.batch_size)
+    sharding.per_device(config.batch_size, config.accumulate_steps)
     backbone: PyTree = {}
     if not has_checkpoint(workdir / CHECKPOINTS):
         # Before the data are read, which takes long: that weights are missing shows at once.
@@ -126,6 +126,7 @@ class _Run:
         self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
+        self._n = len(parts.train)
         weights = np.ones(len(self._classes), np.float32)
         if config.loss.class_weights == "balanced":
             weights = classical.balanced_class_weights(parts.train.labels, len(weights))
@@ -174,6 +175,7 @@ class _Run:
         if done == 0:
             state = state.replace(metrics=self.steps.place(Metrics.zeros()))
         phase = self._phase(progress, state.variables)
+        self._feed.cache(state.variables if phase.cached else None)
         started, first = time.monotonic(), self.step
         looked = started
         in_flight = collections.deque()
@@ -229,11 +231,13 @@ class _Run:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
         index = min(progress.phase, len(PHASES) - 1)
         if index not in self._phases:
-            settings_of_phase = self.config.phases[PHASES[index]]
+            name = PHASES[index]
+            settings_of_phase = self.config.phases[name]
             tx = optim.optimizer(
                 settings_of_phase, self.per_epoch, variables["params"], variables["batch_stats"]
             )
-            self._phases[index] = Phase(settings_of_phase.freeze, tx)
+            cached = build.caches_features(self.config, name, self._n, len(self._classes))
+            self._phases[index] = Phase(settings_of_phase.freeze, tx, cached)
         return self._phases[index]
 
     def _look(self, sums: Metrics) -> dict[str, float]:

@@ -13,14 +13,16 @@ from bloodjax.state import TrainState
 TX = optax.adamw(1e-3)
 
 
-def state_at(step):
+def state_at(step, tx=TX):
     rng = np.random.default_rng(step)
     variables = {
         "params": {"dense": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}},
         "batch_stats": {"norm": {"mean": jnp.asarray(rng.normal(size=4), jnp.float32)}},
     }
-    state = TrainState.create(variables, TX).replace(step=jnp.int32(step))
-    return state.replace(opt_state=jax.tree.map(lambda x: x + step, state.opt_state))
+    state = TrainState.create(variables, tx).replace(step=jnp.int32(step))
+    return state.replace(
+        opt_state=jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), state.opt_state)
+    )
 
 
 def assert_same(one, other):
@@ -66,6 +68,18 @@ def test_gives_back_the_same_bits(tmp_path):
         assert checkpoints.latest_step == 7
         assert checkpoints.progress() == progress
         assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
+
+
+def test_a_bfloat16_moment_stays_one(tmp_path):
+    tx = optax.adamw(1e-3, mu_dtype="bfloat16")
+    state = state_at(7, tx)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, Progress(("a",)))
+        found = checkpoints.restore(7, jax.eval_shape(lambda: state_at(0, tx)))
+    assert_same(found, state)
+    kinds = [[leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (found, state)]
+    assert kinds[0] == kinds[1]
+    assert jnp.bfloat16 in kinds[0]
 
 
 def test_reads_the_variables_alone(tmp_path):

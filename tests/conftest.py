@@ -131,6 +131,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="print the worst error of every network against each reference, as Markdown",
     )
+    parser.addoption(
+        "--write-speed-figures",
+        action="store_true",
+        help="store what tests/speed_test.py counts for this jax, in place of comparing it",
+    )
 
 
 def pytest_terminal_summary(terminalreporter, config):

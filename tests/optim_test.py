@@ -144,6 +144,23 @@ def test_frozen_leaves_stay_and_have_no_moments(freeze, frozen):
     assert moments == set(range(2, 13)) - frozen
 
 
+def test_the_first_moment_may_be_bfloat16():
+    gradients = [scaled(1.0), scaled(-0.5), scaled(2.0)]
+    expected, _ = run(phase(freeze="backbone"), gradients)
+    found, state = run(phase(freeze="backbone", mu_dtype="bfloat16"), gradients)
+    kinds = {}
+    for leaf in jax.tree.leaves(state):
+        if leaf.ndim:
+            kinds.setdefault(leaf.dtype.name, set()).add(leaf.size)
+    trained = set(range(2, 13)) - BACKBONE
+    assert kinds == {"bfloat16": trained, "float32": trained}
+    for before, one, other in zip(
+        *map(jax.tree.leaves, (PARAMS, found[-1], expected[-1])), strict=True
+    ):
+        np.testing.assert_allclose(one - before, other - before, rtol=0.02, atol=1e-7)
+    assert np.any(found[-1]["head"]["logits"]["kernel"] != 1)
+
+
 def test_without_gradients_kernels_alone_shrink():
     options = phase(freeze="none", learning_rate=0.1, weight_decay=0.5)
     history, _ = run(options, [scaled(0.0)])

@@ -35,11 +35,9 @@ def network(name, axis_name=None):
     return Network(backbone, Head(CLASSES, hidden=(16,), axis_name=axis_name))
 
 
-def recipe(name, axis_name=None):
-    model = network(name, axis_name)
-    return Recipe(
-        model, MEAN, STD, BATCH, seed=1, augment="d4", label_smoothing=0.1, axis_name=axis_name
-    )
+def recipe(name, axis_name=None, **changes):
+    values = {"batch_size": BATCH, "seed": 1, "augment": "d4", "label_smoothing": 0.1} | changes
+    return Recipe(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
 
 
 def data():
@@ -56,10 +54,10 @@ def initial(name):
     return jax.device_get(init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
 
 
-def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS):
+def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, part=None):
     """The state and metrics on the host, after calls of so many steps in each epoch."""
     state = runner.place(TrainState.create(initial(name), phase.tx))
-    on_device, weights = runner.place(data()), runner.place(weights)
+    on_device, weights = runner.place(part or data()), runner.place(weights)
     for epoch in range(epochs):
         order = runner.place(epoch_order(7, epoch, 40))
         for steps in calls:
@@ -109,6 +107,51 @@ def test_pmap_gives_the_same_as_jit(on_eight):
     name, _, expected = on_eight
     mapped = PmapSteps(recipe(name, sharding.AXIS))
     assert_same(train(mapped, name, calls=(1, 1)), expected)
+
+
+RUNNERS = {
+    "one": lambda name, **changes: JitSteps(recipe(name, **changes), devices=jax.devices()[:1]),
+    "eight": lambda name, **changes: JitSteps(recipe(name, **changes)),
+    "pmap": lambda name, **changes: PmapSteps(recipe(name, sharding.AXIS, **changes)),
+}
+
+
+@pytest.fixture(scope="module")
+def whole_batches():
+    """What ConvNeXt comes to without accumulation, BatchNorm (the head's) in inference mode."""
+    return train(RUNNERS["one"]("convnext"), "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
+
+
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_accumulated_steps_are_those_of_the_whole_batch(kind, whole_batches):
+    # Dropout, stochastic depth and augmentation among them.
+    runner = RUNNERS[kind]("convnext", accumulate_steps=2)
+    found = train(runner, "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    assert_same(found, whole_batches)
+
+
+@pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
+def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
+    runner = JitSteps(recipe(name, accumulate_steps=accumulate_steps))
+    expected = train(runner, name, Phase("backbone", SGD.tx), calls=(1, 1))
+    features = runner.features(runner.place(initial(name)), data().images)
+    assert features.shape == (40, 8, 16)
+    cached = DeviceData(features, data().labels)
+    found = train(runner, name, Phase("backbone", SGD.tx, True), calls=(1, 1), part=cached)
+    assert_same(found, expected)
+    for kind in ("params", "batch_stats"):
+        trees = (getattr(found[0], kind), initial(name)[kind])
+        one, other = (tree.get("backbone", {}) for tree in trees)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
+    found = {
+        kind: train(make("simple_cnn", accumulate_steps=2), "simple_cnn", epochs=1)
+        for kind, make in RUNNERS.items()
+    }
+    for kind in ("eight", "pmap"):
+        assert_same(found[kind], found["one"])
 
 
 def test_new_steps_epochs_and_weights_compile_nothing(on_eight):

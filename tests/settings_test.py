@@ -13,9 +13,11 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 PHASE_RULES = {
     "epochs": -1,
     "freeze": "head",
+    "cache_features": "maybe",
     "learning_rate": -1.0,
     "weight_decay": -0.1,
     "clip_norm": float("inf"),
+    "mu_dtype": "float16",
     "schedule.warmup": -1.0,
     "schedule.first_cycle": -1.0,
     "schedule.t_mul": 0.5,
@@ -26,6 +28,7 @@ PHASE_RULES = {
 IMPOSSIBLE = {
     "seed": -1,
     "batch_size": 0,
+    "accumulate_steps": 0,
     "parallel": "xmap",
     "steps_per_call": 0,
     "dtype": "float16",

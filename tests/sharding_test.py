@@ -32,6 +32,10 @@ def test_examples_per_device():
     assert sharding.per_device(64) == 8
     with pytest.raises(UserError, match="batch_size is 12, expected a multiple of the 8 devices"):
         sharding.per_device(12)
+    assert sharding.per_device(64, 4) == 8
+    message = "batch_size is 24, expected a multiple of the 8 devices times the 2 accumulate_steps"
+    with pytest.raises(UserError, match=message):
+        sharding.per_device(24, 2)
 
 
 def test_unstack_is_the_inverse_of_stack():

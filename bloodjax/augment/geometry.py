@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Key, Num
+from jaxtyping import Array, Bool, Int32, Key, Num
 
 # For each set of views: (transpose, flip up-down, flip left-right) of each, the picture itself
 # first. "d4" is the dihedral group of the square.
@@ -24,13 +24,16 @@ def views(
     return jnp.stack([_view(images, *flags) for flags in VIEWS[name]])
 
 
+def random_index(keys: Key[Array, " batch"], name: str) -> Int32[Array, " batch"]:
+    """Which of `VIEWS[name]` each key draws; all are equally likely."""
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, len(VIEWS[name])))(keys)
+
+
 def random_view(
     keys: Key[Array, " batch"], images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "batch size size channels"]:
-    """One view of each picture, drawn by its key; all of `VIEWS[name]` are equally likely."""
-    table = jnp.array(VIEWS[name])
-    pick = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(table)))(keys)
-    flags = table[pick]
+    """One view of each picture: that of its key's `random_index`."""
+    flags = jnp.array(VIEWS[name])[random_index(keys, name)]
     for axis, transform in enumerate((_transpose, _flip_up_down, _flip_left_right)):
         if any(view[axis] for view in VIEWS[name]):
             images = jnp.where(_per_image(flags[:, axis]), transform(images), images)

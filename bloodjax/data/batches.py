@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int32, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int32, PyTree, UInt8
 
 from bloodjax.errors import UserError
 
@@ -21,7 +21,7 @@ class DeviceData:
     """A data set's pictures and labels, whole, on the device.
 
     Attributes:
-      images: uint8 [n, size, size, 3].
+      images: uint8 [n, size, size, 3], or features of every view of them (`steps.features_step`).
       labels: int32 [n].
     """
 
@@ -46,9 +46,9 @@ class CallData:
 
 @flax.struct.dataclass
 class Batch:
-    """What a step takes; `mask` is False where an example is padding."""
+    """What a step takes: pictures or features; `mask` is False where an example is padding."""
 
-    image: UInt8[Array, "batch size size 3"]
+    image: UInt8[Array, "batch size size 3"] | Float[Array, "batch ..."]
     label: Int32[Array, " batch"]
     mask: Bool[Array, " batch"]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv
+from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, maybe_remat
 
 SIZES = {
     # name: (blocks a stage, channels a stage)
@@ -112,6 +112,7 @@ class ConvNeXt(nn.Module):
       drop_path: stochastic depth's rate at the last block; it grows linearly from 0 at the first.
       layer_scale: initial value of the residual branches' scales.
       v2: blocks of ConvNeXt V2.
+      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -121,6 +122,7 @@ class ConvNeXt(nn.Module):
     drop_path: float = 0.0
     layer_scale: float = 1e-6
     v2: bool = False
+    remat: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -144,7 +146,7 @@ class ConvNeXt(nn.Module):
                 x = _layer_norm(self.dtype, f"downsample_{stage}_norm")(x)
                 x = PatchConv(width, 2, self.dtype, _INIT, name=f"downsample_{stage}")(x)
             for block in range(depth):
-                x = Block(
+                x = maybe_remat(Block, self.remat)(
                     drop_path=rates[sum(self.depths[:stage]) + block],
                     layer_scale=self.layer_scale,
                     v2=self.v2,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, Dropout, max_pool
+from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
@@ -77,6 +77,7 @@ class DenseNet(nn.Module):
       growth: channels that a layer adds; the stem gives twice as many.
       epsilon: BatchNorm's.
       drop_path: stochastic depth's rate at the last layer; it grows linearly from 0 at the first.
+      remat: whether layers keep their inputs alone for the gradient (`layers.maybe_remat`).
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -85,6 +86,7 @@ class DenseNet(nn.Module):
     growth: int
     epsilon: float = 1e-5
     drop_path: float = 0.0
+    remat: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -121,7 +123,7 @@ class DenseNet(nn.Module):
                 x = Conv(half, 1, dtype=self.dtype, name=f"transition_{stage - 1}")(x)
                 x = _halve(x)
             for layer in range(depth):
-                new = Layer(
+                new = maybe_remat(Layer, self.remat)(
                     growth=self.growth,
                     epsilon=self.epsilon,
                     drop_path=rates[sum(self.depths[:stage]) + layer],

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, DepthwiseConv, Dropout
+from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 _ACTIVATIONS = {"silu": jax.nn.silu, "relu6": jax.nn.relu6}
@@ -206,6 +206,7 @@ class EfficientNet(nn.Module):
       padding: a kind of `layers.pads`.
       norm_epsilon: of every BatchNorm.
       drop_path: stochastic depth's rate after the last block; it grows linearly from 0.
+      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -218,6 +219,7 @@ class EfficientNet(nn.Module):
     padding: str = "same"
     norm_epsilon: float = 1e-3
     drop_path: float = 0.0
+    remat: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -236,7 +238,7 @@ class EfficientNet(nn.Module):
         total, done = sum(stage.blocks for stage in self.stages), 0
         for i, stage in enumerate(self.stages):
             for block in range(stage.blocks):
-                x = Block(
+                x = maybe_remat(Block, self.remat)(
                     stage,
                     stride=stage.stride if block == 0 else 1,
                     drop_path=self.drop_path * done / total,

@@ -83,11 +83,20 @@ class Network(nn.Module):
         """
         if freeze not in FREEZE:
             raise ValueError(f"freeze is {freeze!r}, expected one of {FREEZE}")
-        update_stats = train and freeze != "batchnorm"
         train_backbone = train and freeze != "backbone"
         features = self.backbone(
-            x, train=train_backbone, update_stats=train_backbone and update_stats
+            x, train=train_backbone, update_stats=train_backbone and freeze != "batchnorm"
         )
         if freeze == "backbone":
             features = lax.stop_gradient(features)
-        return self.head(features, train=train, update_stats=update_stats)
+        return self.classify(features, train, freeze)
+
+    def features(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+        """The backbone's features of normalised pictures, in inference mode and in its dtype."""
+        return self.backbone(x, train=False, update_stats=False)
+
+    def classify(
+        self, features: Float[Array, "batch features"], train: bool = False, freeze: str = "none"
+    ) -> Float[Array, "batch classes"]:
+        """Float32 logits from features; `train` and `freeze` as in `__call__`."""
+        return self.head(features, train=train, update_stats=train and freeze != "batchnorm")

@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, max_pool
+from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 
@@ -202,9 +202,11 @@ class InceptionV3(ConvNorm):
 
     Attributes:
       drop_path: without effect, as there are no residual branches.
+      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
     """
 
     drop_path: float = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -224,7 +226,7 @@ class InceptionV3(ConvNorm):
             self.sow("intermediates", f"stage_{stage}", x)
             x = max_pool(x, 3, 2, "valid")
         for name, branches in BLOCKS.items():
-            x = Mixed(
+            x = maybe_remat(Mixed, self.remat)(
                 count_padding=self.count_padding,
                 norm_scale=self.norm_scale,
                 axis_name=self.axis_name,

@@ -7,16 +7,40 @@ eight under pmap all drop the same.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Callable, Iterator
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from bloodjax.ops.conv import conv
 from bloodjax.ops.depthwise import depthwise_conv
 from bloodjax.ops.pointwise import pointwise_conv
+
+# (index, number) while a micro-batch is traced. Flax hands a layer its inputs and a key that it has
+# folded the layer's path into, so that there is no other way down to a layer from the step.
+_MICRO_BATCH = contextvars.ContextVar("micro_batch", default=(0, 1))
+
+
+@contextlib.contextmanager
+def micro_batch(index: Int32[Array, ""], number: int) -> Iterator[None]:
+    """While it lasts, batches are the examples `index`, `index + number`, ... of the global batch.
+
+    Args:
+      index: of the micro-batch, in 0..number - 1.
+      number: of micro-batches that the global batch is worked through in.
+    """
+    token = _MICRO_BATCH.set((index, number))
+    try:
+        yield
+    finally:
+        _MICRO_BATCH.reset(token)
 
 
 def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[Array, " batch"]:
@@ -24,12 +48,31 @@ def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[
 
     Args:
       key: the global batch's key.
-      batch: examples on this device (under jit, the global batch).
+      batch: examples on this device (under jit, the global batch); of the present `micro_batch`.
       axis_name: pmap's axis, or None under jit.
     """
     start = jnp.int32(0) if axis_name is None else lax.axis_index(axis_name) * batch
-    index = start + jnp.arange(batch, dtype=jnp.int32)
+    first, stride = _MICRO_BATCH.get()
+    index = first + stride * (start + jnp.arange(batch, dtype=jnp.int32))
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def maybe_remat(target: Callable, remat: bool) -> Callable:
+    """`target`, or with `remat` a form of it that keeps its input alone for the gradient.
+
+    What lies between is computed anew in the backward pass (Chen et al., "Training deep nets with
+    sublinear memory cost", 2016, arXiv:1604.06174). Variables and masks stay what they are.
+
+    Args:
+      target: a module class whose `__call__` takes a map and then static arguments, or a method of
+        a module that does, to be called with the module first.
+      remat: whether.
+    """
+    if not remat:
+        return target
+    function = target.__call__ if inspect.isclass(target) else target
+    arguments = len(inspect.signature(function).parameters)
+    return nn.remat(target, static_argnums=tuple(range(2, arguments)))
 
 
 class Dropout(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, DepthwiseConv
+from bloodjax.models.layers import Conv, DepthwiseConv, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
@@ -87,6 +87,7 @@ class MobileNet(nn.Module):
       padding: a kind of `layers.pads`, for the depthwise convolutions.
       epsilon: of BatchNorm.
       drop_path: without effect, as there are no residual branches.
+      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -98,6 +99,7 @@ class MobileNet(nn.Module):
     padding: str = "after"
     epsilon: float = 1e-3
     drop_path: float = 0.0
+    remat: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -126,7 +128,7 @@ class MobileNet(nn.Module):
         x = jax.nn.relu6(x)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for block in range(depth):
-                x = Block(
+                x = maybe_remat(Block, self.remat)(
                     features=int(width * self.multiplier),
                     stride=2 if stage > 0 and block == 0 else 1,
                     padding=self.padding,

@@ -74,6 +74,7 @@ def build(
     flavour: str = "",
     top: bool = False,
     drop_path: float = 0.0,
+    remat: bool = False,
     axis_name: str | None = None,
     dtype: DTypeLike = jnp.float32,
     **head,
@@ -87,6 +88,8 @@ def build(
         it is empty.
       top: keep the dense layers that some backbones (VGG) have between features and classifier.
       drop_path: stochastic depth's rate at the last block.
+      remat: compute what lies within each of the backbone's blocks anew in the backward pass, in
+        place of keeping it.
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters and logits are float32.
       **head: fields of `models.head.Head`, such as `hidden` and `dropout`.
@@ -102,7 +105,7 @@ def build(
     if top and hasattr(backbone, "top"):
         attributes = attributes | {"top": True}
     return Network(
-        backbone(**attributes, drop_path=drop_path, axis_name=axis_name, dtype=dtype),
+        backbone(**attributes, drop_path=drop_path, remat=remat, axis_name=axis_name, dtype=dtype),
         Head(num_classes, axis_name=axis_name, dtype=dtype, **head),
     )
 

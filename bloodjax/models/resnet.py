@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, Dropout, max_pool
+from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
@@ -114,6 +114,7 @@ class ResNet(nn.Module):
       use_bias: whether convolutions have biases.
       epsilon: BatchNorm's.
       drop_path: stochastic depth's rate at the last block; it grows linearly from 0 at the first.
+      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -125,6 +126,7 @@ class ResNet(nn.Module):
     use_bias: bool = False
     epsilon: float = 1e-5
     drop_path: float = 0.0
+    remat: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -154,7 +156,7 @@ class ResNet(nn.Module):
         x = max_pool(jax.nn.relu(x), 3, 2)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for block in range(depth):
-                x = Block(
+                x = maybe_remat(Block, self.remat)(
                     width=width,
                     stride=2 if stage > 0 and block == 0 else 1,
                     bottleneck=self.bottleneck,

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.layers import Conv, max_pool
+from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 # Convolutions in each of the five stages, by the number of layers with weights.
@@ -72,6 +72,7 @@ class VGG(nn.Module):
       sliding: where the last map is larger than 7x7, the dense layers see each of its 7x7 windows,
         and the features are averages over these; otherwise the map is averaged to 7x7 first.
       drop_path: without effect, as there are no residual branches.
+      remat: whether stages keep their inputs alone for the gradient (`layers.maybe_remat`).
       axis_name: pmap's axis, or None under jit.
       dtype: of the computation; parameters stay float32.
     """
@@ -82,6 +83,7 @@ class VGG(nn.Module):
     top: bool = False
     sliding: bool = False
     drop_path: float = 0.0
+    remat: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -99,21 +101,26 @@ class VGG(nn.Module):
         del train
         x = x.astype(self.dtype)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
-            for i in range(depth):
-                name = f"stage_{stage}_conv_{i}"
-                x = Conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
-                if self.norm:
-                    x = BatchNorm(
-                        update_stats,
-                        axis_name=self.axis_name,
-                        dtype=self.dtype,
-                        epsilon=1e-5,
-                        name=f"{name}_norm",
-                    )(x)
-                x = jax.nn.relu(x)
+            convolve = maybe_remat(VGG._stage, self.remat)
+            x = convolve(self, x, stage, depth, width, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
             x = max_pool(x, 2, 2, "valid")
         return self._top(x) if self.top else x.mean(axis=(1, 2))
+
+    def _stage(self, x, stage, depth, width, update_stats):
+        for i in range(depth):
+            name = f"stage_{stage}_conv_{i}"
+            x = Conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
+            if self.norm:
+                x = BatchNorm(
+                    update_stats,
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    epsilon=1e-5,
+                    name=f"{name}_norm",
+                )(x)
+            x = jax.nn.relu(x)
+        return x
 
     def _top(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 4096"]:
         """The dense layers, over one window or several."""

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.augment.geometry import VIEWS, random_view, views
+from bloodjax.augment.geometry import VIEWS, random_index, random_view, views
 
 
 @pytest.fixture
@@ -44,6 +44,14 @@ def test_random_views_are_equally_likely(pictures, name):
     expected = n / len(choices)
     # Far beyond the 99.9 % quantile of chi-square with 7 degrees of freedom, 24.3.
     assert ((counts - expected) ** 2 / expected).sum() < 30
+
+
+def test_a_random_view_is_that_of_its_key_s_index(pictures):
+    keys = jax.random.split(jax.random.key(2), len(pictures))
+    index = random_index(keys, "d4")
+    every = views(jnp.asarray(pictures), "d4")
+    expected = every[index, jnp.arange(len(pictures))]
+    np.testing.assert_array_equal(random_view(keys, jnp.asarray(pictures), "d4"), expected)
 
 
 def test_a_random_view_depends_on_its_own_key_and_picture_alone(pictures):

@@ -108,3 +108,16 @@ def test_which_statistics_change(trained, variables):
 def test_an_unknown_freeze(variables, pictures):
     with pytest.raises(ValueError, match=r"freeze is 'all', expected one of .*batchnorm"):
         MODEL.apply(variables, pictures, freeze="all")
+
+
+def test_a_network_is_its_features_classified(variables, pictures):
+    features = MODEL.apply(variables, pictures, method="features")
+    assert features.shape == (8, 4)
+    logits = MODEL.apply(variables, features, method="classify")
+    np.testing.assert_allclose(logits, MODEL.apply(variables, pictures), rtol=1e-6)
+    training = {"train": True, "freeze": "backbone", "mutable": ["batch_stats"]}
+    rngs = {"dropout": jax.random.key(3)}
+    expected, stats = MODEL.apply(variables, pictures, rngs=rngs, **training)
+    found, found_stats = MODEL.apply(variables, features, rngs=rngs, method="classify", **training)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, found_stats, stats)

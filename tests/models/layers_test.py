@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from bloodjax import sharding
-from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, example_keys
+from bloodjax.models.layers import (
+    Dense,
+    DepthwiseConv,
+    Dropout,
+    PatchConv,
+    example_keys,
+    micro_batch,
+)
 from bloodjax.ops.depthwise import depthwise_conv
 
 
@@ -53,6 +60,16 @@ def test_dropout_depends_on_its_key_alone():
     x = jnp.ones((4, 100))
     np.testing.assert_array_equal(dropped(Dropout(0.5), x, 1), dropped(Dropout(0.5), x, 1))
     assert np.any(dropped(Dropout(0.5), x, 1) != dropped(Dropout(0.5), x, 2))
+
+
+def test_a_micro_batch_has_the_keys_of_its_examples_in_the_whole():
+    whole = jax.random.key_data(example_keys(jax.random.key(0), 12, None))
+    with micro_batch(jnp.int32(2), 3):
+        part = jax.random.key_data(example_keys(jax.random.key(0), 4, None))
+    np.testing.assert_array_equal(part, whole[2::3])
+    np.testing.assert_array_equal(
+        jax.random.key_data(example_keys(jax.random.key(0), 12, None)), whole
+    )
 
 
 def test_dropout_is_the_identity_in_inference_and_at_rate_zero():
