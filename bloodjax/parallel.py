@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,17 @@ from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import Phase, Recipe, predict_step, train_steps
 
 
-class JitSteps:
+class _Compiled:
+    """What compiled training steps can tell of themselves, however they were compiled."""
+
+    _train: Any
+
+    def program(self, phase: Phase, steps: int, *arguments: PyTree) -> str:
+        """The text of what XLA made of `train`, with the names that a profile's trace has."""
+        return self._train.lower(phase, steps, *arguments).compile().as_text()
+
+
+class JitSteps(_Compiled):
     """The steps under jit: the state on every device, the batch split over them."""
 
     axis_name = None
@@ -65,7 +76,7 @@ class JitSteps:
         return self._train._cache_size()
 
 
-class PmapSteps:
+class PmapSteps(_Compiled):
     """The steps under pmap: a copy of the state for each device along a leading axis."""
 
     axis_name = sharding.AXIS

@@ -65,6 +65,7 @@ class Phase:
     tx: optax.GradientTransformation
 
 
+@jax.named_scope("normalise")
 def normalise(
     images: UInt8[Array, "*batch size size 3"],
     mean: tuple[float, float, float],
@@ -112,17 +113,19 @@ def train_step(
     correct = jnp.sum(((logits.argmax(-1) == batch.label) & batch.mask).astype(jnp.float32))
     loss, correct, grads = _sum_over_devices(recipe, (loss, correct, grads))
     # Optax raises Python floats to an int32 count, which strict promotion does not allow.
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     return TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         metrics=_add(state.metrics, state.step, loss, correct, count),
     )
 
 
+@jax.named_scope("metrics")
 def _add(metrics: Metrics, step, loss, correct, count) -> Metrics:
     bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
     return Metrics(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from bloodjax import build, classical, evaluation, logs, metrics, optim, settings, sharding
+from bloodjax import build, classical, evaluation, logs, metrics, optim, profile, settings, sharding
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.batches import DeviceData, epoch_order, steps_per_epoch
@@ -58,7 +58,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     per_epoch = steps_per_epoch(len(parts.train), config.batch_size)
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
-        run = _Run(config, parts, per_epoch, checkpoints, stop)
+        run = _Run(config, workdir, parts, per_epoch, checkpoints, stop)
         progress, state = run.restore(backbone)
         with logs.MetricsLog(workdir, run.step) as log:
             while progress.phase < len(PHASES):
@@ -85,7 +85,7 @@ def _open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
             f"--workdir={workdir}: holds a run with another config ({'; '.join(changes[:3])}); "
             "expected the same config, or another --workdir"
         )
-    return stored
+    return settings.resumed(stored, config)
 
 
 def _origin(config: Config) -> str:
@@ -109,6 +109,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
+        workdir: pathlib.Path,
         parts: Parts,
         per_epoch: int,
         checkpoints: Checkpoints,
@@ -119,6 +120,7 @@ class _Run:
         self.step = 0
         self.steps: JitSteps | PmapSteps = build.steps(config, len(parts.train.classes))
         self._classes = parts.train.classes
+        self._recorder = profile.Recorder(config, workdir, len(self._classes), self.steps)
         self._validation = parts.validation
         self._checkpoints = checkpoints
         self._stop = stop
@@ -177,12 +179,13 @@ class _Run:
         started, first = time.monotonic(), self.step
         looked = started
         in_flight = collections.deque()
-        with logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar:
+        with (
+            logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar,
+            self._recorder.epoch(PHASES[progress.phase]) as train,
+        ):
             while done < self.per_epoch:
                 steps = min(self.config.steps_per_call, self.per_epoch - done)
-                state, sums = self.steps.train(
-                    phase, steps, state, self._data, order, self._class_weights
-                )
+                state, sums = train(phase, steps, state, self._data, order, self._class_weights)
                 done, self.step = done + steps, self.step + steps
                 in_flight.append(sums)
                 if len(in_flight) > _IN_FLIGHT:

@@ -24,6 +24,7 @@ def views(
     return jnp.stack([_view(images, *flags) for flags in VIEWS[name]])
 
 
+@jax.named_scope("augment")
 def random_view(
     keys: Key[Array, " batch"], images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "batch size size channels"]:
