@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bloodjax import hlo, traces
@@ -19,6 +19,7 @@ def tables(
     kinds: Mapping[str, str],
     steps: int,
     seconds: float,
+    threads: int,
 ) -> dict[str, list[dict[str, Any]]]:
     """Where the time of some steps went.
 
@@ -28,25 +29,31 @@ def tables(
       kinds: of the network's modules; see `models.summary.kinds`.
       steps: how many were taken.
       seconds: what they took, all together.
+      threads: see `traces.account`.
 
     Returns:
       "groups" and "operations", each a list, the largest first; empty without spans. In each row
-      `ms` is wall time a step, every moment in equal parts to the operations under way, so that the
-      groups' add up to a step; `share` is the part of a step; `thread_ms` is how long threads (on a
-      GPU: streams) were marked as busy with it, all together. Threads that an operation hands parts
-      of itself to are not marked.
+      `ms` is wall time a step, every moment in equal parts to the threads at work (on a GPU:
+      streams), so that the groups' add up to a step; `share` is the part of a step; `thread_ms` is
+      the time of all threads a step.
     """
     if not spans:
         return {"groups": [], "operations": []}
     containers = {n for n, i in program.instructions.items() if i.opcode in hlo.CONTAINERS}
-    wall, threads = traces.by_the_clock(spans, containers), traces.on_threads(spans)
+    times = traces.account(spans, threads, containers)
 
-    def row(ns: float, thread_ns: float) -> dict[str, float]:
+    def row(wall: float, busy: float) -> dict[str, float]:
         return {
-            "ms": ns / 1e6 / steps,
-            "share": ns / 1e9 / seconds,
-            "thread_ms": thread_ns / 1e6 / steps,
+            "ms": wall / 1e6 / steps,
+            "share": wall / 1e9 / seconds,
+            "thread_ms": busy / 1e6 / steps,
         }
+
+    def rows(times: traces.Times, describe: Callable[[str], dict[str, str]]):
+        return [
+            {**describe(name), **row(wall, times.busy[name])}
+            for name, wall in times.wall.most_common()
+        ]
 
     def group(operation: str) -> str:
         if operation == traces.UNNAMED:
@@ -63,15 +70,9 @@ def tables(
             "source": instruction.source,
         }
 
-    of_groups, threads_of_groups = traces.summed(wall, group), traces.summed(threads, group)
-    groups = [
-        {"group": name, **row(of_groups[name], threads_of_groups[name])}
-        for name in sorted(of_groups, key=of_groups.get, reverse=True)
-    ]
-    groups.append({"group": IDLE, **row(1e9 * seconds - sum(wall.values()), 0.0)})
-    longest = sorted(wall, key=wall.get, reverse=True)[:_OPERATIONS]
-    operations = [{**operation(name), **row(wall[name], threads[name])} for name in longest]
-    return {"groups": groups, "operations": operations}
+    groups = rows(times.by(group), lambda name: {"group": name})
+    groups.append({"group": IDLE, **row(1e9 * seconds - times.wall.total(), 0.0)})
+    return {"groups": groups, "operations": rows(times, operation)[:_OPERATIONS]}
 
 
 def as_text(entries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 import time
@@ -84,6 +85,11 @@ def _measured(repeats: int = 4) -> float:
         product(matrix, matrix).block_until_ready()
         seconds.append(time.perf_counter() - started)
     return 2 * _MATMUL**3 / min(seconds)
+
+
+def threads() -> int:
+    """CPU threads that this process can run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> tuple[int | None, str]:

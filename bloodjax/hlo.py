@@ -23,7 +23,9 @@ _PARTS = {
     "metrics": "loss and metrics",
     "optimizer": "optimiser",
 }
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$", re.MULTILINE)
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _OPCODE = re.compile(r"\s([a-z][a-z0-9\-]*)\(")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
@@ -61,19 +63,40 @@ def parse(text: str) -> Program:
     """Reads a compiled program's text. What it does not understand, it leaves out."""
     head = re.match(r"HloModule ([\w.\-]+)", text)
     sources = _sources(text)
-    instructions = {}
-    for name, rest in _INSTRUCTION.findall(text):
-        opcode = _OPCODE.search(rest)
-        if opcode is None:
-            continue
-        op_name, frame = _OP_NAME.search(rest), _FRAME.search(rest)
-        instructions[name] = Instruction(
-            opcode=opcode[1],
-            shape=rest[: opcode.start()],
-            op_name=op_name[1] if op_name else "",
-            source=sources.get(int(frame[1]), "") if frame else "",
-        )
+    instructions: dict[str, Instruction] = {}
+    last_named: dict[str, Instruction] = {}  # of each computation
+    computation = ""
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            computation = found[1]
+        elif found := _INSTRUCTION.match(line):
+            instruction = _instruction(found[2], sources)
+            if instruction is None:
+                continue
+            called = _CALLS.search(found[2])
+            if called and called[1] in last_named and not instruction.op_name:
+                inner = last_named[called[1]]
+                instruction = dataclasses.replace(
+                    instruction, op_name=inner.op_name, source=inner.source
+                )
+            instructions[found[1]] = instruction
+            if "/" in instruction.op_name:
+                last_named[computation] = instruction
     return Program(head[1] if head else "", instructions)
+
+
+def _instruction(text: str, sources: Mapping[int, str]) -> Instruction | None:
+    """What stands behind the equals sign: shape, opcode, operands, attributes."""
+    opcode = _OPCODE.search(text)
+    if opcode is None:
+        return None
+    op_name, frame = _OP_NAME.search(text), _FRAME.search(text)
+    return Instruction(
+        opcode=opcode[1],
+        shape=text[: opcode.start()],
+        op_name=op_name[1] if op_name else "",
+        source=sources.get(int(frame[1]), "") if frame else "",
+    )
 
 
 def _sources(text: str) -> dict[int, str]:
@@ -129,7 +152,8 @@ def group(instruction: Instruction, kinds: Mapping[str, str]) -> str:
     """
     scopes, backward = _scopes(instruction.op_name)
     if "Network" in scopes:
-        path = scopes[scopes.index("Network") + 1 :]
+        # A scope with a dot is a module's method, and not one more module.
+        path = [scope for scope in scopes[scopes.index("Network") + 1 :] if "." not in scope]
         ends = range(len(path), 0, -1)
         known = (kinds[p] for p in ("/".join(path[:end]) for end in ends) if p in kinds)
         kind = next(known, "activations, residuals, pooling")

@@ -196,4 +196,6 @@ def measure(recording: _Recording, config: Config, num_classes: int) -> dict[str
             "open it in XProf (TensorBoard) or ui.perfetto.dev."
         )
     kinds = summary.kinds(network, size)
-    return entry | breakdown.tables(spans, program, kinds, steps, recording.seconds)
+    return entry | breakdown.tables(
+        spans, program, kinds, steps, recording.seconds, hardware.threads()
+    )

@@ -1,10 +1,11 @@
 """How long each operation of a compiled step took, from a trace of `jax.profiler`.
 
 The runtime marks when an operation begins and ends, by the instruction's name: on CPU on each
-thread that starts one, on GPU on each stream, on TPU on a line of its own. Operations overlap: two
-threads run two, and an operation hands parts of itself to threads on which nothing is marked. So
-time is shared out by the clock: each moment goes in equal parts to the operations under way then.
-The shares and the idle rest add up to the wall time.
+thread that starts one, on GPU on each stream, on TPU on a line of its own. On CPU an operation also
+hands parts of itself to further threads, on which nothing is marked, and is done when they are. So
+time is shared out by the clock: each moment goes in equal parts to the threads at work, and those
+without a mark count towards what is not done yet. The shares and the idle rest add up to the wall
+time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import jax
 
@@ -75,9 +76,10 @@ def _spans(plane, program: str) -> Iterator[Span]:
             if operation and module == program:
                 begun.append((operation, line.name, event.start_ns, event.end_ns, stats.get("_p")))
     for operation, line, start, end, producer in begun:
-        # On CPU an operation's end is an event of its own, that refers to its begin.
-        done = max(end, ends.get(producer, end) if producer is not None else end)
-        yield Span(operation, plane.name, line, start, end, done)
+        # On CPU that an operation is done is an event of its own, which refers to its begin.
+        done = end if producer is None else max(end, ends.get(producer, end))
+        if end > start:
+            yield Span(operation, plane.name, line, start, end, done)
 
 
 def _is_work(line: str) -> bool:
@@ -90,66 +92,87 @@ def _instruction(event: str) -> str:
     return event[1:].partition(" = ")[0] if event.startswith("%") else UNNAMED
 
 
-def by_the_clock(spans: Sequence[Span], containers: Collection[str] = ()) -> dict[str, float]:
-    """Nanoseconds of wall time for each operation: the mean over the devices.
+@dataclasses.dataclass
+class Times:
+    """What operations took, in nanoseconds by their names.
+
+    Attributes:
+      wall: of wall time: each moment goes in equal parts to the threads or streams at work then.
+      busy: of all their time together, so that two at once count twice.
+    """
+
+    wall: collections.Counter[str]
+    busy: collections.Counter[str]
+
+    def by(self, name: Callable[[str], str]) -> Times:
+        """The sums over all operations that `name` gives one name."""
+        sums = Times(collections.Counter(), collections.Counter())
+        for mine, other in ((sums.wall, self.wall), (sums.busy, self.busy)):
+            for operation, time in other.items():
+                mine[name(operation)] += time
+        return sums
+
+
+def account(spans: Iterable[Span], threads: int, containers: Collection[str] = ()) -> Times:
+    """What each operation took, the mean over the devices.
 
     Args:
       spans: of any number of devices.
+      threads: how many can be at work on a device at once. Those that no span holds count towards
+        the operations that wait for parts of themselves.
       containers: operations that only run others; a moment is theirs where nothing else runs.
     """
-    devices = {span.device for span in spans}
-    total = collections.Counter()
-    for device in devices:
-        for operation, time in _share(
-            [span for span in spans if span.device == device], containers
-        ).items():
-            total[operation] += time / len(devices)
-    return dict(total)
-
-
-def _share(spans: Sequence[Span], containers: Collection[str]) -> collections.Counter:
-    changes = sorted(
-        [(span.start, 1, span.operation) for span in spans]
-        + [(span.done, -1, span.operation) for span in spans]
-    )
-    shares, active, before = collections.Counter(), collections.Counter(), 0.0
-    for now, change, operation in changes:
-        if active and now > before:
-            running = {name: n for name, n in active.items() if name not in containers} or active
-            part = (now - before) / sum(running.values())
-            for name, n in running.items():
-                shares[name] += n * part
-        active[operation] += change
-        if not active[operation]:
-            del active[operation]
-        before = now
-    return shares
-
-
-def on_threads(spans: Sequence[Span]) -> dict[str, float]:
-    """Nanoseconds that each operation held threads or streams, all together, over all devices.
-
-    What runs within another operation on the same thread counts once, as its own.
-    """
-    total = collections.Counter()
-    lines = collections.defaultdict(list)
+    devices = collections.defaultdict(list)
     for span in spans:
-        lines[span.device, span.line].append(span)
-    for line in lines.values():
-        around: list[Span] = []
-        for span in sorted(line, key=lambda span: (span.start, -span.end)):
-            while around and around[-1].end <= span.start:
-                around.pop()
-            if around:
-                total[around[-1].operation] -= min(span.end, around[-1].end) - span.start
-            total[span.operation] += span.end - span.start
-            around.append(span)
-    return dict(total)
+        devices[span.device].append(span)
+    total = Times(collections.Counter(), collections.Counter())
+    for held in devices.values():
+        for length, weights in _moments(held, threads, frozenset(containers)):
+            part = length / len(devices)
+            every = sum(weights.values())
+            for operation, weight in weights.items():
+                total.wall[operation] += part * weight / every
+                total.busy[operation] += part * weight
+    return total
 
 
-def summed(times: dict[str, float], key: Callable[[str], str]) -> dict[str, float]:
-    """The times of all operations that `key` gives one name."""
-    total = collections.Counter()
-    for operation, time in times.items():
-        total[key(operation)] += time
-    return dict(total)
+def _moments(
+    spans: Sequence[Span], threads: int, containers: frozenset[str]
+) -> Iterator[tuple[float, dict[str, float]]]:
+    """Stretches of time in which nothing changes: how long, and how many threads work on what."""
+    begins, ends, dones = 2, 1, 0  # at one time, what ends does so first
+    changes = [(span.start, begins, i) for i, span in enumerate(spans)]
+    changes += [(span.end, ends, i) for i, span in enumerate(spans)]
+    changes += [(span.done, dones, i) for i, span in enumerate(spans) if span.done > span.end]
+    held: dict[str, list[Span]] = collections.defaultdict(list)
+    waiting: collections.Counter[str] = collections.Counter()
+    before = 0.0
+    for now, change, i in sorted(changes):
+        if now > before and (weights := _at_work(held, waiting, threads, containers)):
+            yield now - before, weights
+        before, span = now, spans[i]
+        if change == begins:
+            held[span.line].append(span)
+        elif change == ends:
+            held[span.line].remove(span)
+            if not held[span.line]:
+                del held[span.line]
+            if span.done > span.end:
+                waiting[span.operation] += 1
+        else:
+            waiting[span.operation] -= 1
+            if not waiting[span.operation]:
+                del waiting[span.operation]
+
+
+def _at_work(held, waiting, threads: int, containers: frozenset[str]) -> dict[str, float]:
+    """Operation -> threads that work on it, given the spans that hold each and those not done."""
+    innermost = [spans[-1].operation for spans in held.values()]
+    weights = collections.Counter(name for name in innermost if name not in containers)
+    free = threads - weights.total()
+    parts = {name: n for name, n in waiting.items() if name not in containers}
+    if parts and free > 0:
+        every = sum(parts.values())
+        for name, n in parts.items():
+            weights[name] += free * n / every
+    return weights or dict.fromkeys([*innermost, *waiting][:1], 1.0)
