@@ -31,7 +31,8 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 _WRAPPED = re.compile(r"(\w+)\((.*)\)")
 _TRANSFORMS = frozenset({"jvp", "transpose", "vmap", "remat", "checkpoint"})
-_OURS = re.compile(r"[/\\]bloodjax[/\\]")
+_OURS = re.compile(r"[/\\]bloodjax[/\\](?!.*site-packages)")
+_PACKAGES = re.compile(r"(?:site|dist)-packages[/\\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _place(frame, frames, places) -> str:
         inside = _OURS.split(path)
         if len(inside) > 1:
             return f"{inside[-1]}:{line}"
-        innermost = innermost or f"{path}:{line}"
+        innermost = innermost or f"{_PACKAGES.split(path)[-1]}:{line}"
     return innermost
 
 

@@ -101,8 +101,8 @@ class Times:
       busy: of all their time together, so that two at once count twice.
     """
 
-    wall: collections.Counter[str]
-    busy: collections.Counter[str]
+    wall: collections.Counter
+    busy: collections.Counter
 
     def by(self, name: Callable[[str], str]) -> Times:
         """The sums over all operations that `name` gives one name."""
@@ -168,7 +168,10 @@ def _moments(
 def _at_work(held, waiting, threads: int, containers: frozenset[str]) -> dict[str, float]:
     """Operation -> threads that work on it, given the spans that hold each and those not done."""
     innermost = [spans[-1].operation for spans in held.values()]
-    weights = collections.Counter(name for name in innermost if name not in containers)
+    weights = collections.Counter()
+    for name in innermost:
+        if name not in containers:
+            weights[name] += 1.0
     free = threads - weights.total()
     parts = {name: n for name, n in waiting.items() if name not in containers}
     if parts and free > 0:

@@ -7,7 +7,8 @@ from bloodjax.traces import Span
 
 
 def span(operation, start, end, done=None, line="a", device="cpu"):
-    return Span(operation, device, line, start, end, end if done is None else done)
+    done = end if done is None else done
+    return Span(operation, device, line, float(start), float(end), float(done))
 
 
 def times(spans, threads=2, containers=()):
