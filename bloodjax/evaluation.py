@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from bloodjax import classical, classifier, logs, metrics
+from bloodjax import classical, classifier, logs, metrics, profile
 from bloodjax.classifier import BASELINE_FILE, Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
@@ -159,6 +159,7 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
         class_weights=weights,
         versions=versions(),
         timings={"training": sum(entry["seconds"] for entry in history)},
+        profile=profile.read(workdir),
     )
 
 

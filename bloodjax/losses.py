@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
 
+@jax.named_scope("loss")
 def weighted_cross_entropy(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,17 @@ from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_ste
 _UNDER_WAY = 8
 
 
-class JitSteps:
+class _Compiled:
+    """What compiled training steps can tell of themselves, however they were compiled."""
+
+    _train: Any
+
+    def program(self, phase: Phase, steps: int, *arguments: PyTree) -> str:
+        """The text of what XLA made of `train`, with the names that a profile's trace has."""
+        return self._train.lower(phase, steps, *arguments).compile().as_text()
+
+
+class JitSteps(_Compiled):
     """The steps under jit: the state on every device, the batch split over them."""
 
     axis_name = None
@@ -87,7 +98,7 @@ class JitSteps:
         return self._train._cache_size()
 
 
-class PmapSteps:
+class PmapSteps(_Compiled):
     """The steps under pmap: a copy of the state for each device along a leading axis."""
 
     axis_name = sharding.AXIS

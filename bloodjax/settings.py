@@ -29,6 +29,8 @@ Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 PHASES = ("head", "finetune")
 _FILLED_IN = "model.source."
+# What a run may be asked anew each time that it goes on, for it changes none of its numbers.
+_FREE = ("profile",)
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -97,6 +99,8 @@ def defaults() -> ml_collections.ConfigDict:
             "evaluation": {"tta": "none", "bootstrap": 1000},
             # A checkpoint is written after every epoch, and within one after this many minutes.
             "checkpoint_minutes": 10.0,
+            # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
+            "profile": False,
         }
     )
 
@@ -211,8 +215,13 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{k}: {before[k]!r} -> {after[k]!r}"
         for k in after
-        if before[k] != after[k] and not k.startswith(_FILLED_IN)
+        if before[k] != after[k] and not k.startswith(_FILLED_IN) and k not in _FREE
     ]
+
+
+def resumed(stored: Config, asked: Config) -> ml_collections.FrozenConfigDict:
+    """A run's own config, with what may differ from one start to the next as it is asked for."""
+    return check({**stored.to_dict(), **{key: asked[key] for key in _FREE}})
 
 
 def _run_config_file(path: str) -> ml_collections.ConfigDict:

@@ -70,6 +70,7 @@ class Phase:
     cached: bool = False
 
 
+@jax.named_scope("normalise")
 def normalise(
     images: UInt8[Array, "*batch size size 3"],
     mean: tuple[float, float, float],
@@ -128,11 +129,12 @@ def train_step(
     totals, batch_stats = _accumulate(recipe.accumulate_steps, sums, state.batch_stats, batch)
     loss, correct, grads = _sum_over_devices(recipe, totals)
     # Optax raises Python floats to an int32 count, which strict promotion does not allow.
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     return TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         metrics=_add(state.metrics, state.step, loss, correct, count),
@@ -172,6 +174,7 @@ def _accumulate(
     return lax.scan(one, (zeros, carry), jnp.arange(number, dtype=jnp.int32))[0]
 
 
+@jax.named_scope("metrics")
 def _add(metrics: Metrics, step, loss, correct, count) -> Metrics:
     bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
     return Metrics(

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from bloodjax import build, classical, evaluation, logs, metrics, optim, settings, sharding
+from bloodjax import build, classical, evaluation, logs, metrics, optim, profile, settings, sharding
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.parts import Parts, prepare
@@ -60,7 +60,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
-        run = _Run(config, parts, feed, checkpoints, stop)
+        run = _Run(config, workdir, parts, feed, checkpoints, stop)
         progress, state = run.restore(backbone)
         with logs.MetricsLog(workdir, run.step) as log:
             while progress.phase < len(PHASES):
@@ -87,7 +87,7 @@ def _open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
             f"--workdir={workdir}: holds a run with another config ({'; '.join(changes[:3])}); "
             "expected the same config, or another --workdir"
         )
-    return stored
+    return settings.resumed(stored, config)
 
 
 def _origin(config: Config) -> str:
@@ -111,6 +111,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
+        workdir: pathlib.Path,
         parts: Parts,
         feed: Feed,
         checkpoints: Checkpoints,
@@ -122,6 +123,7 @@ class _Run:
         self.steps = feed.steps
         self._feed = feed
         self._classes = parts.train.classes
+        self._recorder = profile.Recorder(config, workdir, len(self._classes), self.steps)
         self._validation = parts.validation
         self._checkpoints = checkpoints
         self._stop = stop
@@ -181,12 +183,11 @@ class _Run:
         in_flight = collections.deque()
         with (
             logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar,
+            self._recorder.epoch(PHASES[progress.phase]) as train,
             contextlib.closing(self._feed.calls(epoch, done)) as calls,
         ):
             for steps, data, order in calls:
-                state, sums = self.steps.train(
-                    phase, steps, state, data, order, self._class_weights
-                )
+                state, sums = train(phase, steps, state, data, order, self._class_weights)
                 done, self.step = done + steps, self.step + steps
                 in_flight.append(sums)
                 if len(in_flight) > _IN_FLIGHT:

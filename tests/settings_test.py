@@ -252,6 +252,14 @@ def test_what_a_run_filled_in_is_no_difference():
     assert settings.differences(filled, settings.check({"seed": 1})) == ["seed: 0 -> 1"]
 
 
+def test_whether_to_profile_may_change_as_a_run_goes_on():
+    stored, asked = settings.check({"seed": 1}), settings.check({"seed": 1, "profile": True})
+    assert not settings.differences(stored, asked)
+    assert settings.resumed(stored, asked) == asked
+    filled = settings.with_source(stored, Source("hf:a/b", "timm", "tf", licence="mit"))
+    assert settings.resumed(filled, asked).model.source.licence == "mit"
+
+
 def test_pictures_too_small_for_the_network_are_named(make_config):
     make_config(**{"model.name": "inception_v3", "data.image_size": 75})
     message = r"config\.data\.image_size is 74, expected at least 75 for inception_v3"

@@ -29,6 +29,7 @@ def random_index(keys: Key[Array, " batch"], name: str) -> Int32[Array, " batch"
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, len(VIEWS[name])))(keys)
 
 
+@jax.named_scope("augment")
 def random_view(
     keys: Key[Array, " batch"], images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "batch size size channels"]:

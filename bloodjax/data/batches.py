@@ -76,6 +76,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return n // batch_size
 
 
+@jax.named_scope("input")
 def gather(
     data: DeviceData, order: Int32[Array, " n"], start: Int32[Array, ""], size: int
 ) -> Batch:

@@ -1,13 +1,17 @@
-"""What a network costs: its parameters, and the multiplications of one forward pass."""
+"""What a network is made of and costs: kinds of modules, parameters, operations."""
 
 from __future__ import annotations
 
 import math
 
+import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from bloodjax.models import registry
+from bloodjax.models import layers, registry
+from bloodjax.models.head import Network
+from bloodjax.models.norms import BatchNorm
 
 
 def parameters(name: str, num_classes: int = 1000) -> int:
@@ -25,15 +29,79 @@ def flops(name: str, size: int, num_classes: int = 1000) -> int:
       size: pixels a side of the picture.
       num_classes: of the linear head.
     """
-    model, variables = _shapes(name, num_classes, size)
-    picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return _count(jax.make_jaxpr(model.apply)(variables, picture).jaxpr)
+    return _forward(*_shapes(name, num_classes, size), size)
+
+
+def training_flops(network: Network, size: int, freeze: str = "none") -> int:
+    """Floating-point operations of one picture's training step, two a multiply-add.
+
+    By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) three times a
+    forward pass for what is trained: forward, and the gradients of inputs and of weights. A frozen
+    backbone runs forward only. What is computed twice to save memory counts once.
+
+    Args:
+      network: with its head.
+      size: pixels a side of the picture.
+      freeze: see `Network.__call__`.
+    """
+    variables = jax.eval_shape(network.init, jax.random.key(0), _picture(size))
+    forward = _forward(network, variables, size)
+    if freeze != "backbone":
+        return 3 * forward
+    head = flax.traverse_util.flatten_dict(variables["params"]["head"])
+    return forward + 2 * sum(2 * leaf.size for path, leaf in head.items() if path[-1] == "kernel")
+
+
+def kinds(network: nn.Module, size: int) -> dict[str, str]:
+    """Path of a module, such as "backbone/stage_0_block_1/dwconv" -> its kind, in a reader's words.
+
+    Only modules of a kind stand there, not the blocks made of them.
+
+    Args:
+      network: any; it is traced, not run.
+      size: pixels a side of the picture.
+    """
+    found = {}
+
+    def note(call, args, kwargs, context):
+        kind = _kind(context.module)
+        if kind:
+            found["/".join(context.module.path)] = kind
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(network.init, jax.random.key(0), _picture(size))
+    return found
+
+
+def _kind(module: nn.Module) -> str | None:
+    match module:
+        case layers.DepthwiseConv():
+            return "depthwise convolution"
+        case layers.Conv(size=1) | layers.Dense() | nn.Dense():
+            return "pointwise convolution, dense"
+        case layers.Conv() | layers.PatchConv() | nn.Conv():
+            return "convolution"
+        case BatchNorm():
+            return "BatchNorm"
+        case nn.LayerNorm():
+            return "LayerNorm"
+        case layers.Dropout():
+            return "dropout"
+    return None
+
+
+def _picture(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
 def _shapes(name, num_classes, size):
     model = registry.linear(name, num_classes, top=True)
-    picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return model, jax.eval_shape(model.init, jax.random.key(0), picture)
+    return model, jax.eval_shape(model.init, jax.random.key(0), _picture(size))
+
+
+def _forward(model, variables, size) -> int:
+    return _count(jax.make_jaxpr(model.apply)(variables, _picture(size)).jaxpr)
 
 
 def _count(jaxpr) -> int:

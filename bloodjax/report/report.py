@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from bloodjax import breakdown
 from bloodjax.data.images import encode_png
 from bloodjax.metrics import wilson_interval
 from bloodjax.report import page, plots
@@ -82,6 +83,7 @@ def build(
     class_weights: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     timings: Mapping[str, float] | None = None,
+    profile: Mapping[str, Mapping[str, object]] | None = None,
 ) -> str:
     """The report as one HTML page that needs no other file; what is missing is said to be.
 
@@ -100,6 +102,7 @@ def build(
       class_weights: class -> weight in the loss.
       versions: name of a piece of software, or "device" -> version.
       timings: what was done -> seconds.
+      profile: phase -> where its steps' time went, as in `profile.json`.
     """
     measured = {
         part: _baseline(accuracy, evaluations[part]["n"])
@@ -125,6 +128,10 @@ def build(
         config=json.dumps(config, indent=2),
         versions=versions or {},
         timings={what: _duration(seconds) for what, seconds in (timings or {}).items()},
+        profile={
+            phase: {**entry, "facts": breakdown.facts(entry)}
+            for phase, entry in (profile or {}).items()
+        },
         percent=_percent,
         interval=_interval,
         figure=_figure,

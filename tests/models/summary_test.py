@@ -1,5 +1,6 @@
 import pytest
 
+from bloodjax import models
 from bloodjax.models import summary
 
 # Millions of parameters and billions of multiply-adds at 224 px, from the papers and torchvision.
@@ -16,3 +17,25 @@ def test_costs_are_those_published(name):
     millions, giga = PUBLISHED[name]
     assert summary.parameters(name) / 1e6 == pytest.approx(millions, rel=1e-3)
     assert summary.flops(name, 224) / 2e9 == pytest.approx(giga, rel=0.02)
+
+
+def test_training_is_three_forward_passes_of_what_is_trained():
+    network = models.build("simple_cnn", 8, hidden=(16,))
+    features = 256
+    head = 2 * (features * 16 + 16 * 8)
+    forward = summary.flops("simple_cnn", 32, 8) - 2 * features * 8 + head
+    assert summary.training_flops(network, 32) == 3 * forward
+    assert summary.training_flops(network, 32, "batchnorm") == 3 * forward
+    assert summary.training_flops(network, 32, "backbone") == forward + 2 * head
+
+
+def test_kinds_of_modules():
+    kinds = summary.kinds(models.build("efficientnet_b0", 8, hidden=(16,)), 32)
+    assert kinds["backbone/stem"] == "convolution"
+    assert kinds["backbone/stage_1_block_0/depthwise"] == "depthwise convolution"
+    assert kinds["backbone/stage_1_block_0/expand"] == "pointwise convolution, dense"
+    assert kinds["backbone/stage_1_block_0/expand_norm"] == "BatchNorm"
+    assert kinds["head/dense_0"] == "pointwise convolution, dense"
+    assert kinds["head/dropout_in"] == "dropout"
+    assert "backbone/stage_1_block_0" not in kinds
+    assert summary.kinds(models.build("convnext_atto", 8), 32)["backbone/stem_norm"] == "LayerNorm"

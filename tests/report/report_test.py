@@ -85,6 +85,29 @@ def _run() -> dict:
         "class_weights": dict.fromkeys(CLASSES, 1.25),
         "versions": {"jax": "0.10.2", "device": "one CPU"},
         "timings": {"training": 3725.0, "audit": 65.0, "evaluation": 4.2},
+        "profile": {"head": _profile(), "finetune": {**_profile(), "groups": [], "note": "None."}},
+    }
+
+
+def _profile() -> dict:
+    times = {"ms": 4.0, "share": 0.8, "thread_ms": 7.0}
+    operation = {"operation": "dot.1", "group": "dense", "shape": "f32[2]", "op_name": "a/<b>"}
+    return {
+        "steps": 3,
+        "batch_size": 16,
+        "ms_per_step": 5.0,
+        "cpu_ms_per_step": 9.0,
+        "images_per_second": 3200.0,
+        "first_call_seconds": 12.34,
+        "flops_per_image": 3e9,
+        "peak_flops": None,
+        "peak_origin": "no peak is known",
+        "mfu": None,
+        "note": "",
+        "peak_memory_bytes": 2**30,
+        "peak_memory_of": "process",
+        "groups": [{"group": "dense, <gradient>", **times}],
+        "operations": [{**operation, "source": "a.py:1", **times}],
     }
 
 
@@ -116,6 +139,7 @@ def test_full_report_has_every_section(full):
         "mistakes",
         "sets",
         "data",
+        "time",
         "config",
     }
     assert len(full.ids) == len(set(full.ids))
@@ -141,6 +165,14 @@ def test_full_report_states_the_figures(full):
     assert "3,000 42" in full.text, "the sums of the parts"
     assert "0.10.2" in full.text
     assert '"name": "simple_cnn"' in full.text
+
+
+def test_full_report_says_where_the_time_goes(full):
+    assert "Phase head 3,200.0 images/s: 5.0 ms a step of 16 pictures" in full.text
+    assert "utilisation: not known; no peak is known." in full.text
+    assert "dense, <gradient> 4.00 80.0 %" in full.text
+    assert "dot.1 dense 4.00 80.0 % f32[2] a.py:1 a/<b>" in full.text
+    assert "None." in full.text, "the note of a phase without a table"
 
 
 def test_names_are_escaped(full):

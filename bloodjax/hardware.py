@@ -1,0 +1,107 @@
+"""What the machine can do at best, and how much memory the process has taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+# Dense peaks in TFLOP/s of one device (of one core on TPU v2 and v3), without sparsity. float32 is
+# what JAX's default precision runs it in: TF32 on NVIDIA's Ampere and later, bfloat16 passes on TPU
+# (`jax.lax.Precision.DEFAULT`). V100 and T4 have no bfloat16 units.
+# Sources: NVIDIA's data sheets of each card (H100 and H200 state sparse figures, here halved);
+# Google Cloud's "TPU system architecture" pages of each version.
+_PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
+    (r"\bH100 PCIe\b", {"bfloat16": 756.5, "float32": 378.0}),
+    (r"\bH[12]00 NVL\b", {"bfloat16": 835.5, "float32": 417.5}),
+    (r"\bH[12]00\b", {"bfloat16": 989.5, "float32": 494.5}),
+    (r"\bA100\b", {"bfloat16": 312.0, "float32": 156.0}),
+    (r"\bL4\b", {"bfloat16": 121.0, "float32": 60.0}),
+    (r"\bV100-PCIE\b", {"float32": 14.0}),
+    (r"\bV100\b", {"float32": 15.7}),
+    (r"\bT4\b", {"float32": 8.1}),
+    (r"^TPU v6( lite|e)$", {"bfloat16": 918.0, "float32": 918.0}),
+    (r"^TPU v5( lite|e)$", {"bfloat16": 197.0, "float32": 197.0}),
+    (r"^TPU v5p?$", {"bfloat16": 459.0, "float32": 459.0}),
+    (r"^TPU v4$", {"bfloat16": 275.0, "float32": 275.0}),
+    (r"^TPU v3$", {"bfloat16": 61.5, "float32": 61.5}),
+    (r"^TPU v2$", {"bfloat16": 22.5, "float32": 22.5}),
+)
+_MATMUL = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """The most operations a second, all devices together.
+
+    Attributes:
+      flops: floating-point operations a second, two a multiply-add; None where it is not known.
+      origin: where the figure comes from, or why there is none.
+    """
+
+    flops: float | None
+    origin: str
+
+
+def peak(dtype: str) -> Peak:
+    """What all devices of this process could compute at best in `dtype`, a dtype's name."""
+    devices = jax.local_devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":  # several CPU devices share the same cores
+        return Peak(
+            _measured(), f"measured: float32 matrix product of {_MATMUL} x {_MATMUL} on this CPU"
+        )
+    one = published(kind, dtype)
+    if one is None:
+        return Peak(None, f"no published peak of {kind!r} in {dtype} is known here")
+    return Peak(one * len(devices), f"published: {len(devices)} x {kind}, {dtype}, dense")
+
+
+def utilisation(flops_per_second: float, peak: Peak) -> float | None:
+    """What part of `peak` a rate is (model FLOP utilisation); None where the peak is not known."""
+    return flops_per_second / peak.flops if peak.flops else None
+
+
+def published(kind: str, dtype: str) -> float | None:
+    """The published dense peak in FLOP/s of a device of this `jax.Device.device_kind`, or None."""
+    for pattern, tera in _PEAKS:
+        if re.search(pattern, kind):
+            return tera[dtype] * 1e12 if dtype in tera else None
+    return None
+
+
+def _measured(repeats: int = 4) -> float:
+    matrix = jnp.ones((_MATMUL, _MATMUL), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * _MATMUL**3 / min(seconds)
+
+
+def threads() -> int:
+    """CPU threads that this process can run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> tuple[int | None, str]:
+    """The most bytes in use since the process began, and what they are of."""
+    taken = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
+    ]
+    if all(taken):
+        return max(taken), "fullest device"
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return None, "neither the device nor the system says"
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest * (1 if sys.platform == "darwin" else 1024), "process, on the host"

@@ -1,0 +1,178 @@
+"""What XLA made of a step: its text, read into instructions that know where they come from.
+
+A compiled program's text (`jax.stages.Compiled.as_text()`) carries for most instructions the names
+of the scopes and modules that they were traced under, and the stack of source lines. A fusion
+carries those of its last part alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+CONTAINERS = frozenset({"while", "conditional", "call"})
+"""Opcodes that only run other instructions, which have a time of their own."""
+
+# Parts of a step outside the network, by the `jax.named_scope` that they are traced under.
+_PARTS = {
+    "input": "augmentation and input",
+    "augment": "augmentation and input",
+    "normalise": "augmentation and input",
+    "loss": "loss and metrics",
+    "metrics": "loss and metrics",
+    "optimizer": "optimiser",
+}
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLS = re.compile(r"calls=%?([\w.\-]+)")
+_OPCODE = re.compile(r"\s([a-z][a-z0-9\-]*)\(")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
+_WRAPPED = re.compile(r"(\w+)\((.*)\)")
+_TRANSFORMS = frozenset({"jvp", "transpose", "vmap", "remat", "checkpoint"})
+_OURS = re.compile(r"[/\\]bloodjax[/\\](?!.*site-packages)")
+_PACKAGES = re.compile(r"(?:site|dist)-packages[/\\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One instruction of a compiled program.
+
+    Attributes:
+      opcode: "fusion", "dot", "while", ...
+      shape: of the result, as XLA writes it.
+      op_name: scopes and modules, joined by "/"; empty for what the compiler added.
+      source: "file:line" of the innermost frame in this library, else of the innermost; or empty.
+    """
+
+    opcode: str
+    shape: str
+    op_name: str = ""
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program: its module's name, and its instructions by name."""
+
+    name: str
+    instructions: Mapping[str, Instruction]
+
+
+def parse(text: str) -> Program:
+    """Reads a compiled program's text. What it does not understand, it leaves out."""
+    head = re.match(r"HloModule ([\w.\-]+)", text)
+    sources = _sources(text)
+    instructions: dict[str, Instruction] = {}
+    last_named: dict[str, Instruction] = {}  # of each computation
+    computation = ""
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            computation = found[1]
+        elif found := _INSTRUCTION.match(line):
+            instruction = _instruction(found[2], sources)
+            if instruction is None:
+                continue
+            called = _CALLS.search(found[2])
+            if called and called[1] in last_named and not instruction.op_name:
+                inner = last_named[called[1]]
+                instruction = dataclasses.replace(
+                    instruction, op_name=inner.op_name, source=inner.source
+                )
+            instructions[found[1]] = instruction
+            if "/" in instruction.op_name:
+                last_named[computation] = instruction
+    return Program(head[1] if head else "", instructions)
+
+
+def _instruction(text: str, sources: Mapping[int, str]) -> Instruction | None:
+    """What stands behind the equals sign: shape, opcode, operands, attributes."""
+    opcode = _OPCODE.search(text)
+    if opcode is None:
+        return None
+    op_name, frame = _OP_NAME.search(text), _FRAME.search(text)
+    return Instruction(
+        opcode=opcode[1],
+        shape=text[: opcode.start()],
+        op_name=op_name[1] if op_name else "",
+        source=sources.get(int(frame[1]), "") if frame else "",
+    )
+
+
+def _sources(text: str) -> dict[int, str]:
+    """Stack frame -> the source line to show for it, from the tables at the text's head."""
+    files = {
+        int(i): path
+        for i, path in re.findall(r'^(\d+) "([^"]*)"$', _table(text, "FileNames"), re.M)
+    }
+    places = {
+        int(i): (files.get(int(file), ""), line)
+        for i, file, line in re.findall(
+            r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(text, "FileLocations"), re.M
+        )
+    }
+    frames = {
+        int(i): (int(place), int(parent or 0))
+        for i, place, parent in re.findall(
+            r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?",
+            _table(text, "StackFrames"),
+            re.M,
+        )
+    }
+    return {frame: _place(frame, frames, places) for frame in frames}
+
+
+def _table(text: str, title: str) -> str:
+    found = re.search(rf"^{title}\n((?:\d.*\n)*)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _place(frame, frames, places) -> str:
+    innermost, seen = "", set()
+    while frame in frames and frame not in seen:
+        seen.add(frame)
+        place, frame = frames[frame]
+        path, line = places.get(place, ("", ""))
+        inside = _OURS.split(path)
+        if len(inside) > 1:
+            return f"{inside[-1]}:{line}"
+        innermost = innermost or f"{_PACKAGES.split(path)[-1]}:{line}"
+    return innermost
+
+
+def group(instruction: Instruction, kinds: Mapping[str, str]) -> str:
+    """What of a training step an instruction belongs to, in a reader's words.
+
+    Args:
+      instruction: of the compiled step.
+      kinds: path of a module in the network -> its kind; see `models.summary.kinds`.
+
+    Returns:
+      "<kind>, forward" or "<kind>, gradient" within the network; elsewhere a part of the step.
+    """
+    scopes, backward = _scopes(instruction.op_name)
+    if "Network" in scopes:
+        # A scope with a dot is a module's method, and not one more module.
+        path = [scope for scope in scopes[scopes.index("Network") + 1 :] if "." not in scope]
+        ends = range(len(path), 0, -1)
+        known = (kinds[p] for p in ("/".join(path[:end]) for end in ends) if p in kinds)
+        kind = next(known, "activations, residuals, pooling")
+        return f"{kind}, {'gradient' if backward else 'forward'}"
+    for scope in scopes:
+        if scope in _PARTS:
+            return _PARTS[scope]
+    if not scopes or instruction.opcode.startswith("copy"):
+        return "copies that the compiler adds"
+    return "rest of the step"
+
+
+def _scopes(op_name: str) -> tuple[list[str], bool]:
+    """The scopes of an op_name without JAX's transformations, and whether it is of a gradient."""
+    scopes, backward = [], False
+    for scope in filter(None, op_name.partition(";")[0].split("/")):
+        while (wrapped := _WRAPPED.fullmatch(scope)) and wrapped[1] in _TRANSFORMS:
+            backward |= wrapped[1] == "transpose"
+            scope = wrapped[2]
+        scopes.append(scope)
+    return scopes, backward
