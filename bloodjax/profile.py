@@ -80,6 +80,7 @@ class _Recording:
     Attributes:
       name: the phase's.
       folder: of the trace.
+      phase: what the steps were compiled for.
       program: the text of the compiled step.
       first_seconds: what the first call took, compiling included.
       calls: how many were recorded.
@@ -96,6 +97,7 @@ class _Recording:
         finish: Callable[[_Recording], None],
     ):
         self.name, self.folder, self.program = name, folder, ""
+        self.phase: Phase | None = None
         self.first_seconds: float | None = None
         self.calls, self.size = 0, 0
         self.seconds, self.cpu_seconds = 0.0, 0.0
@@ -135,6 +137,7 @@ class _Recording:
         self._over = True  # one attempt, whatever comes of it
         with self._harmless():
             jax.block_until_ready(state)
+            self.phase = phase
             self.program = self._steps.program(phase, steps, state, *data)
             shutil.rmtree(self.folder, ignore_errors=True)
             options = jax.profiler.ProfileOptions()
@@ -169,7 +172,8 @@ def measure(recording: _Recording, config: Config, num_classes: int) -> dict[str
     steps = recording.calls * recording.size
     images_per_second = steps * config.batch_size / recording.seconds
     network, size = build.network(config, num_classes), config.data.image_size
-    flops = summary.training_flops(network, size, config.phases[recording.name].freeze)
+    phase = recording.phase
+    flops = summary.training_flops(network, size, phase.freeze, phase.cached)
     peak = hardware.peak(build.compute_dtype(config.dtype).name)
     memory, memory_of = hardware.peak_memory()
     entry = {

@@ -32,7 +32,9 @@ def flops(name: str, size: int, num_classes: int = 1000) -> int:
     return _forward(*_shapes(name, num_classes, size), size)
 
 
-def training_flops(network: Network, size: int, freeze: str = "none") -> int:
+def training_flops(
+    network: Network, size: int, freeze: str = "none", cached: bool = False
+) -> int:
     """Floating-point operations of one picture's training step, two a multiply-add.
 
     By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) three times a
@@ -43,13 +45,15 @@ def training_flops(network: Network, size: int, freeze: str = "none") -> int:
       network: with its head.
       size: pixels a side of the picture.
       freeze: see `Network.__call__`.
+      cached: the backbone's features are at hand.
     """
     variables = jax.eval_shape(network.init, jax.random.key(0), _picture(size))
+    leaves = flax.traverse_util.flatten_dict(variables["params"]["head"])
+    head = sum(2 * leaf.size for path, leaf in leaves.items() if path[-1] == "kernel")
+    if cached:
+        return 3 * head
     forward = _forward(network, variables, size)
-    if freeze != "backbone":
-        return 3 * forward
-    head = flax.traverse_util.flatten_dict(variables["params"]["head"])
-    return forward + 2 * sum(2 * leaf.size for path, leaf in head.items() if path[-1] == "kernel")
+    return forward + 2 * head if freeze == "backbone" else 3 * forward
 
 
 def kinds(network: nn.Module, size: int) -> dict[str, str]:
