@@ -73,7 +73,8 @@ def defaults() -> ml_collections.ConfigDict:
                 # Whose padding and epsilons; that of the weights where it is empty.
                 "flavour": "",
                 "drop_path": 0.0,
-                # Within each block, compute maps anew in the backward pass: less memory, more time.
+                # Within each block, compute maps anew in the backward pass: less memory and more
+                # time, but on CPU more time alone.
                 "remat": False,
                 # In 0..1, of red, green and blue; what the weights expect where these are empty.
                 "mean": (),

@@ -62,6 +62,7 @@ def maybe_remat(target: Callable, remat: bool) -> Callable:
 
     What lies between is computed anew in the backward pass (Chen et al., "Training deep nets with
     sublinear memory cost", 2016, arXiv:1604.06174). Variables and masks stay what they are.
+    On CPU that saves no memory: XLA drops the barriers that hold the recomputation back there.
 
     Args:
       target: a module class whose `__call__` takes a map and then static arguments, or a method of
