@@ -48,26 +48,40 @@ class Feed:
         if self.on_device:
             self._data = steps.place(DeviceData(train.images, train.labels))
 
-    def cache(self, variables: PyTree | None) -> None:
-        """Has the calls take features in place of pictures (see `steps.features_step`).
+    def cache(self, variables: PyTree) -> Iterator[int]:
+        """Computes each picture's features (see `steps.features_step`), if they are not at hand.
 
         Args:
-          variables: of the frozen backbone that computes them, once; None for pictures again.
-        """
-        if variables is None:
-            self._features = None
-        elif self._features is None:
-            features = self.steps.features(variables, self._train.images)
-            self._features = self.steps.place(DeviceData(features, self._train.labels))
+          variables: of the frozen backbone.
 
-    def calls(self, epoch: int, done: int) -> Iterator[Call]:
-        """What each call of `epoch` takes, from its step `done` on; to be closed after use."""
+        Yields:
+          How many pictures are done.
+        """
+        if self._features is not None:
+            return
+        images, computed = self._train.images, []
+        for start in range(0, len(images), self._config.batch_size):
+            batch = images[start : start + self._config.batch_size]
+            computed.append(self.steps.features(variables, batch))
+            yield start + len(batch)
+        self._features = self.steps.place(DeviceData(np.concatenate(computed), self._train.labels))
+
+    def calls(self, epoch: int, done: int, cached: bool = False) -> Iterator[Call]:
+        """What each call of `epoch` takes, from its step `done` on; to be closed after use.
+
+        Args:
+          epoch: counted from the run's begin.
+          done: steps of it that are over.
+          cached: features in place of pictures, which `cache` has computed.
+        """
         at_once = self._config.steps_per_call
         order = epoch_order(self._config.seed, epoch, len(self._train))
         starts = range(done, self.per_epoch, at_once)
         lengths = [min(at_once, self.per_epoch - start) for start in starts]
-        resident = self._features or self._data
-        if resident:
+        if not cached:
+            self._features = None  # a later phase has no use for them
+        resident = self._features if cached else self._data
+        if resident is not None:
             order = self.steps.place(order)
             yield from ((steps, resident, order) for steps in lengths)
         else:

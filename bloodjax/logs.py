@@ -33,7 +33,7 @@ def route_warnings() -> None:
 
 
 class ProgressBar:
-    """One epoch's bar with loss, accuracy, images a second and time left.
+    """A bar with time left; an epoch's with loss, accuracy and images a second too.
 
     It shows nothing where the output is not a terminal.
     """
@@ -57,6 +57,10 @@ class ProgressBar:
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
+
+    def advance(self, done: int) -> None:
+        """Shows that so many of the steps are done."""
+        self._bar.update(self._task, completed=done)
 
     def update(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         """Shows that `step` steps of the epoch are done, and the epoch's figures so far."""

@@ -177,14 +177,15 @@ class _Run:
         if done == 0:
             state = state.replace(metrics=self.steps.place(Metrics.zeros()))
         phase = self._phase(progress, state.variables)
-        self._feed.cache(state.variables if phase.cached else None)
+        if phase.cached:
+            self._cache_features(state)
         started, first = time.monotonic(), self.step
         looked = started
         in_flight = collections.deque()
         with (
             logs.ProgressBar(f"epoch {epoch + 1}", self.per_epoch, done) as bar,
             self._recorder.epoch(PHASES[progress.phase]) as train,
-            contextlib.closing(self._feed.calls(epoch, done)) as calls,
+            contextlib.closing(self._feed.calls(epoch, done, phase.cached)) as calls,
         ):
             for steps, data, order in calls:
                 state, sums = train(phase, steps, state, data, order, self._class_weights)
@@ -241,6 +242,19 @@ class _Run:
             self._phases[index] = Phase(settings_of_phase.freeze, tx, cached)
         return self._phases[index]
 
+    def _cache_features(self, state: TrainState) -> None:
+        with logs.ProgressBar("features of the pictures", self._n, 0) as bar:
+            for done in self._feed.cache(state.variables):
+                bar.advance(done)
+                self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        if self._stop.signal:
+            raise Stopped(
+                f"stopped at step {self.step}; the same command goes on from there",
+                self._stop.signal,
+            )
+
     def _look(self, sums: Metrics) -> dict[str, float]:
         """The epoch's mean loss and accuracy so far.
 
@@ -267,11 +281,7 @@ class _Run:
             self._look(sums)
             self._checkpoints.save(self.steps.fetch(state), progress)
             self._saved_at = time.monotonic()
-        if self._stop.signal:
-            raise Stopped(
-                f"stopped at step {self.step}; the same command goes on from there",
-                self._stop.signal,
-            )
+        self._end_if_asked()
 
 
 def _epoch_line(entry: dict[str, Any]) -> str:

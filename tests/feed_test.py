@@ -59,6 +59,23 @@ def feed_of(make_config, on_device, parallel, at_once):
     return source
 
 
+@pytest.mark.parametrize("on_device", ["always", "never"])
+def test_features_are_computed_once_and_left_when_pictures_are_asked_for(make_config, on_device):
+    source = feed_of(make_config, on_device, "jit", 3)
+    variables = source.steps.place(start()[1])
+    assert list(source.cache(variables)) == [*range(BATCH, PICTURES, BATCH), PICTURES]
+    assert list(source.cache(variables)) == []
+    (steps, data, order), *_ = source.calls(0, 0, cached=True)
+    assert steps == 3
+    expected = source.steps.features(variables, pictures().images)
+    np.testing.assert_allclose(data.images, expected, atol=1e-5)
+    assert data.images.shape == (PICTURES, 8, 16)
+    np.testing.assert_array_equal(np.sort(order), np.arange(PICTURES))
+    with contextlib.closing(source.calls(1, 0)) as calls:
+        assert next(calls)[1].images.ndim > 3
+    assert next(iter(source.cache(variables))) == BATCH
+
+
 def train(make_config, on_device, parallel, at_once):
     """The state on the host after two epochs, and what was compiled after each."""
     source = feed_of(make_config, on_device, parallel, at_once)

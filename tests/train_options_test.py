@@ -72,6 +72,22 @@ def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
     assert np.any(found["params"]["head"]["logits"]["kernel"] != 0)
 
 
+def test_a_stop_while_features_are_computed(make_config, tmp_path, monkeypatch):
+    config = make_config(**HEAD_ALONE, **{"phases.head.cache_features": "always"})
+    original = JitSteps.features
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JitSteps, "features", interrupted)
+        with pytest.raises(Stopped, match="stopped at step 0"):
+            train.train(config, tmp_path)
+    train.train(config, tmp_path)
+    assert last_variables(tmp_path, config)[0] == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

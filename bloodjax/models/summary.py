@@ -32,9 +32,7 @@ def flops(name: str, size: int, num_classes: int = 1000) -> int:
     return _forward(*_shapes(name, num_classes, size), size)
 
 
-def training_flops(
-    network: Network, size: int, freeze: str = "none", cached: bool = False
-) -> int:
+def training_flops(network: Network, size: int, freeze: str = "none", cached: bool = False) -> int:
     """Floating-point operations of one picture's training step, two a multiply-add.
 
     By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) three times a
