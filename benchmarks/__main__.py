@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
+import statistics
 import sys
 
 from benchmarks import pairing, record
@@ -70,7 +71,8 @@ def main() -> None:
     tasks = tasks or default_tasks(found)
     results = []
     for task in tasks:
-        result = pairing.compare(task, chosen.contenders, chosen.seconds / len(tasks))
+        compare = pairing.compare_starts if task.kind == "start" else pairing.compare
+        result = compare(task, chosen.contenders, chosen.seconds / len(tasks))
         results.append(result)
         print(summary(result), flush=True)
     path = record.write(chosen.out, device, {"results": results})
@@ -85,6 +87,8 @@ def summary(result: dict) -> str:
             lines.append(f"  {name:<30} left out: {found['error']}")
             continue
         line = f"  {name:<30} {found['median'] * 1e3:9.1f} ms"
+        if "cold_seconds" in found:
+            line += f"   cold {statistics.median(found['cold_seconds']):.1f} s"
         if name in result["ratios"]:
             ratio = result["ratios"][name]
             line += f"   ours / theirs {ratio['median']:.2f} ({ratio['low']:.2f} to "

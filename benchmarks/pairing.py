@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,10 +27,12 @@ MIN_ROUNDS = 3
 class Process:
     """A `benchmarks.worker` under way."""
 
-    def __init__(self, contender: str):
+    def __init__(self, contender: str, cache: str = ""):
+        # Where JAX and PyTorch keep what they compile.
+        kept = {"JAX_COMPILATION_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", contender],
-            env={**os.environ, **CONTENDERS[contender][2]},
+            env={**os.environ, **CONTENDERS[contender][2], **(kept if cache else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -97,6 +100,45 @@ def compare(
     finally:
         for process in running.values():
             process.close()
+    for name in running:
+        found[name]["median"] = statistics.median(found[name]["step_seconds"])
+    return {"task": dataclasses.asdict(task), "contenders": found, "ratios": _ratios(found)}
+
+
+def compare_starts(
+    task: Task,
+    contenders: Sequence[str],
+    seconds: float,
+    start: Callable[..., Any] = Process,
+) -> dict[str, Any]:
+    """Times every contender from nothing to the end of its first step, twice in a row each round.
+
+    Arguments and result are those of `compare`, but for `cold_seconds`, of the first of the two,
+    where nothing was compiled before; the second, where it was, is in `step_seconds`.
+    """
+    found: dict[str, Any] = {}
+    trained = dataclasses.asdict(dataclasses.replace(task, kind="train"))
+    began, rounds = time.perf_counter(), 0
+    running = list(contenders)
+    while running and (rounds < 1 or time.perf_counter() - began < seconds):
+        for name in list(running):
+            with tempfile.TemporaryDirectory() as cache:
+                times = []
+                for _ in range(2):
+                    before = time.perf_counter()
+                    process = start(name, cache)
+                    answer = process.ask(task=trained)
+                    times.append(time.perf_counter() - before)
+                    process.close()
+            if "error" in answer:
+                found[name] = answer
+                running.remove(name)
+                continue
+            empty = {"about": answer["about"], "cold_seconds": [], "step_seconds": []}
+            entry = found.setdefault(name, empty)
+            entry["cold_seconds"].append(times[0])
+            entry["step_seconds"].append(times[1])
+        rounds += 1
     for name in running:
         found[name]["median"] = statistics.median(found[name]["step_seconds"])
     return {"task": dataclasses.asdict(task), "contenders": found, "ratios": _ratios(found)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-KINDS = ("train", "head", "predict", "predict_d4")
+KINDS = ("train", "epoch", "head", "predict", "predict_d4", "start")
 CLASSES = 8
 
 
@@ -13,9 +13,15 @@ class Task:
     """One piece of work, the same for every contender.
 
     Attributes:
-      kind: "train", a step of AdamW on everything; "head", one on the classifier alone, under a
-        frozen backbone; "predict", probabilities of pictures that lie on the host, as uint8;
-        "predict_d4", the same, averaged over the eight symmetries of the square.
+      kind: what is timed:
+        "train": a step of AdamW on everything.
+        "epoch": the same with its share of an epoch: pictures drawn from a larger set, each under
+          a random flip and quarter turn.
+        "head": a step on the classifier alone, under a frozen backbone.
+        "predict": probabilities of pictures that lie on the host, as uint8.
+        "predict_d4": the same, averaged over the eight symmetries of the square.
+        "start": from nothing to the end of the first step of "train", where the same was compiled
+          before.
       network: our name of it. All contenders put a linear classifier of `CLASSES` classes on the
         average of the last map (ConvNeXt: its norm); VGG has no dense layers between.
       batch: pictures a step.
@@ -58,7 +64,8 @@ def default_tasks(platform: str) -> list[Task]:
     trained = [Task("train", name, b, dtype=dtype) for name in _REPORT for b in batches]
     rest = [
         Task(kind, name, batches[-1], dtype=dtype)
-        for kind in ("head", "predict", "predict_d4")
+        for kind in ("epoch", "head", "predict", "predict_d4")
         for name in ("convnext_tiny", "efficientnet_b0")
     ]
-    return trained + rest
+    starts = [Task("start", "convnext_base", batches[0], dtype=dtype)]
+    return trained + rest + starts

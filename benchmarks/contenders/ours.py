@@ -11,8 +11,8 @@ from bloodjax.data.batches import DeviceData, epoch_order
 from bloodjax.state import TrainState
 from bloodjax.steps import Phase
 
-# Steps of the epoch whose pictures lie on the device.
-_EPOCH = 4
+# Steps of an epoch, the pictures of all of which lie on the device.
+_EPOCH = 16
 
 
 def config(task: Task) -> settings.Config:
@@ -23,7 +23,7 @@ def config(task: Task) -> settings.Config:
             "data.image_size": task.size,
             "batch_size": task.batch,
             "dtype": task.dtype,
-            "augment": "none",
+            "augment": "d4" if task.kind == "epoch" else "none",
             "model.name": task.network,
             "model.weights": "",
             "model.mean": (0.5, 0.5, 0.5),
@@ -55,7 +55,7 @@ class Contender:
         self._phase = Phase(chosen.phases.finetune.freeze, tx)
         self._state = self._steps.place(TrainState.create(variables, tx))
         self._data = self._steps.place(DeviceData(images, labels))
-        self._order = self._steps.place(epoch_order(0, 0, len(images)))
+        self._taken, self._order = 0, None
         self._weights = self._steps.place(np.ones(CLASSES, np.float32))
         self._images = images[: task.batch]
         self._views = {"predict": "none", "predict_d4": "d4"}.get(task.kind)
@@ -67,9 +67,13 @@ class Contender:
                 self._steps.predict(self._state.variables, self._images, self._views)
             return
         for _ in range(steps):
+            epoch, step = divmod(self._taken, _EPOCH)
+            if step == 0:
+                self._order = self._steps.place(epoch_order(0, epoch, len(self._data.labels)))
             self._state, _ = self._steps.train(
                 self._phase, 1, self._state, self._data, self._order, self._weights
             )
+            self._taken += 1
         jax.block_until_ready(self._state)
 
 

@@ -9,6 +9,9 @@ import torch
 
 from benchmarks.tasks import CLASSES, Task
 
+# Batches whose pictures an epoch draws from.
+_EPOCH = 16
+
 
 def _timm():
     # PyTorch's CPU build lacks torchvision's compiled operators; timm's import needs their names.
@@ -45,16 +48,18 @@ class Contender:
             self._autocast = torch.autocast(self._device.type, torch.bfloat16)
         model = model.to(memory_format=layout)
         rng = np.random.default_rng(0)
-        shape = (task.batch, task.size, task.size, 3)
-        self._images = rng.integers(0, 256, shape, dtype=np.uint8)
-        self._x = self._normalised()
+        whole = _EPOCH * task.batch if task.kind == "epoch" else task.batch
+        shape = (whole, task.size, task.size, 3)
+        self._images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+        self._batch = task.batch
+        self._x = self._normalised(self._images[: task.batch])
         self._y = torch.arange(task.batch, device=self._device) % CLASSES
         if task.kind == "head":
             model.eval().requires_grad_(False)
             last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
             last.requires_grad_(True)
         else:
-            model.train(task.kind == "train")
+            model.train(task.kind in ("train", "epoch"))
         trained = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
         self._model = torch.compile(model) if "compiled" in variant else model
@@ -64,22 +69,34 @@ class Contender:
         for _ in range(steps):
             if self._kind == "predict":
                 with torch.inference_mode(), self._autocast:
-                    self._model(self._normalised()).float().softmax(-1).cpu()
+                    self._model(self._normalised(self._images)).float().softmax(-1).cpu()
             else:
                 self._train()
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
     def _train(self) -> None:
+        if self._kind == "epoch":
+            index = torch.randint(len(self._images), (self._batch,))
+            self._x = _random_views(self._normalised(self._images[index]))
+            self._x = self._x.contiguous(memory_format=self._layout)
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast:
             loss = torch.nn.functional.cross_entropy(self._model(self._x), self._y)
         loss.backward()
         self._optimizer.step()
 
-    def _normalised(self) -> torch.Tensor:
-        x = torch.from_numpy(self._images).to(self._device).permute(0, 3, 1, 2)
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.to(self._device).permute(0, 3, 1, 2)
         return ((x.float() / 255 - 0.5) / 0.5).contiguous(memory_format=self._layout)
+
+
+def _random_views(x: torch.Tensor) -> torch.Tensor:
+    """Each picture of a batch under one of the eight symmetries of the square."""
+    for transform in (lambda x: x.transpose(2, 3), lambda x: x.flip(2), lambda x: x.flip(3)):
+        chosen = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+        x = torch.where(chosen, transform(x), x)
+    return x
 
 
 def about() -> dict[str, str]:

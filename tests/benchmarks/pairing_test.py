@@ -17,8 +17,8 @@ class StandIn:
 
     asked, closed = [], []
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, cache=""):
+        self.name, self.cache = name, cache
 
     def ask(self, task=None, steps=None):
         if self.name == "broken":
@@ -55,6 +55,35 @@ def test_each_goes_first_in_turn(result):
     rounds = StandIn.asked[3:]  # the first three are warm-ups
     assert rounds[0::3] == ["ours", "slow", "fast"]
     assert len(rounds) == 3 * pairing.MIN_ROUNDS
+
+
+def test_starts_are_cold_and_then_warm():
+    caches = []
+
+    class Starting(StandIn):
+        def ask(self, task):
+            assert task["kind"] == "train"
+            caches.append(self.cache)
+            return super().ask(task=task)
+
+    task = Task("start", "simple_cnn", 8, 32)
+    result = pairing.compare_starts(task, ["ours", "broken", "slow"], 0.0, Starting)
+    assert result["task"]["kind"] == "start"
+    assert result["contenders"]["broken"] == {"error": "ImportError: not here"}
+    ours = result["contenders"]["ours"]
+    assert len(ours["cold_seconds"]) == len(ours["step_seconds"]) == 1
+    assert ours["median"] == ours["step_seconds"][0]
+    assert set(result["ratios"]) == {"slow"}
+    # Both starts of a contender share a cache that nobody else has.
+    assert caches[0] == caches[1]
+    assert len(set(caches)) == 3
+    assert "cold" in command.summary(result)
+
+
+def test_a_second_start_of_ours_compiles_nothing():
+    task = Task("start", "simple_cnn", 8, 32)
+    found = pairing.compare_starts(task, ["bloodjax"], 0.0)["contenders"]["bloodjax"]
+    assert 0 < found["median"] < found["cold_seconds"][0]
 
 
 def test_nobody_who_can_run_is_no_endless_loop():

@@ -25,6 +25,14 @@ def test_the_fastest_peer_of_a_kind_is_shown():
     assert second.endswith("| 2000 ms | 32 | - |")
 
 
+def test_a_start_is_told_in_seconds():
+    start = result(16, 12.25)
+    start["task"]["kind"] = "start"
+    start["contenders"]["bloodjax"]["cold_seconds"] = [50.0, 40.0, 60.0]
+    row = tables.table([start]).splitlines()[-1]
+    assert row.endswith("| 12.2 s; 50.0 s where nothing is compiled | - |")
+
+
 def test_the_newest_result_of_each_task_fills_the_readme(tmp_path):
     folder = tmp_path / "a_device"
     folder.mkdir()
