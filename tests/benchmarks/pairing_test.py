@@ -52,9 +52,10 @@ def test_what_cannot_run_is_named_and_left_out(result):
 
 
 def test_each_goes_first_in_turn(result):
-    rounds = StandIn.asked[3:]  # the first three are warm-ups
-    assert rounds[0::3] == ["ours", "slow", "fast"]
-    assert len(rounds) == 3 * pairing.MIN_ROUNDS
+    turns = StandIn.asked[3::2]  # the first three are warm-ups, and so is the first of a turn
+    assert turns == StandIn.asked[4::2]
+    assert turns[0::3] == ["ours", "slow", "fast"]
+    assert len(turns) == 3 * pairing.MIN_ROUNDS
 
 
 def test_starts_are_cold_and_then_warm():
