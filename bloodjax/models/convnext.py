@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, maybe_remat
+from bloodjax.models.norms import LayerNorm
+from bloodjax.ops.elementwise import gelu, precise
 
 SIZES = {
     # name: (blocks a stage, channels a stage)
@@ -44,11 +45,6 @@ FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {}}
 _INIT = nn.initializers.truncated_normal(0.02)
 
 
-def _layer_norm(dtype, name=None):
-    # Two-pass variance: the fast form loses digits where the mean is large beside the spread.
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
-
-
 class ResponseNorm(nn.Module):
     """Global response normalisation: each channel by its norm over the map, beside the others'."""
 
@@ -59,7 +55,7 @@ class ResponseNorm(nn.Module):
         scale = self.param("scale", nn.initializers.zeros_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
         # Sums over a whole map stay in float32.
-        squares = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        squares = jnp.square(precise(x))
         squares = squares.sum(axis=(1, 2), keepdims=True)
         # A channel that is 0 all over has norm 0 and, as in PyTorch, gradient 0 (not sqrt's).
         positive = squares > 0
@@ -91,9 +87,9 @@ class Block(nn.Module):
         """Adds the branch to its input."""
         channels = x.shape[-1]
         y = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")(x)
-        y = _layer_norm(self.dtype, "norm")(y)
+        y = LayerNorm(dtype=self.dtype, name="norm")(y)
         y = Dense(4 * channels, self.dtype, _INIT, name="expand")(y)
-        y = jax.nn.gelu(y, approximate=False)
+        y = gelu(y)
         if self.v2:
             y = ResponseNorm(name="response_norm")(y)
         y = Dense(channels, self.dtype, _INIT, name="project")(y)
@@ -140,10 +136,10 @@ class ConvNeXt(nn.Module):
         del update_stats
         rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
         x = PatchConv(self.widths[0], 4, self.dtype, _INIT, name="stem")(x)
-        x = _layer_norm(self.dtype, "stem_norm")(x)
+        x = LayerNorm(dtype=self.dtype, name="stem_norm")(x)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if stage > 0:
-                x = _layer_norm(self.dtype, f"downsample_{stage}_norm")(x)
+                x = LayerNorm(dtype=self.dtype, name=f"downsample_{stage}_norm")(x)
                 x = PatchConv(width, 2, self.dtype, _INIT, name=f"downsample_{stage}")(x)
             for block in range(depth):
                 x = maybe_remat(Block, self.remat)(
@@ -155,4 +151,4 @@ class ConvNeXt(nn.Module):
                     name=f"stage_{stage}_block_{block}",
                 )(x, train)
             self.sow("intermediates", f"stage_{stage}", x)
-        return _layer_norm(self.dtype, "norm")(x.mean(axis=(1, 2)))
+        return LayerNorm(dtype=self.dtype, name="norm")(x.mean(axis=(1, 2)))

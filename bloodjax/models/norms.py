@@ -1,4 +1,4 @@
-"""BatchNorm over the global batch, in the form that costs the fewest passes over a map."""
+"""BatchNorm and LayerNorm, in the forms that cost the fewest passes over a map."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from bloodjax.ops.elementwise import layer_norm, precise
 
 
 class BatchNorm(nn.Module):
@@ -41,8 +43,7 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        precise = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-        x = x.astype(precise)
+        x = precise(x)
         used = mean.value, var.value
         if self.update:
             used = self._statistics(x)
@@ -50,12 +51,12 @@ class BatchNorm(nn.Module):
                 for running, now in zip((mean, var), used, strict=True):
                     kept = self.momentum * running.value
                     running.value = kept + (1.0 - self.momentum) * now.astype(kept.dtype)
-        centre, spread = (value.astype(precise) for value in used)
+        centre, spread = (value.astype(x.dtype) for value in used)
         factor = lax.rsqrt(spread + self.epsilon)
         if self.use_scale:
             scale = self.param("scale", nn.initializers.ones_init(), channels)
-            factor = factor * scale.astype(precise)
-        bias = self.param("bias", nn.initializers.zeros_init(), channels).astype(precise)
+            factor = factor * scale.astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels).astype(x.dtype)
         every = (None,) * (x.ndim - 1)
         return (x * factor[every] + (bias - centre * factor)[every]).astype(self.dtype)
 
@@ -66,3 +67,25 @@ class BatchNorm(nn.Module):
         mean, square = both if self.axis_name is None else lax.pmean(both, self.axis_name)
         # Rounding may take the difference below 0.
         return mean, jnp.maximum(square - jnp.square(mean), jnp.zeros((), x.dtype))
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the channels; see `ops.elementwise.layer_norm`.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: of the output; the computation is in float32 at least.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
+        """Normalises."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones_init(), channels)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        x = precise(x)
+        scale, bias = (a.astype(x.dtype) for a in (scale, bias))
+        return layer_norm(x, scale, bias, self.epsilon).astype(self.dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bloodjax.models import layers, registry
 from bloodjax.models.head import Network
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, LayerNorm
 
 
 def parameters(name: str, num_classes: int = 1000) -> int:
@@ -86,7 +86,7 @@ def _kind(module: nn.Module) -> str | None:
             return "convolution"
         case BatchNorm():
             return "BatchNorm"
-        case nn.LayerNorm():
+        case LayerNorm():
             return "LayerNorm"
         case layers.Dropout():
             return "dropout"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, LayerNorm
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,18 @@ def test_a_batch_in_bfloat16_has_float32_statistics(x):
     assert out.dtype == jnp.bfloat16
     assert updated["batch_stats"]["var"].dtype == jnp.float32
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-2)
+
+
+def test_layer_norm_equals_flaxs(x):
+    layer, reference = LayerNorm(), nn.LayerNorm(epsilon=1e-6, use_fast_variance=False)
+    variables = layer.init(jax.random.key(0), x)
+    keys = jax.random.split(jax.random.key(1))
+    drawn = {
+        name: jax.random.normal(key, leaf.shape)
+        for key, (name, leaf) in zip(keys, variables["params"].items(), strict=True)
+    }
+    found, expected = (m.apply({"params": drawn}, x) for m in (layer, reference))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    narrow = LayerNorm(dtype=jnp.bfloat16).apply({"params": drawn}, x.astype(jnp.bfloat16))
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(narrow.astype(jnp.float32), expected, rtol=0.05, atol=0.1)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bloodjax.ops.elementwise import gelu, layer_norm
+
+EPSILON = 1e-6
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def with_gradients(function, *arguments):
+    out, vjp = jax.vjp(function, *arguments)
+    return out, *vjp(draw(*out.shape, seed=9))
+
+
+def assert_close(found, expected, tolerance=2e-6):
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def plain_layer_norm(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred / jnp.sqrt(variance + EPSILON) * scale[None, None] + bias[None, None]
+
+
+def test_gelu_and_its_gradient_equal_jaxs():
+    x = jnp.concatenate([draw(500), jnp.linspace(-12.0, 12.0, 201)])
+    exact = with_gradients(lambda x: jax.nn.gelu(x, approximate=False), x)
+    assert_close(with_gradients(gelu, x), exact)
+
+
+def test_gelu_and_its_gradient_equal_torchs():
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    x = draw(500) * 3
+    tx = torch.tensor(np.array(x), requires_grad=True)
+    out = torch.nn.functional.gelu(tx)
+    out.backward(torch.tensor(np.array(draw(500, seed=9))))
+    assert_close(with_gradients(gelu, x), (out.detach().numpy(), tx.grad.numpy()))
+
+
+def test_gelu_of_bfloat16_is_rounded_once():
+    x = draw(500).astype(jnp.bfloat16)
+    found = gelu(x)
+    assert found.dtype == jnp.bfloat16
+    expected = gelu(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(found.astype(jnp.float32), expected.astype(jnp.float32))
+    assert jax.grad(lambda x: gelu(x).sum())(x).dtype == jnp.bfloat16
+
+
+def test_layer_norm_and_its_gradients_equal_the_plain_form():
+    x, scale, bias = 3.0 + 2.0 * draw(5, 7, 33), draw(33, seed=1), draw(33, seed=2)
+    found = with_gradients(lambda *a: layer_norm(*a, EPSILON), x, scale, bias)
+    assert_close(found, with_gradients(plain_layer_norm, x, scale, bias))
+
+
+def test_layer_norm_and_its_gradients_equal_torchs():
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    arguments = (3.0 + 2.0 * draw(5, 7, 33), draw(33, seed=1), draw(33, seed=2))
+    leaves = [torch.tensor(np.array(a), requires_grad=True) for a in arguments]
+    out = torch.nn.functional.layer_norm(leaves[0], (33,), *leaves[1:], EPSILON)
+    out.backward(torch.tensor(np.array(draw(5, 7, 33, seed=9))))
+    found = with_gradients(lambda *a: layer_norm(*a, EPSILON), *arguments)
+    assert_close(found, [a.detach().numpy() for a in (out, *(leaf.grad for leaf in leaves))])
+
+
+def test_layer_norm_keeps_its_digits_far_from_zero():
+    x = 1e4 + draw(4, 8, 64)
+    exact = np.array(x, np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
+    found = layer_norm(x, jnp.ones(64), jnp.zeros(64), EPSILON)
+    np.testing.assert_allclose(found, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x, x[0], x[0], EPSILON)])
+def test_nothing_but_the_input_is_kept_of_a_map(function):
+    x = draw(64, 32)
+    _, vjp = jax.vjp(function, x)
+    maps = [leaf for leaf in jax.tree.leaves(vjp) if getattr(leaf, "size", 0) >= x.size]
+    assert len(maps) == 1
