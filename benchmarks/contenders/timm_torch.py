@@ -67,13 +67,18 @@ class Contender:
     def run(self, steps: int) -> None:
         """Takes steps, and waits for the last."""
         for _ in range(steps):
-            if self._kind == "predict":
-                with torch.inference_mode(), self._autocast:
-                    self._model(self._normalised(self._images)).float().softmax(-1).cpu()
+            if self._kind in ("predict", "predict_d4"):
+                self._predict()
             else:
                 self._train()
         if self._device.type == "cuda":
             torch.cuda.synchronize()
+
+    def _predict(self) -> None:
+        with torch.inference_mode(), self._autocast:
+            x = self._normalised(self._images)
+            views = _all_views(x) if self._kind == "predict_d4" else [x]
+            sum(self._model(view).float().softmax(-1) for view in views).div_(len(views)).cpu()
 
     def _train(self) -> None:
         if self._kind == "epoch":
@@ -89,6 +94,12 @@ class Contender:
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         x = images.to(self._device).permute(0, 3, 1, 2)
         return ((x.float() / 255 - 0.5) / 0.5).contiguous(memory_format=self._layout)
+
+
+def _all_views(x: torch.Tensor) -> list[torch.Tensor]:
+    """Every symmetry of the square, of a batch."""
+    both = [x, x.transpose(2, 3)]
+    return [view.flip(axes) for view in both for axes in ((), (2,), (3,), (2, 3))]
 
 
 def _random_views(x: torch.Tensor) -> torch.Tensor:
