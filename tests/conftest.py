@@ -5,7 +5,10 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    # On two busy cores eight devices may keep each other waiting for longer than XLA allows.
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 ).strip()
 
 import functools
