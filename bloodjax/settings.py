@@ -39,8 +39,7 @@ def defaults() -> ml_collections.ConfigDict:
         {
             "seed": 0,
             "batch_size": 64,
-            # Micro-batches that a training step works through its batch in, one after another, in
-            # as much less memory. BatchNorm that is not frozen sees one of them at a time.
+            # Micro-batches that a step works its batch through in; BatchNorm sees one at a time.
             "accumulate_steps": 1,
             # "jit" over a mesh of all devices, or "pmap"; the numbers are the same.
             "parallel": "jit",
@@ -73,8 +72,7 @@ def defaults() -> ml_collections.ConfigDict:
                 # Whose padding and epsilons; that of the weights where it is empty.
                 "flavour": "",
                 "drop_path": 0.0,
-                # Within each block, compute maps anew in the backward pass: less memory and more
-                # time, but on CPU more time alone.
+                # Compute each block's maps anew in the backward pass; on CPU that saves no memory.
                 "remat": False,
                 # In 0..1, of red, green and blue; what the weights expect where these are empty.
                 "mean": (),

@@ -130,8 +130,7 @@ def input_grad(grad, kernel, *, size, stride, padding):
         margins.append((max(0, -min(offsets)), max(0, n + max(offsets) - out)))
     padded = lax.optimization_barrier(pad(grad, margins))
 
-    def one_phase(*taps):
-        (rows, columns) = taps
+    def one_phase(rows, columns):
         joined = list(itertools.product(rows, columns))
         windows = (
             _window(padded, margins[0][0] + row, margins[1][0] + column, 1, pixels)

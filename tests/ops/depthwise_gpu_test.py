@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export, lax
+from jax import export
 
 from bloodjax.ops import depthwise_gpu, depthwise_pallas
 from bloodjax.ops.depthwise import depthwise_conv
+
+from .reference import grouped_conv
 
 # (height, width), kernel, stride, padding, channels: one row tile and several, uneven blocks.
 CASES = [
@@ -55,18 +57,6 @@ def all_directions(name, x, kernel, grad, stride, padding):
     # Interpreted kernels are long to compile and short to run.
     options = {"xla_backend_optimization_level": 0} if shape.get("interpret") else None
     return jax.jit(run, compiler_options=options)(x, kernel, grad)
-
-
-def grouped_conv(x, kernel, stride, padding):
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-        precision="highest",
-    )
 
 
 @functools.cache

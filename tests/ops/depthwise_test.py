@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from bloodjax.ops.depthwise import depthwise_conv
+
+from .reference import grouped_conv
 
 # (height, width), kernel, stride, padding: small maps take the Toeplitz form, the others the
 # shifted one; 7x7 maps stand at the limit. The kernel's gradient of wide maps goes by tiles.
@@ -33,17 +34,6 @@ CASES = [
 
 def padding_of(kernel, padding):
     return padding or tuple((k // 2, k // 2) for k in kernel)
-
-
-def grouped_conv(x, kernel, stride, padding):
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
 
 
 def output_and_gradients(function, x, kernel, direction):
