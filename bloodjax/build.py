@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from bloodjax import models, settings
 from bloodjax.augment.geometry import VIEWS
+from bloodjax.augment.policy import parse
 from bloodjax.models.head import Network
 from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.pretrained import load
@@ -90,8 +91,11 @@ def caches_features(config: Config, name: str, pictures: int, num_classes: int) 
 
     "auto" does where that takes fewer passes through the backbone, and at most `_CACHE_BYTES`.
     """
-    phase, views = config.phases[name], len(VIEWS[config.augment])
+    phase, policy = config.phases[name], parse(config.augment)
+    views = len(VIEWS[policy.views])
     if phase.freeze != "backbone" or config.parallel != "jit" or phase.cache_features == "never":
+        return False
+    if not policy.only_views:
         return False
     if phase.cache_features == "always":
         return True
@@ -118,7 +122,7 @@ def recipe(config: Config, num_classes: int) -> Recipe:
         batch_size=config.batch_size,
         accumulate_steps=config.accumulate_steps,
         seed=config.seed,
-        augment=config.augment,
+        augment=parse(config.augment),
         label_smoothing=config.loss.label_smoothing,
         axis_name=axis_name,
     )

@@ -9,10 +9,10 @@ import tempfile
 from bloodjax.errors import UserError
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes `text` beside `path` first and then puts it in its place, at once."""
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a text, or bytes, beside `path` first and then puts it in its place, at once."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(unfinished, path)
 
 

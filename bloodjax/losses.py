@@ -8,10 +8,15 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 
+def one_hot(labels: Int[Array, " batch"], classes: int) -> Float[Array, "batch classes"]:
+    """1 at each example's class and 0 elsewhere."""
+    return jnp.asarray(labels[:, None] == jnp.arange(classes)[None], jnp.float32)
+
+
 @jax.named_scope("loss")
 def weighted_cross_entropy(
     logits: Float[Array, "batch classes"],
-    labels: Int[Array, " batch"],
+    targets: Float[Array, "batch classes"],
     class_weights: Float[Array, " classes"],
     mask: Bool[Array, " batch"],
     label_smoothing: float = 0.0,
@@ -23,14 +28,13 @@ def weighted_cross_entropy(
 
     Args:
       logits: unnormalised log-probabilities.
-      labels: class index of each example.
+      targets: what part of each example is of each class.
       class_weights: weight of each class.
       mask: False where the example is padding.
       label_smoothing: part of each label's mass that is spread over all classes, in [0, 1)
         (Szegedy et al., 2016).
     """
-    targets = jnp.asarray(labels[:, None] == jnp.arange(logits.shape[-1])[None], jnp.float32)
     smooth = optax.smooth_labels(targets, label_smoothing)
     losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), smooth)
-    weights = class_weights[labels] * mask.astype(jnp.float32)
+    weights = (targets * class_weights[None]).sum(-1) * mask.astype(jnp.float32)
     return jnp.sum(losses * weights), jnp.sum(mask.astype(jnp.float32))

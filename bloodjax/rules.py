@@ -75,7 +75,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.head.hidden": _numbers((), lambda v: v >= 1 and v == int(v), "whole numbers above 0"),
     "model.head.dropout": _numbers((2,), lambda v: 0 <= v < 1, "two numbers in [0, 1)"),
     "model.head.activation": _one_of(*ACTIVATIONS),
-    "augment": _one_of("none", "flip", "d4"),
     "loss.class_weights": _one_of("balanced", "none"),
     "loss.label_smoothing": _within(0, 1),
     "early_stopping.metric": _one_of(*METRICS),

@@ -21,6 +21,7 @@ from typing import Any
 import ml_collections
 
 from bloodjax import models
+from bloodjax.augment import policy
 from bloodjax.errors import UserError
 from bloodjax.pretrained.catalogue import Source
 from bloodjax.rules import RULES
@@ -86,7 +87,8 @@ def defaults() -> ml_collections.ConfigDict:
                     "activation": "relu",
                 },
             },
-            # The eight flips and quarter turns of each picture: none | flip | d4.
+            # What training sees of the pictures: none | flip | d4 (the eight flips and quarter turns),
+            # and more; see `augment.policy`.
             "augment": "d4",
             "loss": {"class_weights": "balanced", "label_smoothing": 0.0},
             "phases": {
@@ -158,14 +160,15 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
         rule = RULES.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
         if rule and not rule[0](value):
             raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
+    augmentation = _augmentation(whole)
     for name in PHASES:
         phase = whole.phases[name]
         if phase.cache_features == "always" and (
-            phase.freeze != "backbone" or whole.parallel != "jit"
+            phase.freeze != "backbone" or whole.parallel != "jit" or not augmentation.only_views
         ):
             raise UserError(
-                f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone "
-                "and parallel jit then"
+                f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone, "
+                "parallel jit, and augment none, flip or d4 then"
             )
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
@@ -176,6 +179,18 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
             f"{whole.model.name}"
         )
     return ml_collections.FrozenConfigDict(whole)
+
+
+def _augmentation(config: Config) -> policy.Policy:
+    try:
+        parsed = policy.parse(config.augment)
+    except policy.PolicyError as error:
+        raise UserError(f"config.augment: {error}") from None
+    if parsed.mix and config.batch_size % 2:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, expected an even number with mixup or cutmix"
+        )
+    return parsed
 
 
 def to_json(config: Config) -> str:

@@ -14,18 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int32, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, Num, PyTree, UInt8
 
 from bloodjax import sharding, tta
-from bloodjax.augment import geometry
+from bloodjax.augment import geometry, pipeline
+from bloodjax.augment import mix as mixing
+from bloodjax.augment.policy import Policy
 from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
-from bloodjax.losses import weighted_cross_entropy
+from bloodjax.losses import one_hot, weighted_cross_entropy
 from bloodjax.models.head import Network
 from bloodjax.models.layers import example_keys, micro_batch
 from bloodjax.state import Metrics, TrainState
 
 # Streams of random numbers that one step's key branches into.
-_AUGMENT, _DROPOUT = 0, 1
+_AUGMENT, _DROPOUT, _MIX = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Recipe:
       batch_size: of the global batch.
       accumulate_steps: micro-batches that a training step works through the batch in.
       seed: of everything random.
-      augment: a key of `augment.geometry.VIEWS`.
+      augment: what training sees of the pictures.
       label_smoothing: in [0, 1).
       axis_name: pmap's axis, or None under jit.
     """
@@ -50,7 +52,7 @@ class Recipe:
     batch_size: int = 64
     accumulate_steps: int = 1
     seed: int = 0
-    augment: str = "none"
+    augment: Policy = Policy()
     label_smoothing: float = 0.0
     axis_name: str | None = None
 
@@ -72,7 +74,7 @@ class Phase:
 
 @jax.named_scope("normalise")
 def normalise(
-    images: UInt8[Array, "*batch size size 3"],
+    images: Num[Array, "*batch size size 3"],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Float[Array, "*batch size size 3"]:
@@ -83,24 +85,51 @@ def normalise(
     return images.astype(jnp.float32) / scale - shift
 
 
+def augmented(
+    recipe: Recipe, step: Int32[Array, ""], batch: Batch, classes: int, devices: int = 1
+) -> Batch:
+    """The batch as training sees it in a step, with `targets`; arguments as of `train_step`."""
+    images = pipeline.augment(
+        recipe.augment, _example_keys(recipe, step, batch, _AUGMENT), batch.image, devices=devices
+    )
+    targets = one_hot(batch.label, classes)
+    if recipe.augment.mix:
+        keys = _example_keys(recipe, step, batch, _MIX)
+        images, targets = mixing.mix(recipe.augment.mix, keys, images, targets)
+    return batch.replace(image=images, targets=targets)
+
+
+def _drawn_view(recipe: Recipe, step, batch: Batch, classes: int) -> Batch:
+    """The same of features of all views: those of the view that `augmented` would draw."""
+    keys = _example_keys(recipe, step, batch, _AUGMENT)
+    index = geometry.random_index(keys, recipe.augment.views)
+    drawn = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
+    return batch.replace(image=drawn, targets=one_hot(batch.label, classes))
+
+
+def _key(recipe: Recipe, step):
+    return jax.random.fold_in(jax.random.key(recipe.seed), step)
+
+
+def _example_keys(recipe: Recipe, step, batch: Batch, stream: int):
+    key = jax.random.fold_in(_key(recipe, step), stream)
+    return example_keys(key, len(batch.label), recipe.axis_name)
+
+
 def train_step(
     recipe: Recipe,
     phase: Phase,
     state: TrainState,
     batch: Batch,
     class_weights: Float[Array, " classes"],
+    devices: int = 1,
 ) -> TrainState:
-    """One step of the optimiser; `batch` is this device's share."""
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    augment_keys = example_keys(
-        jax.random.fold_in(key, _AUGMENT), len(batch.label), recipe.axis_name
-    )
+    """One step of the optimiser; `batch` is this device's share, or under jit all `devices`'."""
+    key = _key(recipe, state.step)
     if phase.cached:
-        index = geometry.random_index(augment_keys, recipe.augment)
-        image = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
+        batch = _drawn_view(recipe, state.step, batch, len(class_weights))
     else:
-        image = geometry.random_view(augment_keys, batch.image, recipe.augment)
-    batch = batch.replace(image=image)
+        batch = augmented(recipe, state.step, batch, len(class_weights), devices)
     count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
 
     def loss_fn(params, batch_stats, batch):
@@ -114,9 +143,10 @@ def train_step(
             rngs={"dropout": jax.random.fold_in(key, _DROPOUT)},
         )
         total, _ = weighted_cross_entropy(
-            logits, batch.label, class_weights, batch.mask, recipe.label_smoothing
+            logits, batch.targets, class_weights, batch.mask, recipe.label_smoothing
         )
-        correct = jnp.sum(((logits.argmax(-1) == batch.label) & batch.mask).astype(jnp.float32))
+        hit = logits.argmax(-1) == batch.targets.argmax(-1)
+        correct = jnp.sum((hit & batch.mask).astype(jnp.float32))
         # Divided by the global count, so that the gradients of devices and micro-batches add up to
         # the mean's.
         return total / count, (correct, updated.get("batch_stats", {}))
@@ -216,12 +246,13 @@ def train_steps(
       The new state, and a copy of its metrics that outlives the state's donation.
     """
     batch_of = _batches(recipe, data, order)
+    devices = 1 if split is None else split.mesh.size
 
     def one(state: TrainState, i) -> TrainState:
         batch = batch_of(state.step, i)
         if split is not None:
             batch = lax.with_sharding_constraint(batch, split)
-        return train_step(recipe, phase, state, batch, class_weights)
+        return train_step(recipe, phase, state, batch, class_weights, devices)
 
     if steps == 1:
         state = one(state, 0)
@@ -252,14 +283,14 @@ def _batches(
 def features_step(
     recipe: Recipe, variables: PyTree, images: UInt8[Array, "batch size size 3"]
 ) -> Float[Array, "batch views features"]:
-    """Features of this device's pictures in each view that `recipe.augment` may draw."""
+    """Features of this device's pictures in each view that may be drawn."""
 
     def forward(images):
         pictures = normalise(images, recipe.mean, recipe.std)
         return recipe.model.apply(variables, pictures, method="features")
 
     # One view after another: in the memory of one.
-    return lax.map(forward, geometry.views(images, recipe.augment)).swapaxes(0, 1)
+    return lax.map(forward, geometry.views(images, recipe.augment.views)).swapaxes(0, 1)
 
 
 def predict_step(

@@ -46,11 +46,19 @@ class CallData:
 
 @flax.struct.dataclass
 class Batch:
-    """What a step takes: pictures or features; `mask` is False where an example is padding."""
+    """What a step takes.
+
+    Attributes:
+      image: pictures or features.
+      label: class of each.
+      mask: False where an example is padding.
+      targets: what part of each example is of each class; the step fills them in.
+    """
 
     image: UInt8[Array, "batch size size 3"] | Float[Array, "batch ..."]
     label: Int32[Array, " batch"]
     mask: Bool[Array, " batch"]
+    targets: Float[Array, "batch classes"] | None = None
 
 
 @partial(jax.jit, static_argnames="n")

@@ -201,6 +201,26 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         return _svg(figure, "recall of each class with its 95 % interval")
 
 
+def picture_sheet(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]
+) -> bytes:
+    """A PNG of pictures in rows, each under its title, as black on white."""
+    down, across = len(rows), len(rows[0])
+    figure = Figure(figsize=(1.15 * across, 1.35 * down), layout="constrained", dpi=120)
+    for axes, picture, title in zip(
+        figure.subplots(down, across, squeeze=False).flat,
+        (picture for row in rows for picture in row),
+        (title for row in titles for title in row),
+        strict=True,
+    ):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(title, fontsize=6, pad=2)
+        axes.set_axis_off()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
 @contextlib.contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the page's style, size in inches."""

@@ -1,0 +1,278 @@
+"""The operations that a policy draws from: a table of names, each with what magnitude 1 means.
+
+A magnitude is a part, 0 to 1, of the range that the operation's description gives; "either way"
+ones go one way or the other with equal chance. Four kinds, in the order in which a picture goes
+through them, whatever order they were drawn in:
+
+- "table": values of single channels, composed into one lookup table (`colour`);
+- "affine": places, composed into one map and resampled once (`affine`);
+- "matrix": mixtures of the channels, composed into one 3x3 matrix (`colour`);
+- "effect": everything else, one after the other in the order of `EFFECTS`, each at most once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bloodjax.augment import affine, colour, erase, filters, stain
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Attributes:
+      kind: "table", "affine", "matrix" or "effect".
+      make: what it does to one picture, given a `Setting`: a new table, a map, a matrix, or an
+        effect's parameters.
+      full: what magnitude 1 is.
+      signed: the magnitude's sign is drawn.
+      needs_counts: looks at the picture's histogram.
+    """
+
+    kind: str
+    make: Callable[[Setting], Any]
+    full: str
+    signed: bool = False
+    needs_counts: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an operation is made from.
+
+    Attributes:
+      amount: the magnitude, with its sign.
+      key: of whatever else it draws.
+      size: (height, width) of the picture.
+      table: the lookup table so far.
+      counted: the histogram of the picture that the table makes.
+    """
+
+    amount: jax.Array
+    key: jax.Array
+    size: tuple[int, int]
+    table: jax.Array
+    counted: jax.Array | None
+
+    def uniform(self, low: int | float, high: int | float, shape: tuple[int, ...] = ()) -> jax.Array:
+        """Evenly distributed numbers."""
+        return jax.random.uniform(self.key, shape, jnp.float32, float(low), float(high))
+
+    def either_way(self, shape: tuple[int, ...]) -> jax.Array:
+        """Numbers up to the amount, of either sign."""
+        return self.amount * self.uniform(-1, 1, shape)
+
+
+def _zoom(s: Setting):
+    factor = 1.5**s.amount
+    return affine.scaling(factor, factor)
+
+
+def _stretch(s: Setting):
+    factor = 1.5 ** (s.amount / 2)
+    return affine.scaling(factor, 1 / factor)
+
+
+def _crop(s: Setting):
+    """A random part of the area, of a random shape, made as large as the picture."""
+    area, shape, down, right = s.uniform(0, 1, (4,))
+    part = jnp.sqrt(1 - 0.92 * s.amount * area)
+    stretch = jnp.exp(s.amount * (2 * shape - 1) * 0.5 * jnp.log(4 / 3))
+    sides = jnp.minimum(jnp.stack([part / stretch, part * stretch]), 1.0)
+    room = (1 - sides) * jnp.array(s.size, jnp.float32)
+    away = (jnp.stack([down, right]) - 0.5) * room
+    return affine.scaling(1 / sides[0], 1 / sides[1]).at[:, 2].set(away)
+
+
+def _shuffle(s: Setting):
+    return colour.permutation(jax.random.permutation(s.key, 3))
+
+
+def _temperature(s: Setting):
+    gains = jnp.stack([1 + 0.3 * s.amount, jnp.ones(()), 1 - 0.3 * s.amount])
+    return colour.brightness(s.table, gains[None])
+
+
+def _translate(axis: int):
+    def make(s: Setting):
+        pixels = 0.45 * s.amount * s.size[axis]
+        zero = jnp.zeros(())
+        return affine.translation(*((pixels, zero) if axis == 0 else (zero, pixels)))
+
+    return make
+
+
+def _stain(s: Setting):
+    scale, shift = s.either_way((2, 3))
+    return 1 + 0.4 * scale, 0.05 * shift
+
+
+def _erase(s: Setting):
+    box_key, fill_key = jax.random.split(s.key)
+    area = (0.02, 0.02 + 0.31 * s.amount)
+    return erase.random_box(box_key, s.size, area, (0.3, 1 / 0.3)), fill_key
+
+
+def _cutout(s: Setting):
+    side = jnp.round(0.5 * s.amount * min(s.size)).astype(jnp.int32)
+    return erase.cutout_box(s.key, s.size, side)
+
+
+OPS: dict[str, Op] = {
+    "identity": Op("affine", lambda s: affine.identity(), "nothing"),
+    "rotate": Op("affine", lambda s: affine.rotation(30 * s.amount), "30 degrees", signed=True),
+    "turn": Op("affine", lambda s: affine.rotation(180 * s.amount), "half a turn", signed=True),
+    "shear_x": Op(
+        "affine",
+        lambda s: affine.linear((1.0, 0.0), (0.3 * s.amount, 1.0)),
+        "columns move by 0.3 of the row",
+        signed=True,
+    ),
+    "shear_y": Op(
+        "affine",
+        lambda s: affine.linear((1.0, 0.3 * s.amount), (0.0, 1.0)),
+        "rows move by 0.3 of the column",
+        signed=True,
+    ),
+    "translate_x": Op("affine", _translate(1), "0.45 of the width", signed=True),
+    "translate_y": Op("affine", _translate(0), "0.45 of the height", signed=True),
+    "zoom": Op("affine", _zoom, "1.5 times as large or as small", signed=True),
+    "stretch": Op("affine", _stretch, "sides in a proportion of 1.5", signed=True),
+    "crop": Op("affine", _crop, "0.08 to 1 of the area, sides up to 4 : 3 (Inception's crop)"),
+    "brightness": Op(
+        "table",
+        lambda s: colour.brightness(s.table, 1 + 0.9 * s.amount),
+        "factor 0.1 or 1.9",
+        signed=True,
+    ),
+    "contrast": Op(
+        "table",
+        lambda s: colour.contrast(s.table, s.counted, 1 + 0.9 * s.amount),
+        "factor 0.1 or 1.9",
+        signed=True,
+        needs_counts=True,
+    ),
+    "gamma": Op(
+        "table", lambda s: colour.gamma(s.table, 2.5**s.amount), "exponent 0.4 or 2.5", signed=True
+    ),
+    "temperature": Op(
+        "table", _temperature, "red times 1.3 and blue times 0.7, or the reverse", signed=True
+    ),
+    "channel_shift": Op(
+        "table",
+        lambda s: colour.shift(s.table, 64 * s.either_way((3,))),
+        "up to 64 grey levels, each channel by its own",
+    ),
+    "solarize": Op(
+        "table",
+        lambda s: colour.solarize(s.table, 256 * (1 - s.amount)),
+        "all values inverted; at 0.5 those from 128 on",
+    ),
+    "posterize": Op(
+        "table",
+        lambda s: colour.posterize(s.table, 8 - jnp.round(4 * s.amount)),
+        "4 bits left of each value",
+    ),
+    "invert": Op("table", lambda s: 255 - s.table, "always whole"),
+    "autocontrast": Op(
+        "table",
+        lambda s: colour.autocontrast(s.table, s.counted),
+        "always whole",
+        needs_counts=True,
+    ),
+    "equalize": Op(
+        "table", lambda s: colour.equalize(s.table, s.counted), "always whole", needs_counts=True
+    ),
+    "saturation": Op(
+        "matrix",
+        lambda s: colour.saturation(1 + 0.9 * s.amount),
+        "factor 0.1 or 1.9",
+        signed=True,
+    ),
+    "hue": Op("matrix", lambda s: colour.hue(0.5 * s.amount), "half a turn", signed=True),
+    "grey": Op("matrix", lambda s: colour.saturation(1 - s.amount), "no colour left"),
+    "channel_shuffle": Op("matrix", _shuffle, "always whole"),
+    "stain": Op(
+        "effect",
+        _stain,
+        "amounts of haematoxylin, eosin and residual times 0.6 to 1.4, plus or minus 0.05",
+    ),
+    "defocus": Op("effect", lambda s: 3 * s.amount, "a disk of 3 pixels' radius"),
+    "blur": Op("effect", lambda s: 2 * s.amount, "a Gaussian of 2 pixels' deviation"),
+    "motion_blur": Op(
+        "effect",
+        lambda s: (8 * s.amount, s.uniform(0, jnp.pi)),
+        "a way of 8 pixels in any direction",
+    ),
+    "sharpness": Op("effect", lambda s: 1 + 0.9 * s.amount, "factor 0.1 or 1.9", signed=True),
+    "pixelate": Op("effect", lambda s: 1 + 3 * s.amount, "pixels 4 times as large"),
+    "shot_noise": Op(
+        "effect", lambda s: (s.key, 40 * s.amount), "deviation of 40 grey levels where white"
+    ),
+    "noise": Op("effect", lambda s: (s.key, 40 * s.amount), "deviation of 40 grey levels"),
+    "jpeg": Op("effect", lambda s: 95 - 87 * s.amount, "quality 8, from 95"),
+    "vignette": Op("effect", lambda s: 0.8 * s.amount, "corners darkened to 0.2"),
+    "grid_mask": Op(
+        "effect",
+        lambda s: (1 - 0.6 * s.amount, s.uniform(0, 1, (4,))),
+        "grey squares over 0.36 of the area, on a random grid",
+    ),
+    "cutout": Op("effect", _cutout, "a grey square of half the side, anywhere"),
+    "erase": Op("effect", _erase, "noise over 0.02 to 0.33 of the area (Zhong et al., 2020)"),
+}
+
+
+_GREY = 128.0
+
+
+def _grid_mask(x, params):
+    lines, (period, row, column, angle) = params
+    pixels = (0.2 + 0.3 * period) * x.shape[0]
+    offset = pixels * jnp.stack([row, column])
+    return erase.grid_mask(x, pixels, lines, offset, jnp.pi * angle, jnp.full(3, _GREY))
+
+
+def _noise_in_box(x, params):
+    box, key = params
+    return erase.erase(x, box, jax.random.uniform(key, x.shape, jnp.float32, 0, 255))
+
+
+# What each effect does to a picture, given what its operation made; in the order of application.
+EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
+    "stain": lambda x, params: stain.stain_jitter(x, *params),
+    "vignette": filters.vignette,
+    "defocus": filters.defocus,
+    "blur": filters.gaussian_blur,
+    "motion_blur": lambda x, params: filters.motion_blur(x, *params),
+    "sharpness": filters.sharpness,
+    "pixelate": filters.pixelate,
+    "shot_noise": lambda x, params: filters.shot_noise(x, *params),
+    "noise": lambda x, params: filters.noise(x, *params),
+    "jpeg": filters.jpeg,
+    "grid_mask": _grid_mask,
+    "cutout": lambda x, box: erase.erase(x, box, jnp.full(3, _GREY)),
+    "erase": _noise_in_box,
+}
+
+POOLS: dict[str, tuple[str, ...]] = {
+    # The fourteen of RandAugment (Cubuk et al., 2020).
+    "standard": (
+        *("identity", "autocontrast", "equalize", "rotate", "solarize", "saturation", "posterize"),
+        *("contrast", "brightness", "sharpness"),
+        *("shear_x", "shear_y", "translate_x", "translate_y"),
+    ),
+    # What a microscope, a camera, a stain and a file format do to a cell.
+    "microscope": (
+        *("identity", "turn", "zoom", "stretch", "translate_x", "translate_y"),
+        *("brightness", "contrast", "gamma", "temperature", "channel_shift", "saturation", "hue"),
+        *("stain", "defocus", "blur", "motion_blur", "sharpness", "pixelate", "shot_noise"),
+        *("noise", "jpeg", "vignette", "posterize"),
+    ),
+    "all": tuple(OPS),
+}

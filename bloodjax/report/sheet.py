@@ -1,0 +1,68 @@
+"""A sheet of pictures as training will see them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bloodjax import build
+from bloodjax.data import sources
+from bloodjax.data.batches import Batch
+from bloodjax.report import plots
+from bloodjax.settings import Config
+from bloodjax.steps import augmented
+
+# Of a mixed picture's label, the parts worth a mention.
+_LEAST_PART = 0.005
+
+
+def draw(config: Config, columns: int) -> bytes:
+    """A PNG with a row for each class: its first picture, and that picture in as many steps.
+
+    Args:
+      config: a run's. Its training source is read, without an audit.
+      columns: steps to show.
+
+    Raises:
+      UserError: the source cannot be read.
+    """
+    data = sources.load(
+        config.data.train,
+        config.data.image_size,
+        bad_images=config.data.bad_images,
+        class_names=config.data.classes,
+        seed=config.seed,
+    )
+    classes = range(len(data.classes))
+    shown = [int(np.flatnonzero(data.labels == c)[0]) for c in classes if c in data.labels]
+    images, labels = data.images[shown], data.labels[shown]
+    seen = [_seen(config, step, images, labels, len(classes)) for step in range(columns)]
+    rows = [[images[i], *(pictures[i] for pictures, _ in seen)] for i in range(len(shown))]
+    titles = [
+        [data.classes[labels[i]], *(_label(targets[i], data.classes) for _, targets in seen)]
+        for i in range(len(shown))
+    ]
+    return plots.picture_sheet(rows, titles)
+
+
+def _seen(config: Config, step: int, images, labels, classes: int):
+    """The pictures of these labels as a step has them, and their targets."""
+    recipe = dataclasses.replace(build.recipe(config, classes), axis_name=None)
+    # Mixing takes pictures in pairs.
+    fill = [(0, len(images) % 2)]
+    images = np.pad(images, fill + [(0, 0)] * 3, mode="edge")
+    labels = np.pad(labels, fill, mode="edge")
+    batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(len(labels), bool))
+    found = jax.jit(augmented, static_argnums=(0, 3))(recipe, jnp.int32(step), batch, classes)
+    return np.asarray(jnp.round(found.image)).astype(np.uint8), np.asarray(found.targets)
+
+
+def _label(targets: np.ndarray, classes: tuple[str, ...]) -> str:
+    """A target in words: each class with its part, the largest first."""
+    parts = [c for c in np.argsort(-targets, kind="stable") if targets[c] > _LEAST_PART]
+    if len(parts) == 1:
+        return ""
+    return "\n".join(f"{targets[c]:.2f} {classes[c]}" for c in parts)

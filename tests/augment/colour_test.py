@@ -1,0 +1,120 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from bloodjax.augment import colour
+
+
+@pytest.fixture
+def picture():
+    """Cell-like: a narrow range of values, few of them frequent."""
+    rng = np.random.default_rng(0)
+    return np.clip(rng.normal((180, 120, 150), (30, 40, 20), (37, 42, 3)), 0, 255).astype(np.uint8)
+
+
+def by_table(picture, make):
+    """The picture after a table, made from the identity and the picture's histogram."""
+    x = jnp.asarray(picture)
+    table = make(colour.identity_table(), colour.histogram(x))
+    return np.asarray(colour.look_up(x, table))
+
+
+TABLES = {
+    "brightness": (
+        lambda t, h: colour.brightness(t, jnp.float32(1.4)),
+        lambda p: ImageEnhance.Brightness(p).enhance(1.4),
+    ),
+    "contrast": (
+        lambda t, h: colour.contrast(t, h, jnp.float32(0.3)),
+        lambda p: ImageEnhance.Contrast(p).enhance(0.3),
+    ),
+    "more contrast": (
+        lambda t, h: colour.contrast(t, h, jnp.float32(1.9)),
+        lambda p: ImageEnhance.Contrast(p).enhance(1.9),
+    ),
+    "solarize": (
+        lambda t, h: colour.solarize(t, jnp.float32(140.0)),
+        lambda p: ImageOps.solarize(p, 140),
+    ),
+    "posterize": (
+        lambda t, h: colour.posterize(t, jnp.float32(5.0)),
+        lambda p: ImageOps.posterize(p, 5),
+    ),
+    "autocontrast": (colour.autocontrast, ImageOps.autocontrast),
+    "equalize": (colour.equalize, ImageOps.equalize),
+    "gamma": (
+        lambda t, h: colour.gamma(t, jnp.float32(1.7)),
+        lambda p: p.point([round(255 * (v / 255) ** 1.7) for v in range(256)] * 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_do_what_pillow_does(picture, name):
+    ours, pillow = TABLES[name]
+    expected = np.asarray(pillow(Image.fromarray(picture)), np.float32)
+    assert np.abs(by_table(picture, ours) - expected).max() <= 1
+    assert np.abs(expected - picture).max() > 6  # the operation did something
+
+
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_a_picture_of_one_colour_keeps_it(value):
+    flat = np.full((9, 9, 3), value, np.uint8)
+    for make in (colour.autocontrast, colour.equalize):
+        np.testing.assert_array_equal(by_table(flat, make), flat)
+
+
+def test_tables_compose_as_operations_one_after_the_other(picture):
+    def both(table, counted):
+        brighter = colour.brightness(table, jnp.float32(1.3))
+        return colour.equalize(brighter, colour.counts(brighter, counted))
+
+    image = ImageEnhance.Brightness(Image.fromarray(picture)).enhance(1.3)
+    expected = np.asarray(ImageOps.equalize(image), np.float32)
+    # A grey level of Pillow's rounding becomes a step of the equalised values.
+    assert np.abs(by_table(picture, both) - expected).mean() < 2
+
+
+def test_a_histogram_counts_and_follows_a_table(picture):
+    found = colour.histogram(jnp.asarray(picture))
+    for c in range(3):
+        np.testing.assert_array_equal(found[:, c], np.bincount(picture[..., c].ravel(), minlength=256))
+    inverted = colour.counts(255 - colour.identity_table(), found)
+    np.testing.assert_array_equal(inverted, found[::-1])
+
+
+def test_a_shift_adds_to_each_channel_and_keeps_the_range(picture):
+    found = by_table(picture, lambda t, h: colour.shift(t, jnp.array([20.0, -200.0, 0.0])))
+    expected = np.clip(picture.astype(np.float32) + [20, -200, 0], 0, 255)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.4, 1.9])
+def test_saturation_is_pillow_s(picture, factor):
+    found = colour.mix_channels(
+        jnp.asarray(picture, jnp.float32), colour.saturation(jnp.float32(factor))
+    )
+    expected = np.asarray(ImageEnhance.Color(Image.fromarray(picture)).enhance(factor), np.float32)
+    # Pillow's grey is a whole number, and so are its results.
+    assert np.abs(np.asarray(found) - expected).max() <= 1 + 0.5 * abs(1 - factor)
+
+
+@pytest.mark.parametrize("turns", [0.1, -0.5])
+def test_hue_is_an_angle_in_yiq_space(picture, turns):
+    color = pytest.importorskip("skimage.color", reason="scikit-image is in the extra [parity]")
+    yiq = color.rgb2yiq(picture)
+    turned = (yiq[..., 1] + 1j * yiq[..., 2]) * np.exp(2j * np.pi * turns)
+    expected = color.yiq2rgb(np.stack([yiq[..., 0], turned.real, turned.imag], -1))
+    found = colour.mix_channels(jnp.asarray(picture, jnp.float32), colour.hue(jnp.float32(turns)))
+    np.testing.assert_allclose(found, np.clip(255 * expected, 0, 255), atol=0.1)
+
+
+def test_matrices_compose_and_permute(picture):
+    x = jnp.asarray(picture, jnp.float32)
+    swapped = colour.permutation(jnp.array([2, 0, 1]))
+    np.testing.assert_array_equal(colour.mix_channels(x, swapped), picture[..., [2, 0, 1]])
+    grey = colour.saturation(jnp.float32(0.0))
+    both = colour.mix_channels(x, colour.then(swapped, grey))
+    one_by_one = colour.mix_channels(colour.mix_channels(x, swapped), grey)
+    np.testing.assert_allclose(both, one_by_one, atol=0.01)

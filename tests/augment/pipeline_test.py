@@ -1,0 +1,152 @@
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image, ImageEnhance, ImageOps
+
+from bloodjax.augment import pipeline
+from bloodjax.augment.ops import OPS, POOLS
+from bloodjax.augment.policy import parse
+
+N, SIZE = 16, 32
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.normal((180, 120, 150), (40, 40, 30), (N, 8, 8, 3)), np.ones((1, 4, 4, 1)))
+    return np.clip(smooth + rng.normal(0, 5, (N, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+def keys(seed=0, n=N):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def run(text, pictures, seed=0, devices=1):
+    augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames="devices")
+    return np.asarray(augment(parse(text), keys(seed, len(pictures)), jnp.asarray(pictures), devices=devices))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_operation_at_magnitude_0_changes_nothing_but_those_that_are_whole(pictures, name):
+    found = run(f"{name}(0.0)", pictures)
+    whole = "always whole" in OPS[name].full
+    if whole:
+        assert np.abs(found - pictures).max() > 5
+    else:
+        # JPEG at its best quality is not lossless, and random erasing's box has a smallest area.
+        difference = np.abs(found - pictures)
+        limit = {"jpeg": 5.0, "erase": 3.0}
+        assert difference.mean() < limit[name] if name in limit else difference.max() < 1.01
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_operation_does_something_and_keeps_the_range(pictures, name):
+    found = run(f"choice(('{name}',), 1.0, 1)", pictures)
+    assert found.dtype == np.float32
+    assert found.min() >= 0 and found.max() <= 255
+    assert np.isfinite(found).all()
+    assert name == "identity" or np.abs(found - pictures).mean() > 0.5
+
+
+def test_composed_operations_are_pillow_s_in_turn(pictures):
+    found = run("invert|autocontrast|grey(0.0)", pictures)
+    for ours, picture in zip(found, pictures, strict=True):
+        expected = ImageOps.autocontrast(ImageOps.invert(Image.fromarray(picture)))
+        assert np.abs(ours - np.asarray(expected, np.float32)).max() <= 1
+
+
+def test_a_magnitude_and_a_sign_are_drawn_for_each_picture(pictures):
+    found = run("randaugment(1, 0.5, 'brightness')", pictures)
+    signs = set()
+    for ours, picture in zip(found, pictures, strict=True):
+        for sign in (1, -1):
+            expected = ImageEnhance.Brightness(Image.fromarray(picture)).enhance(1 + 0.45 * sign)
+            if np.abs(ours - np.asarray(expected, np.float32)).max() <= 1:
+                signs.add(sign)
+                break
+        else:
+            pytest.fail("neither brighter nor darker")
+    assert signs == {1, -1}
+    weak = np.abs(run("brightness(0.5)", pictures).mean((1, 2, 3)) / pictures.mean((1, 2, 3)) - 1)
+    assert weak.max() <= 0.46 and len(np.unique(weak.round(3))) > N / 2
+
+
+def test_a_layer_happens_with_its_probability(pictures):
+    many = np.repeat(pictures, 16, axis=0)
+    changed = (run("invert(p=0.3)", many) != many).any((1, 2, 3)).mean()
+    assert abs(changed - 0.3) < 0.1
+
+
+def test_operations_of_a_pool_are_equally_likely(pictures):
+    layers = parse("trivialaugment").passes[0].layers
+    draws = jax.vmap(lambda key: pipeline.draw(layers, key))(keys(1, 4096))
+    counts = np.bincount(np.asarray(draws.chosen[:, 0]), minlength=len(POOLS["standard"]))
+    expected = 4096 / len(POOLS["standard"])
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+    amounts = np.abs(draws.amount)
+    assert amounts.min() >= 0 and amounts.max() < 1 and abs(amounts.mean() - 0.5) < 0.02
+
+
+POLICY = "d4|randaugment(2, 0.5, 'all')|erase(0.5, p=0.5)"
+
+
+def test_a_picture_depends_on_its_own_key_alone(pictures):
+    whole = run(POLICY, pictures)
+    np.testing.assert_array_equal(run(POLICY, pictures), whole)
+    half = jax.jit(pipeline.augment, static_argnums=0)(
+        parse(POLICY), keys()[8:], jnp.asarray(pictures[8:])
+    )
+    np.testing.assert_allclose(half, whole[8:], atol=1e-3)
+    assert np.abs(run(POLICY, pictures, seed=1) - whole).mean() > 5
+
+
+def test_all_at_once_is_one_by_one(pictures):
+    """What an accelerator computes, against what a CPU does."""
+    step = parse("choice('all', 1.0, 3)").passes[0]
+    draws = jax.vmap(lambda key: pipeline.draw(step.layers, key))(keys(3))
+
+    def one(draws, image):
+        counted = pipeline.colour.histogram(image)
+        transform = pipeline.compose(step.layers, image.shape[:2], draws, counted)
+        return pipeline.apply(step.pool, "reflect", transform, image)
+
+    images = jnp.asarray(pictures)
+    at_once = jax.jit(jax.vmap(one))(draws, images)
+    one_by_one = jax.jit(lambda *a: jax.lax.map(lambda x: one(*x), a))(draws, images)
+    # Rounding may put a coefficient of JPEG's on another step.
+    assert (np.abs(at_once - one_by_one) > 0.1).mean() < 1e-3
+
+
+def test_eight_devices_see_what_one_does(pictures):
+    mesh = jax.make_mesh((8,), ("data",))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    augment = jax.jit(
+        lambda keys, images: pipeline.augment(parse(POLICY), keys, images, devices=8),
+        in_shardings=(split, split),
+        out_shardings=split,
+    )
+    found = augment(keys(), jnp.asarray(pictures))
+    assert (np.abs(found - run(POLICY, pictures)) > 0.1).mean() < 1e-3
+    # No device fetches another's pictures.
+    text = augment.lower(keys(), jnp.asarray(pictures)).compile().as_text()
+    assert "all-gather" not in text and "all-to-all" not in text
+
+
+def test_augmix_stays_between_the_picture_and_its_chains(pictures):
+    found = run("augmix(2, 2, 0.5, 'invert')", pictures)
+    low, high = np.minimum(pictures, 255 - pictures), np.maximum(pictures, 255 - pictures)
+    assert np.all(found >= low - 1) and np.all(found <= high + 1)
+    assert not np.array_equal(found, pictures)
+    only_identity = run("augmix(3, 3, 0.5, 'identity')", pictures)
+    np.testing.assert_allclose(only_identity, pictures, atol=1e-3)
+
+
+def test_views_alone_keep_bytes(pictures):
+    found = run("d4", pictures)
+    assert found.dtype == np.uint8
+    assert not np.array_equal(found, pictures)
+    np.testing.assert_array_equal(run("none", pictures), pictures)
