@@ -1,0 +1,284 @@
+"""Blur, sharpness, noise and loss: what optics, sensor and files do to a picture.
+
+Each function takes one RGB image, float32 in 0..255, with traced strengths, and returns another.
+They hold under `jax.vmap`; on CPU `lax.map` over the images is as fast. A kernel that differs from
+image to image is no convolution there but a sum of shifted slices, and its reach is static:
+strengths beyond it are cut off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+Image = Float[Array, "height width 3"]
+Scalar = Float[Array, ""] | float
+
+# ITU-T T.81, Annex K: JPEG's tables of quality 50, rows by rising vertical frequency.
+_LUMA = """
+16 11 10 16 24 40 51 61
+12 12 14 19 26 58 60 55
+14 13 16 24 40 57 69 56
+14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77
+24 35 55 64 81 104 113 92
+49 64 78 87 103 121 120 101
+72 92 95 98 112 100 103 99
+"""
+_CHROMA = (
+    """
+17 18 24 47 99 99 99 99
+18 21 26 66 99 99 99 99
+24 26 56 99 99 99 99 99
+47 66 99 99 99 99 99 99
+"""
+    + "99 " * 32
+)
+
+# Pillow's SMOOTH, the one that its sharpness goes by.
+_SMOOTH = {
+    offset: (5 if offset == (0, 0) else 1) / 13
+    for offset in itertools.product((-1, 0, 1), repeat=2)
+}
+
+
+def vignette(x: Image, strength: Scalar) -> Image:
+    """Darkens towards the corners, with the square of the distance from the centre.
+
+    Args:
+      x: image.
+      strength: the share of light that the corners lose; 0 changes nothing.
+    """
+    rows, columns = (np.linspace(-1, 1, size, dtype=np.float32) ** 2 / 2 for size in x.shape[:2])
+    distance = rows[:, None, None] + columns[None, :, None]
+    return _clip(x * (1 - strength * distance))
+
+
+def sharpness(x: Image, factor: Scalar) -> Image:
+    """Blends with a smoothed image, as Pillow's `ImageEnhance.Sharpness`.
+
+    Args:
+      x: image.
+      factor: 0 smooths, 1 changes nothing, more sharpens. The outermost pixels always stay.
+    """
+    smooth = _shifted_sum(x, list(_SMOOTH), list(_SMOOTH.values()))
+    inside = _inside(x.shape[0])[:, None, None] & _inside(x.shape[1])[None, :, None]
+    return _clip(x + jnp.where(inside, (1 - factor) * (smooth - x), 0.0))
+
+
+def gaussian_blur(x: Image, sigma: Scalar, *, reach: int = 6) -> Image:
+    """Gaussian blur; beyond the edge the image is mirrored, as in SciPy's `gaussian_filter`.
+
+    Args:
+      x: image.
+      sigma: standard deviation in pixels; 0 changes nothing.
+      reach: radius in pixels at which the kernel ends, best 3 `sigma` or more.
+    """
+    steps = range(-reach, reach + 1)
+    # Far below a pixel nothing is left of the kernel but its centre; 0 / 0 would be no number.
+    spread = jnp.maximum(sigma, 1e-2)
+    weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1, dtype=jnp.float32) / spread) ** 2)
+    weights = weights / weights.sum()
+    rows = _shifted_sum(x, [(step, 0) for step in steps], weights)
+    return _clip(_shifted_sum(rows, [(0, step) for step in steps], weights))
+
+
+def defocus(x: Image, radius: Scalar, *, reach: int = 3) -> Image:
+    """The mean over a disk, which is how a point out of focus appears.
+
+    A pixel at distance d of the centre weighs clip(radius + 1/2 - d, 0, 1), divided by the sum of
+    all weights. Beyond the edge the image is mirrored.
+
+    Args:
+      x: image.
+      radius: of the disk, in pixels; 0 changes nothing.
+      reach: largest radius.
+    """
+    offsets = _within(reach + 0.5)
+    distance = np.array([math.hypot(*offset) for offset in offsets], np.float32)
+    weights = jnp.clip(jnp.minimum(radius, reach) + 0.5 - distance, 0.0, 1.0)
+    return _clip(_shifted_sum(x, offsets, weights / weights.sum()))
+
+
+def motion_blur(x: Image, length: Scalar, angle: Scalar, *, reach: int = 4) -> Image:
+    """The mean along a straight way, which is how a point appears that moved.
+
+    A pixel at distance d of the way, a segment of length - 1 with its middle in the centre, weighs
+    max(1 - d, 0), divided by the sum of all weights. Beyond the edge the image is mirrored.
+
+    Args:
+      x: image.
+      length: of the line that a point becomes, in pixels; 1 changes nothing.
+      angle: of the way to the rows, in degrees, anticlockwise.
+      reach: pixels from the line's middle to its end; the greatest length is 2 * reach + 1.
+    """
+    offsets = _within(reach + 1.0)
+    down, right = np.array(offsets, np.float32).T
+    sine, cosine = jnp.sin(jnp.deg2rad(angle)), jnp.cos(jnp.deg2rad(angle))
+    along, across = right * cosine - down * sine, right * sine + down * cosine
+    beyond = jnp.maximum(jnp.abs(along) - jnp.clip((length - 1) / 2, 0.0, reach), 0.0)
+    weights = jnp.maximum(1.0 - jnp.hypot(across, beyond), 0.0)
+    return _clip(_shifted_sum(x, offsets, weights / weights.sum()))
+
+
+def noise(x: Image, key: Key[Array, ""], std: Scalar) -> Image:
+    """Adds Gaussian noise, independent for each pixel and channel.
+
+    Args:
+      x: image.
+      key: what the noise is drawn from.
+      std: standard deviation in grey levels; 0 changes nothing.
+    """
+    return _clip(x + std * jax.random.normal(key, x.shape, jnp.float32))
+
+
+def shot_noise(x: Image, key: Key[Array, ""], std: Scalar) -> Image:
+    """Adds Gaussian noise whose variance is proportional to the intensity, as that of photons is.
+
+    Args:
+      x: image.
+      key: what the noise is drawn from.
+      std: standard deviation at white, in grey levels; 0 changes nothing.
+    """
+    return _clip(x + std * jnp.sqrt(x / 255) * jax.random.normal(key, x.shape, jnp.float32))
+
+
+def pixelate(x: Image, scale: Scalar) -> Image:
+    """Fewer, larger pixels: Pillow's `resize` to size * scale by BOX, and back by NEAREST.
+
+    Args:
+      x: image.
+      scale: pixels left along a side, as a share; 1 changes nothing.
+    """
+    height, width, channels = x.shape
+    rows, columns = _box_matrix(height, scale), _box_matrix(width, scale)
+    # In bfloat16, a TPU's default for products, a mean would be off by a grey level.
+    x = jnp.matmul(rows, x.reshape(height, -1), precision=lax.Precision.HIGHEST)
+    x = x.reshape(height, width, channels).swapaxes(0, 1).reshape(width, -1)
+    x = jnp.matmul(columns, x, precision=lax.Precision.HIGHEST)
+    return _clip(x.reshape(width, height, channels).swapaxes(0, 1))
+
+
+def jpeg(x: Image, quality: Scalar) -> Image:
+    """The image as a JPEG file keeps it: YCbCr, 4:2:0 chroma, quantised in blocks of 8x8.
+
+    Tables, their scaling by quality and the smooth upsampling of chroma are libjpeg's. Nothing but
+    the frequencies is rounded to whole numbers. No quality leaves the image unchanged.
+
+    Args:
+      x: image; for whole blocks its edges are repeated to multiples of 16.
+      quality: 1 (worst) to 100, rounded to a whole number.
+    """
+    height, width, _ = x.shape
+    padded = jnp.pad(x, ((0, -height % 16), (0, -width % 16), (0, 0)), "edge")
+    red, green, blue = (padded[..., channel] for channel in range(3))
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    chroma = _halve(jnp.stack([(blue - luma) / 1.772, (red - luma) / 1.402]))
+    luma = _quantise(luma - 128, _steps(_LUMA, quality)) + 128
+    chroma = _double(_double(_quantise(chroma, _steps(_CHROMA, quality)), 1), 2)
+    red = luma + 1.402 * chroma[1]
+    blue = luma + 1.772 * chroma[0]
+    green = (luma - 0.299 * red - 0.114 * blue) / 0.587
+    return _clip(jnp.stack([red, green, blue], axis=-1)[:height, :width])
+
+
+def _clip(x):
+    return jnp.clip(x, 0.0, 255.0)
+
+
+def _inside(size: int) -> np.ndarray:
+    """Along one axis, whether a pixel has two neighbours."""
+    index = np.arange(size)
+    return (index > 0) & (index < size - 1)
+
+
+def _within(distance: float) -> list[tuple[int, int]]:
+    """The (row, column) offsets that are less than `distance` pixels from (0, 0)."""
+    steps = range(-math.ceil(distance), math.ceil(distance) + 1)
+    return [step for step in itertools.product(steps, repeat=2) if math.hypot(*step) < distance]
+
+
+def _shifted_sum(x, offsets, weights):
+    """The sum over (row, column) `offsets` of the image shifted by each, times its weight.
+
+    Beyond the edge the image is mirrored, the outermost pixel twice (SciPy's "reflect").
+    """
+    height, width, channels = x.shape
+    rows, columns = (max(abs(offset[axis]) for offset in offsets) for axis in (0, 1))
+    margins = ((rows, rows), (columns, columns), (0, 0))
+    # Without a barrier XLA computes the margins anew for each of the slices.
+    padded = lax.optimization_barrier(jnp.pad(x, margins, "symmetric"))
+    # Rows of width * channels numbers: loops over a last axis of three are slow on a CPU.
+    padded = padded.reshape(padded.shape[0], -1)
+    total = jnp.zeros((height, width * channels), x.dtype)
+    for i, (down, right) in enumerate(offsets):
+        start = (columns + right) * channels
+        window = padded[rows + down : rows + down + height, start : start + width * channels]
+        total = total + weights[i] * window
+    return total.reshape(x.shape)
+
+
+def _box_matrix(size: int, scale) -> Float[Array, "size size"]:
+    """Which pixels each new pixel is the mean of; those of one block have the same row.
+
+    All in whole numbers, since Pillow's blocks are intervals, open on the left and closed on the
+    right, that pixels' centres may lie on the ends of.
+    """
+    blocks = jnp.clip(jnp.round(size * scale), 1, size).astype(jnp.int32)
+    index = jnp.arange(size, dtype=jnp.int32)
+    block = (2 * index + 1) * blocks // (2 * size)
+    # From the block's centre, in pixels, times 2 * blocks; the block's half width is then `size`.
+    distance = ((2 * index + 1) * blocks)[None, :] - ((2 * block + 1) * size)[:, None]
+    weights = ((distance > -size) & (distance <= size)).astype(jnp.float32)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _steps(table: str, quality) -> Float[Array, " 64"]:
+    """A quality's steps, one for each of a block's 64 frequencies, as libjpeg scales a table."""
+    quality = jnp.clip(jnp.round(jnp.asarray(quality)), 1, 100).astype(jnp.int32)
+    percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    steps = (np.array(table.split(), np.int32) * percent + 50) // 100
+    return jnp.clip(steps, 1, 255).astype(jnp.float32)
+
+
+def _cosines() -> np.ndarray:
+    """[64, 64]: the orthonormal cosine transform (DCT-II) of a block's 8x8 pixels."""
+    frequency, pixel = np.mgrid[:8, :8]
+    waves = np.cos((2 * pixel + 1) * frequency * np.pi / 16) / 2
+    waves[0] /= np.sqrt(2)
+    return np.kron(waves, waves).astype(np.float32)
+
+
+def _quantise(planes, steps):
+    """Planes [..., height, width] with each frequency of each block a multiple of its step."""
+    *many, height, width = planes.shape
+    blocks = planes.reshape(*many, height // 8, 8, width // 8, 8).swapaxes(-3, -2)
+    cosines, steps = _cosines(), steps[None]
+    # bfloat16, a TPU's default for products, would round more than a good quality does.
+    waves = jnp.matmul(blocks.reshape(-1, 64), cosines.T, precision=lax.Precision.HIGHEST)
+    waves = jnp.round(waves / steps) * steps
+    pixels = jnp.matmul(waves, cosines, precision=lax.Precision.HIGHEST)
+    return pixels.reshape(blocks.shape).swapaxes(-3, -2).reshape(planes.shape)
+
+
+def _halve(planes):
+    """Planes [planes, height, width] of the mean of each 2x2 pixels."""
+    planes = planes[:, ::2] + planes[:, 1::2]
+    return (planes[:, :, ::2] + planes[:, :, 1::2]) / 4
+
+
+def _double(planes, axis: int):
+    """Twice the pixels along an axis: 3/4 of the nearest and 1/4 of the next, as libjpeg does."""
+    size = planes.shape[axis]
+    margins = [(int(i == axis),) * 2 for i in range(planes.ndim)]
+    near, far = 0.75 * planes, 0.25 * jnp.pad(planes, margins, "edge")
+    before = near + lax.slice_in_dim(far, 0, size, axis=axis)
+    after = near + lax.slice_in_dim(far, 2, size + 2, axis=axis)
+    doubled = [n * (2 if i == axis else 1) for i, n in enumerate(planes.shape)]
+    return jnp.stack([before, after], axis=axis + 1).reshape(doubled)

@@ -1,0 +1,41 @@
+"""How an operation on one picture is run: compiled, all of its numbers traced."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def run():
+    """Calls `op(*arguments, **static)` under jit, and gives its picture as a NumPy array."""
+
+    def call(op, *arguments, **static):
+        found = jax.jit(functools.partial(op, **static) if static else op)(*arguments)
+        assert found.dtype == jnp.float32
+        return np.asarray(found)
+
+    return call
+
+
+@pytest.fixture
+def agree():
+    """Holds `op` under vmap and under lax.map against one picture at a time, and 0..255."""
+
+    def check(op, picture, *parameters, share=1.0):
+        """`parameters` have a leading axis; `share` of the values must agree."""
+        n = len(parameters[0])
+        arguments = (jnp.stack([np.roll(picture, 5 * i, axis=1) for i in range(n)]), *parameters)
+        alone = np.stack([jax.jit(op)(*(a[i] for a in arguments)) for i in range(n)])
+        assert alone.shape == (n, *picture.shape)
+        assert alone.min() >= 0
+        assert alone.max() <= 255
+        together = jax.jit(jax.vmap(op))(*arguments)
+        mapped = jax.jit(lambda *rest: jax.lax.map(lambda each: op(*each), rest))(*arguments)
+        for found in (together, mapped):
+            assert found.dtype == jnp.float32
+            assert np.isclose(found, alone, rtol=0, atol=2e-3).mean() >= share
+
+    return check

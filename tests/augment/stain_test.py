@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from bloodjax.augment.stain import RGB_FROM_STAINS, STAINS_FROM_RGB, stain_jitter, tint
+
+NONE = np.zeros(3, np.float32)
+ONE = np.ones(3, np.float32)
+
+
+@pytest.fixture
+def colour():
+    return pytest.importorskip("skimage.color", reason="needs the extra [parity]")
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).uniform(0, 255, (37, 41, 3)).round().astype(np.float32)
+
+
+@pytest.fixture
+def stained(colour):
+    """A picture of positive amounts of all stains; scikit-image cuts off negative ones."""
+    amounts = np.random.default_rng(1).uniform(0, 0.08, (37, 41, 3))
+    return colour.hed2rgb(amounts).astype(np.float32) * 255
+
+
+def test_the_matrices_are_scikit_image_s(colour):
+    np.testing.assert_allclose(RGB_FROM_STAINS, colour.rgb_from_hed, rtol=1e-6)
+    np.testing.assert_allclose(STAINS_FROM_RGB, colour.hed_from_rgb, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [
+        ([1.4, 1.0, 1.0], [0.0, 0.0, 0.0]),
+        ([0.8, 1.3, 1.1], [0.0, 0.0, 0.0]),
+        ([1.0, 1.0, 1.0], [0.05, 0.1, 0.02]),
+        ([0.9, 1.2, 1.0], [-0.1, 0.1, -0.02]),
+    ],
+)
+def test_stain_jitter_is_what_scikit_image_s_conversions_make_of_it(
+    run, colour, stained, scale, shift
+):
+    scale, shift = np.array(scale, np.float32), np.array(shift, np.float32)
+    amounts = colour.rgb2hed(stained / 255)
+    # A millionth is scikit-image's unit of density; ours is a tenth.
+    expected = colour.hed2rgb(amounts * scale + shift / 6) * 255
+    np.testing.assert_allclose(run(stain_jitter, stained, scale, shift), expected, atol=0.01)
+
+
+def test_any_colour_becomes_what_the_formula_says(run, picture):
+    scale, shift = np.array([0.8, 1.2, 1.1]), np.array([0.1, -0.1, 0.05])
+    density = -np.log10(np.maximum(picture, 1).astype(np.float64) / 255)
+    amounts = density @ np.linalg.inv(np.float64(RGB_FROM_STAINS)) * scale + shift
+    expected = np.clip(255 * 10 ** -(amounts @ RGB_FROM_STAINS), 0, 255)
+    found = run(stain_jitter, picture, scale.astype(np.float32), shift.astype(np.float32))
+    bright = picture >= 1
+    np.testing.assert_allclose(found[bright], expected[bright], atol=0.01)
+    assert np.all(found[~bright] == 0)
+
+
+def test_tint_multiplies_and_is_a_shift_of_the_stains(run, picture):
+    gains = np.array([1.1, 1.0, 0.8], np.float32)
+    found = run(tint, picture, gains)
+    np.testing.assert_allclose(found, np.clip(picture * gains, 0, 255), atol=1e-4)
+    shift = (-np.log10(gains) @ STAINS_FROM_RGB).astype(np.float32)
+    np.testing.assert_allclose(found, run(stain_jitter, picture, ONE, shift), atol=0.01)
+
+
+def test_no_strength_leaves_the_image_unchanged(run, picture):
+    np.testing.assert_array_equal(run(stain_jitter, picture, ONE, NONE), picture)
+    np.testing.assert_array_equal(run(tint, picture, ONE), picture)
+
+
+def test_vmap_and_map_agree_with_one_image_at_a_time(agree, picture):
+    rng = np.random.default_rng(2)
+    scale = rng.uniform(0.5, 1.5, (3, 3)).astype(np.float32)
+    shift = rng.uniform(-0.2, 0.2, (3, 3)).astype(np.float32)
+    agree(stain_jitter, picture, scale, shift)
+    agree(tint, picture, scale)
