@@ -87,8 +87,8 @@ def defaults() -> ml_collections.ConfigDict:
                     "activation": "relu",
                 },
             },
-            # What training sees of the pictures: none | flip | d4 (the eight flips and quarter turns),
-            # and more; see `augment.policy`.
+            # What training sees of the pictures: none | flip | d4 (the eight flips and quarter
+            # turns), and more; see `augment.policy`.
             "augment": "d4",
             "loss": {"class_weights": "balanced", "label_smoothing": 0.0},
             "phases": {
@@ -188,7 +188,8 @@ def _augmentation(config: Config) -> policy.Policy:
         raise UserError(f"config.augment: {error}") from None
     if parsed.mix and config.batch_size % 2:
         raise UserError(
-            f"config.batch_size is {config.batch_size}, expected an even number with mixup or cutmix"
+            f"config.batch_size is {config.batch_size}, expected an even number with mixup or "
+            "cutmix"
         )
     return parsed
 

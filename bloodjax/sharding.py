@@ -36,11 +36,12 @@ def by_step_and_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
-def per_device(batch_size: int, accumulate_steps: int = 1) -> int:
+def per_device(batch_size: int, accumulate_steps: int = 1, *, pairs: bool = False) -> int:
     """Examples of a batch on each device.
 
     Raises:
-      UserError: they, or those of one of `accumulate_steps` micro-batches, do not come out even.
+      UserError: they, or those of one of `accumulate_steps` micro-batches, do not come out even;
+        or with `pairs` of examples that must lie together, a device has half of one.
     """
     devices = jax.device_count()
     if batch_size % (devices * accumulate_steps):
@@ -48,6 +49,11 @@ def per_device(batch_size: int, accumulate_steps: int = 1) -> int:
         raise UserError(
             f"config.batch_size is {batch_size}, expected a multiple of the {devices} devices"
             f"{times}"
+        )
+    if pairs and batch_size // devices % 2:
+        raise UserError(
+            f"config.batch_size is {batch_size}, expected an even number on each of the {devices} "
+            "devices with mixup or cutmix"
         )
     return batch_size // devices
 

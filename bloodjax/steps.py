@@ -52,7 +52,7 @@ class Recipe:
     batch_size: int = 64
     accumulate_steps: int = 1
     seed: int = 0
-    augment: Policy = Policy()
+    augment: Policy = dataclasses.field(default_factory=Policy)
     label_smoothing: float = 0.0
     axis_name: str | None = None
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax import build, classical, evaluation, logs, metrics, optim, profile, settings, sharding
+from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.parts import Parts, prepare
@@ -48,7 +49,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """
     stored = _open_workdir(config, workdir)
     config = stored or config
-    sharding.per_device(config.batch_size, config.accumulate_steps)
+    mixes = bool(parse(config.augment).mix)
+    sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
     backbone: PyTree = {}
     if not has_checkpoint(workdir / CHECKPOINTS):
         # Before the data are read, which takes long: that weights are missing shows at once.

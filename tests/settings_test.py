@@ -45,7 +45,6 @@ IMPOSSIBLE = {
     "model.head.hidden": (16, 0),
     "model.head.dropout": (0.5, 1.0),
     "model.head.activation": "step",
-    "augment": "rotate",
     "loss.class_weights": "inverse",
     "loss.label_smoothing": 1.0,
     "early_stopping.metric": "auc",
@@ -154,6 +153,39 @@ def test_an_impossible_value(key):
     message = rf"^config\.{re.escape(key)} is .*, expected {re.escape(expected)}$"
     with pytest.raises(UserError, match=message):
         settings.check(nested(key, IMPOSSIBLE[key]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"augment": "rotatte"},
+            "config.augment: unknown operation 'rotatte': did you mean rotate?",
+        ),
+        (
+            {"augment": "mixup(p=2)"},
+            "config.augment: mixup's p is 2, expected a number from 0 to 1",
+        ),
+        (
+            {"augment": "mixup", "batch_size": 9},
+            "config.batch_size is 9, expected an even number with mixup or cutmix",
+        ),
+        (
+            {
+                "augment": "d4|rotate",
+                "phases.head.freeze": "backbone",
+                "phases.head.cache_features": "always",
+            },
+            "expected freeze to be backbone, parallel jit, and augment none, flip or d4 then",
+        ),
+    ],
+)
+def test_an_impossible_augmentation(changes, message):
+    config = settings.defaults()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        settings.check(config)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["phases.head.learning_rate", "checkpoint_minutes"])

@@ -36,6 +36,10 @@ def test_examples_per_device():
     message = "batch_size is 24, expected a multiple of the 8 devices times the 2 accumulate_steps"
     with pytest.raises(UserError, match=message):
         sharding.per_device(24, 2)
+    assert sharding.per_device(16, pairs=True) == 2
+    message = "batch_size is 24, expected an even number on each of the 8 devices with mixup"
+    with pytest.raises(UserError, match=message):
+        sharding.per_device(24, pairs=True)
 
 
 def test_unstack_is_the_inverse_of_stack():

@@ -96,4 +96,3 @@ def _inside(index: Int32[Array, "height width"], size: int, fill: str):
     period = max(2 * (size - 1), 1)
     index = jnp.abs(index) % period
     return jnp.minimum(index, period - index)
-

@@ -20,7 +20,11 @@ Matrix = Float[Array, "3 3"]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # The NTSC colour space YIQ: brightness, and two axes of colour, in which hue is an angle.
 _YIQ = np.array(
-    [[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]],
+    [
+        [0.299, 0.587, 0.114],
+        [0.59590059, -0.27455667, -0.32134392],
+        [0.21153661, -0.52273617, 0.31119955],
+    ],
     np.float32,
 )
 _RGB = np.linalg.inv(_YIQ)
@@ -117,7 +121,7 @@ def equalize(table: Table, counted: Table) -> Table:
 
 
 def saturation(factor: Float[Array, ""]) -> Matrix:
-    """Scales the distance from grey: 0 is grey, 1 changes nothing; Pillow's `ImageEnhance.Color`."""
+    """Scales the distance from grey, which is 0; Pillow's `ImageEnhance.Color`."""
     return factor * jnp.eye(3) + (1 - factor) * jnp.broadcast_to(_LUMA, (3, 3))
 
 

@@ -18,7 +18,10 @@ Targets = Float[Array, "batch classes"]
 
 @jax.named_scope("augment")
 def mix(
-    spec: Mix, keys: Key[Array, " batch"], images: Num[Array, "batch height width 3"], targets: Targets
+    spec: Mix,
+    keys: Key[Array, " batch"],
+    images: Num[Array, "batch height width 3"],
+    targets: Targets,
 ) -> tuple[Pictures, Targets]:
     """With the spec's probabilities, each example by MixUp, by CutMix or as it is.
 
@@ -58,7 +61,7 @@ def mix(
     return mixed, targets * own[:, None] + neighbours(targets) * (1 - own[:, None])
 
 
-def neighbours(x: Num[Array, "batch *rest"]) -> Num[Array, "batch *rest"]:
+def neighbours(x: Num[Array, batch * rest]) -> Num[Array, batch * rest]:
     """Each example's neighbour in its place."""
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 

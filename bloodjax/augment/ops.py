@@ -60,7 +60,9 @@ class Setting:
     table: jax.Array
     counted: jax.Array | None
 
-    def uniform(self, low: int | float, high: int | float, shape: tuple[int, ...] = ()) -> jax.Array:
+    def uniform(
+        self, low: int | float, high: int | float, shape: tuple[int, ...] = ()
+    ) -> jax.Array:
         """Evenly distributed numbers."""
         return jax.random.uniform(self.key, shape, jnp.float32, float(low), float(high))
 
@@ -120,8 +122,7 @@ def _erase(s: Setting):
 
 
 def _cutout(s: Setting):
-    side = jnp.round(0.5 * s.amount * min(s.size)).astype(jnp.int32)
-    return erase.cutout_box(s.key, s.size, side)
+    return erase.cutout_box(s.key, s.size, 0.5 * s.amount * min(s.size))
 
 
 OPS: dict[str, Op] = {
@@ -195,7 +196,7 @@ OPS: dict[str, Op] = {
         "factor 0.1 or 1.9",
         signed=True,
     ),
-    "hue": Op("matrix", lambda s: colour.hue(0.5 * s.amount), "half a turn", signed=True),
+    "hue": Op("matrix", lambda s: colour.hue(0.25 * s.amount), "a quarter turn", signed=True),
     "grey": Op("matrix", lambda s: colour.saturation(1 - s.amount), "no colour left"),
     "channel_shuffle": Op("matrix", _shuffle, "always whole"),
     "stain": Op(
@@ -207,11 +208,11 @@ OPS: dict[str, Op] = {
     "blur": Op("effect", lambda s: 2 * s.amount, "a Gaussian of 2 pixels' deviation"),
     "motion_blur": Op(
         "effect",
-        lambda s: (8 * s.amount, s.uniform(0, jnp.pi)),
-        "a way of 8 pixels in any direction",
+        lambda s: (1 + 8 * s.amount, s.uniform(0, 180)),
+        "a way of 9 pixels in any direction",
     ),
     "sharpness": Op("effect", lambda s: 1 + 0.9 * s.amount, "factor 0.1 or 1.9", signed=True),
-    "pixelate": Op("effect", lambda s: 1 + 3 * s.amount, "pixels 4 times as large"),
+    "pixelate": Op("effect", lambda s: 1 / (1 + 3 * s.amount), "pixels 4 times as large"),
     "shot_noise": Op(
         "effect", lambda s: (s.key, 40 * s.amount), "deviation of 40 grey levels where white"
     ),
@@ -220,7 +221,7 @@ OPS: dict[str, Op] = {
     "vignette": Op("effect", lambda s: 0.8 * s.amount, "corners darkened to 0.2"),
     "grid_mask": Op(
         "effect",
-        lambda s: (1 - 0.6 * s.amount, s.uniform(0, 1, (4,))),
+        lambda s: (0.6 * s.amount, s.uniform(0, 1, (4,))),
         "grey squares over 0.36 of the area, on a random grid",
     ),
     "cutout": Op("effect", _cutout, "a grey square of half the side, anywhere"),
@@ -232,10 +233,10 @@ _GREY = 128.0
 
 
 def _grid_mask(x, params):
-    lines, (period, row, column, angle) = params
+    ratio, (period, row, column, angle) = params
     pixels = (0.2 + 0.3 * period) * x.shape[0]
     offset = pixels * jnp.stack([row, column])
-    return erase.grid_mask(x, pixels, lines, offset, jnp.pi * angle, jnp.full(3, _GREY))
+    return erase.grid_mask(x, pixels, ratio, offset, 90 * angle, jnp.full(3, _GREY))
 
 
 def _noise_in_box(x, params):

@@ -30,6 +30,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -116,34 +117,28 @@ def parse(text: str) -> Policy:
     Raises:
       PolicyError: it describes none: what is wrong, and what was expected.
     """
-    policy, layers = Policy(), []
-    seen = set()
+    passes, layers, settings = [], [], {}
     for name, args, kwargs in _calls(text):
-        if name in (*VIEWS, "fill", "mixup", "cutmix"):
-            family = "flips" if name in VIEWS else name
-            if family in seen:
-                raise PolicyError(f"{name} comes after another of its kind: expected at most one")
-            seen.add(family)
-        if name in VIEWS:
-            _bound(name, lambda: None, args, kwargs)
-            policy = dataclasses.replace(policy, views=name)
-        elif name in OPS:
-            layers += _bound(name, lambda magnitude=0.5, p=1.0: _op(name, magnitude, p), args, kwargs)
-        elif name in _STAGES:
-            layers += _bound(name, _STAGES[name], args, kwargs)
-        elif name == "augmix":
-            mixture = _bound(name, _augmix, args, kwargs)
-            passes = (*policy.passes, *_composed(layers), mixture)
-            policy, layers = dataclasses.replace(policy, passes=passes), []
-        elif name in _SETTINGS:
-            policy = _bound(name, lambda *a, **k: _SETTINGS[name](policy, *a, **k), args, kwargs)
+        if name not in _STAGES:
+            raise PolicyError(_unknown("", name, tuple(_STAGES)))
+        stage = _called(name, args, kwargs)
+        if isinstance(stage, Pass):
+            passes += [*_composed(layers), stage]
+            layers = []
+        elif isinstance(stage, dict):
+            if set(stage) & set(settings):
+                raise PolicyError(f"{name} comes after another of its kind, expected at most one")
+            settings |= stage
         else:
-            raise PolicyError(_unknown("", name, _names()))
-    policy = dataclasses.replace(policy, passes=(*policy.passes, *_composed(layers)))
-    total = policy.mix.mixup_p + policy.mix.cutmix_p
-    if total > 1:
-        raise PolicyError(f"mixup and cutmix have probabilities of {total:g} in all, expected at most 1")
-    return policy
+            layers += stage
+    views, fill = settings.pop("views", "none"), settings.pop("fill", FILLS[0])
+    mix = Mix(**settings)
+    if mix.mixup_p + mix.cutmix_p > 1:
+        raise PolicyError(
+            f"mixup and cutmix have probabilities of {mix.mixup_p + mix.cutmix_p:g} in all, "
+            "expected at most 1"
+        )
+    return Policy(views, (*passes, *_composed(layers)), mix, fill)
 
 
 def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
@@ -163,18 +158,14 @@ def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
         yield call.func.id, args, kwargs
 
 
-def _bound(name: str, function: Callable, args: list, kwargs: dict) -> Any:
+def _called(name: str, args: list, kwargs: dict) -> Any:
     """What a stage's function makes of the arguments."""
-    parameters = inspect.signature(_SETTINGS.get(name, function)).parameters
-    takes = [str(p) for p in parameters.values() if p.name != "policy"]
-    known = [p.partition("=")[0] for p in takes]
-    if len(args) > len(takes) or not set(kwargs) <= set(known[len(args) :]):
+    function = _STAGES[name]
+    parameters = inspect.signature(function).parameters
+    if len(args) > len(parameters) or not set(kwargs) <= set(list(parameters)[len(args) :]):
         given = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
-        raise PolicyError(
-            f"{name}({', '.join(given)}): expected {name}({', '.join(takes)})"
-            if takes
-            else f"{name}({', '.join(given)}): expected no arguments"
-        )
+        takes = ", ".join(f"{p.name}={p.default!r}" for p in parameters.values())
+        raise PolicyError(f"{name}({', '.join(given)}): expected {name}({takes})")
     return function(*args, **kwargs)
 
 
@@ -192,7 +183,9 @@ def _pool(stage: str, pool: Any) -> tuple[str, ...]:
         return POOLS[pool]
     names = pool.split(",") if isinstance(pool, str) else pool
     if not isinstance(names, (list, tuple)) or not names:
-        raise PolicyError(f"{stage}'s pool is {pool!r}, expected a pool's name or operations' names")
+        raise PolicyError(
+            f"{stage}'s pool is {pool!r}, expected a pool's name or operations' names"
+        )
     names = tuple(n.strip() if isinstance(n, str) else n for n in names)
     for name in names:
         if name not in OPS:
@@ -206,15 +199,15 @@ def _unknown(where: str, name: Any, known: tuple[str, ...]) -> str:
     return f"{where}unknown operation {name!r}: {hint}"
 
 
-def _names() -> tuple[str, ...]:
-    return (*VIEWS, *_STAGES, "augmix", *_SETTINGS, *OPS)
-
-
 def _composed(layers: list[Layer]) -> tuple[Pass, ...]:
     return (Pass(tuple(layers)),) if layers else ()
 
 
-def _op(name: str, magnitude: Any, p: Any) -> list[Layer]:
+def _view(name: str) -> dict[str, str]:
+    return {"views": name}
+
+
+def _op(name: str, /, magnitude=0.5, p=1.0) -> list[Layer]:
     _number(f"{name}'s magnitude", magnitude, 0, 1)
     _number(f"{name}'s p", p, 0, 1)
     return [Layer((name,), 0.0, float(magnitude), float(p))]
@@ -245,25 +238,35 @@ def _augmix(width=3, depth=3, magnitude=0.3, pool="standard", alpha=1.0) -> Pass
     return Pass((layer,) * depth, width, float(alpha))
 
 
-def _mixup(policy: Policy, alpha=0.2, p=1.0) -> Policy:
-    _number("mixup's alpha", alpha, 0.01, 100)
-    _number("mixup's p", p, 0, 1)
-    mix = dataclasses.replace(policy.mix, mixup_alpha=float(alpha), mixup_p=float(p))
-    return dataclasses.replace(policy, mix=mix)
+def _mixed(name: str, alpha: Any, p: Any) -> dict[str, float]:
+    _number(f"{name}'s alpha", alpha, 0.01, 100)
+    _number(f"{name}'s p", p, 0, 1)
+    return {f"{name}_alpha": float(alpha), f"{name}_p": float(p)}
 
 
-def _cutmix(policy: Policy, alpha=1.0, p=1.0) -> Policy:
-    _number("cutmix's alpha", alpha, 0.01, 100)
-    _number("cutmix's p", p, 0, 1)
-    mix = dataclasses.replace(policy.mix, cutmix_alpha=float(alpha), cutmix_p=float(p))
-    return dataclasses.replace(policy, mix=mix)
+def _mixup(alpha=0.2, p=1.0) -> dict[str, float]:
+    return _mixed("mixup", alpha, p)
 
 
-def _fill(policy: Policy, name="reflect") -> Policy:
+def _cutmix(alpha=1.0, p=1.0) -> dict[str, float]:
+    return _mixed("cutmix", alpha, p)
+
+
+def _fill(name="reflect") -> dict[str, str]:
     if name not in FILLS:
         raise PolicyError(f"fill is {name!r}, expected one of {', '.join(FILLS)}")
-    return dataclasses.replace(policy, fill=name)
+    return {"fill": name}
 
 
-_STAGES = {"choice": _choice, "randaugment": _randaugment, "trivialaugment": _trivialaugment}
-_SETTINGS = {"mixup": _mixup, "cutmix": _cutmix, "fill": _fill}
+# Each gives layers, a whole pass, or some of the policy's other fields.
+_STAGES: dict[str, Callable[..., list[Layer] | Pass | dict[str, Any]]] = {
+    **{name: functools.partial(_view, name) for name in VIEWS},
+    "choice": _choice,
+    "randaugment": _randaugment,
+    "trivialaugment": _trivialaugment,
+    "augmix": _augmix,
+    "mixup": _mixup,
+    "cutmix": _cutmix,
+    "fill": _fill,
+    **{name: functools.partial(_op, name) for name in OPS},
+}

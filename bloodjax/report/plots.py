@@ -201,9 +201,7 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         return _svg(figure, "recall of each class with its 95 % interval")
 
 
-def picture_sheet(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]
-) -> bytes:
+def picture_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:
     """A PNG of pictures in rows, each under its title, as black on white."""
     down, across = len(rows), len(rows[0])
     figure = Figure(figsize=(1.15 * across, 1.35 * down), layout="constrained", dpi=120)

@@ -24,7 +24,7 @@ def picture():
     return np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("fill, mode", [("reflect", "mirror"), ("edge", "nearest")])
+@pytest.mark.parametrize(("fill", "mode"), [("reflect", "mirror"), ("edge", "nearest")])
 @pytest.mark.parametrize("name", MAPS)
 def test_resampling_is_scipy_s(picture, name, fill, mode):
     found = affine.resample(jnp.asarray(picture), MAPS[name], fill)

@@ -79,14 +79,16 @@ def test_tables_compose_as_operations_one_after_the_other(picture):
 def test_a_histogram_counts_and_follows_a_table(picture):
     found = colour.histogram(jnp.asarray(picture))
     for c in range(3):
-        np.testing.assert_array_equal(found[:, c], np.bincount(picture[..., c].ravel(), minlength=256))
+        np.testing.assert_array_equal(
+            found[:, c], np.bincount(picture[..., c].ravel(), minlength=256)
+        )
     inverted = colour.counts(255 - colour.identity_table(), found)
     np.testing.assert_array_equal(inverted, found[::-1])
 
 
 def test_a_shift_adds_to_each_channel_and_keeps_the_range(picture):
     found = by_table(picture, lambda t, h: colour.shift(t, jnp.array([20.0, -200.0, 0.0])))
-    expected = np.clip(picture.astype(np.float32) + [20, -200, 0], 0, 255)
+    expected = np.clip([*picture.astype(np.float32), 20, -200, 0], 0, 255)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -27,7 +27,9 @@ def test_mixup_blends_pictures_and_labels_by_the_same_part():
     np.testing.assert_allclose(targets[np.arange(N), partner], 1 - own, atol=1e-6)
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
     expected = own * np.arange(N) + (1 - own) * partner
-    np.testing.assert_allclose(mixed, np.broadcast_to(expected[:, None, None, None], mixed.shape), atol=1e-3)
+    np.testing.assert_allclose(
+        mixed, np.broadcast_to(expected[:, None, None, None], mixed.shape), atol=1e-3
+    )
     # Beta(0.4, 0.4): mean 1/2, variance 1 / (4 (2 * 0.4 + 1)).
     assert abs(own.mean() - 0.5) < 0.08
     assert abs(own.var() - 1 / (4 * 1.8)) < 0.03

@@ -12,7 +12,9 @@ def test_views_alone_are_only_views():
 
 
 def test_a_whole_policy():
-    found = parse("flip|randaugment(2, 0.4)|erase(0.5, p=0.25)|mixup(p=0.5)|cutmix(0.8, 0.4)|fill('edge')")
+    found = parse(
+        "flip|randaugment(2, 0.4)|erase(0.5, p=0.25)|mixup(p=0.5)|cutmix(0.8, 0.4)|fill('edge')"
+    )
     standard = Layer(POOLS["standard"], 0.4, 0.4)
     assert found.views == "flip"
     assert found.passes == (Pass((standard, standard, Layer(("erase",), 0.0, 0.5, 0.25))),)
@@ -36,7 +38,7 @@ def test_augmix_parts_what_is_before_from_what_is_after():
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("rotatte", "unknown operation 'rotatte': did you mean rotate?"),
         ("randaugment(2, 1.5)", "randaugment's magnitude is 1.5, expected a number from 0 to 1"),
@@ -48,7 +50,7 @@ def test_augmix_parts_what_is_before_from_what_is_after():
         ("mixup(alpha=0)", "mixup's alpha is 0, expected a number from 0.01 to 100"),
         ("mixup|mixup", "mixup comes after another of its kind"),
         ("flip|d4", "d4 comes after another of its kind"),
-        ("d4(2)", "d4(2): expected no arguments"),
+        ("d4(2)", "d4(2): expected d4()"),
         ("choice('stadard')", "choice's pool: unknown operation 'stadard': did you mean standard?"),
         ("choice(pool=3)", "choice's pool is 3"),
         ("fill('black')", "fill is 'black', expected one of reflect, edge"),
