@@ -112,7 +112,7 @@ def _translate(axis: int):
 
 def _stain(s: Setting):
     scale, shift = s.either_way((2, 3))
-    return 1 + 0.4 * scale, 0.05 * shift
+    return 1 + 0.4 * scale, 0.1 * shift
 
 
 def _erase(s: Setting):
@@ -202,27 +202,27 @@ OPS: dict[str, Op] = {
     "stain": Op(
         "effect",
         _stain,
-        "amounts of haematoxylin, eosin and residual times 0.6 to 1.4, plus or minus 0.05",
+        "amounts of haematoxylin, eosin and residual times 0.6 to 1.4, plus or minus 0.1 decades",
     ),
-    "defocus": Op("effect", lambda s: 3 * s.amount, "a disk of 3 pixels' radius"),
-    "blur": Op("effect", lambda s: 2 * s.amount, "a Gaussian of 2 pixels' deviation"),
+    "defocus": Op("effect", lambda s: 2.5 * s.amount, "a disk of 2.5 pixels' radius"),
+    "blur": Op("effect", lambda s: 1.5 * s.amount, "a Gaussian of 1.5 pixels' deviation"),
     "motion_blur": Op(
         "effect",
-        lambda s: (1 + 8 * s.amount, s.uniform(0, 180)),
-        "a way of 9 pixels in any direction",
+        lambda s: (1 + 6 * s.amount, s.uniform(0, 180)),
+        "a way of 7 pixels in any direction",
     ),
     "sharpness": Op("effect", lambda s: 1 + 0.9 * s.amount, "factor 0.1 or 1.9", signed=True),
-    "pixelate": Op("effect", lambda s: 1 / (1 + 3 * s.amount), "pixels 4 times as large"),
+    "pixelate": Op("effect", lambda s: 1 - 0.65 * s.amount, "0.35 of the resolution"),
     "shot_noise": Op(
-        "effect", lambda s: (s.key, 40 * s.amount), "deviation of 40 grey levels where white"
+        "effect", lambda s: (s.key, 30 * s.amount), "deviation of 30 grey levels where white"
     ),
-    "noise": Op("effect", lambda s: (s.key, 40 * s.amount), "deviation of 40 grey levels"),
-    "jpeg": Op("effect", lambda s: 95 - 87 * s.amount, "quality 8, from 95"),
+    "noise": Op("effect", lambda s: (s.key, 30 * s.amount), "deviation of 30 grey levels"),
+    "jpeg": Op("effect", lambda s: 95 - 85 * s.amount, "quality 10, from 95"),
     "vignette": Op("effect", lambda s: 0.8 * s.amount, "corners darkened to 0.2"),
     "grid_mask": Op(
         "effect",
-        lambda s: (0.6 * s.amount, s.uniform(0, 1, (4,))),
-        "grey squares over 0.36 of the area, on a random grid",
+        lambda s: (0.5 * s.amount, s.uniform(0, 1, (4,))),
+        "grey squares over a quarter of the area, on a random grid",
     ),
     "cutout": Op("effect", _cutout, "a grey square of half the side, anywhere"),
     "erase": Op("effect", _erase, "noise over 0.02 to 0.33 of the area (Zhong et al., 2020)"),
@@ -241,7 +241,7 @@ def _grid_mask(x, params):
 
 def _noise_in_box(x, params):
     box, key = params
-    return erase.erase(x, box, jax.random.uniform(key, x.shape, jnp.float32, 0, 255))
+    return erase.erase(x, box, filters.random_levels(key, x.shape[:2], 8))
 
 
 # What each effect does to a picture, given what its operation made; in the order of application.
