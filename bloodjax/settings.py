@@ -243,8 +243,9 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
     if not os.path.isfile(path):
         raise UserError(f"--config={path}: no such file; expected a Python file with get_config()")
     # Config files build on each other (`from configs import common`), wherever one starts from.
-    root = str(pathlib.Path(path).resolve().parent.parent)
-    sys.path.insert(0, root)
+    folders = pathlib.Path(path).resolve().parents
+    roots = [str(folder) for folder in folders[1:3]]  # of configs/x.py and configs/recipes/x.py
+    sys.path[:0] = roots
     try:
         spec = importlib.util.spec_from_file_location("_bloodjax_config", path)
         if spec is None:
@@ -254,7 +255,8 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
     except SyntaxError as error:
         raise UserError(f"--config={path}: line {error.lineno}: {error.msg}") from error
     finally:
-        sys.path.remove(root)
+        for root in roots:
+            sys.path.remove(root)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path}: it defines no get_config()")
     try:
