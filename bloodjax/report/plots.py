@@ -102,6 +102,9 @@ def _draw_train_and_validation(
     _draw_series(axes, train, "train", SOFT, "--")
     if np.isfinite(validation).any():
         _draw_series(axes, validation, "validation", ACCENT, "-")
+        distorted = [(line.get("validation_distorted") or {}).get(quantity) for line in history]
+        if None not in distorted:
+            _draw_series(axes, distorted, "validation, distorted", GOOD, "-.")
         if best is not None:
             axes.plot(
                 best + 1, validation[best], "o", color=ACCENT, label=f"kept: epoch {best + 1}"
