@@ -1,4 +1,4 @@
-"""Pictures in and out of bytes: decode, resize, encode; discs. The one module that imports Pillow."""
+"""Pictures in and out of bytes, resampled, drawn on. The one module that imports Pillow."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""AlexNet's balanced errors on BloodMNIST-C, which the benchmark's relative errors are held against.
+"""AlexNet's balanced errors on BloodMNIST-C, which relative errors are held against.
 
 Source: medmnistc 0.1.0, `medmnistc/utils/baselines.py` (Apache-2.0), the companion package of
-Di Salvo, Doerrich and Ledig, "MedMNIST-C: Comprehensive benchmark and improved classifier robustness
-by simulating realistic image corruptions", 2024, arXiv:2406.17536. Pictures of 224 x 224; each
-corruption's error is the mean over its five severities.
+Di Salvo, Doerrich and Ledig, "MedMNIST-C: Comprehensive benchmark and improved classifier
+robustness by simulating realistic image corruptions", 2024, arXiv:2406.17536. Pictures of
+224 x 224; each corruption's error is the mean over its five severities.
 """
 
 SOURCE = "medmnistc 0.1.0 (arXiv:2406.17536), AlexNet on BloodMNIST-C, 224 x 224"

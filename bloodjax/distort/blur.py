@@ -31,7 +31,7 @@ def gaussian_blur(image: Image, severity: int, rng: np.random.Generator) -> Imag
 
 
 def oversharpen(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Unsharp masking (sigma 1) of 0.5 .. 4 times what the blur takes away: halos, as of cameras."""
+    """Unsharp masking (sigma 1) by 0.5 .. 4 times what the blur takes away: a camera's halos."""
     del rng
     amount = (0.5, 1.0, 2.0, 3.0, 4.0)[severity - 1]
     return to_uint8(image + amount * (image - _gaussian(image, 1.0)))

@@ -1,10 +1,11 @@
 """Every distortion by name, in groups, and how a picture's own one is drawn.
 
-"all" are the eleven corruptions of BloodMNIST-C (Di Salvo et al. 2024, MedMNIST-C, arXiv:2406.17536)
-with its parameters: those for BloodMNIST in the authors' package medmnistc 0.1.0. Lengths are in
-pixels there and here, of pictures of 224 x 224; they hit smaller pictures harder. "extra" are further
-kinds, which BloodMNIST-C lacks, so that a model may be trained or chosen on kinds that it is not
-tested on; their lengths are shares of the side where a docstring does not say pixels.
+"all" are the eleven corruptions of BloodMNIST-C (Di Salvo et al. 2024, arXiv:2406.17536) with its
+parameters: those for BloodMNIST in the authors' package medmnistc 0.1.0, whose pictures they equal.
+Only the shapes of stain_deposit's spots are other ones, of the same size. Lengths are in pixels
+there and here, made for pictures of 224 x 224; they hit smaller pictures harder. "extra" are
+further kinds, which BloodMNIST-C lacks, so that a model may be trained or chosen on kinds that it
+is not tested on; their lengths are shares of the side where a docstring does not say pixels.
 
 Everything random about a distorted picture is a function of (seed, picture's name, distortion,
 severity): no matter in what batches, in what order or when.

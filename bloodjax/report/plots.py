@@ -204,6 +204,42 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         return _svg(figure, "recall of each class with its 95 % interval")
 
 
+def heat_map(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis: str,
+    quantity: str,
+) -> str:
+    """Shares of 1 as cells, the darker the larger; NaN stays empty.
+
+    Args:
+      values: [row][column], 0..1.
+      rows: names, from the top.
+      columns: names, from the left.
+      axis: what the columns are.
+      quantity: what the values are.
+    """
+    with _figure(2.2 + 0.62 * len(columns), 0.7 + 0.27 * len(rows)) as figure:
+        axes = figure.subplots()
+        for (row, column), value in np.ndenumerate(np.asarray(values, float)):
+            if np.isnan(value):
+                continue
+            cell = matplotlib.patches.Rectangle(
+                (column - 0.48, row - 0.46), 0.96, 0.92, color=ACCENT, alpha=value, lw=0
+            )
+            axes.add_patch(cell)
+            ink = CARD if value > 0.6 else INK
+            axes.text(column, row, f"{value:.1%}", ha="center", va="center", color=ink)
+        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelcolor=INK)
+        return _svg(figure, f"{quantity} by {axis}, a row each for {', '.join(rows)}")
+
+
 @contextlib.contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the page's style, size in inches."""
