@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from bloodjax.distort import corruptions
@@ -27,9 +27,14 @@ def fraction(value: str | float) -> float | None:
         return None
 
 
-def check_distortion(config: Mapping[str, Any]) -> None:
-    """Raises a UserError where the config asks for distortions or for a set that cannot be."""
-    text, watched = config["data"]["validation_distortion"], config["early_stopping"]["set"]
+def check_distortion(text: str, validation: str, watched: str) -> None:
+    """Raises a UserError where distortions or a distorted set are asked for that cannot be.
+
+    Args:
+      text: `data.validation_distortion`.
+      validation: `data.validation`.
+      watched: `early_stopping.set`.
+    """
     if watched == "validation_distorted" and not text:
         raise UserError(
             "config.early_stopping.set is 'validation_distorted', but there is no such set: "
@@ -38,7 +43,7 @@ def check_distortion(config: Mapping[str, Any]) -> None:
     if not text:
         return
     corruptions.parse(text, "config.data.validation_distortion")
-    if fraction(config["data"]["validation"]) == 0:
+    if fraction(validation) == 0:
         raise UserError(
             f"config.data.validation_distortion is {text!r}, but config.data.validation is 0: "
             "expected a validation part"

@@ -172,7 +172,8 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
                 f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone "
                 "and parallel jit then"
             )
-    check_distortion(whole)
+    data = whole.data
+    check_distortion(data.validation_distortion, data.validation, whole.early_stopping.set)
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name
