@@ -84,7 +84,9 @@ def predictions_csv(
 
 
 def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dict]:
-    """Evaluates a trained run's best checkpoint on its test and validation parts, and reports.
+    """Evaluates a trained run's best checkpoint on test and validation, and reports.
+
+    Distorted twins of the two, where `parts` has them, are evaluated too.
 
     Writes `baseline.json`, `evaluate/<part>/` and `report/index.html`.
 
@@ -96,9 +98,7 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
     write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
     model = classifier.load(workdir)
     results, mistakes = {}, None
-    for name, dataset in reversed(parts.items()):
-        if name == "train":
-            continue
+    for name, dataset in parts.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
         results[name], probabilities = evaluate(model, dataset, out, tta=config.evaluation.tta)
         if mistakes is None:

@@ -62,6 +62,10 @@ class ProgressBar:
         """Shows that so many of the steps are done."""
         self._bar.update(self._task, completed=done)
 
+    def describe(self, description: str) -> None:
+        """Changes what the bar says that it is about."""
+        self._bar.update(self._task, description=description)
+
     def update(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         """Shows that `step` steps of the epoch are done, and the epoch's figures so far."""
         figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"

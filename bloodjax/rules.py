@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bloodjax.distort import corruptions
+from bloodjax.errors import UserError
 from bloodjax.models.head import ACTIVATIONS, FREEZE
 
 # Metrics of each epoch's validation, and whether a larger value is better.
@@ -23,6 +25,29 @@ def fraction(value: str | float) -> float | None:
         return float(value)
     except ValueError:
         return None
+
+
+def check_distortion(text: str, validation: str, watched: str) -> None:
+    """Raises a UserError where distortions or a distorted set are asked for that cannot be.
+
+    Args:
+      text: `data.validation_distortion`.
+      validation: `data.validation`.
+      watched: `early_stopping.set`.
+    """
+    if watched == "validation_distorted" and not text:
+        raise UserError(
+            "config.early_stopping.set is 'validation_distorted', but there is no such set: "
+            "expected config.data.validation_distortion to name distortions, such as all"
+        )
+    if not text:
+        return
+    corruptions.parse(text, "config.data.validation_distortion")
+    if fraction(validation) == 0:
+        raise UserError(
+            f"config.data.validation_distortion is {text!r}, but config.data.validation is 0: "
+            "expected a validation part"
+        )
 
 
 def _one_of(*options: str) -> tuple[Callable[[Any], bool], str]:
@@ -79,6 +104,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss.label_smoothing": _within(0, 1),
     "early_stopping.metric": _one_of(*METRICS),
     "early_stopping.patience": _at_least(1),
+    "early_stopping.set": _one_of("validation", "validation_distorted"),
     "evaluation.tta": _one_of("none", "flip", "d4"),
     "evaluation.bootstrap": _at_least(1),
     "checkpoint_minutes": _at_least(0),

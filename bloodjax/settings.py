@@ -24,7 +24,7 @@ from bloodjax import models
 from bloodjax.augment import policy
 from bloodjax.errors import UserError
 from bloodjax.pretrained.catalogue import Source
-from bloodjax.rules import RULES
+from bloodjax.rules import RULES, check_distortion
 
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
@@ -54,6 +54,9 @@ def defaults() -> ml_collections.ConfigDict:
                 # A SPEC, a fraction of train, or "auto": the source's own split, else a fraction.
                 "validation": "auto",
                 "test": "auto",
+                # A second validation and test part, each picture distorted once: empty for none, or
+                # which distortions to draw from, such as all, extra:1-3 or jpeg_compression,dust.
+                "validation_distortion": "",
                 "image_size": 96,
                 # Whether the training pictures stay on the device: always | never (they stream from
                 # the host) | auto (up to a quarter of its memory). The numbers are the same.
@@ -96,7 +99,9 @@ def defaults() -> ml_collections.ConfigDict:
                 "finetune": _phase(epochs=90, freeze="batchnorm", learning_rate=1e-4),
             },
             # Training stops, in each phase, after `patience` epochs without a better `metric`.
-            "early_stopping": {"metric": "loss", "patience": 10},
+            # It and the choice of the best checkpoint look at `set`: validation, or
+            # validation_distorted where data.validation_distortion is given.
+            "early_stopping": {"metric": "loss", "patience": 10, "set": "validation"},
             "evaluation": {"tta": "none", "bootstrap": 1000},
             # A checkpoint is written after every epoch, and within one after this many minutes.
             "checkpoint_minutes": 10.0,
@@ -170,6 +175,8 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
                 f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone, "
                 "parallel jit, and augment none, flip or d4 then"
             )
+    data = whole.data
+    check_distortion(data.validation_distortion, data.validation, whole.early_stopping.set)
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name

@@ -22,6 +22,7 @@ from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.parts import Parts, prepare
+from bloodjax.distort.sets import with_distorted
 from bloodjax.errors import Stopped, UserError
 from bloodjax.feed import Feed
 from bloodjax.files import make_folder, write_whole
@@ -56,7 +57,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
         logs.say(_origin(config))
-    parts = prepare(config, workdir, resumes=stored is not None)
+    parts = with_distorted(config, prepare(config, workdir, resumes=stored is not None))
     feed = Feed(config, build.steps(config, len(parts.train.classes)), parts.train)
     if not feed.on_device:
         logs.say("the training pictures stream from the host")
@@ -126,7 +127,7 @@ class _Run:
         self._feed = feed
         self._classes = parts.train.classes
         self._recorder = profile.Recorder(config, workdir, len(self._classes), self.steps)
-        self._validation = parts.validation
+        self._evaluated = parts.evaluated("validation")
         self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
@@ -223,13 +224,13 @@ class _Run:
             "learning_rate": float(schedule(last)),
             "seconds": round(self._seconds, 3),
         }
-        value, metric = None, self.config.early_stopping.metric
-        if self._validation is not None:
-            probabilities = self.steps.predict(state.variables, self._validation.images, "none")
-            entry["validation"] = metrics.quick(probabilities, self._validation.labels)
-            value = entry["validation"][metric]
+        stopping = self.config.early_stopping
+        for part, dataset in self._evaluated.items():
+            probabilities = self.steps.predict(state.variables, dataset.images, "none")
+            entry[part] = metrics.quick(probabilities, dataset.labels)
+        value = entry[stopping.set][stopping.metric] if self._evaluated else None
         logs.say(_epoch_line(entry))
-        return progress.after_epoch(value, METRICS[metric], self.step), entry
+        return progress.after_epoch(value, METRICS[stopping.metric], self.step), entry
 
     def _phase(self, progress: Progress, variables) -> Phase:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
@@ -291,9 +292,8 @@ def _epoch_line(entry: dict[str, Any]) -> str:
         f"epoch {entry['epoch']} ({entry['phase']}): loss {entry['train']['loss']:.4f}, "
         f"accuracy {entry['train']['accuracy']:.4f}"
     )
-    if "validation" in entry:
-        line += (
-            f"; validation loss {entry['validation']['loss']:.4f}, "
-            f"accuracy {entry['validation']['accuracy']:.4f}"
-        )
+    for part, title in (("validation", "validation"), ("validation_distorted", "distorted")):
+        if part in entry:
+            line += f"; {title} loss {entry[part]['loss']:.4f}, "
+            line += f"accuracy {entry[part]['accuracy']:.4f}"
     return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"

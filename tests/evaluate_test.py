@@ -18,3 +18,29 @@ def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == kept_back
     assert list(table[0]) == ["name", "label", "predicted", *classifier.load(trained).classes]
+
+
+def test_scores_distorted_pictures_too(command, trained, tmp_path):
+    arguments = [f"--workdir={trained}", "--data=synthetic:160", f"--out={tmp_path}"]
+    done = subprocess.run(
+        **command("evaluate", *arguments, "--corruptions=dust,bubble:1"), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == f"written to {tmp_path}"
+    assert "balanced error: clean " in done.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    result = json.loads((tmp_path / "corruptions.json").read_text())
+    assert list(result["corruptions"]) == ["bubble", "dust"]
+    assert result["n"] == metrics["n"]
+    clean = 1 - metrics["balanced_accuracy"]
+    assert abs(result["clean_balanced_error"] - clean) < 1e-9
+    assert (tmp_path / "corruptions.html").exists()
+
+
+def test_an_unknown_corruption_ends_before_anything_is_read(command, tmp_path):
+    arguments = [f"--workdir={tmp_path / 'none'}", "--data=x.npz", "--corruptions=defocus"]
+    done = subprocess.run(**command("evaluate", *arguments), capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --corruptions holds the unknown distortion 'defocus'; did you mean defocus_blur?\n"
+    )

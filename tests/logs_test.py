@@ -105,3 +105,9 @@ def test_warnings_of_the_library_go_to_the_same_place(screen, monkeypatch):
     logs.route_warnings()
     logging.getLogger("bloodjax.data.folders").warning("skipped %d images", 3)
     assert file.getvalue().count("skipped 3 images") == 1
+
+
+def test_a_bar_says_what_it_is_about():
+    with logs.ProgressBar("one", 3, 0) as bar:
+        bar.describe("two")
+        assert bar._bar.tasks[0].description == "two"

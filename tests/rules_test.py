@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bloodjax import metrics, rules, settings
+from bloodjax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,26 @@ def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
         assert key in keys or f"phases.head.{key}" in keys, key
     quick = metrics.quick(np.array([[0.9, 0.1]]), np.array([0]))
     assert set(rules.METRICS) == set(quick)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.validation_distortion": "defocus"},
+            "config.data.validation_distortion holds the unknown distortion 'defocus'; did you mean"
+            " defocus_blur",
+        ),
+        (
+            {"early_stopping.set": "validation_distorted"},
+            "config.early_stopping.set is 'validation_distorted', but there is no such set",
+        ),
+        (
+            {"data.validation_distortion": "all", "data.validation": "0"},
+            "config.data.validation is 0: expected a validation part",
+        ),
+    ],
+)
+def test_a_distorted_set_that_cannot_be(changes, message, make_config):
+    with pytest.raises(UserError, match=message):
+        make_config(**changes)

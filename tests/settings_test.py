@@ -49,6 +49,7 @@ IMPOSSIBLE = {
     "loss.label_smoothing": 1.0,
     "early_stopping.metric": "auc",
     "early_stopping.patience": 0,
+    "early_stopping.set": "test",
     "evaluation.tta": "d8",
     "evaluation.bootstrap": 0,
     "checkpoint_minutes": -1.0,

@@ -1,12 +1,13 @@
-"""Pictures in and out of bytes: decode, resize, encode. The one module that imports Pillow."""
+"""Pictures in and out of bytes, resampled, drawn on. The one module that imports Pillow."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 
 # What microscopes and archives write. Pillow's other readers (EPS starts Ghostscript) stay shut.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -81,3 +82,34 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def reencode(
+    image: UInt8[np.ndarray, "height width 3"], file_format: str, quality: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """What is left of `image` after a lossy file: "JPEG" or "WEBP" of `quality` in 1..100."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, file_format, quality=quality)
+    return np.array(Image.open(buffer).convert("RGB"))
+
+
+def shrink_and_enlarge(
+    image: UInt8[np.ndarray, "height width 3"], factor: float, method: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """`image` at `factor` of its size and back; `method` is "box" or "bicubic"."""
+    resampling = Image.Resampling[method.upper()]
+    height, width = image.shape[:2]
+    small = (max(1, int(width * factor)), max(1, int(height * factor)))
+    shrunk = Image.fromarray(image).resize(small, resampling)
+    return np.array(shrunk.resize((width, height), resampling))
+
+
+def draw_discs(
+    height: int, width: int, discs: Sequence[tuple[int, int, int, int]]
+) -> UInt8[np.ndarray, "{height} {width}"]:
+    """A grey picture of discs (x, y, radius, value), later ones over earlier ones, on 0."""
+    canvas = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    for x, y, radius, value in discs:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
+    return np.array(canvas)

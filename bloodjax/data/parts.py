@@ -29,15 +29,25 @@ _SPLIT_OF_PART = {"validation": "val", "test": "test"}
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The cleaned parts of a run; `validation` and `test` are None where the config says 0."""
+    """The cleaned parts of a run; `validation` and `test` are None where the config says 0.
+
+    The distorted ones are the same pictures, distorted (see `distort.sets`), where the config asks.
+    """
 
     train: Dataset
     validation: Dataset | None
     test: Dataset | None
+    validation_distorted: Dataset | None = None
+    test_distorted: Dataset | None = None
 
     def items(self) -> list[tuple[str, Dataset]]:
         """The parts that there are, by name."""
         return [(name, getattr(self, name)) for name in PARTS if getattr(self, name) is not None]
+
+    def evaluated(self, *names: str) -> dict[str, Dataset]:
+        """The parts `names` that there are, each followed by its distorted twin."""
+        both = [part for name in names for part in (name, f"{name}_distorted")]
+        return {part: getattr(self, part) for part in both if getattr(self, part) is not None}
 
 
 def prepare(config: Config, workdir: pathlib.Path, resumes: bool) -> Parts:

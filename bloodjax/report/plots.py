@@ -102,6 +102,9 @@ def _draw_train_and_validation(
     _draw_series(axes, train, "train", SOFT, "--")
     if np.isfinite(validation).any():
         _draw_series(axes, validation, "validation", ACCENT, "-")
+        distorted = [(line.get("validation_distorted") or {}).get(quantity) for line in history]
+        if None not in distorted:
+            _draw_series(axes, distorted, "validation, distorted", GOOD, "-.")
         if best is not None:
             axes.plot(
                 best + 1, validation[best], "o", color=ACCENT, label=f"kept: epoch {best + 1}"
@@ -217,6 +220,42 @@ def picture_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequenc
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def heat_map(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis: str,
+    quantity: str,
+) -> str:
+    """Shares of 1 as cells, the darker the larger; NaN stays empty.
+
+    Args:
+      values: [row][column], 0..1.
+      rows: names, from the top.
+      columns: names, from the left.
+      axis: what the columns are.
+      quantity: what the values are.
+    """
+    with _figure(2.2 + 0.62 * len(columns), 0.7 + 0.27 * len(rows)) as figure:
+        axes = figure.subplots()
+        for (row, column), value in np.ndenumerate(np.asarray(values, float)):
+            if np.isnan(value):
+                continue
+            cell = matplotlib.patches.Rectangle(
+                (column - 0.48, row - 0.46), 0.96, 0.92, color=ACCENT, alpha=value, lw=0
+            )
+            axes.add_patch(cell)
+            ink = CARD if value > 0.6 else INK
+            axes.text(column, row, f"{value:.1%}", ha="center", va="center", color=ink)
+        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=axis)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelcolor=INK)
+        return _svg(figure, f"{quantity} by {axis}, a row each for {', '.join(rows)}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""What cameras, optics, stains, files and careless hands do to a picture, in NumPy on the host."""

@@ -1,0 +1,31 @@
+"""The page on how a classifier stands distorted pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bloodjax.report import page, plots
+
+
+def build(name: str, result: Mapping) -> str:
+    """The page as HTML that needs no other file.
+
+    Args:
+      name: of the evaluated pictures.
+      result: the content of `corruptions.json`.
+    """
+    rows = result["corruptions"]
+    severities = sorted({severity for row in rows.values() for severity in row["balanced_error"]})
+    values = [[row["balanced_error"].get(s, np.nan) for s in severities] for row in rows.values()]
+    return page.render(
+        "corruptions.html",
+        name=name,
+        result=result,
+        mean=float(np.mean([row["mean_balanced_error"] for row in rows.values()])),
+        heat_map=plots.heat_map(values, list(rows), severities, "severity", "balanced error"),
+        own_size=result["image_size"] == result["baseline"]["image_size"],
+        percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
+        ratio=lambda value: "–" if value is None else f"{value:.3f}",
+    )
