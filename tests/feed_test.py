@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bloodjax import feed, optim, settings, sharding
+from bloodjax.augment.policy import parse
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.models.head import Head, Network
@@ -35,7 +36,7 @@ def steps_of(parallel):
     backbone = SimpleCNN(depths=(1, 1), widths=(8, 16), drop_path=0.2, axis_name=axis_name)
     model = Network(backbone, Head(3, hidden=(16,), axis_name=axis_name))
     thirds = (0.3, 0.3, 0.3)
-    recipe = Recipe(model, thirds, thirds, BATCH, seed=1, augment="d4", axis_name=axis_name)
+    recipe = Recipe(model, thirds, thirds, BATCH, seed=1, augment=parse("d4"), axis_name=axis_name)
     return JitSteps(recipe) if axis_name is None else PmapSteps(recipe)
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from bloodjax import models, settings, sharding
+from bloodjax.augment.policy import parse
 from bloodjax.data.batches import DeviceData, epoch_order
 from bloodjax.models.convnext import ConvNeXt
 from bloodjax.models.head import Head, Network
@@ -36,7 +37,8 @@ def network(name, axis_name=None):
 
 
 def recipe(name, axis_name=None, **changes):
-    values = {"batch_size": BATCH, "seed": 1, "augment": "d4", "label_smoothing": 0.1} | changes
+    values = {"batch_size": BATCH, "seed": 1, "augment": parse("d4"), "label_smoothing": 0.1}
+    values |= changes
     return Recipe(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
 
 
@@ -128,6 +130,35 @@ def test_accumulated_steps_are_those_of_the_whole_batch(kind, whole_batches):
     runner = RUNNERS[kind]("convnext", accumulate_steps=2)
     found = train(runner, "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
     assert_same(found, whole_batches)
+
+
+MIXED = parse("d4|choice('standard', 0.5, 2)|erase(0.3, p=0.3)|mixup(0.4, p=0.4)|cutmix(p=0.4)")
+
+
+@pytest.fixture(scope="module")
+def mixed_on_one():
+    """Under class weights, with BatchNorm frozen."""
+    runner = RUNNERS["one"]("simple_cnn", augment=MIXED)
+    return train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
+
+
+@pytest.mark.parametrize("kind", ["eight", "pmap"])
+def test_mixed_pictures_are_the_same_on_any_number_of_devices(kind, mixed_on_one):
+    runner = RUNNERS[kind]("simple_cnn", augment=MIXED)
+    found = train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    assert_same(found, mixed_on_one, 1e-4)
+
+
+def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
+    state, _ = mixed_on_one
+    jax.tree.map(
+        np.testing.assert_array_equal, state.batch_stats, initial("simple_cnn")["batch_stats"]
+    )
+    plain, _ = train(
+        RUNNERS["one"]("simple_cnn"), "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1)
+    )
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), plain.params, state.params)
+    assert any(jax.tree.leaves(changed))
 
 
 @pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
