@@ -129,3 +129,30 @@ def test_resize_does_not_copy_what_fits(picture):
 def test_encode_png_is_lossless(picture):
     found = np.asarray(Image.open(io.BytesIO(images.encode_png(picture))))
     np.testing.assert_array_equal(found, picture)
+
+
+def test_discs_lie_over_one_another():
+    found = images.draw_discs(20, 30, [(10, 8, 4, 130), (10, 8, 2, 100), (29, 19, 3, 7)])
+    assert found.shape == (20, 30)
+    assert (found[8, 6], found[8, 10], found[8, 13], found[8, 15]) == (130, 100, 130, 0)
+    assert found[19, 29] == 7  # cut off at the edge
+
+
+def test_shrinking_and_enlarging_keeps_size_and_mean():
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    for method in ("box", "bicubic"):
+        found = images.shrink_and_enlarge(image, 0.5, method)
+        assert found.shape == image.shape
+        assert abs(found.mean() - image.mean()) < 1
+        assert found.std() < image.std()
+    assert images.shrink_and_enlarge(image, 0.001, "box").std(axis=(0, 1)).max() == 0
+
+
+def test_a_lower_quality_loses_more():
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    for file_format in ("JPEG", "WEBP"):
+        fine, coarse = (
+            np.abs(images.reencode(image, file_format, quality) - image.astype(int)).mean()
+            for quality in (90, 5)
+        )
+        assert 0 < fine < coarse

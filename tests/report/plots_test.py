@@ -160,3 +160,11 @@ def test_class_recalls_leave_out_classes_without_pictures():
     svg = plots.class_recalls(_evaluation()["per_class"])
     assert _dots(svg) == 2
     assert {"basophil", "&lt;b&gt;&amp;", "a $x$ y"} <= set(_texts(svg))
+
+
+def test_a_heat_map_has_a_cell_for_each_value_and_none_for_nan():
+    full = plots.heat_map([[0.1, 0.2], [0.3, 0.9]], ["a", "b"], ["1", "2"], "severity", "error")
+    holed = plots.heat_map([[0.1, 0.2], [0.3, np.nan]], ["a", "b"], ["1", "2"], "severity", "error")
+    cells = [svg.count(f"fill: {plots.PAGE_COLOURS[plots.ACCENT]}") for svg in (full, holed)]
+    assert cells == [4, 3]
+    assert 'aria-label="error by severity, a row each for a, b"' in full
