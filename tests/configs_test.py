@@ -15,7 +15,11 @@ from bloodjax.state import TrainState
 from bloodjax.steps import Phase
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
+NAMES = sorted(
+    path.relative_to(CONFIGS).with_suffix("").as_posix()
+    for path in CONFIGS.rglob("*.py")
+    if path.stem not in ("__init__", "common")
+)
 SIZES = {"inception_v3": 75}
 # Eight copies of these do not fit.
 LARGE = ("convnext_base", "convnext_large")

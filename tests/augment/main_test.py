@@ -1,0 +1,38 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHEET = [sys.executable, "-m", "bloodjax.augment", "--config=configs/quickstart.py"]
+
+
+def test_a_sheet_has_a_row_a_class(make_config):
+    from bloodjax.report import sheet
+
+    config = make_config(augment="d4|randaugment|mixup(p=0.5)|cutmix(p=0.5)")
+    picture = np.asarray(Image.open(io.BytesIO(sheet.draw(config, 3))))
+    height, width = picture.shape[:2]
+    assert height / 8 > 100
+    assert width / 4 > 100
+    assert sheet.draw(config, 3) == sheet.draw(config, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out=sheet.gif"], "--out=sheet.gif: expected a name that ends in .png"),
+        (
+            ["--out=sheet.png", "--config.augment=rotat"],
+            "config.augment: unknown operation 'rotat'",
+        ),
+        ([], "--out is missing"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message):
+    done = subprocess.run([*SHEET, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
