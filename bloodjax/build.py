@@ -107,8 +107,8 @@ def caches_features(config: Config, name: str, pictures: int, num_classes: int) 
     return phase.epochs > views and size <= _CACHE_BYTES
 
 
-def recipe(config: Config, num_classes: int) -> Recipe:
-    """What of a step is fixed for the run."""
+def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()) -> Recipe:
+    """What of a step is fixed for the run; `logit_shift` is `balance.logit_shift`'s."""
     axis_name = _WRAPPERS[config.parallel].axis_name
     mean, std = normalisation(config)
     return Recipe(
@@ -120,10 +120,14 @@ def recipe(config: Config, num_classes: int) -> Recipe:
         seed=config.seed,
         augment=config.augment,
         label_smoothing=config.loss.label_smoothing,
+        focal_gamma=config.loss.gamma if config.loss.name == "focal" else 0.0,
+        logit_shift=logit_shift,
         axis_name=axis_name,
     )
 
 
-def steps(config: Config, num_classes: int) -> JitSteps | PmapSteps:
+def steps(
+    config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
+) -> JitSteps | PmapSteps:
     """The training and prediction steps, under jit or pmap as `config.parallel` says."""
-    return _WRAPPERS[config.parallel](recipe(config, num_classes))
+    return _WRAPPERS[config.parallel](recipe(config, num_classes, logit_shift))

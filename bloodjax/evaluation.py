@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from bloodjax import classical, classifier, logs, metrics, profile
+from bloodjax import balance, classical, classifier, logs, metrics, profile
 from bloodjax.classifier import BASELINE_FILE, Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
@@ -143,9 +143,9 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
         for name, dataset in parts.items()
     }
     weights = {}
-    if config.loss.class_weights == "balanced":
-        balanced = classical.balanced_class_weights(parts.train.labels, len(model.classes))
-        weights = dict(zip(model.classes, balanced.tolist(), strict=True))
+    if config.loss.class_weights != "none":
+        found = balance.class_weights(config, parts.train.labels, len(model.classes))
+        weights = dict(zip(model.classes, found.tolist(), strict=True))
     return report.build(
         name=workdir.resolve().name,
         config=config.to_dict(),

@@ -59,6 +59,9 @@ def defaults() -> ml_collections.ConfigDict:
                 "on_device": "auto",
                 # What the audit's findings lead to: drop | report | fail.
                 "clean": "drop",
+                # Each epoch draws every class equally often, its number of steps unchanged, and
+                # class weights are 1.
+                "oversample": False,
                 # An unreadable picture in a folder: fail | skip.
                 "bad_images": "fail",
                 # Class names in label order, for a file that does not name its own.
@@ -88,7 +91,17 @@ def defaults() -> ml_collections.ConfigDict:
             },
             # The eight flips and quarter turns of each picture: none | flip | d4.
             "augment": "d4",
-            "loss": {"class_weights": "balanced", "label_smoothing": 0.0},
+            "loss": {
+                "name": "cross_entropy",  # or "focal", with
+                "gamma": 2.0,
+                # none | balanced (by 1 / count) | effective (number of samples, by its beta).
+                "class_weights": "balanced",
+                "effective_beta": 0.999,
+                # Times log(frequency of the class), added to the logits in training in place of
+                # class weights: 0 is off, 1 aims at balanced accuracy.
+                "logit_adjustment": 0.0,
+                "label_smoothing": 0.0,
+            },
             "phases": {
                 "head": _phase(epochs=10, freeze="backbone", learning_rate=1e-3),
                 "finetune": _phase(epochs=90, freeze="batchnorm", learning_rate=1e-4),
@@ -167,6 +180,11 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
                 f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone "
                 "and parallel jit then"
             )
+    if whole.data.oversample and whole.loss.logit_adjustment:
+        raise UserError(
+            f"config.loss.logit_adjustment is {whole.loss.logit_adjustment}, expected 0.0 with "
+            "config.data.oversample, which leaves no class rarer than another"
+        )
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name

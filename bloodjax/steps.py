@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int32, PyTree, UInt8
 from bloodjax import sharding, tta
 from bloodjax.augment import geometry
 from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
-from bloodjax.losses import weighted_cross_entropy
+from bloodjax.losses import adjust_logits, weighted_cross_entropy
 from bloodjax.models.head import Network
 from bloodjax.models.layers import example_keys, micro_batch
 from bloodjax.state import Metrics, TrainState
@@ -41,6 +41,8 @@ class Recipe:
       seed: of everything random.
       augment: a key of `augment.geometry.VIEWS`.
       label_smoothing: in [0, 1).
+      focal_gamma: of focal loss; 0 for cross-entropy.
+      logit_shift: of each class in the loss (`losses.adjust_logits`); () for none.
       axis_name: pmap's axis, or None under jit.
     """
 
@@ -52,6 +54,8 @@ class Recipe:
     seed: int = 0
     augment: str = "none"
     label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    logit_shift: tuple[float, ...] = ()
     axis_name: str | None = None
 
 
@@ -113,8 +117,14 @@ def train_step(
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.fold_in(key, _DROPOUT)},
         )
+        targets = jax.nn.one_hot(batch.label, logits.shape[-1], dtype=jnp.float32)
         total, _ = weighted_cross_entropy(
-            logits, batch.label, class_weights, batch.mask, recipe.label_smoothing
+            adjust_logits(logits, recipe.logit_shift),
+            targets,
+            class_weights,
+            batch.mask,
+            recipe.label_smoothing,
+            recipe.focal_gamma,
         )
         correct = jnp.sum(((logits.argmax(-1) == batch.label) & batch.mask).astype(jnp.float32))
         # Divided by the global count, so that the gradients of devices and micro-batches add up to

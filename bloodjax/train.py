@@ -14,10 +14,9 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
-from bloodjax import build, classical, evaluation, logs, metrics, optim, profile, settings, sharding
+from bloodjax import balance, build, evaluation, logs, metrics, optim, profile, settings, sharding
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.parts import Parts, prepare
@@ -55,7 +54,9 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         config, backbone = build.pretrained(config)
         logs.say(_origin(config))
     parts = prepare(config, workdir, resumes=stored is not None)
-    feed = Feed(config, build.steps(config, len(parts.train.classes)), parts.train)
+    classes = len(parts.train.classes)
+    shift = balance.logit_shift(config, parts.train.labels, classes)
+    feed = Feed(config, build.steps(config, classes, shift), parts.train)
     if not feed.on_device:
         logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
@@ -129,9 +130,7 @@ class _Run:
         self._stop = stop
         self._saved_at = time.monotonic()
         self._n = len(parts.train)
-        weights = np.ones(len(self._classes), np.float32)
-        if config.loss.class_weights == "balanced":
-            weights = classical.balanced_class_weights(parts.train.labels, len(weights))
+        weights = balance.class_weights(config, parts.train.labels, len(self._classes))
         self._class_weights = self.steps.place(weights)
         self._phases: dict[int, Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
