@@ -125,14 +125,27 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         # With a frozen backbone, compute its features of each picture and view once, and train the
         # head on them: auto (where there are more epochs than views, and memory) | always | never.
         "cache_features": "auto",
+        "optimizer": "adamw",  # adamw | lion (a third of AdamW's rate or less) | sgd
         "learning_rate": learning_rate,
+        # Each block's rate is this much of the next one's, the head's the whole; 1 is off.
+        "layer_decay": 1.0,
         "weight_decay": 0.05,
         "clip_norm": 1.0,
         # Of the first moment, one value a trained parameter: float32 | bfloat16.
         "mu_dtype": "float32",
-        # Cosine decay with warm restarts; lengths in epochs. A `first_cycle` of 0 is one cycle as
-        # long as the phase.
-        "schedule": {"warmup": 1.0, "first_cycle": 0.0, "t_mul": 2.0, "m_mul": 1.0, "alpha": 0.0},
+        # After a warm-up, lengths in epochs: sgdr, cosine decay with warm restarts, in which a
+        # `first_cycle` of 0 is one cycle as long as the phase | cosine, once | wsd, which is stable
+        # and falls linearly over the last `decay` of the phase | constant. `alpha` is the lowest
+        # rate, as a part of the highest.
+        "schedule": {
+            "name": "sgdr",
+            "warmup": 1.0,
+            "first_cycle": 0.0,
+            "t_mul": 2.0,
+            "m_mul": 1.0,
+            "decay": 0.2,
+            "alpha": 0.0,
+        },
     }
 
 

@@ -14,14 +14,18 @@ PHASE_RULES = {
     "epochs": -1,
     "freeze": "head",
     "cache_features": "maybe",
+    "optimizer": "adam",
     "learning_rate": -1.0,
+    "layer_decay": 0.0,
     "weight_decay": -0.1,
     "clip_norm": float("inf"),
     "mu_dtype": "float16",
+    "schedule.name": "linear",
     "schedule.warmup": -1.0,
     "schedule.first_cycle": -1.0,
     "schedule.t_mul": 0.5,
     "schedule.m_mul": 0.0,
+    "schedule.decay": 1.5,
     "schedule.alpha": 1.0,
 }
 # One value for each rule that has the right type and breaks the rule.
