@@ -80,6 +80,18 @@ def pretrained(config: Config) -> tuple[Config, PyTree]:
     return settings.with_source(config, weights.source), load.backbone(weights)
 
 
+def origin(config: Config) -> str:
+    """Where the initial weights come from, in a line; `config` as `pretrained` returned it."""
+    if not config.model.weights:
+        return "from random weights"
+    source = config.model.source
+    mean, std = ("/".join(f"{v:.3g}" for v in values) for values in normalisation(config))
+    return (
+        f"from {source.location} ({source.licence or 'licence not known'}): "
+        f"flavour {source.flavour}, mean {mean}, std {std}"
+    )
+
+
 def start(drawn: dict[str, PyTree], backbone: PyTree) -> dict[str, PyTree]:
     """`drawn` variables with the `pretrained` backbone in place of their own."""
     return {name: modules | backbone.get(name, {}) for name, modules in drawn.items()}
@@ -122,6 +134,7 @@ def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
         label_smoothing=config.loss.label_smoothing,
         focal_gamma=config.loss.gamma if config.loss.name == "focal" else 0.0,
         logit_shift=logit_shift,
+        ema=config.ema,
         axis_name=axis_name,
     )
 

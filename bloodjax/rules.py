@@ -82,6 +82,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss.effective_beta": _within(0, 1),
     "loss.logit_adjustment": _at_least(0),
     "loss.label_smoothing": _within(0, 1),
+    "ema": _within(0, 1),
+    "soup": _at_least(0),
     "early_stopping.metric": _one_of(*METRICS),
     "early_stopping.patience": _at_least(1),
     "evaluation.tta": _one_of("none", "flip", "d4"),

@@ -106,6 +106,12 @@ def defaults() -> ml_collections.ConfigDict:
                 "head": _phase(epochs=10, freeze="backbone", learning_rate=1e-3),
                 "finetune": _phase(epochs=90, freeze="batchnorm", learning_rate=1e-4),
             },
+            # What a step keeps of the exponential moving average of all weights, 0.999 say; at 0
+            # there is none. Early stopping goes by the average, and the run gives it.
+            "ema": 0.0,
+            # At the end, the weights of this many best epochs are averaged, one after another as
+            # long as validation gets no worse; 0 is off. Each one's checkpoint is kept.
+            "soup": 0,
             # Training stops, in each phase, after `patience` epochs without a better `metric`.
             "early_stopping": {"metric": "loss", "patience": 10},
             "evaluation": {"tta": "none", "bootstrap": 1000},

@@ -43,6 +43,7 @@ class Recipe:
       label_smoothing: in [0, 1).
       focal_gamma: of focal loss; 0 for cross-entropy.
       logit_shift: of each class in the loss (`losses.adjust_logits`); () for none.
+      ema: how much of the average of the variables a step keeps, where the state has one.
       axis_name: pmap's axis, or None under jit.
     """
 
@@ -56,6 +57,7 @@ class Recipe:
     label_smoothing: float = 0.0
     focal_gamma: float = 0.0
     logit_shift: tuple[float, ...] = ()
+    ema: float = 0.0
     axis_name: str | None = None
 
 
@@ -142,12 +144,16 @@ def train_step(
     with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = ema.updated(params, batch_stats, recipe.ema)
     return TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         metrics=_add(state.metrics, state.step, loss, correct, count),
+        ema=ema,
     )
 
 

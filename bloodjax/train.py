@@ -52,7 +52,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     if not has_checkpoint(workdir / CHECKPOINTS):
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
-        logs.say(_origin(config))
+        logs.say(build.origin(config))
     parts = prepare(config, workdir, resumes=stored is not None)
     classes = len(parts.train.classes)
     shift = balance.logit_shift(config, parts.train.labels, classes)
@@ -91,21 +91,6 @@ def _open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
     return settings.resumed(stored, config)
 
 
-def _origin(config: Config) -> str:
-    """Where the initial weights come from, in a line."""
-    if not config.model.weights:
-        return "from random weights"
-    source, (mean, std) = config.model.source, build.normalisation(config)
-    return (
-        f"from {source.location} ({source.licence or 'licence not known'}): "
-        f"flavour {source.flavour}, mean {_three(mean)}, std {_three(std)}"
-    )
-
-
-def _three(values: tuple[float, ...]) -> str:
-    return "/".join(f"{value:.3g}" for value in values)
-
-
 class _Run:
     """What stays the same from the first epoch to the last."""
 
@@ -141,13 +126,14 @@ class _Run:
         model = self.config.model
         source = model.source.to_dict() if model.weights else {}
         progress = Progress(classes=self._classes, source=source)
+        ema = self.config.ema > 0
         if self._checkpoints.latest_step is None:
             variables = build.start(variables, backbone)
-            state = TrainState.create(variables, self._phase(progress, variables).tx)
+            state = TrainState.create(variables, self._phase(progress, variables).tx, ema=ema)
         else:
             progress = self._checkpoints.progress()
             tx = self._phase(progress, variables).tx
-            like = jax.eval_shape(lambda: TrainState.create(variables, tx))
+            like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=ema))
             state = self._checkpoints.restore(self._checkpoints.latest_step, like)
             logs.say(f"going on from step {int(state.step)}")
         self.step = int(state.step)
@@ -162,9 +148,11 @@ class _Run:
     def next_phase(self, progress: Progress, state: TrainState) -> tuple[Progress, TrainState]:
         """The start of the next phase, from the best weights so far."""
         state = self.steps.fetch(state)
-        variables = state.variables
+        variables = state.averaged
         if progress.best_step not in (None, self.step):
-            variables = self._checkpoints.restore_variables(progress.best_step, variables)
+            variables = self._checkpoints.restore_variables(
+                progress.best_step, variables, ema=self.config.ema > 0
+            )
         progress = progress.next_phase()
         if progress.phase < len(PHASES):
             state = state.begin_phase(variables, self._phase(progress, variables).tx)
@@ -222,11 +210,17 @@ class _Run:
         }
         value, metric = None, self.config.early_stopping.metric
         if self._validation is not None:
-            probabilities = self.steps.predict(state.variables, self._validation.images, "none")
-            entry["validation"] = metrics.quick(probabilities, self._validation.labels)
+            entry["validation"] = self._validate(state.averaged)
+            if self.config.ema:
+                entry["validation_raw"] = self._validate(state.variables)
             value = entry["validation"][metric]
         logs.say(_epoch_line(entry))
-        return progress.after_epoch(value, METRICS[metric], self.step), entry
+        larger_is_better, keep = METRICS[metric], self.config.soup
+        return progress.after_epoch(value, larger_is_better, self.step, keep), entry
+
+    def _validate(self, variables: PyTree) -> dict[str, float]:
+        probabilities = self.steps.predict(variables, self._validation.images, "none")
+        return metrics.quick(probabilities, self._validation.labels)
 
     def _phase(self, progress: Progress, variables) -> Phase:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
@@ -293,4 +287,6 @@ def _epoch_line(entry: dict[str, Any]) -> str:
             f"; validation loss {entry['validation']['loss']:.4f}, "
             f"accuracy {entry['validation']['accuracy']:.4f}"
         )
+    if "validation_raw" in entry:
+        line += f" (of the raw weights {entry['validation_raw']['accuracy']:.4f})"
     return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"

@@ -56,6 +56,8 @@ IMPOSSIBLE = {
     "loss.effective_beta": 1.0,
     "loss.logit_adjustment": -0.5,
     "loss.label_smoothing": 1.0,
+    "ema": 1.0,
+    "soup": -1,
     "early_stopping.metric": "auc",
     "early_stopping.patience": 0,
     "evaluation.tta": "d8",
