@@ -81,6 +81,18 @@ def pretrained(config: Config) -> tuple[Config, PyTree]:
     return settings.with_source(config, weights.source), load.backbone(weights)
 
 
+def origin(config: Config) -> str:
+    """Where the initial weights come from, in a line; `config` as `pretrained` returned it."""
+    if not config.model.weights:
+        return "from random weights"
+    source = config.model.source
+    mean, std = ("/".join(f"{v:.3g}" for v in values) for values in normalisation(config))
+    return (
+        f"from {source.location} ({source.licence or 'licence not known'}): "
+        f"flavour {source.flavour}, mean {mean}, std {std}"
+    )
+
+
 def start(drawn: dict[str, PyTree], backbone: PyTree) -> dict[str, PyTree]:
     """`drawn` variables with the `pretrained` backbone in place of their own."""
     return {name: modules | backbone.get(name, {}) for name, modules in drawn.items()}
@@ -111,8 +123,8 @@ def caches_features(config: Config, name: str, pictures: int, num_classes: int) 
     return phase.epochs > views and size <= _CACHE_BYTES
 
 
-def recipe(config: Config, num_classes: int) -> Recipe:
-    """What of a step is fixed for the run."""
+def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()) -> Recipe:
+    """What of a step is fixed for the run; `logit_shift` is `balance.logit_shift`'s."""
     axis_name = _WRAPPERS[config.parallel].axis_name
     mean, std = normalisation(config)
     return Recipe(
@@ -124,10 +136,15 @@ def recipe(config: Config, num_classes: int) -> Recipe:
         seed=config.seed,
         augment=parse(config.augment),
         label_smoothing=config.loss.label_smoothing,
+        focal_gamma=config.loss.gamma if config.loss.name == "focal" else 0.0,
+        logit_shift=logit_shift,
+        ema=config.ema,
         axis_name=axis_name,
     )
 
 
-def steps(config: Config, num_classes: int) -> JitSteps | PmapSteps:
+def steps(
+    config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
+) -> JitSteps | PmapSteps:
     """The training and prediction steps, under jit or pmap as `config.parallel` says."""
-    return _WRAPPERS[config.parallel](recipe(config, num_classes))
+    return _WRAPPERS[config.parallel](recipe(config, num_classes, logit_shift))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ class Progress:
       best_step: the step at which the run's best value was measured, or None.
       source: terms of the initial weights, as `pretrained.catalogue.Source` has them; {} for
         random ones.
+      leaders: step and value of the best epochs so far, the best first, as many as are to be kept.
     """
 
     classes: tuple[str, ...]
@@ -39,10 +40,14 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    leaders: tuple[tuple[int, float], ...] = ()
 
-    def after_epoch(self, value: float | None, larger_is_better: bool, step: int) -> Progress:
+    def after_epoch(
+        self, value: float | None, larger_is_better: bool, step: int, keep: int = 0
+    ) -> Progress:
         """The progress after an epoch that ended at `step` with `value` of the metric.
 
+        `keep` is how many of the best epochs are `leaders`; of equal ones, the earlier is better.
         Without a value, as there is without a validation part, no epoch is better than another.
         """
         after = dataclasses.replace(self, phase_epochs=self.phase_epochs + 1)
@@ -58,7 +63,9 @@ class Progress:
             after = dataclasses.replace(after, waited=self.waited + 1)
         if improves(self.best):
             after = dataclasses.replace(after, best=value, best_step=step)
-        return after
+        sign = -1 if larger_is_better else 1
+        leaders = sorted((*self.leaders, (step, value)), key=lambda leader: sign * leader[1])
+        return dataclasses.replace(after, leaders=tuple(leaders[:keep]))
 
     def next_phase(self) -> Progress:
         """The progress at the start of the phase that follows."""
@@ -71,7 +78,7 @@ class Checkpoints:
     """The checkpoints in one folder; use as a context manager, so that writing is completed."""
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
-        self._keep = _LatestAndBest()
+        self._keep = _LatestAndThese()
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -99,12 +106,12 @@ class Checkpoints:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is."""
         step = int(state.step)
-        self._keep.best_step = progress.best_step
+        self._keep.steps = {progress.best_step, *(step for step, _ in progress.leaders)}
         if step != self.latest_step:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state),
+                    state=ocp.args.PyTreeSave(_fields(state)),
                     progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
                 ),
             )
@@ -115,19 +122,23 @@ class Checkpoints:
         stored = self._manager.restore(
             step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
         ).progress
-        return Progress(**{**stored, "classes": tuple(stored["classes"])})
+        leaders = tuple((step, value) for step, value in stored.get("leaders", ()))
+        return Progress(**{**stored, "classes": tuple(stored["classes"]), "leaders": leaders})
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, on one device; `like` has its shapes and dtypes."""
-        return self._restore(step, like, partial=False)
+        return TrainState(**self._restore(step, _fields(like), partial=False))
 
-    def restore_variables(self, step: int, like: PyTree) -> PyTree:
+    def restore_variables(self, step: int, like: PyTree, *, ema: bool = False) -> PyTree:
         """The network's variables at `step`, on one device.
 
         Args:
           step: one that is kept.
           like: `{"params": ..., "batch_stats": ...}` of the same shapes and dtypes.
+          ema: their average, which the run must have kept.
         """
+        if ema:
+            return self._restore(step, {"ema": like}, partial=True)["ema"]
         return self._restore(step, like, partial=True)
 
     def _restore(self, step: int, like: PyTree, partial: bool) -> PyTree:
@@ -143,6 +154,11 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=state)).state
 
 
+def _fields(state: TrainState) -> dict[str, PyTree]:
+    """The state's fields by name, without those that are None: runs without them stay readable."""
+    return {name: field for name, field in vars(state).items() if field is not None}
+
+
 def has_checkpoint(directory: pathlib.Path) -> bool:
     """Whether a run can go on from what is in `directory`, a folder that need not exist."""
     if not directory.is_dir():
@@ -152,13 +168,13 @@ def has_checkpoint(directory: pathlib.Path) -> bool:
 
 
 @dataclasses.dataclass
-class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the latest checkpoint and the run's best one.
+class _LatestAndThese(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the latest checkpoint and the run's best ones.
 
-    Orbax's own BestN breaks ties its own way; which checkpoint is best is the run's to say.
+    Orbax's own BestN breaks ties its own way; which checkpoints are best is the run's to say.
     """
 
-    best_step: int | None = None
+    steps: Set[int | None] = frozenset()
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: ocp.checkpoint_managers.PreservationContext
@@ -166,4 +182,4 @@ class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
         """One answer for each checkpoint, in order of their steps."""
         del context
         latest = max((c.step for c in checkpoints), default=None)
-        return [c.step in (latest, self.best_step) for c in checkpoints]
+        return [c.step == latest or c.step in self.steps for c in checkpoints]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from bloodjax import build, settings
+from bloodjax import build, settings, soup
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classical import HistogramBaseline
 from bloodjax.data import images as pictures
@@ -56,8 +56,14 @@ class Classifier:
         return self._steps.predict(self._variables, resized, tta or self.config.evaluation.tta)
 
 
-def load(workdir: str | pathlib.Path) -> Classifier:
+def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
     """The best classifier of the run in `workdir`.
+
+    Args:
+      workdir: the run's folder.
+      which: "best" is the soup of several epochs where the run has one (`config.soup`), else
+        "epoch": the best epoch's weights, averaged where `config.ema` has them so, else "raw": the
+        same epoch's weights as they were trained.
 
     Raises:
       UserError: the folder holds no run, or one without a checkpoint.
@@ -75,7 +81,11 @@ def load(workdir: str | pathlib.Path) -> Classifier:
         progress = checkpoints.progress()
         step = checkpoints.latest_step if progress.best_step is None else progress.best_step
         shapes = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))
-        variables = checkpoints.restore_variables(step, shapes)
+        if which == "best" and soup.is_chosen(workdir):
+            variables = soup.restore(workdir, shapes)
+        else:
+            ema = config.ema > 0 and which != "raw"
+            variables = checkpoints.restore_variables(step, shapes, ema=ema)
     baseline_file = workdir / BASELINE_FILE
     baseline = None
     if baseline_file.exists():

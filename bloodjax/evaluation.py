@@ -9,14 +9,16 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from bloodjax import classical, classifier, logs, metrics, profile
-from bloodjax.classifier import BASELINE_FILE, Classifier
+from bloodjax import balance, classical, classifier, logs, metrics, profile, soup
+from bloodjax.checkpoint import Checkpoints
+from bloodjax.classifier import BASELINE_FILE, CHECKPOINTS, Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
 from bloodjax.files import make_folder, write_whole
@@ -26,7 +28,12 @@ from bloodjax.version import __version__
 
 
 def evaluate(
-    model: Classifier, dataset: Dataset, out: pathlib.Path, *, tta: str
+    model: Classifier,
+    dataset: Dataset,
+    out: pathlib.Path,
+    *,
+    tta: str,
+    beside: Mapping[str, Classifier] = types.MappingProxyType({}),
 ) -> tuple[dict, Float[np.ndarray, "n classes"]]:
     """Scores `dataset` and writes `metrics.json` and `predictions.csv` to `out`.
 
@@ -35,13 +42,15 @@ def evaluate(
       dataset: labelled pictures, their classes those of `model`.
       out: a folder, made if need be.
       tta: "none", "flip" or "d4".
+      beside: other classifiers by name, whose figures (`metrics.quick`) are written too.
 
     Raises:
       UserError: `out` cannot be written to.
 
     Returns:
-      The content of `metrics.json` (that of `metrics.evaluate`, and under "baseline" the
-      colour-histogram regression's accuracy), and the probabilities.
+      The content of `metrics.json` (that of `metrics.evaluate`, under "baseline" the
+      colour-histogram regression's accuracy, and under "beside" what others come to), and the
+      probabilities.
     """
     make_folder(out)
     probabilities = model.predict(dataset.images, tta)
@@ -57,6 +66,11 @@ def evaluate(
     if model.baseline is not None:
         guesses = model.baseline.predict(dataset.images).argmax(axis=1)
         result["baseline"] = {"accuracy": float(np.mean(guesses == dataset.labels))}
+    if beside:
+        result["beside"] = {
+            name: metrics.quick(other.predict(dataset.images, tta), dataset.labels)
+            for name, other in beside.items()
+        }
     write_whole(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     labels = [model.classes[label] for label in dataset.labels]
     write_whole(
@@ -88,7 +102,8 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
 
     Distorted twins of the two, where `parts` has them, are evaluated too.
 
-    Writes `baseline.json`, `evaluate/<part>/` and `report/index.html`.
+    The best may be a soup, which is made here. Writes `baseline.json`, `evaluate/<part>/` and
+    `report/index.html`.
 
     Returns:
       The content of `metrics.json` of each part, test first.
@@ -96,11 +111,21 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
     train = parts.train
     baseline = classical.HistogramBaseline.fit(train.images, train.labels, len(train.classes))
     write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+    if config.soup:
+        with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+            soup.make(config, workdir, checkpoints, parts.validation)
     model = classifier.load(workdir)
+    beside = {}
+    if soup.is_chosen(workdir):
+        beside["best epoch alone"] = classifier.load(workdir, "epoch")
+    if config.ema:
+        beside["raw weights"] = classifier.load(workdir, "raw")
     results, mistakes = {}, None
     for name, dataset in parts.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
-        results[name], probabilities = evaluate(model, dataset, out, tta=config.evaluation.tta)
+        results[name], probabilities = evaluate(
+            model, dataset, out, tta=config.evaluation.tta, beside=beside
+        )
         if mistakes is None:
             mistakes = _mistakes(model, dataset, probabilities)
         logs.say(summary(name, results[name]))
@@ -120,6 +145,8 @@ def summary(name: str, result: dict) -> str:
     )
     if "baseline" in result:
         line += f"; colour histogram alone {result['baseline']['accuracy']:.4f}"
+    for other, figures in result.get("beside", {}).items():
+        line += f"; {other} {figures['accuracy']:.4f}"
     return line
 
 
@@ -143,9 +170,9 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
         for name, dataset in parts.items()
     }
     weights = {}
-    if config.loss.class_weights == "balanced":
-        balanced = classical.balanced_class_weights(parts.train.labels, len(model.classes))
-        weights = dict(zip(model.classes, balanced.tolist(), strict=True))
+    if config.loss.class_weights != "none":
+        found = balance.class_weights(config, parts.train.labels, len(model.classes))
+        weights = dict(zip(model.classes, found.tolist(), strict=True))
     return report.build(
         name=workdir.resolve().name,
         config=config.to_dict(),

@@ -10,7 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
-from bloodjax.data.batches import CallData, DeviceData, epoch_order, steps_per_epoch
+from bloodjax.data.batches import (
+    CallData,
+    DeviceData,
+    balanced_order,
+    epoch_order,
+    steps_per_epoch,
+)
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.parallel import JitSteps, PmapSteps
@@ -75,7 +81,7 @@ class Feed:
           cached: features in place of pictures, which `cache` has computed.
         """
         at_once = self._config.steps_per_call
-        order = epoch_order(self._config.seed, epoch, len(self._train))
+        order = self._order(epoch)
         starts = range(done, self.per_epoch, at_once)
         lengths = [min(at_once, self.per_epoch - start) for start in starts]
         if not cached:
@@ -86,6 +92,13 @@ class Feed:
             yield from ((steps, resident, order) for steps in lengths)
         else:
             yield from self._streamed(np.asarray(order), starts, lengths)
+
+    def _order(self, epoch: int) -> Int32[Array, "*n"]:
+        seed, train = self._config.seed, self._train
+        if self._config.data.oversample:
+            size = self.per_epoch * self._config.batch_size
+            return balanced_order(seed, epoch, train.labels, len(train.classes), size)
+        return epoch_order(seed, epoch, len(train))
 
     def _streamed(self, order, starts, lengths) -> Iterator[Call]:
         from bloodjax.data import stream  # grain takes its time, and most runs do without

@@ -1,12 +1,14 @@
-"""Optimisers: AdamW under SGDR, and what is trained, decayed or frozen by parameter path."""
+"""Optimisers and schedules, and what is trained, decayed, slowed or frozen by parameter path."""
 
 from __future__ import annotations
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from bloodjax.models.depth import depths
 from bloodjax.settings import Config
 
 
@@ -53,19 +55,48 @@ def sgdr(
     return schedule
 
 
+def wsd(
+    peak: float, steps: int, *, warmup_steps: int = 0, decay_steps: int = 0, alpha: float = 0.0
+) -> optax.Schedule:
+    """Linear warm-up, a stable rate, and linear decay at the end (Hu et al., 2024, 2404.06395).
+
+    Args:
+      peak: the stable rate.
+      steps: at which the decay has come to its end.
+      warmup_steps: steps over which the rate grows from 0.
+      decay_steps: steps over which it falls; 0 for a rate that stays.
+      alpha: the lowest rate, as a part of `peak`.
+    """
+
+    def schedule(count):
+        step = jnp.asarray(count, jnp.float32)
+        warm = step / max(warmup_steps, 1)
+        left = jnp.clip((steps - step) / max(decay_steps, 1), 0.0, 1.0) if decay_steps else 1.0
+        return peak * jnp.where(step < warmup_steps, warm, alpha + (1.0 - alpha) * left)
+
+    return schedule
+
+
 def phase_schedule(phase: Config, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate over one phase's steps; `phase` is a `config.phases.*`."""
-    warmup = round(phase.schedule.warmup * steps_per_epoch)
+    options, peak = phase.schedule, phase.learning_rate
+    warmup = round(options.warmup * steps_per_epoch)
     total = phase.epochs * steps_per_epoch
-    first = round(phase.schedule.first_cycle * steps_per_epoch) or max(total - warmup, 1)
-    return sgdr(
-        phase.learning_rate,
-        first,
-        warmup_steps=warmup,
-        t_mul=phase.schedule.t_mul,
-        m_mul=phase.schedule.m_mul,
-        alpha=phase.schedule.alpha,
-    )
+    after = max(total - warmup, 1)
+    if options.name == "sgdr":
+        first = round(options.first_cycle * steps_per_epoch) or after
+        return sgdr(
+            peak,
+            first,
+            warmup_steps=warmup,
+            t_mul=options.t_mul,
+            m_mul=options.m_mul,
+            alpha=options.alpha,
+        )
+    if options.name == "cosine":
+        return sgdr(peak, after, warmup_steps=warmup, alpha=options.alpha)
+    decay = min(round(options.decay * total), after) if options.name == "wsd" else 0
+    return wsd(peak, total, warmup_steps=warmup, decay_steps=decay, alpha=options.alpha)
 
 
 def freeze_labels(params: PyTree, batch_stats: PyTree, freeze: str) -> PyTree:
@@ -92,10 +123,50 @@ def decay_mask(params: PyTree) -> PyTree:
     return flax.traverse_util.path_aware_map(lambda path, _: path[-1] == "kernel", params)
 
 
+def slow_down(params: PyTree, decay: float) -> optax.GradientTransformation:
+    """Multiplies updates by `decay^(D - d)` at depth d of D: by 1 in the head, least in the stem.
+
+    Layer-wise learning rates (Howard and Ruder, 2018, arXiv:1801.06146; Bao et al., 2021,
+    arXiv:2106.08254), when it stands after an optimiser: weight decay is slowed as well.
+
+    Args:
+      params: a `models.head.Network`'s parameters, for their paths alone.
+      decay: in (0, 1].
+    """
+    depth = dict(jax.tree_util.tree_leaves_with_path(depths(params)))
+    deepest = max(depth.values())
+
+    def update(updates, _):
+        # Frozen leaves are missing here.
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * decay ** (deepest - depth[path]), updates
+        )
+
+    return optax.stateless(update)
+
+
+def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW, Lion or SGD, each with decoupled weight decay: `rate * weight_decay * parameter`."""
+    options = {"weight_decay": phase.weight_decay, "mask": decay_mask}
+    if phase.optimizer == "adamw":
+        return optax.adamw(schedule, mu_dtype=phase.mu_dtype, **options)
+    if phase.optimizer == "lion":
+        return optax.lion(schedule, mu_dtype=phase.mu_dtype, **options)
+    return optax.chain(
+        optax.trace(0.9, nesterov=True, accumulator_dtype=phase.mu_dtype),
+        optax.add_decayed_weights(**options),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
 def optimizer(
     phase: Config, steps_per_epoch: int, params: PyTree, batch_stats: PyTree
 ) -> optax.GradientTransformation:
-    """The optimiser of one phase: clipping, AdamW under SGDR, and frozen leaves left bit-identical.
+    """The optimiser of one phase: clipping, its rule, and frozen leaves left bit-identical.
+
+    The rule is AdamW (Loshchilov and Hutter, 2019), Lion (Chen et al., 2023, arXiv:2302.06675), or
+    SGD with Nesterov's momentum of 0.9. All decay weights apart from the gradient, SGD too (in
+    contrast to PyTorch's), so that `weight_decay` means the same to each.
 
     Frozen leaves get zero updates and keep no moments, and do not count in the clipped norm.
 
@@ -105,14 +176,11 @@ def optimizer(
       params: the parameters, for their paths alone.
       batch_stats: the running averages, likewise.
     """
-    adamw = optax.adamw(
-        phase_schedule(phase, steps_per_epoch),
-        mu_dtype=phase.mu_dtype,
-        weight_decay=phase.weight_decay,
-        mask=decay_mask,
-    )
     clip = optax.clip_by_global_norm(phase.clip_norm) if phase.clip_norm else optax.identity()
+    parts = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch))]
+    if phase.layer_decay < 1:
+        parts.append(slow_down(params, phase.layer_decay))
     return optax.partition(
-        {"train": optax.chain(clip, adamw), "freeze": optax.set_to_zero()},
+        {"train": optax.chain(*parts), "freeze": optax.set_to_zero()},
         freeze_labels(params, batch_stats, phase.freeze),
     )

@@ -63,6 +63,9 @@ def defaults() -> ml_collections.ConfigDict:
                 "on_device": "auto",
                 # What the audit's findings lead to: drop | report | fail.
                 "clean": "drop",
+                # Each epoch draws every class equally often, its number of steps unchanged, and
+                # class weights are 1.
+                "oversample": False,
                 # An unreadable picture in a folder: fail | skip.
                 "bad_images": "fail",
                 # Class names in label order, for a file that does not name its own.
@@ -93,11 +96,27 @@ def defaults() -> ml_collections.ConfigDict:
             # What training sees of the pictures: none | flip | d4 (the eight flips and quarter
             # turns), and more; see `augment.policy`.
             "augment": "d4",
-            "loss": {"class_weights": "balanced", "label_smoothing": 0.0},
+            "loss": {
+                "name": "cross_entropy",  # or "focal", with
+                "gamma": 2.0,
+                # none | balanced (by 1 / count) | effective (number of samples, by its beta).
+                "class_weights": "balanced",
+                "effective_beta": 0.999,
+                # Times log(frequency of the class), added to the logits in training in place of
+                # class weights: 0 is off, 1 aims at balanced accuracy.
+                "logit_adjustment": 0.0,
+                "label_smoothing": 0.0,
+            },
             "phases": {
                 "head": _phase(epochs=10, freeze="backbone", learning_rate=1e-3),
                 "finetune": _phase(epochs=90, freeze="batchnorm", learning_rate=1e-4),
             },
+            # What a step keeps of the exponential moving average of all weights, 0.999 say; at 0
+            # there is none. Early stopping goes by the average, and the run gives it.
+            "ema": 0.0,
+            # At the end, the weights of this many best epochs are averaged, one after another as
+            # long as validation gets no worse; 0 is off. Each one's checkpoint is kept.
+            "soup": 0,
             # Training stops, in each phase, after `patience` epochs without a better `metric`.
             # It and the choice of the best checkpoint look at `set`: validation, or
             # validation_distorted where data.validation_distortion is given.
@@ -119,14 +138,27 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         # With a frozen backbone, compute its features of each picture and view once, and train the
         # head on them: auto (where there are more epochs than views, and memory) | always | never.
         "cache_features": "auto",
+        "optimizer": "adamw",  # adamw | lion (a third of AdamW's rate or less) | sgd
         "learning_rate": learning_rate,
+        # Each block's rate is this much of the next one's, the head's the whole; 1 is off.
+        "layer_decay": 1.0,
         "weight_decay": 0.05,
         "clip_norm": 1.0,
         # Of the first moment, one value a trained parameter: float32 | bfloat16.
         "mu_dtype": "float32",
-        # Cosine decay with warm restarts; lengths in epochs. A `first_cycle` of 0 is one cycle as
-        # long as the phase.
-        "schedule": {"warmup": 1.0, "first_cycle": 0.0, "t_mul": 2.0, "m_mul": 1.0, "alpha": 0.0},
+        # After a warm-up, lengths in epochs: sgdr, cosine decay with warm restarts, in which a
+        # `first_cycle` of 0 is one cycle as long as the phase | cosine, once | wsd, which is stable
+        # and falls linearly over the last `decay` of the phase | constant. `alpha` is the lowest
+        # rate, as a part of the highest.
+        "schedule": {
+            "name": "sgdr",
+            "warmup": 1.0,
+            "first_cycle": 0.0,
+            "t_mul": 2.0,
+            "m_mul": 1.0,
+            "decay": 0.2,
+            "alpha": 0.0,
+        },
     }
 
 
@@ -177,6 +209,11 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
             )
     data = whole.data
     check_distortion(data.validation_distortion, data.validation, whole.early_stopping.set)
+    if whole.data.oversample and whole.loss.logit_adjustment:
+        raise UserError(
+            f"config.loss.logit_adjustment is {whole.loss.logit_adjustment}, expected 0.0 with "
+            "config.data.oversample, which leaves no class rarer than another"
+        )
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name

@@ -16,18 +16,17 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, Num, PyTree, UInt8
 
-from bloodjax import sharding, tta
-from bloodjax.augment import geometry, pipeline
-from bloodjax.augment import mix as mixing
+from bloodjax import inputs, sharding, tta
+from bloodjax.augment import geometry
 from bloodjax.augment.policy import Policy
 from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
-from bloodjax.losses import one_hot, weighted_cross_entropy
+from bloodjax.losses import adjust_logits, weighted_cross_entropy
 from bloodjax.models.head import Network
-from bloodjax.models.layers import example_keys, micro_batch
+from bloodjax.models.layers import micro_batch
 from bloodjax.state import Metrics, TrainState
 
-# Streams of random numbers that one step's key branches into.
-_AUGMENT, _DROPOUT, _MIX = 0, 1, 2
+# The stream of random numbers, of those that a step's key branches into; `inputs` has the others.
+_DROPOUT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +42,9 @@ class Recipe:
       seed: of everything random.
       augment: what training sees of the pictures.
       label_smoothing: in [0, 1).
+      focal_gamma: of focal loss; 0 for cross-entropy.
+      logit_shift: of each class in the loss (`losses.adjust_logits`); () for none.
+      ema: how much of the average of the variables a step keeps, where the state has one.
       axis_name: pmap's axis, or None under jit.
     """
 
@@ -54,6 +56,9 @@ class Recipe:
     seed: int = 0
     augment: Policy = dataclasses.field(default_factory=Policy)
     label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    logit_shift: tuple[float, ...] = ()
+    ema: float = 0.0
     axis_name: str | None = None
 
 
@@ -85,37 +90,6 @@ def normalise(
     return images.astype(jnp.float32) / scale - shift
 
 
-def augmented(
-    recipe: Recipe, step: Int32[Array, ""], batch: Batch, classes: int, devices: int = 1
-) -> Batch:
-    """The batch as training sees it in a step, with `targets`; arguments as of `train_step`."""
-    images = pipeline.augment(
-        recipe.augment, _example_keys(recipe, step, batch, _AUGMENT), batch.image, devices=devices
-    )
-    targets = one_hot(batch.label, classes)
-    if recipe.augment.mix:
-        keys = _example_keys(recipe, step, batch, _MIX)
-        images, targets = mixing.mix(recipe.augment.mix, keys, images, targets)
-    return batch.replace(image=images, targets=targets)
-
-
-def _drawn_view(recipe: Recipe, step, batch: Batch, classes: int) -> Batch:
-    """The same of features of all views: those of the view that `augmented` would draw."""
-    keys = _example_keys(recipe, step, batch, _AUGMENT)
-    index = geometry.random_index(keys, recipe.augment.views)
-    drawn = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
-    return batch.replace(image=drawn, targets=one_hot(batch.label, classes))
-
-
-def _key(recipe: Recipe, step):
-    return jax.random.fold_in(jax.random.key(recipe.seed), step)
-
-
-def _example_keys(recipe: Recipe, step, batch: Batch, stream: int):
-    key = jax.random.fold_in(_key(recipe, step), stream)
-    return example_keys(key, len(batch.label), recipe.axis_name)
-
-
 def train_step(
     recipe: Recipe,
     phase: Phase,
@@ -125,11 +99,12 @@ def train_step(
     devices: int = 1,
 ) -> TrainState:
     """One step of the optimiser; `batch` is this device's share, or under jit all `devices`'."""
-    key = _key(recipe, state.step)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    shape = {"classes": len(class_weights), "axis_name": recipe.axis_name}
     if phase.cached:
-        batch = _drawn_view(recipe, state.step, batch, len(class_weights))
+        batch = inputs.drawn_view(recipe.augment, key, batch, **shape)
     else:
-        batch = augmented(recipe, state.step, batch, len(class_weights), devices)
+        batch = inputs.augmented(recipe.augment, key, batch, devices=devices, **shape)
     count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
 
     def loss_fn(params, batch_stats, batch):
@@ -143,7 +118,12 @@ def train_step(
             rngs={"dropout": jax.random.fold_in(key, _DROPOUT)},
         )
         total, _ = weighted_cross_entropy(
-            logits, batch.targets, class_weights, batch.mask, recipe.label_smoothing
+            adjust_logits(logits, recipe.logit_shift),
+            batch.targets,
+            class_weights,
+            batch.mask,
+            recipe.label_smoothing,
+            recipe.focal_gamma,
         )
         hit = logits.argmax(-1) == batch.targets.argmax(-1)
         correct = jnp.sum((hit & batch.mask).astype(jnp.float32))
@@ -162,12 +142,16 @@ def train_step(
     with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = ema.updated(params, batch_stats, recipe.ema)
     return TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         metrics=_add(state.metrics, state.step, loss, correct, count),
+        ema=ema,
     )
 
 

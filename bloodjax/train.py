@@ -14,13 +14,13 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
-from bloodjax import build, classical, evaluation, logs, metrics, optim, profile, settings, sharding
+from bloodjax import balance, build, evaluation, logs, metrics, optim, profile, settings, sharding
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
+from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.distort.sets import with_distorted
 from bloodjax.errors import Stopped, UserError
@@ -56,9 +56,11 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     if not has_checkpoint(workdir / CHECKPOINTS):
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
-        logs.say(_origin(config))
+        logs.say(build.origin(config))
     parts = with_distorted(config, prepare(config, workdir, resumes=stored is not None))
-    feed = Feed(config, build.steps(config, len(parts.train.classes)), parts.train)
+    classes = len(parts.train.classes)
+    shift = balance.logit_shift(config, parts.train.labels, classes)
+    feed = Feed(config, build.steps(config, classes, shift), parts.train)
     if not feed.on_device:
         logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
@@ -93,21 +95,6 @@ def _open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
     return settings.resumed(stored, config)
 
 
-def _origin(config: Config) -> str:
-    """Where the initial weights come from, in a line."""
-    if not config.model.weights:
-        return "from random weights"
-    source, (mean, std) = config.model.source, build.normalisation(config)
-    return (
-        f"from {source.location} ({source.licence or 'licence not known'}): "
-        f"flavour {source.flavour}, mean {_three(mean)}, std {_three(std)}"
-    )
-
-
-def _three(values: tuple[float, ...]) -> str:
-    return "/".join(f"{value:.3g}" for value in values)
-
-
 class _Run:
     """What stays the same from the first epoch to the last."""
 
@@ -132,9 +119,7 @@ class _Run:
         self._stop = stop
         self._saved_at = time.monotonic()
         self._n = len(parts.train)
-        weights = np.ones(len(self._classes), np.float32)
-        if config.loss.class_weights == "balanced":
-            weights = classical.balanced_class_weights(parts.train.labels, len(weights))
+        weights = balance.class_weights(config, parts.train.labels, len(self._classes))
         self._class_weights = self.steps.place(weights)
         self._phases: dict[int, Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
@@ -145,13 +130,14 @@ class _Run:
         model = self.config.model
         source = model.source.to_dict() if model.weights else {}
         progress = Progress(classes=self._classes, source=source)
+        ema = self.config.ema > 0
         if self._checkpoints.latest_step is None:
             variables = build.start(variables, backbone)
-            state = TrainState.create(variables, self._phase(progress, variables).tx)
+            state = TrainState.create(variables, self._phase(progress, variables).tx, ema=ema)
         else:
             progress = self._checkpoints.progress()
             tx = self._phase(progress, variables).tx
-            like = jax.eval_shape(lambda: TrainState.create(variables, tx))
+            like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=ema))
             state = self._checkpoints.restore(self._checkpoints.latest_step, like)
             logs.say(f"going on from step {int(state.step)}")
         self.step = int(state.step)
@@ -166,9 +152,11 @@ class _Run:
     def next_phase(self, progress: Progress, state: TrainState) -> tuple[Progress, TrainState]:
         """The start of the next phase, from the best weights so far."""
         state = self.steps.fetch(state)
-        variables = state.variables
+        variables = state.averaged
         if progress.best_step not in (None, self.step):
-            variables = self._checkpoints.restore_variables(progress.best_step, variables)
+            variables = self._checkpoints.restore_variables(
+                progress.best_step, variables, ema=self.config.ema > 0
+            )
         progress = progress.next_phase()
         if progress.phase < len(PHASES):
             state = state.begin_phase(variables, self._phase(progress, variables).tx)
@@ -226,11 +214,17 @@ class _Run:
         }
         stopping = self.config.early_stopping
         for part, dataset in self._evaluated.items():
-            probabilities = self.steps.predict(state.variables, dataset.images, "none")
-            entry[part] = metrics.quick(probabilities, dataset.labels)
+            entry[part] = self._figures(state.averaged, dataset)
+            if self.config.ema:
+                entry[f"{part}_raw"] = self._figures(state.variables, dataset)
         value = entry[stopping.set][stopping.metric] if self._evaluated else None
         logs.say(_epoch_line(entry))
-        return progress.after_epoch(value, METRICS[stopping.metric], self.step), entry
+        larger_is_better, keep = METRICS[stopping.metric], self.config.soup
+        return progress.after_epoch(value, larger_is_better, self.step, keep), entry
+
+    def _figures(self, variables: PyTree, dataset: Dataset) -> dict[str, float]:
+        probabilities = self.steps.predict(variables, dataset.images, "none")
+        return metrics.quick(probabilities, dataset.labels)
 
     def _phase(self, progress: Progress, variables) -> Phase:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
@@ -296,4 +290,6 @@ def _epoch_line(entry: dict[str, Any]) -> str:
         if part in entry:
             line += f"; {title} loss {entry[part]['loss']:.4f}, "
             line += f"accuracy {entry[part]['accuracy']:.4f}"
+        if f"{part}_raw" in entry:
+            line += f" (of the raw weights {entry[f'{part}_raw']['accuracy']:.4f})"
     return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"

@@ -1,14 +1,17 @@
 import dataclasses
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from bloodjax.checkpoint import Checkpoints, Progress
 from bloodjax.errors import UserError
-from bloodjax.state import TrainState
+from bloodjax.state import Average, TrainState
 
 TX = optax.adamw(1e-3)
 
@@ -59,8 +62,23 @@ def test_a_phase_waits_for_its_own_best():
     assert (after.phase_best, after.waited, after.best, after.best_step) == (0.7, 0, 0.9, 10)
 
 
+@pytest.mark.parametrize("larger_is_better", [True, False])
+def test_the_best_epochs_so_far_lead(larger_is_better):
+    progress, sign = Progress(("a",)), 1 if larger_is_better else -1
+    seen = []
+    for step, value in [(1, 0.5), (2, 0.9), (3, 0.5), (4, 0.7), (5, 0.9)]:
+        progress = progress.after_epoch(sign * value, larger_is_better, step, keep=3)
+        seen.append([leader for leader, _ in progress.leaders])
+    assert seen == [[1], [2, 1], [2, 1, 3], [2, 4, 1], [2, 5, 4]]
+    assert progress.leaders[2] == (4, sign * 0.7)
+    assert progress.best_step == 2
+    assert progress.next_phase().leaders == progress.leaders
+    assert progress.after_epoch(sign * 1.0, larger_is_better, 6).leaders == ()
+
+
 def test_gives_back_the_same_bits(tmp_path):
-    state, progress = state_at(7), Progress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7)
+    leaders = ((7, 0.3), (5, 0.4))
+    state, progress = state_at(7), Progress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7, leaders=leaders)
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.latest_step is None
         checkpoints.save(state, progress)
@@ -82,6 +100,44 @@ def test_a_bfloat16_moment_stays_one(tmp_path):
     assert jnp.bfloat16 in kinds[0]
 
 
+@flax.struct.dataclass
+class Earlier:
+    """A state as it was before it could hold an average."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    metrics: Any
+
+
+def test_a_run_from_before_there_were_averages_goes_on(tmp_path):
+    state = state_at(7)
+    earlier = Earlier(**{f.name: getattr(state, f.name) for f in dataclasses.fields(Earlier)})
+    with ocp.CheckpointManager(tmp_path, item_names=("state", "progress")) as manager:
+        manager.save(
+            7,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(earlier),
+                progress=ocp.args.JsonSave(dataclasses.asdict(Progress(("a",)))),
+            ),
+        )
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
+
+
+def test_an_average_is_kept_and_read_alone(tmp_path):
+    state = state_at(7)
+    state = state.replace(ema=Average.of(state_at(8).variables))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, Progress(("a",)))
+        assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state)), state)
+        shapes = jax.eval_shape(lambda: state_at(0).variables)
+        found = checkpoints.restore_variables(7, shapes, ema=True)
+        assert_same(checkpoints.restore_variables(7, shapes), state.variables)
+    assert_same(found, state_at(8).variables)
+
+
 def test_reads_the_variables_alone(tmp_path):
     state = state_at(7)
     with Checkpoints(tmp_path) as checkpoints:
@@ -101,6 +157,28 @@ def test_keeps_the_latest_and_the_best(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(5), dataclasses.replace(progress, phase_epochs=5))
     assert steps_in(tmp_path) == [2, 5]
+
+
+def test_keeps_as_many_of_the_best_as_lead(tmp_path):
+    progress = Progress(("a",))
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, value in [(1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, 0.1)]:
+            progress = progress.after_epoch(value, True, step, keep=2)
+            checkpoints.save(state_at(step), progress)
+    assert steps_in(tmp_path) == [2, 4, 5]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress() == progress
+
+
+def test_progress_from_before_there_were_leaders(tmp_path):
+    progress = Progress(("a",), phase=1, best_step=3)
+    earlier = dataclasses.asdict(progress)
+    del earlier["leaders"]
+    with ocp.CheckpointManager(tmp_path, item_names=("state", "progress")) as manager:
+        item = ocp.args.Composite(progress=ocp.args.JsonSave(earlier))
+        manager.save(3, args=item)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress() == progress
 
 
 def test_a_step_is_written_once(tmp_path):

@@ -50,10 +50,9 @@ def start():
     return Phase("none", tx), variables
 
 
-def feed_of(make_config, on_device, parallel, at_once):
-    config = make_config(
-        **{"batch_size": BATCH, "steps_per_call": at_once, "data.on_device": on_device}
-    )
+def feed_of(make_config, on_device, parallel, at_once, **changes):
+    values = {"batch_size": BATCH, "steps_per_call": at_once, "data.on_device": on_device}
+    config = make_config(**values, **changes)
     source = feed.Feed(config, steps_of(parallel), pictures())
     assert source.per_epoch == PER_EPOCH
     assert source.on_device == (on_device == "always")
@@ -77,9 +76,9 @@ def test_features_are_computed_once_and_left_when_pictures_are_asked_for(make_co
     assert next(iter(source.cache(variables))) == BATCH
 
 
-def train(make_config, on_device, parallel, at_once):
+def train(make_config, on_device, parallel, at_once, **changes):
     """The state on the host after two epochs, and what was compiled after each."""
-    source = feed_of(make_config, on_device, parallel, at_once)
+    source = feed_of(make_config, on_device, parallel, at_once, **changes)
     phase, variables = start()
     state = source.steps.place(TrainState.create(variables, phase.tx))
     weights = source.steps.place(np.array([0.5, 1.0, 2.0], np.float32))
@@ -103,6 +102,26 @@ def test_streaming_trains_bit_for_bit_as_the_device_s_own_pictures_do(
     assert found.step == 2 * PER_EPOCH
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert first == second  # an epoch compiles nothing that the first one did not
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_oversampling_streams_the_pictures_that_the_device_would_take(make_config, parallel):
+    changes = {"data.oversample": True}
+    expected, _ = train(make_config, "always", parallel, 3, **changes)
+    found, _ = train(make_config, "never", parallel, 3, **changes)
+    assert found.step == 2 * PER_EPOCH
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    plain, _ = train(make_config, "always", parallel, 3)
+    kernels = [s.params["head"]["logits"]["kernel"] for s in (expected, plain)]
+    assert not np.array_equal(*kernels)
+
+
+def test_oversampling_shows_each_class_equally_often(make_config):
+    source = feed_of(make_config, "never", "jit", 3, **{"data.oversample": True})
+    with contextlib.closing(source.calls(0, 0)) as calls:
+        labels = np.concatenate([np.ravel(data.labels) for _, data, _ in calls])
+    assert np.bincount(labels).tolist() == [PER_EPOCH * BATCH // 3] * 3
+    assert len(set(np.bincount(pictures().labels))) > 1
 
 
 def calls_of(make_config, on_device, done, parallel="jit"):

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from bloodjax import settings
-from bloodjax.optim import decay_mask, freeze_labels, optimizer, phase_schedule, sgdr
+from bloodjax import models, settings
+from bloodjax.models.depth import depths
+from bloodjax.optim import decay_mask, freeze_labels, optimizer, phase_schedule, sgdr, wsd
 
 CYCLES = [(1.0, 1.0), (2.0, 1.0), (2.0, 0.9), (1.5, 0.5)]
 # Every leaf has a shape of its own, by which its moments are told.
@@ -181,3 +182,138 @@ def test_the_norm_of_the_trained_gradients_is_clipped():
         np.testing.assert_allclose(a, b, rtol=1e-6)
     kernels = [h[-1]["head"]["logits"]["kernel"] for h in (clipped, unclipped)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-7
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_wsd_is_optaxs_pieces_joined(alpha):
+    pieces = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, 0.3, 10),
+            optax.constant_schedule(0.3),
+            optax.linear_schedule(0.3, 0.3 * alpha, 20),
+        ],
+        [10, 80],
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        expected = rates(pieces, 110)
+    found = rates(wsd(0.3, 100, warmup_steps=10, decay_steps=20, alpha=alpha), 110)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_schedules_by_name():
+    def of(**changes):
+        options = settings.defaults().phases.finetune
+        options.epochs, options.learning_rate = 10, 0.2
+        options.schedule.update(warmup=1.0, first_cycle=2.0, t_mul=1.0, m_mul=0.5, **changes)
+        return rates(phase_schedule(options, 5), 50)
+
+    # Restarts are SGDR's alone; everything else has the same warm-up.
+    np.testing.assert_array_equal(
+        of(name="sgdr"), rates(sgdr(0.2, 10, warmup_steps=5, t_mul=1.0, m_mul=0.5), 50)
+    )
+    np.testing.assert_array_equal(
+        of(name="cosine", alpha=0.1), rates(sgdr(0.2, 45, warmup_steps=5, alpha=0.1), 50)
+    )
+    stable = of(name="wsd", decay=0.4)
+    np.testing.assert_array_equal(stable, rates(wsd(0.2, 50, warmup_steps=5, decay_steps=20), 50))
+    assert (stable[5:31] == np.float32(0.2)).all()
+    assert stable[31] < stable[30]
+    constant = of(name="constant")
+    np.testing.assert_array_equal(constant[5:], np.full(45, 0.2, np.float32))
+    # A decay over all of the phase begins where the warm-up ends.
+    whole = of(name="wsd", decay=1.0)
+    assert whole.argmax() == 5
+    for found in (stable, constant, whole):
+        np.testing.assert_allclose(found[:5], 0.04 * np.arange(5), rtol=1e-6)
+
+
+def kernel_of(history):
+    return np.asarray(history[-1]["head"]["logits"]["kernel"], np.float64)
+
+
+def constant(name, **changes):
+    """A phase of the rule alone: no clipping, and a constant rate of 0.1."""
+    options = phase(optimizer=name, freeze="none", clip_norm=0.0, learning_rate=0.1, **changes)
+    options.schedule.name = "constant"
+    return options
+
+
+GRADIENTS = [scaled(1.0), scaled(-0.3), scaled(0.2), scaled(0.5)]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_sgd_is_torchs_with_decay_apart(weight_decay):
+    torch = pytest.importorskip("torch")
+    history, _ = run(constant("sgd", weight_decay=weight_decay), GRADIENTS)
+    for path, decays in ((("logits", "kernel"), True), (("logits", "bias"), False)):
+        leaf = PARAMS["head"][path[0]][path[1]]
+        weights = torch.nn.Parameter(torch.ones(leaf.size, dtype=torch.float64))
+        reference = torch.optim.SGD([weights], lr=0.1, momentum=0.9, nesterov=True)
+        for gradient in GRADIENTS:
+            weights.grad = torch.tensor(np.asarray(gradient["head"][path[0]][path[1]], np.float64))
+            before = weights.detach().clone()
+            reference.step()
+            with torch.no_grad():
+                weights -= 0.1 * weight_decay * before * decays
+        found = history[-1]["head"][path[0]][path[1]]
+        np.testing.assert_allclose(found, weights.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_lion_is_the_papers_algorithm(weight_decay):
+    history, _ = run(constant("lion", weight_decay=weight_decay), GRADIENTS)
+    weights, momentum = np.ones(11), np.zeros(11)
+    for gradient in GRADIENTS:
+        g = np.asarray(gradient["head"]["logits"]["kernel"], np.float64)
+        step = np.sign(0.9 * momentum + 0.1 * g)
+        momentum = 0.99 * momentum + 0.01 * g
+        weights = weights - 0.1 * (step + weight_decay * weights)
+    np.testing.assert_allclose(kernel_of(history), weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lion", "sgd"])
+def test_other_rules_keep_one_moment_and_leave_frozen_leaves_alone(name):
+    options = constant(name, mu_dtype="bfloat16")
+    options.freeze = "backbone"
+    history, state = run(options, GRADIENTS)
+    unchanged = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), PARAMS, history[-1])
+    assert sizes(unchanged, True) == BACKBONE
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sorted(leaf.size for leaf in moments) == [9, 10, 11, 12]
+    assert {leaf.dtype.name for leaf in moments} == {"bfloat16"}
+
+
+def test_the_default_s_state_is_that_of_adamw_alone():
+    tx = optax.adamw(lambda count: 0.1, mu_dtype="float32", mask=decay_mask)
+    expected = optax.partition(
+        {"train": optax.chain(optax.clip_by_global_norm(1.0), tx), "freeze": optax.set_to_zero()},
+        freeze_labels(PARAMS, STATS, "batchnorm"),
+    )
+    found = optimizer(settings.defaults().phases.finetune, 10, PARAMS, STATS)
+    structures = [jax.tree.structure(tx.init(PARAMS)) for tx in (expected, found)]
+    assert structures[0] == structures[1]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
+@pytest.mark.parametrize("freeze", ["none", "batchnorm"])
+def test_layer_decay_scales_what_the_rule_would_do(name, freeze):
+    model = models.linear("simple_cnn", 3)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    params, stats = variables["params"], variables["batch_stats"]
+    gradients = jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+    def first_updates(layer_decay):
+        options = constant(name, layer_decay=layer_decay, weight_decay=0.5)
+        options.freeze = freeze
+        tx = optimizer(options, 10, params, stats)
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(gradients, tx.init(params), params)[0]
+
+    def check(whole, found, depth):
+        np.testing.assert_allclose(found, whole * 0.5 ** (8 - depth), rtol=1e-5)
+
+    found = first_updates(0.5)
+    jax.tree.map(check, first_updates(1.0), found, depths(params))
+    norm = found["backbone"]["stage_0_conv_0_norm"]["scale"]
+    assert bool(np.any(norm)) == (freeze == "none")
+    assert np.any(found["backbone"]["stage_0_conv_0"]["kernel"])

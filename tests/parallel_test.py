@@ -58,7 +58,8 @@ def initial(name):
 
 def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, part=None):
     """The state and metrics on the host, after calls of so many steps in each epoch."""
-    state = runner.place(TrainState.create(initial(name), phase.tx))
+    ema = runner._recipe.ema > 0
+    state = runner.place(TrainState.create(initial(name), phase.tx, ema=ema))
     on_device, weights = runner.place(part or data()), runner.place(weights)
     for epoch in range(epochs):
         order = runner.place(epoch_order(7, epoch, 40))
@@ -183,6 +184,40 @@ def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
     }
     for kind in ("eight", "pmap"):
         assert_same(found[kind], found["one"])
+
+
+def test_a_focal_loss_with_shifted_logits_is_the_same_on_any_devices():
+    changes = {"focal_gamma": 2.0, "logit_shift": (-0.5, -1.0, -2.0)}
+    found = {
+        kind: train(make("simple_cnn", **changes), "simple_cnn", epochs=1)
+        for kind, make in RUNNERS.items()
+    }
+    for kind in ("eight", "pmap"):
+        assert_same(found[kind], found["one"])
+    _, plain = train(RUNNERS["one"]("simple_cnn"), "simple_cnn", epochs=1)
+    assert abs(found["one"][1].loss - plain.loss) > 0.1
+
+
+def mix(weights, *leaves):
+    return sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True))
+
+
+def test_the_average_of_the_weights_is_the_same_on_any_devices():
+    # BatchNorm trains, and its running averages are averaged too.
+    history = [initial("simple_cnn")] + [
+        train(RUNNERS["one"]("simple_cnn"), "simple_cnn", calls=(1,) * n, epochs=1)[0].variables
+        for n in (1, 2)
+    ]
+    expected = history[0]
+    for t, new in enumerate(history[1:]):
+        weights = np.float32([1 - min(0.15, (1 + t) / (10 + t)), min(0.15, (1 + t) / (10 + t))])
+        expected = jax.tree.map(functools.partial(mix, weights), new, expected)
+    for make in RUNNERS.values():
+        runner = make("simple_cnn", ema=0.15)
+        state, _ = train(runner, "simple_cnn", calls=(1, 1), epochs=1)
+        assert state.ema.count == 2
+        assert_same(state.variables, history[2])
+        assert_same(state.averaged, expected)
 
 
 def test_new_steps_epochs_and_weights_compile_nothing(on_eight):

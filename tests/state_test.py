@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from bloodjax.state import Metrics, TrainState
+from bloodjax.state import Average, Metrics, TrainState
 
 
 @pytest.fixture
@@ -35,6 +35,43 @@ def test_a_new_phase_keeps_the_step_alone(variables):
     assert new.variables == best
     assert new.metrics.count == 0
     assert jax.tree.structure(new.opt_state) == jax.tree.structure(tx.init(best["params"]))
+
+
+def test_an_average_follows_at_first_and_lags_then():
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(40, 5)).astype(np.float32)
+    average = Average.of({"params": {"w": jnp.asarray(drawn[0])}})
+    expected = drawn[0].astype(np.float64)
+    update = jax.jit(Average.updated, static_argnums=3)
+    for t, new in enumerate(drawn[1:]):
+        average = update(average, {"w": jnp.asarray(new)}, {}, 0.7)
+        decay = min(0.7, (1 + t) / (10 + t))  # 0.1 at first, and 0.7 from t = 20 on
+        expected = decay * expected + (1 - decay) * new
+        np.testing.assert_allclose(average.params["w"], expected, rtol=1e-5, atol=1e-6)
+    assert (average.count, average.batch_stats) == (39, {})
+
+
+def test_what_does_not_change_is_its_own_average_to_the_bit(variables):
+    same = jax.tree.map(lambda leaf: leaf + 1 / 3, variables)
+    average = Average.of(same)
+    for _ in range(5):
+        average = average.updated(same["params"], same["batch_stats"], 0.999)
+    jax.tree.map(np.testing.assert_array_equal, average.variables, same)
+
+
+def test_a_state_may_keep_an_average(variables):
+    plain = TrainState.create(variables, optax.sgd(0.1))
+    assert plain.ema is None
+    assert plain.averaged == plain.variables
+    state = TrainState.create(variables, optax.sgd(0.1), ema=True)
+    best = jax.tree.map(lambda leaf: leaf + 1, variables)
+    state = state.replace(ema=state.ema.updated(**best, decay=0.5))
+    assert state.variables == variables
+    np.testing.assert_allclose(state.averaged["params"]["w"], variables["params"]["w"] + 0.9)
+    after = state.begin_phase(best, optax.adam(0.1))
+    assert after.ema.count == 0
+    jax.tree.map(np.testing.assert_array_equal, after.averaged, best)
+    assert plain.begin_phase(best, optax.adam(0.1)).ema is None
 
 
 def test_no_metrics_yet():

@@ -118,6 +118,37 @@ def test_a_cache_that_cannot_be(changes, make_config):
         make_config(**{"phases.head.cache_features": "always"} | changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "gamma", "tau", "even"),
+    [
+        ({}, 0.0, 0.0, False),
+        ({"loss.name": "focal", "loss.gamma": 1.5}, 1.5, 0.0, False),
+        ({"loss.logit_adjustment": 0.5}, 0.0, 0.5, True),
+        ({"data.oversample": True}, 0.0, 0.0, True),
+    ],
+)
+def test_the_loss_of_the_steps_is_the_config_s(
+    changes, gamma, tau, even, make_config, tmp_path, monkeypatch
+):
+    recipes, weights, original = [], [], JitSteps.train
+
+    def watched(self, phase, steps, state, data, order, class_weights):
+        recipes.append(self._recipe)
+        weights.append(np.asarray(class_weights))
+        return original(self, phase, steps, state, data, order, class_weights)
+
+    monkeypatch.setattr(JitSteps, "train", watched)
+    train.train(make_config(**HEAD_ALONE | {"phases.head.epochs": 1}, **changes), tmp_path)
+    assert recipes[0].focal_gamma == gamma
+    if tau:
+        shift = np.array(recipes[0].logit_shift)
+        np.testing.assert_allclose(np.exp(shift / tau).sum(), 1, rtol=1e-6)
+        assert shift.std() > 0.01
+    else:
+        assert recipes[0].logit_shift == ()
+    assert (weights[0].std() < 1e-6) == even
+
+
 def test_accumulation_that_does_not_come_out_even(make_config, tmp_path):
     with pytest.raises(UserError, match="batch_size is 16, expected a multiple of the 8 devices"):
         train.train(make_config(accumulate_steps=3), tmp_path)

@@ -70,6 +70,41 @@ def epoch_order(
     return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
 
 
+@partial(jax.jit, static_argnames=("num_classes", "size"))
+def balanced_order(
+    seed: int | Int32[Array, ""],
+    epoch: int | Int32[Array, ""],
+    labels: Int32[Array, " n"],
+    num_classes: int,
+    size: int,
+) -> Int32[Array, " size"]:
+    """An order of `size` pictures in which all classes stand equally often, but for one picture.
+
+    Of each class, every picture stands as often as any other, again but for one time; which ones
+    have that one more, or have none at all, differs from epoch to epoch.
+
+    Args:
+      seed: of the run.
+      epoch: counted from the run's begin.
+      labels: of the data set; each class has a picture.
+      num_classes: number of classes.
+      size: of the order.
+    """
+    shuffled = epoch_order(seed, epoch, len(labels))
+    by_class = shuffled[jnp.argsort(labels[shuffled], stable=True)]
+    counts = jnp.bincount(labels, length=num_classes).astype(jnp.int32)
+    first = jnp.cumsum(counts) - counts
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    # epoch_order has drawn from the key itself.
+    class_key, place_key = jax.random.split(jax.random.fold_in(key, 1))
+    # Classes take turns, and each one's pictures do; then all places are shuffled.
+    turn = jnp.arange(size, dtype=jnp.int32)
+    classes = jax.random.permutation(class_key, jnp.arange(num_classes, dtype=jnp.int32))
+    drawn = classes[turn % num_classes]
+    picked = by_class[first[drawn] + turn // num_classes % counts[drawn]]
+    return jax.random.permutation(place_key, picked)
+
+
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Whole batches in an epoch; the rest of its order, different each time, is left out.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bloodjax import build
+from bloodjax.augment.policy import parse
 from bloodjax.data import sources
 from bloodjax.data.batches import Batch
+from bloodjax.inputs import augmented
 from bloodjax.report import plots
 from bloodjax.settings import Config
-from bloodjax.steps import augmented
 
 # Of a mixed picture's label, the parts worth a mention.
 _LEAST_PART = 0.005
@@ -50,13 +48,14 @@ def draw(config: Config, columns: int) -> bytes:
 
 def _seen(config: Config, step: int, images, labels, classes: int):
     """The pictures of these labels as a step has them, and their targets."""
-    recipe = dataclasses.replace(build.recipe(config, classes), axis_name=None)
     # Mixing takes pictures in pairs.
     fill = [(0, len(images) % 2)]
     images = np.pad(images, fill + [(0, 0)] * 3, mode="edge")
     labels = np.pad(labels, fill, mode="edge")
     batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(len(labels), bool))
-    found = jax.jit(augmented, static_argnums=(0, 3))(recipe, jnp.int32(step), batch, classes)
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    see = jax.jit(augmented, static_argnums=0, static_argnames="classes")
+    found = see(parse(config.augment), key, batch, classes=classes)
     return np.asarray(jnp.round(found.image)).astype(np.uint8), np.asarray(found.targets)
 
 

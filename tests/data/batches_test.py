@@ -5,6 +5,7 @@ import pytest
 from bloodjax.data.batches import (
     CallData,
     DeviceData,
+    balanced_order,
     epoch_order,
     gather,
     nth,
@@ -20,6 +21,34 @@ def test_an_epoch_visits_every_picture_once_in_an_order_of_its_own():
         np.testing.assert_array_equal(np.sort(order), np.arange(50))
         np.testing.assert_array_equal(order, epoch_order(seed, epoch, 50))
     assert len({order.tobytes() for order in orders.values()}) == 6
+
+
+def test_a_balanced_order_shows_classes_and_their_pictures_equally_often():
+    labels = np.repeat(np.arange(3), (4, 40, 6)).astype(np.int32)
+    orders = {
+        (seed, epoch): np.asarray(balanced_order(seed, epoch, labels, 3, 47))
+        for seed in (0, 1)
+        for epoch in range(8)
+    }
+    one_more = set()
+    for (seed, epoch), order in orders.items():
+        assert order.dtype == np.int32
+        shown = np.bincount(labels[order], minlength=3)
+        assert sorted(shown) == [15, 16, 16]
+        one_more.add(int(shown.argmin()))
+        for label, count in enumerate(shown):
+            members = np.flatnonzero(labels == label)
+            each = np.bincount(order, minlength=len(labels))[members]
+            assert each.max() - each.min() <= 1
+            assert each.sum() == count
+        np.testing.assert_array_equal(order, balanced_order(seed, epoch, labels, 3, 47))
+    assert one_more == {0, 1, 2}
+    assert len({order.tobytes() for order in orders.values()}) == len(orders)
+    # Pictures of the large class change from epoch to epoch, and classes stand in no pattern.
+    seen = np.concatenate([order for (seed, _), order in orders.items() if seed == 0])
+    assert len(np.unique(seen)) == len(labels)
+    repeats = np.mean([np.mean(np.diff(labels[order]) == 0) for order in orders.values()])
+    assert 0.2 < repeats < 0.45
 
 
 def test_whole_batches_in_an_epoch():

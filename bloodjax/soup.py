@@ -1,0 +1,111 @@
+"""A soup: the average of the weights of a run's best epochs, where that is better than the best.
+
+Wortsman et al., "Model soups", 2022, arXiv:2203.05482, whose greedy soup this is, of epochs of one
+run in place of runs. BatchNorm's running averages are averaged as well.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from bloodjax import build, logs, metrics
+from bloodjax.checkpoint import Checkpoints, Progress
+from bloodjax.data.dataset import Dataset
+from bloodjax.files import write_whole
+from bloodjax.rules import METRICS
+from bloodjax.settings import Config
+from bloodjax.state import Metrics, TrainState
+
+FILE = "soup.json"
+FOLDER = "soup"
+
+
+def make(
+    config: Config,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    validation: Dataset | None,
+) -> None:
+    """Makes the soup of a run that has ended, from the epochs that `config.soup` had kept.
+
+    They are taken from the best on, each one that leaves the average no worse on the validation
+    part by early stopping's metric. Writes `soup.json`, and the weights to `soup/` where they are
+    better than the best epoch's alone.
+    """
+    if validation is None:
+        logs.say("no soup: it needs a validation part")
+        return
+    metric, progress = config.early_stopping.metric, checkpoints.progress()
+    steps = build.steps(config, len(progress.classes))
+    like = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))
+
+    def score(variables: PyTree) -> dict[str, float]:
+        probabilities = steps.predict(steps.place(variables), validation.images, "none")
+        return metrics.quick(probabilities, validation.labels)
+
+    taken: list[int] = []
+    average, figures, single = None, {}, {}
+    for step, _ in progress.leaders:
+        found = checkpoints.restore_variables(step, like, ema=config.ema > 0)
+        tried = _with_one_more(average, jax.device_get(found), len(taken))
+        scored = score(tried)
+        if not taken:
+            single = scored
+        elif _better(figures[metric], scored[metric], metric):
+            continue
+        taken.append(step)
+        average, figures = tried, scored
+    chosen = _better(figures[metric], single[metric], metric)
+    if chosen:
+        _save(workdir / FOLDER, progress, average)
+    content = {
+        "steps": taken,
+        "validation": {"best": single, "soup": figures},
+        "chosen": chosen,
+    }
+    write_whole(workdir / FILE, json.dumps(content, indent=2) + "\n")
+    logs.say(
+        f"soup of {len(taken)} of the {len(progress.leaders)} best epochs: validation {metric} "
+        f"{figures[metric]:.4f}, of the best alone {single[metric]:.4f}"
+        f"; {'the soup' if chosen else 'the best epoch'} is kept"
+    )
+
+
+def is_chosen(workdir: pathlib.Path) -> bool:
+    """Whether the run made a soup that is better than its best epoch."""
+    path = workdir / FILE
+    return path.exists() and json.loads(path.read_text("utf-8"))["chosen"]
+
+
+def restore(workdir: pathlib.Path, like: PyTree) -> PyTree:
+    """The soup's variables, of the shapes and dtypes of `like`; `is_chosen` must hold."""
+    with Checkpoints(workdir / FOLDER, read_only=True) as checkpoints:
+        return checkpoints.restore_variables(checkpoints.latest_step, like)
+
+
+def _better(one: float, other: float, metric: str) -> bool:
+    return one > other if METRICS[metric] else one < other
+
+
+def _with_one_more(average: PyTree, new: PyTree, count: int) -> PyTree:
+    """The mean of `count` trees, of which `average` is the mean, and a further one."""
+    if count == 0:
+        return new
+
+    def mean(old, new):
+        return (old + (new.astype(np.float64) - old) / (count + 1)).astype(np.float32)
+
+    return jax.tree.map(mean, average, new)
+
+
+def _save(folder: pathlib.Path, progress: Progress, variables: PyTree) -> None:
+    step = jnp.int32(progress.best_step)
+    state = TrainState(step, **variables, opt_state={}, metrics=Metrics.zeros())
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, progress)
