@@ -23,7 +23,7 @@ import ml_collections
 from bloodjax import models
 from bloodjax.errors import UserError
 from bloodjax.pretrained.catalogue import Source
-from bloodjax.rules import RULES
+from bloodjax.rules import RULES, check_evaluation
 
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
@@ -95,7 +95,20 @@ def defaults() -> ml_collections.ConfigDict:
             },
             # Training stops, in each phase, after `patience` epochs without a better `metric`.
             "early_stopping": {"metric": "loss", "patience": 10},
-            "evaluation": {"tta": "none", "bootstrap": 1000},
+            # Number of runs that each have another part of train for validation, in WORKDIR/fold0
+            # and so on; what is evaluated is their ensemble. 0 is a single run.
+            "folds": 0,
+            "evaluation": {
+                # Views to average over: none | flip | d4 | crops | colour | robust, or several
+                # joined by "+" (d4+crops); see `augment.views`.
+                "tta": "none",
+                # Of what the mean is taken: probabilities | logits.
+                "tta_average": "probabilities",
+                # Weights of the views, chosen on the validation part: none (equal) | greedy |
+                # weights; see `selection`.
+                "tta_select": "none",
+                "bootstrap": 1000,
+            },
             # A checkpoint is written after every epoch, and within one after this many minutes.
             "checkpoint_minutes": 10.0,
             # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
@@ -167,6 +180,7 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
                 f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone "
                 "and parallel jit then"
             )
+    check_evaluation(whole)
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name
