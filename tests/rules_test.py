@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bloodjax import metrics, rules, settings
+from bloodjax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,27 @@ def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
         assert key in keys or f"phases.head.{key}" in keys, key
     quick = metrics.quick(np.array([[0.9, 0.1]]), np.array([0]))
     assert set(rules.METRICS) == set(quick)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation.tta_select": "greedy"}, "expected config.evaluation.tta to name several"),
+        (
+            {
+                "evaluation.tta": "d4",
+                "evaluation.tta_select": "weights",
+                "data.validation": "0",
+            },
+            "but config.data.validation is 0",
+        ),
+        ({"folds": 3, "data.validation": "a.npz"}, "expected auto with config.folds"),
+    ],
+)
+def test_values_that_do_not_go_together(changes, message):
+    config = settings.defaults()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        rules.check_evaluation(config)
+    with pytest.raises(UserError, match=message):
+        settings.check(config)
