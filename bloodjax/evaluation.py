@@ -228,7 +228,7 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
         counts=counts,
         class_weights=weights,
         versions=versions(),
-        timings={"training": sum(entry["seconds"] for entry in history)},
+        timings={"training": sum(entry["seconds"] for entry in history)} if history else {},
         profile=profile.read(workdir),
     )
 

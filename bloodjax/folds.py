@@ -42,14 +42,16 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """
     stored = training.open_workdir(config, workdir)
     config = stored or config
-    pooled = _pool(config, workdir, resumes=stored is not None)
+    if stored is None:
+        _share_out(config, workdir)
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     for fold, folder in enumerate(ensemble.fold_folders(workdir)):
         if (folder / "report" / "index.html").exists():  # the last thing that a run writes
             continue
         logs.say(f"fold {fold + 1} of {config.folds}")
         training.train(_fold_config(config), folder)
-    return _finish(config, workdir, pooled)
+    # Read anew, so that the folds had the memory for themselves.
+    return _finish(config, workdir, parts.prepare(config, workdir, resumes=True))
 
 
 def _fold_config(config: Config) -> Config:
@@ -58,33 +60,27 @@ def _fold_config(config: Config) -> Config:
     return settings.check(content | {"folds": 0, "data": content["data"] | {"validation": "auto"}})
 
 
-def _pool(config: Config, workdir: pathlib.Path, resumes: bool) -> Parts:
-    """The pictures that the folds share, as train, and the test part.
-
-    The first time it also leaves each fold a workdir as of a run that has just drawn its parts.
-    """
-    prepared = parts.prepare(config, workdir, resumes)
-    if resumes:
-        return prepared
+def _share_out(config: Config, workdir: pathlib.Path) -> None:
+    """Draws the folds, and leaves each a workdir as of a run that has just drawn its parts."""
+    prepared = parts.prepare(config, workdir, resumes=False)
     saved = splits.read(workdir / _SPLITS_FILE)
     pool = _joined(prepared)
     fold_of = _draw(config, pool, workdir)
     test = {"test": saved["parts"]["test"]} if "test" in saved["parts"] else {}
     saved["sources"] = {part: saved["sources"][part] for part in ("train", *test)}
+    validation = {"validation": saved["sources"]["train"]}
     names = np.array(pool.names)
-    for fold, folder in enumerate(workdir / f"fold{i}" for i in range(config.folds)):
+    for fold in range(config.folds):
+        folder = workdir / f"fold{fold}"
         make_folder(folder)
         held_out = fold_of == fold
         own = {"train": names[~held_out].tolist(), "validation": names[held_out].tolist(), **test}
-        sources = {**saved["sources"], "validation": saved["sources"]["train"]}
-        _write(
-            folder / _SPLITS_FILE, {**saved, "sources": {p: sources[p] for p in own}, "parts": own}
-        )
+        content = {**saved, "sources": saved["sources"] | validation, "parts": own}
+        _write(folder / _SPLITS_FILE, content)
         shutil.copytree(workdir / "audit", folder / "audit", dirs_exist_ok=True)
         # Last: with a config the run goes on from these parts.
         write_whole(folder / CONFIG_FILE, settings.to_json(_fold_config(config)))
-    _write(workdir / _SPLITS_FILE, {**saved, "parts": {"train": list(pool.names), **test}})
-    return Parts(pool, None, prepared.test)
+    _write(workdir / _SPLITS_FILE, {**saved, "parts": {"train": names.tolist(), **test}})
 
 
 def _write(path: pathlib.Path, content: dict[str, object]) -> None:
