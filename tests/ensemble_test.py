@@ -1,3 +1,4 @@
+import pathlib
 import shutil
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import bloodjax
 from bloodjax import classifier, ensemble, metrics, train
 from bloodjax.classifier import Classifier
-from bloodjax.data import synthetic
+from bloodjax.data import splits, synthetic
 from bloodjax.ensemble import Ensemble
 from bloodjax.errors import UserError
 
@@ -76,7 +77,7 @@ def test_members_of_other_classes_are_refused(model, trained):
         second.config, second.classes[::-1], second._steps.fetch(second._variables), 1
     )
     with pytest.raises(UserError, match=r"b: has the classes .*; expected those of a: "):
-        Ensemble({"a": first, "b": shuffled})
+        Ensemble({pathlib.Path("a"): first, pathlib.Path("b"): shuffled})
 
 
 def test_a_run_named_twice_is_refused(trained):
@@ -84,12 +85,10 @@ def test_a_run_named_twice_is_refused(trained):
         ensemble.load([trained, str(trained)])
 
 
-def test_no_member_may_have_seen_the_pictures(model, trained, tmp_path, make_config):
+def test_no_member_may_have_seen_the_pictures(model, trained):
     names = [str(i) for i in range(160)]
     with pytest.raises(UserError, match=r"run: was trained on \d+ of these 160 pictures of synth"):
         model.check_unseen("synthetic:160", names)
-    from bloodjax.data import splits
-
     kept_back = splits.read(trained / "splits.json")["parts"]["test"]
     model.check_unseen("synthetic:160", kept_back)
     model.check_unseen("synthetic:96", names)
