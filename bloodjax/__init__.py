@@ -12,7 +12,7 @@ def __getattr__(name: str):
 
         return create_model
     if name == "load":
-        from bloodjax.classifier import load
+        from bloodjax.ensemble import load
 
         return load
     raise AttributeError(f"module 'bloodjax' has no attribute {name!r}")

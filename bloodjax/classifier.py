@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from bloodjax import build, settings, soup
+from bloodjax import build, selection, settings, soup
+from bloodjax.augment import views
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classical import HistogramBaseline
 from bloodjax.data import images as pictures
 from bloodjax.errors import UserError
 from bloodjax.settings import Config
+from bloodjax.tta import SELECTED, Plan
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -29,6 +31,7 @@ class Classifier:
       config: of the run that trained it.
       step: the step that its weights are of.
       baseline: the colour-histogram regression of the same training part, or None.
+      selected: the views and weights that were chosen on its validation part, or None.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class Classifier:
         variables: PyTree,
         step: int,
         baseline: HistogramBaseline | None = None,
+        selected: Plan | None = None,
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
+        self.selected = selected
         self._steps = build.steps(config, len(classes))
         self._variables = self._steps.place(jax.device_get(variables))
 
@@ -50,10 +55,37 @@ class Classifier:
 
         Args:
           images: RGB pictures of any size; others than the network's are resized as in training.
-          tta: "none", "flip" or "d4"; by default what the run's config says.
+          tta: sets of views (see `augment.views`), or "selected"; by default the views that the
+            run selected, and otherwise what its config says.
+
+        Raises:
+          UserError: `tta` is not known, or nothing was selected.
         """
         resized = pictures.resize(np.asarray(images), self.config.data.image_size)
-        return self._steps.predict(self._variables, resized, tta or self.config.evaluation.tta)
+        return self._steps.predict(self._variables, resized, self._plan(tta or self.tta))
+
+    def predict_views(
+        self, images: UInt8[np.ndarray, "n height width 3"], tta: str
+    ) -> Float[np.ndarray, "views n classes"]:
+        """Probabilities of the classes in each view of the sets `tta`."""
+        resized = pictures.resize(np.asarray(images), self.config.data.image_size)
+        return self._steps.each_view(self._variables, resized, tta).swapaxes(0, 1)
+
+    @property
+    def tta(self) -> str:
+        """The views that count where none are asked for."""
+        chosen = self.selected is not None and self.config.evaluation.tta_select != "none"
+        return SELECTED if chosen else self.config.evaluation.tta
+
+    def _plan(self, tta: str) -> Plan:
+        if tta == SELECTED and self.selected is None:
+            raise UserError(
+                f"tta is {SELECTED!r}, but the run has no {selection.FILE}; expected views that "
+                "evaluate --tta_select chose"
+            )
+        if tta == SELECTED:
+            return self.selected
+        return Plan(views.check(tta, "tta", (SELECTED,)), self.config.evaluation.tta_average)
 
 
 def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
@@ -86,8 +118,13 @@ def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
         else:
             ema = config.ema > 0 and which != "raw"
             variables = checkpoints.restore_variables(step, shapes, ema=ema)
-    baseline_file = workdir / BASELINE_FILE
-    baseline = None
-    if baseline_file.exists():
-        baseline = HistogramBaseline.from_dict(json.loads(baseline_file.read_text("utf-8")))
-    return Classifier(config, progress.classes, variables, step, baseline)
+    baseline, selected = read_baseline(workdir), selection.read(workdir)
+    return Classifier(config, progress.classes, variables, step, baseline, selected)
+
+
+def read_baseline(workdir: pathlib.Path) -> HistogramBaseline | None:
+    """The colour-histogram regression in `workdir`, or None where there is none."""
+    file = workdir / BASELINE_FILE
+    return (
+        HistogramBaseline.from_dict(json.loads(file.read_text("utf-8"))) if file.exists() else None
+    )

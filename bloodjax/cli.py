@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from bloodjax import hugepages
 from bloodjax.errors import Stopped, UserError
 
-__all__ = ["flags", "local_path", "run"]
+__all__ = ["flags", "local_path", "local_paths", "run"]
 
 _OVERRIDE = "--config."
 
@@ -67,7 +67,22 @@ def local_path(flag: str) -> pathlib.Path:
     Raises:
       UserError: it is a remote one, such as gs://bucket/folder.
     """
-    value = flags.FLAGS[flag].value
+    return _local(flag, flags.FLAGS[flag].value)
+
+
+def local_paths(flag: str) -> list[pathlib.Path]:
+    """The values of a flag that may be repeated, or list several with commas between them.
+
+    Raises:
+      UserError: one is a remote path, or none is left.
+    """
+    values = [text for value in flags.FLAGS[flag].value for text in value.split(",") if text]
+    if not values:
+        raise UserError(f"--{flag} is missing; --help says what it is")
+    return [_local(flag, value) for value in values]
+
+
+def _local(flag: str, value: str) -> pathlib.Path:
     if "://" in value:
         raise UserError(f"--{flag}={value}: this version takes local paths only")
     return pathlib.Path(value).expanduser()

@@ -22,6 +22,7 @@ from bloodjax.classifier import Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.distort import baselines, corruptions
 from bloodjax.distort.kind import SEVERITIES
+from bloodjax.ensemble import Ensemble
 from bloodjax.errors import Stopped
 from bloodjax.files import make_folder, write_whole
 from bloodjax.report import corruptions_page
@@ -31,21 +32,21 @@ _AT_ONCE = 256
 
 
 def benchmark(
-    model: Classifier,
+    model: Classifier | Ensemble,
     dataset: Dataset,
     out: pathlib.Path,
     *,
     names: Mapping[str, Sequence[int]],
-    tta: str,
+    tta: str | None,
 ) -> dict:
     """Scores `dataset` clean and distorted; writes `corruptions.json` and `corruptions.html`.
 
     Args:
-      model: the classifier; its config's seed decides on what is random in the distortions.
+      model: the classifier, or an ensemble; its config's seed decides on what is random.
       dataset: labelled pictures, their classes those of `model`.
       out: a folder, made if need be.
       names: distortion -> severities, as `distort.corruptions.parse` returns them.
-      tta: "none", "flip" or "d4".
+      tta: views to average over, or None for what the model itself says.
 
     Raises:
       UserError: `out` cannot be written to.
@@ -61,7 +62,7 @@ def benchmark(
         "image_size": int(dataset.images.shape[1]),
         "step": model.step,
         "seed": model.config.seed,
-        "tta": tta,
+        "tta": tta or model.tta,
         **relative(clean, errors),
         "baseline": {"source": baselines.SOURCE, "image_size": baselines.SIZE},
     }
@@ -121,7 +122,10 @@ def _mean_of(rows: Mapping[str, Mapping], figure: str) -> float | None:
 
 
 def _measure(
-    model: Classifier, dataset: Dataset, names: Mapping[str, Sequence[int]], tta: str
+    model: Classifier | Ensemble,
+    dataset: Dataset,
+    names: Mapping[str, Sequence[int]],
+    tta: str | None,
 ) -> tuple[float, dict[str, dict[int, float]]]:
     """The balanced errors on clean pictures, and under each distortion and severity."""
     seed, n = model.config.seed, len(dataset)

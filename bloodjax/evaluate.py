@@ -1,7 +1,9 @@
-"""Scores a trained classifier on labelled pictures.
+"""Scores a trained classifier, or an ensemble of them, on labelled pictures.
 
-python -m bloodjax.evaluate --workdir=DIR --data=SPEC [--split=test] [--tta=d4] [--out=DIR] \
-    [--corruptions=all]
+python -m bloodjax.evaluate --workdir=DIR[,DIR2,...] --data=SPEC [--split=test] [--tta=d4]
+    [--tta_select=greedy] [--corruptions=all] [--out=DIR]
+
+Several workdirs, or a workdir of folds, are an ensemble: the mean of the runs' probabilities.
 
 Of the run's own training data, `--split` names a part in its `splits.json` (train, validation,
 test), and by default it is the part kept back for testing. Of any other source it names one of the
@@ -15,13 +17,27 @@ came of it.
 
 from __future__ import annotations
 
-from bloodjax import cli
+import pathlib
 
-cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+from bloodjax import cli
+from bloodjax.errors import UserError
+
+cli.flags.DEFINE_multi_string(
+    "workdir", None, "The folder that the run lives in; several for their ensemble."
+)
 _DATA = cli.flags.DEFINE_string("data", None, "A SPEC.")
 _SPLIT = cli.flags.DEFINE_string("split", None, "Which part of it; see above.")
-_TTA = cli.flags.DEFINE_enum(
-    "tta", None, ["none", "flip", "d4"], "Views to average over; by default what the config says."
+_TTA = cli.flags.DEFINE_string(
+    "tta",
+    None,
+    "Views to average over: none, flip, d4, crops, colour, robust, several joined by +, or "
+    "selected; by default what the run selected, or what its config says.",
+)
+_SELECT = cli.flags.DEFINE_enum(
+    "tta_select",
+    "none",
+    ["none", "greedy", "weights"],
+    "How to weigh these views on the run's validation part first; DIR/tta.json keeps the weights.",
 )
 _OUT = cli.flags.DEFINE_string("out", None, "By default a folder in WORKDIR/evaluate.")
 _CORRUPTIONS = cli.flags.DEFINE_string(
@@ -31,26 +47,62 @@ _CORRUPTIONS = cli.flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import classifier, compiled, corruptions, evaluation, logs
+    from bloodjax import compiled, corruptions, ensemble, evaluation, logs
+    from bloodjax.augment import views
     from bloodjax.data import parts
     from bloodjax.distort.corruptions import parse
+    from bloodjax.tta import SELECTED
 
     chosen = _CORRUPTIONS.value
     names = {} if chosen is None else parse(chosen, "--corruptions")
-    workdir = cli.local_path("workdir")
-    model = classifier.load(workdir)
-    compiled.keep(workdir)
+    if _TTA.value:
+        views.check(_TTA.value, "--tta", (SELECTED,))
+    workdirs = cli.local_paths("workdir")
+    model = ensemble.load(workdirs)
+    compiled.keep(workdirs[0])
+    tta = _TTA.value
+    if _SELECT.value != "none":
+        _select(model, workdirs)
+        tta = SELECTED
     name, dataset = parts.select(
-        model.config, workdir / "splits.json", model.classes, _DATA.value, _SPLIT.value
+        model.config, workdirs[0] / "splits.json", model.classes, _DATA.value, _SPLIT.value
     )
-    tta = _TTA.value or model.config.evaluation.tta
-    out = cli.local_path("out") if _OUT.value else workdir / "evaluate" / name
+    if isinstance(model, ensemble.Ensemble) and name != "train":
+        model.check_unseen(_DATA.value, dataset.names)
+    if len(workdirs) > 1:
+        name = f"{name}-ensemble"
+    out = cli.local_path("out") if _OUT.value else workdirs[0] / "evaluate" / name
     result, _ = evaluation.evaluate(model, dataset, out, tta=tta)
+    for member in result.get("members", ()):
+        logs.say(
+            f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "
+            f"loss {member['loss']:.4f}"
+        )
     logs.say(evaluation.summary(name, result))
     if names:
         result = corruptions.benchmark(model, dataset, out, names=names, tta=tta)
         logs.say(corruptions.summary(result))
     logs.say(f"written to {out}")
+
+
+def _select(model, workdirs: list[pathlib.Path]) -> None:
+    """Chooses the views' weights on the validation part of the one run in `workdirs`."""
+    from bloodjax import evaluation
+    from bloodjax.classifier import Classifier
+    from bloodjax.data import parts
+    from bloodjax.tta import SELECTED
+
+    if not isinstance(model, Classifier):
+        raise UserError(
+            "--tta_select takes one run, expected a single --workdir without folds; each run of an "
+            "ensemble keeps its own"
+        )
+    tta = _TTA.value or model.config.evaluation.tta
+    if tta in ("none", SELECTED):
+        raise UserError(f"--tta is {tta!r}, expected several views to select from, such as d4")
+    (workdir,) = workdirs
+    validation = parts.recall(model.config, workdir / "splits.json", model.classes, "validation")
+    evaluation.select_views(model, workdir, validation, tta, _SELECT.value)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,22 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from bloodjax import balance, classical, classifier, logs, metrics, profile, soup
+from bloodjax import (
+    balance,
+    classical,
+    classifier,
+    logs,
+    metrics,
+    paired,
+    profile,
+    selection,
+    soup,
+)
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classifier import BASELINE_FILE, CHECKPOINTS, Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
+from bloodjax.ensemble import Ensemble
 from bloodjax.files import make_folder, write_whole
 from bloodjax.report import report
 from bloodjax.settings import Config
@@ -28,41 +39,45 @@ from bloodjax.version import __version__
 
 
 def evaluate(
-    model: Classifier,
+    model: Classifier | Ensemble,
     dataset: Dataset,
     out: pathlib.Path,
     *,
-    tta: str,
+    tta: str | None,
     beside: Mapping[str, Classifier] = types.MappingProxyType({}),
 ) -> tuple[dict, Float[np.ndarray, "n classes"]]:
     """Scores `dataset` and writes `metrics.json` and `predictions.csv` to `out`.
 
     Args:
-      model: the classifier.
+      model: the classifier, or an ensemble of them.
       dataset: labelled pictures, their classes those of `model`.
       out: a folder, made if need be.
-      tta: "none", "flip" or "d4".
+      tta: views to average over, or None for what the model itself says.
       beside: other classifiers by name, whose figures (`metrics.quick`) are written too.
 
     Raises:
-      UserError: `out` cannot be written to.
+      UserError: `out` cannot be written to, or `tta` is not known.
 
     Returns:
-      The content of `metrics.json` (that of `metrics.evaluate`, under "baseline" the
-      colour-histogram regression's accuracy, and under "beside" what others come to), and the
-      probabilities.
+      The content of `metrics.json` (that of `metrics.evaluate`; under "baseline" the
+      colour-histogram regression's accuracy, under "tta_effect" what the views changed, as
+      `paired.compare` has it, under "members" an ensemble's members, under "beside" what others
+      come to), and the probabilities.
     """
     make_folder(out)
-    probabilities = model.predict(dataset.images, tta)
-    config = model.config
-    result = metrics.evaluate(
-        probabilities,
-        dataset.labels,
-        model.classes,
-        bootstrap=config.evaluation.bootstrap,
-        seed=config.seed,
-    )
-    result |= {"step": model.step, "tta": tta}
+    members = []
+    if isinstance(model, Ensemble):
+        each = model.predict_members(dataset.images, tta)
+        probabilities, members = each.mean(axis=0), model.figures(each, dataset.labels)
+    else:
+        probabilities = model.predict(dataset.images, tta)
+    result = score(probabilities, dataset, model.config)
+    result |= {"step": model.step, "tta": tta or model.tta}
+    if result["tta"] != "none":
+        plain = model.predict(dataset.images, "none")
+        result["tta_effect"] = _effect(model.config, probabilities, plain, dataset.labels)
+    if members:
+        result["members"] = members
     if model.baseline is not None:
         guesses = model.baseline.predict(dataset.images).argmax(axis=1)
         result["baseline"] = {"accuracy": float(np.mean(guesses == dataset.labels))}
@@ -71,13 +86,55 @@ def evaluate(
             name: metrics.quick(other.predict(dataset.images, tta), dataset.labels)
             for name, other in beside.items()
         }
-    write_whole(out / "metrics.json", json.dumps(result, indent=2) + "\n")
-    labels = [model.classes[label] for label in dataset.labels]
-    write_whole(
-        out / "predictions.csv",
-        predictions_csv(dataset.names, model.classes, probabilities, labels),
-    )
+    write(out, result, dataset, probabilities)
     return result, probabilities
+
+
+def score(
+    probabilities: Float[np.ndarray, "n classes"], dataset: Dataset, config: Config
+) -> dict[str, object]:
+    """What `metrics.evaluate` gives for predictions on `dataset`, with a run's own bootstrap."""
+    return metrics.evaluate(
+        probabilities,
+        dataset.labels,
+        dataset.classes,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
+
+
+def write(
+    out: pathlib.Path,
+    result: dict[str, object],
+    dataset: Dataset,
+    probabilities: Float[np.ndarray, "n classes"],
+) -> None:
+    """Writes `metrics.json` and `predictions.csv` to the folder `out`."""
+    write_whole(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+    labels = [dataset.classes[label] for label in dataset.labels]
+    table = predictions_csv(dataset.names, dataset.classes, probabilities, labels)
+    write_whole(out / "predictions.csv", table)
+
+
+def _effect(config, probabilities, plain, labels) -> dict[str, object]:
+    bootstrap, seed = config.evaluation.bootstrap, config.seed
+    return paired.compare(probabilities, plain, labels, bootstrap=bootstrap, seed=seed)
+
+
+def select_views(
+    model: Classifier, workdir: pathlib.Path, validation: Dataset, tta: str, method: str
+) -> None:
+    """Chooses the weights of the views `tta` on `validation`; `tta.json` and `model` keep them."""
+    average = model.config.evaluation.tta_average
+    each = model.predict_views(validation.images, tta)
+    model.selected, content = selection.select(each, validation.labels, tta, average, method)
+    selection.write(workdir, content)
+    losses = content["nll"]
+    logs.say(
+        f"views of {tta} by {method}: {len(content['weights'])} of {len(each)} count; validation "
+        f"loss {losses['picture']:.4f} without, {losses['mean']:.4f} with all, "
+        f"{losses['selected']:.4f} with these"
+    )
 
 
 def predictions_csv(
@@ -120,20 +177,33 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
         beside["best epoch alone"] = classifier.load(workdir, "epoch")
     if config.ema:
         beside["raw weights"] = classifier.load(workdir, "raw")
+    if config.evaluation.tta_select != "none" and parts.validation is not None:
+        chosen = config.evaluation
+        select_views(model, workdir, parts.validation, chosen.tta, chosen.tta_select)
     results, mistakes = {}, None
     for name, dataset in parts.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
-        results[name], probabilities = evaluate(
-            model, dataset, out, tta=config.evaluation.tta, beside=beside
-        )
+        results[name], probabilities = evaluate(model, dataset, out, tta=model.tta, beside=beside)
         if mistakes is None:
-            mistakes = _mistakes(model, dataset, probabilities)
+            mistakes = confident_mistakes(model, dataset, probabilities)
         logs.say(summary(name, results[name]))
+    write_report(config, workdir, parts, model, results, mistakes or ())
+    return results
+
+
+def write_report(
+    config: Config,
+    workdir: pathlib.Path,
+    parts: Parts,
+    model: Classifier | Ensemble,
+    results: dict[str, dict],
+    mistakes: Sequence[report.Mistake],
+) -> None:
+    """Writes `report/index.html`; `results` are each set's `metrics.json`, first the headline."""
     make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
-    write_whole(page, _report(config, workdir, parts, model, results, mistakes or ()))
+    write_whole(page, _report(config, workdir, parts, model, results, mistakes))
     logs.say(f"report: {page}")
-    return results
 
 
 def summary(name: str, result: dict) -> str:
@@ -147,10 +217,18 @@ def summary(name: str, result: dict) -> str:
         line += f"; colour histogram alone {result['baseline']['accuracy']:.4f}"
     for other, figures in result.get("beside", {}).items():
         line += f"; {other} {figures['accuracy']:.4f}"
+    if "tta_effect" in result:
+        effect = result["tta_effect"]
+        low, high = effect["ci95"]
+        line += f"; views ({result['tta']}) change {effect['difference']:+.4f}"
+        line += f" ({low:+.4f} to {high:+.4f})"
     return line
 
 
-def _mistakes(model: Classifier, dataset: Dataset, probabilities) -> list[report.Mistake]:
+def confident_mistakes(
+    model: Classifier | Ensemble, dataset: Dataset, probabilities: Float[np.ndarray, "n classes"]
+) -> list[report.Mistake]:
+    """What of `dataset` the model got wrong, for the report."""
     return [
         report.Mistake(
             image=dataset.images[i],
@@ -185,7 +263,7 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
         counts=counts,
         class_weights=weights,
         versions=versions(),
-        timings={"training": sum(entry["seconds"] for entry in history)},
+        timings={"training": sum(entry["seconds"] for entry in history)} if history else {},
         profile=profile.read(workdir),
     )
 

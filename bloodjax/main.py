@@ -14,11 +14,11 @@ cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
 def main(overrides: list[str]) -> None:
     """Runs the command; `overrides` are the config's, as `"key=value"`."""
     # Imported only now, so that a wrong flag is answered at once.
-    from bloodjax import compiled, settings, train
+    from bloodjax import compiled, folds, settings, train
 
     config, workdir = settings.load(_CONFIG.value, overrides), cli.local_path("workdir")
     compiled.keep(workdir)
-    train.train(config, workdir)
+    (folds.train if config.folds else train.train)(config, workdir)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from jaxtyping import Array, PyTree
 from bloodjax import sharding
 from bloodjax.data.batches import CallData
 from bloodjax.state import Metrics, TrainState
-from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_steps
+from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_steps, views_step
+from bloodjax.tta import Plan
 
 # Batches of pictures to predict that may wait on the device: a part may be larger than its memory.
 _UNDER_WAY = 8
@@ -52,6 +53,12 @@ class JitSteps(_Compiled):
             in_shardings=(self._whole, self._split),
             out_shardings=self._whole,
         )
+        self._each_view = jax.jit(
+            partial(views_step, recipe),
+            static_argnums=0,
+            in_shardings=(self._whole, self._split),
+            out_shardings=self._whole,
+        )
         self._features = jax.jit(
             partial(features_step, recipe),
             in_shardings=(self._whole, self._split),
@@ -76,10 +83,18 @@ class JitSteps(_Compiled):
         """See `train_steps`; the arrays placed. `state` is donated."""
         return self._train(phase, steps, state, data, order, class_weights)
 
-    def predict(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+    def predict(self, variables: PyTree, images: np.ndarray, views: str | Plan) -> np.ndarray:
         """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
         return _in_batches(
             lambda batch: self._predict(views, variables, jax.device_put(batch, self._split)),
+            images,
+            self._recipe.batch_size,
+        )
+
+    def each_view(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+        """Probabilities [n, views, classes] of uint8 pictures on the host."""
+        return _in_batches(
+            lambda batch: self._each_view(views, variables, jax.device_put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )
@@ -115,6 +130,9 @@ class PmapSteps(_Compiled):
         self._predict = jax.pmap(
             partial(predict_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
         )
+        self._each_view = jax.pmap(
+            partial(views_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
+        )
 
     def place(self, tree: PyTree) -> PyTree:
         """Host arrays as `train` and `predict` take them."""
@@ -135,15 +153,20 @@ class PmapSteps(_Compiled):
         state, metrics = self._train(phase, steps, state, data, order, class_weights)
         return state, sharding.unstack(metrics)
 
-    def predict(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+    def predict(self, variables: PyTree, images: np.ndarray, views: str | Plan) -> np.ndarray:
         """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+        return self._by_device(partial(self._predict, views, variables), images)
 
-        def batch_probabilities(batch):
-            shares = batch.reshape(self._mesh.size, -1, *batch.shape[1:])
-            out = self._predict(views, variables, shares)
-            return out.reshape(len(batch), -1)
+    def each_view(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+        """Probabilities [n, views, classes] of uint8 pictures on the host."""
+        return self._by_device(partial(self._each_view, views, variables), images)
 
-        return _in_batches(batch_probabilities, images, self._recipe.batch_size)
+    def _by_device(self, function: Callable[[np.ndarray], Array], images: np.ndarray) -> np.ndarray:
+        def of_batch(batch):
+            out = function(batch.reshape(self._mesh.size, -1, *batch.shape[1:]))
+            return out.reshape(len(batch), *out.shape[2:])
+
+        return _in_batches(of_batch, images, self._recipe.batch_size)
 
 
 def _in_batches(

@@ -1,6 +1,6 @@
-"""Classifies pictures with a trained classifier.
+"""Classifies pictures with a trained classifier, or with an ensemble of them.
 
-python -m bloodjax.predict --workdir=DIR --input=PATH_OR_SPEC --out=FILE.csv
+python -m bloodjax.predict --workdir=DIR[,DIR2,...] --input=PATH_OR_SPEC --out=FILE.csv
 """
 
 from __future__ import annotations
@@ -8,29 +8,38 @@ from __future__ import annotations
 from bloodjax import cli
 from bloodjax.errors import UserError
 
-cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+cli.flags.DEFINE_multi_string(
+    "workdir", None, "The folder that the run lives in; several for their ensemble."
+)
 _INPUT = cli.flags.DEFINE_string(
     "input", None, "A picture, a folder or zip of pictures, an npz with images, or another SPEC."
 )
 cli.flags.DEFINE_string("out", None, "The table to write: FILE.csv.")
-_TTA = cli.flags.DEFINE_enum(
-    "tta", None, ["none", "flip", "d4"], "Views to average over; by default what the config says."
+_TTA = cli.flags.DEFINE_string(
+    "tta",
+    None,
+    "Views to average over: none, flip, d4, crops, colour, robust, several joined by +, or "
+    "selected; by default what the run selected, or what its config says.",
 )
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import classifier, compiled, evaluation, files, logs
+    from bloodjax import compiled, ensemble, evaluation, files, logs
+    from bloodjax.augment import views
     from bloodjax.data import sources
+    from bloodjax.tta import SELECTED
 
     out = cli.local_path("out")
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out={out}: expected FILE.csv")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
-    workdir = cli.local_path("workdir")
-    model = classifier.load(workdir)
-    compiled.keep(workdir)
+    if _TTA.value:
+        views.check(_TTA.value, "--tta", (SELECTED,))
+    workdirs = cli.local_paths("workdir")
+    model = ensemble.load(workdirs)
+    compiled.keep(workdirs[0])
     data = model.config.data
     images, names = sources.load_pictures(
         _INPUT.value, data.image_size, bad_images=data.bad_images, seed=model.config.seed

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bloodjax import selection, tta
+from bloodjax.augment import views
 from bloodjax.distort import corruptions
 from bloodjax.errors import UserError
 from bloodjax.models.head import ACTIVATIONS, FREEZE
@@ -111,7 +113,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "early_stopping.metric": _one_of(*METRICS),
     "early_stopping.patience": _at_least(1),
     "early_stopping.set": _one_of("validation", "validation_distorted"),
-    "evaluation.tta": _one_of("none", "flip", "d4"),
+    "folds": (lambda v: v == 0 or v >= 2, "0 or a whole number of at least 2"),
+    "evaluation.tta": (views.is_known, f"{', '.join(views.SETS)}, or different sets joined by +"),
+    "evaluation.tta_average": _one_of(*tta.AVERAGES),
+    "evaluation.tta_select": _one_of("none", *selection.METHODS),
     "evaluation.bootstrap": _at_least(1),
     "checkpoint_minutes": _at_least(0),
     # In each phase:
@@ -132,3 +137,27 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "schedule.alpha": _within(0, 1),
 }
+
+
+def check_evaluation(config: Any) -> None:
+    """Which values of `evaluation`, `folds` and `data.validation` do not go together.
+
+    Raises:
+      UserError: these.
+    """
+    evaluation, share = config.evaluation, fraction(config.data.validation)
+    if evaluation.tta_select != "none" and evaluation.tta == "none":
+        raise UserError(
+            f"config.evaluation.tta_select is {evaluation.tta_select!r}, expected "
+            "config.evaluation.tta to name several views then, such as d4"
+        )
+    if evaluation.tta_select != "none" and share == 0 and not config.folds:
+        raise UserError(
+            f"config.evaluation.tta_select is {evaluation.tta_select!r}, expected a validation "
+            "part to select on, but config.data.validation is 0"
+        )
+    if config.folds and share is None and config.data.validation != "auto":
+        raise UserError(
+            f"config.data.validation is {config.data.validation!r}, expected auto with "
+            "config.folds: each fold is a part of train"
+        )

@@ -24,7 +24,7 @@ from bloodjax import models
 from bloodjax.augment import policy
 from bloodjax.errors import UserError
 from bloodjax.pretrained.catalogue import Source
-from bloodjax.rules import RULES, check_distortion
+from bloodjax.rules import RULES, check_distortion, check_evaluation
 
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
@@ -121,7 +121,20 @@ def defaults() -> ml_collections.ConfigDict:
             # It and the choice of the best checkpoint look at `set`: validation, or
             # validation_distorted where data.validation_distortion is given.
             "early_stopping": {"metric": "loss", "patience": 10, "set": "validation"},
-            "evaluation": {"tta": "none", "bootstrap": 1000},
+            # Number of runs that each have another part of train for validation, in WORKDIR/fold0
+            # and so on; what is evaluated is their ensemble. 0 is a single run.
+            "folds": 0,
+            "evaluation": {
+                # Views to average over: none | flip | d4 | crops | colour | robust, or several
+                # joined by "+" (d4+crops); see `augment.views`.
+                "tta": "none",
+                # Of what the mean is taken: probabilities | logits.
+                "tta_average": "probabilities",
+                # Weights of the views, chosen on the validation part: none (equal) | greedy |
+                # weights; see `selection`.
+                "tta_select": "none",
+                "bootstrap": 1000,
+            },
             # A checkpoint is written after every epoch, and within one after this many minutes.
             "checkpoint_minutes": 10.0,
             # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
@@ -214,6 +227,7 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
             f"config.loss.logit_adjustment is {whole.loss.logit_adjustment}, expected 0.0 with "
             "config.data.oversample, which leaves no class rarer than another"
         )
+    check_evaluation(whole)
     if sum(whole.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     smallest = models.smallest(whole.model.name)  # raises with the nearest name

@@ -278,11 +278,24 @@ def features_step(
 
 
 def predict_step(
-    recipe: Recipe, views: str, variables: PyTree, images: UInt8[Array, "batch size size 3"]
+    recipe: Recipe,
+    views: str | tta.Plan,
+    variables: PyTree,
+    images: UInt8[Array, "batch size size 3"],
 ) -> Float[Array, "batch classes"]:
     """Class probabilities of this device's pictures, averaged over their `views` (see `tta`)."""
+    return tta.probabilities(_forward(recipe, variables), images, views)
 
+
+def views_step(
+    recipe: Recipe, views: str, variables: PyTree, images: UInt8[Array, "batch size size 3"]
+) -> Float[Array, "batch views classes"]:
+    """Class probabilities of this device's pictures in each of their `views`."""
+    return tta.each_view(_forward(recipe, variables), images, views)
+
+
+def _forward(recipe: Recipe, variables: PyTree) -> tta.Forward:
     def forward(images):
         return recipe.model.apply(variables, normalise(images, recipe.mean, recipe.std))
 
-    return tta.probabilities(forward, images, views)
+    return forward

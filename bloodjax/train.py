@@ -48,7 +48,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: anything that the user can put right, a loss that is not finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    stored = _open_workdir(config, workdir)
+    stored = open_workdir(config, workdir)
     config = stored or config
     mixes = bool(parse(config.augment).mix)
     sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
@@ -79,7 +79,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     return evaluation.finish(config, workdir, parts)
 
 
-def _open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
+def open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
     """Makes sure that the run can live in `workdir`; returns its config where it already does."""
     make_folder(workdir)
     path = workdir / CONFIG_FILE

@@ -1,27 +1,79 @@
-"""Test-time augmentation: the mean of the probabilities over a picture's views."""
+"""Test-time augmentation: one answer from a picture's views (see `augment.views`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from bloodjax.augment.geometry import views
+from bloodjax.augment import views
+
+AVERAGES = ("probabilities", "logits")
+SELECTED = "selected"
+# Views that run at once. More run one after another, in the memory of a single batch.
+_AT_ONCE = 8
+
+Forward = Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which views a picture is seen in, and how their answers become one.
+
+    Attributes:
+      views: sets of views, such as "none", "d4" or "d4+crops".
+      average: of what the mean is taken: "probabilities", or "logits" (the normalised geometric
+        mean of the probabilities).
+      weights: name and weight of each view that counts, the weights with a sum of 1; where it is
+        empty, all of them count the same.
+    """
+
+    views: str = "none"
+    average: str = "probabilities"
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 def probabilities(
-    forward: Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]],
-    images: UInt8[Array, "batch s s 3"],
-    name: str,
+    forward: Forward, images: UInt8[Array, "batch s s 3"], plan: Plan | str
 ) -> Float[Array, "batch classes"]:
-    """Class probabilities, averaged over views.
+    """Class probabilities, averaged over views; views without a weight are not computed.
 
     Args:
       forward: pictures to logits.
       images: the pictures.
-      name: "none" (the picture alone), "flip" (4 views: both flips) or "d4" (8: flips and quarter
-        turns).
+      plan: the views and their weights; sets of views alone are averaged equally, by probabilities.
     """
-    logits = jax.vmap(forward)(views(images, name))
-    return jax.nn.softmax(logits, axis=-1).mean(axis=0)
+    plan = Plan(plan) if isinstance(plan, str) else plan
+    chosen = views.named(plan.views)
+    if plan.weights:
+        chosen = {name: chosen[name] for name, _ in plan.weights}
+    logits = _logits(forward, images, chosen.values())
+    by_logits = plan.average == "logits"
+    each = jax.nn.log_softmax(logits, axis=-1) if by_logits else jax.nn.softmax(logits, axis=-1)
+    if plan.weights:
+        weights = jnp.asarray([weight for _, weight in plan.weights], each.dtype)
+        mean = jnp.tensordot(weights, each, axes=1)
+    else:
+        mean = each.mean(axis=0)
+    return jax.nn.softmax(mean, axis=-1) if by_logits else mean
+
+
+def each_view(
+    forward: Forward, images: UInt8[Array, "batch s s 3"], name: str
+) -> Float[Array, "batch views classes"]:
+    """Class probabilities in every view of the sets `name`, in the order of `views.named`."""
+    logits = _logits(forward, images, views.named(name).values())
+    return jax.nn.softmax(logits, axis=-1).swapaxes(0, 1)
+
+
+def _logits(
+    forward: Forward, images: UInt8[Array, "batch s s 3"], functions: Iterable[views.View]
+) -> Float[Array, "views batch classes"]:
+    pictures = jnp.stack([function(images) for function in functions])
+    if len(pictures) <= _AT_ONCE:
+        return jax.vmap(forward)(pictures)
+    return lax.map(forward, pictures)

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 import bloodjax
 from bloodjax import classifier, settings
+from bloodjax.augment import views
 from bloodjax.data import images, synthetic
 from bloodjax.errors import UserError
 
@@ -63,3 +65,27 @@ def test_a_run_may_lack_a_baseline(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run/baseline.json").unlink()
     assert bloodjax.load(str(tmp_path / "run")).baseline is None
+
+
+def test_views_that_were_selected(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    cells = synthetic.render(8, 32, seed=1).images
+    chosen = {"flip_up_down": 0.75, "rotate_90": 0.25}
+    content = {"views": "d4", "average": "probabilities", "weights": chosen}
+    (tmp_path / "run/tta.json").write_text(json.dumps(content))
+    model = bloodjax.load(tmp_path / "run")
+    each = model.predict_views(cells, "d4")
+    assert each.shape == (8, 8, 8)
+    np.testing.assert_allclose(each.mean(axis=0), model.predict(cells, "d4"), atol=1e-6)
+    names = list(views.named("d4"))
+    expected = sum(w * each[names.index(name)] for name, w in chosen.items())
+    np.testing.assert_allclose(model.predict(cells, "selected"), expected, atol=1e-6)
+    assert model.tta == "none", "the config did not ask for a selection"
+
+
+def test_unknown_views_and_none_selected(model):
+    cells = synthetic.render(8, 32, seed=1).images
+    with pytest.raises(UserError, match=r"tta is 'd6', .*did you mean d4\?"):
+        model.predict(cells, "d6")
+    with pytest.raises(UserError, match=r"the run has no tta\.json"):
+        model.predict(cells, "selected")

@@ -1,6 +1,7 @@
 """Tests of bloodjax/cli.py, in this process; the commands' own tests start real ones."""
 
 import logging
+import pathlib
 import signal
 import sys
 
@@ -12,6 +13,7 @@ from bloodjax.errors import Stopped, UserError
 
 # The commands' flags have the same names, so that no process can import two of them.
 _NAME = cli.flags.DEFINE_string("cli_test_name", None, "A name.")
+cli.flags.DEFINE_multi_string("cli_test_folders", None, "Folders.")
 _COUNT = cli.flags.DEFINE_integer("cli_test_count", 1, "A count.")
 
 
@@ -93,3 +95,22 @@ def test_a_wrong_flag_ends_before_main(run, arguments, message):
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     assert message in printed
+
+
+def test_local_paths_are_repeated_or_listed(run):
+    seen = []
+    arguments = ("--cli_test_name=x", "--cli_test_folders=a,b", "--cli_test_folders=~")
+    run(lambda _: seen.extend(cli.local_paths("cli_test_folders")), *arguments)
+    assert seen == [pathlib.Path("a"), pathlib.Path("b"), pathlib.Path.home()]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a,gs://b", "error: --cli_test_folders=gs://b: this version takes local paths only\n"),
+        (",", "error: --cli_test_folders is missing; --help says what it is\n"),
+    ],
+)
+def test_local_paths_are_checked(run, value, message):
+    arguments = ("--cli_test_name=x", f"--cli_test_folders={value}")
+    assert run(lambda _: cli.local_paths("cli_test_folders"), *arguments) == (2, message)

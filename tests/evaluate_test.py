@@ -1,6 +1,9 @@
 import csv
 import json
+import shutil
 import subprocess
+
+import pytest
 
 from bloodjax import classifier
 
@@ -44,3 +47,42 @@ def test_an_unknown_corruption_ends_before_anything_is_read(command, tmp_path):
     assert done.stderr == (
         "error: --corruptions holds the unknown distortion 'defocus'; did you mean defocus_blur?\n"
     )
+
+
+def test_several_runs_are_an_ensemble_with_selected_views(command, trained, tmp_path):
+    copies = [tmp_path / "a", tmp_path / "b"]
+    for copy in copies:
+        shutil.copytree(trained, copy)
+    arguments = ["--data=synthetic:160", "--tta=flip", "--tta_select=greedy"]
+    done = subprocess.run(
+        **command("evaluate", f"--workdir={copies[0]}", *arguments), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (copies[0] / "tta.json").exists()
+    result = json.loads((copies[0] / "evaluate/test/metrics.json").read_text())
+    assert result["tta"] == "selected"
+    both = [f"--workdir={copies[0]},{copies[1]}", f"--workdir={trained}", "--data=synthetic:160"]
+    done = subprocess.run(**command("evaluate", *both), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    out = copies[0] / "evaluate/test-ensemble"
+    assert done.stderr.splitlines()[-1] == f"written to {out}"
+    members = json.loads((out / "metrics.json").read_text())["members"]
+    assert [member["workdir"] for member in members] == [*map(str, copies), str(trained)]
+    for member in members:
+        assert f"{member['workdir']} (simple_cnn): accuracy {member['accuracy']:.4f}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tta=d6"], "error: --tta is 'd6', expected none, flip, d4, crops, colour, robust, sel"),
+        (["--tta=selected"], "error: tta is 'selected', but the run has no tta.json"),
+        (["--tta_select=greedy"], "error: --tta is 'none', expected several views to select"),
+    ],
+)
+def test_wrong_views_are_one_line(command, trained, tmp_path, arguments, message):
+    flags = [f"--workdir={trained}", "--data=synthetic:160", f"--out={tmp_path}", *arguments]
+    done = subprocess.run(**command("evaluate", *flags), capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1

@@ -1,11 +1,12 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from bloodjax import classifier, evaluation
+from bloodjax import classifier, ensemble, evaluation, train
 from bloodjax.data import synthetic
 
 # What scripts read from metrics.json.
@@ -83,3 +84,56 @@ def test_versions_name_the_device():
     versions = evaluation.versions()
     assert versions["device"].startswith("8 x cpu")
     assert {"bloodjax", "Python", "jax", "flax", "optax"} <= versions.keys()
+
+
+def test_what_the_views_change_is_held_against_none(evaluated, trained):
+    result, probabilities, cells, _ = evaluated
+    effect, plain = result["tta_effect"], classifier.load(trained).predict(cells.images, "none")
+    assert effect["accuracy"] == result["accuracy"]
+    assert effect["accuracy_without"] == np.mean(plain.argmax(axis=1) == cells.labels)
+    gained = (probabilities.argmax(axis=1) == cells.labels) & (plain.argmax(axis=1) != cells.labels)
+    assert effect["mcnemar"]["gained"] == gained.sum()
+    assert "views (flip) change" in evaluation.summary("test", result)
+
+
+def test_without_views_there_is_no_effect(trained):
+    assert "tta_effect" not in json.loads((trained / "evaluate/test/metrics.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["greedy", "weights"])
+def test_finish_selects_views_on_validation_and_uses_them(make_config, tmp_path, method):
+    config = make_config(
+        **{
+            "data.train": "synthetic:96",
+            "phases.finetune.epochs": 0,
+            "evaluation.tta": "flip",
+            "evaluation.tta_average": "logits",
+            "evaluation.tta_select": method,
+        }
+    )
+    results = train.train(config, tmp_path)
+    content = json.loads((tmp_path / "tta.json").read_text())
+    assert (content["views"], content["average"], content["select"]) == ("flip", "logits", method)
+    assert content["n"] == results["validation"]["n"]
+    assert content["nll"]["selected"] <= content["nll"]["picture"] + 1e-6
+    assert results["test"]["tta"] == "selected"
+    assert results["validation"]["nll"] == pytest.approx(content["nll"]["selected"], abs=1e-4)
+    model = classifier.load(tmp_path)
+    assert model.tta == "selected"
+    assert dict(model.selected.weights) == content["weights"]
+    assert "Averaging over views (selected)" in (tmp_path / "report/index.html").read_text("utf-8")
+
+
+def test_an_ensemble_s_members_stand_beside_it(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    both = ensemble.load([trained, tmp_path / "copy"])
+    cells = synthetic.render(24, 32, seed=2)
+    result, probabilities = evaluation.evaluate(both, cells, tmp_path / "out", tta=None)
+    np.testing.assert_allclose(probabilities, classifier.load(trained).predict(cells.images))
+    assert [member["workdir"] for member in result["members"]] == [
+        str(trained),
+        str(tmp_path / "copy"),
+    ]
+    assert result["members"][0]["accuracy"] == result["accuracy"]
+    assert (result["step"], result["tta"]) == (None, "none")
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == result

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 
@@ -30,3 +31,23 @@ def test_a_wrong_key_is_one_line(command, tmp_path):
     assert done.returncode == 2
     assert done.stderr == "error: unknown config key config.seeed; did you mean config.seed?\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_folds_are_trained_and_evaluated_as_one(command, tmp_path):
+    changes = ("--config.folds=2", "--config.phases.finetune.epochs=1")
+    done = subprocess.run(
+        **command("main", *TINY, *changes, f"--workdir={tmp_path}"), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fold 2 of 2" in done.stderr
+    arguments = [f"--workdir={tmp_path}", "--data=synthetic:160", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(**command("evaluate", *arguments), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    found, kept = (
+        json.loads((tmp_path / folder / "metrics.json").read_text())
+        for folder in ("out", "evaluate/test")
+    )
+    assert found["confusion_matrix"] == kept["confusion_matrix"]
+    assert [member["workdir"] for member in found["members"]] == [
+        str(tmp_path / f"fold{i}") for i in range(2)
+    ]

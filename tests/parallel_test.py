@@ -16,6 +16,7 @@ from bloodjax.optim import optimizer
 from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.state import TrainState
 from bloodjax.steps import Phase, Recipe, normalise
+from bloodjax.tta import Plan
 
 # BatchNorm and dropout in the head of both; stochastic depth in the one, BatchNorm in the other.
 BACKBONES = {
@@ -281,6 +282,13 @@ def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
         for k in range(4)
     ]
     assert_same(runner.predict(placed, images, "d4"), np.mean(turned, axis=0))
+    each = runner.each_view(placed, images, "d4")
+    assert each.shape == (21, 8, CLASSES)
+    assert_same(each.mean(axis=1), np.mean(turned, axis=0))
+    first = Plan("d4", weights=(("picture", 1.0),))
+    assert_same(runner.predict(placed, images, first), plain)
+    many = runner.each_view(placed, images, "d4+robust")
+    assert_same(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
 
 
 def test_a_registered_network_trains():

@@ -43,3 +43,27 @@ def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
 def test_a_distorted_set_that_cannot_be(changes, message, make_config):
     with pytest.raises(UserError, match=message):
         make_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation.tta_select": "greedy"}, "expected config.evaluation.tta to name several"),
+        (
+            {
+                "evaluation.tta": "d4",
+                "evaluation.tta_select": "weights",
+                "data.validation": "0",
+            },
+            "but config.data.validation is 0",
+        ),
+        ({"folds": 3, "data.validation": "a.npz"}, "expected auto with config.folds"),
+    ],
+)
+def test_values_that_do_not_go_together(changes, message):
+    config = settings.defaults()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        rules.check_evaluation(config)
+    with pytest.raises(UserError, match=message):
+        settings.check(config)

@@ -21,7 +21,7 @@ def views(
     images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "views batch size size channels"]:
     """Every view of every picture; `name` is a key of `VIEWS`, the picture itself comes first."""
-    return jnp.stack([_view(images, *flags) for flags in VIEWS[name]])
+    return jnp.stack([view(images, *flags) for flags in VIEWS[name]])
 
 
 def random_index(keys: Key[Array, " batch"], name: str) -> Int32[Array, " batch"]:
@@ -41,7 +41,10 @@ def random_view(
     return images
 
 
-def _view(images, transpose: bool, up_down: bool, left_right: bool):
+def view(
+    images: Num[Array, "batch size size channels"], transpose: bool, up_down: bool, left_right: bool
+) -> Num[Array, "batch size size channels"]:
+    """One view of every picture, as an entry of `VIEWS` says it."""
     images = _transpose(images) if transpose else images
     images = _flip_up_down(images) if up_down else images
     return _flip_left_right(images) if left_right else images

@@ -130,6 +130,38 @@ def select(
     return f"{stem}-{split}", dataset.take(np.array(dataset.splits) == split)
 
 
+def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], part: str) -> Dataset:
+    """A part of a trained run, read from the source that its `splits.json` names.
+
+    Raises:
+      UserError: the run has no such part, or its source is missing or has changed.
+    """
+    saved = splits.read(splits_file)
+    if part not in saved["parts"]:
+        raise UserError(f"{splits_file}: the run has no {part} part")
+    source = saved["sources"][part]
+    if sources.fingerprint(source["spec"]) != source["fingerprint"]:
+        raise UserError(
+            f"{source['spec']}: has changed since {splits_file} was written; expected the same data"
+        )
+    dataset = sources.load(
+        source["spec"],
+        config.data.image_size,
+        bad_images=config.data.bad_images,
+        class_names=classes,
+        seed=config.seed,
+    )
+    return dataset.take(_positions(dataset, saved["parts"][part]))
+
+
+def trained_on(splits_file: pathlib.Path, spec: str, names: Sequence[str]) -> int:
+    """How many of the pictures `names` of `spec` a run was trained on."""
+    saved = splits.read(splits_file)
+    if not _is_of(saved, "train", sources.fingerprint(spec)):
+        return 0
+    return len(set(names) & set(saved["parts"]["train"]))
+
+
 def _is_of(saved: Mapping[str, Any], part: str, fingerprint: str) -> bool:
     return part in saved["parts"] and saved["sources"][part]["fingerprint"] == fingerprint
 

@@ -135,6 +135,7 @@ def build(
         percent=_percent,
         interval=_interval,
         figure=_figure,
+        points=_points,
     )
 
 
@@ -201,6 +202,11 @@ def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
 
 def _figure(value: float | None, is_share: bool) -> str:
     return _percent(value) if is_share or value is None else f"{value:.3f}"
+
+
+def _points(difference: float) -> str:
+    """0.0123 -> "+1.2", in percentage points."""
+    return f"{100 * difference:+.1f}"
 
 
 def _duration(seconds: float) -> str:

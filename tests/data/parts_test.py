@@ -269,3 +269,28 @@ def test_a_saved_source_is_known_by_its_fingerprint(prepare, file, tmp_path):
     saved = json.loads((tmp_path / "run/splits.json").read_text())["sources"]
     print_ = sources.fingerprint(file)
     assert saved == {p: {"spec": file, "fingerprint": print_} for p in parts.PARTS}
+
+
+def test_recall_reads_a_part_from_where_it_came(prepare, make_config, file, medmnist, tmp_path):
+    prepared = prepare(file, validation=medmnist)
+    config, path = make_config(**{"data.train": file}), tmp_path / "run/splits.json"
+    classes = prepared.train.classes
+    for name, dataset in prepared.items():
+        found = parts.recall(config, path, classes, name)
+        assert found.names == dataset.names
+        np.testing.assert_array_equal(found.images, dataset.images)
+        np.testing.assert_array_equal(found.labels, dataset.labels)
+    with pytest.raises(UserError, match=r"splits\.json: the run has no holiday part"):
+        parts.recall(config, path, classes, "holiday")
+    challenge(tmp_path / "cells.npz", cells(152, seed=5))
+    with pytest.raises(UserError, match=r"cells\.npz: has changed since .*splits\.json"):
+        parts.recall(config, path, classes, "train")
+
+
+def test_trained_on_counts_the_pictures_of_the_same_source(prepare, file, tmp_path):
+    prepared = prepare(file)
+    path = tmp_path / "run/splits.json"
+    assert parts.trained_on(path, file, prepared.train.names[:7]) == 7
+    assert parts.trained_on(path, file, prepared.test.names) == 0
+    other = challenge(tmp_path / "other.npz", cells(64, seed=9))
+    assert parts.trained_on(path, other, prepared.train.names[:7]) == 0

@@ -235,3 +235,42 @@ def test_a_perfect_score_keeps_its_doubt():
     assert perfect["ci95"]["accuracy"] == [1, 1]
     text = _Page(report.build(name="", config={}, history=[], evaluations={"test": perfect})).text
     assert "expect 83.9–100.0 %" in text
+
+
+def _effect(low, high):
+    return {
+        "accuracy": 0.91,
+        "accuracy_without": 0.9,
+        "difference": 0.01,
+        "ci95": [low, high],
+        "mcnemar": {"gained": 7, "lost": 5, "p": 0.774},
+    }
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.002, 0.02), "it helps"), ((-0.01, 0.03), "no difference"), ((-0.03, -0.01), "it harms")],
+)
+def test_whether_the_views_helped(full, interval, verdict):
+    assert "Averaging over views" not in full.text
+    test = {**_evaluation(), "tta": "d4", "tta_effect": _effect(*interval)}
+    text = _Page(report.build(**{**_run(), "evaluations": {"test": test}})).text
+    low, high = (f"{100 * v:+.1f}" for v in interval)
+    assert f"a difference of +1.0 points (95 % interval {low} to {high})" in text
+    assert "7 pictures gained, 5 lost (McNemar's p = 0.77)" in text
+    assert verdict in text
+
+
+def test_an_ensemble_s_members_and_folds():
+    member = {"network": "vgg_16", "accuracy": 0.8, "balanced_accuracy": 0.7, "loss": 0.5}
+    members = [{"workdir": f"run/<fold{i}>", **member} for i in range(2)]
+    folds = [{"n": 60, "accuracy": 0.75}, {"n": 60, "accuracy": 0.85}]
+    evaluations = {
+        "test": {**_evaluation(), "members": members},
+        "out_of_fold": {**_evaluation(), "folds": folds},
+    }
+    page = _Page(report.build(**{**_run(), "history": [], "evaluations": evaluations}))
+    assert "run/<fold1> vgg_16 80.0 % 70.0 % 0.500" in page.text
+    assert "Accuracy fold by fold: 75.0 % of 60, 85.0 % of 60." in page.text
+    assert "each one's own report has its curves" in page.text
+    assert "No epoch has been logged" not in page.text
