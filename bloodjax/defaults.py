@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import ml_collections
+
+from bloodjax.pretrained.catalogue import Source
 
 
 def defaults() -> ml_collections.ConfigDict:
