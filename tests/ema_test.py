@@ -14,7 +14,13 @@ from bloodjax.checkpoint import Checkpoints
 from bloodjax.errors import Stopped
 from bloodjax.parallel import JitSteps
 
-EMA = {"ema": 0.9, "phases.finetune.freeze": "none", "phases.finetune.learning_rate": 1e-2}
+# Under class weights (the default), with pictures that are mixed: all of it must go on bit for bit.
+EMA = {
+    "ema": 0.9,
+    "augment": "d4|randaugment(1, 0.5)|mixup(0.4, p=0.4)|cutmix(p=0.4)",
+    "phases.finetune.freeze": "none",
+    "phases.finetune.learning_rate": 1e-2,
+}
 
 
 def variables_of(workdir, config, step=None, ema=False):

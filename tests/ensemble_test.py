@@ -50,7 +50,10 @@ def test_predicts_the_mean_of_the_members(model, trained, other, cells):
     each = [classifier.load(folder).predict(cells.images, "d4") for folder in (other, trained)]
     assert np.abs(each[0] - each[1]).max() > 1e-3
     np.testing.assert_allclose(model.predict(cells.images, "d4"), np.mean(each, axis=0), atol=1e-6)
-    np.testing.assert_allclose(model.predict_members(cells.images, "d4"), each, atol=1e-6)
+    members = model.predict_members(cells.images, "d4")
+    np.testing.assert_allclose(members[:, :, 0], each, atol=1e-6)
+    plain = classifier.load(other).predict(cells.images, "none")
+    np.testing.assert_allclose(members[0, :, 1], plain, atol=1e-6)
 
 
 def test_each_member_has_its_own_views(model, trained, other, cells):
@@ -63,7 +66,7 @@ def test_each_member_has_its_own_views(model, trained, other, cells):
 
 
 def test_figures_are_those_of_each_member_alone(model, trained, other, cells):
-    each = model.predict_members(cells.images)
+    each = model.predict_members(cells.images)[:, :, 0]
     figures = model.figures(each, cells.labels)
     assert [member["workdir"] for member in figures] == [str(other), str(trained)]
     for member, probabilities in zip(figures, each, strict=True):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,18 @@ def views_softmax(pictures, name):
 def test_many_views_one_after_another_are_the_same_mean(pictures, name):
     found = tta.probabilities(forward, jnp.asarray(pictures), name)
     np.testing.assert_allclose(found, views_softmax(pictures, name).mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("average", tta.AVERAGES)
+@pytest.mark.parametrize("weights", [(), (("flip_up_down", 1.0),)])
+def test_the_picture_alone_stands_beside_its_views(pictures, average, weights):
+    plan = tta.Plan("flip", average, weights)
+    found = tta.probabilities(
+        forward, jnp.asarray(pictures), dataclasses.replace(plan, beside=True)
+    )
+    views_alone = tta.probabilities(forward, jnp.asarray(pictures), plan)
+    np.testing.assert_allclose(found[:, 0], views_alone, atol=1e-7)
+    np.testing.assert_allclose(found[:, 1], softmax(pictures), atol=1e-6)
 
 
 def test_more_than_eight_views_take_the_memory_of_one_batch(pictures):

@@ -261,6 +261,15 @@ def test_whether_the_views_helped(full, interval, verdict):
     assert verdict in text
 
 
+def test_other_weights_of_the_same_run(full):
+    assert "with the weights in use" not in full.text
+    beside = {"raw weights": {"accuracy": 0.75}, "best epoch alone": {"accuracy": 0.5}}
+    test = {**_evaluation(), "beside": beside}
+    text = _Page(report.build(**{**_run(), "evaluations": {"test": test}})).text
+    others = "with the weights in use; 75.0 % with the raw weights; 50.0 % with the best epoch alone."
+    assert others in text
+
+
 def test_an_ensemble_s_members_and_folds():
     member = {"network": "vgg_16", "accuracy": 0.8, "balanced_accuracy": 0.7, "loss": 0.5}
     members = [{"workdir": f"run/<fold{i}>", **member} for i in range(2)]
