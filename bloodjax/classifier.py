@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 
@@ -61,8 +62,18 @@ class Classifier:
         Raises:
           UserError: `tta` is not known, or nothing was selected.
         """
+        return self._predict(images, self._plan(tta or self.tta))
+
+    def predict_beside(
+        self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
+    ) -> Float[np.ndarray, "n 2 classes"]:
+        """What `predict` gives, and beside it the same of each picture alone, without views."""
+        plan = self._plan(tta or self.tta)
+        return self._predict(images, dataclasses.replace(plan, beside=True))
+
+    def _predict(self, images: np.ndarray, plan: Plan) -> np.ndarray:
         resized = pictures.resize(np.asarray(images), self.config.data.image_size)
-        return self._steps.predict(self._variables, resized, self._plan(tta or self.tta))
+        return self._steps.predict(self._variables, resized, plan)
 
     def predict_views(
         self, images: UInt8[np.ndarray, "n height width 3"], tta: str

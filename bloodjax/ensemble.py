@@ -57,13 +57,13 @@ class Ensemble:
         self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
     ) -> Float[np.ndarray, "n classes"]:
         """Probabilities of the classes, the mean over the members; see `Classifier.predict`."""
-        return self.predict_members(images, tta).mean(axis=0)
+        return np.mean([member.predict(images, tta) for member in self.members.values()], axis=0)
 
     def predict_members(
         self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
-    ) -> Float[np.ndarray, "members n classes"]:
-        """Probabilities of the classes by each member."""
-        return np.stack([member.predict(images, tta) for member in self.members.values()])
+    ) -> Float[np.ndarray, "members n 2 classes"]:
+        """Probabilities of the classes by each member; see `Classifier.predict_beside`."""
+        return np.stack([member.predict_beside(images, tta) for member in self.members.values()])
 
     def figures(
         self, each: Float[np.ndarray, "members n classes"], labels: np.ndarray

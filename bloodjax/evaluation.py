@@ -68,13 +68,13 @@ def evaluate(
     members = []
     if isinstance(model, Ensemble):
         each = model.predict_members(dataset.images, tta)
-        probabilities, members = each.mean(axis=0), model.figures(each, dataset.labels)
+        both, members = each.mean(axis=0), model.figures(each[:, :, 0], dataset.labels)
     else:
-        probabilities = model.predict(dataset.images, tta)
+        both = model.predict_beside(dataset.images, tta)
+    probabilities, plain = both[:, 0], both[:, 1]
     result = score(probabilities, dataset, model.config)
     result |= {"step": model.step, "tta": tta or model.tta}
     if result["tta"] != "none":
-        plain = model.predict(dataset.images, "none")
         result["tta_effect"] = _effect(model.config, probabilities, plain, dataset.labels)
     if members:
         result["members"] = members
@@ -170,7 +170,8 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
     write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
     if config.soup:
         with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
-            soup.make(config, workdir, checkpoints, parts.validation)
+            chosen_on = parts.evaluated("validation").get(config.early_stopping.set)
+            soup.make(config, workdir, checkpoints, chosen_on)
     model = classifier.load(workdir)
     beside = {}
     if soup.is_chosen(workdir):

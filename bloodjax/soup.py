@@ -34,9 +34,9 @@ def make(
 ) -> None:
     """Makes the soup of a run that has ended, from the epochs that `config.soup` had kept.
 
-    They are taken from the best on, each one that leaves the average no worse on the validation
-    part by early stopping's metric. Writes `soup.json`, and the weights to `soup/` where they are
-    better than the best epoch's alone.
+    They are taken from the best on, each one that leaves the average no worse on `validation`, the
+    set that early stopping follows, by its metric. Writes `soup.json`, and the weights to `soup/`
+    where they are better than the best epoch's alone.
     """
     if validation is None:
         logs.say("no soup: it needs a validation part")

@@ -282,8 +282,8 @@ def predict_step(
     views: str | tta.Plan,
     variables: PyTree,
     images: UInt8[Array, "batch size size 3"],
-) -> Float[Array, "batch classes"]:
-    """Class probabilities of this device's pictures, averaged over their `views` (see `tta`)."""
+) -> Float[Array, "batch *answers classes"]:
+    """Class probabilities of this device's pictures, as `tta.probabilities` has them."""
     return tta.probabilities(_forward(recipe, variables), images, views)
 
 

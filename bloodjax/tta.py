@@ -30,36 +30,46 @@ class Plan:
         mean of the probabilities).
       weights: name and weight of each view that counts, the weights with a sum of 1; where it is
         empty, all of them count the same.
+      beside: give the answer to the picture alone as well, beside that to the views.
     """
 
     views: str = "none"
     average: str = "probabilities"
     weights: tuple[tuple[str, float], ...] = ()
+    beside: bool = False
 
 
 def probabilities(
     forward: Forward, images: UInt8[Array, "batch s s 3"], plan: Plan | str
-) -> Float[Array, "batch classes"]:
+) -> Float[Array, "batch *answers classes"]:
     """Class probabilities, averaged over views; views without a weight are not computed.
 
     Args:
       forward: pictures to logits.
       images: the pictures.
       plan: the views and their weights; sets of views alone are averaged equally, by probabilities.
+
+    Returns:
+      [batch, classes]; where the plan says "beside", [batch, 2, classes], the views' average first.
     """
     plan = Plan(plan) if isinstance(plan, str) else plan
-    chosen = views.named(plan.views)
-    if plan.weights:
-        chosen = {name: chosen[name] for name, _ in plan.weights}
-    logits = _logits(forward, images, chosen.values())
+    every = views.named(plan.views)
+    chosen = [name for name, _ in plan.weights] or list(every)
+    alone = [views.PICTURE] if plan.beside and views.PICTURE not in chosen else []
+    logits = _logits(forward, images, [every[name] for name in chosen + alone])
     by_logits = plan.average == "logits"
     each = jax.nn.log_softmax(logits, axis=-1) if by_logits else jax.nn.softmax(logits, axis=-1)
+    each = each[: len(chosen)]
     if plan.weights:
         weights = jnp.asarray([weight for _, weight in plan.weights], each.dtype)
         mean = jnp.tensordot(weights, each, axes=1)
     else:
         mean = each.mean(axis=0)
-    return jax.nn.softmax(mean, axis=-1) if by_logits else mean
+    mean = jax.nn.softmax(mean, axis=-1) if by_logits else mean
+    if not plan.beside:
+        return mean
+    plain = logits[(chosen + alone).index(views.PICTURE)]
+    return jnp.stack([mean, jax.nn.softmax(plain, axis=-1)], axis=1)
 
 
 def each_view(

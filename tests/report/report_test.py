@@ -266,7 +266,9 @@ def test_other_weights_of_the_same_run(full):
     beside = {"raw weights": {"accuracy": 0.75}, "best epoch alone": {"accuracy": 0.5}}
     test = {**_evaluation(), "beside": beside}
     text = _Page(report.build(**{**_run(), "evaluations": {"test": test}})).text
-    others = "with the weights in use; 75.0 % with the raw weights; 50.0 % with the best epoch alone."
+    others = (
+        "with the weights in use; 75.0 % with the raw weights; 50.0 % with the best epoch alone."
+    )
     assert others in text
 
 
