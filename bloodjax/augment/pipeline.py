@@ -21,8 +21,8 @@ from bloodjax.augment import affine, colour, geometry
 from bloodjax.augment.ops import EFFECTS, OPS, Setting
 from bloodjax.augment.policy import Layer, Pass, Policy
 
-# What the parts of an example's key are for.
-_VIEW, _PASSES = 0, 1
+# An example's key draws its view; folded with this number and the next ones, it draws its passes.
+_PASSES = 1
 
 
 # As trees, the fields may hold those of a whole batch along a leading axis as well.
@@ -83,12 +83,15 @@ def augment(
     """
     images = geometry.random_view(keys, images, policy.views)
     for number, step in enumerate(policy.passes):
-        pass_keys = jax.vmap(lambda key: jax.random.fold_in(key, _PASSES + number))(keys)  # noqa: B023
         if number:
             images = jnp.round(images)
         run = _mixture if step.width else _chain
-        images = run(step, policy.fill, pass_keys, images, devices)
+        images = run(step, policy.fill, _folded(keys, _PASSES + number), images, devices)
     return images
+
+
+def _folded(keys: Key[Array, " batch"], number: int) -> Key[Array, " batch"]:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def draw(layers: tuple[Layer, ...], key: Key[Array, ""]) -> Draws:
@@ -197,8 +200,7 @@ def _mixture(step: Pass, fill: str, keys, images, devices: int):
     dirichlet, own, depth = jax.vmap(weights)(keys)
     total = jnp.zeros(images.shape, jnp.float32)
     for chain in range(step.width):
-        chain_keys = jax.vmap(lambda key: jax.random.fold_in(key, chain))(keys)  # noqa: B023
-        draws = jax.vmap(lambda key: draw(step.layers, key))(chain_keys)
+        draws = jax.vmap(lambda key: draw(step.layers, key))(_folded(keys, chain))
         done = jnp.arange(len(step.layers))[None] < depth[:, chain, None]
         draws = draws.replace(chosen=jnp.where(done, draws.chosen, -1))
         changed = _carried_out(step, fill, draws, images, devices)

@@ -37,8 +37,3 @@ def stain_jitter(x: Image, scale: Float[Array, " 3"], shift: Float[Array, " 3"])
     for channel in range(3):
         added = added + density[..., channel, None] * change[channel][None, None]
     return jnp.clip(x * jnp.exp(-added), 0.0, 255.0)
-
-
-def tint(x: Image, gains: Float[Array, " 3"]) -> Image:
-    """Another colour of light: red, green and blue times a gain each; 1 changes nothing."""
-    return jnp.clip(x * gains[None, None], 0.0, 255.0)

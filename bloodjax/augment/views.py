@@ -20,10 +20,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from bloodjax.augment import geometry
+from bloodjax.augment import filters, geometry
 from bloodjax.errors import UserError
 
 Pictures = UInt8[Array, "batch size size 3"]
@@ -205,18 +204,7 @@ def _grey(images: Pictures) -> Float[Array, "batch size size 1"]:
 
 
 def _blurred(values: Float[Array, "batch size size 3"]) -> Float[Array, "batch size size 3"]:
-    offsets = np.arange(-_REACH, _REACH + 1)
-    weights = np.exp(-0.5 * (offsets / _BLUR) ** 2)
-    weights /= weights.sum()
-    for axis in (1, 2):
-        size = values.shape[axis]
-        padding = [(_REACH, _REACH) if a == axis else (0, 0) for a in range(4)]
-        padded = jnp.pad(values, padding, mode="symmetric")
-        values = sum(
-            float(w) * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-            for i, w in enumerate(weights)
-        )
-    return values
+    return jax.vmap(lambda picture: filters.gaussian_blur(picture, _BLUR, reach=_REACH))(values)
 
 
 def _to_bytes(values: Float[Array, "batch size size 3"]) -> Pictures:
