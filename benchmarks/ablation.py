@@ -1,0 +1,220 @@
+"""What each part of the robust recipe brings, on clean and on distorted pictures.
+
+python -m benchmarks.ablation --train=SPEC --validation=SPEC --dir=DIR [--epochs=3] [--seeds=0,1]
+                              [--distortions=everything] [--out=benchmarks/results]
+                              [--config.key=value ...]
+
+Trains `configs/recipes/robust.py` once for each variant and seed, in a workdir of its own under
+`--dir`, and scores the test part that was kept back of train: as it is, and with each picture under
+one distortion, the same for all variants. It prints the README's table and writes
+`OUT/DEVICE/ablation_DATE.json`. The same command goes on where it was stopped. Faster on a CPU with
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.hugepages`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from benchmarks import record
+from bloodjax import classifier, compiled, logs, metrics, paired, settings, train
+from bloodjax.data import parts
+from bloodjax.distort import corruptions, sets
+from bloodjax.errors import Stopped, UserError
+
+_CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "recipes" / "robust.py"
+_MIX = "|mixup(0.2, p=0.25)|cutmix(1.0, p=0.25)"
+# Of the training of each variant, what differs. Each but the first has what the ones before have.
+VARIANTS = {
+    "none": {"augment": "none", "ema": 0.0},
+    "d4": {"augment": "d4", "ema": 0.0},
+    "randaugment": {"augment": "d4|randaugment(2, 0.4)", "ema": 0.0},
+    "mix": {"augment": f"d4|randaugment(2, 0.4){_MIX}", "ema": 0.99},
+    "recipe": {"ema": 0.99},
+}
+# Rows of the table: whose weights they are, which of them (`classifier.load`), with what views.
+ROWS = {
+    "no augmentation": ("none", "epoch", "none"),
+    "flips and quarter turns": ("d4", "epoch", "none"),
+    "+ RandAugment": ("randaugment", "epoch", "none"),
+    "+ MixUp and CutMix": ("mix", "raw", "none"),
+    "+ EMA": ("mix", "epoch", "none"),
+    "+ test-time views (d4)": ("mix", "epoch", "d4"),
+    "the recipe: its own operations in place of RandAugment": ("recipe", "epoch", "d4"),
+}
+SETS = ("clean", "distorted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Predictions on one set, of all seeds one after the other."""
+
+    probabilities: Float[np.ndarray, "n classes"]
+    labels: Int[np.ndarray, " n"]
+    seeds: Int[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, seed: int, probabilities: np.ndarray, labels: np.ndarray) -> Answers:
+        """Those of one seed."""
+        return cls(probabilities, np.asarray(labels), np.full(len(labels), seed))
+
+    def and_of(self, other: Answers) -> Answers:
+        """Both."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        return Answers(*(np.concatenate([getattr(a, f) for a in (self, other)]) for f in fields))
+
+
+def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str], np.ndarray]:
+    """Probabilities by (set, weights, views) and, as ("labels",) * 3, the labels."""
+    model = classifier.load(workdir, "epoch")
+    test = parts.recall(model.config, workdir / "splits.json", model.classes, "test")
+    choice = corruptions.parse(distortions, "--distortions")
+    images = {"clean": test.images, "distorted": sets.distorted(test, choice, 0, "test")}
+    found = {("labels", "labels", "labels"): test.labels}
+    weights = {"epoch": model}
+    if model.config.ema:
+        weights["raw"] = classifier.load(workdir, "raw")
+    for name, pictures in images.items():
+        for which, network in weights.items():
+            both = network.predict_beside(pictures, "d4")
+            found |= {(name, which, "d4"): both[:, 0], (name, which, "none"): both[:, 1]}
+    return found
+
+
+def row(found: dict[str, Answers], before: dict[str, Answers] | None) -> dict[str, object]:
+    """A row's figures for each set, with 95 % intervals; `before` is the row above.
+
+    Intervals are the bootstrap's over the pictures of all seeds. They do not hold what other seeds
+    would have brought; the figures of each seed, beside them, show some of that.
+    """
+    figures = {}
+    for name, all_seeds in found.items():
+        classes = [str(i) for i in range(all_seeds.probabilities.shape[1])]
+        scored = metrics.evaluate(all_seeds.probabilities, all_seeds.labels, classes)
+        right = all_seeds.probabilities.argmax(axis=1) == all_seeds.labels
+        seeds = np.unique(all_seeds.seeds)
+        figures[name] = {
+            "n": scored["n"],
+            "accuracy": scored["accuracy"],
+            "ci95": scored["ci95"]["accuracy"],
+            "seeds": {str(seed): float(right[all_seeds.seeds == seed].mean()) for seed in seeds},
+        }
+        if before:
+            gain = paired.compare(
+                all_seeds.probabilities, before[name].probabilities, all_seeds.labels
+            )
+            figures[name]["gain"] = {key: gain[key] for key in ("difference", "ci95")}
+    return figures
+
+
+def table(rows: dict[str, dict]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| training | clean | distorted | gain over the row above, distorted |",
+        "|---|---|---|---|",
+    ]
+    for name, figures in rows.items():
+        cells = [_accuracy(figures[which]) for which in SETS]
+        gain = figures["distorted"].get("gain")
+        cells.append("" if gain is None else _gain(gain))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _accuracy(figures: dict) -> str:
+    low, high = figures["ci95"]
+    seeds = ", ".join(f"{value:.3f}" for value in figures["seeds"].values())
+    return f"{figures['accuracy']:.3f} ({low:.3f} to {high:.3f}); {seeds}"
+
+
+def _gain(gain: dict) -> str:
+    low, high = gain["ci95"]
+    return f"{gain['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _config(chosen: argparse.Namespace, seed: int, changes: dict, overrides: list[str]):
+    """The recipe's config for one run; the user's own overrides come last."""
+    values = {
+        "data.train": chosen.train,
+        "data.validation": chosen.validation,
+        "data.validation_distortion": chosen.distortions,
+        "phases.finetune.epochs": chosen.epochs,
+        # The views are looked at here, for all rows alike.
+        "evaluation.tta": "none",
+        "seed": seed,
+        **changes,
+    }
+    own = [f"{key}={value}" for key, value in values.items()]
+    return settings.load(str(_CONFIG), [*own, *overrides])
+
+
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--validation", default="auto")
+    parser.add_argument("--dir", type=pathlib.Path, required=True)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--distortions", default="everything")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    chosen, rest = parser.parse_known_args()
+    wrong = [text for text in rest if not text.startswith("--config.")]
+    if wrong:
+        parser.error(f"unexpected argument {wrong[0]!r}")
+    chosen.seeds = [int(seed) for seed in chosen.seeds.split(",")]
+    return chosen, [text.removeprefix("--config.") for text in rest]
+
+
+def measure(
+    chosen: argparse.Namespace, overrides: list[str]
+) -> dict[str, dict[str, dict[str, object]]]:
+    """Trains what is not yet trained, and returns the table's rows."""
+    found: dict[tuple[str, str], Answers] = {}
+    for seed in chosen.seeds:
+        for variant, changes in VARIANTS.items():
+            workdir = chosen.dir / f"{variant}-{seed}"
+            logs.say(f"{variant}, seed {seed}: {workdir}")
+            compiled.keep(workdir)
+            train.train(_config(chosen, seed, changes, overrides), workdir)
+            predicted = answers(workdir, chosen.distortions)
+            labels = predicted.pop(("labels", "labels", "labels"))
+            for name, (whose, which, views) in ROWS.items():
+                for part in SETS if whose == variant else ():
+                    new = Answers.of(seed, predicted[part, which, views], labels)
+                    old = found.get((name, part))
+                    found[name, part] = new if old is None else old.and_of(new)
+    rows, before = {}, None
+    for name in ROWS:
+        of_row = {part: found[name, part] for part in SETS}
+        rows[name] = row(of_row, before)
+        before = of_row
+    return rows
+
+
+def main() -> None:
+    """Runs the command."""
+    chosen, overrides = _arguments()
+    try:
+        rows = measure(chosen, overrides)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + error.signal)
+    device = record.device_name(jax.default_backend(), jax.devices()[0].device_kind)
+    about = {"epochs": chosen.epochs, "seeds": chosen.seeds, "distortions": chosen.distortions}
+    path = record.write(
+        chosen.out, device, {**about, "overrides": overrides, "rows": rows}, prefix="ablation_"
+    )
+    print(f"{table(rows)}\n\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
