@@ -27,7 +27,7 @@ claim=bloodjax mount=/mnt/bloodjax
 
 # render: prints the manifest.
 render() {
-  local manifest variable
+  local manifest variable args=("${arguments[@]//\$\(/\$\$\(}") # nor for Kubernetes, to which $(NAME) is a variable
   declare -A values=([NAME]=$name [RESTARTS]=$restarts [SLICES]=$slices [HOSTS]=$hosts [CHIPS]=$chips
     [IMAGE]=$image [CLAIM]=$claim [MOUNT]=$mount [ANNOTATIONS]="{}" [TOLERATIONS]="[]")
   if [[ $kind == tpu ]]; then
@@ -36,8 +36,8 @@ render() {
   else
     values[RESOURCE]=nvidia.com/gpu
     values[NODES]="cloud.google.com/gke-accelerator: \"$accelerator\""
-    ((hosts == 1)) || arguments+=("--coordinator=$name-workers-0-0.$name:8476" "--num_processes=$hosts"
-      "--process_id=\$(JOB_COMPLETION_INDEX)") # Kubernetes fills it in
+    ((hosts == 1)) || args+=("--coordinator=$name-workers-0-0.$name:8476" "--num_processes=$hosts"
+      "--process_id=\$(JOB_COMPLETION_INDEX)")
   fi
   if [[ $spot == true ]]; then
     values[NODES]+=', cloud.google.com/gke-spot: "true"'
@@ -47,9 +47,10 @@ render() {
   ((slices == 1)) ||
     values[ANNOTATIONS]='{alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool}'
   values[NODES]="{${values[NODES]}}"
-  values[ARGS]=$(yaml_list "${arguments[@]}")
+  values[ARGS]=$(yaml_list "${args[@]}")
   manifest=$(sed 1d "$here/gke/jobset.yaml") # less its comment on the template
-  for variable in "${!values[@]}"; do
+  # ARGS last: what stands in the run's flags is not for us to fill in.
+  for variable in $(printf '%s\n' "${!values[@]}" | grep -vx ARGS) ARGS; do
     manifest=${manifest//"\${$variable}"/"${values[$variable]}"}
   done
   printf '%s\n' "$manifest"
@@ -83,17 +84,8 @@ must_fit() {
   [[ $kind == tpu ]] || ((slices == 1)) || fail "--slices=$slices is for --kind=tpu"
 }
 
-action=${1:-}
-shift || true
-[[ $action != --help ]] || {
-  usage
-  exit 0
-}
-parse "image name kind accelerator topology hosts chips slices spot! claim mount restarts" "$@"
-case $action in
-  build | render | apply | status | logs | delete) ;;
-  *) fail "'$action' is not an action; --help lists them" ;;
-esac
+parse_action "build render apply status logs delete" \
+  "image name kind accelerator topology hosts chips slices spot! claim mount restarts" "$@"
 case $kind in
   cuda) accelerator=${accelerator:-nvidia-l4} ;;
   tpu) accelerator=${accelerator:-tpu-v5-lite-podslice} topology=${topology:-2x4} ;;

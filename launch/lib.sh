@@ -48,33 +48,42 @@ quoted() {
 
 # parse "NAME NAME ..." ARGUMENT...: sets the variable of each --name=value (dashes become underscores), sets
 # dry_run for --dry-run, and `arguments` to all that follows `--`. A name that ends with `!` takes no value.
+# Names with an underscore in front leave all others to the flags.
 # shellcheck disable=SC2034  # `arguments` is the caller's
 parse() {
-  local known=" $1 dry-run! help! " flag name
+  local _known=" $1 dry-run! " _flag _name
   shift
   arguments=()
   while (($#)); do
-    flag=$1
+    _flag=$1
     shift
-    if [[ $flag == -- ]]; then
+    if [[ $_flag == -- ]]; then
       arguments=("$@")
       return
     fi
-    name=${flag%%=*}
-    name=${name#--}
-    if [[ $flag == --help ]]; then
+    _name=${_flag%%=*}
+    _name=${_name#--}
+    if [[ $_flag == --help ]]; then
       usage
       exit 0
-    elif [[ $flag == --*=* && $known == *" $name "* ]]; then
-      printf -v "${name//-/_}" '%s' "${flag#*=}"
-    elif [[ $flag == --* && $flag != *=* && $known == *" $name! "* ]]; then
-      printf -v "${name//-/_}" true
-    elif [[ $flag == --* && $flag != *=* && $known == *" $name "* ]]; then
-      fail "$flag needs a value: $flag=..."
+    elif [[ $_flag == --*=* && $_known == *" $_name "* ]]; then
+      printf -v "${_name//-/_}" '%s' "${_flag#*=}"
+    elif [[ $_flag == --* && $_flag != *=* && $_known == *" $_name! "* ]]; then
+      printf -v "${_name//-/_}" true
+    elif [[ $_flag == --* && $_flag != *=* && $_known == *" $_name "* ]]; then
+      fail "$_flag needs a value: $_flag=..."
     else
-      fail "$flag is not known; --help lists the flags"
+      fail "$_flag is not known; --help lists the flags"
     fi
   done
+}
+
+# parse_action "ACTION ACTION ..." "NAME NAME ..." ARGUMENT...: sets `action` to the first argument and parses the rest.
+parse_action() {
+  action=${3:-}
+  [[ $action != --help ]] || parse "" --help
+  [[ $action == [a-z]* && " $1 " == *" $action "* ]] || fail "'$action' is none of the actions: $1"
+  parse "$2" "${@:4}"
 }
 
 # usage: prints the comment at the top of the script that was started, less its first line.
@@ -82,18 +91,18 @@ usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 
 # must_be_set NAME...: fails for the first flag without a value.
 must_be_set() {
-  local name
-  for name in "$@"; do
-    [[ -n ${!name} ]] || fail "--${name//_/-} is missing; --help lists the flags"
+  local _name
+  for _name in "$@"; do
+    [[ -n ${!_name} ]] || fail "--${_name//_/-} is missing; --help lists the flags"
   done
 }
 
 # must_be_whole NAME...: fails for the first flag that is not a whole number.
 must_be_whole() {
-  local name
-  for name in "$@"; do
-    [[ ${!name} =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
-      fail "--${name//_/-}=${!name} is not a whole number (0 or more)"
+  local _name
+  for _name in "$@"; do
+    [[ ${!_name} =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
+      fail "--${_name//_/-}=${!_name} is not a whole number (0 or more)"
   done
 }
 
@@ -123,6 +132,7 @@ forward_signals() {
 }
 
 # run_and_wait COMMAND...: runs it, waits until it has really ended, and sets `status` to how.
+# shellcheck disable=SC2034  # `status` is the caller's
 run_and_wait() {
   local again
   interrupted=false status=0

@@ -17,17 +17,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 
 name=bloodjax bucket='' gpus=L4:1 nodes=1
-action=${1:-}
-shift || true
-[[ $action != --help ]] || {
-  usage
-  exit 0
-}
-parse "name bucket gpus nodes restarts" "$@"
-case $action in
-  launch | status | logs | cancel) ;;
-  *) fail "'$action' is not an action; --help lists them" ;;
-esac
+parse_action "launch status logs cancel" "name bucket gpus nodes restarts" "$@"
 must_be_set name gpus
 must_be_whole nodes restarts
 need sky "pip install 'skypilot[gcp]' (or aws, azure, ...), then sky check"

@@ -175,18 +175,9 @@ watch() {
   done
 }
 
-action=${1:-}
-shift || true
-[[ $action != --help ]] || {
-  usage
-  exit 0
-}
-parse "name zone project accelerator version spot! queued! nfs mount restarts poll" "$@"
-case $action in
-  create | setup | run | logs | status | watch | stop | delete) ;;
-  queue) queued=true ;;
-  *) fail "'$action' is not an action; --help lists them" ;;
-esac
+parse_action "create queue setup run logs status watch stop delete" \
+  "name zone project accelerator version spot! queued! nfs mount restarts poll" "$@"
+[[ $action != queue ]] || queued=true
 must_be_set name zone accelerator version mount
 must_be_whole restarts poll
 need gcloud "see https://cloud.google.com/sdk/docs/install"

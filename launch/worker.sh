@@ -4,6 +4,7 @@
 #   launch/worker.sh start -- COMMAND...    ends the run of before, if any, and starts this one
 #   launch/worker.sh status                 prints "bloodjax-status " and: absent, running, lost, or how it ended
 #   launch/worker.sh stop                   SIGTERM: the run saves a checkpoint and ends
+#   --dry-run                               start and stop: prints what would be run
 #
 # "absent" is a run never started here; "lost" one that was and is no more, as after a reboot. --state=DIR
 # (~/bloodjax-run) holds log, pid and status.
@@ -59,13 +60,10 @@ stop() {
   kill -KILL -- "-$number" || true
 }
 
-action=${1:-}
-shift || true
 state=$HOME/bloodjax-run
-parse "state" "$@"
+parse_action "start status stop" "state" "$@"
 case $action in
   start) start ;;
   status) show ;;
   stop) stop ;;
-  *) fail "start, status or stop is expected, not '$action'" ;;
 esac

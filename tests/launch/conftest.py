@@ -9,7 +9,8 @@ import pytest
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 # All that the launchers need of a machine.
 _TOOLS = (
-    "awk basename bash cat date dirname env grep head mkdir mktemp mv nohup ps python3 rm sed setsid sleep sort tar touch tr"
+    "bash cat cp date dirname env grep gzip head mkdir mktemp mv nohup ps rm sed setsid sleep sort tar"
+    " touch tr"
 )
 _STANDIN = """#!/usr/bin/env bash
 { printf '%s\\x1f' "${0##*/}" "$@"; printf '\\x1e'; } >>"$CALLS"
@@ -82,5 +83,3 @@ def machine(tmp_path):
 @pytest.fixture
 def launch():
     return LAUNCH
-
-

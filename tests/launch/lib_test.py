@@ -11,7 +11,9 @@ def script(machine, launch):
     path = machine.folder / "script.sh"
 
     def run(code, *flags):
-        path.write_text(f"#!/usr/bin/env bash\n# The help.\n\nset -euo pipefail\nsource {launch}/lib.sh\n{code}\n")
+        path.write_text(
+            f"#!/usr/bin/env bash\n# The help.\n\nset -euo pipefail\nsource {launch}/lib.sh\n{code}\n"
+        )
         path.chmod(0o755)
         return machine.run(str(path), *flags)
 
@@ -26,7 +28,12 @@ def test_parse_sets_variables_and_leaves_the_rest_as_it_is(script):
 
 @pytest.mark.parametrize(
     ("flag", "says"),
-    [("--zoom=a", "--zoom=a"), ("stray", "stray"), ("--zone", "--zone=..."), ("--spot=1", "--spot=1")],
+    [
+        ("--zoom=a", "--zoom=a"),
+        ("stray", "stray"),
+        ("--zone", "--zone=..."),
+        ("--spot=1", "--spot=1"),
+    ],
 )
 def test_a_wrong_flag_is_one_line(script, flag, says):
     ended = script('parse "zone spot!" "$@"', flag)
@@ -58,11 +65,21 @@ def test_a_number_must_be_whole(script, value):
 
 def test_a_missing_value_is_named(script):
     ended = script("my_name=; must_be_set my_name")
-    assert (ended.returncode, ended.stderr) == (2, "error: --my-name is missing; --help lists the flags\n")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: --my-name is missing; --help lists the flags\n",
+    )
 
 
 @pytest.mark.parametrize(
-    "flags", [["--config=c"], ["--workdir=/w"], ["--config=c", "--workdir=w"], ["--config=", "--workdir=/w"], []]
+    "flags",
+    [
+        ["--config=c"],
+        ["--workdir=/w"],
+        ["--config=c", "--workdir=w"],
+        ["--config=", "--workdir=/w"],
+        [],
+    ],
 )
 def test_a_training_run_needs_a_config_and_an_absolute_workdir(script, flags):
     assert script('parse "" "$@"; must_train', "--", *flags).returncode == 2
@@ -71,11 +88,16 @@ def test_a_training_run_needs_a_config_and_an_absolute_workdir(script, flags):
 
 def test_only_done_and_a_mistake_are_final(script):
     statuses = (0, 1, 2, 75, 130, 137, 143)
-    ended = script(f"for s in {' '.join(map(str, statuses))}; do starts_again $s && echo $s; done; true")
+    ended = script(
+        f"for s in {' '.join(map(str, statuses))}; do starts_again $s && echo $s; done; true"
+    )
     assert ended.stdout.split() == ["1", "75", "130", "137", "143"]
 
 
 def test_a_command_that_is_not_there_is_one_line_unless_dry(script):
     ended = script('parse "" "$@"; need no-such-command "install it"')
-    assert (ended.returncode, ended.stderr) == (2, "error: no-such-command is not installed: install it\n")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: no-such-command is not installed: install it\n",
+    )
     assert script('parse "" "$@"; need no-such-command "install it"', "--dry-run").returncode == 0

@@ -16,7 +16,9 @@ def wait_for(machine, wanted):
 
 
 def test_a_run_is_absent_then_running_then_stopped_with_its_status(machine):
-    machine.standin("train", 'trap "echo saved; exit 143" TERM; echo up; while true; do sleep 0.05; done')
+    machine.standin(
+        "train", 'trap "echo saved; exit 143" TERM; echo up; while true; do sleep 0.05; done'
+    )
     assert status(machine) == "bloodjax-status absent\n"
     assert machine.run("worker.sh", "start", "--", "train", "a b").returncode == 0
     wait_for(machine, "running")
