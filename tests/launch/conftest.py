@@ -1,4 +1,4 @@
-"""Stand-ins for gcloud, kubectl, sbatch, ... that record how they are called, on a PATH without the real ones."""
+"""Stand-ins for gcloud, sbatch, ... that record their calls, on a PATH without the real ones."""
 
 import pathlib
 import shutil
@@ -9,8 +9,8 @@ import pytest
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 # All that the launchers need of a machine.
 _TOOLS = (
-    "bash cat cp date dirname env grep gzip head mkdir mktemp mv nohup ps rm sed setsid sleep sort tar"
-    " touch tr"
+    "bash cat cp date dirname env grep gzip head mkdir mktemp mv nohup ps rm sed setsid sleep sort"
+    " tar touch tr"
 )
 _STANDIN = """#!/usr/bin/env bash
 { printf '%s\\x1f' "${0##*/}" "$@"; printf '\\x1e'; } >>"$CALLS"

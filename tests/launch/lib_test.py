@@ -11,9 +11,8 @@ def script(machine, launch):
     path = machine.folder / "script.sh"
 
     def run(code, *flags):
-        path.write_text(
-            f"#!/usr/bin/env bash\n# The help.\n\nset -euo pipefail\nsource {launch}/lib.sh\n{code}\n"
-        )
+        start = f"#!/usr/bin/env bash\n# The help.\n\nset -euo pipefail\nsource {launch}/lib.sh\n"
+        path.write_text(f"{start}{code}\n")
         path.chmod(0o755)
         return machine.run(str(path), *flags)
 
@@ -21,7 +20,8 @@ def script(machine, launch):
 
 
 def test_parse_sets_variables_and_leaves_the_rest_as_it_is(script):
-    code = 'zone=a spot=; parse "zone my-name spot!" "$@"; quoted "$zone" "$my_name" "$spot" "${arguments[@]}"'
+    code = 'zone=a spot=; parse "zone my-name spot!" "$@";'
+    code += 'quoted "$zone" "$my_name" "$spot" "${arguments[@]}"'
     ended = script(code, "--zone=b=c", "--my-name=x y", "--spot", "--", "--zone=d", "$HOME")
     assert shlex.split(ended.stdout) == ["b=c", "x y", "true", "--zone=d", "$HOME"]
 

@@ -19,10 +19,8 @@ def test_launch_submits_a_managed_job(machine, task):
     flags = ("--name=cells", "--bucket=mine", "--gpus=H100:8", "--nodes=2", "--restarts=3")
     assert machine.run("sky.sh", "launch", *flags, *RUN).returncode == 0
     (call,) = machine.calls()
-    assert (
-        call[:8]
-        == "sky jobs launch launch/sky.yaml --yes --name=cells --gpus=H100:8 --num-nodes=2".split()
-    )
+    start = "sky jobs launch launch/sky.yaml --yes --name=cells --gpus=H100:8 --num-nodes=2"
+    assert call[:8] == shlex.split(start)
     envs = dict(word.removeprefix("--env=").split("=", 1) for word in call[8:])
     assert envs.keys() == task["envs"].keys()
     assert (envs["BUCKET"], envs["RESTARTS"]) == ("mine", "3")
@@ -72,7 +70,7 @@ def test_without_sky_it_says_so(machine):
 def test_spot_machines_are_recovered_and_the_run_outlives_them(task):
     resources = task["resources"]
     assert resources["use_spot"] is True
-    # What else may start a run again is launch/restart.sh's to say: it knows a mistake from a crash.
+    # The rest is launch/restart.sh's, which knows a mistake from a crash.
     assert resources["job_recovery"] == {
         "strategy": "EAGER_NEXT_REGION",
         "max_restarts_on_errors": 0,

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh with a stand-in gcloud: which calls it makes, in which order, and what it does about the answers."""
+"""launch/tpu_vm.sh with a stand-in gcloud: its calls, and what it does about the answers."""
 
 import shlex
 import tarfile
@@ -33,7 +33,7 @@ def words(*calls):
 
 
 def kinds(machine):
-    """The calls by what they do, one word each."""
+    """The calls by what they do, one word each, in one text."""
     marks = {
         "queued-resources describe": "place",
         "tpu-vm describe": "look",
@@ -44,10 +44,10 @@ def kinds(machine):
         " create ": "create",
         " delete ": "delete",
     }
-    return [
+    return " ".join(
         next(kind for mark, kind in marks.items() if mark in " ".join(call))
         for call in machine.calls()
-    ]
+    )
 
 
 def say(statuses):
@@ -71,7 +71,8 @@ def watch(machine, *flags, machines=("READY",), runs=("0",), **files):
     [
         (
             ("create", "--spot"),
-            "tpu-vm create bloodjax --accelerator-type=v5litepod-8 --version=v2-alpha-tpuv5-lite --spot",
+            "tpu-vm create bloodjax --accelerator-type=v5litepod-8 --version=v2-alpha-tpuv5-lite"
+            " --spot",
         ),
         (
             ("create", "--name=a", "--accelerator=v6e-16", "--version=v2-alpha-tpuv6e"),
@@ -79,8 +80,8 @@ def watch(machine, *flags, machines=("READY",), runs=("0",), **files):
         ),
         (
             ("queue", "--spot"),
-            "queued-resources create bloodjax-queue --node-id=bloodjax --accelerator-type=v5litepod-8"
-            " --runtime-version=v2-alpha-tpuv5-lite --spot",
+            "queued-resources create bloodjax-queue --node-id=bloodjax"
+            " --accelerator-type=v5litepod-8 --runtime-version=v2-alpha-tpuv5-lite --spot",
         ),
         (("logs",), "tpu-vm ssh bloodjax --worker=0 '--command=tail -n 200 -F bloodjax-run/log'"),
         (
@@ -129,12 +130,12 @@ def test_setup_copies_the_checkout_then_mounts_and_installs_on_all_workers(gclou
 def test_setup_does_not_install_what_it_could_not_copy(gcloud):
     gcloud.standin("gcloud", "exit 1")
     assert gcloud.run("tpu_vm.sh", "setup", ZONE).returncode != 0
-    assert kinds(gcloud) == ["copy"]
+    assert kinds(gcloud) == "copy"
 
 
 def test_watch_ends_with_the_run(machine):
     assert watch(machine, runs=("running", "running,0", "0,0")).returncode == 0
-    assert kinds(machine) == ["look", "status"] * 3
+    assert kinds(machine) == "look status look status look status"
 
 
 def test_watch_makes_a_preempted_machine_again_and_goes_on(machine):
@@ -146,7 +147,7 @@ def test_watch_makes_a_preempted_machine_again_and_goes_on(machine):
     )
     assert ended.returncode == 0
     rounds = ["look status", "look delete create", "look", "look status copy install start"]
-    assert kinds(machine) == " ".join([*rounds, *["look status"] * 2]).split()
+    assert kinds(machine) == " ".join([*rounds, *["look status"] * 2])
     assert words("tpu-vm delete bloodjax --quiet")[0] in machine.calls()
     (create,) = [call for call in machine.calls() if "create" in call]
     assert "--spot" in create
@@ -155,7 +156,7 @@ def test_watch_makes_a_preempted_machine_again_and_goes_on(machine):
 def test_watch_makes_a_missing_machine_without_deleting_it(machine):
     ended = watch(machine, machines=("ERROR NOT_FOUND", "READY"))
     assert ended.returncode == 0
-    assert kinds(machine) == "look create look status".split()
+    assert kinds(machine) == "look create look status"
 
 
 def test_watch_waits_for_its_place_in_the_queue_and_asks_again_when_suspended(machine):
@@ -168,8 +169,7 @@ def test_watch_waits_for_its_place_in_the_queue_and_asks_again_when_suspended(ma
     assert ended.returncode == 0
     started = "place look status copy install start"
     assert (
-        kinds(machine)
-        == f"place {started} place delete create place {started} place look status".split()
+        kinds(machine) == f"place {started} place delete create place {started} place look status"
     )
     assert words("queued-resources delete bloodjax-queue --force --quiet")[0] in machine.calls()
 
@@ -177,13 +177,13 @@ def test_watch_waits_for_its_place_in_the_queue_and_asks_again_when_suspended(ma
 @pytest.mark.parametrize("status", ["75", "75,0", "143", "1", "lost", "lost,75"])
 def test_watch_starts_again_all_that_is_neither_done_nor_a_mistake(machine, status):
     assert watch(machine, runs=(status, "0")).returncode == 0
-    assert kinds(machine) == "look status copy install start look status".split()
+    assert kinds(machine) == "look status copy install start look status"
 
 
 @pytest.mark.parametrize("status", ["2", "0,2", "2,75", "143,2,75"])
 def test_watch_ends_at_a_mistake(machine, status):
     ended = watch(machine, runs=(status,))
-    assert (ended.returncode, kinds(machine)) == (2, ["look", "status"])
+    assert (ended.returncode, kinds(machine)) == (2, "look status")
 
 
 def test_watch_gives_up_at_the_limit(machine):
@@ -219,7 +219,7 @@ def test_watch_ends_at_once_where_gcloud_cannot_look(machine):
     ended = watch(machine, machines=("ERROR no account",))
     assert ended.returncode == 2
     assert "no account" in ended.stderr
-    assert kinds(machine) == ["look"]
+    assert kinds(machine) == "look"
 
 
 @pytest.mark.parametrize(
@@ -233,8 +233,8 @@ def test_watch_ends_at_once_where_gcloud_cannot_look(machine):
         ("status",),
         ("watch", NFS, *RUN),
         ("stop",),
-    ]
-    + [("delete",)],
+        ("delete",),
+    ],
 )
 def test_dry_run_prints_and_calls_nothing(gcloud, flags):
     ended = gcloud.run("tpu_vm.sh", flags[0], ZONE, "--dry-run", *flags[1:])
