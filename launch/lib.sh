@@ -125,11 +125,14 @@ must_train() {
 starts_again() { [[ $1 != 0 && $1 != 2 ]]; }
 
 # forward_signals: from now on SIGTERM and SIGINT do not end the script. They set `stopped`, and reach the command
-# that run_and_wait runs, or will run, as SIGTERM.
+# that run_and_wait runs, or will run, by `forward`, which may be replaced.
 forward_signals() {
   stopped=false child=''
-  trap 'stopped=true interrupted=true; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM INT
+  trap 'stopped=true interrupted=true; [[ -z $child ]] || forward 2>/dev/null || true' TERM INT
 }
+
+# forward: hands SIGTERM on to the command with the pid `child`.
+forward() { kill -TERM "$child"; }
 
 # run_and_wait COMMAND...: runs it, waits until it has really ended, and sets `status` to how.
 # shellcheck disable=SC2034  # `status` is the caller's
@@ -138,7 +141,7 @@ run_and_wait() {
   interrupted=false status=0
   "$@" &
   child=$!
-  [[ $stopped == false ]] || kill -TERM "$child" 2>/dev/null || true
+  [[ $stopped == false ]] || forward 2>/dev/null || true
   wait "$child" || status=$?
   # A signal ends `wait` before the command has ended: then there is more to wait for.
   while [[ $interrupted == true ]]; do

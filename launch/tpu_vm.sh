@@ -66,7 +66,8 @@ setup_commands() {
     echo "command -v mount.nfs >/dev/null || { sudo apt-get update;" \
       "sudo apt-get -o DPkg::Lock::Timeout=300 install -y nfs-common; }"
     echo "sudo mkdir -p $(quoted "$mount")"
-    echo "mountpoint -q $(quoted "$mount") || sudo mount -t nfs $(quoted "$nfs" "$mount")"
+    # NFS 3 keeps the locks of a machine that was taken away for good; 4 does not, and does not heed the option.
+    echo "mountpoint -q $(quoted "$mount") || sudo mount -t nfs -o nolock $(quoted "$nfs" "$mount")"
   fi
   echo "mkdir -p bloodjax && tar -xzf bloodjax.tar.gz -C bloodjax"
   # The images' own Python is too old; uv brings one. The variable lets pip install it where Debian forbids it.

@@ -11,7 +11,7 @@ ALWAYS = "--requeue --signal=B:TERM@120 --open-mode=append"
 @pytest.fixture
 def cluster(machine, launch):
     """A login node and a compute node in one: sbatch, srun, squeue, scontrol."""
-    for command in ("sbatch", "srun", "scontrol", "train"):
+    for command in ("sbatch", "scancel", "scontrol", "srun", "train"):
         machine.standin(command)
     machine.standin("squeue", "echo RUNNING")
     machine.env["SLURM_JOB_ID"] = "7"
@@ -65,15 +65,17 @@ def test_dry_run_prints_and_calls_nothing(cluster):
 
 
 def test_the_limit_is_handed_on_as_term_and_the_job_goes_back_in_the_queue(cluster, launch):
-    cluster.standin(
-        "srun", 'trap "echo saved; exit 143" TERM; echo up; while true; do sleep 0.05; done'
-    )
+    # As SLURM does: SIGTERM to srun itself would kill the tasks.
+    cluster.standin("scancel", 'kill -TERM "$(cat "$HOME/task")"')
+    saves = 'echo $$ >"$HOME/task"; trap "echo saved; exit 143" TERM; echo up'
+    cluster.standin("srun", saves + "; while true; do sleep 0.05; done")
     process = job(cluster, launch, "20", "train", "a b", SLURM_CPUS_PER_TASK="8")
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=60)[0] == "saved\n"
     assert process.returncode == 143
-    srun, squeue, scontrol = cluster.calls()
+    srun, scancel, squeue, scontrol = cluster.calls()
+    assert scancel == ["scancel", "--signal=TERM", "7"]
     assert srun[-2:] == ["train", "a b"]
     assert " ".join(srun[:-2]) == "srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task=8"
     assert squeue == ["squeue", "--noheader", "--jobs=7", "--format=%T"]
