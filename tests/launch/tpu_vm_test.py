@@ -119,7 +119,8 @@ def test_setup_copies_the_checkout_then_mounts_and_installs_on_all_workers(gclou
     assert install[3:7] == ["tpu-vm", "ssh", "bloodjax", "--worker=all"]
     script = install[7].removeprefix("--command=").splitlines()
     assert script[0] == "set -e"
-    assert "mountpoint -q /mnt/bloodjax || sudo mount -t nfs -o nolock 10.0.0.2:/vol1 /mnt/bloodjax" in script
+    mounts = "sudo mount -t nfs -o nolock 10.0.0.2:/vol1 /mnt/bloodjax"
+    assert f"mountpoint -q /mnt/bloodjax || {mounts}" in script
     assert script[-1].endswith("-e './bloodjax[tpu]' jax==0.10.2")
     with tarfile.open(gcloud.folder / "copied") as archive:
         names = archive.getnames()
