@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM, one machine or a pod slice of many.
+#
+#   launch/tpu_vm.sh ACTION --zone=ZONE [flags] [-- --config=FILE --workdir=DIR ...]
+#
+#   create    makes the TPU VM                  queue   asks for it in the queue (--queued from then on)
+#   setup     on all workers: mounts the share, copies this checkout, installs it
+#   run       on all workers: starts the training that stands after --, in the background
+#   logs      follows worker 0's log            status  prints how the run stands on each worker
+#   watch     until the run is done: makes what is missing, sets up, runs; after a preemption or a crash, again
+#   stop      SIGTERM to the run on all workers: it saves and ends
+#   delete    deletes the TPU VM and its place in the queue
+#
+#   --name=bloodjax --zone=ZONE --project=PROJECT      which TPU VM; without --project, gcloud's own
+#   --accelerator=v5litepod-8 --version=v2-alpha-tpuv5-lite
+#   --spot                                             cheaper, and may be taken away at any time
+#   --queued                                           it was asked for by `queue`
+#   --nfs=HOST:/SHARE --mount=/mnt/bloodjax            a share that all workers mount: where workdir and data lie
+#   --restarts=20 --poll=60                            watch: how often it may start the run again; seconds
+#   --dry-run                                          prints each command and runs none
+
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib.sh"
+
+name=bloodjax zone='' project='' accelerator=v5litepod-8 version=v2-alpha-tpuv5-lite spot='' queued=''
+nfs='' mount=/mnt/bloodjax poll=60
+
+tpus() { run gcloud compute tpus "$@" "${where[@]}"; }
+
+on_workers() { tpus tpu-vm ssh "$name" --worker="$1" --command="$2"; }
+
+create() {
+  if [[ $queued == true ]]; then
+    tpus queued-resources create "$name-queue" --node-id="$name" --accelerator-type="$accelerator" \
+      --runtime-version="$version" ${spot:+--spot}
+  else
+    tpus tpu-vm create "$name" --accelerator-type="$accelerator" --version="$version" ${spot:+--spot}
+  fi
+}
+
+delete() {
+  if [[ $queued == true ]]; then
+    tpus queued-resources delete "$name-queue" --force --quiet # --force: the TPU VM with it
+  else
+    tpus tpu-vm delete "$name" --quiet
+  fi
+}
+
+# In one archive, all that the installation and a run need.
+setup() {
+  local folder=/tmp failed=0
+  [[ $dry_run == true ]] || folder=$(mktemp -d)
+  run tar -C "${here%/*}" --exclude=__pycache__ -czf "$folder/bloodjax.tar.gz" \
+    README.md LICENSE pyproject.toml setup.cfg bloodjax configs launch &&
+    tpus tpu-vm scp "$folder/bloodjax.tar.gz" "$name:" --worker=all &&
+    on_workers all "$(setup_commands)" || failed=$?
+  [[ $dry_run == true ]] || rm -r "$folder"
+  return "$failed"
+}
+
+# setup_commands: prints what a worker runs. Running it again changes nothing.
+setup_commands() {
+  echo "set -e"
+  if [[ -n $nfs ]]; then
+    echo "command -v mount.nfs >/dev/null || { sudo apt-get update;" \
+      "sudo apt-get -o DPkg::Lock::Timeout=300 install -y nfs-common; }"
+    echo "sudo mkdir -p $(quoted "$mount")"
+    # NFS 3 keeps the locks of a machine that was taken away for good; 4 does not, and does not heed the option.
+    echo "mountpoint -q $(quoted "$mount") || sudo mount -t nfs -o nolock $(quoted "$nfs" "$mount")"
+  fi
+  echo "mkdir -p bloodjax && tar -xzf bloodjax.tar.gz -C bloodjax"
+  # The images' own Python is too old; uv brings one. The variable lets pip install it where Debian forbids it.
+  echo "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv"
+  echo "[ -x venv/bin/python ] || python3 -m uv venv --python $PYTHON_VERSION venv"
+  echo "python3 -m uv pip install --python venv/bin/python -e './bloodjax[tpu]' jax==$JAX_VERSION"
+}
+
+start() {
+  on_workers all "cd bloodjax && launch/worker.sh start -- ../venv/bin/python -m bloodjax.main $(quoted "${arguments[@]}")"
+}
+
+# outside COMMAND...: prints what it prints; "MISSING" if there is no such thing, "UNKNOWN" if it failed otherwise.
+outside() {
+  local said
+  if said=$("$@" 2>&1); then
+    echo "$said"
+  elif [[ $said == *NOT_FOUND* ]]; then
+    echo MISSING
+  else
+    say "$said"
+    echo UNKNOWN
+  fi
+}
+
+# machine: prints the state of the TPU VM, or of its place in the queue as long as it waits there.
+machine() {
+  if [[ $queued == true ]]; then
+    local place
+    place=$(outside tpus queued-resources describe "$name-queue" --format='value(state.state)')
+    [[ $place == ACTIVE ]] || {
+      echo "$place"
+      return
+    }
+  fi
+  outside tpus tpu-vm describe "$name" --format='value(state)'
+}
+
+# training: prints how the run stands on all workers together: running, done, mistake, again, or unknown.
+training() {
+  local found
+  found=$(outside on_workers all \
+    "[ ! -d bloodjax ] && echo bloodjax-status absent || bloodjax/launch/worker.sh status")
+  found=$(sed -n 's/^.*bloodjax-status //p' <<<"$found" | tr -d '\r' | sort -u)
+  if [[ -z $found ]]; then
+    echo unknown
+  elif grep -qx running <<<"$found"; then
+    echo running # where one has ended, the others end within a minute, and then all start together
+  elif grep -qx 2 <<<"$found"; then
+    echo mistake
+  elif [[ $found == 0 ]]; then
+    echo "done"
+  else
+    echo again
+  fi
+}
+
+set_up_and_start() { setup && start; }
+
+# Starts the run, unless it was started too often. Where that fails, as when the machine is taken away meanwhile,
+# the next look tells what is to be done.
+start_again() {
+  ((started <= restarts)) || {
+    say "not started again (--restarts=$restarts)"
+    exit 75
+  }
+  started=$((started + 1))
+  set_up_and_start || say "failed; looking again"
+}
+
+# Makes the machine that is not there any more. A full zone is a reason to try again, a wrong flag is none.
+create_again() {
+  local said
+  [[ $1 == MISSING ]] || delete || say "not deleted"
+  said=$(create 2>&1) || case $said in
+    *INVALID_ARGUMENT* | *PERMISSION_DENIED*) fail "not created: ${said//$'\n'/ }" ;;
+    *) say "not created, trying again: $said" ;;
+  esac
+}
+
+watch() {
+  local state
+  started=0
+  state=$(machine)
+  [[ $state != UNKNOWN ]] || fail "gcloud could not say whether $name is there (see above)"
+  while true; do
+    say "$(date +%FT%T) $name is $state"
+    case $state in
+      READY)
+        case $(training) in
+          done)
+            say "the run is done"
+            exit 0
+            ;;
+          mistake)
+            say "the run ended with status 2, a mistake to be put right: launch/tpu_vm.sh logs"
+            exit 2
+            ;;
+          again) start_again ;;
+        esac
+        ;;
+      MISSING | PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) create_again "$state" ;;
+    esac
+    sleep "$poll"
+    state=$(machine)
+  done
+}
+
+parse_action "create queue setup run logs status watch stop delete" \
+  "name zone project accelerator version spot! queued! nfs mount restarts poll" "$@"
+[[ $action != queue ]] || queued=true
+must_be_set name zone accelerator version mount
+must_be_whole restarts poll
+need gcloud "see https://cloud.google.com/sdk/docs/install"
+where=(--zone="$zone" ${project:+--project="$project"})
+
+case $action in
+  create | queue) create ;;
+  setup) setup ;;
+  run)
+    must_train
+    start
+    ;;
+  logs) on_workers 0 "tail -n 200 -F bloodjax-run/log" ;;
+  status) on_workers all "bloodjax/launch/worker.sh status" ;;
+  watch)
+    must_train
+    [[ -n $nfs ]] || fail "--nfs is missing: without a share a preemption takes the workdir with it"
+    if [[ $dry_run == true ]]; then
+      # One round after a preemption.
+      machine
+      delete
+      create
+      set_up_and_start
+    else
+      watch
+    fi
+    ;;
+  stop) on_workers all "bloodjax/launch/worker.sh stop" ;;
+  delete) delete ;;
+esac
