@@ -94,8 +94,8 @@ def defaults() -> ml_collections.ConfigDict:
             # long as validation gets no worse; 0 is off. Each one's checkpoint is kept.
             "soup": 0,
             # Training stops, in each phase, after `patience` epochs without a better `metric`.
-            # It and the choice of the best checkpoint look at `set`: validation, or
-            # validation_distorted where data.validation_distortion is given.
+            # It and the choice of the best checkpoint look at `set`: validation, or where
+            # data.validation_distortion is given validation_distorted, or both, by their mean.
             "early_stopping": {"metric": "loss", "patience": 10, "set": "validation"},
             # Number of runs that each have another part of train for validation, in WORKDIR/fold0
             # and so on; what is evaluated is their ensemble. 0 is a single run.

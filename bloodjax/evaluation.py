@@ -34,6 +34,7 @@ from bloodjax.data.parts import Parts
 from bloodjax.ensemble import Ensemble
 from bloodjax.files import make_folder, write_whole
 from bloodjax.report import report
+from bloodjax.rules import WATCHED
 from bloodjax.settings import Config
 from bloodjax.version import __version__
 
@@ -170,8 +171,9 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
     write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
     if config.soup:
         with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
-            chosen_on = parts.evaluated("validation").get(config.early_stopping.set)
-            soup.make(config, workdir, checkpoints, chosen_on)
+            evaluated = parts.evaluated("validation")
+            watched = WATCHED[config.early_stopping.set] if evaluated else ()
+            soup.make(config, workdir, checkpoints, [evaluated[name] for name in watched])
     model = classifier.load(workdir)
     beside = {}
     if soup.is_chosen(workdir):

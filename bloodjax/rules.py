@@ -20,6 +20,13 @@ METRICS = {
     "ece": False,
 }
 
+# What early stopping may look at: names of evaluated sets, of whose figures the mean counts.
+WATCHED = {
+    "validation": ("validation",),
+    "validation_distorted": ("validation_distorted",),
+    "both": ("validation", "validation_distorted"),
+}
+
 
 def fraction(value: str | float) -> float | None:
     """`data.validation` or `data.test` as a fraction of train, or None where it is a SPEC."""
@@ -37,9 +44,9 @@ def check_distortion(text: str, validation: str, watched: str) -> None:
       validation: `data.validation`.
       watched: `early_stopping.set`.
     """
-    if watched == "validation_distorted" and not text:
+    if "validation_distorted" in WATCHED.get(watched, ()) and not text:
         raise UserError(
-            "config.early_stopping.set is 'validation_distorted', but there is no such set: "
+            f"config.early_stopping.set is {watched!r}, but there is no distorted set: "
             "expected config.data.validation_distortion to name distortions, such as all"
         )
     if not text:
@@ -112,7 +119,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "soup": _at_least(0),
     "early_stopping.metric": _one_of(*METRICS),
     "early_stopping.patience": _at_least(1),
-    "early_stopping.set": _one_of("validation", "validation_distorted"),
+    "early_stopping.set": _one_of(*WATCHED),
     "folds": (lambda v: v == 0 or v >= 2, "0 or a whole number of at least 2"),
     "evaluation.tta": (views.is_known, f"{', '.join(views.SETS)}, or different sets joined by +"),
     "evaluation.tta_average": _one_of(*tta.AVERAGES),

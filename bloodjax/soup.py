@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import statistics
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +32,15 @@ def make(
     config: Config,
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
-    validation: Dataset | None,
+    watched: Sequence[Dataset],
 ) -> None:
     """Makes the soup of a run that has ended, from the epochs that `config.soup` had kept.
 
-    They are taken from the best on, each one that leaves the average no worse on `validation`, the
-    set that early stopping follows, by its metric. Writes `soup.json`, and the weights to `soup/`
-    where they are better than the best epoch's alone.
+    They are taken from the best on, each one that leaves the average no worse on the sets
+    `watched`, those that early stopping looks at, by its metric and their mean. Writes `soup.json`,
+    and the weights to `soup/` where they are better than the best epoch's alone.
     """
-    if validation is None:
+    if not watched:
         logs.say("no soup: it needs a validation part")
         return
     metric, progress = config.early_stopping.metric, checkpoints.progress()
@@ -46,8 +48,12 @@ def make(
     like = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))
 
     def score(variables: PyTree) -> dict[str, float]:
-        probabilities = steps.predict(steps.place(variables), validation.images, "none")
-        return metrics.quick(probabilities, validation.labels)
+        placed = steps.place(variables)
+        of_each = [
+            metrics.quick(steps.predict(placed, part.images, "none"), part.labels)
+            for part in watched
+        ]
+        return {name: statistics.fmean(f[name] for f in of_each) for name in of_each[0]}
 
     taken: list[int] = []
     average, figures, single = None, {}, {}

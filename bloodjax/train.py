@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import pathlib
+import statistics
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from bloodjax.distort.sets import with_distorted
 from bloodjax.errors import Stopped, UserError
 from bloodjax.feed import Feed
 from bloodjax.files import make_folder, write_whole
-from bloodjax.rules import METRICS
+from bloodjax.rules import METRICS, WATCHED
 from bloodjax.settings import PHASES, Config
 from bloodjax.signals import Stop, catch
 from bloodjax.state import Metrics, TrainState
@@ -217,7 +218,9 @@ class _Run:
             entry[part] = self._figures(state.averaged, dataset)
             if self.config.ema:
                 entry[f"{part}_raw"] = self._figures(state.variables, dataset)
-        value = entry[stopping.set][stopping.metric] if self._evaluated else None
+        value = None
+        if self._evaluated:
+            value = statistics.fmean(entry[s][stopping.metric] for s in WATCHED[stopping.set])
         logs.say(_epoch_line(entry))
         larger_is_better, keep = METRICS[stopping.metric], self.config.soup
         return progress.after_epoch(value, larger_is_better, self.step, keep), entry

@@ -32,7 +32,7 @@ def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
         ),
         (
             {"early_stopping.set": "validation_distorted"},
-            "config.early_stopping.set is 'validation_distorted', but there is no such set",
+            "config.early_stopping.set is 'validation_distorted', but there is no distorted set",
         ),
         (
             {"data.validation_distortion": "all", "data.validation": "0"},

@@ -77,7 +77,7 @@ def test_a_soup_takes_what_makes_it_no_worse(losses, taken, again, monkeypatch):
     with monkeypatch.context() as patch:
         scored(patch, losses)
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-            soup.make(config, workdir, checkpoints, cells())
+            soup.make(config, workdir, checkpoints, [cells()])
     content = json.loads((workdir / "soup.json").read_text())
     assert content["steps"] == [progress.leaders[i][0] for i in taken]
     assert content["chosen"] is soup.is_chosen(workdir) is True
@@ -100,7 +100,7 @@ def test_a_soup_that_is_not_better_is_left(losses, again, monkeypatch):
     with monkeypatch.context() as patch:
         scored(patch, losses)
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-            soup.make(config, workdir, checkpoints, cells())
+            soup.make(config, workdir, checkpoints, [cells()])
     assert not soup.is_chosen(workdir)
     assert not (workdir / "soup").exists()
     best = leaders_variables(workdir, config, progress)[0]
@@ -153,6 +153,6 @@ def test_a_soup_needs_validation(again, make_config, monkeypatch):
     said = []
     monkeypatch.setattr(logs, "say", said.append)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        soup.make(config, workdir, checkpoints, None)
+        soup.make(config, workdir, checkpoints, [])
     assert said == ["no soup: it needs a validation part"]
     assert not soup.is_chosen(workdir)

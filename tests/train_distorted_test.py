@@ -81,12 +81,13 @@ def test_another_set_and_metric_judge_otherwise(run, make_config, tmp_path, monk
     def rising_and_falling(probabilities, labels):
         epoch, distorted = divmod(len(calls), 2)
         calls.append(1)
-        value = float(-epoch if distorted else epoch)
+        value = float(-2 * epoch if distorted else epoch)
         return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "f1_macro", "ece"), value)
 
     for name, metric, best in (
         ("validation", "accuracy", 3),
         ("validation_distorted", "balanced_accuracy", 1),
+        ("both", "loss", 3),
     ):
         calls.clear()
         with monkeypatch.context() as patch:
