@@ -262,7 +262,11 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
         best_step=model.step,
         baselines={name: result["baseline"]["accuracy"] for name, result in results.items()},
         mistakes=mistakes,
-        audit=_audit_counts(workdir, sum(map(sum, (c.values() for c in counts.values())))),
+        audit=_audit_counts(
+            workdir,
+            sum(map(sum, (c.values() for c in counts.values()))),
+            cleaned=config.data.clean == "drop",
+        ),
         counts=counts,
         class_weights=weights,
         versions=versions(),
@@ -271,13 +275,14 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
     )
 
 
-def _audit_counts(workdir: pathlib.Path, kept: int) -> dict[str, int]:
+def _audit_counts(workdir: pathlib.Path, kept: int, cleaned: bool) -> dict[str, int]:
     found = json.loads((workdir / "audit" / "audit.json").read_text("utf-8"))
     lists = ("junk", "exact_duplicates", "near_duplicates", "label_conflicts", "leakage")
     return {
         "n": found["n"],
         **{name: len(found[name]) for name in lists},
         "dropped": found["n"] - kept,
+        "cleaned": int(cleaned),
     }
 
 

@@ -96,7 +96,7 @@ def build(
       baselines: name of a set -> accuracy of the colour histogram there.
       mistakes: of the headline set, the most confident first.
       audit: counts under the names of `audit.json` (groups for duplicates, conflicts and leakage),
-        `n`, and `dropped`.
+        `n`, `dropped`, and `cleaned`, 1 where leaks were left out, else 0.
       audit_page: link to the audit's own page.
       counts: name of a part of the data -> class -> number of pictures.
       class_weights: class -> weight in the loss.

@@ -230,6 +230,11 @@ def test_reasons_for_doubt_are_said(full, change, warning):
     assert warning in _Page(report.build(**{**_run(), **change})).text
 
 
+def test_leaks_that_were_left_out_are_no_reason_for_doubt():
+    run = {**_run(), "audit": {"n": 9, "leakage": 1, "dropped": 1, "cleaned": 1}}
+    assert "may flatter the model" not in _Page(report.build(**run)).text
+
+
 def test_a_perfect_score_keeps_its_doubt():
     perfect = _evaluation(n=20, right=1.0)
     assert perfect["ci95"]["accuracy"] == [1, 1]
