@@ -55,7 +55,7 @@ def _read(folder: pathlib.Path) -> dict:
     try:
         content, digest, rest = (folder / FILE).read_text("utf-8").split("\n")
     except FileNotFoundError:
-        raise Broken(f"{FILE} is missing") from None
+        raise Broken(f"{FILE}, which is written last, is missing") from None
     except ValueError:  # no text, or not of these lines
         raise Broken(f"{FILE} has other bytes than were written") from None
     if digest != _digest(content) or rest:

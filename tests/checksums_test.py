@@ -52,7 +52,7 @@ def remove(path):
             ("checksums.json", how, "checksums.json has other bytes than were written")
             for how in (flip, cut, lengthen)
         ),
-        ("checksums.json", remove, "checksums.json is missing"),
+        ("checksums.json", remove, "checksums.json, which is written last, is missing"),
     ],
 )
 def test_a_broken_folder_is_named(name, how, message, folder):
