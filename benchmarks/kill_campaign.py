@@ -1,9 +1,11 @@
 """Kills training runs at random moments; what becomes of them must be what one left alone does.
 
-python -m benchmarks.kill_campaign [--sigkill=50] [--sigterm=50] [--seed=0] [--out=DIR]
+python -m benchmarks.kill_campaign [--sigkill=50] [--sigterm=50] [--minutes=300] [--seed=0]
+                                   [--out=DIR]
 
 A run of a tiny network on rendered cells is started, killed and started again, with the same
-command, until it ends; then another one, until there were as many signals as asked for. Each run
+command, until it ends; then another one, until there were as many signals as asked for; after so
+many minutes no more are sent. Each run
 that has ended must agree with the one left alone to the bit: the whole state of its last
 checkpoint, its progress (which holds early stopping's), metrics.jsonl but for timings, and what
 its evaluation wrote. And at each start it must go on
@@ -36,14 +38,14 @@ from typing import Any
 
 from benchmarks import record
 
-# What a run takes: 6 of its epochs are of fine-tuning, in which early stopping has a say.
+# Two phases, the second one with an end by early stopping in sight, and all that a state may hold.
 CONFIG = (
-    *("--config=configs/quickstart.py", "--config.data.train=synthetic:320"),
+    *("--config=configs/quickstart.py", "--config.data.train=synthetic:160"),
     *("--config.data.image_size=32", "--config.batch_size=16", "--config.model.head.hidden=(16,)"),
-    *("--config.phases.head.epochs=2", "--config.phases.finetune.epochs=6"),
+    *("--config.phases.head.epochs=2", "--config.phases.finetune.epochs=4"),
     *("--config.early_stopping.patience=2", "--config.early_stopping.metric=loss"),
     *("--config.ema=0.9", "--config.soup=2", "--config.evaluation.bootstrap=20"),
-    "--config.checkpoint_minutes=0.005",
+    *("--config.checkpoint_minutes=0.005", "--config.grace_seconds=300"),
 )
 # Of the kills, how many come at any time from the process's start; the others come later.
 _EARLY = 0.2
@@ -175,10 +177,14 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def campaign(
-    kills: dict[str, int], seed: int, folder: pathlib.Path, config: tuple[str, ...] = CONFIG
+    kills: dict[str, int],
+    seed: int,
+    folder: pathlib.Path,
+    config: tuple[str, ...] = CONFIG,
+    minutes: float = 300.0,
 ) -> dict[str, Any]:
     """Sends so many signals of each name to runs in `folder`; the results, as they are stored."""
-    rng = random.Random(seed)
+    rng, until = random.Random(seed), time.monotonic() + 60 * minutes
     whole = Run(folder / "whole", config)
     _ended(whole.start())
     began = time.monotonic()
@@ -191,22 +197,21 @@ def campaign(
     rng.shuffle(left)
     runs: list[Run] = [again]
     faults += _differences(expected, again.workdir)
-    while left:
+    while left and time.monotonic() < until:
         run = Run(folder / f"run{len(runs)}", config)
         shutil.copytree(whole.workdir / "compiled", run.workdir / "compiled")
         runs.append(run)
         while True:
             training = rng.random() >= _EARLY
-            name = left.pop() if left else None
+            name = left.pop() if left and time.monotonic() < until else None
             span = seconds / 3 if training else seconds
             start = run.start(name, rng.uniform(0, span), training)
             faults += [f"{run.workdir.name}: {fault}" for fault in run.faults()]
             if start.status == 0:
                 break
             faults += [f"{run.workdir.name}: {fault}" for fault in _status_faults(start)]
-            print(
-                f"{run.workdir.name}: {start.signal}, {start.last} {start.step}, {len(left)} left"
-            )
+            came = f"{start.signal}, {start.last} {start.step}"
+            print(f"{run.workdir.name}: {came}, {len(left)} left", flush=True)
         if name is not None:  # it ended before the signal came
             left.append(name)
             start.signal = None
@@ -259,13 +264,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill_campaign", description=__doc__)
     parser.add_argument("--sigkill", type=int, default=50)
     parser.add_argument("--sigterm", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     chosen = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     with tempfile.TemporaryDirectory() as folder:
         kills = {"SIGKILL": chosen.sigkill, "SIGTERM": chosen.sigterm}
-        found = campaign(kills, chosen.seed, pathlib.Path(folder))
+        found = campaign(kills, chosen.seed, pathlib.Path(folder), minutes=chosen.minutes)
     path = record.write(chosen.out, record.device_name("cpu", ""), found, "kill_campaign_")
     print(json.dumps(found, indent=1), path, sep="\n")
     sys.exit(1 if found["faults"] else 0)

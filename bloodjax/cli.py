@@ -44,7 +44,8 @@ def run(
         return [argv[0], *overrides]
 
     def quietly(argv: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)  # orbax tells of every step that it takes
+        # Orbax tells of every step that it takes, and at length of the errors that it raises.
+        logging.set_verbosity(logging.FATAL)
         main(argv[1:])
 
     hugepages.restart()

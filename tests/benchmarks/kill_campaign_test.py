@@ -2,8 +2,8 @@ from benchmarks import kill_campaign
 from benchmarks.kill_campaign import Run, Start
 
 SHORT = (
-    *(flag for flag in kill_campaign.CONFIG if "finetune.epochs" not in flag),
-    *("--config.phases.finetune.epochs=2", "--config.data.train=synthetic:160"),
+    *(flag for flag in kill_campaign.CONFIG if ".epochs" not in flag),
+    *("--config.phases.head.epochs=1", "--config.phases.finetune.epochs=2"),
 )
 
 
