@@ -36,7 +36,8 @@ class Checkpoints:
           UserError: the newest checkpoint is of another version's format, or may not be read.
         """
         self._directory = directory.resolve()
-        self._stored = Stored(self._directory, read_only=read_only)
+        others = not read_only and jax.process_index() != 0  # the first of several processes moves
+        self._stored = Stored(self._directory, read_only=read_only or others)
         self._keep = _LatestTwoAndThese()
         self._manager: ocp.CheckpointManager | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
@@ -75,6 +76,25 @@ class Checkpoints:
     def proven_step(self) -> int | None:
         """The latest step that is written to its end, or None; the latest may be under way."""
         return self._proven
+
+    def latest_before(self, step: int) -> int | None:
+        """The step of the latest checkpoint from before `step`, or None where there is none."""
+        self.wait()
+        return self._stored.latest(before=step)
+
+    def drop_after(self, step: int | None) -> None:
+        """Deletes the checkpoints of later steps than `step`, or all of them.
+
+        `step` is one that is kept; it is the latest then.
+        """
+        self.wait()
+        if self._manager is None:
+            self._manager = self._new_manager()
+        for kept in self._manager.all_steps():
+            if step is None or kept > step:
+                self._manager.delete(kept)
+        self._progress = None
+        self._latest = self._proven = self._stored.latest()
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Writes a checkpoint in the background, and its checksums once it is complete.

@@ -31,13 +31,14 @@ class Stored:
         self._directory, self._read_only = directory, read_only
         self._whole: dict[int, bool] = {}
 
-    def latest(self) -> int | None:
-        """The newest step that is whole, or None.
+    def latest(self, before: int | None = None) -> int | None:
+        """The newest step that is whole, of all or of those below `before`; or None.
 
         Raises:
           UserError: the newest is of a later format, or may not be read.
         """
-        return next(filter(self.is_whole, self._steps()), None)
+        steps = (step for step in self._steps() if before is None or step < before)
+        return next(filter(self.is_whole, steps), None)
 
     def is_whole(self, step: int) -> bool:
         """Whether the step's folder is there, and as it was written.

@@ -246,6 +246,24 @@ def test_reading_moves_nothing(tmp_path, said):
     assert len(said) == 2
 
 
+def test_a_run_may_go_back_further(tmp_path, said):
+    three(tmp_path)
+    damage(tmp_path / "2")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert [checkpoints.latest_before(step) for step in (4, 3, 2, 1)] == [3, 1, 1, None]
+        checkpoints.save(state_at(4), checkpoints.progress())
+        checkpoints.drop_after(1)
+        assert (checkpoints.latest_step, checkpoints.proven_step) == (1, 1)
+        assert steps_in(tmp_path) == [1]
+        checkpoints.save(state_at(2), checkpoints.progress())
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 2
+        checkpoints.drop_after(None)
+        assert checkpoints.latest_step is None
+    assert steps_in(tmp_path) == []
+    assert len(said) == 1
+
+
 def test_where_nothing_is_good(tmp_path, said):
     three(tmp_path)
     for step in (1, 2, 3):
@@ -353,6 +371,7 @@ def save_large(folder, steps):
             checkpoints.save(large(step), checkpoints.progress())
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored")
 def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, small_disk):
     expected = (
         f"{tmp_path}: the checkpoint of step 3 could not be written: File too large; the last "
@@ -371,6 +390,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, small_disk):
         shutil.rmtree(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored")  # in a loop of orbax's that has ended
 def test_what_went_wrong_first_counts(tmp_path, small_disk):
     with small_disk(), pytest.raises(ZeroDivisionError):
         save_and_fail(tmp_path)

@@ -91,6 +91,8 @@ def test_whatever_breaks_in_the_newest_checkpoint_is_survived(checkpoints, tmp_p
 def test_the_newest_whole_step(checkpoints, said):
     found = stored.Stored(checkpoints, read_only=True)
     assert found.latest() == 2
+    assert found.latest(before=2) == 1
+    assert found.latest(before=1) is None
     assert [found.is_whole(step) for step in (1, 2, 3)] == [True, True, False]
     assert found.progress(2) == json.loads(json.dumps(vars(progress_at(2))))
     assert stored.Stored(checkpoints / "nowhere", read_only=False).latest() is None
