@@ -2,156 +2,246 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from bloodjax import checksums, logs
 from bloodjax.errors import UserError
+from bloodjax.files import no_room
+from bloodjax.progress import Progress
 from bloodjax.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands, besides its state.
-
-    Attributes:
-      classes: class names in label order.
-      phase: index of the present phase.
-      phase_epochs: epochs completed in it.
-      waited: of these, the last ones without a better value of early stopping's metric.
-      phase_best: the phase's best value so far, or None.
-      best: the run's best value so far, or None.
-      best_step: the step at which the run's best value was measured, or None.
-      source: terms of the initial weights, as `pretrained.catalogue.Source` has them; {} for
-        random ones.
-      leaders: step and value of the best epochs so far, the best first, as many as are to be kept.
-    """
-
-    classes: tuple[str, ...]
-    phase: int = 0
-    phase_epochs: int = 0
-    waited: int = 0
-    phase_best: float | None = None
-    best: float | None = None
-    best_step: int | None = None
-    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    leaders: tuple[tuple[int, float], ...] = ()
-
-    def after_epoch(
-        self, value: float | None, larger_is_better: bool, step: int, keep: int = 0
-    ) -> Progress:
-        """The progress after an epoch that ended at `step` with `value` of the metric.
-
-        `keep` is how many of the best epochs are `leaders`; of equal ones, the earlier is better.
-        Without a value, as there is without a validation part, no epoch is better than another.
-        """
-        after = dataclasses.replace(self, phase_epochs=self.phase_epochs + 1)
-        if value is None:
-            return after
-
-        def improves(old: float | None) -> bool:
-            return old is None or (value > old if larger_is_better else value < old)
-
-        if improves(self.phase_best):
-            after = dataclasses.replace(after, phase_best=value, waited=0)
-        else:
-            after = dataclasses.replace(after, waited=self.waited + 1)
-        if improves(self.best):
-            after = dataclasses.replace(after, best=value, best_step=step)
-        sign = -1 if larger_is_better else 1
-        leaders = sorted((*self.leaders, (step, value)), key=lambda leader: sign * leader[1])
-        return dataclasses.replace(after, leaders=tuple(leaders[:keep]))
-
-    def next_phase(self) -> Progress:
-        """The progress at the start of the phase that follows."""
-        return dataclasses.replace(
-            self, phase=self.phase + 1, phase_epochs=0, waited=0, phase_best=None
-        )
+from bloodjax.stored import FORMAT, Stored
 
 
 class Checkpoints:
-    """The checkpoints in one folder; use as a context manager, so that writing is completed."""
+    """The checkpoints in one folder; use as a context manager, so that writing is completed.
+
+    Kept are the latest two, and what the progress of each of these needs, so that there is always
+    something to go back to: a checkpoint that is not whole (see `stored`) counts as not there, and
+    the latest is the newest that is whole.
+    """
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
-        self._keep = _LatestAndThese()
-        self._manager = ocp.CheckpointManager(
-            directory.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep, create=not read_only, read_only=read_only
-            ),
-            item_names=("state", "progress"),
-        )
+        """Opens `directory`, which need not exist; it is made with the first checkpoint.
+
+        Raises:
+          UserError: the newest checkpoint is of another version's format, or may not be read.
+        """
+        self._directory = directory.resolve()
+        others = not read_only and jax.process_index() != 0  # the first of several processes moves
+        self._stored = Stored(self._directory, read_only=read_only or others)
+        self._keep = _LatestTwoAndThese()
+        self._manager: ocp.CheckpointManager | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
+        self._sealing: concurrent.futures.Future | None = None
+        self._progress: Progress | None = None
+        self._latest = self._proven = self._stored.latest()
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()  # waits: a process that ends before that loses the checkpoint
+    def __exit__(self, kind, *_) -> None:
+        # Waits: a process that ends before that loses the checkpoint. What went wrong first counts.
+        with contextlib.ExitStack() as stack:
+            if kind is not None:
+                stack.enter_context(contextlib.suppress(Exception))
+            stack.callback(self._thread.shutdown)
+            if self._manager is not None:
+                stack.callback(self._close_manager)
+            self.wait()
+
+    def _close_manager(self) -> None:
+        with contextlib.suppress(Exception):  # `wait` has raised it
+            self._manager.close()
 
     @property
     def directory(self) -> pathlib.Path:
         """The folder."""
-        return pathlib.Path(self._manager.directory)
+        return self._directory
 
     @property
     def latest_step(self) -> int | None:
         """The step of the latest checkpoint, or None where there is none."""
-        return self._manager.latest_step()
+        return self._latest
+
+    @property
+    def proven_step(self) -> int | None:
+        """The latest step that is written to its end, or None; the latest may be under way."""
+        return self._proven
+
+    def latest_before(self, step: int) -> int | None:
+        """The step of the latest checkpoint from before `step`, or None where there is none."""
+        self.wait()
+        return self._stored.latest(before=step)
+
+    def drop_after(self, step: int | None) -> None:
+        """Deletes the checkpoints of later steps than `step`, or all of them.
+
+        `step` is one that is kept; it is the latest then.
+        """
+        self.wait()
+        if self._manager is None:
+            self._manager = self._new_manager()
+        for kept in self._manager.all_steps():
+            if step is None or kept > step:
+                self._manager.delete(kept)
+        self._progress = None
+        self._latest = self._proven = self._stored.latest()
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Writes a checkpoint in the background; one of the same step is left as it is."""
+        """Writes a checkpoint in the background, and its checksums once it is complete.
+
+        One of the same step is replaced where its progress is another, and else left as it is.
+
+        Raises:
+          UserError: the disk took no more, now or at the checkpoint before.
+        """
         step = int(state.step)
-        self._keep.steps = {progress.best_step, *(step for step, _ in progress.leaders)}
-        if step != self.latest_step:
-            self._manager.save(
+        self.wait()
+        if step == self._latest and progress == self._progress:
+            return
+        with self._room_for(step):
+            if self._manager is None:
+                self._manager = self._new_manager()
+            if step == self._latest:
+                self._manager.delete(step)
+            self._keep.steps = progress.needs | (self._progress.needs if self._progress else set())
+            written = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(_fields(state)),
-                    progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                    progress=ocp.args.JsonSave({"format": FORMAT, **dataclasses.asdict(progress)}),
                 ),
             )
+        if not written:  # as orbax answers, without a word, where there is a later step
+            raise RuntimeError(f"{self.directory}: step {step} was not written")
+        self._latest, self._progress = step, progress
+        self._stored.written(step)
+        self._sealing = self._thread.submit(self._seal, step)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint under way is complete and has its checksums.
+
+        Raises:
+          UserError: the disk took no more.
+        """
+        if self._sealing is not None:
+            sealing, self._sealing = self._sealing, None
+            sealing.result()
+
+    def _seal(self, step: int) -> None:
+        with self._room_for(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                checksums.write(self._stored.folder(step))
+        self._proven = step
+
+    @contextlib.contextmanager
+    def _room_for(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            why = no_room(error)
+            if why is None:
+                raise
+            good = f"the last good one is of step {self._proven}"
+            raise UserError(
+                f"{self.directory}: the checkpoint of step {step} could not be written: {why}; "
+                f"{'there is none before it' if self._proven is None else good}; expected room for "
+                "it, with which the same command goes on"
+            ) from error
+
+    def _new_manager(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                # A killed process leaves a checkpoint half-written.
+                preservation_policy=self._keep,
+                cleanup_tmp_directories=True,
+            ),
+            item_names=("state", "progress"),
+        )
 
     def progress(self) -> Progress:
-        """The progress that the latest checkpoint holds."""
-        step = self.latest_step
-        stored = self._manager.restore(
-            step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
-        ).progress
-        leaders = tuple((step, value) for step, value in stored.get("leaders", ()))
-        return Progress(**{**stored, "classes": tuple(stored["classes"]), "leaders": leaders})
+        """The progress that the latest checkpoint holds, as far as the others are still there.
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, on one device; `like` has its shapes and dtypes."""
-        return TrainState(**self._restore(step, _fields(like), partial=False))
+        Where the best one is not, that is said, and the best that is left takes its place.
+        """
+        if self._progress is None:
+            stored = self._stored.progress(self._latest)
+            leaders = tuple((step, value) for step, value in stored.get("leaders", ()))
+            held = Progress(**{**stored, "classes": tuple(stored["classes"]), "leaders": leaders})
+            lost = {step for step in held.needs if not self._stored.is_whole(step)}
+            self._progress = held.without(lost)
+            if held.best_step in lost:
+                left = self._progress.best_step or self._latest
+                logs.say(
+                    f"{self.directory}: the best checkpoint, of step {held.best_step}, is lost; "
+                    f"that of step {left} takes its place"
+                )
+        return self._progress
 
-    def restore_variables(self, step: int, like: PyTree, *, ema: bool = False) -> PyTree:
-        """The network's variables at `step`, on one device.
+    def restore(self, step: int, like: TrainState, placed: PyTree = None) -> TrainState:
+        """The state at `step`.
+
+        Args:
+          step: one that is kept.
+          like: has its shapes and dtypes.
+          placed: the sharding of all arrays, or a state of one for each; by default they lie on
+            one device. How they lay when they were saved does not matter.
+
+        Raises:
+          UserError: there is no whole checkpoint of this step.
+        """
+        placed = _fields(placed) if isinstance(placed, TrainState) else placed
+        return TrainState(**self._restore(step, _fields(like), placed, partial=False))
+
+    def restore_variables(
+        self, step: int, like: PyTree, *, ema: bool = False, placed: PyTree = None
+    ) -> PyTree:
+        """The network's variables at `step`, without what else the state holds.
 
         Args:
           step: one that is kept.
           like: `{"params": ..., "batch_stats": ...}` of the same shapes and dtypes.
           ema: their average, which the run must have kept.
-        """
-        if ema:
-            return self._restore(step, {"ema": like}, partial=True)["ema"]
-        return self._restore(step, like, partial=True)
+          placed: the sharding of all arrays, or a tree like `like` of one for each; by default
+            they lie on one device.
 
-    def _restore(self, step: int, like: PyTree, partial: bool) -> PyTree:
-        self._manager.wait_until_finished()
-        if step not in self._manager.all_steps():
-            raise UserError(f"{self.directory}: no checkpoint of step {step} is here")
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        Raises:
+          UserError: there is no whole checkpoint of this step.
+        """
+        if not ema:
+            return self._restore(step, like, placed, partial=True)
+        one = placed is None or isinstance(placed, jax.sharding.Sharding)
+        placed = placed if one else {"ema": placed}
+        return self._restore(step, {"ema": like}, placed, partial=True)["ema"]
+
+    def _restore(self, step: int, like: PyTree, placed: PyTree, partial: bool) -> PyTree:
+        self.wait()
+        if not self._stored.is_whole(step):
+            raise UserError(f"{self.directory}: no checkpoint of step {step} is here and whole")
+        if placed is None:
+            placed = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        if isinstance(placed, jax.sharding.Sharding):
+            placed = jax.tree.map(lambda _, one=placed: one, like)
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), like, placed
         )
-        placed = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=device), target)
-        state = ocp.args.PyTreeRestore(target, restore_args=placed, partial_restore=partial)
-        return self._manager.restore(step, args=ocp.args.Composite(state=state)).state
+        into = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(
+                self._stored.folder(step) / "state",
+                args=ocp.args.PyTreeRestore(target, restore_args=into, partial_restore=partial),
+            )
 
 
 def _fields(state: TrainState) -> dict[str, PyTree]:
@@ -159,27 +249,19 @@ def _fields(state: TrainState) -> dict[str, PyTree]:
     return {name: field for name, field in vars(state).items() if field is not None}
 
 
-def has_checkpoint(directory: pathlib.Path) -> bool:
-    """Whether a run can go on from what is in `directory`, a folder that need not exist."""
-    if not directory.is_dir():
-        return False
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        return checkpoints.latest_step is not None
-
-
 @dataclasses.dataclass
-class _LatestAndThese(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the latest checkpoint and the run's best ones.
+class _LatestTwoAndThese(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the latest two checkpoints and the run's best ones.
 
     Orbax's own BestN breaks ties its own way; which checkpoints are best is the run's to say.
     """
 
-    steps: Set[int | None] = frozenset()
+    steps: Set[int] = frozenset()
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: ocp.checkpoint_managers.PreservationContext
     ) -> Sequence[bool]:
         """One answer for each checkpoint, in order of their steps."""
         del context
-        latest = max((c.step for c in checkpoints), default=None)
-        return [c.step == latest or c.step in self.steps for c in checkpoints]
+        latest = sorted(c.step for c in checkpoints)[-2:]
+        return [c.step in latest or c.step in self.steps for c in checkpoints]

@@ -18,8 +18,8 @@ from bloodjax.data import images as pictures
 from bloodjax.errors import UserError
 from bloodjax.settings import Config
 from bloodjax.tta import SELECTED, Plan
+from bloodjax.workdir import CONFIG_FILE
 
-CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 BASELINE_FILE = "baseline.json"
 
@@ -116,11 +116,9 @@ def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
     if not config_file.is_file():
         raise UserError(f"{workdir}: no run is here, expected a folder with {CONFIG_FILE}")
     config = settings.from_json(config_file.read_text(encoding="utf-8"))
-    if not (workdir / CHECKPOINTS).is_dir():
-        raise UserError(f"{workdir}: the run has no checkpoint yet")
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         if checkpoints.latest_step is None:
-            raise UserError(f"{workdir}: the run has no checkpoint yet")
+            raise UserError(f"{workdir}: the run has no whole checkpoint yet")
         progress = checkpoints.progress()
         step = checkpoints.latest_step if progress.best_step is None else progress.best_step
         shapes = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))

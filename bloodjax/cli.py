@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from bloodjax import hugepages
+from bloodjax import files, hugepages
 from bloodjax.errors import Stopped, UserError
 
 __all__ = ["flags", "local_path", "local_paths", "run"]
@@ -21,8 +21,8 @@ def run(
 ) -> None:
     """Starts the process again with huge pages, parses the flags, calls `main`, and ends.
 
-    A `UserError` is printed as one line and ends with status 2, `Stopped` with 128 + signal.
-    Anything else is a bug and keeps its traceback.
+    A `UserError` is printed as one line and ends with status 2, as does a disk that takes no more;
+    `Stopped` ends with 128 + signal. Anything else is a bug and keeps its traceback.
 
     Args:
       main: takes the config's overrides, as `"key=value"`.
@@ -44,7 +44,8 @@ def run(
         return [argv[0], *overrides]
 
     def quietly(argv: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)  # orbax tells of every step that it takes
+        # Orbax tells of every step that it takes, and at length of the errors that it raises.
+        logging.set_verbosity(logging.FATAL)
         main(argv[1:])
 
     hugepages.restart()
@@ -57,6 +58,12 @@ def run(
         sys.exit(_end(f"error: {error}", 2))
     except Stopped as error:
         sys.exit(_end(str(error), 128 + error.signal))
+    except OSError as error:
+        why = files.no_room(error)
+        if why is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_end(f"error: {where}{why}; what was saved before is whole", 2))
     except KeyboardInterrupt:
         sys.exit(_end("stopped", 130))
 

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from bloodjax.pretrained.catalogue import Source
+from bloodjax.signals import GRACE_SECONDS
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -113,6 +114,8 @@ def defaults() -> ml_collections.ConfigDict:
             },
             # A checkpoint is written after every epoch, and within one after this many minutes.
             "checkpoint_minutes": 10.0,
+            # After SIGINT or SIGTERM, time for a last checkpoint; then the process ends anyhow.
+            "grace_seconds": GRACE_SECONDS,
             # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
             "profile": False,
         }

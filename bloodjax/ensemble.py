@@ -10,9 +10,10 @@ from jaxtyping import Float, UInt8
 
 from bloodjax import classifier, metrics, settings
 from bloodjax.classical import HistogramBaseline
-from bloodjax.classifier import CONFIG_FILE, Classifier
+from bloodjax.classifier import Classifier
 from bloodjax.data import parts
 from bloodjax.errors import UserError
+from bloodjax.workdir import CONFIG_FILE
 
 
 class Ensemble:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import tempfile
 
 from bloodjax.errors import UserError
 
+# What the system says where a disk takes no more.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a text, or bytes, beside `path` first and then puts it in its place, at once."""
+    """Writes a text, or bytes, beside `path` first and then puts it in its place, at once.
+
+    The content is on the disk before it takes the place of what was there.
+    """
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    with unfinished.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 
@@ -28,3 +38,17 @@ def make_folder(path: pathlib.Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, expected a folder to write to") from error
+
+
+def no_room(error: BaseException) -> str | None:
+    """In the system's words why a disk took no more, if that is behind `error`; else None.
+
+    Libraries wrap the system's errors in their own, as causes or as text.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        for number in _NO_ROOM:
+            if getattr(seen, "errno", None) == number or os.strerror(number) in str(seen):
+                return os.strerror(number)
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -16,7 +16,7 @@ import numpy as np
 
 from bloodjax import classical, ensemble, evaluation, logs, settings
 from bloodjax import train as training
-from bloodjax.classifier import BASELINE_FILE, CONFIG_FILE
+from bloodjax.classifier import BASELINE_FILE
 from bloodjax.data import parts, splits
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
@@ -24,6 +24,8 @@ from bloodjax.ensemble import Ensemble
 from bloodjax.errors import UserError
 from bloodjax.files import make_folder, write_whole
 from bloodjax.settings import Config
+from bloodjax.signals import catch
+from bloodjax.workdir import CONFIG_FILE, hold, open_config
 
 _SPLITS_FILE = "splits.json"
 OUT_OF_FOLD = "out_of_fold"
@@ -40,18 +42,20 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: anything that the user can put right, too few pictures of a class among it.
       Stopped: SIGINT or SIGTERM came; the same command goes on.
     """
-    stored = training.open_workdir(config, workdir)
-    config = stored or config
-    if stored is None:
-        _share_out(config, workdir)
-    write_whole(workdir / CONFIG_FILE, settings.to_json(config))
-    for fold, folder in enumerate(ensemble.fold_folders(workdir)):
-        if (folder / "report" / "index.html").exists():  # the last thing that a run writes
-            continue
-        logs.say(f"fold {fold + 1} of {config.folds}")
-        training.train(_fold_config(config), folder)
-    # Read anew, so that the folds had the memory for themselves.
-    return _finish(config, workdir, parts.prepare(config, workdir, resumes=True))
+    message = "stopped between the folds; the same command goes on"
+    with hold(workdir), catch(config.grace_seconds) as stop, stop.at_once(message):
+        stored = open_config(config, workdir)
+        config = stored or config
+        if stored is None:
+            _share_out(config, workdir)
+        write_whole(workdir / CONFIG_FILE, settings.to_json(config))
+        for fold, folder in enumerate(ensemble.fold_folders(workdir)):
+            if (folder / "report" / "index.html").exists():  # the last thing that a run writes
+                continue
+            logs.say(f"fold {fold + 1} of {config.folds}")
+            training.train(_fold_config(config), folder)
+        # Read anew, so that the folds had the memory for themselves.
+        return _finish(config, workdir, parts.prepare(config, workdir, resumes=True))
 
 
 def _fold_config(config: Config) -> Config:

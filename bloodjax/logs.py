@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pathlib
 from typing import Any
 
@@ -75,10 +76,18 @@ class ProgressBar:
 class MetricsLog:
     """A run's history: lines in `metrics.jsonl`, and the same scalars as TensorBoard events."""
 
-    def __init__(self, workdir: pathlib.Path, step: int):
-        """Opens the log; whatever it holds of later steps than `step` will be trained again."""
+    def __init__(self, workdir: pathlib.Path, step: int, *, unfinished: bool = False):
+        """Opens the log; what it holds of later steps than `step` will be trained again.
+
+        With `unfinished`, the epoch that ends at `step` will be validated again, too.
+        """
         path = workdir / "metrics.jsonl"
-        kept = [entry for entry in read_history(workdir) if entry["step"] <= step]
+
+        def stays(entry: dict[str, Any]) -> bool:
+            again = unfinished and entry["event"] == "epoch"
+            return entry["step"] < step or (entry["step"] == step and not again)
+
+        kept = [entry for entry in read_history(workdir) if stays(entry)]
         write_whole(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = path.open("a", encoding="utf-8")
         purge = step + 1 if step else None
@@ -99,6 +108,7 @@ class MetricsLog:
         """Appends an entry, which has an int `step`; numbers in it, nested too, become scalars."""
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())  # the checkpoint that counts on it comes after it
         for name, value in _scalars(entry):
             self._events.add_scalar(name, value, entry["step"])
         self._events.flush()
@@ -116,6 +126,21 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return entries
+
+
+def epoch_line(entry: dict[str, Any]) -> str:
+    """An epoch's entry of the history in a line."""
+    line = (
+        f"epoch {entry['epoch']} ({entry['phase']}): loss {entry['train']['loss']:.4f}, "
+        f"accuracy {entry['train']['accuracy']:.4f}"
+    )
+    for part, title in (("validation", "validation"), ("validation_distorted", "distorted")):
+        if part in entry:
+            line += f"; {title} loss {entry[part]['loss']:.4f}, "
+            line += f"accuracy {entry[part]['accuracy']:.4f}"
+        if f"{part}_raw" in entry:
+            line += f" (of the raw weights {entry[f'{part}_raw']['accuracy']:.4f})"
+    return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"
 
 
 def _scalars(entry: dict[str, Any], prefix: str = ""):

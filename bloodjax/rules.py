@@ -126,6 +126,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.tta_select": _one_of("none", *selection.METHODS),
     "evaluation.bootstrap": _at_least(1),
     "checkpoint_minutes": _at_least(0),
+    "grace_seconds": _at_least(0),
     # In each phase:
     "epochs": _at_least(0),
     "freeze": _one_of(*FREEZE),

@@ -32,7 +32,7 @@ Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 PHASES = ("head", "finetune")
 _FILLED_IN = "model.source."
 # What a run may be asked anew each time that it goes on, for it changes none of its numbers.
-_FREE = ("profile",)
+_FREE = ("profile", "grace_seconds")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:

@@ -1,46 +1,120 @@
-"""SIGINT and SIGTERM as a wish that the training loop grants when it can."""
+"""SIGINT and SIGTERM as a wish that the run grants when it can, within a time of grace.
+
+The first signal is noted: a training step is finished and the state saved, which the loop sees to;
+what leaves nothing to save is given up at once (`Stop.at_once`). Where that takes longer than the
+time of grace, or at a second signal, the process ends on the spot. All ways out have one status,
+128 + signal.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import select
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
+from bloodjax.errors import Stopped
+
+GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How often the watch looks for a signal of which only the main thread was told.
+_LOOK_SECONDS = 0.5
 
 
 @dataclasses.dataclass
 class Stop:
-    """`signal` is the number of the signal that came, or 0."""
+    """Whether the run is to stop.
+
+    Attributes:
+      signal: the number of the signal that came, or 0.
+      unsaved: says, in a few words, what is lost if the process ends now.
+    """
 
     signal: int = 0
+    unsaved: Callable[[], str] = lambda: "nothing was to be saved"
+    _interrupts: str | None = None
+
+    @contextlib.contextmanager
+    def at_once(self, message: str) -> Iterator[None]:
+        """Raises `Stopped` with `message` as soon as a signal comes, or if one has come already.
+
+        For work that leaves nothing to save, and may be broken off anywhere.
+        """
+        outer, self._interrupts = self._interrupts, message
+        try:
+            if self.signal:
+                raise Stopped(message, self.signal)
+            yield
+        finally:
+            self._interrupts = outer
+
+    def _note(self, number: int, _) -> None:
+        if self.signal:
+            return
+        self.signal = number
+        if self._interrupts is not None:
+            raise Stopped(self._interrupts, number)
 
 
 @contextlib.contextmanager
-def catch() -> Iterator[Stop]:
-    """Notes the first signal instead of ending the process; the second one ends it as ever.
+def catch(grace_seconds: float = GRACE_SECONDS) -> Iterator[Stop]:
+    """Notes the first signal instead of ending the process, and watches over what follows.
 
-    Outside the main thread, where Python cannot catch signals, nothing is noted.
+    After `grace_seconds`, or at a second signal, the process ends with status 128 + signal and a
+    line that says what was not saved. Outside the main thread, where Python cannot catch signals,
+    nothing is noted.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _) -> None:
-        stop.signal = number
-        restore()
-
-    for number in _SIGNALS:
-        signal.signal(number, note)
+    # Python runs handlers between two operations of the main thread, which may be in compiled code
+    # for long. The file descriptor is written to at once, and a thread of its own reads it.
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, stop._note) for number in _SIGNALS}
+    watch = threading.Thread(target=_watch, args=(stop, reader, grace_seconds), daemon=True)
+    watch.start()
     try:
         yield stop
     finally:
-        restore()
+        for number, handler in before.items():
+            if handler is not None:  # it was not Python's
+                signal.signal(number, handler)
+        signal.set_wakeup_fd(outer)
+        writer.close()
+        watch.join()
+        reader.close()
+
+
+def _watch(stop: Stop, reader: socket.socket, grace_seconds: float) -> None:
+    """Ends the process when its time is up; returns when the other end of `reader` is closed."""
+    first, deadline = 0, None
+    while True:
+        if select.select([reader], [], [], _LOOK_SECONDS)[0]:
+            numbers = reader.recv(64)
+            if not numbers:
+                return
+            for number in filter(_SIGNALS.__contains__, numbers):
+                if first:
+                    _end(first, f"stopped at once by a second signal: {stop.unsaved()}")
+                first = number
+        first = first or stop.signal
+        if first and deadline is None:
+            deadline = time.monotonic() + grace_seconds
+        if first and time.monotonic() >= deadline:
+            _end(first, f"stopped after {grace_seconds:g} s of grace: {stop.unsaved()}")
+
+
+def _end(number: int, message: str) -> None:
+    cursor = "\n\x1b[?25h" if os.isatty(2) else ""  # which a progress bar hid
+    with contextlib.suppress(OSError):
+        # Past all buffers and locks that the main thread may hold.
+        os.write(2, f"{cursor}{message}\n".encode())
+    os._exit(128 + number)

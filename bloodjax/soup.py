@@ -17,9 +17,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax import build, logs, metrics
-from bloodjax.checkpoint import Checkpoints, Progress
+from bloodjax.checkpoint import Checkpoints
 from bloodjax.data.dataset import Dataset
+from bloodjax.errors import UserError
 from bloodjax.files import write_whole
+from bloodjax.progress import Progress
 from bloodjax.rules import METRICS
 from bloodjax.settings import Config
 from bloodjax.state import Metrics, TrainState
@@ -90,8 +92,17 @@ def is_chosen(workdir: pathlib.Path) -> bool:
 
 
 def restore(workdir: pathlib.Path, like: PyTree) -> PyTree:
-    """The soup's variables, of the shapes and dtypes of `like`; `is_chosen` must hold."""
+    """The soup's variables, of the shapes and dtypes of `like`; `is_chosen` must hold.
+
+    Raises:
+      UserError: they are not whole.
+    """
     with Checkpoints(workdir / FOLDER, read_only=True) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise UserError(
+                f"{workdir / FOLDER}: the soup's weights are missing or broken; expected them, "
+                "which the run's own command makes again"
+            )
         return checkpoints.restore_variables(checkpoints.latest_step, like)
 
 

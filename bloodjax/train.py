@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import pathlib
 import statistics
 import time
@@ -19,19 +20,21 @@ from jaxtyping import PyTree
 
 from bloodjax import balance, build, evaluation, logs, metrics, optim, profile, settings, sharding
 from bloodjax.augment.policy import parse
-from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
-from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
+from bloodjax.checkpoint import Checkpoints
+from bloodjax.classifier import CHECKPOINTS
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.distort.sets import with_distorted
 from bloodjax.errors import Stopped, UserError
 from bloodjax.feed import Feed
-from bloodjax.files import make_folder, write_whole
+from bloodjax.files import write_whole
+from bloodjax.progress import Progress
 from bloodjax.rules import METRICS, WATCHED
 from bloodjax.settings import PHASES, Config
 from bloodjax.signals import Stop, catch
 from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import Phase
+from bloodjax.workdir import CONFIG_FILE, hold, open_config
 
 # Seconds between two looks at the device's metrics, each of which waits for the device.
 _LOOK_EVERY = 1.0
@@ -49,12 +52,31 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: anything that the user can put right, a loss that is not finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    stored = open_workdir(config, workdir)
+    with hold(workdir), catch(config.grace_seconds) as stop:
+        with stop.at_once("stopped before the run was set up; the same command begins again"):
+            stored = open_config(config, workdir)
+        with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+            with stop.at_once("stopped while it was set up; the same command begins again"):
+                run, backbone = _set_up(config, stored, workdir, checkpoints, stop)
+            run.train(backbone)
+        stop.unsaved = lambda: "all is saved but the evaluation"
+        with stop.at_once("stopped while it was evaluated; the same command does that again"):
+            return evaluation.finish(run.config, workdir, run.parts)
+
+
+def _set_up(
+    config: Config,
+    stored: Config | None,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    stop: Stop,
+) -> tuple[_Run, PyTree]:
+    """The run, and the backbone that it starts from; `stored` is its config, where it has one."""
     config = stored or config
     mixes = bool(parse(config.augment).mix)
     sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
     backbone: PyTree = {}
-    if not has_checkpoint(workdir / CHECKPOINTS):
+    if checkpoints.latest_step is None:
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
         logs.say(build.origin(config))
@@ -65,35 +87,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     if not feed.on_device:
         logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
-        run = _Run(config, workdir, parts, feed, checkpoints, stop)
-        progress, state = run.restore(backbone)
-        with logs.MetricsLog(workdir, run.step) as log:
-            while progress.phase < len(PHASES):
-                if run.phase_is_over(progress):
-                    progress, state = run.next_phase(progress, state)
-                else:
-                    state = run.epoch(progress, state)
-                    progress, entry = run.after_epoch(progress, state)
-                    log.write(entry)
-                    checkpoints.save(run.steps.fetch(state), progress)
-    return evaluation.finish(config, workdir, parts)
-
-
-def open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
-    """Makes sure that the run can live in `workdir`; returns its config where it already does."""
-    make_folder(workdir)
-    path = workdir / CONFIG_FILE
-    if not path.exists():
-        return None
-    stored = settings.from_json(path.read_text("utf-8"))
-    changes = settings.differences(stored, config)
-    if changes:
-        raise UserError(
-            f"--workdir={workdir}: holds a run with another config ({'; '.join(changes[:3])}); "
-            "expected the same config, or another --workdir"
-        )
-    return settings.resumed(stored, config)
+    return _Run(config, workdir, parts, feed, checkpoints, stop), backbone
 
 
 class _Run:
@@ -108,11 +102,11 @@ class _Run:
         checkpoints: Checkpoints,
         stop: Stop,
     ):
-        self.config = config
+        self.config, self.parts = config, parts
         self.per_epoch = feed.per_epoch
         self.step = 0
         self.steps = feed.steps
-        self._feed = feed
+        self._feed, self._workdir = feed, workdir
         self._classes = parts.train.classes
         self._recorder = profile.Recorder(config, workdir, len(self._classes), self.steps)
         self._evaluated = parts.evaluated("validation")
@@ -124,6 +118,22 @@ class _Run:
         self._class_weights = self.steps.place(weights)
         self._phases: dict[int, Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
+        stop.unsaved = self._unsaved
+
+    def train(self, backbone: PyTree) -> None:
+        """Trains to the end of the last phase, from the latest checkpoint or from `backbone`."""
+        progress, state = self.restore(backbone)
+        with logs.MetricsLog(self._workdir, self.step, unfinished=progress.trained) as log:
+            while progress.phase < len(PHASES):
+                if self.phase_is_over(progress):
+                    progress, state = self.next_phase(progress, state)
+                    continue
+                if not progress.trained:
+                    state = self.epoch(progress, state)
+                progress, entry = self.end_epoch(progress, state)
+                # The entry first: one without its checkpoint is written again, by the same figures.
+                log.write(entry)
+                self._checkpoints.save(self.steps.fetch(state), progress)
 
     def restore(self, backbone: PyTree) -> tuple[Progress, TrainState]:
         """The latest checkpoint's progress and state, or those of a fresh run from `backbone`."""
@@ -196,6 +206,16 @@ class _Run:
                     self._save_within_epoch(progress, state, sums)
         return state
 
+    def end_epoch(self, progress: Progress, state: TrainState) -> tuple[Progress, dict[str, Any]]:
+        """What `after_epoch` gives; a signal breaks it off and has the epoch's training saved."""
+        try:
+            with self._stop.at_once(self._goes_on()):
+                return self.after_epoch(progress, state)
+        except Stopped:
+            trained = dataclasses.replace(progress, trained=True)
+            self._checkpoints.save(self.steps.fetch(state), trained)
+            raise
+
     def after_epoch(self, progress: Progress, state: TrainState) -> tuple[Progress, dict[str, Any]]:
         """Validates; the progress that follows, and the epoch's entry in the log."""
         name = PHASES[progress.phase]
@@ -221,7 +241,7 @@ class _Run:
         value = None
         if self._evaluated:
             value = statistics.fmean(entry[s][stopping.metric] for s in WATCHED[stopping.set])
-        logs.say(_epoch_line(entry))
+        logs.say(logs.epoch_line(entry))
         larger_is_better, keep = METRICS[stopping.metric], self.config.soup
         return progress.after_epoch(value, larger_is_better, self.step, keep), entry
 
@@ -250,10 +270,15 @@ class _Run:
 
     def _end_if_asked(self) -> None:
         if self._stop.signal:
-            raise Stopped(
-                f"stopped at step {self.step}; the same command goes on from there",
-                self._stop.signal,
-            )
+            raise Stopped(self._goes_on(), self._stop.signal)
+
+    def _goes_on(self) -> str:
+        return f"stopped at step {self.step}; the same command goes on from there"
+
+    def _unsaved(self) -> str:
+        kept = self._checkpoints.proven_step
+        last = "there is no checkpoint" if kept is None else f"the last checkpoint is of {kept}"
+        return f"step {self.step} was reached; {last}, from where the same command goes on"
 
     def _look(self, sums: Metrics) -> dict[str, float]:
         """The epoch's mean loss and accuracy so far.
@@ -282,17 +307,3 @@ class _Run:
             self._checkpoints.save(self.steps.fetch(state), progress)
             self._saved_at = time.monotonic()
         self._end_if_asked()
-
-
-def _epoch_line(entry: dict[str, Any]) -> str:
-    line = (
-        f"epoch {entry['epoch']} ({entry['phase']}): loss {entry['train']['loss']:.4f}, "
-        f"accuracy {entry['train']['accuracy']:.4f}"
-    )
-    for part, title in (("validation", "validation"), ("validation_distorted", "distorted")):
-        if part in entry:
-            line += f"; {title} loss {entry[part]['loss']:.4f}, "
-            line += f"accuracy {entry[part]['accuracy']:.4f}"
-        if f"{part}_raw" in entry:
-            line += f" (of the raw weights {entry[f'{part}_raw']['accuracy']:.4f})"
-    return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"

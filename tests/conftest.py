@@ -69,6 +69,7 @@ def tiny_config(**changes):
         "phases.head.epochs": 1,
         "phases.finetune.epochs": 2,
         "evaluation.bootstrap": 20,
+        "grace_seconds": 600.0,  # on busy cores a step may take long
     }
     config.update_from_flattened_dict(values | changes)
     return settings.check(config)

@@ -1,5 +1,7 @@
 """Tests of bloodjax/files.py."""
 
+import errno
+
 import pytest
 
 from bloodjax import files
@@ -29,3 +31,24 @@ def test_makes_folders_and_says_where_it_cannot(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.*expected a folder"):
         files.make_folder(tmp_path / "file" / "below")
+
+
+def wrapped(cause):
+    error = ValueError("a library's own words")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (wrapped(OSError(errno.EDQUOT, "over quota")), "Disk quota exceeded"),
+        (ValueError("INTERNAL: write: [OS error 28: No space left on device]"), "No space left on"),
+        (wrapped(OSError(errno.EACCES, "Permission denied")), None),
+        (ValueError("anything else"), None),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_from_other_errors(error, expected):
+    found = files.no_room(error)
+    assert found is expected or found.startswith(expected)

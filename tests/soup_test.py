@@ -58,7 +58,9 @@ def test_the_best_epochs_stay(ended):
     by_loss = sorted(entries, key=lambda entry: entry["validation"]["loss"])
     assert progress.leaders == tuple((e["step"], e["validation"]["loss"]) for e in by_loss[:3])
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
-    assert kept == {step for step, _ in progress.leaders} | {entries[-1]["step"]}
+    latest_two = [entry["step"] for entry in entries[-2:]]
+    before = sorted(entries[:-1], key=lambda entry: entry["validation"]["loss"])[:3]
+    assert kept == {*dict(progress.leaders), *latest_two, *(entry["step"] for entry in before)}
 
 
 def scored(monkeypatch, losses):

@@ -1,0 +1,281 @@
+"""Kills training runs at random moments; what becomes of them must be what one left alone does.
+
+python -m benchmarks.kill_campaign [--sigkill=50] [--sigterm=50] [--minutes=300] [--seed=0]
+                                   [--out=DIR]
+
+A run of a tiny network on rendered cells is started, killed and started again, with the same
+command, until it ends; then another one, until there were as many signals as asked for; after so
+many minutes no more are sent. Each run
+that has ended must agree with the one left alone to the bit: the whole state of its last
+checkpoint, its progress (which holds early stopping's), metrics.jsonl but for timings, and what
+its evaluation wrote. And at each start it must go on
+
+- after SIGKILL, from the checkpoint before the last one that was begun, or a later one;
+- after SIGTERM, from the step that it had come to, with an exit status of 143.
+
+`--out` (benchmarks/results) gets DEVICE/kill_campaign_DATE.json. The status is 1 if anything was
+otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import record
+
+# Two phases, the second one with an end by early stopping in sight, and all that a state may hold.
+CONFIG = (
+    *("--config=configs/quickstart.py", "--config.data.train=synthetic:160"),
+    *("--config.data.image_size=32", "--config.batch_size=16", "--config.model.head.hidden=(16,)"),
+    *("--config.phases.head.epochs=2", "--config.phases.finetune.epochs=4"),
+    *("--config.early_stopping.patience=2", "--config.early_stopping.metric=loss"),
+    *("--config.ema=0.9", "--config.soup=2", "--config.evaluation.bootstrap=20"),
+    *("--config.checkpoint_minutes=0.005", "--config.grace_seconds=300"),
+)
+# Of the kills, how many come at any time from the process's start; the others come later.
+_EARLY = 0.2
+_TIMEOUT = 1200.0
+
+
+@dataclasses.dataclass
+class Start:
+    """One process.
+
+    Attributes:
+      signal: which it was sent, or None.
+      status: its exit status; of one that a signal ended, the signal's number, negative.
+      began: the step that it went on from.
+      step: the last step that it began.
+      saves: the steps whose checkpoints it began to write.
+      last: its last event.
+      errors: the end of what it printed.
+    """
+
+    signal: str | None
+    status: int
+    began: int
+    step: int
+    saves: list[int]
+    last: str
+    errors: str
+
+
+class Run:
+    """A workdir, and the starts of the command that trains in it."""
+
+    def __init__(self, workdir: pathlib.Path, config: tuple[str, ...]):
+        self.workdir, self._config = workdir, config
+        self.starts: list[Start] = []
+
+    def start(self, name: str | None = None, delay: float = 0.0, training: bool = True) -> Start:
+        """Starts the command once and waits for its end.
+
+        Args:
+          name: of the signal to send, or None for none.
+          delay: seconds until then, from the first step or, without `training`, from the start.
+          training: see above.
+        """
+        trace = self.workdir.with_suffix(".trace")
+        trace.write_text("")
+        began = time.monotonic()
+        command = [sys.executable, "-m", "benchmarks.traced", str(trace)]
+        with subprocess.Popen(
+            [*command, *self._config, f"--workdir={self.workdir}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            if name is not None:
+                while training and process.poll() is None and "step" not in trace.read_text():
+                    time.sleep(0.02)
+                until = time.monotonic() if training else began
+                while process.poll() is None and time.monotonic() < until + delay:
+                    time.sleep(0.005)
+                process.send_signal(signal.Signals[name])
+            _, errors = process.communicate(timeout=_TIMEOUT)
+        events = [line.split() for line in trace.read_text().splitlines()]
+        numbers = collections.defaultdict(list)
+        for kind, *number in events:
+            numbers[kind].extend(map(int, number))
+        before = max(numbers["from"], default=0)
+        found = Start(
+            name,
+            process.returncode,
+            before,
+            max(numbers["step"], default=before),
+            numbers["save"],
+            events[-1][0] if events else "",
+            errors[-2000:],
+        )
+        self.starts.append(found)
+        return found
+
+    def faults(self) -> list[str]:
+        """What was otherwise than it should be in where the last start went on."""
+        following = self.following()
+        if not following or following[-1][1] is not self.starts[-1]:
+            return []
+        old, new = following[-1]
+        reached = old.step
+        if old.signal == "SIGKILL":
+            reached = [old.began, *old.saves][-2:][0]
+        if new.began >= reached:
+            return []
+        return [f"{old.signal} at step {old.step}: went on from {new.began}, not {reached}"]
+
+    def following(self) -> list[tuple[Start, Start]]:
+        """Each start and the next one, but for those that ended before they read a checkpoint."""
+        told = [start for start in self.starts if start.last]
+        return list(itertools.pairwise(told))
+
+
+def outcome(workdir: pathlib.Path) -> dict[str, Any]:
+    """What a run that has ended came to, without its timings; arrays as checksums."""
+    import jax
+
+    from bloodjax import build, logs, optim, settings
+    from bloodjax.checkpoint import Checkpoints
+    from bloodjax.state import TrainState
+
+    config = settings.from_json((workdir / "config.json").read_text("utf-8"))
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        progress, step = checkpoints.progress(), checkpoints.latest_step
+        variables = build.variables(config, len(progress.classes))
+        tx = optim.optimizer(config.phases.finetune, 1, *variables.values())
+        like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=config.ema > 0))
+        state = jax.device_get(checkpoints.restore(step, like))
+    arrays = {
+        jax.tree_util.keystr(path): hashlib.sha256(leaf.tobytes()).hexdigest()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    history = logs.read_history(workdir)
+    for entry in history:
+        del entry["seconds"], entry["train"]["images_per_second"]
+    written = sorted((workdir / "evaluate").rglob("*.*"))
+    evaluated = {str(p.relative_to(workdir)): p.read_text("utf-8") for p in written}
+    return {
+        "state": arrays,
+        "progress": dataclasses.asdict(progress),
+        "history": history,
+        "evaluated": evaluated,
+    }
+
+
+def campaign(
+    kills: dict[str, int],
+    seed: int,
+    folder: pathlib.Path,
+    config: tuple[str, ...] = CONFIG,
+    minutes: float = 300.0,
+) -> dict[str, Any]:
+    """Sends so many signals of each name to runs in `folder`; the results, as they are stored."""
+    rng, until = random.Random(seed), time.monotonic() + 60 * minutes
+    whole = Run(folder / "whole", config)
+    _ended(whole.start())
+    began = time.monotonic()
+    again = Run(folder / "again", config)
+    shutil.copytree(whole.workdir / "compiled", again.workdir / "compiled")
+    _ended(again.start())
+    seconds = time.monotonic() - began  # as long as a start takes that has nothing to compile
+    expected, faults = outcome(whole.workdir), []
+    left = [name for name, count in kills.items() for _ in range(count)]
+    rng.shuffle(left)
+    runs: list[Run] = [again]
+    faults += _differences(expected, again.workdir)
+    while left and time.monotonic() < until:
+        run = Run(folder / f"run{len(runs)}", config)
+        shutil.copytree(whole.workdir / "compiled", run.workdir / "compiled")
+        runs.append(run)
+        while True:
+            training = rng.random() >= _EARLY
+            name = left.pop() if left and time.monotonic() < until else None
+            span = seconds / 3 if training else seconds
+            start = run.start(name, rng.uniform(0, span), training)
+            faults += [f"{run.workdir.name}: {fault}" for fault in run.faults()]
+            if start.status == 0:
+                break
+            faults += [f"{run.workdir.name}: {fault}" for fault in _status_faults(start)]
+            came = f"{start.signal}, {start.last} {start.step}"
+            print(f"{run.workdir.name}: {came}, {len(left)} left", flush=True)
+        if name is not None:  # it ended before the signal came
+            left.append(name)
+            start.signal = None
+        faults += _differences(expected, run.workdir)
+        shutil.rmtree(run.workdir)
+    starts = [start for run in runs for start in run.starts if start.signal]
+    return {
+        "seed": seed,
+        "signals": dict(collections.Counter(start.signal for start in starts)),
+        "during": dict(collections.Counter(start.last or "set-up" for start in starts)),
+        "statuses": dict(collections.Counter(str(start.status) for start in starts)),
+        "runs": len(runs),
+        "steps": expected["history"][-1]["step"],
+        "lost_steps": _lost(runs),
+        "faults": faults,
+    }
+
+
+def _ended(start: Start) -> None:
+    if start.status:
+        raise RuntimeError(f"a run that was left alone ended with {start.status}: {start.errors}")
+
+
+def _status_faults(start: Start) -> list[str]:
+    # Before the run has begun to watch for signals, they end the process as ever.
+    number = signal.Signals[start.signal] if start.signal else 0
+    right = [-number] if start.signal == "SIGKILL" else [-number, 128 + number]
+    if start.signal and start.status in right and "Traceback" not in start.errors:
+        return []
+    return [f"{start.signal}: status {start.status}: {start.errors}"]
+
+
+def _differences(expected: dict[str, Any], workdir: pathlib.Path) -> list[str]:
+    found = outcome(workdir)
+    return [f"{workdir.name}: another {key}" for key in expected if found[key] != expected[key]]
+
+
+def _lost(runs: list[Run]) -> dict[str, list[int]]:
+    """By signal, the steps that were begun and had to be trained again, of each kill."""
+    lost = collections.defaultdict(list)
+    for run in runs:
+        for old, new in run.following():
+            if old.signal:
+                lost[old.signal].append(max(0, old.step - new.began))
+    return {name: sorted(steps) for name, steps in lost.items()}
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill_campaign", description=__doc__)
+    parser.add_argument("--sigkill", type=int, default=50)
+    parser.add_argument("--sigterm", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=300.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    chosen = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        kills = {"SIGKILL": chosen.sigkill, "SIGTERM": chosen.sigterm}
+        found = campaign(kills, chosen.seed, pathlib.Path(folder), minutes=chosen.minutes)
+    path = record.write(chosen.out, record.device_name("cpu", ""), found, "kill_campaign_")
+    print(json.dumps(found, indent=1), path, sep="\n")
+    sys.exit(1 if found["faults"] else 0)
+
+
+if __name__ == "__main__":
+    main()

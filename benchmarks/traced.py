@@ -1,0 +1,60 @@
+"""`bloodjax.main` with a trace of what it does: python -m benchmarks.traced TRACE --config=... ...
+
+A line in TRACE for each event, written at once: `from N` where the run goes on from step N; `step
+N` as the Nth step is handed to the device; `save N` as soon as step N's checkpoint is being written
+in the background, that is, after the one before it is complete; `predict` for each pass over a
+part; `finish` as the final evaluation begins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from typing import Any
+
+from bloodjax import cli, main
+
+
+def trace(path: str) -> None:
+    """Has this process's run write its events to the file `path`."""
+    from bloodjax import evaluation
+    from bloodjax.checkpoint import Checkpoints
+    from bloodjax.parallel import JitSteps
+
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    steps = itertools.count(1)
+
+    def note(event: str) -> None:
+        os.write(file, f"{event}\n".encode())
+
+    def before(where: Any, name: str, event) -> None:
+        original = getattr(where, name)
+
+        def traced(*args, **kwargs):
+            note(event(*args, **kwargs))
+            return original(*args, **kwargs)
+
+        setattr(where, name, traced)
+
+    def restored(_, step: int, *args, **kwargs) -> str:
+        nonlocal steps
+        steps = itertools.count(step + 1)
+        return f"from {step}"
+
+    before(JitSteps, "train", lambda *_: f"step {next(steps)}")
+    before(JitSteps, "predict", lambda *_: "predict")
+    before(Checkpoints, "restore", restored)
+    before(evaluation, "finish", lambda *_: "finish")
+    save = Checkpoints.save
+
+    def saved(self, state, progress):
+        save(self, state, progress)
+        note(f"save {int(state.step)}")
+
+    Checkpoints.save = saved
+
+
+if __name__ == "__main__":
+    trace(sys.argv.pop(1))
+    cli.run(main.main, required=("config", "workdir"), takes_config=True)

@@ -1,0 +1,71 @@
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from bloodjax import logs, settings, workdir
+from bloodjax.errors import UserError
+
+HOLDER = """
+import pathlib, sys, time
+from bloodjax import workdir
+with workdir.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        holder = f"process {process.pid} on {socket.gethostname()}"
+        with pytest.raises(UserError, match=f"^--workdir={folder}: {holder} is training here"):
+            workdir.hold(folder).__enter__()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with workdir.hold(folder):
+        assert (folder / "lock").read_text().startswith(f"process {os.getpid()} on ")
+        with pytest.raises(UserError, match=f"process {os.getpid()} on "):
+            workdir.hold(folder).__enter__()
+    assert (folder / "lock").read_text() == ""
+    with workdir.hold(folder):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    said = []
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(logs, "say", said.append)
+    with workdir.hold(tmp_path):
+        pass
+    assert said == [
+        f"{tmp_path}/lock: Operation not supported; see to it that one process trains here"
+    ]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="/file/run: Not a directory"):
+        workdir.hold(tmp_path / "file/run").__enter__()
+
+
+def test_the_config_that_lives_there(tmp_path, make_config):
+    config = make_config()
+    assert workdir.open_config(config, tmp_path) is None
+    (tmp_path / "config.json").write_text(settings.to_json(config))
+    assert workdir.open_config(config, tmp_path) == config
+    changed = make_config(grace_seconds=5.0)
+    assert workdir.open_config(changed, tmp_path) == changed
+    message = rf"--workdir={tmp_path}: holds a run with another config \(seed: 0 -> 1\)"
+    with pytest.raises(UserError, match=message):
+        workdir.open_config(make_config(seed=1), tmp_path)
