@@ -103,10 +103,24 @@ class Checkpoints:
         """The step of the latest checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
+    def latest_before(self, step: int) -> int | None:
+        """The step of the latest checkpoint from before `step`, or None where there is none."""
+        return max((kept for kept in self._manager.all_steps() if kept < step), default=None)
+
+    def drop_after(self, step: int | None) -> None:
+        """Deletes the checkpoints of later steps than `step`, or all of them."""
+        self._manager.wait_until_finished()
+        for kept in self._manager.all_steps():
+            if step is None or kept > step:
+                self._manager.delete(kept)
+
     def save(self, state: TrainState, progress: Progress) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is."""
         step = int(state.step)
         self._keep.steps = {progress.best_step, *(step for step, _ in progress.leaders)}
+        bad_step = int(state.metrics.bad_step)
+        if bad_step >= 0:  # the run may have to go back to where it still was good
+            self._keep.steps |= {self.latest_before(bad_step)}
         if step != self.latest_step:
             self._manager.save(
                 step,

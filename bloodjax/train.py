@@ -24,6 +24,7 @@ from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.distort.sets import with_distorted
+from bloodjax.divergence import Diverged, Divergence
 from bloodjax.errors import Stopped, UserError
 from bloodjax.feed import Feed
 from bloodjax.files import make_folder, write_whole
@@ -46,7 +47,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       The content of `metrics.json` for each part that was evaluated.
 
     Raises:
-      UserError: anything that the user can put right, a loss that is not finite among it.
+      UserError: anything that the user can put right, a loss that is never finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
     stored = open_workdir(config, workdir)
@@ -66,18 +67,34 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
-        run = _Run(config, workdir, parts, feed, checkpoints, stop)
-        progress, state = run.restore(backbone)
-        with logs.MetricsLog(workdir, run.step) as log:
-            while progress.phase < len(PHASES):
-                if run.phase_is_over(progress):
-                    progress, state = run.next_phase(progress, state)
-                else:
-                    state = run.epoch(progress, state)
-                    progress, entry = run.after_epoch(progress, state)
-                    log.write(entry)
-                    checkpoints.save(run.steps.fetch(state), progress)
+        watch = Divergence(config, workdir, checkpoints, feed.per_epoch)
+        run = _Run(config, workdir, parts, feed, checkpoints, stop, watch)
+        while True:
+            try:
+                _to_the_end(run, backbone)
+                break
+            except Diverged as found:
+                watch.go_back(found, run.step)
+                if checkpoints.latest_step is None:
+                    _, backbone = build.pretrained(config)
     return evaluation.finish(config, workdir, parts)
+
+
+def _to_the_end(run: _Run, backbone: PyTree) -> None:
+    """From the latest checkpoint, or the start, to the last epoch; Diverged where it cannot be."""
+    progress, state = run.restore(backbone)
+    with logs.MetricsLog(run.workdir, run.step) as log:
+        run.watch.log_rollbacks(log, run.workdir)
+        run.end_if_asked()
+        while progress.phase < len(PHASES):
+            if run.phase_is_over(progress):
+                progress, state = run.next_phase(progress, state)
+            else:
+                state = run.epoch(progress, state)
+                progress, entry = run.after_epoch(progress, state)
+                run.watch.log_skipped(log, run.step)
+                log.write(entry)
+                run.checkpoints.save(run.steps.fetch(state), progress)
 
 
 def open_workdir(config: Config, workdir: pathlib.Path) -> Config | None:
@@ -107,8 +124,10 @@ class _Run:
         feed: Feed,
         checkpoints: Checkpoints,
         stop: Stop,
+        watch: Divergence,
     ):
-        self.config = config
+        self.config, self.workdir = config, workdir
+        self.checkpoints, self.watch = checkpoints, watch
         self.per_epoch = feed.per_epoch
         self.step = 0
         self.steps = feed.steps
@@ -116,13 +135,12 @@ class _Run:
         self._classes = parts.train.classes
         self._recorder = profile.Recorder(config, workdir, len(self._classes), self.steps)
         self._evaluated = parts.evaluated("validation")
-        self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
         self._n = len(parts.train)
         weights = balance.class_weights(config, parts.train.labels, len(self._classes))
         self._class_weights = self.steps.place(weights)
-        self._phases: dict[int, Phase] = {}
+        self._phases: dict[tuple[int, float], Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
 
     def restore(self, backbone: PyTree) -> tuple[Progress, TrainState]:
@@ -132,14 +150,14 @@ class _Run:
         source = model.source.to_dict() if model.weights else {}
         progress = Progress(classes=self._classes, source=source)
         ema = self.config.ema > 0
-        if self._checkpoints.latest_step is None:
+        if self.checkpoints.latest_step is None:
             variables = build.start(variables, backbone)
             state = TrainState.create(variables, self._phase(progress, variables).tx, ema=ema)
         else:
-            progress = self._checkpoints.progress()
+            progress = self.checkpoints.progress()
             tx = self._phase(progress, variables).tx
             like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=ema))
-            state = self._checkpoints.restore(self._checkpoints.latest_step, like)
+            state = self.checkpoints.restore(self.checkpoints.latest_step, like)
             logs.say(f"going on from step {int(state.step)}")
         self.step = int(state.step)
         return progress, self.steps.place(state)
@@ -155,7 +173,7 @@ class _Run:
         state = self.steps.fetch(state)
         variables = state.averaged
         if progress.best_step not in (None, self.step):
-            variables = self._checkpoints.restore_variables(
+            variables = self.checkpoints.restore_variables(
                 progress.best_step, variables, ema=self.config.ema > 0
             )
         progress = progress.next_phase()
@@ -167,7 +185,8 @@ class _Run:
         """Trains to the end of the epoch that `self.step` stands in."""
         epoch, done = divmod(self.step, self.per_epoch)
         if done == 0:
-            state = state.replace(metrics=self.steps.place(Metrics.zeros()))
+            zeros = self.steps.place(Metrics.zeros())
+            state = state.replace(metrics=state.metrics.next_epoch(zeros))
         phase = self._phase(progress, state.variables)
         if phase.cached:
             self._cache_features(state)
@@ -186,7 +205,7 @@ class _Run:
                 if len(in_flight) > _IN_FLIGHT:
                     jax.block_until_ready(in_flight.popleft())
                 if time.monotonic() - looked > _LOOK_EVERY or done == self.per_epoch:
-                    figures = self._look(sums)
+                    figures = self.watch.look(sums, self.step)
                     looked = time.monotonic()
                     self._seconds = looked - started
                     images = (self.step - first) * self.config.batch_size
@@ -200,14 +219,15 @@ class _Run:
         """Validates; the progress that follows, and the epoch's entry in the log."""
         name = PHASES[progress.phase]
         last = (progress.phase_epochs + 1) * self.per_epoch - 1
-        schedule = optim.phase_schedule(self.config.phases[name], self.per_epoch)
+        options, rate = self.config.phases[name], self.watch.rate
+        schedule = optim.phase_schedule(options, self.per_epoch, rate)
         entry = {
             "event": "epoch",
             "step": self.step,
             "epoch": self.step // self.per_epoch,
             "phase": name,
             "train": {
-                **self._look(self.steps.fetch(state).metrics),
+                **self.watch.look(self.steps.fetch(state).metrics, self.step),
                 "images_per_second": round(self._images_per_second, 1),
             },
             "learning_rate": float(schedule(last)),
@@ -227,61 +247,45 @@ class _Run:
 
     def _figures(self, variables: PyTree, dataset: Dataset) -> dict[str, float]:
         probabilities = self.steps.predict(variables, dataset.images, "none")
+        self.watch.check(probabilities, self.step)
         return metrics.quick(probabilities, dataset.labels)
 
     def _phase(self, progress: Progress, variables) -> Phase:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
-        index = min(progress.phase, len(PHASES) - 1)
-        if index not in self._phases:
+        key = index, rate = min(progress.phase, len(PHASES) - 1), self.watch.rate
+        if key not in self._phases:
             name = PHASES[index]
-            settings_of_phase = self.config.phases[name]
-            tx = optim.optimizer(
-                settings_of_phase, self.per_epoch, variables["params"], variables["batch_stats"]
+            options, trees = (
+                self.config.phases[name],
+                (variables["params"], variables["batch_stats"]),
             )
+            tx = optim.optimizer(options, self.per_epoch, *trees, rate)
             cached = build.caches_features(self.config, name, self._n, len(self._classes))
-            self._phases[index] = Phase(settings_of_phase.freeze, tx, cached)
-        return self._phases[index]
+            self._phases[key] = Phase(options.freeze, tx, cached)
+        return self._phases[key]
 
     def _cache_features(self, state: TrainState) -> None:
         with logs.ProgressBar("features of the pictures", self._n, 0) as bar:
             for done in self._feed.cache(state.variables):
                 bar.advance(done)
-                self._end_if_asked()
+                self.end_if_asked()
 
-    def _end_if_asked(self) -> None:
+    def end_if_asked(self) -> None:
+        """Raises Stopped where a signal came."""
         if self._stop.signal:
             raise Stopped(
                 f"stopped at step {self.step}; the same command goes on from there",
                 self._stop.signal,
             )
 
-    def _look(self, sums: Metrics) -> dict[str, float]:
-        """The epoch's mean loss and accuracy so far.
-
-        Raises:
-          UserError: the loss was not finite at some step.
-        """
-        sums = jax.device_get(sums)
-        if sums.bad_step >= 0:
-            kept = self._checkpoints.latest_step
-            good = (
-                f"the last good checkpoint is of step {kept}" if kept else "there is no checkpoint"
-            )
-            raise UserError(
-                f"the loss is not finite at step {int(sums.bad_step) + 1}; {good} in "
-                f"{self._checkpoints.directory}; expected a finite loss: lower the learning_rate"
-            )
-        count = float(sums.count)
-        return {"loss": float(sums.loss) / count, "accuracy": float(sums.correct) / count}
-
     def _save_within_epoch(self, progress: Progress, state: TrainState, sums: Metrics) -> None:
         minutes = (time.monotonic() - self._saved_at) / 60
         due = 0 < self.config.checkpoint_minutes < minutes
         if due or self._stop.signal:
-            self._look(sums)
-            self._checkpoints.save(self.steps.fetch(state), progress)
+            self.watch.look(sums, self.step)
+            self.checkpoints.save(self.steps.fetch(state), progress)
             self._saved_at = time.monotonic()
-        self._end_if_asked()
+        self.end_if_asked()
 
 
 def _epoch_line(entry: dict[str, Any]) -> str:
