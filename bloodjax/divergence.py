@@ -96,7 +96,7 @@ class Divergence:
         return {"loss": float(sums.loss) / mean, "accuracy": float(sums.correct) / mean}
 
     def check(self, probabilities: np.ndarray, step: int) -> None:
-        """Raises Diverged where the network's predictions after `step`, just seen, are not finite."""
+        """Raises Diverged where the predictions after `step`, just seen, are not finite."""
         if not np.isfinite(probabilities).all():
             raise Diverged(step if self._bad_step < 0 else self._bad_step)
 
