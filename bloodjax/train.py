@@ -219,8 +219,7 @@ class _Run:
         """Validates; the progress that follows, and the epoch's entry in the log."""
         name = PHASES[progress.phase]
         last = (progress.phase_epochs + 1) * self.per_epoch - 1
-        options, rate = self.config.phases[name], self.watch.rate
-        schedule = optim.phase_schedule(options, self.per_epoch, rate)
+        schedule = optim.phase_schedule(self.config.phases[name], self.per_epoch, self.watch.rate)
         entry = {
             "event": "epoch",
             "step": self.step,
