@@ -139,6 +139,7 @@ def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
         focal_gamma=config.loss.gamma if config.loss.name == "focal" else 0.0,
         logit_shift=logit_shift,
         ema=config.ema,
+        skip=config.divergence.skip,
         axis_name=axis_name,
     )
 

@@ -114,6 +114,9 @@ class Checkpoints:
             if step == self._latest:
                 self._manager.delete(step)
             self._keep.steps = progress.needs | (self._progress.needs if self._progress else set())
+            bad_step = int(state.metrics.bad_step)
+            if bad_step >= 0:  # the run may have to go back to where it still was good
+                self._keep.steps |= {self._stored.latest(before=bad_step)} - {None}
             written = self._manager.save(
                 step,
                 args=ocp.args.Composite(

@@ -98,6 +98,10 @@ def defaults() -> ml_collections.ConfigDict:
             # It and the choice of the best checkpoint look at `set`: validation, or where
             # data.validation_distortion is given validation_distorted, or both, by their mean.
             "early_stopping": {"metric": "loss", "patience": 10, "set": "validation"},
+            # What is done about a loss or gradient that is not finite: up to `skip` steps in a row
+            # are left out; after more, the run goes back to the last good checkpoint and goes on
+            # with `factor` times the learning rate; after so many `rollbacks`, it ends instead.
+            "divergence": {"skip": 5, "rollbacks": 2, "factor": 0.5},
             # Number of runs that each have another part of train for validation, in WORKDIR/fold0
             # and so on; what is evaluated is their ensemble. 0 is a single run.
             "folds": 0,

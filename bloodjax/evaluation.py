@@ -245,7 +245,7 @@ def confident_mistakes(
 
 
 def _report(config, workdir, parts, model, results, mistakes) -> str:
-    history = logs.read_history(workdir)
+    history = logs.read_history(workdir, "epoch")
     counts = {
         name: {c: int(np.sum(dataset.labels == i)) for i, c in enumerate(model.classes)}
         for name, dataset in parts.items()

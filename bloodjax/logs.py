@@ -114,8 +114,13 @@ class MetricsLog:
         self._events.flush()
 
 
-def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The entries of `metrics.jsonl`; a last line that was cut short is left out."""
+def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]:
+    """The entries of `metrics.jsonl`; a last line that was cut short is left out.
+
+    Args:
+      workdir: of the run.
+      event: which ones alone: epoch, skipped or rollback; empty for all.
+    """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
@@ -125,7 +130,7 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
             entries.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return entries
+    return [entry for entry in entries if event in ("", entry["event"])]
 
 
 def epoch_line(entry: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from bloodjax.models.depth import depths
@@ -77,9 +78,9 @@ def wsd(
     return schedule
 
 
-def phase_schedule(phase: Config, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate over one phase's steps; `phase` is a `config.phases.*`."""
-    options, peak = phase.schedule, phase.learning_rate
+def phase_schedule(phase: Config, steps_per_epoch: int, rate: float = 1.0) -> optax.Schedule:
+    """`rate` times the learning rate over one phase's steps; `phase` is a `config.phases.*`."""
+    options, peak = phase.schedule, rate * phase.learning_rate
     warmup = round(options.warmup * steps_per_epoch)
     total = phase.epochs * steps_per_epoch
     after = max(total - warmup, 1)
@@ -145,6 +146,31 @@ def slow_down(params: PyTree, decay: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def trained_norm(grads: PyTree, batch_stats: PyTree, freeze: str) -> Float[Array, ""]:
+    """The global norm of the gradients of what is trained; the rest as in `freeze_labels`."""
+    labels = jax.tree.leaves(freeze_labels(grads, batch_stats, freeze))
+    pairs = zip(jax.tree.leaves(grads), labels, strict=True)
+    return optax.tree.norm([leaf for leaf, label in pairs if label == "train"])
+
+
+def clip_to(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm` that may be handed the global norm, as `update`'s `norm`.
+
+    A step needs it for itself, to see whether it is finite, and would read all gradients again.
+    """
+
+    def update(updates, state, params=None, *, norm=None, **_):
+        del params
+        norm = optax.tree.norm(updates) if norm is None else norm
+
+        def clip(leaf):
+            return lax.select(norm < max_norm, leaf, leaf / norm.astype(leaf.dtype) * max_norm)
+
+        return jax.tree.map(clip, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
 def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW, Lion or SGD, each with decoupled weight decay: `rate * weight_decay * parameter`."""
     options = {"weight_decay": phase.weight_decay, "mask": decay_mask}
@@ -160,7 +186,7 @@ def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformati
 
 
 def optimizer(
-    phase: Config, steps_per_epoch: int, params: PyTree, batch_stats: PyTree
+    phase: Config, steps_per_epoch: int, params: PyTree, batch_stats: PyTree, rate: float = 1.0
 ) -> optax.GradientTransformation:
     """The optimiser of one phase: clipping, its rule, and frozen leaves left bit-identical.
 
@@ -175,9 +201,10 @@ def optimizer(
       steps_per_epoch: the unit of the schedule's lengths.
       params: the parameters, for their paths alone.
       batch_stats: the running averages, likewise.
+      rate: what the schedule is multiplied by.
     """
-    clip = optax.clip_by_global_norm(phase.clip_norm) if phase.clip_norm else optax.identity()
-    parts = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch))]
+    clip = clip_to(phase.clip_norm) if phase.clip_norm else optax.identity()
+    parts = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch, rate))]
     if phase.layer_decay < 1:
         parts.append(slow_down(params, phase.layer_decay))
     return optax.partition(

@@ -17,7 +17,8 @@ class Metrics:
       loss: sum of the examples' losses, float32.
       correct: number of examples classified correctly, float32.
       count: number of examples, float32.
-      bad_step: the first step whose loss was not finite, or -1, int32.
+      bad_step: the first of the steps that were skipped in a row up to now, or -1 where the last
+        one was taken, int32. A skipped step is in none of the sums.
     """
 
     # As a tree, each field may hold a shape, a sharding or a stack of copies as well.
@@ -30,6 +31,10 @@ class Metrics:
     def zeros(cls) -> Metrics:
         """No steps yet."""
         return cls(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(-1))
+
+    def next_epoch(self, zeros: Metrics) -> Metrics:
+        """The start of the next epoch's sums from `zeros`; steps skipped in a row go on."""
+        return zeros.replace(bad_step=self.bad_step)
 
 
 @flax.struct.dataclass

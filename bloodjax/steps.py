@@ -16,13 +16,14 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, Num, PyTree, UInt8
 
-from bloodjax import inputs, sharding, tta
+from bloodjax import inputs, optim, sharding, tta
 from bloodjax.augment import geometry
 from bloodjax.augment.policy import Policy
 from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
 from bloodjax.losses import adjust_logits, weighted_cross_entropy
 from bloodjax.models.head import Network
 from bloodjax.models.layers import micro_batch
+from bloodjax.skipping import take_or_skip
 from bloodjax.state import Metrics, TrainState
 
 # The stream of random numbers, of those that a step's key branches into; `inputs` has the others.
@@ -45,6 +46,7 @@ class Recipe:
       focal_gamma: of focal loss; 0 for cross-entropy.
       logit_shift: of each class in the loss (`losses.adjust_logits`); () for none.
       ema: how much of the average of the variables a step keeps, where the state has one.
+      skip: how many steps in a row may be skipped; after more, no step is taken any longer.
       axis_name: pmap's axis, or None under jit.
     """
 
@@ -59,6 +61,7 @@ class Recipe:
     focal_gamma: float = 0.0
     logit_shift: tuple[float, ...] = ()
     ema: float = 0.0
+    skip: int = 5
     axis_name: str | None = None
 
 
@@ -98,7 +101,11 @@ def train_step(
     class_weights: Float[Array, " classes"],
     devices: int = 1,
 ) -> TrainState:
-    """One step of the optimiser; `batch` is this device's share, or under jit all `devices`'."""
+    """One step of the optimiser; `batch` is this device's share, or under jit all `devices`'.
+
+    A step whose loss or gradient is not finite is skipped: but for the step's number and
+    `Metrics.bad_step`, the state stays what it was, bit for bit.
+    """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     shape = {"classes": len(class_weights), "axis_name": recipe.axis_name}
     if phase.cached:
@@ -138,21 +145,29 @@ def train_step(
 
     totals, batch_stats = _accumulate(recipe.accumulate_steps, sums, state.batch_stats, batch)
     loss, correct, grads = _sum_over_devices(recipe, totals)
-    # Optax raises Python floats to an int32 count, which strict promotion does not allow.
-    with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = phase.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = ema.updated(params, batch_stats, recipe.ema)
-    return TrainState(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        metrics=_add(state.metrics, state.step, loss, correct, count),
-        ema=ema,
-    )
+    norm = optim.trained_norm(grads, state.batch_stats, phase.freeze)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    def taking(state, grads, norm, batch_stats, loss, correct):
+        # Optax raises Python floats to an int32 count, which strict promotion does not allow.
+        with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
+            tx = optax.with_extra_args_support(phase.tx)
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, norm=norm)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = ema.updated(params, batch_stats, recipe.ema)
+        return TrainState(
+            step=state.step,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            metrics=_add(state.metrics, loss, correct, count),
+            ema=ema,
+        )
+
+    new = (grads, norm, batch_stats, loss, correct)
+    return take_or_skip(finite, recipe.skip, taking, state, *new)
 
 
 def _accumulate(
@@ -189,13 +204,11 @@ def _accumulate(
 
 
 @jax.named_scope("metrics")
-def _add(metrics: Metrics, step, loss, correct, count) -> Metrics:
-    bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
-    return Metrics(
+def _add(metrics: Metrics, loss, correct, count) -> Metrics:
+    return metrics.replace(
         loss=metrics.loss + loss * count,
         correct=metrics.correct + correct,
         count=metrics.count + count,
-        bad_step=jnp.where(bad, step, metrics.bad_step),
     )
 
 

@@ -25,7 +25,8 @@ from bloodjax.classifier import CHECKPOINTS
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts, prepare
 from bloodjax.distort.sets import with_distorted
-from bloodjax.errors import Stopped, UserError
+from bloodjax.divergence import Diverged, Divergence
+from bloodjax.errors import Stopped
 from bloodjax.feed import Feed
 from bloodjax.files import write_whole
 from bloodjax.progress import Progress
@@ -49,7 +50,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       The content of `metrics.json` for each part that was evaluated.
 
     Raises:
-      UserError: anything that the user can put right, a loss that is not finite among it.
+      UserError: anything that the user can put right, a loss that is never finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
     with hold(workdir), catch(config.grace_seconds) as stop:
@@ -104,26 +105,41 @@ class _Run:
     ):
         self.config, self.parts = config, parts
         self.per_epoch = feed.per_epoch
+        self._checkpoints = checkpoints
+        self._watch = Divergence(config, workdir, checkpoints, feed.per_epoch)
         self.step = 0
         self.steps = feed.steps
         self._feed, self._workdir = feed, workdir
         self._classes = parts.train.classes
         self._recorder = profile.Recorder(config, workdir, len(self._classes), self.steps)
         self._evaluated = parts.evaluated("validation")
-        self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
         self._n = len(parts.train)
         weights = balance.class_weights(config, parts.train.labels, len(self._classes))
         self._class_weights = self.steps.place(weights)
-        self._phases: dict[int, Phase] = {}
+        self._phases: dict[tuple[int, float], Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
         stop.unsaved = self._unsaved
 
     def train(self, backbone: PyTree) -> None:
-        """Trains to the end of the last phase, from the latest checkpoint or from `backbone`."""
+        """Trains to the end of the last phase, and goes back as often as it may where it diverges.
+
+        It starts from the latest checkpoint, or from `backbone` where there is none.
+        """
+        while True:
+            try:
+                return self._to_the_end(backbone)
+            except Diverged as found:
+                self._watch.go_back(found, self.step)
+                if self._checkpoints.latest_step is None:
+                    _, backbone = build.pretrained(self.config)
+
+    def _to_the_end(self, backbone: PyTree) -> None:
         progress, state = self.restore(backbone)
         with logs.MetricsLog(self._workdir, self.step, unfinished=progress.trained) as log:
+            self._watch.log_rollbacks(log, self._workdir)
+            self._end_if_asked()
             while progress.phase < len(PHASES):
                 if self.phase_is_over(progress):
                     progress, state = self.next_phase(progress, state)
@@ -132,6 +148,7 @@ class _Run:
                     state = self.epoch(progress, state)
                 progress, entry = self.end_epoch(progress, state)
                 # The entry first: one without its checkpoint is written again, by the same figures.
+                self._watch.log_skipped(log, self.step)
                 log.write(entry)
                 self._checkpoints.save(self.steps.fetch(state), progress)
 
@@ -177,7 +194,8 @@ class _Run:
         """Trains to the end of the epoch that `self.step` stands in."""
         epoch, done = divmod(self.step, self.per_epoch)
         if done == 0:
-            state = state.replace(metrics=self.steps.place(Metrics.zeros()))
+            zeros = self.steps.place(Metrics.zeros())
+            state = state.replace(metrics=state.metrics.next_epoch(zeros))
         phase = self._phase(progress, state.variables)
         if phase.cached:
             self._cache_features(state)
@@ -196,7 +214,7 @@ class _Run:
                 if len(in_flight) > _IN_FLIGHT:
                     jax.block_until_ready(in_flight.popleft())
                 if time.monotonic() - looked > _LOOK_EVERY or done == self.per_epoch:
-                    figures = self._look(sums)
+                    figures = self._watch.look(sums, self.step)
                     looked = time.monotonic()
                     self._seconds = looked - started
                     images = (self.step - first) * self.config.batch_size
@@ -220,14 +238,14 @@ class _Run:
         """Validates; the progress that follows, and the epoch's entry in the log."""
         name = PHASES[progress.phase]
         last = (progress.phase_epochs + 1) * self.per_epoch - 1
-        schedule = optim.phase_schedule(self.config.phases[name], self.per_epoch)
+        schedule = optim.phase_schedule(self.config.phases[name], self.per_epoch, self._watch.rate)
         entry = {
             "event": "epoch",
             "step": self.step,
             "epoch": self.step // self.per_epoch,
             "phase": name,
             "train": {
-                **self._look(self.steps.fetch(state).metrics),
+                **self._watch.look(self.steps.fetch(state).metrics, self.step),
                 "images_per_second": round(self._images_per_second, 1),
             },
             "learning_rate": float(schedule(last)),
@@ -247,20 +265,20 @@ class _Run:
 
     def _figures(self, variables: PyTree, dataset: Dataset) -> dict[str, float]:
         probabilities = self.steps.predict(variables, dataset.images, "none")
+        self._watch.check(probabilities, self.step)
         return metrics.quick(probabilities, dataset.labels)
 
     def _phase(self, progress: Progress, variables) -> Phase:
         """The progress's phase; one object each, which is what compiled steps are kept by."""
-        index = min(progress.phase, len(PHASES) - 1)
-        if index not in self._phases:
+        key = index, rate = min(progress.phase, len(PHASES) - 1), self._watch.rate
+        if key not in self._phases:
             name = PHASES[index]
-            settings_of_phase = self.config.phases[name]
-            tx = optim.optimizer(
-                settings_of_phase, self.per_epoch, variables["params"], variables["batch_stats"]
-            )
+            options = self.config.phases[name]
+            params, stats = variables["params"], variables["batch_stats"]
+            tx = optim.optimizer(options, self.per_epoch, params, stats, rate)
             cached = build.caches_features(self.config, name, self._n, len(self._classes))
-            self._phases[index] = Phase(settings_of_phase.freeze, tx, cached)
-        return self._phases[index]
+            self._phases[key] = Phase(options.freeze, tx, cached)
+        return self._phases[key]
 
     def _cache_features(self, state: TrainState) -> None:
         with logs.ProgressBar("features of the pictures", self._n, 0) as bar:
@@ -280,30 +298,11 @@ class _Run:
         last = "there is no checkpoint" if kept is None else f"the last checkpoint is of {kept}"
         return f"step {self.step} was reached; {last}, from where the same command goes on"
 
-    def _look(self, sums: Metrics) -> dict[str, float]:
-        """The epoch's mean loss and accuracy so far.
-
-        Raises:
-          UserError: the loss was not finite at some step.
-        """
-        sums = jax.device_get(sums)
-        if sums.bad_step >= 0:
-            kept = self._checkpoints.latest_step
-            good = (
-                f"the last good checkpoint is of step {kept}" if kept else "there is no checkpoint"
-            )
-            raise UserError(
-                f"the loss is not finite at step {int(sums.bad_step) + 1}; {good} in "
-                f"{self._checkpoints.directory}; expected a finite loss: lower the learning_rate"
-            )
-        count = float(sums.count)
-        return {"loss": float(sums.loss) / count, "accuracy": float(sums.correct) / count}
-
     def _save_within_epoch(self, progress: Progress, state: TrainState, sums: Metrics) -> None:
         minutes = (time.monotonic() - self._saved_at) / 60
         due = 0 < self.config.checkpoint_minutes < minutes
         if due or self._stop.signal:
-            self._look(sums)
+            self._watch.look(sums, self.step)
             self._checkpoints.save(self.steps.fetch(state), progress)
             self._saved_at = time.monotonic()
         self._end_if_asked()

@@ -142,6 +142,27 @@ def test_keeps_as_many_of_the_best_as_lead(tmp_path):
         assert checkpoints.progress() == progress
 
 
+def test_while_steps_are_skipped_the_last_good_one_stays(tmp_path):
+    bad = [state_at(step) for step in (3, 4)]
+    bad = [state.replace(metrics=state.metrics.replace(bad_step=jnp.int32(2))) for state in bad]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_before(9) is None
+        for state in (state_at(1), *bad):
+            checkpoints.save(state, Progress(("a",)))
+        assert checkpoints.latest_before(2) == 1
+        assert checkpoints.latest_before(9) == 4
+    assert steps_in(tmp_path) == [1, 3, 4]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.drop_after(1)
+        assert checkpoints.latest_step == 1
+        checkpoints.save(state_at(3), Progress(("a",)))  # of another course of the run
+    assert steps_in(tmp_path) == [1, 3]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
+        checkpoints.drop_after(None)
+        assert checkpoints.latest_step is None
+
+
 def test_progress_from_before_there_were_leaders(tmp_path):
     progress = Progress(("a",), phase=1, best_step=3)
     earlier = dataclasses.asdict(progress)

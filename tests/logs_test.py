@@ -111,3 +111,12 @@ def test_a_bar_says_what_it_is_about():
     with logs.ProgressBar("one", 3, 0) as bar:
         bar.describe("two")
         assert bar._bar.tasks[0].description == "two"
+
+
+def test_history_of_one_event(tmp_path):
+    skipped = {"event": "skipped", "step": 2, "skipped": 1}
+    with logs.MetricsLog(tmp_path, 0) as log:
+        for one in (entry(1), skipped, entry(2)):
+            log.write(one)
+    assert logs.read_history(tmp_path, "epoch") == [entry(1), entry(2)]
+    assert logs.read_history(tmp_path, "skipped") == [skipped]

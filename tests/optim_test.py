@@ -8,7 +8,16 @@ import pytest
 
 from bloodjax import models, settings
 from bloodjax.models.depth import depths
-from bloodjax.optim import decay_mask, freeze_labels, optimizer, phase_schedule, sgdr, wsd
+from bloodjax.optim import (
+    clip_to,
+    decay_mask,
+    freeze_labels,
+    optimizer,
+    phase_schedule,
+    sgdr,
+    trained_norm,
+    wsd,
+)
 
 CYCLES = [(1.0, 1.0), (2.0, 1.0), (2.0, 0.9), (1.5, 0.5)]
 # Every leaf has a shape of its own, by which its moments are told.
@@ -317,3 +326,32 @@ def test_layer_decay_scales_what_the_rule_would_do(name, freeze):
     norm = found["backbone"]["stage_0_conv_0_norm"]["scale"]
     assert bool(np.any(norm)) == (freeze == "none")
     assert np.any(found["backbone"]["stage_0_conv_0"]["kernel"])
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("max_norm", [1.0, 100.0])
+def test_clip_to_is_optax_s_clipping(max_norm, given):
+    grads = {"a": jnp.arange(4.0), "b": {"c": -jnp.ones((2, 3))}}
+    clip, expected = clip_to(max_norm), optax.clip_by_global_norm(max_norm)
+    extra = {"norm": optax.tree.norm(grads)} if given else {}
+    found, _ = clip.update(grads, clip.init(grads), **extra)
+    jax.tree.map(
+        np.testing.assert_array_equal, found, expected.update(grads, expected.init(grads))[0]
+    )
+
+
+def test_the_trained_norm_leaves_out_what_is_frozen():
+    grads = {"backbone": {"norm": {"scale": jnp.full(4, jnp.nan)}, "conv": {"kernel": jnp.ones(9)}}}
+    stats = {"backbone": {"norm": {"mean": jnp.zeros(4)}}}
+    assert trained_norm(grads, stats, "batchnorm") == 3
+    assert not jnp.isfinite(trained_norm(grads, stats, "none"))
+    assert trained_norm(grads, stats, "backbone") == 0
+
+
+def test_a_rate_scales_the_whole_schedule():
+    phase = settings.defaults().phases.finetune
+    steps = np.arange(0, 300, 7)
+    whole, half = (phase_schedule(phase, 10, rate) for rate in (1.0, 0.5))
+    np.testing.assert_allclose(
+        [half(step) for step in steps], [0.5 * whole(step) for step in steps], rtol=1e-6
+    )

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from bloodjax import models, settings, sharding
+from bloodjax import steps as pure
 from bloodjax.augment.policy import parse
 from bloodjax.data.batches import DeviceData, epoch_order
 from bloodjax.models.convnext import ConvNeXt
@@ -241,12 +242,47 @@ def test_the_state_is_donated_and_the_metrics_are_not(runner):
     assert metrics.count == BATCH
 
 
-def test_the_first_bad_step_is_remembered(runner):
-    state = runner.place(TrainState.create(initial("simple_cnn"), SGD.tx))
+BAD = np.full(3, np.nan, np.float32)
+SKIPPING = {
+    "simple_cnn": {"accumulate_steps": 2, "ema": 0.9},
+    "convnext": {},
+}
+
+
+@pytest.mark.parametrize("kind", RUNNERS)
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_step_that_is_not_finite_is_skipped(name, kind):
+    runner = RUNNERS[kind](name, **SKIPPING[name])
     arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)))
-    for step, weights in enumerate((WEIGHTS, np.full(3, np.nan, np.float32), WEIGHTS)):
+    ema = "ema" in SKIPPING[name]
+    state = runner.place(TrainState.create(initial(name), SGD.tx, ema=ema))
+    for weights, bad_step in ((WEIGHTS, -1), (BAD, 1), (BAD, 1), (WEIGHTS, -1)):
+        before = jax.device_get(runner.fetch(state))
         state, metrics = runner.train(SGD, 1, state, *arguments, runner.place(weights))
-        assert metrics.bad_step == (-1 if step == 0 else 1)
+        after = jax.device_get(runner.fetch(state))
+        assert (after.step, metrics.bad_step) == (before.step + 1, bad_step)
+        same = before.replace(step=after.step, metrics=after.metrics)
+        unchanged = jax.tree.map(np.array_equal, same, after)
+        if bad_step < 0:
+            assert not all(jax.tree.leaves(unchanged.params))
+        else:
+            assert all(jax.tree.leaves(unchanged))
+            assert after.metrics.replace(bad_step=-1) == before.metrics.replace(bad_step=-1)
+    assert metrics.count == 2 * BATCH
+    assert np.isfinite(metrics.loss)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch):
+    original = pure.weighted_cross_entropy
+
+    def steep(logits, *arguments):
+        total, rest = original(logits, *arguments)
+        return total + jnp.sqrt(jnp.sum(logits * 0.0)), rest  # 0, of slope infinity times 0
+
+    monkeypatch.setattr(pure, "weighted_cross_entropy", steep)
+    state, metrics = train(JitSteps(recipe("simple_cnn")), "simple_cnn", epochs=1)
+    assert (state.step, metrics.bad_step, metrics.count) == (1, 0, 0)
+    jax.tree.map(np.testing.assert_array_equal, state.params, initial("simple_cnn")["params"])
 
 
 @pytest.mark.parametrize("freeze", ["batchnorm", "backbone"])

@@ -77,3 +77,9 @@ def test_a_state_may_keep_an_average(variables):
 def test_no_metrics_yet():
     metrics = Metrics.zeros()
     assert (metrics.loss, metrics.correct, metrics.count, metrics.bad_step) == (0, 0, 0, -1)
+
+
+def test_an_epoch_begins_with_the_steps_skipped_in_a_row():
+    metrics = Metrics(jnp.float32(3), jnp.float32(2), jnp.float32(16), jnp.int32(5))
+    after = metrics.next_epoch(Metrics.zeros())
+    assert (after.loss, after.correct, after.count, after.bad_step) == (0, 0, 0, 5)
