@@ -128,7 +128,7 @@ def test_a_cell_type_without_pictures_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tfds:mnist:3.0.1", "reads local files only"),
+        ("tfds:mnist:3.0.1", "it is not there in .*; nothing is downloaded: build it with"),
         ("gs://bucket/cells.zip", "reads local files only"),
         ("https://host/cells.npz", "reads local files only"),
         ("synthetic:", "expected synthetic:N"),
