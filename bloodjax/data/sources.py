@@ -120,6 +120,18 @@ def load_pictures(
     return pictures.take(left) if unread else pictures[left], tuple(names[i] for i in left)
 
 
+def own_side(spec: str) -> int | None:
+    """The side in pixels of a source's pictures, where it keeps them as pixels of one size.
+
+    Raises:
+      UserError: the source is missing or damaged, or its pictures are not square.
+    """
+    path = _local_path(spec)
+    if packed.is_set(path):
+        return packed.own_side(path)
+    return npz.own_side(path) if path.is_file() and path.suffix.lower() == ".npz" else None
+
+
 def fingerprint(spec: str) -> str:
     """A short text that stays the same as long as the source does; reads no pictures.
 
