@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from bloodjax.data import duplicates, images, lazy, outliers
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.lazy import Pictures
 
 # No kin within this many times the distance of two random pictures: no cell like the others. The
 # oddest of 13,671 blood cells reaches 1.1 (1.5 in random subsets of 500, where a rare cell may be
@@ -125,7 +124,7 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
     if not pictures:
         return Audit(0, (), (), (), (), (), ())
     many = len(pictures) > outliers.MOST
-    exact, looks = _seen([dataset.images for dataset in datasets.values()], many)
+    exact, looks = _seen(list(datasets.values()), many)
     distinct, version = np.unique(exact, return_inverse=True)
     near = exact if many else duplicates.near_ids(looks[distinct])[version]
     _, first, frame, copies = np.unique(
@@ -160,13 +159,13 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
 
 
 def _seen(
-    sets: Sequence[Pictures], many: bool
+    datasets: Sequence[Dataset], many: bool
 ) -> tuple[Int[np.ndarray, " n"], UInt8[np.ndarray, "n 48 48 3"] | Float32[np.ndarray, "n 76"]]:
     """In one pass: what is the same picture, and thumbnails, or of `many` pictures features."""
     looks = []
 
     def pictures() -> Iterator[UInt8[np.ndarray, "size size 3"]]:
-        for pixels in sets:
+        for pixels in (dataset.images for dataset in datasets):
             for start in range(0, len(pixels), lazy.AT_ONCE):
                 some = pixels[start : start + lazy.AT_ONCE]
                 thumbnails = images.resize(some, duplicates.THUMBNAIL)

@@ -113,7 +113,7 @@ class LazyImages:
         return LazyImages(lambda places: images.resize(load(places), size), self._places, size)
 
 
-Pictures: TypeAlias = UInt8[np.ndarray, "n size size 3"] | LazyImages
+Pictures: TypeAlias = UInt8[np.ndarray, "_ size size 3"] | LazyImages
 
 
 def encoded(
