@@ -10,7 +10,6 @@ times faster: for training at that size.
 from __future__ import annotations
 
 from bloodjax import cli
-from bloodjax.errors import UserError
 
 _DATA = cli.flags.DEFINE_string("data", None, "A SPEC.")
 cli.flags.DEFINE_string("out", None, "A new or empty folder for the shards.")
@@ -28,26 +27,19 @@ _CLASSES = cli.flags.DEFINE_list(
 )
 _SEED = cli.flags.DEFINE_integer("seed", 0, "Of rendered cells.", 0, 2**31 - 1)
 
-# At which pictures that stay as they are get decoded, to see that they can be.
-_ANY_SIZE = 96
-
 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax import logs
-    from bloodjax.data import packing, sources
+    from bloodjax.data import packing
 
-    spec, size, out = _DATA.value, _SIZE.value, cli.local_path("out")
-    if size is None and spec.startswith("synthetic"):
-        raise UserError(f"{spec}: rendered cells have no size of their own, expected --image_size")
-    own = sources.own_side(spec) if size is None else None
-    dataset = sources.load(
-        spec,
-        size or own or _ANY_SIZE,
+    size, out = _SIZE.value, cli.local_path("out")
+    dataset = packing.read(
+        _DATA.value,
+        size,
         bad_images=_BAD.value,
         class_names=_CLASSES.value,
         seed=_SEED.value,
-        unread=True,
     )
     with logs.ProgressBar("packed", len(dataset), 0) as bar:
         packing.pack(

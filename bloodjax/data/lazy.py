@@ -128,7 +128,7 @@ def encoded(
       refusal: the exception to raise where the picture at a place cannot be decoded, and why.
     """
 
-    def load(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k {size} {size} 3"]:
+    def load(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
         numbers = places.tolist()
         files = read(numbers)
         found = np.empty((len(files), size, size, 3), np.uint8)

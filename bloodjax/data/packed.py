@@ -81,9 +81,9 @@ def read(folder: pathlib.Path, size: int) -> Dataset:
         records = zip(numbers, reader.read(numbers), strict=True)
         return [_parsed(reader, number, record, layout)[0] for number, record in records]
 
-    def load_pixels(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k {size} {size} 3"]:
+    def load_pixels(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
         found = np.empty((len(places), layout.side, layout.side, 3), np.uint8)
-        for i, pixels in enumerate(read_files(places)):
+        for i, pixels in enumerate(read_files(places.tolist())):
             found[i] = tfds_sets.pixels(pixels, layout)
         return images.resize(found, size)
 

@@ -7,11 +7,12 @@ import hashlib
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from bloodjax.data import images, lazy, packed, tfds_sets
+from bloodjax.data import images, lazy, packed, sources, tfds_sets
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import LazyImages
 from bloodjax.data.records import Shard, Writer
@@ -23,8 +24,40 @@ PER_SHARD = 8192
 
 _NAME = "cells"
 _OURS = re.compile(rf"{_NAME}-\w+\.array_record-\d+-of-\d+|index\.json|[\w.]+\.(json|txt)")
-# What tensorflow_datasets calls them; a source without splits has one, as there.
-_SPLIT_NAMES = {"": "train", "val": "validation"}
+# At which pictures that stay as they are get decoded, to see that they can be.
+_ANY_SIZE = 96
+
+
+def read(
+    spec: str,
+    image_size: int | None = None,
+    *,
+    bad_images: Literal["fail", "skip"] = "fail",
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+) -> Dataset:
+    """What `spec` holds, unread where that can be, to be packed.
+
+    Args:
+      spec: a SPEC.
+      image_size: side of the pictures; None leaves their files, or their pixels, as they are.
+      bad_images: as for `sources.load`.
+      class_names: as for `sources.load`.
+      seed: of rendered cells.
+
+    Raises:
+      UserError: the source cannot be read, or its pictures have no size of their own.
+    """
+    if image_size is None and spec.startswith("synthetic"):
+        raise UserError(f"{spec}: rendered cells have no size of their own, expected --image_size")
+    return sources.load(
+        spec,
+        image_size or sources.own_side(spec) or _ANY_SIZE,
+        bad_images=bad_images,
+        class_names=class_names,
+        seed=seed,
+        unread=True,
+    )
 
 
 def pack(
@@ -52,15 +85,20 @@ def pack(
     Raises:
       UserError: `out` holds something else, or cannot be written to; or a picture cannot be read.
     """
+    odd = [name for name in dataset.classes if name != name.strip() or len(name.splitlines()) != 1]
+    if odd:  # features.json's list of classes is a line each
+        raise UserError(
+            f"--out={out}: cannot keep the class {odd[0]!r}, expected names of one line"
+        )
     unfinished = _claim(out)
-    splits = [_SPLIT_NAMES.get(split, re.sub(r"\W", "_", split)) for split in dataset.splits]
+    splits = [tfds_sets.split_name(split) for split in dataset.splits]
     of_split, records = _numbered(splits)
     writers = {
         split: _Split(out, split, count, _shards(count, shards))
         for split, count in of_split.items()
     }
     done = 0
-    for i, image in enumerate(_encoded(dataset, as_pixels)):
+    for i, image in enumerate(encoded(dataset, as_pixels)):
         label, name, group = int(dataset.labels[i]), dataset.names[i], dataset.groups[i]
         writers[splits[i]].write(tfds_sets.example(image, label, name, group))
         if (done := i + 1) % lazy.AT_ONCE == 0:
@@ -132,7 +170,7 @@ class _Split:
             self._writer = None
 
 
-def _encoded(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
+def encoded(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
     """The pictures as records keep them, in the data set's order."""
     pictures, n = dataset.images, len(dataset)
     files = pictures.files if isinstance(pictures, LazyImages) else None

@@ -22,7 +22,7 @@ from bloodjax.errors import UserError
 
 __all__ = [
     *("INFO", "Layout", "describe", "example", "features", "locate", "parse", "pixels"),
-    *("read_layout", "shard_name", "tfds"),
+    *("read_layout", "shard_name", "split_name", "tfds"),
 ]
 
 INFO = "dataset_info.json"
@@ -175,6 +175,11 @@ def example(image: bytes, label: int, name: str, group: str) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
+def split_name(split: str) -> str:
+    """What a data set's split is called here; a source without splits is all "train"."""
+    return {"": "train", "val": "validation"}.get(split, re.sub(r"\W", "_", split))
+
+
 def shard_name(name: str, split: str, i: int, n: int) -> str:
     """The file name of shard `i` of `n`."""
     return f"{name}-{split}.{_FORMAT}-{i:05d}-of-{n:05d}"
@@ -241,6 +246,6 @@ def _only(folder: pathlib.Path, kinds: Mapping, test) -> str:
         return found[0]
     what = "picture (an Image)" if test is _is_picture else "label (a ClassLabel)"
     raise UserError(
-        f"{folder}: has the features {', '.join(kinds)}; expected just one {what} among them, "
+        f"{folder}: has the features {', '.join(sorted(kinds))}; expected just one {what} among them, "
         f"found {len(found)}"
     )

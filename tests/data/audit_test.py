@@ -130,7 +130,7 @@ def test_to_json_names_everything(cells):
     written = json.loads(json.dumps(audit({"train": flawed}).to_json()))
     assert list(written) == [
         *("n", "junk", "junk_reasons", "exact_duplicates", "near_duplicates"),
-        *("label_conflicts", "leakage"),
+        *("label_conflicts", "leakage", "left_out"),
     ]
     assert written["n"] == 272
     assert set(written["junk"]) == set(written["junk_reasons"]) == set(planted["junk"])
