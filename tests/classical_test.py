@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bloodjax import classical
+from bloodjax.data.lazy import LazyImages
 
 # BloodMNIST's training part: basophil, eosinophil, erythroblast, ig, lymphocyte, monocyte,
 # neutrophil, platelet.
@@ -114,3 +115,21 @@ def test_baseline_on_real_cells(cells_dir):
     images, labels = _read(cells_dir / "pbc96_val.zip", every=2)
     accuracy = (baseline.predict(images).argmax(axis=1) == labels).mean()
     assert 0.88 < accuracy < 0.96
+
+
+def test_baseline_of_many_pictures_is_that_of_evenly_spread_ones(monkeypatch):
+    monkeypatch.setattr(classical, "MOST_PICTURES", 30)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 88)
+    images = _tinted(rng, labels)
+    asked = []
+
+    def load(places):
+        asked.append(len(places))
+        return images[places]
+
+    unread = LazyImages(load, np.arange(88), images.shape[1])
+    found = classical.HistogramBaseline.fit(unread, labels, 3)
+    assert sum(asked) == 30
+    expected = classical.HistogramBaseline.fit(images[::3], labels[::3], 3)
+    np.testing.assert_array_equal(found.predict(unread), expected.predict(images))

@@ -246,6 +246,6 @@ def _only(folder: pathlib.Path, kinds: Mapping, test) -> str:
         return found[0]
     what = "picture (an Image)" if test is _is_picture else "label (a ClassLabel)"
     raise UserError(
-        f"{folder}: has the features {', '.join(sorted(kinds))}; expected just one {what} among them, "
-        f"found {len(found)}"
+        f"{folder}: has the features {', '.join(sorted(kinds))}; expected just one {what} among "
+        f"them, found {len(found)}"
     )

@@ -63,14 +63,15 @@ def _room(images: Pictures, folder: pathlib.Path | None) -> np.ndarray:
     """An array for as many pictures: in memory, or in a file where `images` are not."""
     if not isinstance(images, LazyImages):
         return np.empty_like(images)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:  # now, as a mapped file that finds no room later ends the process
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Now, as a mapped file that finds no room later ends the process.
             for _ in range(len(images)):
                 file.write(bytes(images.nbytes // len(images)))
             file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{folder}: {error.strerror}, expected room for {images.nbytes:,} bytes of "
-                "distorted pictures"
-            ) from error
-        return np.memmap(file, np.uint8, "r+", shape=images.shape)
+            return np.memmap(file, np.uint8, "r+", shape=images.shape)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror}, expected room for {images.nbytes:,} bytes of distorted "
+            "pictures"
+        ) from error

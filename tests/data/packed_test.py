@@ -145,7 +145,7 @@ def test_only_sets_are_sets(folder, tmp_path):
     assert not packed.is_set(tmp_path)
     assert not packed.is_set(tmp_path / "nowhere")
     (folder / packed.INFO).unlink()
-    with pytest.raises(UserError, match="set: has no dataset_info.json, expected all files"):
+    with pytest.raises(UserError, match=r"set: has no dataset_info.json, expected all files"):
         sources.load(str(folder), 32)
 
 

@@ -193,7 +193,7 @@ def test_nothing_else_is_overwritten(tmp_path):
         pack(spec, done)
     assert content(done) == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="file: .*, expected a folder to write to"):
+    with pytest.raises(UserError, match=r"file: .*, expected a folder to write to"):
         pack(spec, tmp_path / "file")
 
 
@@ -224,7 +224,7 @@ def test_what_was_not_finished_is_no_set_and_can_be_done_again(tmp_path, monkeyp
 def test_a_bad_picture_is_named_or_left_out(tmp_path):
     folder = write_folder(tmp_path / "cells")
     (folder / "val/b/0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="val/b/0.png is not a readable image"):
+    with pytest.raises(UserError, match=r"val/b/0.png is not a readable image"):
         packing.read(str(folder))
     assert len(packing.read(str(folder), bad_images="skip")) == 23
 

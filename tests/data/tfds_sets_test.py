@@ -88,7 +88,9 @@ def test_pictures_and_labels_must_be_clear(folder):
         features["second"] = features["image"]
 
     edit(folder / "features.json", doubled)
-    with pytest.raises(UserError, match="group, image, label, name, second; expected just one picture"):
+    with pytest.raises(
+        UserError, match="group, image, label, name, second; expected just one picture"
+    ):
         tfds_sets.read_layout(folder)
 
 
@@ -106,7 +108,9 @@ def test_locate_takes_the_newest_version(tmp_path, monkeypatch):
     (tmp_path / "cells/11.0.0").mkdir()  # without a description: not a set
     assert tfds_sets.locate("tfds:cells") == tmp_path / "cells/10.0.0"
     assert tfds_sets.locate("tfds:cells:9.1.0") == tmp_path / "cells/9.1.0"
-    with pytest.raises(UserError, match=r"there are the versions 1.0.0, 10.0.0, 9.1.0 in .*build it"):
+    with pytest.raises(
+        UserError, match=r"there are the versions 1.0.0, 10.0.0, 9.1.0 in .*build it"
+    ):
         tfds_sets.locate("tfds:cells:2.0.0")
     with pytest.raises(UserError, match="nothing is downloaded: build it with tensorflow_datasets"):
         tfds_sets.locate("tfds:mnist")
