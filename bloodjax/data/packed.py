@@ -31,6 +31,7 @@ INFO = "dataset_info.json"
 INDEX = "index.json"
 UNFINISHED = ".unfinished"
 FORMAT = 1  # of index.json
+_SHARDS = "*.array_record-*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Index:
 
 def is_set(folder: pathlib.Path) -> bool:
     """Whether `folder` holds a set of shards, or was to become one."""
-    return any((folder / name).exists() for name in (INFO, INDEX, UNFINISHED))
+    described = any((folder / name).exists() for name in (INFO, UNFINISHED))
+    return described or any(folder.glob(_SHARDS))
 
 
 def read(folder: pathlib.Path, size: int) -> Dataset:
@@ -117,21 +119,19 @@ def fingerprint(folder: pathlib.Path) -> str:
     """A short text that stays the same as long as the set does; reads no pictures.
 
     It covers the index, with the checksums of all shards, or what another set says of itself, and
-    the name and size of every file.
+    the name and size of every shard.
 
     Raises:
       UserError: the set is unfinished, or cannot be read.
     """
     _check_finished(folder)
-    text = folder / (INDEX if (folder / INDEX).exists() else INFO)
     try:
-        sizes = sorted(
-            (path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file()
-        )
-        content = text.read_bytes() + repr(sizes).encode()
+        told = [(path.name, path.stat().st_size) for path in folder.glob(_SHARDS)]
+        for pattern in (INFO, INDEX, "features.json", "*.labels.txt"):
+            told += [(path.name, path.read_bytes()) for path in folder.glob(pattern)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    return "sha256:" + hashlib.sha256(content).hexdigest()
+    return "sha256:" + hashlib.sha256(repr(sorted(told)).encode()).hexdigest()
 
 
 def write_index(

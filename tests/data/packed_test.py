@@ -135,7 +135,14 @@ def test_fingerprint_follows_content_and_not_the_place(folder, made, tmp_path):
     object.__setattr__(changed, "images", other)
     packing.pack(changed, tmp_path / "changed", as_pixels=True, shards=2)
     assert packed.fingerprint(tmp_path / "changed") != packed.fingerprint(made)
+    (folder / ".DS_Store").write_bytes(b"junk")
     before = packed.fingerprint(folder)
+    assert before == packed.fingerprint(made)
+    labels = folder / "label.labels.txt"
+    labels.write_text(labels.read_text().replace("platelet", "thrombos"))
+    renamed = packed.fingerprint(folder)
+    assert renamed != before
+    before = renamed
     (folder / "cells-train.array_record-00001-of-00002").write_bytes(b"")
     assert packed.fingerprint(folder) != before
 
@@ -144,6 +151,8 @@ def test_only_sets_are_sets(folder, tmp_path):
     assert packed.is_set(folder)
     assert not packed.is_set(tmp_path)
     assert not packed.is_set(tmp_path / "nowhere")
+    (tmp_path / "index.json").touch()  # of something else
+    assert not packed.is_set(tmp_path)
     (folder / packed.INFO).unlink()
     with pytest.raises(UserError, match=r"set: has no dataset_info.json, expected all files"):
         sources.load(str(folder), 32)
