@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 from threadpoolctl import threadpool_limits
 
+from bloodjax.data import lazy
 from bloodjax.data.lazy import LazyImages
 
 BINS = 16
@@ -82,14 +83,15 @@ class HistogramBaseline:
         labels: Int[np.ndarray, " n"],
         num_classes: int,
     ) -> HistogramBaseline:
-        """The regression on `images`, or on 20,000 of them, evenly spread, where there are more.
+        """The regression on `images`, or on 20,000 drawn from them, where there are more.
 
         Raises:
           ValueError: with fewer than two classes among `labels`.
         """
         if len(images) > MOST_PICTURES:
-            chosen = np.linspace(0, len(images) - 1, MOST_PICTURES).astype(int)
-            images, labels = images[chosen], labels[chosen]
+            drawn = np.random.default_rng(0).choice(len(images), MOST_PICTURES, replace=False)
+            chosen = np.sort(drawn)
+            images, labels = lazy.take(images, chosen), labels[chosen]
         histogram = colour_histogram(images)
         mean = histogram.mean(axis=0)
         scale = np.maximum(histogram.std(axis=0), SMALLEST_SCALE)

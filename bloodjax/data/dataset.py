@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from bloodjax.data import lazy
-from bloodjax.data.lazy import LazyImages, Pictures
+from bloodjax.data.lazy import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +47,9 @@ class Dataset:
         indices = np.asarray(indices)
         if indices.dtype == bool:
             indices = np.flatnonzero(indices)
-        unread = isinstance(self.images, LazyImages)
         return dataclasses.replace(
             self,
-            images=self.images.take(indices) if unread else self.images[indices],
+            images=lazy.take(self.images, indices),
             labels=self.labels[indices],
             names=tuple(self.names[i] for i in indices),
             splits=tuple(self.splits[i] for i in indices),

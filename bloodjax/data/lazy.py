@@ -153,6 +153,12 @@ def resize(pictures: UInt8[np.ndarray, "n h w 3"] | LazyImages, size: int) -> Pi
     return images.resize(np.asarray(pictures), size)
 
 
+def take(pictures: Pictures, indices: Int[np.ndarray, " m"]) -> Pictures:
+    """The pictures at `indices`; those that are unread stay so."""
+    unread = isinstance(pictures, LazyImages)
+    return pictures.take(indices) if unread else pictures[indices]
+
+
 def joined(one: Pictures, other: Pictures) -> Pictures:
     """One after the other; both in memory, or both unread and of one source."""
     if isinstance(one, LazyImages):

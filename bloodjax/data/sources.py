@@ -19,10 +19,10 @@ from typing import Literal
 
 import numpy as np
 
-from bloodjax.data import folders, images, npz, packed, synthetic
+from bloodjax.data import folders, images, lazy, npz, packed, synthetic
 from bloodjax.data.archive import keep_open, open_archive, open_zip
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.lazy import LazyImages, Pictures
+from bloodjax.data.lazy import Pictures
 from bloodjax.errors import UserError
 
 DEFAULT_SYNTHETIC = 2400
@@ -116,8 +116,7 @@ def load_pictures(
     if readable.all():
         return pictures, names
     left = np.flatnonzero(readable)
-    unread = isinstance(pictures, LazyImages)
-    return pictures.take(left) if unread else pictures[left], tuple(names[i] for i in left)
+    return lazy.take(pictures, left), tuple(names[i] for i in left)
 
 
 def own_side(spec: str) -> int | None:

@@ -66,6 +66,14 @@ def test_taken_of_what_was_taken():
     assert pictures.files([1]) == [FILES[5]]
 
 
+def test_take_leaves_unread_what_is():
+    places = np.array([3, 1])
+    for pictures in (unread(), PIXELS):
+        found = lazy.take(pictures, places)
+        assert type(found) is type(pictures)
+        np.testing.assert_array_equal(found[:], PIXELS[places])
+
+
 def test_joined_keeps_the_order():
     pictures = unread()
     one, other = pictures.take(np.array([5, 7])), pictures.take(np.array([1]))
