@@ -22,11 +22,12 @@ def main(_: list[str]) -> None:
     findings = audit.audit(datasets)
     out = cli.local_path("out")
     audit_page.write(findings, datasets, out)
+    left_out = "".join(f"; not looked for: {line}" for line in findings.left_out)
     logs.say(
         f"{findings.n:,} pictures: {len(findings.junk):,} junk, "
         f"{len(findings.exact_duplicates)} groups of exact and {len(findings.near_duplicates)} of "
         f"near duplicates, {len(findings.label_conflicts)} label conflicts, "
-        f"{len(findings.leakage)} leaks; see {out / 'index.html'}"
+        f"{len(findings.leakage)} leaks{left_out}; see {out / 'index.html'}"
     )
 
 

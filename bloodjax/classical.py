@@ -15,7 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 from threadpoolctl import threadpool_limits
 
+from bloodjax.data import lazy
+from bloodjax.data.lazy import LazyImages
+
 BINS = 16
+# Pictures that the baseline is fitted to at most; more would hardly change 49 numbers a class.
+MOST_PICTURES = 20_000
 PICTURES_AT_ONCE = 64
 SMALLEST_SCALE = 1e-3
 
@@ -35,7 +40,9 @@ def balanced_class_weights(
     return weights.astype(np.float32)
 
 
-def colour_histogram(images: UInt8[np.ndarray, "n h w 3"]) -> Float32[np.ndarray, "n 48"]:
+def colour_histogram(
+    images: UInt8[np.ndarray, "n h w 3"] | LazyImages,
+) -> Float32[np.ndarray, "n 48"]:
     """Share of the pixels in each of 16 equal bins of red, then of green, then of blue."""
     n, height, width, channels = images.shape
     counts = np.empty((n, channels * BINS), np.float32)
@@ -72,11 +79,19 @@ class HistogramBaseline:
     @classmethod
     def fit(
         cls,
-        images: UInt8[np.ndarray, "n h w 3"],
+        images: UInt8[np.ndarray, "n h w 3"] | LazyImages,
         labels: Int[np.ndarray, " n"],
         num_classes: int,
     ) -> HistogramBaseline:
-        """The regression on `images`; ValueError with fewer than two classes among `labels`."""
+        """The regression on `images`, or on 20,000 drawn from them, where there are more.
+
+        Raises:
+          ValueError: with fewer than two classes among `labels`.
+        """
+        if len(images) > MOST_PICTURES:
+            drawn = np.random.default_rng(0).choice(len(images), MOST_PICTURES, replace=False)
+            chosen = np.sort(drawn)
+            images, labels = lazy.take(images, chosen), labels[chosen]
         histogram = colour_histogram(images)
         mean = histogram.mean(axis=0)
         scale = np.maximum(histogram.std(axis=0), SMALLEST_SCALE)
@@ -93,7 +108,9 @@ class HistogramBaseline:
             weights[:, model.classes_], bias[model.classes_] = model.coef_.T, model.intercept_
         return cls(mean, scale, weights, bias)
 
-    def predict(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float32[np.ndarray, "n classes"]:
+    def predict(
+        self, images: UInt8[np.ndarray, "n h w 3"] | LazyImages
+    ) -> Float32[np.ndarray, "n classes"]:
         """Probabilities of the classes; rows sum to 1."""
         histogram = (colour_histogram(images) - self.mean) / self.scale
         return softmax(histogram @ self.weights + self.bias, axis=1)

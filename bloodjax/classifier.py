@@ -14,7 +14,8 @@ from bloodjax import build, selection, settings, soup
 from bloodjax.augment import views
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classical import HistogramBaseline
-from bloodjax.data import images as pictures
+from bloodjax.data import lazy
+from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.settings import Config
 from bloodjax.tta import SELECTED, Plan
@@ -50,7 +51,7 @@ class Classifier:
         self._variables = self._steps.place(jax.device_get(variables))
 
     def predict(
-        self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
+        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n classes"]:
         """Probabilities of the classes.
 
@@ -65,21 +66,21 @@ class Classifier:
         return self._predict(images, self._plan(tta or self.tta))
 
     def predict_beside(
-        self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
+        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n 2 classes"]:
         """What `predict` gives, and beside it the same of each picture alone, without views."""
         plan = self._plan(tta or self.tta)
         return self._predict(images, dataclasses.replace(plan, beside=True))
 
-    def _predict(self, images: np.ndarray, plan: Plan) -> np.ndarray:
-        resized = pictures.resize(np.asarray(images), self.config.data.image_size)
+    def _predict(self, images: np.ndarray | LazyImages, plan: Plan) -> np.ndarray:
+        resized = lazy.resize(images, self.config.data.image_size)
         return self._steps.predict(self._variables, resized, plan)
 
     def predict_views(
-        self, images: UInt8[np.ndarray, "n height width 3"], tta: str
+        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str
     ) -> Float[np.ndarray, "views n classes"]:
         """Probabilities of the classes in each view of the sets `tta`."""
-        resized = pictures.resize(np.asarray(images), self.config.data.image_size)
+        resized = lazy.resize(images, self.config.data.image_size)
         return self._steps.each_view(self._variables, resized, tta).swapaxes(0, 1)
 
     @property

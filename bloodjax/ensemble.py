@@ -12,6 +12,7 @@ from bloodjax import classifier, metrics, settings
 from bloodjax.classical import HistogramBaseline
 from bloodjax.classifier import Classifier
 from bloodjax.data import parts
+from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.workdir import CONFIG_FILE
 
@@ -55,13 +56,13 @@ class Ensemble:
         return ", ".join(sorted({member.tta for member in self.members.values()}))
 
     def predict(
-        self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
+        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n classes"]:
         """Probabilities of the classes, the mean over the members; see `Classifier.predict`."""
         return np.mean([member.predict(images, tta) for member in self.members.values()], axis=0)
 
     def predict_members(
-        self, images: UInt8[np.ndarray, "n height width 3"], tta: str | None = None
+        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "members n 2 classes"]:
         """Probabilities of the classes by each member; see `Classifier.predict_beside`."""
         return np.stack([member.predict_beside(images, tta) for member in self.members.values()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import jax
@@ -18,6 +17,7 @@ from bloodjax.data.batches import (
     steps_per_epoch,
 )
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import host_memory
 from bloodjax.errors import UserError
 from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.settings import Config
@@ -52,7 +52,7 @@ class Feed:
         self._config, self._train = config, train
         self._data = self._features = None
         if self.on_device:
-            self._data = steps.place(DeviceData(train.images, train.labels))
+            self._data = steps.place(DeviceData(np.asarray(train.images), train.labels))
 
     def cache(self, variables: PyTree) -> Iterator[int]:
         """Computes each picture's features (see `steps.features_step`), if they are not at hand.
@@ -140,5 +140,4 @@ def device_memory() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return host // jax.local_device_count()
+    return host_memory() // jax.local_device_count()

@@ -95,15 +95,7 @@ def _joined(prepared: Parts) -> Dataset:
     """Train and validation, which are of one source, as one."""
     if prepared.validation is None:
         return prepared.train
-    train, validation = prepared.train, prepared.validation
-    return Dataset(
-        images=np.concatenate([train.images, validation.images]),
-        labels=np.concatenate([train.labels, validation.labels]),
-        names=train.names + validation.names,
-        classes=train.classes,
-        splits=train.splits + validation.splits,
-        groups=train.groups + validation.groups,
-    )
+    return prepared.train.joined(prepared.validation)
 
 
 def _draw(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
@@ -186,8 +178,9 @@ def out_of_fold(
     for fold, (folder, member) in enumerate(model.members.items()):
         names = splits.read(folder / _SPLITS_FILE)["parts"]["validation"]
         index = np.array([position[name] for name in names], int)
-        probabilities[index] = member.predict(train.images[index])
-        guesses[index] = member.baseline.predict(train.images[index]).argmax(axis=1)
+        judged = train.take(index).images
+        probabilities[index] = member.predict(judged)
+        guesses[index] = member.baseline.predict(judged).argmax(axis=1)
         fold_of[index] = fold
     result = evaluation.score(probabilities, train, model.config)
     result |= {"step": None, "tta": model.tta}

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from bloodjax import sharding
 from bloodjax.data.batches import CallData
+from bloodjax.data.lazy import Pictures
 from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_steps, views_step
 from bloodjax.tta import Plan
@@ -83,7 +84,7 @@ class JitSteps(_Compiled):
         """See `train_steps`; the arrays placed. `state` is donated."""
         return self._train(phase, steps, state, data, order, class_weights)
 
-    def predict(self, variables: PyTree, images: np.ndarray, views: str | Plan) -> np.ndarray:
+    def predict(self, variables: PyTree, images: Pictures, views: str | Plan) -> np.ndarray:
         """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
         return _in_batches(
             lambda batch: self._predict(views, variables, jax.device_put(batch, self._split)),
@@ -91,7 +92,7 @@ class JitSteps(_Compiled):
             self._recipe.batch_size,
         )
 
-    def each_view(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+    def each_view(self, variables: PyTree, images: Pictures, views: str) -> np.ndarray:
         """Probabilities [n, views, classes] of uint8 pictures on the host."""
         return _in_batches(
             lambda batch: self._each_view(views, variables, jax.device_put(batch, self._split)),
@@ -99,7 +100,7 @@ class JitSteps(_Compiled):
             self._recipe.batch_size,
         )
 
-    def features(self, variables: PyTree, images: np.ndarray) -> np.ndarray:
+    def features(self, variables: PyTree, images: Pictures) -> np.ndarray:
         """Features [n, views, features] of uint8 pictures on the host; see `features_step`."""
         return _in_batches(
             lambda batch: self._features(variables, jax.device_put(batch, self._split)),
@@ -153,15 +154,15 @@ class PmapSteps(_Compiled):
         state, metrics = self._train(phase, steps, state, data, order, class_weights)
         return state, sharding.unstack(metrics)
 
-    def predict(self, variables: PyTree, images: np.ndarray, views: str | Plan) -> np.ndarray:
+    def predict(self, variables: PyTree, images: Pictures, views: str | Plan) -> np.ndarray:
         """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
         return self._by_device(partial(self._predict, views, variables), images)
 
-    def each_view(self, variables: PyTree, images: np.ndarray, views: str) -> np.ndarray:
+    def each_view(self, variables: PyTree, images: Pictures, views: str) -> np.ndarray:
         """Probabilities [n, views, classes] of uint8 pictures on the host."""
         return self._by_device(partial(self._each_view, views, variables), images)
 
-    def _by_device(self, function: Callable[[np.ndarray], Array], images: np.ndarray) -> np.ndarray:
+    def _by_device(self, function: Callable[[np.ndarray], Array], images: Pictures) -> np.ndarray:
         def of_batch(batch):
             out = function(batch.reshape(self._mesh.size, -1, *batch.shape[1:]))
             return out.reshape(len(batch), *out.shape[2:])
@@ -170,7 +171,7 @@ class PmapSteps(_Compiled):
 
 
 def _in_batches(
-    function: Callable[[np.ndarray], Array], images: np.ndarray, batch_size: int
+    function: Callable[[np.ndarray], Array], images: Pictures, batch_size: int
 ) -> np.ndarray:
     """Applies `function` to whole batches; the last is filled up, and what filled it left out."""
     results = []

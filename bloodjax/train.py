@@ -81,7 +81,8 @@ def _set_up(
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
         logs.say(build.origin(config))
-    parts = with_distorted(config, prepare(config, workdir, resumes=stored is not None))
+    parts = prepare(config, workdir, resumes=stored is not None)
+    parts = with_distorted(config, parts, workdir)
     classes = len(parts.train.classes)
     shift = balance.logit_shift(config, parts.train.labels, classes)
     feed = Feed(config, build.steps(config, classes, shift), parts.train)

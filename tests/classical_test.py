@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bloodjax import classical
+from bloodjax.data.lazy import LazyImages
 
 # BloodMNIST's training part: basophil, eosinophil, erythroblast, ig, lymphocyte, monocyte,
 # neutrophil, platelet.
@@ -114,3 +115,25 @@ def test_baseline_on_real_cells(cells_dir):
     images, labels = _read(cells_dir / "pbc96_val.zip", every=2)
     accuracy = (baseline.predict(images).argmax(axis=1) == labels).mean()
     assert 0.88 < accuracy < 0.96
+
+
+def test_baseline_of_many_pictures_is_that_of_some_of_them(monkeypatch):
+    monkeypatch.setattr(classical, "MOST_PICTURES", 30)
+    monkeypatch.setattr(classical, "PICTURES_AT_ONCE", 7)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 88)
+    images = _tinted(rng, labels)
+    asked = []
+
+    def load(places):
+        asked.append(places)
+        return images[places]
+
+    unread = LazyImages(load, np.arange(88), images.shape[1])
+    found = classical.HistogramBaseline.fit(unread, labels, 3)
+    read = [*asked]
+    assert max(map(len, read)) == 7
+    some = np.unique(np.concatenate(read))
+    assert len(some) == 30
+    expected = classical.HistogramBaseline.fit(images[some], labels[some], 3)
+    np.testing.assert_array_equal(found.predict(unread), expected.predict(images))

@@ -57,6 +57,15 @@ def open_archive(path: pathlib.Path) -> Iterator[Archive]:
             yield _zip(zipped)
 
 
+def keep_open(path: pathlib.Path) -> Archive:
+    """As `open_archive`, for as long as the archive's `read` is in use.
+
+    Raises:
+      UserError: see `open_archive`.
+    """
+    return _folder(path) if path.is_dir() else _zip(open_zip(path))
+
+
 def open_zip(path: pathlib.Path) -> zipfile.ZipFile:
     """Opens a zip file (an npz is one) after checking that unpacking it is safe.
 

@@ -7,16 +7,14 @@ the pictures with one another.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float32, Int, UInt8
 
-from bloodjax.data import duplicates, images
+from bloodjax.data import duplicates, images, lazy, outliers
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.outliers import oddness
 
 # No kin within this many times the distance of two random pictures: no cell like the others. The
 # oddest of 13,671 blood cells reaches 1.1 (1.5 in random subsets of 500, where a rare cell may be
@@ -25,6 +23,11 @@ _ODD = 1.65
 # A frame repeated more often than chance explains need only be as odd as a random pair.
 _ODD_IF_REPEATED = 1.0
 _CHANCE = 0.01
+
+_LEFT_OUT = (
+    "near duplicates: {:,} pictures are more than the {:,} that are compared pair by pair; "
+    "duplicates, conflicts and leaks are of equal pixels"
+)
 
 
 class Picture(NamedTuple):
@@ -63,6 +66,7 @@ class Audit:
         exact copies of a version are in its group too.
       label_conflicts: groups of either kind whose labels differ.
       leakage: groups of either kind that span data sets or splits.
+      left_out: what was not looked for, in a line each.
     """
 
     n: int
@@ -72,6 +76,7 @@ class Audit:
     near_duplicates: tuple[Group, ...]
     label_conflicts: tuple[Group, ...]
     leakage: tuple[Group, ...]
+    left_out: tuple[str, ...] = ()
 
     def junk_in(self, key: str) -> list[int]:
         """Indices of the junk in the data set `key`."""
@@ -100,6 +105,7 @@ class Audit:
                 for group in self.label_conflicts
             ],
             "leakage": [names(group) for group in self.leakage],
+            "left_out": list(self.left_out),
         }
 
 
@@ -109,20 +115,22 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
     Junk is a picture that is unlike all others (`outliers.oddness` above 1.65), or a frame that is
     repeated more often than chance explains and is fairly unlike them (above 1). A picture repeated
     as often that does look like the others, as after oversampling, is a group of duplicates.
+
+    Of more than 50,000 pictures near duplicates are not looked for, which would take hours and
+    gigabytes: duplicates, conflicts and leaks are exact ones then, and a picture is odd that is
+    unlike 10,000 others, drawn by chance. `left_out` says so.
     """
     pictures = _pictures(datasets)
     if not pictures:
         return Audit(0, (), (), (), (), (), ())
-    pixels = [dataset.images for dataset in datasets.values()]
-    exact = duplicates.exact_ids(itertools.chain.from_iterable(pixels))
-    thumbnails = np.concatenate([images.resize(x, duplicates.THUMBNAIL) for x in pixels])
-
+    many = len(pictures) > outliers.MOST
+    exact, looks = _seen(list(datasets.values()), many)
     distinct, version = np.unique(exact, return_inverse=True)
-    near = duplicates.near_ids(thumbnails[distinct])[version]
+    near = exact if many else duplicates.near_ids(looks[distinct])[version]
     _, first, frame, copies = np.unique(
         near, return_index=True, return_inverse=True, return_counts=True
     )
-    odd = oddness(thumbnails[first])
+    odd = outliers.oddness_of(looks[first]) if many else outliers.oddness(looks[first])
     repeated = _more_than_chance(copies) & (odd > _ODD_IF_REPEATED)
     is_junk = ((odd > _ODD) | repeated)[frame]
     junk = np.flatnonzero(is_junk)
@@ -146,7 +154,25 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
         leakage=tuple(
             group for group in groups if len({(one.key, one.split) for one in group}) > 1
         ),
+        left_out=(_LEFT_OUT.format(len(pictures), outliers.MOST),) if many else (),
     )
+
+
+def _seen(
+    datasets: Sequence[Dataset], many: bool
+) -> tuple[Int[np.ndarray, " n"], UInt8[np.ndarray, "n 48 48 3"] | Float32[np.ndarray, "n 76"]]:
+    """In one pass: what is the same picture, and thumbnails, or of `many` pictures features."""
+    looks = []
+
+    def pictures() -> Iterator[UInt8[np.ndarray, "size size 3"]]:
+        for pixels in (dataset.images for dataset in datasets):
+            for start in range(0, len(pixels), lazy.AT_ONCE):
+                some = pixels[start : start + lazy.AT_ONCE]
+                thumbnails = images.resize(some, duplicates.THUMBNAIL)
+                looks.append(outliers.features(thumbnails) if many else thumbnails)
+                yield from some
+
+    return duplicates.exact_ids(pictures()), np.concatenate(looks)
 
 
 def _pictures(datasets: Mapping[str, Dataset]) -> list[Picture]:

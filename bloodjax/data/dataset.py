@@ -1,11 +1,14 @@
-"""Dataset: labelled pictures in memory, the currency of everything under `bloodjax.data`."""
+"""Dataset: labelled pictures, the currency of everything under `bloodjax.data`."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
+
+from bloodjax.data import lazy
+from bloodjax.data.lazy import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Dataset:
     """Labelled pictures, all of one size.
 
     Attributes:
-      images: uint8 RGB in 0..255.
+      images: uint8 RGB in 0..255, in memory or read when they are indexed.
       labels: class index of each picture, in range(len(classes)).
       names: one unique name a picture: its path in its folder or zip, or `[split/]index` in an npz.
       classes: class names in label order.
@@ -23,7 +26,7 @@ class Dataset:
         or "" where the source has none.
     """
 
-    images: UInt8[np.ndarray, "n size size 3"]
+    images: Pictures
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
     classes: tuple[str, ...]
@@ -46,9 +49,20 @@ class Dataset:
             indices = np.flatnonzero(indices)
         return dataclasses.replace(
             self,
-            images=self.images[indices],
+            images=lazy.take(self.images, indices),
             labels=self.labels[indices],
             names=tuple(self.names[i] for i in indices),
             splits=tuple(self.splits[i] for i in indices),
             groups=tuple(self.groups[i] for i in indices),
+        )
+
+    def joined(self, other: Dataset) -> Dataset:
+        """These pictures and then those of `other`, both of one source."""
+        return Dataset(
+            images=lazy.joined(self.images, other.images),
+            labels=np.concatenate([self.labels, other.labels]),
+            names=self.names + other.names,
+            classes=self.classes,
+            splits=self.splits + other.splits,
+            groups=self.groups + other.groups,
         )

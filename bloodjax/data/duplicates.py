@@ -52,15 +52,19 @@ def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"
       thumbnails: pictures reduced to 48x48, no two of them identical. Chains are followed: a copy
         of a copy belongs to the same group.
     """
-    grey = thumbnails @ np.full(3, 1 / 3, np.float32)
-    codes, details = _codes(grey), _details(grey)
+    n = len(thumbnails)
+    codes = np.empty((n, _CODE, _CODE), np.float32)
+    details = np.empty((n, THUMBNAIL, THUMBNAIL), np.float32)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, start + _ROWS)
+        grey = thumbnails[rows] @ np.full(3, 1 / 3, np.float32)
+        codes[rows], details[rows] = _codes(grey), _details(grey)
     links = [np.empty((2, 0), np.int64)]
     for turn in range(_TURNS):
         for later, earlier in _proposals(codes, turn):
             same = _correlation(details[later], _turned(details[earlier], turn)) > _ACCEPT
             links.append(np.stack([later[same], earlier[same]]))
     later, earlier = np.concatenate(links, axis=1)
-    n = len(thumbnails)
     graph = scipy.sparse.coo_array((np.ones(len(later), bool), (later, earlier)), shape=(n, n))
     return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
 

@@ -6,18 +6,17 @@ import csv
 import dataclasses
 import io
 import logging
-import os
 import pathlib
 from collections.abc import Sequence
-from concurrent import futures
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
-from bloodjax.data import images
-from bloodjax.data.archive import Archive, open_archive
+from bloodjax.data import images, lazy
+from bloodjax.data.archive import Archive, keep_open
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import Pictures
 from bloodjax.errors import UserError
 
 SPLITS = {
@@ -28,8 +27,6 @@ SPLITS = {
 
 LAYOUTS = "expected <class>/<image> or <split>/<class>/<image> with splits train, val, test"
 
-# Decoding a small picture holds the interpreter lock for a good part of the time.
-_MAX_THREADS = 8
 _CHUNK = 64
 
 _log = logging.getLogger(__name__)
@@ -46,20 +43,25 @@ class _Layout:
     groups: tuple[str, ...]
 
 
-def read(path: pathlib.Path, size: int, bad_images: Literal["fail", "skip"]) -> Dataset:
-    """Reads every picture of a folder or zip, sorted by path; its classes are the sorted folders.
+def read(
+    path: pathlib.Path, size: int, bad_images: Literal["fail", "skip"], *, unread: bool = False
+) -> Dataset:
+    """The pictures of a folder or zip, sorted by path; its classes are the sorted folders.
 
     A single folder around everything is looked through. A file `groups.csv` beside the class (or
     split) folders, with the header `name,group` and names as it sees them, gives pictures a group;
     the others have none.
 
+    The pictures stay unread (`lazy.LazyImages`) where they would take too much memory, or `unread`
+    asks for it. They are all decoded once even so, to find what is no picture.
+
     Raises:
       UserError: no pictures, a layout other than `LAYOUTS`, a `groups.csv` that does not fit, or
         (with `bad_images` "fail") a file in a class folder that is not a readable image.
     """
-    with open_archive(path) as archive:
-        layout = _find_layout(path, archive)
-        pictures, readable = decode_all(path, archive, layout.names, size, bad_images)
+    archive = keep_open(path)
+    layout = _find_layout(path, archive)
+    pictures, readable = pictures_of(path, archive, layout.names, size, bad_images, unread=unread)
     if not readable.any():
         raise UserError(f"{path}: holds no readable images, {LAYOUTS}")
     label_of = {name: label for label, name in enumerate(layout.classes)}
@@ -131,39 +133,56 @@ def _read_groups(
     return groups
 
 
-def decode_all(
+def pictures_of(
     path: pathlib.Path,
     archive: Archive,
     names: Sequence[str],
     size: int,
     bad_images: Literal["fail", "skip"],
-) -> tuple[UInt8[np.ndarray, "n {size} {size} 3"], Bool[np.ndarray, " n"]]:
-    """All of the `names` in an open `archive`, and which of them could be read.
+    *,
+    unread: bool = False,
+) -> tuple[Pictures, Bool[np.ndarray, " n"]]:
+    """All of the `names` in an open `archive`, and which of them can be read.
 
     Raises:
-      UserError: one could not, and `bad_images` is "fail".
+      UserError: one cannot, and `bad_images` is "fail".
     """
-    pictures = np.zeros((len(names), size, size, 3), np.uint8)
+    unread = unread or lazy.outgrows_memory(len(names) * size**2 * 3)
+    pictures = np.zeros((0 if unread else len(names), size, size, 3), np.uint8)
     readable = np.ones(len(names), bool)
+
+    def refusal(i: int, error: ValueError) -> UserError:
+        return UserError(
+            f"{path}: {names[i]} is not a readable image ({error}); mend or remove it, or set "
+            "config.data.bad_images=skip"
+        )
 
     def decode_chunk(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(names))):
             try:
-                pictures[i] = images.decode(archive.read(names[i]), size)
+                picture = images.decode(archive.read(names[i]), size)
             except ValueError as error:
                 if bad_images == "fail":
-                    raise UserError(
-                        f"{path}: {names[i]} is not a readable image ({error}); mend or remove it, "
-                        "or set config.data.bad_images=skip"
-                    ) from error
+                    raise refusal(i, error) from error
                 readable[i] = False
+            else:
+                if not unread:
+                    pictures[i] = picture
 
-    with futures.ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(decode_chunk, range(0, len(names), _CHUNK)):
-            pass  # raises the first failure in the order of names, and cancels what waits
+    def files(places: Sequence[int]) -> list[bytes]:
+        found = []
+        for i in places:
+            try:
+                found.append(archive.read(names[i]))
+            except ValueError as error:
+                raise refusal(i, error) from error
+        return found
 
+    lazy.in_threads(decode_chunk, range(0, len(names), _CHUNK))
     skipped = [names[i] for i in np.flatnonzero(~readable)]
     if skipped:
         shown = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         _log.warning("%s: skipped %d unreadable images: %s", path, len(skipped), shown)
+    if unread:
+        return lazy.encoded(files, len(names), size, refusal), readable
     return pictures, readable

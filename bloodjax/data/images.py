@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,12 +30,19 @@ def decode(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     Raises:
       ValueError: `data` is no picture, is cut short, or holds more than `MAX_PIXELS`.
     """
+    return _opened(data, lambda image: _centre_square(image, size))
+
+
+def _opened(
+    data: bytes, change: Callable[[Image.Image], Image.Image] = lambda image: image
+) -> UInt8[np.ndarray, "height width 3"]:
+    """An encoded picture as RGB, after `change`; raises ValueError as `decode`."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
-        return np.asarray(_centre_square(_to_rgb(image), size))
+        return np.asarray(change(_to_rgb(image)))
     except Image.UnidentifiedImageError:
         raise ValueError("no image format that is known") from None
     except Exception as error:  # on damaged bytes Pillow's readers raise anything
@@ -59,6 +66,19 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def as_png_or_jpeg(data: bytes) -> bytes:
+    """An encoded picture as it is, where it is one of these; else a PNG of all of it, as RGB.
+
+    `decode` gives the same of both.
+
+    Raises:
+      ValueError: as `decode`.
+    """
+    if data.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff")):
+        return data
+    return encode_png(_opened(data))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

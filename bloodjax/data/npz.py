@@ -70,6 +70,22 @@ def read_pictures(
     return np.concatenate(parts), tuple(names)
 
 
+def own_side(path: pathlib.Path) -> int:
+    """The side in pixels of the pictures of a challenge or MedMNIST file.
+
+    Raises:
+      UserError: no such file, a damaged one, no pictures in it, or pictures that are not square.
+    """
+    with open_zip(path) as zipped:
+        arrays = _Arrays(path, zipped)
+        splits = [f"{s}_images" for s in _MEDMNIST_SPLITS]
+        key = next((k for k in ("images", *splits) if k in arrays.keys), "images")
+        _, height, width, _ = arrays.pictures(key, grey=True).shape
+    if height != width:
+        raise UserError(f"{path}: {key} are of {height}x{width} pixels, expected square ones")
+    return height
+
+
 class _Arrays:
     """The arrays of an open npz, each checked as it is read; nothing is ever unpickled."""
 

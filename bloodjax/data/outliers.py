@@ -21,6 +21,10 @@ _LEAST_SPREAD = 10.0
 _KIN = 3  # up to three strange pictures of one kind do not vouch for each other
 _MIN_PICTURES = 50  # fewer say too little of what is usual
 _ROWS = 512  # pictures a block: bounds the memory
+# Of more pictures than the first, each is compared with as many of them as the second, drawn by
+# chance: time grows with their number then, no longer with its square.
+MOST = 50_000
+_KIN_DRAWN = 10_000
 
 
 def oddness(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float64[np.ndarray, " n"]:
@@ -39,14 +43,25 @@ def oddness(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float64[np.ndarray, "
       thumbnails: distinct pictures, reduced to 48x48; with copies among them, an odd picture would
         find its own copies near. With fewer than 50 nothing is odd: zeros.
     """
-    n = len(thumbnails)
+    return oddness_of(features(thumbnails))
+
+
+def oddness_of(features: Float32[np.ndarray, "n 76"]) -> Float64[np.ndarray, " n"]:
+    """`oddness`, from the `features` of the pictures."""
+    n = len(features)
     if n < _MIN_PICTURES:
         return np.zeros(n)
-    blocks = range(0, n, _ROWS)
-    features = np.concatenate([_features(thumbnails[i : i + _ROWS]) for i in blocks])
     one, other = np.random.default_rng(0).integers(0, n, (2, 10_000))
     pairs = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
     return _distance_to_kin(features) / max(float(np.median(pairs)), _LEAST_SPREAD)
+
+
+def features(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float32[np.ndarray, "n 76"]:
+    """Colour and texture of each picture, in units of what the eye takes for a clear change."""
+    found = np.empty((len(thumbnails), 76), np.float32)
+    for start in range(0, len(found), _ROWS):
+        found[start : start + _ROWS] = _features(thumbnails[start : start + _ROWS])
+    return found
 
 
 def _features(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float32[np.ndarray, "n 76"]:
@@ -76,10 +91,18 @@ def _log_energy(x: Float32[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n c"]
 
 def _distance_to_kin(features: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
     features = features - features.mean(0)
+    n = len(features)
     squares = (features**2).sum(1)
-    nearest = np.empty(len(features))
-    for start in range(0, len(features), _ROWS):
+    is_kin = np.ones(n, bool)
+    if n > MOST:
+        is_kin[:] = False
+        is_kin[np.random.default_rng(0).choice(n, _KIN_DRAWN, replace=False)] = True
+    kin, kin_squares = features[is_kin], squares[is_kin]
+    nearest = np.empty(n)
+    for start in range(0, n, _ROWS):
         rows = slice(start, start + _ROWS)
-        squared = squares[rows, None] + squares - 2 * features[rows] @ features.T
-        nearest[rows] = np.partition(squared, _KIN, axis=1)[:, _KIN]  # 0 is the picture itself
+        squared = squares[rows, None] + kin_squares - 2 * features[rows] @ kin.T
+        ranked = np.partition(squared, (_KIN - 1, _KIN), axis=1)
+        # Of its kin, a picture that is among them is its own first.
+        nearest[rows] = np.where(is_kin[rows], ranked[:, _KIN], ranked[:, _KIN - 1])
     return np.sqrt(np.maximum(nearest, 0))

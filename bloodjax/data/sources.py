@@ -2,6 +2,8 @@
 
 FILE.npz        a challenge file or a MedMNIST file, told apart by their arrays
 FOLDER, X.zip   <class>/<image> or <split>/<class>/<image>
+FOLDER          of ArrayRecord shards, which bloodjax.pack writes
+tfds:NAME[:VERSION]   a set that tensorflow_datasets has built on this machine
 synthetic[:N]   N rendered cells
 """
 
@@ -16,14 +18,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
-from bloodjax.data import folders, images, npz, synthetic
-from bloodjax.data.archive import open_archive, open_zip
+from bloodjax.data import folders, images, lazy, npz, packed, synthetic
+from bloodjax.data.archive import keep_open, open_archive, open_zip
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import Pictures
 from bloodjax.errors import UserError
 
 DEFAULT_SYNTHETIC = 2400
+_TFDS = "tfds:"
 
 
 def load(
@@ -33,18 +36,23 @@ def load(
     bad_images: Literal["fail", "skip"] = "fail",
     class_names: Sequence[str] = (),
     seed: int = 0,
+    unread: bool = False,
 ) -> Dataset:
-    """Reads all pictures of a source, centre-cropped and resized to `image_size` pixels a side.
+    """All pictures of a source, centre-cropped and resized to `image_size` pixels a side.
+
+    Those of shards are read when they are asked for (`lazy.LazyImages`), and so are those of a
+    folder or zip that would take more than a quarter of the host's memory.
 
     Args:
       spec: where the pictures are.
       image_size: side of the pictures that come out.
       bad_images: whether a file that is no readable image ends the reading or is left out with a
-        warning.
+        warning. Of shards it is always an error.
       class_names: the classes in label order, such as a trained model's. The source may then lack
         some of them, and must hold no others. Without it the source's own order counts, and each
         class must have a picture.
       seed: of the synthetic cells.
+      unread: read a folder's or zip's pictures when they are asked for, too, whatever they take.
 
     Raises:
       UserError: whatever is wrong with the source, in one line that names it.
@@ -56,8 +64,10 @@ def load(
         path = _local_path(spec)
         if path.is_file() and path.suffix.lower() == ".npz":
             dataset = npz.read(path, image_size, class_names)
+        elif packed.is_set(path):
+            dataset = packed.read(path, image_size)
         else:
-            dataset = folders.read(path, image_size, bad_images)
+            dataset = folders.read(path, image_size, bad_images, unread=unread)
     if class_names:
         return _in_label_order(spec, dataset, class_names)
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
@@ -72,7 +82,7 @@ def load(
 
 def load_pictures(
     path: str, image_size: int, *, bad_images: Literal["fail", "skip"] = "fail", seed: int = 0
-) -> tuple[UInt8[np.ndarray, "n {image_size} {image_size} 3"], tuple[str, ...]]:
+) -> tuple[Pictures, tuple[str, ...]]:
     """Reads pictures to classify, and their names; labels are not asked for.
 
     Args:
@@ -85,7 +95,8 @@ def load_pictures(
     Raises:
       UserError: whatever is wrong with the source, in one line that names it.
     """
-    if _synthetic_count(path) is not None:
+    is_shards = path.startswith(_TFDS) or packed.is_set(pathlib.Path(os.path.expanduser(path)))
+    if is_shards or _synthetic_count(path) is not None:
         dataset = load(path, image_size, seed=seed)
         return dataset.images, dataset.names
     if path.lower().endswith(images.SUFFIXES) and os.path.isfile(path):
@@ -97,19 +108,34 @@ def load_pictures(
     source = _local_path(path)
     if source.suffix.lower() == ".npz":
         return npz.read_pictures(source, image_size)
-    with open_archive(source) as archive:
-        names = tuple(n for n in archive.files if n.lower().endswith(images.SUFFIXES))
-        pictures, readable = folders.decode_all(source, archive, names, image_size, bad_images)
+    archive = keep_open(source)
+    names = tuple(n for n in archive.files if n.lower().endswith(images.SUFFIXES))
+    pictures, readable = folders.pictures_of(source, archive, names, image_size, bad_images)
     if not readable.any():
         raise UserError(f"{path}: holds no readable images")
-    return pictures[readable], tuple(np.array(names)[readable].tolist())
+    if readable.all():
+        return pictures, names
+    left = np.flatnonzero(readable)
+    return lazy.take(pictures, left), tuple(names[i] for i in left)
+
+
+def own_side(spec: str) -> int | None:
+    """The side in pixels of a source's pictures, where it keeps them as pixels of one size.
+
+    Raises:
+      UserError: the source is missing or damaged, or its pictures are not square.
+    """
+    path = _local_path(spec)
+    if packed.is_set(path):
+        return packed.own_side(path)
+    return npz.own_side(path) if path.is_file() and path.suffix.lower() == ".npz" else None
 
 
 def fingerprint(spec: str) -> str:
     """A short text that stays the same as long as the source does; reads no pictures.
 
     For an npz or zip it covers the size and checksum of every file inside, for a folder the path
-    and size of every file, for synthetic cells their number.
+    and size of every file, for shards see `packed.fingerprint`, for synthetic cells their number.
 
     Raises:
       UserError: the source is missing or damaged.
@@ -118,6 +144,8 @@ def fingerprint(spec: str) -> str:
     if count is not None:
         return f"synthetic:{count}"
     path = _local_path(spec)
+    if packed.is_set(path):
+        return packed.fingerprint(path)
     if path.is_dir():
         with open_archive(path) as archive:
             entries = [(name, (path / name).lstat().st_size) for name in archive.files]
@@ -140,7 +168,11 @@ def _synthetic_count(spec: str) -> int | None:
 
 
 def _local_path(spec: str) -> pathlib.Path:
-    if spec.startswith("tfds:") or re.match(r"[a-z0-9]+://", spec):
+    if spec.startswith(_TFDS):
+        from bloodjax.data import tfds_sets  # takes its time, and most runs do without
+
+        return tfds_sets.locate(spec)
+    if re.match(r"[a-z0-9]+://", spec):
         raise UserError(f"{spec}: this version reads local files only, expected a path")
     path = pathlib.Path(os.path.expanduser(spec))  # unlike pathlib's, never raises
     if not path.exists():

@@ -1,8 +1,8 @@
 """Batches read on the host while the device computes. The one module that imports grain.
 
 One item of the pipeline is all that one call to the device takes: grain's threads gather whole
-batches by index, which copies memory and lets go of the interpreter's lock, and send them off; the
-loop only ever picks up what is on the device already.
+batches by index and send them off; the loop only ever picks up what is on the device already. From
+an array that copies memory; pictures that are unread are read and decoded there.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
 from bloodjax.data.batches import CallData
+from bloodjax.data.lazy import Pictures
 
 # Calls that are read ahead of the one that the device computes, each by a thread of its own.
 _AHEAD = 2
 
 
 def read(
-    images: UInt8[np.ndarray, "n size size 3"],
+    images: Pictures,
     labels: Int32[np.ndarray, " n"],
     calls: Sequence[Int32[np.ndarray, "_ batch"]],
     place: Callable[[CallData], Any],
@@ -31,7 +32,7 @@ def read(
     Closing the iterator ends its threads.
 
     Args:
-      images: of the data set, in memory or mapped into it.
+      images: of the data set: in memory, mapped into it, or unread.
       labels: of the data set.
       calls: for each call, where the pictures of its steps stand in the data set.
       place: puts the batches of a call on the devices; called from the threads.

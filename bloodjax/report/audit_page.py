@@ -85,6 +85,8 @@ def _page(audit: Audit, datasets: Mapping[str, Dataset]) -> str:
         groups = tuple(groups)
         shown, left = [], _MAX_THUMBNAILS
         for group in groups:
+            if left == 0:
+                break
             versions = _versions(group, datasets)[:left]
             left -= len(versions)
             if versions:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bloodjax.data import audit as audit_module
-from bloodjax.data import sources, synthetic
+from bloodjax.data import outliers, sources, synthetic
 from bloodjax.data.audit import audit
 from bloodjax.data.dataset import Dataset
 
@@ -125,12 +125,27 @@ def test_labels_compare_by_class_name_across_data_sets(cells):
     }
 
 
+def test_of_many_pictures_near_duplicates_are_left_out_and_that_is_said(cells, monkeypatch):
+    flawed, _ = synthetic.plant(cells, junk=6, duplicates=3, conflicts=2)
+    few = audit({"train": flawed})
+    assert few.left_out == ()
+    monkeypatch.setattr(outliers, "MOST", 200)
+    monkeypatch.setattr(outliers, "_KIN_DRAWN", 150)
+    many = audit({"train": flawed})
+    assert many.left_out[0].startswith(f"near duplicates: {len(flawed)} pictures are more than the")
+    assert many.to_json()["left_out"] == list(many.left_out)
+    assert many.near_duplicates == ()
+    assert (many.junk, many.exact_duplicates) == (few.junk, few.exact_duplicates)
+    exact = set(few.exact_duplicates)
+    assert set(many.label_conflicts) == exact & set(few.label_conflicts)
+
+
 def test_to_json_names_everything(cells):
     flawed, planted = synthetic.plant(cells, duplicates=2, junk=30, seed=1)
     written = json.loads(json.dumps(audit({"train": flawed}).to_json()))
     assert list(written) == [
         *("n", "junk", "junk_reasons", "exact_duplicates", "near_duplicates"),
-        *("label_conflicts", "leakage"),
+        *("label_conflicts", "leakage", "left_out"),
     ]
     assert written["n"] == 272
     assert set(written["junk"]) == set(written["junk_reasons"]) == set(planted["junk"])

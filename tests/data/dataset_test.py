@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from bloodjax.data import lazy
 from bloodjax.data.dataset import Dataset
 
 FIELDS = {
@@ -29,3 +30,25 @@ def test_take_accepts_a_mask():
 def test_fields_of_different_length_are_a_bug(field):
     with pytest.raises(ValueError, match=f"{field} has 2 entries for 3 images"):
         Dataset(**FIELDS | {field: FIELDS[field][:2]})
+
+
+def test_unread_pictures_stay_unread_when_taken():
+    def load(places):
+        asked.append(places.tolist())
+        return FIELDS["images"][places]
+
+    asked = []
+    unread = lazy.LazyImages(load, np.arange(3), 4)
+    taken = Dataset(**FIELDS | {"images": unread}).take(np.array([True, False, True]))
+    assert (asked, taken.names) == ([], ("a", "c"))
+    assert taken.images[:][:, 0, 0, 0].tolist() == [0, 2]
+    assert asked == [[0, 2]]
+
+
+def test_joined_is_one_after_the_other():
+    dataset = Dataset(**FIELDS)
+    joined = dataset.take(np.array([2])).joined(dataset.take(np.array([0, 1])))
+    assert joined.images[:, 0, 0, 0].tolist() == [2, 0, 1]
+    assert joined.labels.tolist() == [0, 0, 1]
+    assert (joined.names, joined.splits) == (("c", "a", "b"), ("val", "train", ""))
+    assert (joined.groups, joined.classes) == (("q", "", "p"), ("x", "y"))

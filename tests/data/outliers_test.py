@@ -57,3 +57,22 @@ def test_distance_to_kin_is_that_of_the_third_nearest_across_blocks():
     features = np.random.default_rng(0).normal(3, 1, (1100, 8)).astype(np.float32)
     reference = np.sort(cdist(features, features), axis=1)[:, 3]
     np.testing.assert_allclose(outliers._distance_to_kin(features), reference, rtol=1e-3)
+
+
+def test_of_many_pictures_kin_are_drawn_by_chance(cells, monkeypatch):
+    monkeypatch.setattr(outliers, "MOST", 200)
+    monkeypatch.setattr(outliers, "_KIN_DRAWN", 120)
+    frames = np.stack([frame.astype(np.uint8) for frame in foreign_frames().values()])
+    odd = outliers.oddness_of(outliers.features(np.concatenate([frames, cells])))
+    assert odd[:7].min() > 1.65
+    assert odd[7:].max() < 1.3
+
+
+def test_distance_to_drawn_kin_is_that_of_the_third_nearest_of_them(monkeypatch):
+    monkeypatch.setattr(outliers, "MOST", 1000)
+    monkeypatch.setattr(outliers, "_KIN_DRAWN", 300)
+    features = np.random.default_rng(0).normal(3, 1, (1100, 8)).astype(np.float32)
+    drawn = np.random.default_rng(0).choice(1100, 300, replace=False)
+    distances = np.sort(cdist(features, features[drawn]), axis=1)
+    reference = np.where(np.isin(np.arange(1100), drawn), distances[:, 3], distances[:, 2])
+    np.testing.assert_allclose(outliers._distance_to_kin(features), reference, rtol=1e-3)

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from bloodjax.data import images, npz, sources, synthetic
+from bloodjax.data import images, lazy, npz, sources, synthetic
 from bloodjax.errors import UserError
 
 
@@ -128,7 +128,7 @@ def test_a_cell_type_without_pictures_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tfds:mnist:3.0.1", "reads local files only"),
+        ("tfds:mnist:3.0.1", "it is not there in .*; nothing is downloaded: build it with"),
         ("gs://bucket/cells.zip", "reads local files only"),
         ("https://host/cells.npz", "reads local files only"),
         ("synthetic:", "expected synthetic:N"),
@@ -202,3 +202,42 @@ def test_random_damage_is_read_or_refused_in_one_line(source, request):
             refusals.append(str(error))
     assert len(refusals) > 50
     assert all(line.startswith(f"{path}: ") for line in refusals)
+
+
+@pytest.mark.parametrize("source", ["folder", "zipped"])
+def test_what_outgrows_the_memory_stays_unread(source, request, monkeypatch):
+    path = str(request.getfixturevalue(source))
+    expected = sources.load(path, 16)
+    assert isinstance(expected.images, np.ndarray)
+    monkeypatch.setattr(lazy, "host_memory", lambda: 4 * 6 * 16**2 * 3 - 1)
+    found = sources.load(path, 16)
+    assert isinstance(found.images, lazy.LazyImages)
+    assert_same(found, expected)
+    pictures, names = sources.load_pictures(path, 16)
+    assert isinstance(pictures, lazy.LazyImages)
+    np.testing.assert_array_equal(pictures[:], expected.images)
+    assert names == expected.names
+
+
+def test_unreadable_pictures_are_left_out_unread_too(folder, caplog):
+    (folder / "b/2.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b/2.png is not a readable image"):
+        sources.load(str(folder), 24, unread=True)
+    dataset = sources.load(str(folder), 24, bad_images="skip", unread=True)
+    assert dataset.names == ("a/1.png", "a/2.png", "b/1.png", "c/1.png", "c/2.png")
+    np.testing.assert_array_equal(dataset.images[2], picture(0))
+
+
+def test_a_picture_that_has_gone_since_is_named(folder):
+    dataset = sources.load(str(folder), 24, unread=True)
+    (folder / "b/1.png").unlink()
+    with pytest.raises(UserError, match=r"cells: b/1.png is not a readable image \(cannot be read"):
+        dataset.images[:]
+
+
+def test_own_side(folder, challenge, tmp_path):
+    assert sources.own_side(str(folder)) is None
+    assert sources.own_side(str(challenge)) == 24
+    np.savez(tmp_path / "wide.npz", train_images=np.zeros((2, 8, 9), np.uint8), train_labels=[0, 1])
+    with pytest.raises(UserError, match="train_images are of 8x9 pixels, expected square ones"):
+        sources.own_side(str(tmp_path / "wide.npz"))

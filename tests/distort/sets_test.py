@@ -1,11 +1,14 @@
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 
 from bloodjax.data import synthetic
+from bloodjax.data.lazy import LazyImages
 from bloodjax.data.parts import Parts
 from bloodjax.distort import corruptions, sets
+from bloodjax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +51,23 @@ def test_a_picture_s_distortion_does_not_depend_on_its_neighbours(parts):
     some = sets.distorted(parts.test.take(np.array([7, 2])), choice, 0)
     np.testing.assert_array_equal(some, whole[[7, 2]])
     assert (sets.distorted(parts.test, choice, 1) != whole).any()
+
+
+def test_the_twin_of_an_unread_part_lies_in_a_file_without_a_name(parts, tmp_path):
+    choice = corruptions.parse("everything", "x")
+    pixels = parts.test.images
+    unread = LazyImages(lambda places: pixels[places], np.arange(12), 32)
+    test = dataclasses.replace(parts.test, images=unread)
+    found = sets.distorted(test, choice, 0, folder=tmp_path)
+    assert isinstance(found, np.memmap)
+    assert [*tmp_path.iterdir()] == []
+    np.testing.assert_array_equal(found, sets.distorted(parts.test, choice, 0))
+
+
+def test_a_disk_without_room_for_a_twin_is_one_line(parts, tmp_path, monkeypatch):
+    unread = LazyImages(lambda places: parts.test.images[places], np.arange(12), 32)
+    test = dataclasses.replace(parts.test, images=unread)
+    full = pathlib.Path("/dev/full")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: full.open("r+b"))
+    with pytest.raises(UserError, match="No space left on device, expected room for 36,864 bytes"):
+        sets.distorted(test, {"dust": (1,)}, 0, folder=tmp_path)

@@ -1,0 +1,250 @@
+"""What streaming from ArrayRecord shards costs: host memory, and steps beside a set on the device.
+
+python -m benchmarks.streaming --dir=DIR [--pictures=300000] [--network=convnext_tiny] [--batch=16]
+                               [--seconds=120] [--out=benchmarks/results] [--memory_only]
+
+Packs a set of rendered cells, each shifted otherwise, into DIR/set, unless it is there; at 96
+pixels 300,000 of them take 8.3 GB of disk. Then, each in a process of its own:
+
+memory   all that a run does with its pictures, but for the number of steps: audit, splits, training
+         steps, predictions on validation pictures, the colour-histogram baseline. The peak of a
+         streamed run on the set is held against that of a run on 400 of its pictures on the device,
+         which is what the network itself takes.
+rate     steps on the set streamed, and on the set on the device, in turns; needs the memory for all
+         its pictures. Timings of a machine that does other work say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from benchmarks import record
+from bloodjax import build, classical, settings
+from bloodjax.data import packing, parts, sources, synthetic
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import LazyImages
+from bloodjax.feed import Feed
+from bloodjax.settings import Config
+from bloodjax.state import TrainState
+from bloodjax.steps import Phase
+
+_SIDE = 96
+_RENDERED = 400
+_SHIFTS = 31  # along each axis
+_ROUNDS = 5
+_VALIDATED = 512
+
+
+def cells(n: int, side: int = _SIDE) -> Dataset:
+    """`n` labelled pictures, no two of them equal, made when they are asked for.
+
+    Up to 384,400 of them are 400 rendered cells, each shifted by another vector.
+    """
+    rendered = synthetic.render(_RENDERED, side)
+
+    def load(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k s s 3"]:
+        shifts = places // _RENDERED
+        found = zip(
+            rendered.images[places % _RENDERED], shifts // _SHIFTS, shifts % _SHIFTS, strict=True
+        )
+        return np.stack([np.roll(image, (y, x), axis=(0, 1)) for image, y, x in found])
+
+    if n > _RENDERED * _SHIFTS**2:
+        raise ValueError(f"{n} pictures, expected at most {_RENDERED * _SHIFTS**2}")
+    places = np.arange(n)
+    blank = ("",) * n
+    return Dataset(
+        images=LazyImages(load, places, side),
+        labels=rendered.labels[places % _RENDERED],
+        names=tuple(f"cell{i:06d}" for i in range(n)),
+        classes=rendered.classes,
+        splits=blank,
+        groups=blank,
+    )
+
+
+def peak_bytes() -> int:
+    """The most host memory that this process has had in use."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def config_of(spec: str, network: str, batch: int, on_device: str) -> Config:
+    """A run on everything from random weights, as long as one lets it."""
+    config = settings.defaults()
+    config.data.train, config.data.on_device, config.data.image_size = spec, on_device, _SIDE
+    config.model.name, config.model.weights, config.batch_size = network, "", batch
+    config.phases.finetune.freeze = "none"
+    return settings.check(config)
+
+
+class Running:
+    """Training steps on a data set, a few at a time."""
+
+    def __init__(self, config: Config, train: Dataset, first: Running | None = None):
+        """Compiles nothing anew where `first` runs on the same network."""
+        self.steps = first.steps if first else build.steps(config, len(train.classes))
+        self._feed = Feed(config, self.steps, train)
+        self._calls = contextlib.ExitStack()
+        self._epoch = iter(())
+        if first:
+            self._phase, variables = first._phase, first.variables
+        else:
+            variables = build.variables(config, len(train.classes))
+            self._phase = Phase("none", _optimizer(config, variables, self._feed.per_epoch))
+        self.variables = jax.device_get(variables)
+        self._state = self.steps.place(TrainState.create(self.variables, self._phase.tx))
+        self._weights = self.steps.place(np.ones(len(train.classes), np.float32))
+
+    def take(self, n: int) -> float:
+        """Takes `n` calls; their seconds."""
+        started = time.perf_counter()
+        for _ in range(n):
+            call = next(self._epoch, None)
+            if call is None:
+                calls = contextlib.closing(self._feed.calls(0, 0))
+                self._epoch = iter(self._calls.enter_context(calls))
+                call = next(self._epoch)
+            steps, data, order = call
+            arguments = (self._phase, steps, self._state, data, order, self._weights)
+            self._state, sums = self.steps.train(*arguments)
+            jax.block_until_ready(sums)
+        return time.perf_counter() - started
+
+    def predict(self, images) -> None:
+        """Predicts once, from the weights of the start."""
+        self.steps.predict(self.steps.place(self.variables), images, "none")
+
+    def close(self) -> None:
+        """Ends the stream's threads."""
+        self._calls.close()
+
+
+def memory(spec: str, network: str, batch: int, steps: int, on_device: str) -> dict[str, Any]:
+    """The peak of this process after each of the things that a run does; bytes."""
+    config, found = config_of(spec, network, batch, on_device), {}
+    with tempfile.TemporaryDirectory() as workdir:
+        made = parts.prepare(config, pathlib.Path(workdir), resumes=False)
+    found["audit and splits"] = peak_bytes()
+    running = Running(config, made.train)
+    running.take(steps)
+    found["training"] = peak_bytes()
+    running.predict(made.validation.take(np.arange(min(_VALIDATED, len(made.validation)))).images)
+    found["validation"] = peak_bytes()
+    running.close()
+    classical.HistogramBaseline.fit(made.train.images, made.train.labels, len(made.train.classes))
+    return {**found, "baseline": peak_bytes()}
+
+
+def rate(spec: str, network: str, batch: int, seconds: float) -> dict[str, Any]:
+    """Seconds a step of both ways in, taking `seconds` in all, and the median of their ratios."""
+    dataset = sources.load(spec, _SIDE)
+    resident = Running(config_of(spec, network, batch, "always"), dataset)
+    streamed = Running(config_of(spec, network, batch, "never"), dataset, resident)
+    ways = {"resident": resident, "streamed": streamed}
+    each = {name: [] for name in ways}
+    for way in ways.values():
+        way.take(2)
+    steps = max(2, int(seconds / (2 * _ROUNDS) / (resident.take(2) / 2)))
+    for i in range(_ROUNDS):
+        for name in sorted(ways, reverse=i % 2 == 1):
+            ways[name].take(1)  # a machine may have taken memory back from who waited
+            each[name].append(ways[name].take(steps) / steps)
+    streamed.close()
+    ratios = [a / b for a, b in zip(each["resident"], each["streamed"], strict=True)]
+    return {
+        "steps": steps,
+        "seconds_a_step": each,
+        "rate_streamed_to_resident": statistics.median(ratios),
+        "lowest_and_highest": [min(ratios), max(ratios)],
+    }
+
+
+def _optimizer(config: Config, variables, per_epoch: int):
+    from bloodjax import optim
+
+    options = config.phases.finetune
+    return optim.optimizer(options, per_epoch, variables["params"], variables["batch_stats"])
+
+
+def _apart(what: str, *arguments: str) -> dict[str, Any]:
+    """What the function `what` says, run in a process of its own with bloodjax's huge pages."""
+    command = [sys.executable, "-m", "benchmarks.streaming", f"--worker={what}", *arguments]
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _pack(dataset: Dataset, folder: pathlib.Path) -> str:
+    if not folder.exists() or (folder / ".unfinished").exists():
+        print(f"packing {len(dataset):,} pictures into {folder}", file=sys.stderr, flush=True)
+        packing.pack(dataset, folder, as_pixels=True)
+    return str(folder)
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--dir", type=pathlib.Path, required=True)
+    parser.add_argument("--pictures", type=int, default=300_000)
+    parser.add_argument("--network", default="convnext_tiny")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20, help="where memory is measured")
+    parser.add_argument("--seconds", type=float, default=120, help="for the rates")
+    parser.add_argument("--memory_only", action="store_true")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser.add_argument("--worker", choices=("memory", "rate"), help=argparse.SUPPRESS)
+    parser.add_argument("--on_device", default="never", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.worker == "memory":
+        found = memory(str(flags.dir), flags.network, flags.batch, flags.steps, flags.on_device)
+        print(json.dumps(found))
+        return
+    if flags.worker == "rate":
+        print(json.dumps(rate(str(flags.dir), flags.network, flags.batch, flags.seconds)))
+        return
+
+    everything = cells(flags.pictures)
+    spec = _pack(everything, flags.dir / "set")
+    few = _pack(everything.take(np.arange(_RENDERED)), flags.dir / "few")
+    common = (f"--network={flags.network}", f"--batch={flags.batch}")
+    content = {"pictures": len(sources.load(spec, _SIDE)), **_named(flags)}
+    on_few = (f"--dir={few}", f"--steps={flags.steps}", "--on_device=always")
+    content["memory_model"] = model = _apart("memory", *on_few, *common)
+    streamed = _apart("memory", f"--dir={spec}", f"--steps={flags.steps}", *common)
+    content["memory_streamed"] = streamed
+    content["bytes_beyond_the_model"] = max(streamed.values()) - max(model.values())
+    print(f"host memory beyond the model's: {content['bytes_beyond_the_model'] / 1e9:.2f} GB")
+    if not flags.memory_only:
+        seconds = f"--seconds={flags.seconds}"
+        content["rate"] = found = _apart("rate", f"--dir={spec}", seconds, *common)
+        low, high = found["lowest_and_highest"]
+        print(
+            f"streamed, {found['rate_streamed_to_resident']:.1%} of the rate on the device "
+            f"({low:.1%} to {high:.1%} in {_ROUNDS} rounds of {found['steps']} steps)"
+        )
+    device = jax.devices()[0]
+    name = record.device_name(device.platform, device.device_kind)
+    print(record.write(flags.out, name, content, "streaming_"))
+
+
+def _named(flags: argparse.Namespace) -> dict[str, Any]:
+    return {"network": flags.network, "batch": flags.batch, "size": _SIDE}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Builders of tensorflow_datasets' sets from files that the user has; none needs TensorFlow."""

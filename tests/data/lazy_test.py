@@ -1,0 +1,117 @@
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from bloodjax.data import images, lazy
+from bloodjax.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+FILES = [images.encode_png(picture) for picture in PIXELS]
+
+
+def refusal(i, error):
+    return UserError(f"picture {i}: {error}")
+
+
+def unread(asked=None, files=FILES, size=8):
+    def read(places):
+        if asked is not None:
+            asked.append(list(places))
+        return [files[i] for i in places]
+
+    return lazy.encoded(read, len(files), size, refusal)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *(3, np.int64(-1), slice(2, 7), slice(18, 99), slice(None), slice(5, 5)),
+        np.array([4, 4, 0]),
+        np.arange(6, dtype=np.int32).reshape(2, 3),
+        np.arange(20) % 3 == 0,
+        [1, 2],
+    ],
+)
+def test_an_index_gives_what_an_array_would(index):
+    found = unread()[index]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, PIXELS[index])
+
+
+def test_it_looks_like_an_array():
+    pictures = unread()
+    assert (pictures.shape, pictures.dtype, pictures.ndim) == (PIXELS.shape, PIXELS.dtype, 4)
+    assert (len(pictures), pictures.nbytes) == (20, PIXELS.nbytes)
+    np.testing.assert_array_equal(np.asarray(pictures), PIXELS)
+
+
+def test_nothing_is_read_before_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(lazy, "AT_ONCE", 6)
+    asked = []
+    pictures = unread(asked).take(np.arange(20)[::-1]).resized(8)
+    assert asked == []
+    np.testing.assert_array_equal([*pictures], PIXELS[::-1])
+    assert max(map(len, asked)) == 6  # never more at once
+    assert [*itertools.chain(*asked)] == [*range(20)][::-1]
+    asked.clear()
+    np.testing.assert_array_equal(pictures[:], PIXELS[::-1])
+    assert max(map(len, asked)) == 6
+
+
+def test_taken_of_what_was_taken():
+    pictures = unread().take(np.array([5, 7, 9])).take(np.array([2, 0]))
+    np.testing.assert_array_equal(pictures[:], PIXELS[[9, 5]])
+    assert pictures.files([1]) == [FILES[5]]
+
+
+def test_take_leaves_unread_what_is():
+    places = np.array([3, 1])
+    for pictures in (unread(), PIXELS):
+        found = lazy.take(pictures, places)
+        assert type(found) is type(pictures)
+        np.testing.assert_array_equal(found[:], PIXELS[places])
+
+
+def test_joined_keeps_the_order():
+    pictures = unread()
+    one, other = pictures.take(np.array([5, 7])), pictures.take(np.array([1]))
+    np.testing.assert_array_equal(lazy.joined(one, other)[:], PIXELS[[5, 7, 1]])
+    np.testing.assert_array_equal(lazy.joined(PIXELS[:2], PIXELS[4:5]), PIXELS[[0, 1, 4]])
+    with pytest.raises(ValueError, match="two sources"):
+        lazy.joined(one, unread())
+
+
+@pytest.mark.parametrize("pictures", [unread(), PIXELS])
+def test_resize_is_that_of_images(pictures):
+    np.testing.assert_array_equal(lazy.resize(pictures, 5)[:], images.resize(PIXELS, 5))
+    assert lazy.resize(pictures, 8) is pictures
+
+
+def test_a_picture_that_cannot_be_decoded_is_the_caller_s_exception():
+    pictures = unread(files=[*FILES, b"no picture"]).take(np.arange(21)[::-1])
+    assert pictures[1:].shape == (20, 8, 8, 3)
+    with pytest.raises(UserError, match="picture 20: no image format that is known"):
+        pictures[:]
+
+
+def test_in_threads_shares_the_work_out():
+    found = np.zeros(40, int)
+    threads = set()
+
+    def double(i):
+        threads.add(threading.current_thread())
+        found[i : i + 2] = 2
+
+    lazy.in_threads(double, range(0, 40, 2))
+    assert found.tolist() == [2] * 40
+    assert threading.main_thread() not in threads
+    with pytest.raises(ZeroDivisionError):
+        lazy.in_threads(lambda i: 1 // (i - 3), range(8))
+
+
+def test_outgrows_memory(monkeypatch):
+    assert 2**28 < lazy.host_memory() < 2**50
+    monkeypatch.setattr(lazy, "host_memory", lambda: 400)
+    assert [lazy.outgrows_memory(n) for n in (100, 101)] == [False, True]
