@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from bloodjax import sharding
 from bloodjax.errors import UserError
 from bloodjax.state import TrainState
 
@@ -125,31 +126,44 @@ class Checkpoints:
         leaders = tuple((step, value) for step, value in stored.get("leaders", ()))
         return Progress(**{**stored, "classes": tuple(stored["classes"]), "leaders": leaders})
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, on one device; `like` has its shapes and dtypes."""
-        return TrainState(**self._restore(step, _fields(like), partial=False))
+    def restore(
+        self, step: int, like: TrainState, layout: sharding.Layout | None = None
+    ) -> TrainState:
+        """The state at `step`; `like` has its shapes and dtypes.
 
-    def restore_variables(self, step: int, like: PyTree, *, ema: bool = False) -> PyTree:
-        """The network's variables at `step`, on one device.
+        Without a `layout` it comes on one device; of several processes, on each one's all.
+        """
+        return TrainState(**self._restore(step, _fields(like), layout, partial=False))
+
+    def restore_variables(
+        self,
+        step: int,
+        like: PyTree,
+        *,
+        ema: bool = False,
+        layout: sharding.Layout | None = None,
+    ) -> PyTree:
+        """The network's variables at `step`.
 
         Args:
           step: one that is kept.
           like: `{"params": ..., "batch_stats": ...}` of the same shapes and dtypes.
           ema: their average, which the run must have kept.
+          layout: how they come to lie on the devices; see `restore`.
         """
         if ema:
-            return self._restore(step, {"ema": like}, partial=True)["ema"]
-        return self._restore(step, like, partial=True)
+            return self._restore(step, {"ema": like}, layout, partial=True)["ema"]
+        return self._restore(step, like, layout, partial=True)
 
-    def _restore(self, step: int, like: PyTree, partial: bool) -> PyTree:
+    def _restore(self, step: int, like: PyTree, layout, partial: bool) -> PyTree:
         self._manager.wait_until_finished()
         if step not in self._manager.all_steps():
             raise UserError(f"{self.directory}: no checkpoint of step {step} is here")
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        places = sharding.simplest(like) if layout is None else layout.of(like)
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like, places
         )
-        placed = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=device), target)
+        placed = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
         state = ocp.args.PyTreeRestore(target, restore_args=placed, partial_restore=partial)
         return self._manager.restore(step, args=ocp.args.Composite(state=state)).state
 

@@ -6,11 +6,17 @@ import os
 import pathlib
 import tempfile
 
+from bloodjax import distributed
 from bloodjax.errors import UserError
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a text, or bytes, beside `path` first and then puts it in its place, at once."""
+    """Writes a text, or bytes, beside `path` first and then puts it in its place, at once.
+
+    Of a run's several processes, the primary one does.
+    """
+    if not distributed.is_primary():
+        return
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(unfinished, path)

@@ -16,7 +16,18 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from bloodjax import balance, build, evaluation, logs, metrics, optim, profile, settings, sharding
+from bloodjax import (
+    balance,
+    build,
+    distributed,
+    evaluation,
+    logs,
+    metrics,
+    optim,
+    profile,
+    settings,
+    sharding,
+)
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints, Progress, has_checkpoint
 from bloodjax.classifier import CHECKPOINTS, CONFIG_FILE
@@ -50,6 +61,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """
     stored = open_workdir(config, workdir)
     config = stored or config
+    distributed.barrier()  # only now may the primary process write to the workdir
     mixes = bool(parse(config.augment).mix)
     sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
     backbone: PyTree = {}
@@ -57,14 +69,22 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
         logs.say(build.origin(config))
-    parts = with_distorted(config, prepare(config, workdir, resumes=stored is not None))
+    parts = distributed.primary_first(
+        # What the primary process has drawn, the others take from `splits.json`.
+        lambda primary: prepare(config, workdir, resumes=not primary or stored is not None)
+    )
+    parts = with_distorted(config, parts)
     classes = len(parts.train.classes)
     shift = balance.logit_shift(config, parts.train.labels, classes)
     feed = Feed(config, build.steps(config, classes, shift), parts.train)
     if not feed.on_device:
         logs.say("the training pictures stream from the host")
     write_whole(workdir / CONFIG_FILE, settings.to_json(config))
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints, catch() as stop:
+    with (
+        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
+        catch() as stop,
+        distributed.telling(),
+    ):
         run = _Run(config, workdir, parts, feed, checkpoints, stop)
         progress, state = run.restore(backbone)
         with logs.MetricsLog(workdir, run.step) as log:
@@ -118,6 +138,7 @@ class _Run:
         self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
+        self._together = distributed.Together()
         self._n = len(parts.train)
         weights = balance.class_weights(config, parts.train.labels, len(self._classes))
         self._class_weights = self.steps.place(weights)
@@ -138,10 +159,11 @@ class _Run:
             progress = self._checkpoints.progress()
             tx = self._phase(progress, variables).tx
             like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=ema))
-            state = self._checkpoints.restore(self._checkpoints.latest_step, like)
+            latest = self._checkpoints.latest_step
+            state = self._checkpoints.restore(latest, like, self.steps.layout)
             logs.say(f"going on from step {int(state.step)}")
         self.step = int(state.step)
-        return progress, self.steps.place(state)
+        return progress, self.steps.place_state(state)
 
     def phase_is_over(self, progress: Progress) -> bool:
         """Whether its epochs are done, or early stopping ends it."""
@@ -155,12 +177,15 @@ class _Run:
         variables = state.averaged
         if progress.best_step not in (None, self.step):
             variables = self._checkpoints.restore_variables(
-                progress.best_step, variables, ema=self.config.ema > 0
+                progress.best_step,
+                variables,
+                ema=self.config.ema > 0,
+                layout=self.steps.layout,
             )
         progress = progress.next_phase()
         if progress.phase < len(PHASES):
             state = state.begin_phase(variables, self._phase(progress, variables).tx)
-        return progress, self.steps.place(state)
+        return progress, self.steps.place_state(state)
 
     def epoch(self, progress: Progress, state: TrainState) -> TrainState:
         """Trains to the end of the epoch that `self.step` stands in."""
@@ -178,7 +203,7 @@ class _Run:
             self._recorder.epoch(PHASES[progress.phase]) as train,
             contextlib.closing(self._feed.calls(epoch, done, phase.cached)) as calls,
         ):
-            for steps, data, order in calls:
+            for steps, data, order in distributed.watched(calls):
                 state, sums = train(phase, steps, state, data, order, self._class_weights)
                 done, self.step = done + steps, self.step + steps
                 in_flight.append(sums)
@@ -218,6 +243,7 @@ class _Run:
             if self.config.ema:
                 entry[f"{part}_raw"] = self._figures(state.variables, dataset)
         value = entry[stopping.set][stopping.metric] if self._evaluated else None
+        value = distributed.exchange(value)[0]  # all decide by one machine's arithmetic
         logs.say(_epoch_line(entry))
         larger_is_better, keep = METRICS[stopping.metric], self.config.soup
         return progress.after_epoch(value, larger_is_better, self.step, keep), entry
@@ -243,13 +269,12 @@ class _Run:
         with logs.ProgressBar("features of the pictures", self._n, 0) as bar:
             for done in self._feed.cache(state.variables):
                 bar.advance(done)
-                self._end_if_asked()
+                self._end_if_asked(self._together(False, self._stop.signal)[1])
 
-    def _end_if_asked(self) -> None:
-        if self._stop.signal:
+    def _end_if_asked(self, signal: int) -> None:
+        if signal:
             raise Stopped(
-                f"stopped at step {self.step}; the same command goes on from there",
-                self._stop.signal,
+                f"stopped at step {self.step}; the same command goes on from there", signal
             )
 
     def _look(self, sums: Metrics) -> dict[str, float]:
@@ -274,11 +299,12 @@ class _Run:
     def _save_within_epoch(self, progress: Progress, state: TrainState, sums: Metrics) -> None:
         minutes = (time.monotonic() - self._saved_at) / 60
         due = 0 < self.config.checkpoint_minutes < minutes
-        if due or self._stop.signal:
+        due, signal = self._together(due, self._stop.signal)
+        if due or signal:
             self._look(sums)
             self._checkpoints.save(self.steps.fetch(state), progress)
             self._saved_at = time.monotonic()
-        self._end_if_asked()
+        self._end_if_asked(signal)
 
 
 def _epoch_line(entry: dict[str, Any]) -> str:
