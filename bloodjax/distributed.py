@@ -87,11 +87,11 @@ class Together:
     """Whether to save and to stop, asked at each call of a loop and answered alike everywhere.
 
     To ask the others at each call would make the host wait for them; the primary's clock says
-    after how many calls to ask again, about two seconds.
+    after how many calls to ask again, so that one to two seconds lie between.
     """
 
     def __init__(self):
-        self._calls, self._ask_at = 0, 1
+        self._calls, self._pause = 0, 1
         self._asked = time.monotonic()
 
     def __call__(self, due: bool, signal: int) -> tuple[bool, int]:
@@ -104,12 +104,17 @@ class Together:
         if _peers is None:
             return due, signal
         self._calls += 1
-        if self._calls < self._ask_at:
+        if self._calls < self._pause:
             return False, 0
         now = time.monotonic()
-        rate = self._calls / max(now - self._asked, 1e-3)
-        answers = exchange([due, signal, max(1, int(rate * _ASK_EVERY))])
-        self._calls, self._asked, self._ask_at = 0, now, answers[0][2]
+        seconds = now - self._asked
+        pause = self._pause
+        if seconds < _ASK_EVERY / 2:
+            pause *= 2
+        elif seconds > _ASK_EVERY:
+            pause = max(1, pause // 2)
+        answers = exchange([due, signal, pause])
+        self._calls, self._asked, self._pause = 0, now, answers[0][2]
         return answers[0][0], max(answer[1] for answer in answers)
 
 
