@@ -69,26 +69,40 @@ class Line:
         return [json.loads(text) for text in whole if text]
 
 
-def join(process: int, address: Mapping[str, Any], host: str) -> Line:
-    """A connection with process 0."""
+def join(process: int, address: Mapping[str, Any], host: str, attempts: int = 60) -> Line:
+    """A connection with process 0.
+
+    Args:
+      process: this one's number.
+      address: what `listen` returned on process 0.
+      host: this one's name, for the others' messages.
+      attempts: how often, a second apart, each of process 0's hosts is tried.
+
+    Raises:
+      OSError: it cannot be reached, or does not know us.
+    """
     hello = {"token": address["token"], "process": process, "host": host}
-    error: OSError = OSError("no address")
-    end = time.monotonic() + _CONNECT
-    while time.monotonic() < end:
+    for attempt in range(attempts):
+        time.sleep(BEAT if attempt else 0.0)
         for other in address["hosts"]:
             try:
                 connection = socket.create_connection((other, address["port"]), timeout=_CONNECT)
                 connection.sendall(json.dumps(hello).encode() + b"\n")
                 welcome, rest = _first_line(connection)
                 return Line(connection, 0, welcome["host"], rest)
-            except (OSError, ValueError, KeyError) as failed:
-                error = failed if isinstance(failed, OSError) else OSError(str(failed))
-        time.sleep(BEAT)
+            except OSError as failed:
+                error = failed
     raise error
 
 
 def receive_all(door: socket.socket, count: int, token: str, host: str) -> list[Line]:
-    """A connection with each of the others; callers without the token are sent away."""
+    """A connection with each of the others, by their numbers.
+
+    Callers without the token are sent away.
+
+    Raises:
+      OSError: not all of them came.
+    """
     lines: dict[int, Line] = {}
     end = time.monotonic() + _CONNECT
     with door:

@@ -118,7 +118,7 @@ def defaults() -> ml_collections.ConfigDict:
             "checkpoint_minutes": 10.0,
             # Of a run of several processes: seconds without a sign from one, or that one waits for
             # its next pictures, after which all end, to be started again.
-            "peer_timeout": 40.0,
+            "peer_timeout": 30.0,
             # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
             "profile": False,
         }

@@ -26,7 +26,7 @@ from bloodjax.errors import Stopped, UserError
 T = TypeVar("T")
 
 # Of jax's own watch, beyond ours: it ends processes by an abort, and should not be the first.
-_JAX_LATER = 10
+_JAX_LATER = 10.0
 _SHUTDOWN = 30
 # How far apart, in seconds, a loop's processes ask one another whether to save or to stop.
 _ASK_EVERY = 2.0
@@ -203,7 +203,8 @@ def _start(found: clusters.Found, timeout: float):
             num_processes=found.num_processes,
             process_id=found.process_id,
             cluster_detection_method="deactivate" if found.explicit else None,
-            heartbeat_timeout_seconds=int(timeout) + _JAX_LATER,
+            # Half of it may have passed already when a process is lost.
+            heartbeat_timeout_seconds=round(2 * timeout + _JAX_LATER),
             shutdown_timeout_seconds=_SHUTDOWN,
         )
     except jax.errors.JaxRuntimeError as error:  # in time: a restart may find them all
