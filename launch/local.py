@@ -41,12 +41,12 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns its exit status."""
     args, flags = _parse(argv)
     if args.dry_run:
-        for command, environ in commands(args.processes, args.devices, _free_port(), flags):
+        for command, environ in commands(args.processes, args.devices, free_port(), flags):
             settings = [f"{name}={shlex.quote(value)}" for name, value in environ.items()]
             print(" ".join([*settings, shlex.join(command)]))
         return 0
     for left in range(args.restarts, -1, -1):
-        run = Run(commands(args.processes, args.devices, _free_port(), flags))
+        run = Run(commands(args.processes, args.devices, free_port(), flags))
         status = run.wait()
         if status in (0, _MISTAKE) or run.signal or not left:
             return status
@@ -84,12 +84,13 @@ class Run:
 
     Attributes:
       signal: the last one that was passed on to them, or 0.
+      processes: each one's `subprocess.Popen`.
     """
 
     def __init__(self, commands: Sequence[Command], grace: float = _GRACE):
         self.signal, self._grace = 0, grace
         self._first: int | None = None
-        self._processes = [
+        self.processes = [
             subprocess.Popen(
                 command,
                 env={**os.environ, **environ},
@@ -102,7 +103,7 @@ class Run:
         ]
         self._printers = [
             threading.Thread(target=_print_lines, args=(number, process.stdout), daemon=True)
-            for number, process in enumerate(self._processes)
+            for number, process in enumerate(self.processes)
         ]
         for printer in self._printers:
             printer.start()
@@ -115,7 +116,7 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            for process in self._processes:
+            for process in self.processes:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
@@ -126,18 +127,18 @@ class Run:
     def _wait(self) -> None:
         """Returns when all have ended, or the time is over in which they should have."""
         end = float("inf")
-        while any(process.poll() is None for process in self._processes):
-            failed = [process.returncode for process in self._processes if process.returncode]
+        while any(process.poll() is None for process in self.processes):
+            failed = [process.returncode for process in self.processes if process.returncode]
             if failed and self._first is None:
                 self._first, end = failed[0], time.monotonic() + self._grace
             if time.monotonic() > end:
-                late = [n for n, p in enumerate(self._processes) if p.poll() is None]
+                late = [n for n, p in enumerate(self.processes) if p.poll() is None]
                 _say(f"process {', '.join(map(str, late))} did not end: killed")
                 return
             time.sleep(_PAUSE)
 
     def _status(self) -> int:
-        found = [process.returncode for process in self._processes]
+        found = [process.returncode for process in self.processes]
         if _MISTAKE in found:
             return _MISTAKE
         failed = [code for code in (self._first, *found) if code]
@@ -147,7 +148,7 @@ class Run:
 
     def _pass_on(self, number: int, _) -> None:
         self.signal = number
-        for process in self._processes:
+        for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
 
@@ -162,7 +163,8 @@ def _say(message: str) -> None:
     print(f"local.py: {message}", file=sys.stderr, flush=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
