@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,8 @@ T = TypeVar("T")
 # Of jax's own watch, beyond ours: it ends processes by an abort, and should not be the first.
 _JAX_LATER = 10.0
 _SHUTDOWN = 30
+# For all processes to come, in seconds: those of a pod may start minutes apart.
+_FIND = 300
 # How far apart, in seconds, a loop's processes ask one another whether to save or to stop.
 _ASK_EVERY = 2.0
 # For the watch over the peers to find out that an exception came from the loss of one.
@@ -195,6 +198,11 @@ def _start(found: clusters.Found, timeout: float):
     """Connects the processes; None where it turns out that there is one only."""
     import jax
 
+    where = f"at {found.coordinator}" if found.coordinator else "in the cluster"
+    lost = f"the {found.num_processes or 'several'} processes did not find each other {where}"
+    late = threading.Timer(_FIND, _leave, (75, f"{lost} within {_FIND} s"))
+    late.daemon = True
+    late.start()
     # Its handler would take the place of ours, and the run's own way to stop is enough.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -203,17 +211,19 @@ def _start(found: clusters.Found, timeout: float):
             num_processes=found.num_processes,
             process_id=found.process_id,
             cluster_detection_method="deactivate" if found.explicit else None,
+            initialization_timeout=_FIND + 30,  # it aborts then
             # Half of it may have passed already when a process is lost.
             heartbeat_timeout_seconds=round(2 * timeout + _JAX_LATER),
             shutdown_timeout_seconds=_SHUTDOWN,
         )
     except jax.errors.JaxRuntimeError as error:  # in time: a restart may find them all
-        reason = " ".join(str(error).split())[:300]
-        _leave(75, f"the processes did not find each other at {found.coordinator}: {reason}")
+        _leave(75, f"{lost}: {' '.join(str(error).split())[:300]}")
     except (ValueError, RuntimeError) as error:
         if found == clusters.Found():  # a TPU of one host, that belongs to nothing larger
             return None
         raise UserError(f"{error}; expected --coordinator=HOST:PORT of process 0") from error
+    finally:
+        late.cancel()
     return None if jax.process_count() == 1 else _connect(jax, found, timeout)
 
 
