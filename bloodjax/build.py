@@ -148,4 +148,5 @@ def steps(
     config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
 ) -> JitSteps | PmapSteps:
     """The training and prediction steps, under jit or pmap as `config.parallel` says."""
-    return _WRAPPERS[config.parallel](recipe(config, num_classes, logit_shift))
+    fixed = recipe(config, num_classes, logit_shift)
+    return _WRAPPERS[config.parallel](fixed, layout=config.sharding)

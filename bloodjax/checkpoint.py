@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from bloodjax import checksums, logs
+from bloodjax import checksums, distributed, logs, sharding
 from bloodjax.errors import UserError
 from bloodjax.files import no_room
 from bloodjax.progress import Progress
@@ -36,14 +36,14 @@ class Checkpoints:
           UserError: the newest checkpoint is of another version's format, or may not be read.
         """
         self._directory = directory.resolve()
-        others = not read_only and jax.process_index() != 0  # the first of several processes moves
-        self._stored = Stored(self._directory, read_only=read_only or others)
+        # Of several processes the primary one moves what is broken, before the others look.
+        self._stored = Stored(self._directory, read_only=read_only or not distributed.is_primary())
         self._keep = _LatestTwoAndThese()
         self._manager: ocp.CheckpointManager | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
         self._sealing: concurrent.futures.Future | None = None
         self._progress: Progress | None = None
-        self._latest = self._proven = self._stored.latest()
+        self._latest = self._proven = self._look()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -94,7 +94,10 @@ class Checkpoints:
             if step is None or kept > step:
                 self._manager.delete(kept)
         self._progress = None
-        self._latest = self._proven = self._stored.latest()
+        self._latest = self._proven = self._look()
+
+    def _look(self) -> int | None:
+        return distributed.primary_first(lambda _: self._stored.latest())
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Writes a checkpoint in the background, and its checksums once it is complete.
@@ -143,7 +146,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         with self._room_for(step):
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if distributed.is_primary():
                 checksums.write(self._stored.folder(step))
         self._proven = step
 
@@ -192,23 +195,29 @@ class Checkpoints:
                 )
         return self._progress
 
-    def restore(self, step: int, like: TrainState, placed: PyTree = None) -> TrainState:
+    def restore(
+        self, step: int, like: TrainState, layout: sharding.Layout | None = None
+    ) -> TrainState:
         """The state at `step`.
 
         Args:
           step: one that is kept.
           like: has its shapes and dtypes.
-          placed: the sharding of all arrays, or a state of one for each; by default they lie on
-            one device. How they lay when they were saved does not matter.
+          layout: how the arrays come to lie on the devices, no matter how they lay when they were
+            saved; by default on one device, or of several processes on each one's all.
 
         Raises:
           UserError: there is no whole checkpoint of this step.
         """
-        placed = _fields(placed) if isinstance(placed, TrainState) else placed
-        return TrainState(**self._restore(step, _fields(like), placed, partial=False))
+        return TrainState(**self._restore(step, _fields(like), layout, partial=False))
 
     def restore_variables(
-        self, step: int, like: PyTree, *, ema: bool = False, placed: PyTree = None
+        self,
+        step: int,
+        like: PyTree,
+        *,
+        ema: bool = False,
+        layout: sharding.Layout | None = None,
     ) -> PyTree:
         """The network's variables at `step`, without what else the state holds.
 
@@ -216,28 +225,22 @@ class Checkpoints:
           step: one that is kept.
           like: `{"params": ..., "batch_stats": ...}` of the same shapes and dtypes.
           ema: their average, which the run must have kept.
-          placed: the sharding of all arrays, or a tree like `like` of one for each; by default
-            they lie on one device.
+          layout: how they come to lie on the devices; see `restore`.
 
         Raises:
           UserError: there is no whole checkpoint of this step.
         """
-        if not ema:
-            return self._restore(step, like, placed, partial=True)
-        one = placed is None or isinstance(placed, jax.sharding.Sharding)
-        placed = placed if one else {"ema": placed}
-        return self._restore(step, {"ema": like}, placed, partial=True)["ema"]
+        if ema:
+            return self._restore(step, {"ema": like}, layout, partial=True)["ema"]
+        return self._restore(step, like, layout, partial=True)
 
-    def _restore(self, step: int, like: PyTree, placed: PyTree, partial: bool) -> PyTree:
+    def _restore(self, step: int, like: PyTree, layout, partial: bool) -> PyTree:
         self.wait()
         if not self._stored.is_whole(step):
             raise UserError(f"{self.directory}: no checkpoint of step {step} is here and whole")
-        if placed is None:
-            placed = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        if isinstance(placed, jax.sharding.Sharding):
-            placed = jax.tree.map(lambda _, one=placed: one, like)
+        places = sharding.simplest(like) if layout is None else layout.of(like)
         target = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), like, placed
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like, places
         )
         into = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:

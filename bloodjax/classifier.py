@@ -48,7 +48,7 @@ class Classifier:
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
         self._steps = build.steps(config, len(classes))
-        self._variables = self._steps.place(jax.device_get(variables))
+        self._variables = self._steps.place_state(variables)
 
     def predict(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None

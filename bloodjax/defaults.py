@@ -21,6 +21,9 @@ def defaults() -> ml_collections.ConfigDict:
             "accumulate_steps": 1,
             # "jit" over a mesh of all devices, or "pmap"; the numbers are the same.
             "parallel": "jit",
+            # Parameters, moments and averages: "data", whole on each device, or "fsdp", split over
+            # all of them, for networks that outgrow one; the numbers are the same.
+            "sharding": "data",
             # Training steps that one dispatch to the device runs.
             "steps_per_call": 1,
             # Of the computation: "auto" is float32 on CPU and bfloat16 elsewhere.
@@ -120,6 +123,9 @@ def defaults() -> ml_collections.ConfigDict:
             "checkpoint_minutes": 10.0,
             # After SIGINT or SIGTERM, time for a last checkpoint; then the process ends anyhow.
             "grace_seconds": GRACE_SECONDS,
+            # Of a run of several processes: seconds without a sign from one, or that one waits for
+            # its next pictures, after which all end, to be started again.
+            "peer_timeout": 30.0,
             # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
             "profile": False,
         }

@@ -20,6 +20,7 @@ from bloodjax import (
     balance,
     classical,
     classifier,
+    distributed,
     logs,
     metrics,
     paired,
@@ -169,11 +170,13 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
     train = parts.train
     baseline = classical.HistogramBaseline.fit(train.images, train.labels, len(train.classes))
     write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+    distributed.barrier()  # the other processes read it
     if config.soup:
         with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
             evaluated = parts.evaluated("validation")
             watched = WATCHED[config.early_stopping.set] if evaluated else ()
             soup.make(config, workdir, checkpoints, [evaluated[name] for name in watched])
+        distributed.barrier()
     model = classifier.load(workdir)
     beside = {}
     if soup.is_chosen(workdir):
@@ -203,6 +206,8 @@ def write_report(
     mistakes: Sequence[report.Mistake],
 ) -> None:
     """Writes `report/index.html`; `results` are each set's `metrics.json`, first the headline."""
+    if not distributed.is_primary():
+        return
     make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
     write_whole(page, _report(config, workdir, parts, model, results, mistakes))

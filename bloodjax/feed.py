@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
+from bloodjax import distributed
 from bloodjax.data.batches import (
     CallData,
     DeviceData,
@@ -47,7 +48,9 @@ class Feed:
           UserError: there are fewer than one batch, or they cannot fit but must.
         """
         self.per_epoch = steps_per_epoch(len(train), config.batch_size)
-        self.on_device = stays_on_device(config.data.on_device, train.images.nbytes)
+        # Processes whose machines differ in memory go the same way.
+        stays = stays_on_device(config.data.on_device, train.images.nbytes)
+        self.on_device = all(distributed.exchange(stays))
         self.steps = steps
         self._config, self._train = config, train
         self._data = self._features = None
@@ -105,6 +108,7 @@ class Feed:
 
         batch = self._config.batch_size
         batches = order[: self.per_epoch * batch].reshape(self.per_epoch, batch)
+        batches = batches[:, self.steps.local_rows()]
         index = [batches[start : start + n] for start, n in zip(starts, lengths, strict=True)]
         images, labels = self._train.images, self._train.labels
         with contextlib.closing(

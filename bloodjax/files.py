@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 
+from bloodjax import distributed
 from bloodjax.errors import UserError
 
 # What the system says where a disk takes no more.
@@ -16,8 +17,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a text, or bytes, beside `path` first and then puts it in its place, at once.
 
-    The content is on the disk before it takes the place of what was there.
+    The content is on the disk before it takes the place of what was there. Of a run's several
+    processes, the primary one does.
     """
+    if not distributed.is_primary():
+        return
     unfinished = path.with_name(path.name + ".tmp")
     with unfinished.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)

@@ -14,7 +14,7 @@ import shutil
 
 import numpy as np
 
-from bloodjax import classical, ensemble, evaluation, logs, settings
+from bloodjax import classical, distributed, ensemble, evaluation, logs, settings
 from bloodjax import train as training
 from bloodjax.classifier import BASELINE_FILE
 from bloodjax.data import parts, splits
@@ -43,11 +43,17 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       Stopped: SIGINT or SIGTERM came; the same command goes on.
     """
     message = "stopped between the folds; the same command goes on"
-    with hold(workdir), catch(config.grace_seconds) as stop, stop.at_once(message):
+    with (
+        hold(workdir),
+        catch(config.grace_seconds, alone=distributed.count() == 1) as stop,
+        stop.at_once(message),
+    ):
         stored = open_config(config, workdir)
         config = stored or config
+        distributed.barrier()
         if stored is None:
-            _share_out(config, workdir)
+            share = lambda primary: _share_out(config, workdir) if primary else None  # noqa: E731
+            distributed.primary_first(share)
         write_whole(workdir / CONFIG_FILE, settings.to_json(config))
         for fold, folder in enumerate(ensemble.fold_folders(workdir)):
             if (folder / "report" / "index.html").exists():  # the last thing that a run writes
@@ -139,6 +145,7 @@ def _finish(config: Config, workdir: pathlib.Path, pooled: Parts) -> dict[str, d
     train = pooled.train
     baseline = classical.HistogramBaseline.fit(train.images, train.labels, len(train.classes))
     write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+    distributed.barrier()
     model = ensemble.load(workdir)
     results, mistakes = {}, ()
     if pooled.test is not None:

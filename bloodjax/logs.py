@@ -15,14 +15,19 @@ import rich.console
 import rich.logging
 import rich.progress
 
+from bloodjax import distributed
 from bloodjax.files import write_whole
 
 _console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def say(message: str) -> None:
-    """Prints one line to the terminal, above a progress bar where there is one."""
-    _console.print(message, markup=False)
+    """Prints one line to the terminal, above a progress bar where there is one.
+
+    Of a run's several processes, the primary one does.
+    """
+    if distributed.is_primary():
+        _console.print(message, markup=False)
 
 
 def route_warnings() -> None:
@@ -48,7 +53,7 @@ class ProgressBar:
             rich.progress.TimeRemainingColumn(),
             console=_console,
             transient=True,
-            disable=not _console.is_terminal,
+            disable=not (_console.is_terminal and distributed.is_primary()),
         )
         self._task = self._bar.add_task(description, total=steps, completed=done, figures="")
 
@@ -74,13 +79,19 @@ class ProgressBar:
 
 
 class MetricsLog:
-    """A run's history: lines in `metrics.jsonl`, and the same scalars as TensorBoard events."""
+    """A run's history: lines in `metrics.jsonl`, and the same scalars as TensorBoard events.
+
+    Of a run's several processes, the primary one writes it.
+    """
 
     def __init__(self, workdir: pathlib.Path, step: int, *, unfinished: bool = False):
         """Opens the log; what it holds of later steps than `step` will be trained again.
 
         With `unfinished`, the epoch that ends at `step` will be validated again, too.
         """
+        self._writes = distributed.is_primary()
+        if not self._writes:
+            return
         path = workdir / "metrics.jsonl"
 
         def stays(entry: dict[str, Any]) -> bool:
@@ -101,11 +112,14 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends an entry, which has an int `step`; numbers in it, nested too, become scalars."""
+        if not self._writes:
+            return
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())  # the checkpoint that counts on it comes after it

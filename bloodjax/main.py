@@ -1,6 +1,10 @@
 """Trains a classifier from a config, and goes on with a run that was stopped.
 
 python -m bloodjax.main --config=configs/quickstart.py --workdir=DIR [--config.key=value ...]
+    [--coordinator=HOST:PORT --num_processes=N --process_id=I]
+
+The last three make it one of several processes of one run, each with devices of its own, which
+share the workdir. A TPU pod, SLURM and Open MPI say the same without flags.
 """
 
 from __future__ import annotations
@@ -9,16 +13,23 @@ from bloodjax import cli
 
 _CONFIG = cli.flags.DEFINE_string("config", None, "A Python file that defines get_config().")
 cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+_COORDINATOR = cli.flags.DEFINE_string(
+    "coordinator", None, "Of several processes: HOST:PORT at which number 0 can be reached."
+)
+_PROCESSES = cli.flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+_PROCESS = cli.flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
 
 
 def main(overrides: list[str]) -> None:
     """Runs the command; `overrides` are the config's, as `"key=value"`."""
     # Imported only now, so that a wrong flag is answered at once.
-    from bloodjax import compiled, folds, settings, train
+    from bloodjax import compiled, distributed, folds, settings, train
 
     config, workdir = settings.load(_CONFIG.value, overrides), cli.local_path("workdir")
-    compiled.keep(workdir)
-    (folds.train if config.folds else train.train)(config, workdir)
+    place = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with distributed.joined(*place, config.peer_timeout):
+        compiled.keep(workdir)
+        (folds.train if config.folds else train.train)(config, workdir)
 
 
 if __name__ == "__main__":

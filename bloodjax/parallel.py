@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import Array, PyTree
 from bloodjax import sharding
 from bloodjax.data.batches import CallData
 from bloodjax.data.lazy import Pictures
+from bloodjax.errors import UserError
 from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_steps, views_step
 from bloodjax.tta import Plan
@@ -32,51 +34,68 @@ class _Compiled:
 
 
 class JitSteps(_Compiled):
-    """The steps under jit: the state on every device, the batch split over them."""
+    """The steps under jit: the batch split over the devices, of all processes.
+
+    Attributes:
+      layout: how the state and a network's variables lie on them.
+    """
 
     axis_name = None
 
-    def __init__(self, recipe: Recipe, devices: Sequence[jax.Device] | None = None):
-        mesh = sharding.mesh(devices)
+    def __init__(
+        self, recipe: Recipe, devices: Sequence[jax.Device] | None = None, layout: str = "data"
+    ):
+        self._mesh = sharding.mesh(devices)
         self._recipe = recipe
-        self._whole = sharding.replicated(mesh)
-        self._split = sharding.by_batch(mesh)
-        self._split_steps = sharding.by_step_and_batch(mesh)
+        self.layout = sharding.Layout(self._mesh, layout)
+        self._whole = sharding.replicated(self._mesh)
+        self._split = sharding.by_batch(self._mesh)
+        # Where the state is split, each of its arrays goes its own way, as `layout` has it.
+        of_state = None if self.layout.splits else self._whole
         self._train = jax.jit(
-            partial(train_steps, recipe, split=self._split),
+            partial(train_steps, recipe, split=self._split, layout=self.layout),
             static_argnums=(0, 1),
             donate_argnums=2,
-            out_shardings=self._whole,
+            out_shardings=(of_state, self._whole),
         )
-        self._predict = jax.jit(
-            partial(predict_step, recipe),
-            static_argnums=0,
-            in_shardings=(self._whole, self._split),
-            out_shardings=self._whole,
-        )
-        self._each_view = jax.jit(
-            partial(views_step, recipe),
-            static_argnums=0,
-            in_shardings=(self._whole, self._split),
-            out_shardings=self._whole,
-        )
-        self._features = jax.jit(
-            partial(features_step, recipe),
-            in_shardings=(self._whole, self._split),
-            out_shardings=self._whole,
-        )
+        prediction = {
+            "in_shardings": (of_state, self._split),
+            "out_shardings": self._whole,
+        }
+        self._predict = jax.jit(self._whole_in(predict_step, 1), static_argnums=0, **prediction)
+        self._each_view = jax.jit(self._whole_in(views_step, 1), static_argnums=0, **prediction)
+        self._features = jax.jit(self._whole_in(features_step, 0), **prediction)
+
+    def _whole_in(self, step: Callable, position: int) -> Callable:
+        """`step` of the recipe, with the variables, its argument at `position`, gathered."""
+
+        @functools.wraps(step)
+        def gathering(*arguments):
+            arguments = list(arguments)
+            arguments[position] = self.layout.gathered(arguments[position])
+            return step(self._recipe, *arguments)
+
+        return gathering
 
     def place(self, tree: PyTree) -> PyTree:
-        """Host arrays as `train` and `predict` take them."""
-        return jax.device_put(tree, self._whole)
+        """Host arrays, of which each device gets all, as `train` takes them."""
+        return sharding.put(tree, self._whole)
+
+    def place_state(self, tree: PyTree) -> PyTree:
+        """A state or a network's variables as `train` and `predict` take them."""
+        return sharding.put(tree, self.layout.of(tree))
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """The inverse of `place`, without leaving the devices."""
+        """The inverse of `place` and `place_state`, without leaving the devices."""
         return tree
 
+    def local_rows(self) -> np.ndarray:
+        """Which examples of each batch `place_batches` takes: those of this process's devices."""
+        return sharding.local_rows(self._mesh, self._recipe.batch_size)
+
     def place_batches(self, data: CallData) -> CallData:
-        """A call's batches on the host as `train` takes them, each split over the devices."""
-        return jax.device_put(data, self._split_steps)
+        """The `local_rows` of a call's batches on the host, split over the devices for `train`."""
+        return sharding.put_rows(data, self._mesh, self._recipe.batch_size)
 
     def train(
         self, phase: Phase, steps: int, state, data, order, class_weights
@@ -87,7 +106,7 @@ class JitSteps(_Compiled):
     def predict(self, variables: PyTree, images: Pictures, views: str | Plan) -> np.ndarray:
         """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
         return _in_batches(
-            lambda batch: self._predict(views, variables, jax.device_put(batch, self._split)),
+            lambda batch: self._predict(views, variables, sharding.put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )
@@ -95,7 +114,7 @@ class JitSteps(_Compiled):
     def each_view(self, variables: PyTree, images: Pictures, views: str) -> np.ndarray:
         """Probabilities [n, views, classes] of uint8 pictures on the host."""
         return _in_batches(
-            lambda batch: self._each_view(views, variables, jax.device_put(batch, self._split)),
+            lambda batch: self._each_view(views, variables, sharding.put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )
@@ -103,7 +122,7 @@ class JitSteps(_Compiled):
     def features(self, variables: PyTree, images: Pictures) -> np.ndarray:
         """Features [n, views, features] of uint8 pictures on the host; see `features_step`."""
         return _in_batches(
-            lambda batch: self._features(variables, jax.device_put(batch, self._split)),
+            lambda batch: self._features(variables, sharding.put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )
@@ -115,11 +134,21 @@ class JitSteps(_Compiled):
 
 
 class PmapSteps(_Compiled):
-    """The steps under pmap: a copy of the state for each device along a leading axis."""
+    """The steps under pmap: a copy of the state for each device along a leading axis.
+
+    Raises:
+      UserError: there are several processes, or the state is to be split.
+    """
 
     axis_name = sharding.AXIS
+    layout = None
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, layout: str = "data"):
+        if jax.process_count() > 1 or layout != "data":
+            raise UserError(
+                "config.parallel is 'pmap', expected jit for a run of several processes or with "
+                "config.sharding fsdp"
+            )
         self._recipe = recipe
         self._mesh = sharding.mesh()
         self._train = jax.pmap(
@@ -139,9 +168,15 @@ class PmapSteps(_Compiled):
         """Host arrays as `train` and `predict` take them."""
         return sharding.stack(tree, self._mesh)
 
+    place_state = place
+
     def fetch(self, tree: PyTree) -> PyTree:
         """The inverse of `place`, without leaving the devices."""
         return sharding.unstack(tree)
+
+    def local_rows(self) -> np.ndarray:
+        """Which examples of each batch `place_batches` takes: all."""
+        return np.arange(self._recipe.batch_size)
 
     def place_batches(self, data: CallData) -> CallData:
         """A call's batches on the host as `train` takes them, each split over the devices."""

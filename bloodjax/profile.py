@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from bloodjax import breakdown, build, hardware, hlo, logs, traces
+from bloodjax import breakdown, build, distributed, hardware, hlo, logs, traces
 from bloodjax.files import write_whole
 from bloodjax.models import summary
 from bloodjax.parallel import JitSteps, PmapSteps
@@ -55,10 +55,13 @@ class Recorder:
         self._num_classes = num_classes
         self._steps = steps
         self._phase: _Recording | None = None
+        self._records = config.profile and distributed.count() == 1
+        if config.profile and not self._records:
+            logs.say("no profile: it is of a run of one process")
 
     def epoch(self, phase: str) -> contextlib.AbstractContextManager[Callable]:
         """What to call in place of `steps.train` within an epoch of `phase`, and as it."""
-        if not self._config.profile or phase in read(self._workdir):
+        if not self._records or phase in read(self._workdir):
             return contextlib.nullcontext(self._steps.train)
         if self._phase is None or self._phase.name != phase:
             folder = self._workdir / FOLDER / phase

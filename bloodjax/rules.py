@@ -10,6 +10,7 @@ from bloodjax.augment import views
 from bloodjax.distort import corruptions
 from bloodjax.errors import UserError
 from bloodjax.models.head import ACTIVATIONS, FREEZE
+from bloodjax.sharding import LAYOUTS
 
 # Metrics of each epoch's validation, and whether a larger value is better.
 METRICS = {
@@ -94,6 +95,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": _at_least(1),
     "accumulate_steps": _at_least(1),
     "parallel": _one_of("jit", "pmap"),
+    "sharding": _one_of(*LAYOUTS),
     "steps_per_call": _at_least(1),
     "dtype": _one_of("auto", "float32", "bfloat16"),
     "data.validation": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
@@ -130,6 +132,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.bootstrap": _at_least(1),
     "checkpoint_minutes": _at_least(0),
     "grace_seconds": _at_least(0),
+    "peer_timeout": _at_least(5),
     # In each phase:
     "epochs": _at_least(0),
     "freeze": _one_of(*FREEZE),

@@ -32,7 +32,7 @@ Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 PHASES = ("head", "finetune")
 _FILLED_IN = "model.source."
 # What a run may be asked anew each time that it goes on, for it changes none of its numbers.
-_FREE = ("profile", "grace_seconds")
+_FREE = ("profile", "grace_seconds", "sharding", "peer_timeout")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:
@@ -86,6 +86,10 @@ def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict
         raise UserError(
             f"config.loss.logit_adjustment is {whole.loss.logit_adjustment}, expected 0.0 with "
             "config.data.oversample, which leaves no class rarer than another"
+        )
+    if whole.sharding != "data" and whole.parallel == "pmap":
+        raise UserError(
+            f"config.sharding is {whole.sharding!r}, expected data with config.parallel pmap"
         )
     check_evaluation(whole)
     if sum(whole.phases[name].epochs for name in PHASES) == 0:

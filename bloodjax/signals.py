@@ -33,18 +33,24 @@ class Stop:
     Attributes:
       signal: the number of the signal that came, or 0.
       unsaved: says, in a few words, what is lost if the process ends now.
+      alone: whether this is the run's one process; several stop together, at a training step.
     """
 
     signal: int = 0
     unsaved: Callable[[], str] = lambda: "nothing was to be saved"
+    alone: bool = True
     _interrupts: str | None = None
 
     @contextlib.contextmanager
     def at_once(self, message: str) -> Iterator[None]:
         """Raises `Stopped` with `message` as soon as a signal comes, or if one has come already.
 
-        For work that leaves nothing to save, and may be broken off anywhere.
+        For work that leaves nothing to save, and may be broken off anywhere; not by one of several
+        processes, for which the others would wait.
         """
+        if not self.alone:
+            yield
+            return
         outer, self._interrupts = self._interrupts, message
         try:
             if self.signal:
@@ -62,14 +68,14 @@ class Stop:
 
 
 @contextlib.contextmanager
-def catch(grace_seconds: float = GRACE_SECONDS) -> Iterator[Stop]:
+def catch(grace_seconds: float = GRACE_SECONDS, *, alone: bool = True) -> Iterator[Stop]:
     """Notes the first signal instead of ending the process, and watches over what follows.
 
     After `grace_seconds`, or at a second signal, the process ends with status 128 + signal and a
     line that says what was not saved. Outside the main thread, where Python cannot catch signals,
     nothing is noted.
     """
-    stop = Stop()
+    stop = Stop(alone=alone)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -50,7 +50,7 @@ def make(
     like = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))
 
     def score(variables: PyTree) -> dict[str, float]:
-        placed = steps.place(variables)
+        placed = steps.place_state(variables)
         of_each = [
             metrics.quick(steps.predict(placed, part.images, "none"), part.labels)
             for part in watched
@@ -71,7 +71,7 @@ def make(
         average, figures = tried, scored
     chosen = _better(figures[metric], single[metric], metric)
     if chosen:
-        _save(workdir / FOLDER, progress, average)
+        _save(workdir / FOLDER, progress, average, steps)
     content = {
         "steps": taken,
         "validation": {"best": single, "soup": figures},
@@ -121,8 +121,8 @@ def _with_one_more(average: PyTree, new: PyTree, count: int) -> PyTree:
     return jax.tree.map(mean, average, new)
 
 
-def _save(folder: pathlib.Path, progress: Progress, variables: PyTree) -> None:
+def _save(folder: pathlib.Path, progress: Progress, variables: PyTree, steps) -> None:
     step = jnp.int32(progress.best_step)
     state = TrainState(step, **variables, opt_state={}, metrics=Metrics.zeros())
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(state, progress)
+        checkpoints.save(steps.fetch(steps.place_state(state)), progress)

@@ -100,11 +100,13 @@ def train_step(
     batch: Batch,
     class_weights: Float[Array, " classes"],
     devices: int = 1,
+    layout: sharding.Layout | None = None,
 ) -> TrainState:
     """One step of the optimiser; `batch` is this device's share, or under jit all `devices`'.
 
     A step whose loss or gradient is not finite is skipped: but for the step's number and
-    `Metrics.bad_step`, the state stays what it was, bit for bit.
+    `Metrics.bad_step`, the state stays what it was, bit for bit. `layout` says, under jit, how the
+    state lies on the devices.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     shape = {"classes": len(class_weights), "axis_name": recipe.axis_name}
@@ -140,11 +142,16 @@ def train_step(
 
     def sums(batch_stats, batch):
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (correct, batch_stats)), grads = gradient(state.params, batch_stats, batch)
+        (loss, (correct, batch_stats)), grads = gradient(params, batch_stats, batch)
         return (loss, correct, grads), batch_stats
 
-    totals, batch_stats = _accumulate(recipe.accumulate_steps, sums, state.batch_stats, batch)
+    params, batch_stats = state.params, state.batch_stats
+    if layout is not None:
+        params, batch_stats = layout.gathered((params, batch_stats))
+    totals, batch_stats = _accumulate(recipe.accumulate_steps, sums, batch_stats, batch)
     loss, correct, grads = _sum_over_devices(recipe, totals)
+    if layout is not None:
+        grads, batch_stats = layout.scattered((grads, batch_stats))
     norm = optim.trained_norm(grads, state.batch_stats, phase.freeze)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -226,6 +233,7 @@ def train_steps(
     class_weights: Float[Array, " classes"],
     *,
     split: jax.sharding.NamedSharding | None = None,
+    layout: sharding.Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
     """`steps` steps on the batches that come next in the epoch's `order`.
 
@@ -238,6 +246,7 @@ def train_steps(
       order: of the present epoch; None where the batches are handed in.
       class_weights: of the loss.
       split: under jit, how a batch lies on the devices.
+      layout: under jit, how the state does.
 
     Returns:
       The new state, and a copy of its metrics that outlives the state's donation.
@@ -249,7 +258,8 @@ def train_steps(
         batch = batch_of(state.step, i)
         if split is not None:
             batch = lax.with_sharding_constraint(batch, split)
-        return train_step(recipe, phase, state, batch, class_weights, devices)
+        state = train_step(recipe, phase, state, batch, class_weights, devices, layout)
+        return state if layout is None else layout.scattered(state)
 
     if steps == 1:
         state = one(state, 0)

@@ -18,7 +18,18 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from bloodjax import balance, build, evaluation, logs, metrics, optim, profile, settings, sharding
+from bloodjax import (
+    balance,
+    build,
+    distributed,
+    evaluation,
+    logs,
+    metrics,
+    optim,
+    profile,
+    settings,
+    sharding,
+)
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classifier import CHECKPOINTS
@@ -53,13 +64,14 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: anything that the user can put right, a loss that is never finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    with hold(workdir), catch(config.grace_seconds) as stop:
+    with hold(workdir), catch(config.grace_seconds, alone=distributed.count() == 1) as stop:
         with stop.at_once("stopped before the run was set up; the same command begins again"):
             stored = open_config(config, workdir)
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             with stop.at_once("stopped while it was set up; the same command begins again"):
                 run, backbone = _set_up(config, stored, workdir, checkpoints, stop)
-            run.train(backbone)
+            with distributed.telling():
+                run.train(backbone)
         stop.unsaved = lambda: "all is saved but the evaluation"
         with stop.at_once("stopped while it was evaluated; the same command does that again"):
             return evaluation.finish(run.config, workdir, run.parts)
@@ -74,6 +86,7 @@ def _set_up(
 ) -> tuple[_Run, PyTree]:
     """The run, and the backbone that it starts from; `stored` is its config, where it has one."""
     config = stored or config
+    distributed.barrier()  # only now may the primary process write to the workdir
     mixes = bool(parse(config.augment).mix)
     sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
     backbone: PyTree = {}
@@ -81,7 +94,10 @@ def _set_up(
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = build.pretrained(config)
         logs.say(build.origin(config))
-    parts = prepare(config, workdir, resumes=stored is not None)
+    parts = distributed.primary_first(
+        # What the primary process has drawn, the others take from `splits.json`.
+        lambda primary: prepare(config, workdir, resumes=not primary or stored is not None)
+    )
     parts = with_distorted(config, parts, workdir)
     classes = len(parts.train.classes)
     shift = balance.logit_shift(config, parts.train.labels, classes)
@@ -116,6 +132,7 @@ class _Run:
         self._evaluated = parts.evaluated("validation")
         self._stop = stop
         self._saved_at = time.monotonic()
+        self._together = distributed.Together()
         self._n = len(parts.train)
         weights = balance.class_weights(config, parts.train.labels, len(self._classes))
         self._class_weights = self.steps.place(weights)
@@ -140,7 +157,7 @@ class _Run:
         progress, state = self.restore(backbone)
         with logs.MetricsLog(self._workdir, self.step, unfinished=progress.trained) as log:
             self._watch.log_rollbacks(log, self._workdir)
-            self._end_if_asked()
+            self._end_if_asked(max(distributed.exchange(self._stop.signal)))
             while progress.phase < len(PHASES):
                 if self.phase_is_over(progress):
                     progress, state = self.next_phase(progress, state)
@@ -167,10 +184,11 @@ class _Run:
             progress = self._checkpoints.progress()
             tx = self._phase(progress, variables).tx
             like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=ema))
-            state = self._checkpoints.restore(self._checkpoints.latest_step, like)
+            latest = self._checkpoints.latest_step
+            state = self._checkpoints.restore(latest, like, self.steps.layout)
             logs.say(f"going on from step {int(state.step)}")
         self.step = int(state.step)
-        return progress, self.steps.place(state)
+        return progress, self.steps.place_state(state)
 
     def phase_is_over(self, progress: Progress) -> bool:
         """Whether its epochs are done, or early stopping ends it."""
@@ -184,12 +202,15 @@ class _Run:
         variables = state.averaged
         if progress.best_step not in (None, self.step):
             variables = self._checkpoints.restore_variables(
-                progress.best_step, variables, ema=self.config.ema > 0
+                progress.best_step,
+                variables,
+                ema=self.config.ema > 0,
+                layout=self.steps.layout,
             )
         progress = progress.next_phase()
         if progress.phase < len(PHASES):
             state = state.begin_phase(variables, self._phase(progress, variables).tx)
-        return progress, self.steps.place(state)
+        return progress, self.steps.place_state(state)
 
     def epoch(self, progress: Progress, state: TrainState) -> TrainState:
         """Trains to the end of the epoch that `self.step` stands in."""
@@ -208,13 +229,15 @@ class _Run:
             self._recorder.epoch(PHASES[progress.phase]) as train,
             contextlib.closing(self._feed.calls(epoch, done, phase.cached)) as calls,
         ):
-            for steps, data, order in calls:
+            for steps, data, order in distributed.watched(calls):
                 state, sums = train(phase, steps, state, data, order, self._class_weights)
                 done, self.step = done + steps, self.step + steps
                 in_flight.append(sums)
                 if len(in_flight) > _IN_FLIGHT:
                     jax.block_until_ready(in_flight.popleft())
-                if time.monotonic() - looked > _LOOK_EVERY or done == self.per_epoch:
+                # Several processes look at the epoch's end and at a save: all at the same step.
+                due = distributed.count() == 1 and time.monotonic() - looked > _LOOK_EVERY
+                if due or done == self.per_epoch:
                     figures = self._watch.look(sums, self.step)
                     looked = time.monotonic()
                     self._seconds = looked - started
@@ -260,6 +283,7 @@ class _Run:
         value = None
         if self._evaluated:
             value = statistics.fmean(entry[s][stopping.metric] for s in WATCHED[stopping.set])
+        value = distributed.exchange(value)[0]  # all decide by one machine's arithmetic
         logs.say(logs.epoch_line(entry))
         larger_is_better, keep = METRICS[stopping.metric], self.config.soup
         return progress.after_epoch(value, larger_is_better, self.step, keep), entry
@@ -285,11 +309,11 @@ class _Run:
         with logs.ProgressBar("features of the pictures", self._n, 0) as bar:
             for done in self._feed.cache(state.variables):
                 bar.advance(done)
-                self._end_if_asked()
+                self._end_if_asked(self._together(False, self._stop.signal)[1])
 
-    def _end_if_asked(self) -> None:
-        if self._stop.signal:
-            raise Stopped(self._goes_on(), self._stop.signal)
+    def _end_if_asked(self, signal: int) -> None:
+        if signal:
+            raise Stopped(self._goes_on(), signal)
 
     def _goes_on(self) -> str:
         return f"stopped at step {self.step}; the same command goes on from there"
@@ -302,8 +326,9 @@ class _Run:
     def _save_within_epoch(self, progress: Progress, state: TrainState, sums: Metrics) -> None:
         minutes = (time.monotonic() - self._saved_at) / 60
         due = 0 < self.config.checkpoint_minutes < minutes
-        if due or self._stop.signal:
+        due, signal = self._together(due, self._stop.signal)
+        if due or signal:
             self._watch.look(sums, self.step)
             self._checkpoints.save(self.steps.fetch(state), progress)
             self._saved_at = time.monotonic()
-        self._end_if_asked()
+        self._end_if_asked(signal)

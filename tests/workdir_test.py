@@ -39,6 +39,27 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         pass
 
 
+def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logs, "say", said.append)
+    monkeypatch.setattr(workdir, "_PATIENCE", 0.02)
+    with workdir.hold(tmp_path):
+        (tmp_path / "lock").write_text("process 7 on elsewhere\n")
+        with pytest.raises(UserError, match="process 7 on elsewhere is training here"):
+            workdir.hold(tmp_path).__enter__()
+    assert len(said) == 1
+    assert "waiting for process 7 on elsewhere to let go" in said[0]
+
+
+def test_one_that_lets_go_in_time_is_followed(tmp_path, monkeypatch):
+    first = workdir.hold(tmp_path)
+    first.__enter__()
+    (tmp_path / "lock").write_text("process 7 on elsewhere\n")
+    monkeypatch.setattr(workdir.time, "sleep", lambda _: first.__exit__(None, None, None))
+    with workdir.hold(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(95, "Operation not supported")
