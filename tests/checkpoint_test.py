@@ -346,22 +346,21 @@ def test_a_later_format(tmp_path):
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_restores_onto_any_devices(devices, tmp_path):
     state = state_at(7)
-    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(256, 8)), jnp.float32)
     state = state.replace(params={"dense": {"kernel": kernel}})
-    eight = jax.device_put(state.params, sharding.by_batch(sharding.mesh()))
+    eight = sharding.Layout(sharding.mesh(), "fsdp")
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state.replace(params=eight), Progress(("a",)))
+        checkpoints.save(jax.device_put(state, eight.of(state)), Progress(("a",)))
         mesh = sharding.mesh(jax.devices()[:devices])
         like = jax.eval_shape(lambda: state)
-        placed = jax.tree.map(lambda _: sharding.replicated(mesh), like)
-        placed = placed.replace(params={"dense": {"kernel": sharding.by_batch(mesh)}})
-        found = checkpoints.restore(7, like, placed)
-        assert found.params["dense"]["kernel"].sharding == sharding.by_batch(mesh)
-        assert found.step.sharding == sharding.replicated(mesh)
-        assert_same(found, state)
-        found = checkpoints.restore_variables(7, like.variables, placed=sharding.replicated(mesh))
-        assert found["params"]["dense"]["kernel"].sharding == sharding.replicated(mesh)
-        assert_same(found, state.variables)
+        for name in sharding.LAYOUTS:
+            layout = sharding.Layout(mesh, name)
+            found = checkpoints.restore(7, like, layout)
+            places = jax.tree.map(lambda x: x.sharding, found)
+            assert jax.tree.leaves(places) == jax.tree.leaves(layout.of(like))
+            assert_same(found, state)
+            found = checkpoints.restore_variables(7, like.variables, layout=layout)
+            assert_same(found, state.variables)
         assert len(checkpoints.restore(7, like).params["dense"]["kernel"].devices()) == 1
 
 
