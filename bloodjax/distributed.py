@@ -39,6 +39,7 @@ _LONGEST = 1024  # bytes of the primary's address
 
 _peers = None
 _timeout = 0.0
+_told: BaseException | None = None
 
 
 def is_primary() -> bool:
@@ -137,15 +138,20 @@ def telling() -> Iterator[None]:
 
 
 def _tell(error: BaseException) -> None:
+    """Prints the error and tells the other processes, once."""
+    global _told
     from bloodjax import peers
 
-    if _peers is None:
+    if _peers is None or _told is error:
         return
+    _told = error
     if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
         _peers.fail(peers.MISTAKE, f"failed: {error}")
         return
     # Where a peer has died, whatever waited for it raises here; the watch then ends this process.
     time.sleep(_VERDICT)
+    traceback.print_exception(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     _peers.fail(peers.LOST, f"failed: {text[:300]}")
 
@@ -180,15 +186,9 @@ def joined(
     except Stopped:
         _close()
         raise
-    except UserError as error:
-        _tell(error)
-        _leave(2, f"error: {error}")
-    except KeyboardInterrupt:
-        _tell(KeyboardInterrupt("stopped"))
-        _leave(130, "stopped")
     except BaseException as error:
         _tell(error)
-        _leave(1, "".join(traceback.format_exception(error)))
+        _leave({UserError: 2, KeyboardInterrupt: 130}.get(type(error), 1))
     else:
         barrier()
         _close()
@@ -228,10 +228,11 @@ def _start(found: clusters.Found, timeout: float):
 
 
 def _connect(jax, found: clusters.Found, timeout: float):
+    import jax.numpy as jnp
     import numpy as np
     from jax.experimental import multihost_utils
 
-    from bloodjax import connections, peers
+    from bloodjax import connections, peers, sharding
 
     process, door, text = jax.process_index(), None, b""
     if process == 0:
@@ -243,9 +244,17 @@ def _connect(jax, found: clusters.Found, timeout: float):
     content = np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8)
     address = json.loads(content.tobytes())
     try:
-        return peers.Peers(process, jax.process_count(), address, door, silence=timeout)
+        found = peers.Peers(process, jax.process_count(), address, door, silence=timeout)
     except OSError as error:
         _leave(75, f"process {process}: no connection with the others: {error}")
+    # On CPU the first sum over a set of devices fails where a process comes to it 30 s after the
+    # others, as one that compiles longer would; later ones wait for however long.
+    found.exchange(None)
+    devices = sharding.by_batch(sharding.mesh())
+    jax.block_until_ready(
+        jax.jit(jnp.sum)(sharding.put(np.zeros(jax.device_count(), np.float32), devices))
+    )
+    return found
 
 
 def _close() -> None:
@@ -257,8 +266,9 @@ def _close() -> None:
     jax.distributed.shutdown()
 
 
-def _leave(status: int, message: str) -> None:
-    print(message.rstrip(), file=sys.stderr)
+def _leave(status: int, message: str = "") -> None:
+    if message:
+        print(message, file=sys.stderr)
     if _peers is not None:
         _peers.linger()
     sys.stdout.flush()

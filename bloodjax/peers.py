@@ -37,8 +37,10 @@ MISTAKE = 2
 
 # After another process's error, for one's own main thread to come to an end in good order.
 _GRACE = 15.0
-# For what was sent last to reach the others before the connections close.
+# For what was sent last to reach process 0 before the connection closes.
 _SENT = 0.5
+# How often a process that is to end looks whether it may.
+_LOOK = 0.1
 
 
 class Peers:
@@ -154,7 +156,7 @@ class Peers:
     def _watch(self) -> None:
         while not self._over:
             started = time.monotonic()
-            for key, _ in self._selector.select(BEAT if self._doom is None else _SENT / 5):
+            for key, _ in self._selector.select(BEAT if self._doom is None else _LOOK):
                 self._hear(key.data)
             now = time.monotonic()
             with self._lock:
@@ -203,9 +205,7 @@ class Peers:
         """Another process cannot go on: the rest hear of it, and this one ends."""
         status = message["end"]
         # Where all processes meet the same mistake, each says so itself and closes its files.
-        wait = _GRACE if status == MISTAKE else 0.0
-        if self.process == 0:
-            wait += _SENT  # the last to end; see `linger`
+        wait = _GRACE if status == MISTAKE or self.process == 0 else 0.0
         with self._lock:
             if self._doom is None:
                 self._tell(message, but=source)
@@ -215,29 +215,30 @@ class Peers:
         if self._over:
             return
         if self._doom is not None:
-            if time.monotonic() >= self._doom[0]:
+            # Process 0 is the last to end, for the sake of the others; see `linger`.
+            alone = self.process == 0 and all(line.closed for line in self._lines)
+            if alone or time.monotonic() >= self._doom[0]:
                 _end(*self._doom[1:])
             return
         for line in self._lines:
-            if line.left:
-                continue
-            if line.closed:
-                self._lose(f"process {line.process} ({line.host}) ended without a word")
-            if now - line.heard > self._silence:
-                self._lose(
-                    f"process {line.process} ({line.host}) has given no sign for "
-                    f"{self._silence:g} s"
-                )
+            who = f"process {line.process} ({line.host})"
+            if line.closed and not line.left:
+                return self._lose(f"{who} ended without a word")
+            if now - line.heard > self._silence and not line.left:
+                line.closed = True  # nobody waits for it
+                return self._lose(f"{who} has given no sign for {self._silence:g} s")
         limit = self._limit
         if limit is not None and now > limit[0]:
             faulthandler.dump_traceback()
             self._lose(f"process {self.process} ({self._host}) {limit[1]}")
 
     def _lose(self, reason: str) -> None:
+        """Tells the others that one is lost, and that they end for it, as this one does next."""
+        wait = _GRACE if self.process == 0 else 0.0
         with self._lock:
             self._tell({"end": LOST, "line": reason})
-        time.sleep(_SENT if self.process == 0 else 0.0)
-        _end(LOST, reason)
+            self._doom = (time.monotonic() + wait, LOST, reason)
+        self._judge(time.monotonic())
 
 
 def _end(status: int, reason: str) -> None:
