@@ -179,7 +179,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--processes", type=_count, default=2, help="how many (default: 2)")
     parser.add_argument("--devices", type=_count, default=1, help="that each has (default: 1)")
-    parser.add_argument("--restarts", type=int, default=3, help="at most (default: 3)")
+    parser.add_argument("--restarts", type=int, default=20, help="at most (default: 20)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     own, flags = list(argv), []
     if "--" in own:
