@@ -60,6 +60,8 @@ IMPOSSIBLE = {
     "early_stopping.metric": "auc",
     "early_stopping.patience": 0,
     "early_stopping.set": "test",
+    "grace_seconds": -1.0,
+    "sharding": "both",
     "divergence.skip": -1,
     "divergence.rollbacks": -1,
     "divergence.factor": 1.0,
