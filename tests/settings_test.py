@@ -61,6 +61,7 @@ IMPOSSIBLE = {
     "early_stopping.patience": 0,
     "early_stopping.set": "test",
     "grace_seconds": -1.0,
+    "peer_timeout": 1.0,
     "sharding": "both",
     "divergence.skip": -1,
     "divergence.rollbacks": -1,
