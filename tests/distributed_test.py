@@ -1,5 +1,6 @@
 """Runs of several real processes on this machine's CPU, beside the same run in one."""
 
+import functools
 import json
 import pathlib
 import signal
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from bloodjax import distributed, logs, settings, train
+from bloodjax import distributed, logs, settings
 from bloodjax.checkpoint import Checkpoints
 from launch import local
 
@@ -38,19 +39,6 @@ SGD = {
 
 
 @pytest.fixture(scope="module")
-def config(make_config):
-    return make_config(**SGD)
-
-
-@pytest.fixture(scope="module")
-def alone(config, tmp_path_factory):
-    """The workdir of the run in one process, of eight devices."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    train.train(config, workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def environ(tmp_path_factory):
     """All runs of this file share what the first of them compiled."""
     return {
@@ -60,14 +48,14 @@ def environ(tmp_path_factory):
     }
 
 
-@pytest.fixture
-def start(config, tmp_path, environ):
-    """What starts the tiny run in so many processes; a `script` runs ahead of each."""
+@pytest.fixture(scope="module")
+def start_in(make_config, tmp_path_factory, environ):
+    """What starts the tiny run in a workdir; a `script` runs ahead of each process."""
+    file = tmp_path_factory.mktemp("config") / "config.py"
+    file.write_text(CONFIG.format(settings.to_json(make_config(**SGD))))
 
-    def started(processes, devices, *flags, script="", grace=60.0):
-        file = tmp_path / "config.py"
-        file.write_text(CONFIG.format(settings.to_json(config)))
-        flags = [f"--config={file}", f"--workdir={tmp_path / 'run'}", *flags]
+    def started(workdir, processes, devices, *flags, script="", grace=60.0):
+        flags = [f"--config={file}", f"--workdir={workdir}", *flags]
         commands = local.commands(processes, devices, local.free_port(), flags, PATIENT)
         if script:
             code = script + COMMAND
@@ -75,6 +63,19 @@ def start(config, tmp_path, environ):
         return local.Run([(c, own | environ) for c, own in commands], grace)
 
     return started
+
+
+@pytest.fixture(scope="module")
+def alone(start_in, tmp_path_factory):
+    """The workdir of the run in one process with one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert start_in(workdir, 1, 1).wait() == 0
+    return workdir
+
+
+@pytest.fixture
+def start(start_in, tmp_path):
+    return functools.partial(start_in, tmp_path / "run")
 
 
 def statuses(run):
@@ -128,13 +129,13 @@ def test_a_killed_process_ends_the_run_and_the_next_start_ends_as_one_process(
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step(start, alone, config, tmp_path):
+def test_a_signal_to_one_process_stops_all_at_one_step(start, alone, tmp_path):
     run = start(2, 2)
     harm(run, 1, signal.SIGTERM, tmp_path / "run")
     assert statuses(run) == [143, 143]
     with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest_step >= 7
-    train.train(config, tmp_path / "run")  # one process of eight devices
+    assert statuses(start(1, 1)) == [0]
     assert_same_run(tmp_path / "run", alone)
 
 
@@ -144,7 +145,6 @@ def test_a_signal_to_one_process_stops_all_at_one_step(start, alone, config, tmp
     [
         (4, 1, ()),
         (1, 4, ()),
-        (1, 1, ()),
         (2, 2, ("--config.sharding=fsdp",)),
         (2, 2, ("--config.data.on_device=never",)),
     ],
