@@ -52,10 +52,10 @@ def test_a_folder_without_a_run(tmp_path):
 
 def test_a_run_without_a_checkpoint(trained, tmp_path):
     shutil.copy(trained / "config.json", tmp_path)
-    with pytest.raises(UserError, match="no checkpoint yet"):
+    with pytest.raises(UserError, match="no whole checkpoint yet"):
         classifier.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="no checkpoint yet"):
+    with pytest.raises(UserError, match="no whole checkpoint yet"):
         classifier.load(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "config.json"]
     assert not any((tmp_path / "checkpoints").iterdir())
