@@ -177,5 +177,9 @@ def split(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
 
 
 def unstack(tree: PyTree) -> PyTree:
-    """The first device's copy of each array that `stack` made, or that pmap returned."""
-    return jax.tree.map(lambda x: x[0], tree)
+    """The first device's copy of each array that `stack` made, or that pmap returned.
+
+    It stays on that device. To index the whole array would have all devices meet, once for each
+    array; with fewer cores than devices, many such meetings at once may wait for each other.
+    """
+    return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)
