@@ -129,6 +129,7 @@ def test_a_killed_process_ends_the_run_and_the_next_start_ends_as_one_process(
     assert_same_run(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_one_step(start, alone, tmp_path):
     run = start(2, 2)
     harm(run, 1, signal.SIGTERM, tmp_path / "run")

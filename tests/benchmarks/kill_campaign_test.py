@@ -8,10 +8,10 @@ SHORT = (
 
 
 def test_killed_runs_end_like_the_one_left_alone(tmp_path):
-    found = kill_campaign.campaign({"SIGKILL": 2, "SIGTERM": 1}, 0, tmp_path, SHORT)
+    found = kill_campaign.campaign({"SIGKILL": 1, "SIGTERM": 1}, 0, tmp_path, SHORT)
     assert found["faults"] == []
-    assert found["signals"] == {"SIGKILL": 2, "SIGTERM": 1}
-    assert found["runs"] >= 2
+    assert found["signals"] == {"SIGKILL": 1, "SIGTERM": 1}
+    assert found["runs"] >= 1
 
 
 def faults(tmp_path, *starts):
