@@ -176,6 +176,13 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def _take_compiled(whole: Run, run: Run) -> None:
+    """Spares `run` the compilations; a user's own cache (`JAX_COMPILATION_CACHE_DIR`) does too."""
+    folder = whole.workdir / "compiled"
+    if folder.exists():
+        shutil.copytree(folder, run.workdir / "compiled")
+
+
 def campaign(
     kills: dict[str, int],
     seed: int,
@@ -189,7 +196,7 @@ def campaign(
     _ended(whole.start())
     began = time.monotonic()
     again = Run(folder / "again", config)
-    shutil.copytree(whole.workdir / "compiled", again.workdir / "compiled")
+    _take_compiled(whole, again)
     _ended(again.start())
     seconds = time.monotonic() - began  # as long as a start takes that has nothing to compile
     expected, faults = outcome(whole.workdir), []
@@ -199,7 +206,7 @@ def campaign(
     faults += _differences(expected, again.workdir)
     while left and time.monotonic() < until:
         run = Run(folder / f"run{len(runs)}", config)
-        shutil.copytree(whole.workdir / "compiled", run.workdir / "compiled")
+        _take_compiled(whole, run)
         runs.append(run)
         while True:
             training = rng.random() >= _EARLY

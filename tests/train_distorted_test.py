@@ -157,7 +157,7 @@ def test_the_progress_line_has_both():
         "train": {"loss": 1, "accuracy": 0, "images_per_second": 9},
         "validation_distorted": {"loss": 1.5, "accuracy": 0.25},
     }
-    assert train._epoch_line(entry) == (
+    assert logs.epoch_line(entry) == (
         "epoch 3 (head): loss 1.0000, accuracy 0.0000; validation loss 0.5000, accuracy 0.7500; "
         "distorted loss 1.5000, accuracy 0.2500; 9 images/s"
     )
