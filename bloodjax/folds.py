@@ -50,10 +50,10 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     ):
         stored = open_config(config, workdir)
         config = stored or config
+        distributed.barrier()  # all have looked; only now may the primary process write
+        if stored is None and distributed.is_primary():
+            _share_out(config, workdir)
         distributed.barrier()
-        if stored is None:
-            share = lambda primary: _share_out(config, workdir) if primary else None  # noqa: E731
-            distributed.primary_first(share)
         write_whole(workdir / CONFIG_FILE, settings.to_json(config))
         for fold, folder in enumerate(ensemble.fold_folders(workdir)):
             if (folder / "report" / "index.html").exists():  # the last thing that a run writes

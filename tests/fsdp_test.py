@@ -10,6 +10,7 @@ from bloodjax import classifier, sharding, train
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints, Progress
 from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.errors import UserError
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.parallel import JitSteps
@@ -149,3 +150,9 @@ def test_the_largest_dimension_that_fits_is_split():
     }
     whole = sharding.Layout(sharding.mesh())
     assert {place.spec for place in whole.of(like).values()} == {jax.sharding.PartitionSpec()}
+
+
+def test_pmap_cannot_split_a_state(make_config):
+    message = "config.sharding is 'fsdp', expected data with config.parallel pmap"
+    with pytest.raises(UserError, match=message):
+        make_config(sharding="fsdp", parallel="pmap")
