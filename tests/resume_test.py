@@ -8,31 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from bloodjax import build, evaluation, logs, optim, parallel, settings, train
+from bloodjax import evaluation, logs, parallel, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.errors import Stopped
-from bloodjax.state import TrainState
+
+from .runs import history, last_state
 
 
 class Killed(BaseException):
     """Ends the process here, as far as a test can."""
-
-
-def last_state(workdir, config):
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        progress, step = checkpoints.progress(), checkpoints.latest_step
-        variables = build.variables(config, len(progress.classes))
-        name = settings.PHASES[progress.phase]
-        tx = optim.optimizer(config.phases[name], 7, variables["params"], variables["batch_stats"])
-        like = jax.eval_shape(lambda: TrainState.create(variables, tx))
-        return progress, jax.device_get(checkpoints.restore(step, like))
-
-
-def history(workdir):
-    entries = logs.read_history(workdir)
-    for entry in entries:
-        del entry["seconds"], entry["train"]["images_per_second"]
-    return entries
 
 
 def on_call(monkeypatch, where, name, number, act):

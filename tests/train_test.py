@@ -13,10 +13,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import bloodjax
-from bloodjax import build, evaluation, logs, optim, parallel, settings, train
+from bloodjax import build, evaluation, logs, parallel, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.errors import Stopped, UserError
-from bloodjax.state import TrainState
+
+from .runs import history, last_state
 
 ONE_EPOCH = {
     "phases.head.epochs": 0,
@@ -43,25 +44,6 @@ def stop_after(monkeypatch, n, number=signal.SIGINT):
 
     monkeypatch.setattr(parallel.JitSteps, "train", counted)
     return taken
-
-
-def last_state(workdir, config):
-    """All of the last checkpoint: progress, and the state as a tree of numpy arrays."""
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        progress, step = checkpoints.progress(), checkpoints.latest_step
-        variables = build.variables(config, len(progress.classes))
-        name = settings.PHASES[progress.phase]
-        tx = optim.optimizer(config.phases[name], 7, variables["params"], variables["batch_stats"])
-        like = jax.eval_shape(lambda: TrainState.create(variables, tx))
-        return progress, jax.device_get(checkpoints.restore(step, like))
-
-
-def history(workdir):
-    """The history without its timings."""
-    entries = logs.read_history(workdir)
-    for entry in entries:
-        del entry["seconds"], entry["train"]["images_per_second"]
-    return entries
 
 
 def assert_same(one, other):
