@@ -152,7 +152,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     from bloodjax.checkpoint import Checkpoints
     from bloodjax.state import TrainState
 
-    config = settings.from_json((workdir / "config.json").read_text("utf-8"))
+    config = settings.read(workdir / "config.json")
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         progress, step = checkpoints.progress(), checkpoints.latest_step
         variables = build.variables(config, len(progress.classes))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from bloodjax import build, selection, settings, soup
+from bloodjax import build, files, selection, settings, soup
 from bloodjax.augment import views
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classical import HistogramBaseline
@@ -116,7 +115,7 @@ def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
     config_file = workdir / CONFIG_FILE
     if not config_file.is_file():
         raise UserError(f"{workdir}: no run is here, expected a folder with {CONFIG_FILE}")
-    config = settings.from_json(config_file.read_text(encoding="utf-8"))
+    config = settings.read(config_file)
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         if checkpoints.latest_step is None:
             raise UserError(f"{workdir}: the run has no whole checkpoint yet")
@@ -135,6 +134,6 @@ def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
 def read_baseline(workdir: pathlib.Path) -> HistogramBaseline | None:
     """The colour-histogram regression in `workdir`, or None where there is none."""
     file = workdir / BASELINE_FILE
-    return (
-        HistogramBaseline.from_dict(json.loads(file.read_text("utf-8"))) if file.exists() else None
-    )
+    if not file.exists():
+        return None
+    return files.read_json(file, "a colour-histogram regression", HistogramBaseline.from_dict)

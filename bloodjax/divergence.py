@@ -23,7 +23,7 @@ import numpy as np
 from bloodjax import logs
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.errors import UserError
-from bloodjax.files import write_whole
+from bloodjax.files import read_json, write_whole
 from bloodjax.settings import Config
 from bloodjax.state import Metrics
 
@@ -145,13 +145,13 @@ class Divergence:
             log.write({"event": "skipped", "step": step, "skipped": self.skipped})
 
 
+def _entries(content: Any) -> list[dict[str, Any]]:
+    if not isinstance(content, list):
+        raise TypeError("not a list")
+    return [{**entry, "rate": float(entry["rate"])} for entry in content]
+
+
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not a record of rollbacks: {error}") from error
-    if not isinstance(content, list):
-        raise UserError(f"{path}: not a record of rollbacks, expected a list")
-    return content
+    return read_json(path, "a run's rollbacks", _entries)

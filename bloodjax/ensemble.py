@@ -120,7 +120,7 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
 def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
     """The folders of a run's folds; the run's own where it has none."""
     file = workdir / CONFIG_FILE
-    folds = settings.from_json(file.read_text("utf-8")).folds if file.is_file() else 0
+    folds = settings.read(file).folds if file.is_file() else 0
     return [workdir / f"fold{i}" for i in range(folds)] or [workdir]
 
 

@@ -33,7 +33,7 @@ from bloodjax.classifier import BASELINE_FILE, CHECKPOINTS, Classifier
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
 from bloodjax.ensemble import Ensemble
-from bloodjax.files import make_folder, write_whole
+from bloodjax.files import make_folder, read_json, write_whole
 from bloodjax.report import report
 from bloodjax.rules import WATCHED
 from bloodjax.settings import Config
@@ -281,7 +281,7 @@ def _report(config, workdir, parts, model, results, mistakes) -> str:
 
 
 def _audit_counts(workdir: pathlib.Path, kept: int, cleaned: bool) -> dict[str, int]:
-    found = json.loads((workdir / "audit" / "audit.json").read_text("utf-8"))
+    found = read_json(workdir / "audit" / "audit.json", "an audit", dict)
     lists = ("junk", "exact_duplicates", "near_duplicates", "label_conflicts", "leakage")
     return {
         "n": found["n"],

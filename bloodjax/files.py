@@ -1,14 +1,19 @@
-"""Files that are never seen half-written, in folders that can be written to."""
+"""Files that are never seen half-written, in folders that can be written to, and read with care."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from bloodjax import distributed
 from bloodjax.errors import UserError
+
+T = TypeVar("T")
 
 # What the system says where a disk takes no more.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -28,6 +33,28 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
+
+
+def read_json(path: pathlib.Path, expected: str, parse: Callable[[Any], T]) -> T:
+    """What `parse` makes of the content of a JSON file.
+
+    Args:
+      path: the file.
+      expected: what it should be, for the message.
+      parse: takes the content, and may fail in any way on one of another form.
+
+    Raises:
+      UserError: the file cannot be read, or is damaged.
+    """
+    try:
+        return parse(json.loads(path.read_text("utf-8")))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}, expected {expected}") from error
+    except Exception as error:  # ours in `parse` show as well, by their type
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path}: is damaged ({reason}), expected {expected}") from error
 
 
 def make_folder(path: pathlib.Path) -> None:

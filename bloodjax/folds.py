@@ -22,7 +22,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.parts import Parts
 from bloodjax.ensemble import Ensemble
 from bloodjax.errors import UserError
-from bloodjax.files import make_folder, write_whole
+from bloodjax.files import make_folder, read_json, write_whole
 from bloodjax.settings import Config
 from bloodjax.signals import catch
 from bloodjax.workdir import CONFIG_FILE, hold, open_config
@@ -110,7 +110,7 @@ def _draw(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: a fold would leave a class without pictures to train on, or be empty.
     """
-    findings = json.loads((workdir / "audit" / "audit.json").read_text("utf-8"))
+    findings = read_json(workdir / "audit" / "audit.json", "an audit", dict)
     groups = splits.merge_groups(pool.groups, _duplicates(findings, pool))
     shares = {f"fold{i}": 1 / config.folds for i in range(config.folds)}
     drawn = splits.split(pool.labels, shares, groups, config.seed)

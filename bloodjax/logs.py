@@ -131,6 +131,8 @@ class MetricsLog:
 def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]:
     """The entries of `metrics.jsonl`; a last line that was cut short is left out.
 
+    So is a line before it that is damaged, but that is said.
+
     Args:
       workdir: of the run.
       event: which ones alone: epoch, skipped or rollback; empty for all.
@@ -138,12 +140,14 @@ def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
+    lines = path.read_text("utf-8", errors="replace").split("\n")
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines[:-1], 1):  # after the last whole one nothing follows
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            entry = json.loads(line)
+            entries.append({**entry, "step": int(entry["step"]), "event": str(entry["event"])})
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
+            say(f"{path}: line {number} is damaged and left out")
     return [entry for entry in entries if event in ("", entry["event"])]
 
 

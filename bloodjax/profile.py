@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from bloodjax import breakdown, build, distributed, hardware, hlo, logs, traces
-from bloodjax.files import write_whole
+from bloodjax.files import read_json, write_whole
 from bloodjax.models import summary
 from bloodjax.parallel import JitSteps, PmapSteps
 from bloodjax.settings import Config
@@ -37,7 +37,7 @@ _CALLS = 3
 def read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The content of `profile.json`, phase by phase; {} where nothing was recorded."""
     path = workdir / FOLDER / "profile.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return read_json(path, "a run's profile", dict) if path.exists() else {}
 
 
 class Recorder:

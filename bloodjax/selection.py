@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -18,8 +19,7 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp, softmax
 
 from bloodjax.augment import views
-from bloodjax.errors import UserError
-from bloodjax.files import write_whole
+from bloodjax.files import read_json, write_whole
 from bloodjax.metrics import SMALLEST_PROBABILITY
 from bloodjax.tta import AVERAGES, Plan
 
@@ -160,19 +160,16 @@ def read(workdir: pathlib.Path) -> Plan | None:
     path = workdir / FILE
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        plan = Plan(content["views"], content["average"], tuple(content["weights"].items()))
-        known = set(views.named(plan.views))
-        weights = dict(plan.weights)
-        fits = weights.keys() <= known and plan.average in AVERAGES
-        whole = fits and abs(sum(weights.values()) - 1) < 1e-3 and min(weights.values()) > 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{path}: is damaged, expected views, average, and the weights of views with a sum of 1"
-        )
+    return read_json(path, "views, average, and the weights of views with a sum of 1", _plan)
+
+
+def _plan(content: Any) -> Plan:
+    plan = Plan(content["views"], content["average"], tuple(content["weights"].items()))
+    known, weights = set(views.named(plan.views)), dict(plan.weights)
+    if not weights.keys() <= known or plan.average not in AVERAGES:
+        raise ValueError("an unknown view or average")
+    if abs(sum(weights.values()) - 1) >= 1e-3 or min(weights.values()) <= 0:
+        raise ValueError("weights with another sum, or none")
     return plan
 
 

@@ -15,12 +15,13 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from bloodjax import models
+from bloodjax import files, models
 from bloodjax.augment import policy
 from bloodjax.defaults import defaults
 from bloodjax.errors import UserError
@@ -121,19 +122,13 @@ def to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> ml_collections.FrozenConfigDict:
-    """The inverse of `to_json`.
+def read(path: pathlib.Path) -> ml_collections.FrozenConfigDict:
+    """The config in a file that holds what `to_json` wrote.
 
     Raises:
-      UserError: the text is not that of a config.
+      UserError: the file cannot be read, or holds no config.
     """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"not a config: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"not a config: {content!r}, expected an object")
-    return check(content)
+    return files.read_json(path, "a run's config", check)
 
 
 def with_source(config: Config, source: Source) -> ml_collections.FrozenConfigDict:
@@ -174,21 +169,38 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
             raise UserError(f"--config={path}: expected a Python file (.py)")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config={path}: it defines no get_config()")
+        config = module.get_config()
+    except UserError:
+        raise
     except SyntaxError as error:
-        raise UserError(f"--config={path}: line {error.lineno}: {error.msg}") from error
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise UserError(f"--config={path}: {line}{error.msg}") from error
+    except Exception as error:  # it is the user's code, and may fail in any way
+        raise UserError(f"--config={path}: {_where(path, error)}{_what(error)}") from error
     finally:
         for root in roots:
             sys.path.remove(root)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={path}: it defines no get_config()")
-    try:
-        config = module.get_config()
-    except (AttributeError, KeyError, TypeError) as error:
-        # A ConfigDict's own words for a wrong key or a value of the wrong type.
-        raise UserError(f"--config={path}: {error.args[0] if error.args else error}") from error
     if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"--config={path}: get_config() returns {config!r}, expected a ConfigDict")
+        raise UserError(
+            f"--config={path}: get_config() returns {type(config).__name__}, expected a ConfigDict"
+        )
     return config
+
+
+def _where(path: str, error: Exception) -> str:
+    """The last line of the file that led to the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def _what(error: Exception) -> str:
+    # A ConfigDict has its own words for a wrong key or a value of the wrong type.
+    named = not isinstance(error, (AttributeError, KeyError, TypeError))
+    text = str(error.args[0] if error.args else error)
+    return f"{type(error).__name__}: {text}" if named else text
 
 
 def _parse(text: str) -> Any:

@@ -20,7 +20,7 @@ from bloodjax import build, logs, metrics
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
-from bloodjax.files import write_whole
+from bloodjax.files import read_json, write_whole
 from bloodjax.progress import Progress
 from bloodjax.rules import METRICS
 from bloodjax.settings import Config
@@ -88,7 +88,7 @@ def make(
 def is_chosen(workdir: pathlib.Path) -> bool:
     """Whether the run made a soup that is better than its best epoch."""
     path = workdir / FILE
-    return path.exists() and json.loads(path.read_text("utf-8"))["chosen"]
+    return path.exists() and read_json(path, "a run's soup", lambda c: bool(c["chosen"]))
 
 
 def restore(workdir: pathlib.Path, like: PyTree) -> PyTree:

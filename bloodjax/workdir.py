@@ -82,7 +82,7 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         return None
-    stored = settings.from_json(path.read_text("utf-8"))
+    stored = settings.read(path)
     changes = settings.differences(stored, config)
     if changes:
         raise UserError(

@@ -18,7 +18,7 @@ def model(trained):
 
 def test_load_gives_the_run_with_its_best_weights(model, trained):
     assert model.classes == synthetic.CLASSES
-    assert model.config == settings.from_json((trained / "config.json").read_text())
+    assert model.config == settings.read(trained / "config.json")
     assert (trained / "checkpoints" / str(model.step)).is_dir()
     assert model.baseline is not None
 

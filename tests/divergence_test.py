@@ -138,10 +138,10 @@ def test_the_log_gets_what_it_lacks(tmp_path, said):
     assert logs.read_history(tmp_path, "skipped") == [skipped]
 
 
-@pytest.mark.parametrize("content", ["[", "{}"])
+@pytest.mark.parametrize("content", ["[", "{}", "[3]"])
 def test_a_record_that_is_none(content, tmp_path):
     (tmp_path / divergence.FILE).write_text(content)
-    with pytest.raises(UserError, match=r"rollbacks\.json: not a record of rollbacks"):
+    with pytest.raises(UserError, match=r"rollbacks\.json: is damaged"):
         watch(tmp_path)
 
 

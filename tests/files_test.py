@@ -24,6 +24,29 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     assert path.read_text("utf-8") == "old"
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[1, 2]", "3"),
+        (b"[1, 2", "a.json: is damaged (JSONDecodeError: Expecting"),
+        (b"\xff", "a.json: is damaged (UnicodeDecodeError: "),
+        (b"[" * 100_000, "a.json: is damaged (RecursionError: "),
+        (b'["x"]', "a.json: is damaged (TypeError: unsupported operand"),
+        (None, "a.json: No such file or directory, expected numbers"),
+    ],
+)
+def test_reads_json_or_says_what_is_wrong_in_a_line(content, expected, tmp_path):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    try:
+        found = str(files.read_json(path, "numbers", sum))
+    except UserError as error:
+        found = str(error).removeprefix(f"{tmp_path}/")
+    assert found.startswith(expected)
+    assert len(found.splitlines()) == 1
+
+
 def test_makes_folders_and_says_where_it_cannot(tmp_path):
     files.make_folder(tmp_path / "a" / "b")
     files.make_folder(tmp_path / "a" / "b")

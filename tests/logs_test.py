@@ -67,6 +67,14 @@ def test_a_last_line_that_was_cut_short_is_left_out(tmp_path):
     assert logs.read_history(tmp_path) == [entry(1), entry(3)]
 
 
+def test_a_damaged_line_is_left_out_and_said(tmp_path, capsys):
+    whole = [json.dumps(entry(step)) for step in (1, 3)]
+    for damaged in ("{", "[1]", '{"event": "epoch"}', "\0", "[" * 100_000):
+        (tmp_path / "metrics.jsonl").write_text("\n".join([whole[0], damaged, whole[1], ""]))
+        assert logs.read_history(tmp_path) == [entry(1), entry(3)]
+        assert "metrics.jsonl: line 2 is damaged and left out" in capsys.readouterr().err
+
+
 def show(figures):
     with logs.ProgressBar("epoch 1", steps=4, done=1) as bar:
         bar.update(3, **figures)

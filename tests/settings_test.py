@@ -266,17 +266,33 @@ def test_a_config_file_that_is_not_there(tmp_path):
         settings.load(str(tmp_path / "config.txt"))
 
 
-def test_json_gives_the_same_config_back():
+def test_json_gives_the_same_config_back(tmp_path):
     config = settings.check(nested("model.head.hidden", (16, 8)) | {"seed": 5})
-    again = settings.from_json(settings.to_json(config))
-    assert again == config
+    (tmp_path / "config.json").write_text(settings.to_json(config))
+    assert settings.read(tmp_path / "config.json") == config
     assert json.loads(settings.to_json(config))["model"]["head"]["hidden"] == [16, 8]
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "null", '{"phases": 3}', '{"seed": -1}'])
-def test_json_that_is_no_config(text):
-    with pytest.raises(UserError):
-        settings.from_json(text)
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '{"phases": 3}', '{"seed": -1}', "\xff"])
+def test_json_that_is_no_config(text, tmp_path):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"config\.json: .*(expected|unknown)"):
+        settings.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("def get_config():\n return 1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
+        ("import nothing_like_it\n", "line 2: ModuleNotFoundError: No module named"),
+        ("\n\nx = nought\n", "line 4: NameError: name 'nought' is not defined"),
+        ("a\0b", "null bytes"),
+    ],
+)
+def test_a_config_file_that_fails_is_one_line(config_file, line, expected):
+    with pytest.raises(UserError) as raised:
+        settings.load(str(config_file(line)))
+    assert re.fullmatch(rf"--config=.*\.py: .*{re.escape(expected)}.*", str(raised.value))
 
 
 def test_differences_name_key_and_values():

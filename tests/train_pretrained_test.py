@@ -30,7 +30,7 @@ def test_a_run_starts_from_weights_and_keeps_their_terms(
     changes = {"phases.finetune.epochs": 0, "model.weights": str(path)}
     config, run = make_config(**changes), tmp_path / "run"
     train.train(config, run)
-    stored = settings.from_json((run / "config.json").read_text())
+    stored = settings.read(run / "config.json")
     assert (stored.model.source.licence, stored.model.weights) == ("mit", str(path))
     assert build.normalisation(stored) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from bloodjax.data import images
-from bloodjax.data.archive import DAMAGE, open_zip
+from bloodjax.data.archive import open_zip
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 
@@ -103,7 +103,7 @@ class _Arrays:
                 return np.lib.format.read_array(file, allow_pickle=False)
         except MemoryError as error:
             raise UserError(f"{self.path}: {key} does not fit into memory ({error})") from error
-        except (*DAMAGE, ValueError) as error:
+        except Exception as error:  # on a damaged header NumPy raises anything
             raise UserError(
                 f"{self.path}: {key} cannot be read ({error}), expected a whole array of numbers "
                 "or strings without pickled objects"

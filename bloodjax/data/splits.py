@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -14,7 +15,7 @@ from jaxtyping import Int
 from scipy.sparse import csgraph
 
 from bloodjax.errors import UserError
-from bloodjax.files import write_whole
+from bloodjax.files import read_json, write_whole
 
 
 def merge_groups(
@@ -109,29 +110,22 @@ def read(path: pathlib.Path) -> dict:
     Raises:
       UserError: the file is missing, damaged, or of another form.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not _is_well_formed(content):
-        raise UserError(
-            f"{path}: is damaged, expected seed, parts (lists of names) and, for each part, "
-            "sources (spec and fingerprint)"
-        )
+    expected = "seed, parts (lists of names) and, for each part, sources (spec and fingerprint)"
+    return read_json(path, expected, _well_formed)
+
+
+def _well_formed(content: Any) -> dict:
+    sources, parts = dict(content["sources"]), dict(content["parts"])
+    if sources.keys() != parts.keys():
+        raise ValueError("sources and parts are not of the same names")
+    if not all(source.keys() == {"spec", "fingerprint"} for source in sources.values()):
+        raise ValueError("a source has other keys")
+    texts = [[*source.values()] for source in sources.values()]
+    if not isinstance(content["seed"], int) or not all(
+        map(_are_strings, [*texts, *parts.values()])
+    ):
+        raise ValueError("a value is of the wrong type")
     return content
-
-
-def _is_well_formed(content: object) -> bool:
-    match content:
-        case {"seed": int(), "sources": dict(sources), "parts": dict(parts)}:
-            return (
-                sources.keys() == parts.keys()
-                and all(isinstance(source, dict) for source in sources.values())
-                and all(source.keys() == {"spec", "fingerprint"} for source in sources.values())
-                and all(_are_strings(list(source.values())) for source in sources.values())
-                and all(_are_strings(names) for names in parts.values())
-            )
-    return False
 
 
 def _are_strings(values: object) -> bool:

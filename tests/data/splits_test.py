@@ -132,14 +132,14 @@ def test_read_refuses_another_form(saved, damage):
     content = json.loads(saved.read_text())
     damage(content)
     saved.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"splits.json: is damaged, expected seed, parts"):
+    with pytest.raises(UserError, match=r"splits.json: is damaged .*, expected seed, parts"):
         splits.read(saved)
 
 
 def test_read_refuses_a_file_that_is_cut_short_or_missing(saved):
     saved.write_text(saved.read_text()[:-10])
-    with pytest.raises(UserError, match=r"splits.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"splits.json: is damaged"):
         splits.read(saved)
     saved.unlink()
-    with pytest.raises(UserError, match=r"splits.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"splits.json: No such file"):
         splits.read(saved)

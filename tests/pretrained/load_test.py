@@ -44,11 +44,12 @@ def test_a_network_without_default_weights_says_what_to_do():
         load.read("simple_cnn", "imagenet")
 
 
-def test_what_the_weights_expect_travels_into_the_run(lite0, make_config):
+def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_path):
     config = make_config(**{"model.name": NAME, "model.weights": "imagenet"})
     filled, backbone = build.pretrained(config)
     assert build.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
-    assert settings.from_json(settings.to_json(filled)) == filled
+    (tmp_path / "config.json").write_text(settings.to_json(filled))
+    assert settings.read(tmp_path / "config.json") == filled
     assert (filled.model.source.licence, filled.model.source.flavour) == ("apache-2.0", "tf")
     own = make_config(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.4, 0.5, 0.6)})
     assert build.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

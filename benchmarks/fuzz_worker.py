@@ -1,0 +1,156 @@
+"""Reads the folders that `fuzz` names on standard input, and answers in lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.samples import NETWORK, SIDE
+from bloodjax import logs, settings, workdir
+from bloodjax.data import audit, sources, splits
+from bloodjax.errors import UserError
+from bloodjax.pretrained import load
+
+# What Python tells its audit hooks of, and reading is no occasion for.
+_NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
+_NEVER += ("pickle.find_class", "shutil.rmtree", "os.symlink", "os.link")
+_OF_A_CONFIG = ("config.", "unknown config key", "unknown model")
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
+
+
+def main() -> None:
+    """Answers until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")  # what is read prints, too
+    os.dup2(2, 1)
+    faults: list[str] = []
+    watch = [False]
+    _warm_up()
+
+    def hear(event: str, arguments: tuple) -> None:
+        if watch[0] and (wrong := fault(event, arguments)):
+            faults.append(wrong)
+
+    sys.addaudithook(hear)
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        kind, folder = json.loads(line)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        faults.clear()
+        watch[0] = True
+        try:
+            found, text = outcome(READERS[kind], pathlib.Path(folder))
+        finally:
+            watch[0] = False
+        wrong = faults + ([text] if found == "fault" else [])
+        answer = {"outcome": found, "text": text, "peak": _peak(), "faults": wrong}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def outcome(read: Callable[[pathlib.Path], Any], folder: pathlib.Path) -> tuple[str, str]:
+    """What came of reading a folder.
+
+    Returns:
+      "result" and nothing, "refused" and the line, or "fault" and what was wrong.
+    """
+    try:
+        read(folder)
+    except UserError as error:
+        text = str(error)
+        # What stands in a user's own config file is named by its key.
+        if folder.name not in text and not text.startswith(_OF_A_CONFIG):
+            return "fault", f"does not name the file: {text}"
+        return "refused", text
+    except BaseException:
+        return "fault", traceback.format_exc()
+    return "result", ""
+
+
+def fault(event: str, arguments: tuple) -> str:
+    """What is wrong with an event that Python tells its audit hooks of, or nothing."""
+    if event in _NEVER or event in _CHANGES:
+        return f"{event} {arguments!r}"[:300]
+    if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        path, mode, flags = arguments
+        writes = any(c in (mode or "") for c in "wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR)
+        if writes and os.fsdecode(path) != os.devnull:
+            return f"opened {os.fsdecode(path)!r} to write"
+    return ""
+
+
+def _peak() -> int:
+    """The most memory in use since the peak last started anew."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def _source(spec: str) -> None:
+    """As training, an audit and bloodjax.pack read a SPEC."""
+    sources.fingerprint(spec)
+    sources.own_side(spec)
+    dataset = sources.load(spec, SIDE)
+    audit.audit({"train": dataset})
+    unread = sources.load(spec, 2 * SIDE, bad_images="skip", unread=True)
+    for picture in unread.images:
+        picture.sum()
+
+
+def _image(folder: pathlib.Path) -> None:
+    (path,) = folder.iterdir()
+    sources.load_pictures(str(path), SIDE)
+
+
+def _file_of(folder: pathlib.Path) -> None:
+    (path,) = folder.iterdir()
+    _source(str(path))
+
+
+def _config(folder: pathlib.Path) -> None:
+    (path,) = folder.iterdir()
+    match path.name:
+        case "run.py":
+            settings.load(str(path))
+        case "config.json":
+            workdir.open_config(settings.check(settings.defaults()), folder)
+        case "splits.json":
+            splits.read(path)
+        case "metrics.jsonl":
+            logs.read_history(folder)
+
+
+def _weights(folder: pathlib.Path) -> None:
+    (path,) = folder.iterdir()
+    weights = load.read(NETWORK, str(path))
+    for array in weights.arrays.values():
+        np.asarray(array).sum()
+    if path.suffix == ".safetensors":  # the others' tensors are of no network
+        load.classifier(weights)
+
+
+READERS = {
+    "npz": _file_of,
+    "zip": _file_of,
+    "image": _image,
+    "array_record": lambda folder: _source(str(folder)),
+    "config": _config,
+    "weights": _weights,
+}
+
+
+def _warm_up() -> None:
+    """Imports and compiles what takes its time and its memory the first time only."""
+    dataset = sources.load("synthetic:40", SIDE)
+    audit.audit({"train": dataset})
+    load.create_model(NETWORK, None, 8)
+
+
+if __name__ == "__main__":
+    main()

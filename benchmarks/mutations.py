@@ -1,0 +1,311 @@
+"""Seeded ways to damage files of the formats that bloodjax reads.
+
+Bytes are flipped, cut out, repeated, or made other numbers; and since a checksum stops nearly all
+of that at the door, containers (zip and npz, PNG, ArrayRecord) are also taken apart, changed within
+and put together again with checksums that fit, members that claim other names and sizes, and
+pickles that would run something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import pickle
+import random
+import re
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from bloodjax.data.records import Writer
+
+# A folder that appears where the process is, if anybody runs what a file holds.
+TRAP = "code_was_run"
+_SHARD = re.compile(r".*\.array_record-.*")
+
+# A folder's content, by name.
+Sample = dict[str, bytes]
+Member = tuple[zipfile.ZipInfo, bytes]
+
+
+def mutated(sample: Sample, rng: random.Random) -> tuple[Sample, str]:
+    """The sample with one to three changes to one of its files, and what was done."""
+    name = rng.choice(sorted(sample))
+    content, done = sample[name], []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        ways = [*_BYTES, *_of_format(name, content)]
+        way = rng.choice(ways)
+        content = way(content, rng)
+        done.append(way.__name__.strip("_"))
+    if len(sample) > 1 and rng.random() < 0.05:
+        left = {key: value for key, value in sample.items() if key != name}
+        return left, f"{name}: deleted"
+    return {**sample, name: content}, f"{name}: {', '.join(done)}"
+
+
+def zip_of(members: Sequence[Member]) -> bytes:
+    """A zip file of these members, which may be named alike."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as zipped:
+        warnings.simplefilter("ignore")  # of two members of one name
+        for info, content in members:
+            zipped.writestr(info, content)
+    return file.getvalue()
+
+
+def member(name: str, method: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:
+    """A member of a zip file, of the same date each time."""
+    info = zipfile.ZipInfo(name)
+    info.compress_type = method
+    return info
+
+
+# Ways to change any bytes.
+
+
+def _flip(content: bytes, rng: random.Random) -> bytes:
+    return _over(content, rng, lambda old: bytes(b ^ 1 << rng.randrange(8) for b in old), 4)
+
+
+def _noise(content: bytes, rng: random.Random) -> bytes:
+    return _over(content, rng, lambda old: rng.randbytes(len(old)), 64)
+
+
+def _extreme(content: bytes, rng: random.Random) -> bytes:
+    """A number of 1 to 8 bytes becomes the largest, the smallest, zero or one."""
+    return _over(content, rng, lambda old: rng.choice(_EXTREMES) * len(old), 8)
+
+
+def _cut_out(content: bytes, rng: random.Random) -> bytes:
+    return _over(content, rng, lambda old: b"", 256)
+
+
+def _repeat(content: bytes, rng: random.Random) -> bytes:
+    return _over(content, rng, lambda old: old * rng.choice((2, 3, 100)), 256)
+
+
+def _truncate(content: bytes, rng: random.Random) -> bytes:
+    return content[: rng.randrange(len(content))] if content else content
+
+
+def _append(content: bytes, rng: random.Random) -> bytes:
+    return content + rng.randbytes(rng.randint(1, 300))
+
+
+def _another_number(content: bytes, rng: random.Random) -> bytes:
+    """Digits in the text become others."""
+    found = list(re.finditer(rb"-?\d+(\.\d+)?", content[:100_000]))
+    if not found:
+        return _flip(content, rng)
+    at = rng.choice(found)
+    return content[: at.start()] + rng.choice(_NUMBERS) + content[at.end() :]
+
+
+def _over(content: bytes, rng: random.Random, new: Callable[[bytes], bytes], most: int) -> bytes:
+    """`content` with some of its bytes, up to `most` in a row, replaced by `new` of them."""
+    # The beginning and the end are where formats keep what they are about.
+    length = rng.randint(1, most)
+    last = max(len(content) - length, 0)
+    start = rng.choice((rng.randint(0, last), rng.randint(0, min(64, last)), max(last - 64, 0)))
+    return content[:start] + new(content[start : start + length]) + content[start + length :]
+
+
+_EXTREMES = (b"\xff", b"\x00", b"\x7f", b"\x80", b"\x01")
+_NUMBERS = (b"0", b"-1", b"1e308", b"99999999999999999999", b"2147483648", b"0.5", b"NaN", b"007")
+_BYTES = (_flip, _noise, _extreme, _cut_out, _repeat, _truncate, _append, _another_number)
+
+
+# Ways to change what a format holds, with checksums that fit.
+
+
+def _of_format(name: str, content: bytes) -> tuple[Callable[[bytes, random.Random], bytes], ...]:
+    """Twice each, so that they come as often as those on bytes."""
+    if name.endswith((".npz", ".zip", "new.pth")) and zipfile.is_zipfile(io.BytesIO(content)):
+        return (_member, _member, _member, _name, _name, pickle_in_member, _swollen_member)
+    if name.endswith(".pth"):
+        return (_pickle,)
+    if content.startswith(_PNG):
+        return (chunk,) * 4
+    if _SHARD.fullmatch(name):
+        return (_record,) * 4
+    if name.endswith((".json", ".jsonl")):
+        return (_json_value,) * 6
+    if name.endswith(".safetensors"):
+        return (_header,) * 6
+    return ()
+
+
+def _member(content: bytes, rng: random.Random) -> bytes:
+    """One member of a zip is changed within."""
+    members = _members(content)
+    if not members:
+        return content
+    i = rng.randrange(len(members))
+    info, inner = members[i]
+    ways = (*_BYTES, *_of_format(info.filename, inner))
+    members[i] = info, rng.choice(ways)(inner, rng)
+    return zip_of(members)
+
+
+def _name(content: bytes, rng: random.Random) -> bytes:
+    """One member has another name, or is a link to what its content says."""
+    members = _members(content)
+    if not members:
+        return content
+    i = rng.randrange(len(members))
+    name = rng.choice(_NAMES).replace("*", members[0][0].filename)
+    info = member(name, members[i][0].compress_type)
+    link = rng.random() < 0.3
+    if link:
+        info.external_attr = 0o120777 << 16
+    members[i] = info, b"/etc/passwd" if link else members[i][1]
+    return zip_of(members)
+
+
+def pickle_in_member(content: bytes, rng: random.Random) -> bytes:
+    """One member is, or holds, a pickle that would make `TRAP`."""
+    members = _members(content)
+    if not members:
+        return content
+    i = rng.randrange(len(members))
+    trap = pickle.dumps(_Trap(), protocol=2)
+    if rng.random() < 0.5:
+        file = io.BytesIO()
+        np.save(file, np.array([_Trap()], object), allow_pickle=True)
+        trap = file.getvalue()
+    members[i] = members[i][0], trap
+    return zip_of(members)
+
+
+def _swollen_member(content: bytes, rng: random.Random) -> bytes:
+    """One member unpacks to a hundred million zeros."""
+    members = _members(content)
+    if not members:
+        return content
+    i = rng.randrange(len(members))
+    swollen = members[i][1][:128] + bytes(100_000_000)
+    members[i] = member(members[i][0].filename), swollen
+    return zip_of(members)
+
+
+def _pickle(content: bytes, rng: random.Random) -> bytes:
+    """The trap instead of the file, or after its first bytes."""
+    return content[: rng.choice((0, 0, rng.randrange(len(content) + 1)))] + pickle.dumps(_Trap())
+
+
+def chunk(content: bytes, rng: random.Random) -> bytes:
+    """One chunk of a PNG is changed, and its checksum fits."""
+    chunks, at = [], len(_PNG)
+    while at + 12 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        chunks.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + length]))
+        at += 12 + length
+    if not chunks:
+        return content
+    i = rng.randrange(len(chunks))
+    kind, body = chunks[i]
+    if kind == b"IDAT" and rng.random() < 0.5:
+        with contextlib.suppress(zlib.error):
+            body = zlib.compress(rng.choice(_BYTES)(zlib.decompress(body), rng))
+    else:
+        body = rng.choice(_BYTES)(body, rng)
+    chunks[i] = kind, body
+    parts = (
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        for kind, body in chunks
+    )
+    return _PNG + b"".join(parts)
+
+
+def _record(content: bytes, rng: random.Random) -> bytes:
+    """One record of an ArrayRecord file is changed, or there is one more or less."""
+    with tempfile.TemporaryDirectory() as name:
+        path = pathlib.Path(name) / "shard"
+        path.write_bytes(content)
+        try:
+            reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+            records = reader.read([*range(reader.num_records())])
+        except (RuntimeError, ValueError, IndexError):
+            return content
+        if records:
+            i = rng.randrange(len(records))
+            changed = [rng.choice(_BYTES)(records[i], rng)]
+            records[i : i + 1] = rng.choice((changed, changed, changed, [], changed * 2))
+        writer = Writer(path)
+        for record in records:
+            writer.write(record)
+        writer.close()
+        return path.read_bytes()
+
+
+def _json_value(content: bytes, rng: random.Random) -> bytes:
+    """One value of a JSON file, or of a line of one, becomes another, or goes."""
+    lines = content.splitlines() if content.count(b"\n{") else [content]
+    i = rng.randrange(len(lines)) if lines else 0
+    try:
+        tree = json.loads(lines[i])
+    except (ValueError, IndexError, RecursionError):
+        return content
+    places = [*_places(tree)]
+    if not places:
+        return rng.choice(_VALUES).encode()
+    parent, key = rng.choice(places)
+    if rng.random() < 0.2:
+        del parent[key]
+    else:
+        parent[key] = "\0here"
+    lines[i] = json.dumps(tree).replace('"\\u0000here"', rng.choice(_VALUES)).encode()
+    return b"\n".join(lines) + b"\n"
+
+
+def _header(content: bytes, rng: random.Random) -> bytes:
+    """One value in the header of a safetensors file becomes another."""
+    length = int.from_bytes(content[:8], "little")
+    header = _json_value(content[8 : 8 + length], rng)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Every value in a tree of dictionaries and lists, as what holds it and under which key."""
+    keys = tree if isinstance(tree, dict) else range(len(tree) if isinstance(tree, list) else 0)
+    for key, value in [(key, tree[key]) for key in keys]:
+        yield tree, key
+        yield from _places(value)
+
+
+def _members(content: bytes) -> list[tuple[zipfile.ZipInfo, bytes]]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            infos = zipped.infolist()
+            return [(member(i.filename, i.compress_type), zipped.read(i)) for i in infos]
+    except Exception:  # what was damaged before stays as it is
+        return []
+
+
+class _Trap:
+    """Unpickling it makes the folder `TRAP`."""
+
+    def __reduce__(self):
+        return os.mkdir, (TRAP,)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NAMES = (
+    *("../../escaped.png", "/tmp/escaped.png", "..\\..\\escaped.png", "C:\\escaped.png"),
+    *("a/../../b.png", "", "/", ".", "c0/", "*", "c0/" + "x" * 5000 + ".png", "c0/\x01\n.png"),
+    *("c0/\ud7ff.png", "data.npy"),
+)
+_VALUES = (
+    *("null", "true", "-1", "0", "1e308", "-1e400", "NaN", "99999999999999999999", '""', '"x"'),
+    *("[]", "{}", "[[[]]]", "[" * 2000 + "]" * 2000, '"../../../escaped"', '"\\ud800"', '"a\\nb"'),
+    '{"a": 1}',
+)

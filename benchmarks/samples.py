@@ -1,0 +1,137 @@
+"""Small whole files of every format that bloodjax reads, for `fuzz` to damage."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import pathlib
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from benchmarks.mutations import Sample, member, zip_of
+from bloodjax import settings
+from bloodjax.data import packing, sources, synthetic
+from bloodjax.models import registry
+from bloodjax.pretrained import native, terms
+
+SIDE = 24
+NETWORK = "simple_cnn"
+_CLASSES = 8
+_PICTURES = 16
+_IMAGES = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "gif": "GIF"}
+_IMAGES |= {"ppm": "PPM", "jp2": "JPEG2000"}
+
+
+def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
+    """For each format, some whole files; `folder` is where they are put together."""
+    cells = synthetic.render(_PICTURES, SIDE)
+    pictures, labels = cells.images, np.arange(_PICTURES) % _CLASSES
+    files = [(f"c{labels[i]}/{i}.png", _image(pictures[i], "PNG")) for i in range(_PICTURES)]
+    zipped = zip_of([(member(name), content) for name, content in files])
+    (folder / "cells.zip").write_bytes(zipped)
+    return {
+        "npz": [_challenge(pictures, labels), _medmnist(pictures, labels)],
+        "zip": [{"cells.zip": zipped}],
+        "image": [
+            {f"cell.{suffix}": _image(pictures[0], kind)} for suffix, kind in _IMAGES.items()
+        ],
+        "array_record": [_packed(folder, as_pixels) for as_pixels in (False, True)],
+        "config": _configs(),
+        "weights": _weights(folder, np.random.default_rng(0)),
+    }
+
+
+def _image(picture: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind)
+    return file.getvalue()
+
+
+def _arrays(name: str, **arrays: np.ndarray) -> Sample:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return {name: file.getvalue()}
+
+
+def _challenge(pictures: np.ndarray, labels: np.ndarray) -> Sample:
+    classes = np.array([f"c{i}" for i in range(_CLASSES)])
+    groups = np.array([f"slide{i % 4}" for i in range(len(labels))])
+    return _arrays("set.npz", images=pictures, labels=labels, classes=classes, groups=groups)
+
+
+def _medmnist(pictures: np.ndarray, labels: np.ndarray) -> Sample:
+    half = len(pictures) // 2
+    rows = {"train": slice(half), "val": slice(half, half + 4), "test": slice(half + 4, None)}
+    arrays = {f"{split}_images": pictures[row] for split, row in rows.items()}
+    arrays |= {f"{split}_labels": labels[row][:, None] for split, row in rows.items()}
+    return _arrays("bloodmnist.npz", **arrays)
+
+
+def _packed(folder: pathlib.Path, as_pixels: bool) -> Sample:
+    out = folder / f"packed{as_pixels}"
+    dataset = sources.load(str(folder / "cells.zip"), SIDE, unread=True)
+    packing.pack(dataset, out, as_pixels=as_pixels, shards=2)
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def _configs() -> list[Sample]:
+    config = settings.defaults()
+    run = settings.to_json(settings.check(config))
+    splits = {
+        "seed": 0,
+        "sources": {"train": {"spec": "a.zip", "fingerprint": "sha256:0"}},
+        "parts": {"train": [f"c0/{i}.png" for i in range(20)]},
+    }
+    written = (
+        "from bloodjax import settings\n\n\n"
+        "def get_config():\n    config = settings.defaults()\n"
+        "    config.batch_size = 32\n    config.seed = 7\n"
+        '    config.model.name = "resnet_50"\n    config.phases.finetune.epochs = 12\n'
+        "    config.phases.finetune.learning_rate = 3e-4\n    config.augment = 'd4'\n"
+        "    return config\n"
+    )
+    return [
+        {"run.py": written.encode()},
+        {"config.json": run.encode()},
+        {"splits.json": json.dumps(splits, indent=1).encode()},
+        {"metrics.jsonl": b"".join(_entry(step) for step in range(7, 50, 7))},
+    ]
+
+
+def _entry(step: int) -> bytes:
+    figures = {"loss": 1.5, "accuracy": 0.25, "balanced_accuracy": 0.2}
+    entry = {"event": "epoch", "step": step, "epoch": step // 7, "phase": "head"}
+    entry |= {"train": {"loss": 2.0, "accuracy": 0.1}, "validation": figures}
+    return json.dumps(entry).encode() + b"\n"
+
+
+def _weights(folder: pathlib.Path, rng: np.random.Generator) -> list[Sample]:
+    model, variables = registry.create_model(NETWORK, _CLASSES)
+    del model
+    path = folder / "ours.safetensors"
+    source = terms.assumed(NETWORK, "random", native.FORMAT, None)
+    native.write(path, NETWORK, _CLASSES, source, variables)
+    kernel = rng.normal(size=(3, 3, 3, 8)).astype(np.float32)
+    with h5py.File(folder / "keras.h5", "w") as file:
+        layer = file.create_group("conv1")
+        layer.create_dataset("conv1/kernel:0", data=kernel)
+        layer.create_dataset("conv1/bias:0", data=kernel[0, 0, 0])
+        layer.attrs["weight_names"] = [b"conv1/kernel:0", b"conv1/bias:0"]
+        file.attrs["layer_names"] = [b"conv1"]
+    with h5py.File(folder / "keras3.weights.h5", "w") as file:
+        layer = file.create_group("layers/conv2d/vars")
+        layer.attrs["name"] = "conv1"
+        layer.create_dataset("0", data=kernel)
+        layer.create_dataset("1", data=kernel[0, 0, 0])
+    names = ["ours.safetensors", "keras.h5", "keras3.weights.h5"]
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        tensors = {"conv1.weight": torch.from_numpy(kernel), "conv1.step": torch.tensor(3)}
+        torch.save(tensors, folder / "new.pth")
+        torch.save(tensors, folder / "old.pth", _use_new_zipfile_serialization=False)
+        names += ["new.pth", "old.pth"]
+    return [{name: (folder / name).read_bytes()} for name in names]
