@@ -30,14 +30,14 @@ class Line:
     """A connection with another process, in lines of JSON.
 
     Attributes:
-      heard: when it last gave a sign.
+      silent: seconds in which it was listened to, and gave no sign.
       left: whether it said farewell.
       closed: whether the connection is.
     """
 
     def __init__(self, connection: socket.socket, process: int, host: str, rest: bytes = b""):
         self.socket, self.process, self.host = connection, process, host
-        self.heard, self.left, self.closed = time.monotonic(), False, False
+        self.silent, self.left, self.closed = 0.0, False, False
         self._rest, self._sent = rest, 0.0
         connection.settimeout(5.0)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -64,7 +64,7 @@ class Line:
         if not content:
             self.closed = True
             return None
-        self.heard = time.monotonic()
+        self.silent = 0.0
         *whole, self._rest = (self._rest + content).split(b"\n")
         return [json.loads(text) for text in whole if text]
 

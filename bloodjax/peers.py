@@ -25,6 +25,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -154,16 +155,23 @@ class Peers:
             line.socket.close()
 
     def _watch(self) -> None:
+        try:
+            self._watch_on()
+        except Exception:
+            if not self._over:  # without it, a lost process would keep this one waiting for ever
+                traceback.print_exc()
+                _end(LOST, f"process {self.process} ({self._host}) cannot watch the others")
+
+    def _watch_on(self) -> None:
         while not self._over:
             started = time.monotonic()
             for key, _ in self._selector.select(BEAT if self._doom is None else _LOOK):
                 self._hear(key.data)
             now = time.monotonic()
             with self._lock:
-                if now - started > 5 * BEAT:  # this process was stopped itself: forgive the others
-                    for line in self._lines:
-                        line.heard = now
                 for line in self._lines:
+                    # A process that was stopped itself has not listened all the while.
+                    line.silent += min(now - started, self._silence / 3)
                     line.beat(now)
             self._judge(now)
 
@@ -224,7 +232,7 @@ class Peers:
             who = f"process {line.process} ({line.host})"
             if line.closed and not line.left:
                 return self._lose(f"{who} ended without a word")
-            if now - line.heard > self._silence and not line.left:
+            if line.silent > self._silence and not line.left:
                 line.closed = True  # nobody waits for it
                 return self._lose(f"{who} has given no sign for {self._silence:g} s")
         limit = self._limit

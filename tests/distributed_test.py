@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bloodjax import distributed, logs, settings
+from bloodjax import checksums, distributed, logs, settings
 from bloodjax.checkpoint import Checkpoints
 from launch import local
 
@@ -88,7 +88,7 @@ def harm(run, process, number, workdir, step=7):
     sent = []
 
     def watch():
-        while not (workdir / "checkpoints" / str(step)).is_dir():
+        while not (workdir / "checkpoints" / str(step) / checksums.FILE).is_file():
             time.sleep(0.02)
         sent.append(time.monotonic())
         run.processes[process].send_signal(number)

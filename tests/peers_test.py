@@ -95,6 +95,20 @@ def test_a_stopped_process_ends_the_others_by_name(victim):
         assert text.endswith(") has given no sign for 2 s; this process ends too\n")
 
 
+def test_a_process_that_seldom_comes_to_listen_still_learns_of_one_that_is_lost():
+    slowly = "judge = watch._judge; watch._judge = lambda now: (time.sleep(1.5), judge(now))"
+    ends = end_of(kills("SIGSTOP"), f"{slowly}; {WAITS}")
+    assert ends[1][0] == 75
+    assert ends[1][1].startswith("process 0 (")
+
+
+def test_a_process_whose_watch_fails_ends():
+    ends = end_of(WAITS, f"watch._judge = None; {WAITS}")
+    assert ends[1][0] == ends[0][0] == 75
+    assert ") cannot watch the others; this process ends too\n" in ends[1][1]
+    assert ends[0][1].startswith("process 1 (")
+
+
 def test_a_process_that_hangs_says_so_itself_and_where():
     hang = "with watch.within(1, 'waiting for its data'): time.sleep(30)"
     ends = end_of("watch.exchange(1)", hang)
