@@ -58,7 +58,7 @@ class Feed:
             self._data = steps.place(DeviceData(np.asarray(train.images), train.labels))
 
     def cache(self, variables: PyTree) -> Iterator[int]:
-        """Computes each picture's features (see `steps.features_step`), if they are not at hand.
+        """Computes each picture's features (`inference.features_step`), if they are not at hand.
 
         Args:
           variables: of the frozen backbone.

@@ -15,8 +15,9 @@ from bloodjax import sharding
 from bloodjax.data.batches import CallData
 from bloodjax.data.lazy import Pictures
 from bloodjax.errors import UserError
+from bloodjax.inference import features_step, predict_step, views_step
 from bloodjax.state import Metrics, TrainState
-from bloodjax.steps import Phase, Recipe, features_step, predict_step, train_steps, views_step
+from bloodjax.steps import Phase, Recipe, train_steps
 from bloodjax.tta import Plan
 
 # Batches of pictures to predict that may wait on the device: a part may be larger than its memory.

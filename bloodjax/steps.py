@@ -1,4 +1,4 @@
-"""The training and prediction steps, as pure functions; `parallel` compiles them.
+"""The training step, as a pure function; `parallel` compiles it, and `inference`'s functions.
 
 The same step runs under jit over a mesh of all devices, where the compiler sees the global batch,
 and under pmap, where it sees one device's share and asks for sums across the devices.
@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int32, Num, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, Num, PyTree
 
-from bloodjax import inputs, optim, sharding, tta
-from bloodjax.augment import geometry
+from bloodjax import inputs, optim, sharding
 from bloodjax.augment.policy import Policy
 from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
 from bloodjax.losses import adjust_logits, weighted_cross_entropy
@@ -285,40 +284,3 @@ def _batches(
         return gather(data, order, step % per_epoch * recipe.batch_size + offset, size)
 
     return next_in_order
-
-
-def features_step(
-    recipe: Recipe, variables: PyTree, images: UInt8[Array, "batch size size 3"]
-) -> Float[Array, "batch views features"]:
-    """Features of this device's pictures in each view that may be drawn."""
-
-    def forward(images):
-        pictures = normalise(images, recipe.mean, recipe.std)
-        return recipe.model.apply(variables, pictures, method="features")
-
-    # One view after another: in the memory of one.
-    return lax.map(forward, geometry.views(images, recipe.augment.views)).swapaxes(0, 1)
-
-
-def predict_step(
-    recipe: Recipe,
-    views: str | tta.Plan,
-    variables: PyTree,
-    images: UInt8[Array, "batch size size 3"],
-) -> Float[Array, "batch *answers classes"]:
-    """Class probabilities of this device's pictures, as `tta.probabilities` has them."""
-    return tta.probabilities(_forward(recipe, variables), images, views)
-
-
-def views_step(
-    recipe: Recipe, views: str, variables: PyTree, images: UInt8[Array, "batch size size 3"]
-) -> Float[Array, "batch views classes"]:
-    """Class probabilities of this device's pictures in each of their `views`."""
-    return tta.each_view(_forward(recipe, variables), images, views)
-
-
-def _forward(recipe: Recipe, variables: PyTree) -> tta.Forward:
-    def forward(images):
-        return recipe.model.apply(variables, normalise(images, recipe.mean, recipe.std))
-
-    return forward

@@ -27,26 +27,20 @@ from bloodjax import (
     metrics,
     optim,
     profile,
-    settings,
-    sharding,
 )
-from bloodjax.augment.policy import parse
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.classifier import CHECKPOINTS
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.parts import Parts, prepare
-from bloodjax.distort.sets import with_distorted
 from bloodjax.divergence import Diverged, Divergence
 from bloodjax.errors import Stopped
-from bloodjax.feed import Feed
-from bloodjax.files import write_whole
 from bloodjax.progress import Progress
 from bloodjax.rules import METRICS, WATCHED
+from bloodjax.set_up import SetUp, set_up
 from bloodjax.settings import PHASES, Config
 from bloodjax.signals import Stop, catch
 from bloodjax.state import Metrics, TrainState
 from bloodjax.steps import Phase
-from bloodjax.workdir import CONFIG_FILE, hold, open_config
+from bloodjax.workdir import hold, open_config
 
 # Seconds between two looks at the device's metrics, each of which waits for the device.
 _LOOK_EVERY = 1.0
@@ -69,57 +63,20 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
             stored = open_config(config, workdir)
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             with stop.at_once("stopped while it was set up; the same command begins again"):
-                run, backbone = _set_up(config, stored, workdir, checkpoints, stop)
+                ready = set_up(config, stored, workdir, fresh=checkpoints.latest_step is None)
+                run = _Run(ready, workdir, checkpoints, stop)
             with distributed.telling():
-                run.train(backbone)
+                run.train(ready.backbone)
         stop.unsaved = lambda: "all is saved but the evaluation"
         with stop.at_once("stopped while it was evaluated; the same command does that again"):
             return evaluation.finish(run.config, workdir, run.parts)
 
 
-def _set_up(
-    config: Config,
-    stored: Config | None,
-    workdir: pathlib.Path,
-    checkpoints: Checkpoints,
-    stop: Stop,
-) -> tuple[_Run, PyTree]:
-    """The run, and the backbone that it starts from; `stored` is its config, where it has one."""
-    config = stored or config
-    distributed.barrier()  # only now may the primary process write to the workdir
-    mixes = bool(parse(config.augment).mix)
-    sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
-    backbone: PyTree = {}
-    if checkpoints.latest_step is None:
-        # Before the data are read, which takes long: that weights are missing shows at once.
-        config, backbone = build.pretrained(config)
-        logs.say(build.origin(config))
-    parts = distributed.primary_first(
-        # What the primary process has drawn, the others take from `splits.json`.
-        lambda primary: prepare(config, workdir, resumes=not primary or stored is not None)
-    )
-    parts = with_distorted(config, parts, workdir)
-    classes = len(parts.train.classes)
-    shift = balance.logit_shift(config, parts.train.labels, classes)
-    feed = Feed(config, build.steps(config, classes, shift), parts.train)
-    if not feed.on_device:
-        logs.say("the training pictures stream from the host")
-    write_whole(workdir / CONFIG_FILE, settings.to_json(config))
-    return _Run(config, workdir, parts, feed, checkpoints, stop), backbone
-
-
 class _Run:
     """What stays the same from the first epoch to the last."""
 
-    def __init__(
-        self,
-        config: Config,
-        workdir: pathlib.Path,
-        parts: Parts,
-        feed: Feed,
-        checkpoints: Checkpoints,
-        stop: Stop,
-    ):
+    def __init__(self, ready: SetUp, workdir: pathlib.Path, checkpoints: Checkpoints, stop: Stop):
+        config, parts, feed = ready.config, ready.parts, ready.feed
         self.config, self.parts = config, parts
         self.per_epoch = feed.per_epoch
         self._checkpoints = checkpoints
