@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -155,9 +156,10 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     config = settings.read(workdir / "config.json")
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         progress, step = checkpoints.progress(), checkpoints.latest_step
-        variables = build.variables(config, len(progress.classes))
-        tx = optim.optimizer(config.phases.finetune, 1, *variables.values())
-        like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=config.ema > 0))
+        shapes = build.shapes(config, len(progress.classes))
+        tx = optim.optimizer(config.phases.finetune, 1, *shapes.values())
+        new = functools.partial(TrainState.create, tx=tx, ema=config.ema > 0)
+        like = jax.eval_shape(new, shapes)
         state = jax.device_get(checkpoints.restore(step, like))
     arrays = {
         jax.tree_util.keystr(path): hashlib.sha256(leaf.tobytes()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -51,25 +53,25 @@ def network(config: Config, num_classes: int, axis_name: str | None = None) -> N
     )
 
 
-def variables(config: Config, num_classes: int) -> dict[str, PyTree]:
-    """Random weights `{"params": ..., "batch_stats": ...}`, drawn from the config's seed."""
-    size = config.data.image_size
+def variables(
+    config: Config, num_classes: int, backbone: PyTree | None = None
+) -> dict[str, PyTree]:
+    """A run's weights at its start: the `backbone` that `pretrained` gave, the rest drawn."""
+    model = network(config, num_classes)
+    return models.draw(model, config.data.image_size, config.seed, backbone)
 
-    @jax.jit
-    def init():
-        blank = jnp.zeros((1, size, size, 3), jnp.float32)
-        return network(config, num_classes).init(jax.random.key(config.seed), blank)
 
-    drawn = init()
-    return {"params": drawn["params"], "batch_stats": drawn.get("batch_stats", {})}
+def shapes(config: Config, num_classes: int) -> dict[str, PyTree]:
+    """The shapes and dtypes of a run's weights."""
+    return jax.eval_shape(lambda: variables(config, num_classes))
 
 
 def pretrained(config: Config) -> tuple[Config, PyTree]:
     """The backbone's weights, and the config with their terms filled in.
 
     Returns:
-      The config, and `{"params": {"backbone": ...}, ...}`, to be put over the drawn variables by
-      `start`; for a run from scratch, the config as it is and {}.
+      The config, and `{"params": {"backbone": ...}, ...}`, which `variables` takes; for a run
+      from scratch, the config as it is and {}.
 
     Raises:
       UserError: the weights cannot be had, or are not this network's.
@@ -93,11 +95,6 @@ def origin(config: Config) -> str:
     )
 
 
-def start(drawn: dict[str, PyTree], backbone: PyTree) -> dict[str, PyTree]:
-    """`drawn` variables with the `pretrained` backbone in place of their own."""
-    return {name: modules | backbone.get(name, {}) for name, modules in drawn.items()}
-
-
 def caches_features(config: Config, name: str, pictures: int, num_classes: int) -> bool:
     """Whether the phase `name` trains its head on features that are computed once.
 
@@ -112,13 +109,10 @@ def caches_features(config: Config, name: str, pictures: int, num_classes: int) 
     if phase.cache_features == "always":
         return True
 
-    def features():
-        size = config.data.image_size
-        blank = jnp.zeros((1, size, size, 3), jnp.float32)
-        drawn = variables(config, num_classes)
-        return network(config, num_classes).apply(drawn, blank, method="features")
-
-    one = jax.eval_shape(features)
+    model, size = network(config, num_classes), config.data.image_size
+    blank = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    features = functools.partial(model.apply, method="features")
+    one = jax.eval_shape(features, shapes(config, num_classes), blank)
     size = pictures * views * one.size * one.dtype.itemsize
     return phase.epochs > views and size <= _CACHE_BYTES
 

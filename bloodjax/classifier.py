@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-import jax
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
@@ -121,7 +120,7 @@ def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
             raise UserError(f"{workdir}: the run has no whole checkpoint yet")
         progress = checkpoints.progress()
         step = checkpoints.latest_step if progress.best_step is None else progress.best_step
-        shapes = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))
+        shapes = build.shapes(config, len(progress.classes))
         if which == "best" and soup.is_chosen(workdir):
             variables = soup.restore(workdir, shapes)
         else:

@@ -47,7 +47,7 @@ def make(
         return
     metric, progress = config.early_stopping.metric, checkpoints.progress()
     steps = build.steps(config, len(progress.classes))
-    like = jax.eval_shape(lambda: build.variables(config, len(progress.classes)))
+    like = build.shapes(config, len(progress.classes))
 
     def score(variables: PyTree) -> dict[str, float]:
         placed = steps.place_state(variables)

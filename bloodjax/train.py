@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import statistics
 import time
@@ -129,18 +130,18 @@ class _Run:
 
     def restore(self, backbone: PyTree) -> tuple[Progress, TrainState]:
         """The latest checkpoint's progress and state, or those of a fresh run from `backbone`."""
-        variables = build.variables(self.config, len(self._classes))
+        shapes = build.shapes(self.config, len(self._classes))
         model = self.config.model
         source = model.source.to_dict() if model.weights else {}
         progress = Progress(classes=self._classes, source=source)
         ema = self.config.ema > 0
         if self._checkpoints.latest_step is None:
-            variables = build.start(variables, backbone)
-            state = TrainState.create(variables, self._phase(progress, variables).tx, ema=ema)
+            variables = build.variables(self.config, len(self._classes), backbone)
+            state = TrainState.create(variables, self._phase(progress, shapes).tx, ema=ema)
         else:
             progress = self._checkpoints.progress()
-            tx = self._phase(progress, variables).tx
-            like = jax.eval_shape(lambda: TrainState.create(variables, tx, ema=ema))
+            tx = self._phase(progress, shapes).tx
+            like = jax.eval_shape(functools.partial(TrainState.create, tx=tx, ema=ema), shapes)
             latest = self._checkpoints.latest_step
             state = self._checkpoints.restore(latest, like, self.steps.layout)
             logs.say(f"going on from step {int(state.step)}")

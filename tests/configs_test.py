@@ -1,5 +1,6 @@
 """Every config loads, builds and takes a training step on a shrunken input."""
 
+import functools
 import pathlib
 
 import jax
@@ -25,6 +26,14 @@ SIZES = {"inception_v3": 75}
 LARGE = ("convnext_base", "convnext_large")
 
 
+def _filled(rng, path, x):
+    """A variable of usual size; what draws a deep network's takes longer to compile than to run."""
+    if len(x.shape) > 1:
+        fan_in = np.prod(x.shape[:-1])
+        return rng.normal(0, fan_in**-0.5, x.shape).astype(x.dtype)
+    return np.full(x.shape, path[-1].key in ("scale", "var"), x.dtype)
+
+
 def _step(config, freeze):
     rng = np.random.default_rng(0)
     size = config.data.image_size
@@ -32,7 +41,9 @@ def _step(config, freeze):
     labels = np.arange(16, dtype=np.int32) % 8
     devices = jax.devices()[: 1 if config.model.name in LARGE else None]
     steps = JitSteps(build.recipe(config, 8), devices)
-    variables = build.variables(config, 8)
+    variables = jax.tree_util.tree_map_with_path(
+        functools.partial(_filled, rng), build.shapes(config, 8)
+    )
     tx = optim.optimizer(config.phases.finetune, 2, variables["params"], variables["batch_stats"])
     state = steps.place(TrainState.create(variables, tx))
     data = steps.place(DeviceData(images, labels))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bloodjax import evaluation, logs, parallel, train
+from bloodjax import evaluation, logs, parallel, set_up, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.errors import Stopped
 
@@ -66,9 +66,9 @@ def start(make_config, tmp_path, monkeypatch):
 def test_a_run_that_is_stopped_everywhere(start, trained, make_config, tmp_path):
     folder = tmp_path / "checkpoints"
     # While the data are read; between the audit and the first checkpoint.
-    start(train, "prepare", 1, terminate, Stopped)
+    start(set_up, "prepare", 1, terminate, Stopped)
     assert not (tmp_path / "config.json").exists()
-    start(train, "prepare", 1, kill)
+    start(set_up, "prepare", 1, kill)
     start(parallel.JitSteps, "train", 2, kill)
     assert not folder.exists()
     # In the head's only epoch, with a time of grace that may be another at each start.

@@ -1,5 +1,7 @@
 """What a run has left, for tests that compare two of them."""
 
+import functools
+
 import jax
 
 from bloodjax import build, logs, optim, settings
@@ -11,10 +13,10 @@ def last_state(workdir, config):
     """All of the last checkpoint: progress, and the state as a tree of numpy arrays."""
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         progress, step = checkpoints.progress(), checkpoints.latest_step
-        variables = build.variables(config, len(progress.classes))
+        shapes = build.shapes(config, len(progress.classes))
         name = settings.PHASES[progress.phase]
-        tx = optim.optimizer(config.phases[name], 7, variables["params"], variables["batch_stats"])
-        like = jax.eval_shape(lambda: TrainState.create(variables, tx))
+        tx = optim.optimizer(config.phases[name], 7, shapes["params"], shapes["batch_stats"])
+        like = jax.eval_shape(functools.partial(TrainState.create, tx=tx), shapes)
         return progress, jax.device_get(checkpoints.restore(step, like))
 
 

@@ -148,8 +148,36 @@ def create_model(
       UserError: `name` or `flavour` is not known.
     """
     model = linear(name, num_classes, flavour=flavour, top=top)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 96, 96, 3), jnp.float32))
-    return model, {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return model, draw(model)
+
+
+def draw(
+    model: Network, size: int = 96, seed: int = 0, given: PyTree | None = None
+) -> dict[str, PyTree]:
+    """A network's random variables; what is at hand already is not drawn, but taken.
+
+    To compile what draws a deep network takes seconds, and more than its first steps take.
+
+    Args:
+      model: the network.
+      size: side of its pictures in pixels.
+      seed: the same one gives the same variables, whichever of them are `given`.
+      given: whole modules by collection and name: `{"params": {"backbone": ...}, ...}`.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}`.
+    """
+    given = {name: (given or {}).get(name, {}) for name in ("params", "batch_stats")}
+
+    @jax.jit
+    def rest() -> dict[str, PyTree]:
+        drawn = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3), jnp.float32))
+        return {
+            name: {k: module for k, module in drawn.get(name, {}).items() if k not in modules}
+            for name, modules in given.items()
+        }
+
+    return {name: modules | given[name] for name, modules in rest().items()}
 
 
 def stages(model: Network, variables: PyTree, x: Float[Array, "b h w 3"]) -> list[Array]:

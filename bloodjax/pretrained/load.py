@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -187,16 +186,15 @@ def create_model(
         return registry.create_model(name, num_classes)
     registry.family(name)  # an unknown name is the first thing to say
     loaded = read(name, weights)
-    model, variables = registry.create_model(
-        name, num_classes, flavour=loaded.source.flavour, top=not replace_head
-    )
-    return model, loaded.into(variables, HEAD if replace_head else ())
+    model = registry.linear(name, num_classes, flavour=loaded.source.flavour, top=not replace_head)
+    shapes = _shapes(model)
+    if not replace_head:
+        return model, loaded.into(shapes)
+    return model, registry.draw(model, given=loaded.into(_backbone(shapes), HEAD))
 
 
 def _shapes(model: Network) -> PyTree:
-    picture = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), picture)
-    return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+    return jax.eval_shape(lambda: registry.draw(model))
 
 
 def _backbone(variables: PyTree) -> PyTree:

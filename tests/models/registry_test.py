@@ -52,6 +52,19 @@ def test_create_model_gives_float32_logits_and_the_same_weights_every_time():
     jax.tree.map(np.testing.assert_array_equal, variables, again)
 
 
+def test_what_is_given_is_not_drawn():
+    model, variables = models.create_model("simple_cnn", num_classes=5)
+    given = {"params": {"backbone": variables["params"]["backbone"]}}
+    found = models.draw(model, given=given)
+    assert jax.tree.leaves(found["params"]["backbone"])[0] is jax.tree.leaves(given)[0]
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    other = models.draw(model, seed=1)
+    assert np.any(
+        other["params"]["head"]["logits"]["kernel"]
+        != variables["params"]["head"]["logits"]["kernel"]
+    )
+
+
 def test_an_unknown_flavour_is_an_error():
     with pytest.raises(UserError, match=r"no flavour 'caffe': expected one of .*timm"):
         models.build("convnext_atto", 8, flavour="caffe")

@@ -54,7 +54,7 @@ def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_pa
     own = make_config(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.4, 0.5, 0.6)})
     assert build.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     drawn = build.variables(filled, 4)
-    merged = build.start(drawn, backbone)
+    merged = build.variables(filled, 4, backbone)
     stem = merged["params"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(stem, lite0["params"]["backbone"]["stem"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], drawn["params"]["head"])
