@@ -156,6 +156,39 @@ def test_any_number_of_processes_gives_the_same(start, alone, tmp_path, processe
 
 
 @pytest.mark.slow
+def test_an_average_and_a_soup_are_those_of_one_process(start_in, tmp_path):
+    flags = ("--config.ema=0.5", "--config.soup=2")
+    for name, processes, devices in (("two", 2, 2), ("one", 1, 1)):
+        assert set(statuses(start_in(tmp_path / name, processes, devices, *flags))) == {0}
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    two, one = (json.loads((tmp_path / name / "soup.json").read_text()) for name in ("two", "one"))
+    assert (two["steps"], two["chosen"]) == (one["steps"], one["chosen"])
+
+
+@pytest.mark.slow
+def test_folds_are_trained_by_two_processes(start, tmp_path):
+    assert statuses(start(2, 2, "--config.folds=2")) == [0, 0]
+    folder = tmp_path / "run" / "evaluate" / "out_of_fold"
+    assert json.loads((folder / "metrics.json").read_text())["n"] == 136
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_together_where_the_loss_is_not_finite(start, tmp_path):
+    flags = ("learning_rate=1e36", "clip_norm=0.0", "optimizer=sgd")
+    options = ("skip=2", "rollbacks=1", "factor=1e-40")
+    run = start(
+        2,
+        2,
+        *(f"--config.phases.finetune.{flag}" for flag in flags),
+        *(f"--config.divergence.{option}" for option in options),
+    )
+    assert statuses(run) == [0, 0]
+    (entry,) = json.loads((tmp_path / "run" / "rollbacks.json").read_text())
+    assert (entry["step"], entry["rate"]) == (7, 1e-40)
+    assert [e["step"] for e in logs.read_history(tmp_path / "run", "epoch")] == [7, 14, 21]
+
+
+@pytest.mark.slow
 def test_each_goes_on_from_the_others_checkpoints(start, alone, tmp_path):
     workdir = tmp_path / "run"
     for step, processes, devices in ((7, 2, 2), (14, 4, 1)):

@@ -303,12 +303,15 @@ def test_the_default_s_state_is_that_of_adamw_alone():
     assert structures[0] == structures[1]
 
 
+@pytest.fixture(scope="module")
+def simple_cnn():
+    return models.create_model("simple_cnn", 3)[1]
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
 @pytest.mark.parametrize("freeze", ["none", "batchnorm"])
-def test_layer_decay_scales_what_the_rule_would_do(name, freeze):
-    model = models.linear("simple_cnn", 3)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    params, stats = variables["params"], variables["batch_stats"]
+def test_layer_decay_scales_what_the_rule_would_do(name, freeze, simple_cnn):
+    params, stats = simple_cnn["params"], simple_cnn["batch_stats"]
     gradients = jax.tree.map(lambda leaf: leaf + 0.1, params)
 
     def first_updates(layer_decay):
@@ -316,7 +319,7 @@ def test_layer_decay_scales_what_the_rule_would_do(name, freeze):
         options.freeze = freeze
         tx = optimizer(options, 10, params, stats)
         with jax.numpy_dtype_promotion("standard"):
-            return tx.update(gradients, tx.init(params), params)[0]
+            return jax.jit(lambda: tx.update(gradients, tx.init(params), params)[0])()
 
     def check(whole, found, depth):
         np.testing.assert_allclose(found, whole * 0.5 ** (8 - depth), rtol=1e-5)
