@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from bloodjax import checksums, distributed, logs, sharding
-from bloodjax.errors import UserError
+from bloodjax.errors import Stopped, UserError
 from bloodjax.files import no_room
 from bloodjax.progress import Progress
 from bloodjax.state import TrainState
@@ -49,9 +49,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        # Waits: a process that ends before that loses the checkpoint. What went wrong first counts.
+        # Waits: a process that ends before that loses the checkpoint. What went wrong first counts;
+        # that the run was stopped is not wrong, and its last checkpoint is what matters then.
         with contextlib.ExitStack() as stack:
-            if kind is not None:
+            if kind not in (None, Stopped):
                 stack.enter_context(contextlib.suppress(Exception))
             stack.callback(self._thread.shutdown)
             if self._manager is not None:

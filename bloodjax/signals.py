@@ -101,17 +101,18 @@ def catch(grace_seconds: float = GRACE_SECONDS, *, alone: bool = True) -> Iterat
 
 def _watch(stop: Stop, reader: socket.socket, grace_seconds: float) -> None:
     """Ends the process when its time is up; returns when the other end of `reader` is closed."""
-    first, deadline = 0, None
+    told: list[int] = []
+    deadline = None
     while True:
         if select.select([reader], [], [], _LOOK_SECONDS)[0]:
             numbers = reader.recv(64)
             if not numbers:
                 return
-            for number in filter(_SIGNALS.__contains__, numbers):
-                if first:
-                    _end(first, f"stopped at once by a second signal: {stop.unsaved()}")
-                first = number
-        first = first or stop.signal
+            told += filter(_SIGNALS.__contains__, numbers)
+            if len(told) > 1:
+                _end(told[0], f"stopped at once by a second signal: {stop.unsaved()}")
+        # The main thread may hear of a signal before this one does: it is the same one.
+        first = told[0] if told else stop.signal
         if first and deadline is None:
             deadline = time.monotonic() + grace_seconds
         if first and time.monotonic() >= deadline:

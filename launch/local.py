@@ -127,12 +127,12 @@ class Run:
     def _wait(self) -> None:
         """Returns when all have ended, or the time is over in which they should have."""
         end = float("inf")
-        while any(process.poll() is None for process in self.processes):
-            failed = [process.returncode for process in self.processes if process.returncode]
+        while None in (codes := [process.poll() for process in self.processes]):
+            failed = [code for code in codes if code]
             if failed and self._first is None:
                 self._first, end = failed[0], time.monotonic() + self._grace
             if time.monotonic() > end:
-                late = [n for n, p in enumerate(self.processes) if p.poll() is None]
+                late = [number for number, code in enumerate(codes) if code is None]
                 _say(f"process {', '.join(map(str, late))} did not end: killed")
                 return
             time.sleep(_PAUSE)

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -97,6 +98,23 @@ def test_a_second_signal_ends_the_process_at_once(first, second):
     assert status == 128 + first
     assert seconds < 30
     assert lines == ["stopped at once by a second signal: step 7 of 9"]
+
+
+def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
+    ends = []
+    monkeypatch.setattr(signals, "_end", lambda number, message: ends.append(message))
+    reader, writer = socket.socketpair()
+    stop = signals.Stop(signal=signal.SIGTERM)
+    watch = threading.Thread(target=signals._watch, args=(stop, reader, 60.0))
+    watch.start()
+    time.sleep(2.5 * signals._LOOK_SECONDS)  # it has looked at what the main thread was told
+    writer.send(bytes([signal.SIGTERM]))
+    time.sleep(signals._LOOK_SECONDS)
+    assert ends == []
+    writer.send(bytes([signal.SIGTERM]))
+    writer.close()
+    watch.join()
+    assert ends == ["stopped at once by a second signal: nothing was to be saved"]
 
 
 def test_who_is_done_in_time_goes_on():

@@ -68,13 +68,18 @@ def test_lines_have_the_process_s_number_in_front(capfd):
     assert sorted(capfd.readouterr().out.splitlines()) == ["[0] I am a", "[1] I am b"]
 
 
-def test_when_one_fails_the_others_get_time_and_are_killed_then(capfd):
-    stays = "import time; time.sleep(60)"
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_when_one_fails_the_others_get_time_and_are_killed_then(order, capfd):
+    fails, stays = "raise SystemExit(9)", "import time; time.sleep(60)"
     ends_too = "import time, sys; time.sleep(0.5); sys.exit(75)"
-    run = local.Run([python("raise SystemExit(9)"), python(ends_too), python(stays)], grace=2.0)
+    codes = (fails, ends_too, stays)
+    started = time.monotonic()
+    run = local.Run([python(codes[i]) for i in order], grace=2.0)
     assert run.wait() == 9
-    assert [process.returncode for process in run.processes] == [9, 75, -signal.SIGKILL]
-    assert "local.py: process 2 did not end: killed" in capfd.readouterr().err
+    assert time.monotonic() - started < 50
+    found = [run.processes[order.index(i)].returncode for i in range(3)]
+    assert found == [9, 75, -signal.SIGKILL]
+    assert f"local.py: process {order.index(2)} did not end: killed" in capfd.readouterr().err
 
 
 def test_a_user_s_mistake_in_any_process_is_the_run_s():
