@@ -157,7 +157,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         progress, step = checkpoints.progress(), checkpoints.latest_step
         shapes = build.shapes(config, len(progress.classes))
-        tx = optim.optimizer(config.phases.finetune, 1, *shapes.values())
+        tx = optim.optimizer(config.phases.finetune, 1, shapes["params"], shapes["batch_stats"])
         new = functools.partial(TrainState.create, tx=tx, ema=config.ema > 0)
         like = jax.eval_shape(new, shapes)
         state = jax.device_get(checkpoints.restore(step, like))
