@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -31,6 +32,24 @@ def test_what_is_compiled_lies_in_the_workdir(cache_dir, tmp_path, monkeypatch):
     jax.jit(lambda x: jnp.sin(x) * 3.25)(jnp.ones(17)).block_until_ready()
     assert pathlib.Path(cache_dir()).parent == tmp_path / "compiled"
     assert list((tmp_path / "compiled").glob("*/*"))
+
+
+@pytest.mark.filterwarnings("ignore:Error reading persistent")
+@pytest.mark.parametrize("left", [0, 100])
+def test_what_a_kill_left_half_written_is_compiled_anew(cache_dir, tmp_path, monkeypatch, left):
+    monkeypatch.setattr(compiled, "_SECONDS", 0.0)
+    compiled.keep(tmp_path)
+
+    def compute():
+        return jax.jit(lambda x: jnp.cos(x) * 1.75)(jnp.ones(19))
+
+    expected = compute()
+    entries = [*(tmp_path / "compiled").glob("*/*-cache")]
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:left])
+    compilation_cache.reset_cache()
+    assert entries
+    np.testing.assert_array_equal(compute(), expected)
 
 
 def test_processors_that_differ_share_nothing(monkeypatch):
