@@ -55,8 +55,10 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
             _share_out(config, workdir)
         distributed.barrier()
         write_whole(workdir / CONFIG_FILE, settings.to_json(config))
+        distributed.barrier()  # it says how many folds there are
         for fold, folder in enumerate(ensemble.fold_folders(workdir)):
-            if (folder / "report" / "index.html").exists():  # the last thing that a run writes
+            report = (folder / "report" / "index.html").exists()  # the last thing that a run writes
+            if distributed.exchange(report)[0]:
                 continue
             logs.say(f"fold {fold + 1} of {config.folds}")
             training.train(_fold_config(config), folder)
