@@ -8,14 +8,17 @@ time of grace, or at a second signal, the process ends on the spot. All ways out
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
+import gc
 import os
 import select
 import signal
 import socket
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 
 from bloodjax.errors import Stopped
@@ -24,6 +27,8 @@ GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How often the watch looks for a signal of which only the main thread was told.
 _LOOK_SECONDS = 0.5
+# After which a signal that should have broken something off, and has not, is told again.
+_AGAIN_SECONDS = 2.0
 
 
 @dataclasses.dataclass
@@ -59,12 +64,15 @@ class Stop:
         finally:
             self._interrupts = outer
 
-    def _note(self, number: int, _) -> None:
-        if self.signal:
-            return
-        self.signal = number
-        if self._interrupts is not None:
-            raise Stopped(self._interrupts, number)
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the main thread is in the midst of what a signal breaks off."""
+        return self._interrupts is not None
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        self.signal = self.signal or number
+        if self._interrupts is not None and not _collects_garbage(frame):
+            raise Stopped(self._interrupts, self.signal)
 
 
 @contextlib.contextmanager
@@ -102,21 +110,36 @@ def catch(grace_seconds: float = GRACE_SECONDS, *, alone: bool = True) -> Iterat
 def _watch(stop: Stop, reader: socket.socket, grace_seconds: float) -> None:
     """Ends the process when its time is up; returns when the other end of `reader` is closed."""
     told: list[int] = []
-    deadline = None
+    own, deadline, again = 0, None, 0.0
     while True:
         if select.select([reader], [], [], _LOOK_SECONDS)[0]:
             numbers = reader.recv(64)
             if not numbers:
                 return
             told += filter(_SIGNALS.__contains__, numbers)
-            if len(told) > 1:
+            if len(told) - own > 1:
                 _end(told[0], f"stopped at once by a second signal: {stop.unsaved()}")
         # The main thread may hear of a signal before this one does: it is the same one.
         first = told[0] if told else stop.signal
         if first and deadline is None:
-            deadline = time.monotonic() + grace_seconds
+            deadline, again = time.monotonic() + grace_seconds, time.monotonic() + _AGAIN_SECONDS
+        if first and stop.breaks_off and time.monotonic() >= again:
+            # What the handler raised has been ignored, as where an object is deleted.
+            own, again = own + 1, time.monotonic() + _AGAIN_SECONDS
+            _thread.interrupt_main(first)
         if first and time.monotonic() >= deadline:
             _end(first, f"stopped after {grace_seconds:g} s of grace: {stop.unsaved()}")
+
+
+def _collects_garbage(frame: types.FrameType | None) -> bool:
+    """Whether the frame is within a callback of Python's garbage collector (JAX has one).
+
+    What is raised there is printed and ignored.
+    """
+    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None and frame.f_code not in callbacks:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _end(number: int, message: str) -> None:

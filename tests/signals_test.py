@@ -1,3 +1,5 @@
+import contextlib
+import gc
 import os
 import signal
 import socket
@@ -98,6 +100,51 @@ def test_a_second_signal_ends_the_process_at_once(first, second):
     assert status == 128 + first
     assert seconds < 30
     assert lines == ["stopped at once by a second signal: step 7 of 9"]
+
+
+def work_on(seconds=20.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    raise AssertionError("nothing has broken it off")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_python_ignored_is_raised_again(number):
+    def body(stop):
+        with stop.at_once("broken off"):
+            with contextlib.suppress(Stopped):  # as where an object is deleted
+                os.kill(os.getpid(), number)
+                work_on()
+            assert stop.signal == number
+            work_on()
+
+    with signals.catch() as stop, pytest.raises(Stopped, match="broken off") as raised:
+        body(stop)
+    assert raised.value.signal == number
+
+
+def test_nothing_is_raised_within_a_callback_of_the_garbage_collector(capsys):
+    asked = []
+
+    def callback(phase, _):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+            time.sleep(0.1)  # the handler runs here
+
+    def body(stop):
+        with stop.at_once("broken off"):
+            gc.collect()
+            assert stop.signal == signal.SIGTERM
+            work_on()
+
+    gc.callbacks.append(callback)
+    try:
+        with signals.catch() as stop, pytest.raises(Stopped, match="broken off"):
+            body(stop)
+    finally:
+        gc.callbacks.remove(callback)
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
