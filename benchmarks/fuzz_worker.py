@@ -21,8 +21,9 @@ from bloodjax.pretrained import load
 # What Python tells its audit hooks of, and reading is no occasion for.
 _NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
 _NEVER += ("pickle.find_class", "shutil.rmtree", "os.symlink", "os.link")
-_OF_A_CONFIG = ("config.", "unknown config key", "unknown model")
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
+# How a line begins that is about a key or value of a user's own config.
+_OF_A_CONFIG = ("config.", "unknown config key", "unknown model")
 
 
 def main() -> None:
@@ -63,7 +64,6 @@ def outcome(read: Callable[[pathlib.Path], Any], folder: pathlib.Path) -> tuple[
         read(folder)
     except UserError as error:
         text = str(error)
-        # What stands in a user's own config file is named by its key.
         if folder.name not in text and not text.startswith(_OF_A_CONFIG):
             return "fault", f"does not name the file: {text}"
         return "refused", text

@@ -9,6 +9,7 @@ pickles that would run something.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -35,6 +36,7 @@ _SHARD = re.compile(r".*\.array_record-.*")
 # A folder's content, by name.
 Sample = dict[str, bytes]
 Member = tuple[zipfile.ZipInfo, bytes]
+Way = Callable[[bytes, random.Random], bytes]
 
 
 def mutated(sample: Sample, rng: random.Random) -> tuple[Sample, str]:
@@ -127,8 +129,8 @@ _BYTES = (_flip, _noise, _extreme, _cut_out, _repeat, _truncate, _append, _anoth
 # Ways to change what a format holds, with checksums that fit.
 
 
-def _of_format(name: str, content: bytes) -> tuple[Callable[[bytes, random.Random], bytes], ...]:
-    """Twice each, so that they come as often as those on bytes."""
+def _of_format(name: str, content: bytes) -> tuple[Way, ...]:
+    """Several times each, so that they come about as often as those on bytes."""
     if name.endswith((".npz", ".zip", "new.pth")) and zipfile.is_zipfile(io.BytesIO(content)):
         return (_member, _member, _member, _name, _name, pickle_in_member, _swollen_member)
     if name.endswith(".pth"):
@@ -144,57 +146,53 @@ def _of_format(name: str, content: bytes) -> tuple[Callable[[bytes, random.Rando
     return ()
 
 
-def _member(content: bytes, rng: random.Random) -> bytes:
-    """One member of a zip is changed within."""
-    members = _members(content)
-    if not members:
-        return content
-    i = rng.randrange(len(members))
+def _in_a_zip(change: Callable[[list[Member], int, random.Random], Member]) -> Way:
+    """What replaces one of a zip's members, with checksums that fit, by `change` of it."""
+
+    @functools.wraps(change)
+    def way(content: bytes, rng: random.Random) -> bytes:
+        members = _members(content)
+        if not members:
+            return content
+        i = rng.randrange(len(members))
+        members[i] = change(members, i, rng)
+        return zip_of(members)
+
+    return way
+
+
+@_in_a_zip
+def _member(members: list[Member], i: int, rng: random.Random) -> Member:
+    """It is changed within."""
     info, inner = members[i]
-    ways = (*_BYTES, *_of_format(info.filename, inner))
-    members[i] = info, rng.choice(ways)(inner, rng)
-    return zip_of(members)
+    return info, rng.choice((*_BYTES, *_of_format(info.filename, inner)))(inner, rng)
 
 
-def _name(content: bytes, rng: random.Random) -> bytes:
-    """One member has another name, or is a link to what its content says."""
-    members = _members(content)
-    if not members:
-        return content
-    i = rng.randrange(len(members))
+@_in_a_zip
+def _name(members: list[Member], i: int, rng: random.Random) -> Member:
+    """It has another name, or is a link to what its content says."""
     name = rng.choice(_NAMES).replace("*", members[0][0].filename)
     info = member(name, members[i][0].compress_type)
     link = rng.random() < 0.3
     if link:
         info.external_attr = 0o120777 << 16
-    members[i] = info, b"/etc/passwd" if link else members[i][1]
-    return zip_of(members)
+    return info, b"/etc/passwd" if link else members[i][1]
 
 
-def pickle_in_member(content: bytes, rng: random.Random) -> bytes:
-    """One member is, or holds, a pickle that would make `TRAP`."""
-    members = _members(content)
-    if not members:
-        return content
-    i = rng.randrange(len(members))
-    trap = pickle.dumps(_Trap(), protocol=2)
-    if rng.random() < 0.5:
-        file = io.BytesIO()
-        np.save(file, np.array([_Trap()], object), allow_pickle=True)
-        trap = file.getvalue()
-    members[i] = members[i][0], trap
-    return zip_of(members)
+@_in_a_zip
+def pickle_in_member(members: list[Member], i: int, rng: random.Random) -> Member:
+    """It is, or holds, a pickle that would make `TRAP`."""
+    if rng.random() >= 0.5:
+        return members[i][0], pickle.dumps(_Trap(), protocol=2)
+    file = io.BytesIO()
+    np.save(file, np.array([_Trap()], object), allow_pickle=True)
+    return members[i][0], file.getvalue()
 
 
-def _swollen_member(content: bytes, rng: random.Random) -> bytes:
-    """One member unpacks to a hundred million zeros."""
-    members = _members(content)
-    if not members:
-        return content
-    i = rng.randrange(len(members))
-    swollen = members[i][1][:128] + bytes(100_000_000)
-    members[i] = member(members[i][0].filename), swollen
-    return zip_of(members)
+@_in_a_zip
+def _swollen_member(members: list[Member], i: int, _: random.Random) -> Member:
+    """It unpacks to a hundred million zeros."""
+    return member(members[i][0].filename), members[i][1][:128] + bytes(100_000_000)
 
 
 def _pickle(content: bytes, rng: random.Random) -> bytes:
@@ -282,7 +280,7 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(value)
 
 
-def _members(content: bytes) -> list[tuple[zipfile.ZipInfo, bytes]]:
+def _members(content: bytes) -> list[Member]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as zipped:
             infos = zipped.infolist()

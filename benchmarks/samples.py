@@ -109,8 +109,7 @@ def _entry(step: int) -> bytes:
 
 
 def _weights(folder: pathlib.Path, rng: np.random.Generator) -> list[Sample]:
-    model, variables = registry.create_model(NETWORK, _CLASSES)
-    del model
+    _, variables = registry.create_model(NETWORK, _CLASSES)
     path = folder / "ours.safetensors"
     source = terms.assumed(NETWORK, "random", native.FORMAT, None)
     native.write(path, NETWORK, _CLASSES, source, variables)
