@@ -1,53 +1,64 @@
-"""Makes the README's speed tables of the results that lie in benchmarks/results.
+"""Fills the tables of benchmarks/RESULTS.md from the results in benchmarks/results.
 
-python -m benchmarks.tables [--results=benchmarks/results] [--readme=README.md]
+python -m benchmarks.tables [--results=benchmarks/results] [--page=benchmarks/RESULTS.md]
+                            [--parity=FILE]
+
+Each table lies between two marker comments; the text around them is written by hand. `--parity`
+takes what `python -m pytest -m slow tests/models tests/pretrained --parity-table` printed. Its
+figures replace those of the same network and reference in benchmarks/results/parity.json, so that
+the references can be run in parts.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import pathlib
+import re
 import statistics
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from benchmarks.tasks import Task
 
-_BEGIN, _END = "<!-- benchmarks: made by python -m benchmarks.tables -->", "<!-- /benchmarks -->"
-# In a column, the fastest that could be timed stands for all of its kind.
+# In a column, the fastest peer that could be timed represents all of its kind.
 _PEERS = {
     "timm": ("timm", "timm_channels_last", "timm_compiled"),
     "timm, huge pages": ("timm_channels_last_huge_pages",),
     "Keras on JAX": ("keras_jax",),
     "Keras on PyTorch": ("keras_torch",),
 }
+_PARITY_FILE = "parity.json"
+# References of the parity table, with the packages whose versions are recorded.
+_REFERENCES = {"timm": "timm", "torchvision": "torchvision", "Keras": "keras"}
 
 
-def table(results: list[dict]) -> str:
+def speed_table(results: list[dict]) -> str:
     """A Markdown table, a row for each result of `pairing.compare`; unknown ratios are a dash."""
     shown = [
         p for p, names in _PEERS.items() if any(n in r["ratios"] for r in results for n in names)
     ]
-    lines = [
-        "| task | bloodjax | images/s | " + " | ".join(f"time / {peer}'s" for peer in shown) + " |",
-        "|---" * (3 + len(shown)) + "|",
-    ]
+    header = ["task", "bloodjax", "images/s", *(f"time / {peer}'s" for peer in shown), "date"]
+    rows = []
     for result in results:
         task = Task(**result["task"])
         ours = result["contenders"].get("bloodjax", {}).get("median")
         if ours is None:
             continue
         ratios = [_ratio(result, _PEERS[peer]) for peer in shown]
-        cells = [str(task), *_figures(task, result["contenders"]["bloodjax"]), *ratios]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        figures = _figures(task, result["contenders"]["bloodjax"])
+        rows.append([str(task), *figures, *ratios, result["date"]])
+    return _markdown(header, rows)
 
 
 def _figures(task: Task, found: dict) -> tuple[str, str]:
     """Our time, and images a second."""
     if "cold_seconds" in found:
         cold = statistics.median(found["cold_seconds"])
-        return f"{found['median']:.1f} s; {cold:.1f} s where nothing is compiled", "-"
+        return f"{found['median']:.1f} s; {cold:.1f} s with an empty compilation cache", "-"
     return f"{found['median'] * 1e3:.0f} ms", f"{task.batch / found['median']:,.0f}"
 
 
@@ -55,54 +66,228 @@ def _ratio(result: dict, names: tuple[str, ...]) -> str:
     timed = [name for name in names if name in result["ratios"]]
     if not timed:
         return "-"
-    # The fastest peer is the one that ours looks worst beside.
+    # The largest ratio is the one against the fastest peer.
     ratio = max((result["ratios"][name] for name in timed), key=lambda r: r["median"])
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def newest(folder: pathlib.Path) -> tuple[str, list[dict]]:
-    """A device's name, and the newest result of each task that was timed on it.
+def newest_tasks(folder: pathlib.Path) -> list[dict]:
+    """The newest result of each task that was timed on a device, with its date.
 
-    Files whose names do not begin with a date are another benchmark's.
+    Files whose names do not begin with a date belong to other benchmarks.
     """
-    device, found = "", {}
+    found = {}
     for path in sorted(folder.glob("[0-9]*.json")):
-        content = json.loads(path.read_text("utf-8"))
-        device = content["device"]
+        content = _read(path)
         for result in content["results"]:
-            found[str(Task(**result["task"]))] = result
-    return device, list(found.values())
+            dated = {**result, "date": content.get("date", "")}
+            found[str(Task(**result["task"]))] = dated
+    return list(found.values())
 
 
-def fill(readme: str, results: pathlib.Path) -> str:
-    """The README's text with the tables between its two markers.
+def _speed(folder: pathlib.Path) -> str:
+    results = newest_tasks(folder)
+    return speed_table(results) if results else ""
+
+
+def _runs(folder: pathlib.Path) -> str:
+    header = ["data", "command", "images", "accuracy (95 % CI)", "colour histogram", "time", "date"]
+    rows = []
+    for path in sorted(folder.glob("runs_*.json")):
+        for run in _read(path)["runs"]:
+            accuracy = f"{run['accuracy']:.3f}"
+            if "ci95" in run:
+                low, high = run["ci95"]
+                accuracy += f" ({low:.3f} to {high:.3f})"
+            baseline = f"{run['baseline']:.3f}" if "baseline" in run else ""
+            command = f"`{run['command']}`" if run["command"] else "same run"
+            cells = [run["data"], command, f"{run['n']:,}", accuracy, baseline]
+            rows.append([*cells, run.get("time", ""), run["date"]])
+    return _markdown(header, rows) if rows else ""
+
+
+def _ablation(folder: pathlib.Path) -> str:
+    found = sorted(folder.glob("ablation_*.json"))
+    if not found:
+        return ""
+    from benchmarks import ablation  # imports JAX
+
+    content = _read(found[-1])
+    seeds, options = len(content["seeds"]), " ".join(f"--config.{o}" for o in content["overrides"])
+    about = f"{content['date']}, {content['epochs']} epochs, {seeds} seeds, `{options}`"
+    return f"{about}:\n\n{ablation.table(content['rows'])}"
+
+
+def _streaming(folder: pathlib.Path) -> str:
+    rows = []
+    for path in sorted(folder.glob("streaming_*.json")):
+        content = _read(path)
+        cells = [content["network"], f"{content['pictures']:,}", f"{content['size']} px"]
+        cells.append(f"{max(content['memory_model'].values()) / 1e9:.2f} GB")
+        cells.append(f"{content['bytes_beyond_the_model'] / 1e9:.2f} GB")
+        rate = content.get("rate")
+        if rate:
+            low, high = rate["lowest_and_highest"]
+            share = f"{rate['rate_streamed_to_resident']:.1%} ({low:.1%} to {high:.1%})"
+        rows.append([*cells, share if rate else "-", content["date"]])
+    header = ["network", "images", "size", "memory of the network", "memory of the data"]
+    return _markdown([*header, "rate / rate on the device", "date"], rows) if rows else ""
+
+
+def _kill_campaign(folder: pathlib.Path) -> str:
+    rows = []
+    for path in sorted(folder.glob("kill_campaign_*.json")):
+        content = _read(path)
+        signals, lost = content["signals"], content["lost_steps"]
+        cells = [content["seed"], content["runs"], signals["SIGKILL"], signals["SIGTERM"]]
+        cells += [max(lost[name], default=0) for name in ("SIGKILL", "SIGTERM")]
+        rows.append([*map(str, cells), str(len(content["faults"])), content["date"]])
+    header = ["seed", "runs", "SIGKILL", "SIGTERM", "most steps repeated after SIGKILL"]
+    header += ["after SIGTERM", "faults", "date"]
+    return _markdown(header, rows) if rows else ""
+
+
+def _fuzz(folder: pathlib.Path) -> str:
+    rows = []
+    for path in sorted(folder.glob("fuzz_*.json")):
+        content, formats = _read(path), {}
+        for outcome, n in content["outcomes"].items():
+            name, _, kind = outcome.partition(": ")
+            formats.setdefault(name, {})[kind] = n
+        loaded = ", ".join(f"{name} {n.get('result', 0)}" for name, n in sorted(formats.items()))
+        refused = ", ".join(f"{name} {n.get('refused', 0)}" for name, n in sorted(formats.items()))
+        cells = [content["seed"], f"{content['mutations']:,}", refused, loaded]
+        cells += [len(content["faults"]), f"{content['longest_s']:.1f} s"]
+        rows.append([*map(str, cells), f"{content['peak_bytes'] / 1e9:.2f} GB", content["date"]])
+    header = ["seed", "files", "refused in one line", "loaded", "faults", "longest", "peak memory"]
+    return _markdown([*header, "date"], rows) if rows else ""
+
+
+# What fills each pair of markers, from one device's folder.
+TABLES: dict[str, Callable[[pathlib.Path], str]] = {
+    "runs": _runs,
+    "ablation": _ablation,
+    "speed": _speed,
+    "streaming": _streaming,
+    "kill_campaign": _kill_campaign,
+    "fuzz": _fuzz,
+}
+
+
+def parity_table(found: dict[str, Any]) -> str:
+    """The worst errors of `read_parity`'s content, as Markdown."""
+    rows = found["rows"]
+    references = [r for r in _REFERENCES if any(r in row for row in rows.values())]
+    cells = [
+        [f"`{name}`", *(f"{row[r]:.0e}" if r in row else "" for r in references)]
+        for name, row in sorted(rows.items())
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['date']}, {versions}:\n\n" + _markdown(["network", *references], cells)
+
+
+def read_parity(text: str) -> dict[str, dict[str, float]]:
+    """The table that pytest's `--parity-table` printed, as network -> reference -> error.
+
+    Raises:
+      ValueError: there is no such table.
+    """
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("| network |")]
+    if not starts:
+        raise ValueError("expected a table that begins with | network |")
+    references = [_reference(cell) for cell in _cells(lines[starts[0]])[1:]]
+    rows: dict[str, dict[str, float]] = {}
+    for line in lines[starts[0] + 2 :]:
+        if not line.startswith("|"):
+            break
+        name, *errors = _cells(line)
+        row = rows.setdefault(name, {})
+        for reference, error in zip(references, errors, strict=True):
+            if error:
+                row[reference] = max(float(error), row.get(reference, 0.0))
+    return rows
+
+
+def _reference(column: str) -> str:
+    """A reference's name in the table: several variants of one library share a column."""
+    library = column.partition(" (")[0]
+    return next((r for r, package in _REFERENCES.items() if package == library.lower()), library)
+
+
+def add_parity(path: pathlib.Path, text: str) -> None:
+    """Merges what pytest printed into the file of parity results."""
+    known = _read(path) if path.exists() else {"rows": {}, "versions": {}}
+    new = read_parity(text)
+    for name, row in new.items():
+        known["rows"][name] = {**known["rows"].get(name, {}), **row}
+    for reference in {reference for row in new.values() for reference in row}:
+        known["versions"][reference] = importlib.metadata.version(_REFERENCES[reference])
+    known["date"] = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def fill(page: str, results: pathlib.Path) -> str:
+    """The page with each table between its markers.
+
+    Args:
+      page: the text of RESULTS.md.
+      results: a folder with one folder for each device, and parity.json.
 
     Raises:
       ValueError: a marker is missing.
     """
-    before, begin, rest = readme.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise ValueError(f"expected {_BEGIN} and {_END}")
-    parts = []
-    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
-        device, rows = newest(folder)
-        if rows:
-            parts.append(f"{device}:\n\n{table(rows)}")
-    return f"{before}{_BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{_END}{after}"
+    devices = [path for path in sorted(results.iterdir()) if path.is_dir()]
+    for name, make in TABLES.items():
+        made = {_device(folder): make(folder) for folder in devices}
+        parts = [f"{device}:\n\n{table}" for device, table in made.items() if table]
+        page = _between(page, name, "\n\n".join(parts))
+    parity = results / _PARITY_FILE
+    return _between(page, "parity", parity_table(_read(parity)) if parity.exists() else "")
+
+
+def _device(folder: pathlib.Path) -> str:
+    return next(_read(path)["device"] for path in sorted(folder.glob("*.json")))
+
+
+def _between(page: str, name: str, text: str) -> str:
+    begin, end = f"<!-- {name}: made by python -m benchmarks.tables -->", f"<!-- /{name} -->"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise ValueError(f"expected {begin} and {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
     parser.add_argument("--results", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
-    parser.add_argument("--readme", type=pathlib.Path, default=pathlib.Path("README.md"))
+    parser.add_argument(
+        "--page", type=pathlib.Path, default=pathlib.Path("benchmarks", "RESULTS.md")
+    )
+    parser.add_argument("--parity", type=pathlib.Path)
     chosen = parser.parse_args()
     try:
-        text = fill(chosen.readme.read_text("utf-8"), chosen.results)
+        if chosen.parity:
+            add_parity(chosen.results / _PARITY_FILE, chosen.parity.read_text("utf-8"))
+        text = fill(chosen.page.read_text("utf-8"), chosen.results)
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {chosen.readme}: {error}")
-    chosen.readme.write_text(text, "utf-8")
+        sys.exit(f"error: {error}")
+    chosen.page.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
