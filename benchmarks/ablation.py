@@ -8,7 +8,7 @@ Trains `configs/recipes/robust.py` once for each variant and seed, in a workdir 
 `--dir`, and scores the test part that was kept back of train: as it is, and with each picture under
 one distortion, the same for all variants. It prints the README's table and writes
 `OUT/DEVICE/ablation_DATE.json`. The same command goes on where it was stopped. Faster on a CPU with
-`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.hugepages`).
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.cli.huge_pages`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from benchmarks import record
-from bloodjax import classifier, compiled, logs, metrics, paired, settings, train
-from bloodjax.data import parts
-from bloodjax.distort import corruptions, sets
+from bloodjax import config as config_lib
+from bloodjax import metrics, run
+from bloodjax.cli import compilation_cache, console
+from bloodjax.corruptions import registry
 from bloodjax.errors import Stopped, UserError
+from bloodjax.evaluation import classifier
+from bloodjax.metrics import significance
+from bloodjax.training import corrupted_splits, input_pipeline
 
 _CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "recipes" / "robust.py"
 _MIX = "|mixup(0.2, p=0.25)|cutmix(1.0, p=0.25)"
@@ -73,9 +77,12 @@ class Answers:
 def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str], np.ndarray]:
     """Probabilities by (set, weights, views) and, as ("labels",) * 3, the labels."""
     model = classifier.load(workdir, "epoch")
-    test = parts.recall(model.config, workdir / "splits.json", model.classes, "test")
-    choice = corruptions.parse(distortions, "--distortions")
-    images = {"clean": test.images, "distorted": sets.distorted(test, choice, 0, "test")}
+    test = input_pipeline.recall(model.config, workdir / "splits.json", model.classes, "test")
+    choice = registry.parse(distortions, "--distortions")
+    images = {
+        "clean": test.images,
+        "distorted": corrupted_splits.distorted(test, choice, 0, "test"),
+    }
     found = {("labels", "labels", "labels"): test.labels}
     weights = {"epoch": model}
     if model.config.ema:
@@ -106,7 +113,7 @@ def row(found: dict[str, Answers], before: dict[str, Answers] | None) -> dict[st
             "seeds": {str(seed): float(right[all_seeds.seeds == seed].mean()) for seed in seeds},
         }
         if before:
-            gain = paired.compare(
+            gain = significance.compare(
                 all_seeds.probabilities, before[name].probabilities, all_seeds.labels
             )
             figures[name]["gain"] = {key: gain[key] for key in ("difference", "ci95")}
@@ -151,7 +158,7 @@ def _config(chosen: argparse.Namespace, seed: int, changes: dict, overrides: lis
         **changes,
     }
     own = [f"{key}={value}" for key, value in values.items()]
-    return settings.load(str(_CONFIG), [*own, *overrides])
+    return config_lib.load(str(_CONFIG), [*own, *overrides])
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -179,9 +186,9 @@ def measure(
     for seed in chosen.seeds:
         for variant, changes in VARIANTS.items():
             workdir = chosen.dir / f"{variant}-{seed}"
-            logs.say(f"{variant}, seed {seed}: {workdir}")
-            compiled.keep(workdir)
-            train.train(_config(chosen, seed, changes, overrides), workdir)
+            console.say(f"{variant}, seed {seed}: {workdir}")
+            compilation_cache.keep(workdir)
+            run.train(_config(chosen, seed, changes, overrides), workdir)
             predicted = answers(workdir, chosen.distortions)
             labels = predicted.pop(("labels", "labels", "labels"))
             for name, (whose, which, views) in ROWS.items():

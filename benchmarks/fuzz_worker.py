@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.samples import NETWORK, SIDE
-from bloodjax import logs, settings, workdir
-from bloodjax.data import audit, sources, splits
+from bloodjax import config as config_lib
+from bloodjax.data import sources, splits
+from bloodjax.data.audit import audit
 from bloodjax.errors import UserError
 from bloodjax.pretrained import load
+from bloodjax.training import metric_writer, workdir
 
 # What Python tells its audit hooks of, and reading is no occasion for.
 _NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
@@ -117,13 +119,13 @@ def _config(folder: pathlib.Path) -> None:
     (path,) = folder.iterdir()
     match path.name:
         case "run.py":
-            settings.load(str(path))
+            config_lib.load(str(path))
         case "config.json":
-            workdir.open_config(settings.check(settings.defaults()), folder)
+            workdir.open_config(config_lib.check(config_lib.defaults()), folder)
         case "splits.json":
             splits.read(path)
         case "metrics.jsonl":
-            logs.read_history(folder)
+            metric_writer.read_history(folder)
 
 
 def _weights(folder: pathlib.Path) -> None:

@@ -149,14 +149,15 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     """What a run that has ended came to, without its timings; arrays as checksums."""
     import jax
 
-    from bloodjax import build, logs, optim, settings
-    from bloodjax.checkpoint import Checkpoints
-    from bloodjax.state import TrainState
+    from bloodjax import config as config_lib
+    from bloodjax.checkpoints.manager import Checkpoints
+    from bloodjax.checkpoints.state import TrainState
+    from bloodjax.training import factory, metric_writer, optim
 
-    config = settings.read(workdir / "config.json")
+    config = config_lib.read(workdir / "config.json")
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         progress, step = checkpoints.progress(), checkpoints.latest_step
-        shapes = build.shapes(config, len(progress.classes))
+        shapes = factory.shapes(config, len(progress.classes))
         tx = optim.optimizer(config.phases.finetune, 1, shapes["params"], shapes["batch_stats"])
         new = functools.partial(TrainState.create, tx=tx, ema=config.ema > 0)
         like = jax.eval_shape(new, shapes)
@@ -165,7 +166,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
         jax.tree_util.keystr(path): hashlib.sha256(leaf.tobytes()).hexdigest()
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
-    history = logs.read_history(workdir)
+    history = metric_writer.read_history(workdir)
     for entry in history:
         del entry["seconds"], entry["train"]["images_per_second"]
     written = sorted((workdir / "evaluate").rglob("*.*"))

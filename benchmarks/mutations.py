@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from bloodjax.data.records import Writer
+from bloodjax.data.formats.records import Writer
 
 # A folder that appears where the process is, if anybody runs what a file holds.
 TRAP = "code_was_run"

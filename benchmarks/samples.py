@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.mutations import Sample, member, zip_of
-from bloodjax import settings
-from bloodjax.data import packing, sources, synthetic
+from bloodjax import config as config_lib
+from bloodjax.data import packing, sources
+from bloodjax.data.synthetic import render
 from bloodjax.models import registry
-from bloodjax.pretrained import native, terms
+from bloodjax.pretrained import bloodjax_file, terms
 
 SIDE = 24
 NETWORK = "simple_cnn"
@@ -27,7 +28,7 @@ _IMAGES |= {"ppm": "PPM", "jp2": "JPEG2000"}
 
 def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
     """For each format, some whole files; `folder` is where they are put together."""
-    cells = synthetic.render(_PICTURES, SIDE)
+    cells = render.render(_PICTURES, SIDE)
     pictures, labels = cells.images, np.arange(_PICTURES) % _CLASSES
     files = [(f"c{labels[i]}/{i}.png", _image(pictures[i], "PNG")) for i in range(_PICTURES)]
     zipped = zip_of([(member(name), content) for name, content in files])
@@ -78,8 +79,8 @@ def _packed(folder: pathlib.Path, as_pixels: bool) -> Sample:
 
 
 def _configs() -> list[Sample]:
-    config = settings.defaults()
-    run = settings.to_json(settings.check(config))
+    config = config_lib.defaults()
+    run = config_lib.to_json(config_lib.check(config))
     splits = {
         "seed": 0,
         "sources": {"train": {"spec": "a.zip", "fingerprint": "sha256:0"}},
@@ -111,8 +112,8 @@ def _entry(step: int) -> bytes:
 def _weights(folder: pathlib.Path, rng: np.random.Generator) -> list[Sample]:
     _, variables = registry.create_model(NETWORK, _CLASSES)
     path = folder / "ours.safetensors"
-    source = terms.assumed(NETWORK, "random", native.FORMAT, None)
-    native.write(path, NETWORK, _CLASSES, source, variables)
+    source = terms.assumed(NETWORK, "random", bloodjax_file.FORMAT, None)
+    bloodjax_file.write(path, NETWORK, _CLASSES, source, variables)
     kernel = rng.normal(size=(3, 3, 3, 8)).astype(np.float32)
     with h5py.File(folder / "keras.h5", "w") as file:
         layer = file.create_group("conv1")

@@ -34,14 +34,17 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from benchmarks import record
-from bloodjax import build, classical, settings
-from bloodjax.data import packing, parts, sources, synthetic
+from bloodjax import config as config_lib
+from bloodjax.checkpoints.state import TrainState
+from bloodjax.config import Config
+from bloodjax.data import packing, sources
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import LazyImages
-from bloodjax.feed import Feed
-from bloodjax.settings import Config
-from bloodjax.state import TrainState
-from bloodjax.steps import Phase
+from bloodjax.data.synthetic import render
+from bloodjax.evaluation import histogram_baseline
+from bloodjax.training import factory, input_pipeline
+from bloodjax.training.loader import Feed
+from bloodjax.training.train_step import Phase
 
 _SIDE = 96
 _RENDERED = 400
@@ -55,7 +58,7 @@ def cells(n: int, side: int = _SIDE) -> Dataset:
 
     Up to 384,400 of them are 400 rendered cells, each shifted by another vector.
     """
-    rendered = synthetic.render(_RENDERED, side)
+    rendered = render.render(_RENDERED, side)
 
     def load(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k s s 3"]:
         shifts = places // _RENDERED
@@ -85,11 +88,11 @@ def peak_bytes() -> int:
 
 def config_of(spec: str, network: str, batch: int, on_device: str) -> Config:
     """A run on everything from random weights, as long as one lets it."""
-    config = settings.defaults()
+    config = config_lib.defaults()
     config.data.train, config.data.on_device, config.data.image_size = spec, on_device, _SIDE
     config.model.name, config.model.weights, config.batch_size = network, "", batch
     config.phases.finetune.freeze = "none"
-    return settings.check(config)
+    return config_lib.check(config)
 
 
 class Running:
@@ -97,14 +100,14 @@ class Running:
 
     def __init__(self, config: Config, train: Dataset, first: Running | None = None):
         """Compiles nothing anew where `first` runs on the same network."""
-        self.steps = first.steps if first else build.steps(config, len(train.classes))
+        self.steps = first.steps if first else factory.steps(config, len(train.classes))
         self._feed = Feed(config, self.steps, train)
         self._calls = contextlib.ExitStack()
         self._epoch = iter(())
         if first:
             self._phase, variables = first._phase, first.variables
         else:
-            variables = build.variables(config, len(train.classes))
+            variables = factory.variables(config, len(train.classes))
             self._phase = Phase("none", _optimizer(config, variables, self._feed.per_epoch))
         self.variables = jax.device_get(variables)
         self._state = self.steps.place(TrainState.create(self.variables, self._phase.tx))
@@ -138,7 +141,7 @@ def memory(spec: str, network: str, batch: int, steps: int, on_device: str) -> d
     """The peak of this process after each of the things that a run does; bytes."""
     config, found = config_of(spec, network, batch, on_device), {}
     with tempfile.TemporaryDirectory() as workdir:
-        made = parts.prepare(config, pathlib.Path(workdir), resumes=False)
+        made = input_pipeline.prepare(config, pathlib.Path(workdir), resumes=False)
     found["audit and splits"] = peak_bytes()
     running = Running(config, made.train)
     running.take(steps)
@@ -146,7 +149,9 @@ def memory(spec: str, network: str, batch: int, steps: int, on_device: str) -> d
     running.predict(made.validation.take(np.arange(min(_VALIDATED, len(made.validation)))).images)
     found["validation"] = peak_bytes()
     running.close()
-    classical.HistogramBaseline.fit(made.train.images, made.train.labels, len(made.train.classes))
+    histogram_baseline.HistogramBaseline.fit(
+        made.train.images, made.train.labels, len(made.train.classes)
+    )
     return {**found, "baseline": peak_bytes()}
 
 
@@ -175,7 +180,7 @@ def rate(spec: str, network: str, batch: int, seconds: float) -> dict[str, Any]:
 
 
 def _optimizer(config: Config, variables, per_epoch: int):
-    from bloodjax import optim
+    from bloodjax.training import optim
 
     options = config.phases.finetune
     return optim.optimizer(options, per_epoch, variables["params"], variables["batch_stats"])

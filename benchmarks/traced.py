@@ -13,14 +13,15 @@ import os
 import sys
 from typing import Any
 
-from bloodjax import cli, main
+from bloodjax import main
+from bloodjax.cli import command
 
 
 def trace(path: str) -> None:
     """Has this process's run write its events to the file `path`."""
-    from bloodjax import evaluation
-    from bloodjax.checkpoint import Checkpoints
-    from bloodjax.parallel import JitSteps
+    from bloodjax.checkpoints.manager import Checkpoints
+    from bloodjax.evaluation import evaluator
+    from bloodjax.training.executor import JitSteps
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     steps = itertools.count(1)
@@ -45,7 +46,7 @@ def trace(path: str) -> None:
     before(JitSteps, "train", lambda *_: f"step {next(steps)}")
     before(JitSteps, "predict", lambda *_: "predict")
     before(Checkpoints, "restore", restored)
-    before(evaluation, "finish", lambda *_: "finish")
+    before(evaluator, "finish", lambda *_: "finish")
     save = Checkpoints.save
 
     def saved(self, state, progress):
@@ -57,4 +58,4 @@ def trace(path: str) -> None:
 
 if __name__ == "__main__":
     trace(sys.argv.pop(1))
-    cli.run(main.main, required=("config", "workdir"), takes_config=True)
+    command.run(main.main, required=("config", "workdir"), takes_config=True)

@@ -1,6 +1,6 @@
 """bloodjax: fine-tune ImageNet CNNs to classify cells under a microscope, in pure JAX."""
 
-from bloodjax.version import __version__
+__version__ = "0.1.0"
 
 __all__ = ["__version__", "create_model", "load"]
 
@@ -12,7 +12,7 @@ def __getattr__(name: str):
 
         return create_model
     if name == "load":
-        from bloodjax.ensemble import load
+        from bloodjax.evaluation.ensemble import load
 
         return load
     raise AttributeError(f"module 'bloodjax' has no attribute {name!r}")

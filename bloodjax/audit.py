@@ -5,25 +5,30 @@ python -m bloodjax.audit --data=SPEC [--data=SPEC2 ...] [--out=DIR]
 
 from __future__ import annotations
 
-from bloodjax import cli
+from bloodjax.cli import command
 
-_DATA = cli.flags.DEFINE_multi_string("data", None, "A SPEC; several are compared with each other.")
-cli.flags.DEFINE_string("out", "audit", "The folder for audit.json and index.html.")
-_SIZE = cli.flags.DEFINE_integer("image_size", 96, "Side in pixels at which pictures are compared.")
+_DATA = command.flags.DEFINE_multi_string(
+    "data", None, "A SPEC; several are compared with each other."
+)
+command.flags.DEFINE_string("out", "audit", "The folder for audit.json and index.html.")
+_SIZE = command.flags.DEFINE_integer(
+    "image_size", 96, "Side in pixels at which pictures are compared."
+)
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import logs
-    from bloodjax.data import audit, sources
+    from bloodjax.cli import console
+    from bloodjax.data import sources
+    from bloodjax.data.audit import audit
     from bloodjax.report import audit_page
 
     datasets = {spec: sources.load(spec, _SIZE.value) for spec in _DATA.value}
     findings = audit.audit(datasets)
-    out = cli.local_path("out")
+    out = command.local_path("out")
     audit_page.write(findings, datasets, out)
     left_out = "".join(f"; not looked for: {line}" for line in findings.left_out)
-    logs.say(
+    console.say(
         f"{findings.n:,} pictures: {len(findings.junk):,} junk, "
         f"{len(findings.exact_duplicates)} groups of exact and {len(findings.near_duplicates)} of "
         f"near duplicates, {len(findings.label_conflicts)} label conflicts, "
@@ -32,4 +37,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("data",))
+    command.run(main, required=("data",))

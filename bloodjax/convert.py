@@ -10,26 +10,26 @@ interpolation, licence, citation and where they came from. `--config.model.weigh
 
 from __future__ import annotations
 
-from bloodjax import cli
+from bloodjax.cli import command
 
-_MODEL = cli.flags.DEFINE_string(
-    "model", None, "The network; python -m bloodjax.models lists them."
+_MODEL = command.flags.DEFINE_string(
+    "model", None, "The network; python -m bloodjax.list_models lists them."
 )
-_WEIGHTS = cli.flags.DEFINE_string("weights", None, "A file, hf:, package: or imagenet.")
-_OUT = cli.flags.DEFINE_string("out", None, "The file to write, *.safetensors.")
-_FLAVOUR = cli.flags.DEFINE_string(
+_WEIGHTS = command.flags.DEFINE_string("weights", None, "A file, hf:, package: or imagenet.")
+_OUT = command.flags.DEFINE_string("out", None, "The file to write, *.safetensors.")
+_FLAVOUR = command.flags.DEFINE_string(
     "flavour", "", "Whose padding and epsilons the network has; by default the weights'."
 )
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import logs
+    from bloodjax.cli import console
     from bloodjax.errors import UserError
     from bloodjax.models import registry
-    from bloodjax.pretrained import load, native
+    from bloodjax.pretrained import bloodjax_file, load
 
-    out = cli.local_path("out")
+    out = command.local_path("out")
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: suffix {out.suffix!r}, expected .safetensors")
     if not out.parent.is_dir():
@@ -37,10 +37,10 @@ def main(_: list[str]) -> None:
     name = _MODEL.value
     registry.family(name)  # an unknown name is the first thing to say
     weights = load.read(name, _WEIGHTS.value, _FLAVOUR.value)
-    native.write(out, name, weights.num_classes, weights.source, load.classifier(weights)[1])
+    bloodjax_file.write(out, name, weights.num_classes, weights.source, load.classifier(weights)[1])
     classes = f"{weights.num_classes} classes" if weights.num_classes else "no classifier"
-    logs.say(f"{name}, {classes}, flavour {weights.source.flavour}: written to {out}")
+    console.say(f"{name}, {classes}, flavour {weights.source.flavour}: written to {out}")
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("model", "weights", "out"))
+    command.run(main, required=("model", "weights", "out"))

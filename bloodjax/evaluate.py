@@ -11,7 +11,7 @@ source's own splits (train, val, test); by default that is the test split where 
 and everything otherwise.
 
 `--corruptions` scores the pictures distorted, too: "all" of BloodMNIST-C, or names of distortions,
-"extra" or "everything" (see `distort.corruptions`); corruptions.json and corruptions.html hold what
+"extra" or "everything" (see `corruptions.registry`); corruptions.json and corruptions.html hold what
 came of it.
 """
 
@@ -19,78 +19,79 @@ from __future__ import annotations
 
 import pathlib
 
-from bloodjax import cli
+from bloodjax.cli import command
 from bloodjax.errors import UserError
 
-cli.flags.DEFINE_multi_string(
+command.flags.DEFINE_multi_string(
     "workdir", None, "The folder that the run lives in; several for their ensemble."
 )
-_DATA = cli.flags.DEFINE_string("data", None, "A SPEC.")
-_SPLIT = cli.flags.DEFINE_string("split", None, "Which part of it; see above.")
-_TTA = cli.flags.DEFINE_string(
+_DATA = command.flags.DEFINE_string("data", None, "A SPEC.")
+_SPLIT = command.flags.DEFINE_string("split", None, "Which part of it; see above.")
+_TTA = command.flags.DEFINE_string(
     "tta",
     None,
     "Views to average over: none, flip, d4, crops, colour, robust, several joined by +, or "
     "selected; by default what the run selected, or what its config says.",
 )
-_SELECT = cli.flags.DEFINE_enum(
+_SELECT = command.flags.DEFINE_enum(
     "tta_select",
     "none",
     ["none", "greedy", "weights"],
     "How to weigh these views on the run's validation part first; DIR/tta.json keeps the weights.",
 )
-_OUT = cli.flags.DEFINE_string("out", None, "By default a folder in WORKDIR/evaluate.")
-_CORRUPTIONS = cli.flags.DEFINE_string(
+_OUT = command.flags.DEFINE_string("out", None, "By default a folder in WORKDIR/evaluate.")
+_CORRUPTIONS = command.flags.DEFINE_string(
     "corruptions", None, "Distortions to score the pictures under, too: all, or NAME,NAME,..."
 )
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import compiled, corruptions, ensemble, evaluation, logs
     from bloodjax.augment import views
-    from bloodjax.data import parts
-    from bloodjax.distort.corruptions import parse
-    from bloodjax.tta import SELECTED
+    from bloodjax.augment.tta import SELECTED
+    from bloodjax.cli import compilation_cache, console
+    from bloodjax.corruptions.registry import parse
+    from bloodjax.evaluation import ensemble, evaluator, robustness
+    from bloodjax.training import input_pipeline
 
     chosen = _CORRUPTIONS.value
     names = {} if chosen is None else parse(chosen, "--corruptions")
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
-    workdirs = cli.local_paths("workdir")
+    workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
-    compiled.keep(workdirs[0])
+    compilation_cache.keep(workdirs[0])
     tta = _TTA.value
     if _SELECT.value != "none":
         _select(model, workdirs)
         tta = SELECTED
-    name, dataset = parts.select(
+    name, dataset = input_pipeline.select(
         model.config, workdirs[0] / "splits.json", model.classes, _DATA.value, _SPLIT.value
     )
     if isinstance(model, ensemble.Ensemble) and name != "train":
         model.check_unseen(_DATA.value, dataset.names)
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
-    out = cli.local_path("out") if _OUT.value else workdirs[0] / "evaluate" / name
-    result, _ = evaluation.evaluate(model, dataset, out, tta=tta)
+    out = command.local_path("out") if _OUT.value else workdirs[0] / "evaluate" / name
+    result, _ = evaluator.evaluate(model, dataset, out, tta=tta)
     for member in result.get("members", ()):
-        logs.say(
+        console.say(
             f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "
             f"loss {member['loss']:.4f}"
         )
-    logs.say(evaluation.summary(name, result))
+    console.say(evaluator.summary(name, result))
     if names:
-        result = corruptions.benchmark(model, dataset, out, names=names, tta=tta)
-        logs.say(corruptions.summary(result))
-    logs.say(f"written to {out}")
+        result = robustness.benchmark(model, dataset, out, names=names, tta=tta)
+        console.say(robustness.summary(result))
+    console.say(f"written to {out}")
 
 
 def _select(model, workdirs: list[pathlib.Path]) -> None:
     """Chooses the views' weights on the validation part of the one run in `workdirs`."""
-    from bloodjax import evaluation
-    from bloodjax.classifier import Classifier
-    from bloodjax.data import parts
-    from bloodjax.tta import SELECTED
+    from bloodjax.augment.tta import SELECTED
+    from bloodjax.evaluation import evaluator
+    from bloodjax.evaluation.classifier import Classifier
+    from bloodjax.training import input_pipeline
 
     if not isinstance(model, Classifier):
         raise UserError(
@@ -101,9 +102,11 @@ def _select(model, workdirs: list[pathlib.Path]) -> None:
     if tta in ("none", SELECTED):
         raise UserError(f"--tta is {tta!r}, expected several views to select from, such as d4")
     (workdir,) = workdirs
-    validation = parts.recall(model.config, workdir / "splits.json", model.classes, "validation")
-    evaluation.select_views(model, workdir, validation, tta, _SELECT.value)
+    validation = input_pipeline.recall(
+        model.config, workdir / "splits.json", model.classes, "validation"
+    )
+    evaluator.select_views(model, workdir, validation, tta, _SELECT.value)
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir", "data"))
+    command.run(main, required=("workdir", "data"))

@@ -9,28 +9,32 @@ share the workdir. A TPU pod, SLURM and Open MPI say the same without flags.
 
 from __future__ import annotations
 
-from bloodjax import cli
+from bloodjax.cli import command
 
-_CONFIG = cli.flags.DEFINE_string("config", None, "A Python file that defines get_config().")
-cli.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
-_COORDINATOR = cli.flags.DEFINE_string(
+_CONFIG = command.flags.DEFINE_string("config", None, "A Python file that defines get_config().")
+command.flags.DEFINE_string("workdir", None, "The folder that the run lives in.")
+_COORDINATOR = command.flags.DEFINE_string(
     "coordinator", None, "Of several processes: HOST:PORT at which number 0 can be reached."
 )
-_PROCESSES = cli.flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
-_PROCESS = cli.flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
+_PROCESSES = command.flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+_PROCESS = command.flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, counted from 0."
+)
 
 
 def main(overrides: list[str]) -> None:
     """Runs the command; `overrides` are the config's, as `"key=value"`."""
     # Imported only now, so that a wrong flag is answered at once.
-    from bloodjax import compiled, distributed, folds, settings, train
+    from bloodjax import config as config_lib
+    from bloodjax import cross_validation, distributed, run
+    from bloodjax.cli import compilation_cache
 
-    config, workdir = settings.load(_CONFIG.value, overrides), cli.local_path("workdir")
+    config, workdir = config_lib.load(_CONFIG.value, overrides), command.local_path("workdir")
     place = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with distributed.joined(*place, config.peer_timeout):
-        compiled.keep(workdir)
-        (folds.train if config.folds else train.train)(config, workdir)
+        compilation_cache.keep(workdir)
+        (cross_validation.train if config.folds else run.train)(config, workdir)
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("config", "workdir"), takes_config=True)
+    command.run(main, required=("config", "workdir"), takes_config=True)

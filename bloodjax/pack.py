@@ -9,31 +9,31 @@ times faster: for training at that size.
 
 from __future__ import annotations
 
-from bloodjax import cli
+from bloodjax.cli import command
 
-_DATA = cli.flags.DEFINE_string("data", None, "A SPEC.")
-cli.flags.DEFINE_string("out", None, "A new or empty folder for the shards.")
-_SIZE = cli.flags.DEFINE_integer(
+_DATA = command.flags.DEFINE_string("data", None, "A SPEC.")
+command.flags.DEFINE_string("out", None, "A new or empty folder for the shards.")
+_SIZE = command.flags.DEFINE_integer(
     "image_size", None, "Side in pixels at which to keep them; by default as they are.", 16, 2048
 )
-_SHARDS = cli.flags.DEFINE_integer(
+_SHARDS = command.flags.DEFINE_integer(
     "shards", None, "Files for each split; by default one for every 8,192 pictures.", 1, 99_999
 )
-_BAD = cli.flags.DEFINE_enum(
+_BAD = command.flags.DEFINE_enum(
     "bad_images", "fail", ["fail", "skip"], "What to do about an unreadable picture in a folder."
 )
-_CLASSES = cli.flags.DEFINE_list(
+_CLASSES = command.flags.DEFINE_list(
     "classes", [], "Class names in label order, for a file that does not name its own."
 )
-_SEED = cli.flags.DEFINE_integer("seed", 0, "Of rendered cells.", 0, 2**31 - 1)
+_SEED = command.flags.DEFINE_integer("seed", 0, "Of rendered cells.", 0, 2**31 - 1)
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import logs
+    from bloodjax.cli import console
     from bloodjax.data import packing
 
-    size, out = _SIZE.value, cli.local_path("out")
+    size, out = _SIZE.value, command.local_path("out")
     dataset = packing.read(
         _DATA.value,
         size,
@@ -41,12 +41,12 @@ def main(_: list[str]) -> None:
         class_names=_CLASSES.value,
         seed=_SEED.value,
     )
-    with logs.ProgressBar("packed", len(dataset), 0) as bar:
+    with console.ProgressBar("packed", len(dataset), 0) as bar:
         packing.pack(
             dataset, out, as_pixels=size is not None, shards=_SHARDS.value, progress=bar.advance
         )
-    logs.say(f"{len(dataset):,} pictures packed; --data={out} reads them")
+    console.say(f"{len(dataset):,} pictures packed; --data={out} reads them")
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("data", "out"))
+    command.run(main, required=("data", "out"))

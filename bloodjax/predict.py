@@ -5,17 +5,17 @@ python -m bloodjax.predict --workdir=DIR[,DIR2,...] --input=PATH_OR_SPEC --out=F
 
 from __future__ import annotations
 
-from bloodjax import cli
+from bloodjax.cli import command
 from bloodjax.errors import UserError
 
-cli.flags.DEFINE_multi_string(
+command.flags.DEFINE_multi_string(
     "workdir", None, "The folder that the run lives in; several for their ensemble."
 )
-_INPUT = cli.flags.DEFINE_string(
+_INPUT = command.flags.DEFINE_string(
     "input", None, "A picture, a folder or zip of pictures, an npz with images, or another SPEC."
 )
-cli.flags.DEFINE_string("out", None, "The table to write: FILE.csv.")
-_TTA = cli.flags.DEFINE_string(
+command.flags.DEFINE_string("out", None, "The table to write: FILE.csv.")
+_TTA = command.flags.DEFINE_string(
     "tta",
     None,
     "Views to average over: none, flip, d4, crops, colour, robust, several joined by +, or "
@@ -25,29 +25,31 @@ _TTA = cli.flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    from bloodjax import compiled, ensemble, evaluation, files, logs
     from bloodjax.augment import views
+    from bloodjax.augment.tta import SELECTED
+    from bloodjax.cli import compilation_cache, console
     from bloodjax.data import sources
-    from bloodjax.tta import SELECTED
+    from bloodjax.evaluation import ensemble, evaluator
+    from bloodjax.io import files
 
-    out = cli.local_path("out")
+    out = command.local_path("out")
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out={out}: expected FILE.csv")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
-    workdirs = cli.local_paths("workdir")
+    workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
-    compiled.keep(workdirs[0])
+    compilation_cache.keep(workdirs[0])
     data = model.config.data
     images, names = sources.load_pictures(
         _INPUT.value, data.image_size, bad_images=data.bad_images, seed=model.config.seed
     )
     probabilities = model.predict(images, _TTA.value)
-    files.write_whole(out, evaluation.predictions_csv(names, model.classes, probabilities))
-    logs.say(f"{len(names):,} pictures classified; written to {out}")
+    files.write_whole(out, evaluator.predictions_csv(names, model.classes, probabilities))
+    console.say(f"{len(names):,} pictures classified; written to {out}")
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir", "input", "out"))
+    command.run(main, required=("workdir", "input", "out"))

@@ -1,6 +1,6 @@
 """What several configs share; each config changes only what is its own."""
 
-from bloodjax import settings
+from bloodjax import config as config_lib
 
 
 def report():
@@ -10,7 +10,7 @@ def report():
     backbone, then everything but BatchNorm fine-tuned with AdamW under warm restarts; up to 100
     epochs in all, and an end after 10 without a better validation loss.
     """
-    config = settings.defaults()
+    config = config_lib.defaults()
     config.batch_size = 64
     config.data.image_size = 96
     config.phases.head.epochs = 10
@@ -25,7 +25,7 @@ def report():
 
 def from_scratch():
     """One phase in which everything trains, under a linear head, with one cycle of cosine decay."""
-    config = settings.defaults()
+    config = config_lib.defaults()
     config.model.weights = ""
     config.model.head.hidden = ()
     config.model.head.batch_norm = False

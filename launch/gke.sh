@@ -8,7 +8,7 @@
 #   apply     starts it (kubectl)             status    prints how it stands
 #   logs      follows process 0's log         delete    ends it: SIGTERM, it saves
 #
-#   --image=REGISTRY/NAME:TAG            where `build` pushes it and pods find it
+#   --image=REGISTRY/NAME:TAG            where `factory` pushes it and pods find it
 #   --name=bloodjax                      the JobSet's name
 #   --kind=cuda                          cuda, or tpu
 #   --accelerator= --topology=           nvidia-l4 (cuda) or tpu-v5-lite-podslice and 2x4 (tpu), if empty

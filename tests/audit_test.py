@@ -3,12 +3,12 @@ import subprocess
 
 import numpy as np
 
-from bloodjax.data import synthetic
+from bloodjax.data.synthetic import render
 
 
 def test_compares_several_sources(command, tmp_path):
-    first, _ = synthetic.plant(synthetic.render(80, 32), duplicates=2, conflicts=1)
-    second = synthetic.render(16, 32, seed=9)
+    first, _ = render.plant(render.render(80, 32), duplicates=2, conflicts=1)
+    second = render.render(16, 32, seed=9)
     second.images[3] = first.images[0]
     paths = []
     for name, dataset in {"first": first, "second": second}.items():

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from bloodjax import build, classical, optim, settings
+from bloodjax import config as config_lib
+from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceData, epoch_order
-from bloodjax.parallel import JitSteps
 from bloodjax.pretrained import load
-from bloodjax.pretrained.catalogue import DEFAULTS
-from bloodjax.state import TrainState
-from bloodjax.steps import Phase
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS
+from bloodjax.training import class_balance, factory, optim
+from bloodjax.training.executor import JitSteps
+from bloodjax.training.train_step import Phase
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(
@@ -40,22 +41,22 @@ def _step(config, freeze):
     images = rng.integers(0, 256, (16, size, size, 3), dtype=np.uint8)
     labels = np.arange(16, dtype=np.int32) % 8
     devices = jax.devices()[: 1 if config.model.name in LARGE else None]
-    steps = JitSteps(build.recipe(config, 8), devices)
+    steps = JitSteps(factory.recipe(config, 8), devices)
     variables = jax.tree_util.tree_map_with_path(
-        functools.partial(_filled, rng), build.shapes(config, 8)
+        functools.partial(_filled, rng), factory.shapes(config, 8)
     )
     tx = optim.optimizer(config.phases.finetune, 2, variables["params"], variables["batch_stats"])
     state = steps.place(TrainState.create(variables, tx))
     data = steps.place(DeviceData(images, labels))
     order = steps.place(epoch_order(0, 0, 16))
-    weights = steps.place(classical.balanced_class_weights(labels, 8))
+    weights = steps.place(class_balance.balanced_class_weights(labels, 8))
     state, sums = steps.train(Phase(freeze, tx), 1, state, data, order, weights)
     return jax.device_get(steps.fetch(state)), jax.device_get(sums)
 
 
 def _load(name, *overrides):
     size = f"data.image_size={SIZES.get(name, 32)}"
-    return settings.load(
+    return config_lib.load(
         str(CONFIGS / f"{name}.py"), ["data.train=synthetic", size, "batch_size=8", *overrides]
     )
 

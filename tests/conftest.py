@@ -43,22 +43,22 @@ def _compiled_once(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    settings = {
+    options = {
         "jax_compilation_cache_dir": str(folder / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
         # A limit, however high, has JAX lock the folder for each file that it reads or writes.
         "jax_compilation_cache_max_size": 2**34,
     }
-    for name, value in settings.items():
+    for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
 
 
 def tiny_config(**changes):
     """A run of three epochs of seven steps each that takes seconds; `changes` by dotted key."""
-    from bloodjax import settings
+    from bloodjax import config as config_lib
 
-    config = settings.defaults()
+    config = config_lib.defaults()
     values = {
         "batch_size": 16,
         "data.train": "synthetic:160",
@@ -72,7 +72,7 @@ def tiny_config(**changes):
         "grace_seconds": 600.0,  # on busy cores a step may take long
     }
     config.update_from_flattened_dict(values | changes)
-    return settings.check(config)
+    return config_lib.check(config)
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +83,10 @@ def make_config():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The workdir of a tiny run that has ended. Tests must not change it."""
-    from bloodjax import train
+    from bloodjax import run
 
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    train.train(tiny_config(), workdir)
+    run.train(tiny_config(), workdir)
     return workdir
 
 

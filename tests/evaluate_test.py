@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from bloodjax import classifier
+from bloodjax.evaluation import classifier
 
 
 def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):

@@ -7,14 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from bloodjax import build, evaluation, folds, logs, train
-from bloodjax.checkpoint import Checkpoints
-from bloodjax.data import packing, parts, sources
+from bloodjax import cross_validation, run
+from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.data import packing, sources
 from bloodjax.data.lazy import LazyImages
+from bloodjax.evaluation import evaluator
+from bloodjax.training import factory, input_pipeline, metric_writer
 
 
 def last_variables(workdir, config):
-    shapes = jax.eval_shape(lambda: build.variables(config, 8))
+    shapes = jax.eval_shape(lambda: factory.variables(config, 8))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return jax.device_get(checkpoints.restore_variables(checkpoints.latest_step, shapes))
 
@@ -30,37 +32,41 @@ def packed(tmp_path_factory):
 def assert_same_run(config, workdir, trained):
     found, expected = last_variables(workdir, config), last_variables(trained, config)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    for one, other in zip(logs.read_history(workdir), logs.read_history(trained), strict=True):
+    for one, other in zip(
+        metric_writer.read_history(workdir), metric_writer.read_history(trained), strict=True
+    ):
         assert one["validation"] == other["validation"]
         assert one["train"]["loss"] == other["train"]["loss"]
 
 
 def test_streamed_shards_give_the_same_run_and_metrics(make_config, packed, trained, tmp_path):
     config = make_config(**{"data.train": str(packed), "data.on_device": "never"})
-    train.train(config, tmp_path)
+    run.train(config, tmp_path)
     assert_same_run(config, tmp_path, trained)
     for name in ("evaluate/test/metrics.json", "evaluate/test/predictions.csv", "baseline.json"):
         assert (tmp_path / name).read_text() == (trained / name).read_text()
     audits = [json.loads((w / "audit/audit.json").read_text()) for w in (tmp_path, trained)]
     assert audits[0] == audits[1]
     saved, classes = tmp_path / "splits.json", sources.load(str(packed), 32).classes
-    name, test = parts.select(config, saved, classes, str(packed), None)
+    name, test = input_pipeline.select(config, saved, classes, str(packed), None)
     assert (name, isinstance(test.images, LazyImages)) == ("test", True)
-    assert parts.recall(config, saved, classes, "test").names == test.names
+    assert input_pipeline.recall(config, saved, classes, "test").names == test.names
 
 
 def test_shards_on_the_device_give_the_same_run(
     make_config, packed, trained, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(evaluation, "finish", lambda *_: {})
+    monkeypatch.setattr(evaluator, "finish", lambda *_: {})
     config = make_config(**{"data.train": str(packed), "data.on_device": "always"})
-    train.train(config, tmp_path)
+    run.train(config, tmp_path)
     assert_same_run(config, tmp_path, trained)
 
 
 def test_folds_are_of_unread_pictures(make_config, packed, tmp_path):
-    prepared = parts.prepare(make_config(**{"data.train": str(packed)}), tmp_path, resumes=False)
-    pool = folds._joined(prepared)
+    prepared = input_pipeline.prepare(
+        make_config(**{"data.train": str(packed)}), tmp_path, resumes=False
+    )
+    pool = cross_validation._joined(prepared)
     assert isinstance(pool.images, LazyImages)
     assert pool.names == prepared.train.names + prepared.validation.names
     n = len(prepared.train)

@@ -3,12 +3,13 @@ import subprocess
 
 import numpy as np
 
-from bloodjax import classifier
-from bloodjax.data import images, synthetic
+from bloodjax.data import images
+from bloodjax.data.synthetic import render
+from bloodjax.evaluation import classifier
 
 
 def test_classifies_a_folder_of_pictures(command, trained, tmp_path):
-    cells = synthetic.render(9, 32, seed=4).images
+    cells = render.render(9, 32, seed=4).images
     for i, cell in enumerate(cells):
         path = tmp_path / f"cells/{i % 2}/{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

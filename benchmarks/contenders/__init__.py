@@ -4,7 +4,7 @@
 none of them shares memory or threads with another.
 """
 
-# As `bloodjax.hugepages` has it for every command of ours.
+# As `bloodjax.cli.huge_pages` has it for every command of ours.
 _HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 # On a GPU, JAX would leave the others no memory.
 _SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.4"}

@@ -6,18 +6,19 @@ import jax
 import numpy as np
 
 from benchmarks.tasks import CLASSES, Task
-from bloodjax import build, optim, settings
+from bloodjax import config as config_lib
+from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceData, epoch_order
-from bloodjax.state import TrainState
-from bloodjax.steps import Phase
+from bloodjax.training import factory, optim
+from bloodjax.training.train_step import Phase
 
 # Steps of an epoch, the pictures of all of which lie on the device.
 _EPOCH = 16
 
 
-def config(task: Task) -> settings.Config:
+def config(task: Task) -> config_lib.Config:
     """A run's config that does the task and nothing besides."""
-    changed = settings.defaults()
+    changed = config_lib.defaults()
     changed.update_from_flattened_dict(
         {
             "data.image_size": task.size,
@@ -35,7 +36,7 @@ def config(task: Task) -> settings.Config:
             "phases.finetune.freeze": "backbone" if task.kind == "head" else "none",
         }
     )
-    return settings.check(changed)
+    return config_lib.check(changed)
 
 
 class Contender:
@@ -47,8 +48,8 @@ class Contender:
         shape = (_EPOCH * task.batch, task.size, task.size, 3)
         images = rng.integers(0, 256, shape, dtype=np.uint8)
         labels = np.arange(len(images), dtype=np.int32) % CLASSES
-        self._steps = build.steps(chosen, CLASSES)
-        variables = build.variables(chosen, CLASSES)
+        self._steps = factory.steps(chosen, CLASSES)
+        variables = factory.variables(chosen, CLASSES)
         tx = optim.optimizer(
             chosen.phases.finetune, _EPOCH, variables["params"], variables["batch_stats"]
         )

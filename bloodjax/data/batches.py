@@ -21,7 +21,7 @@ class DeviceData:
     """A data set's pictures and labels, whole, on the device.
 
     Attributes:
-      images: uint8 [n, size, size, 3], or features of every view (`inference.features_step`).
+      images: uint8 [n, size, size, 3], or features of every view (`predict_step.features_step`).
       labels: int32 [n].
     """
 

@@ -12,12 +12,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from bloodjax.data import images, lazy, packed, sources, tfds_sets
+from bloodjax.data import images, lazy, sources
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.formats import array_record, tfds
+from bloodjax.data.formats.records import Shard, Writer
 from bloodjax.data.lazy import LazyImages
-from bloodjax.data.records import Shard, Writer
 from bloodjax.errors import UserError
-from bloodjax.files import make_folder
+from bloodjax.io.files import make_folder
 
 # Pictures a shard, unless their number is given.
 PER_SHARD = 8192
@@ -91,7 +92,7 @@ def pack(
             f"--out={out}: cannot keep the class {odd[0]!r}, expected names of one line"
         )
     unfinished = _claim(out)
-    splits = [tfds_sets.split_name(split) for split in dataset.splits]
+    splits = [tfds.split_name(split) for split in dataset.splits]
     of_split, records = _numbered(splits)
     writers = {
         split: _Split(out, split, count, _shards(count, shards))
@@ -100,31 +101,31 @@ def pack(
     done = 0
     for i, image in enumerate(encoded(dataset, as_pixels)):
         label, name, group = int(dataset.labels[i]), dataset.names[i], dataset.groups[i]
-        writers[splits[i]].write(tfds_sets.example(image, label, name, group))
+        writers[splits[i]].write(tfds.example(image, label, name, group))
         if (done := i + 1) % lazy.AT_ONCE == 0:
             progress(done)
     progress(done)
     written = {split: writer.shards for split, writer in writers.items()}
     side = dataset.images.shape[1] if as_pixels else None
-    tfds_sets.describe(out, _NAME, tfds_sets.features(dataset.classes, side), written)
+    tfds.describe(out, _NAME, tfds.features(dataset.classes, side), written)
     told = {shard.path.name: _told(shard) for of in written.values() for shard in of}
-    packed.write_index(out / packed.INDEX, told, dataset, records)
+    array_record.write_index(out / array_record.INDEX, told, dataset, records)
     unfinished.unlink()
 
 
 def _claim(out: pathlib.Path) -> pathlib.Path:
     """Makes `out` ready, and says of it that it is unfinished; gives what says so."""
-    unfinished = out / packed.UNFINISHED
+    unfinished = out / array_record.UNFINISHED
     held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     ours = unfinished.exists() and all(
-        _OURS.fullmatch(name) or name == packed.UNFINISHED for name in held
+        _OURS.fullmatch(name) or name == array_record.UNFINISHED for name in held
     )
     if held and not ours:
         raise UserError(f"--out={out}: holds {held[0]}, expected a new or an empty folder")
     make_folder(out)
     unfinished.touch()
     for name in held:
-        if name != packed.UNFINISHED:
+        if name != array_record.UNFINISHED:
             (out / name).unlink()
     return unfinished
 
@@ -159,7 +160,7 @@ class _Split:
         """Adds a record; the last of a shard ends it."""
         if self._writer is None:
             i = len(self.shards)
-            path = self.folder / tfds_sets.shard_name(_NAME, self.split, i, self.n)
+            path = self.folder / tfds.shard_name(_NAME, self.split, i, self.n)
             self._left = self.count * (i + 1) // self.n - self.count * i // self.n
             self.shards.append(Shard(path, self._left))
             self._writer = Writer(path)

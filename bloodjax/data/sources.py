@@ -19,10 +19,12 @@ from typing import Literal
 
 import numpy as np
 
-from bloodjax.data import folders, images, lazy, npz, packed, synthetic
-from bloodjax.data.archive import keep_open, open_archive, open_zip
+from bloodjax.data import images, lazy
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.formats import array_record, folders, npz
+from bloodjax.data.formats.archive import keep_open, open_archive, open_zip
 from bloodjax.data.lazy import Pictures
+from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
 DEFAULT_SYNTHETIC = 2400
@@ -59,13 +61,13 @@ def load(
     """
     count = _synthetic_count(spec)
     if count is not None:
-        dataset = synthetic.render(count, image_size, seed=seed)
+        dataset = render.render(count, image_size, seed=seed)
     else:
         path = _local_path(spec)
         if path.is_file() and path.suffix.lower() == ".npz":
             dataset = npz.read(path, image_size, class_names)
-        elif packed.is_set(path):
-            dataset = packed.read(path, image_size)
+        elif array_record.is_set(path):
+            dataset = array_record.read(path, image_size)
         else:
             dataset = folders.read(path, image_size, bad_images, unread=unread)
     if class_names:
@@ -95,7 +97,9 @@ def load_pictures(
     Raises:
       UserError: whatever is wrong with the source, in one line that names it.
     """
-    is_shards = path.startswith(_TFDS) or packed.is_set(pathlib.Path(os.path.expanduser(path)))
+    is_shards = path.startswith(_TFDS) or array_record.is_set(
+        pathlib.Path(os.path.expanduser(path))
+    )
     if is_shards or _synthetic_count(path) is not None:
         dataset = load(path, image_size, seed=seed)
         return dataset.images, dataset.names
@@ -126,8 +130,8 @@ def own_side(spec: str) -> int | None:
       UserError: the source is missing or damaged, or its pictures are not square.
     """
     path = _local_path(spec)
-    if packed.is_set(path):
-        return packed.own_side(path)
+    if array_record.is_set(path):
+        return array_record.own_side(path)
     return npz.own_side(path) if path.is_file() and path.suffix.lower() == ".npz" else None
 
 
@@ -144,8 +148,8 @@ def fingerprint(spec: str) -> str:
     if count is not None:
         return f"synthetic:{count}"
     path = _local_path(spec)
-    if packed.is_set(path):
-        return packed.fingerprint(path)
+    if array_record.is_set(path):
+        return array_record.fingerprint(path)
     if path.is_dir():
         with open_archive(path) as archive:
             entries = [(name, (path / name).lstat().st_size) for name in archive.files]
@@ -169,9 +173,9 @@ def _synthetic_count(spec: str) -> int | None:
 
 def _local_path(spec: str) -> pathlib.Path:
     if spec.startswith(_TFDS):
-        from bloodjax.data import tfds_sets  # takes its time, and most runs do without
+        from bloodjax.data.formats import tfds  # takes its time, and most runs do without
 
-        return tfds_sets.locate(spec)
+        return tfds.locate(spec)
     if re.match(r"[a-z0-9]+://", spec):
         raise UserError(f"{spec}: this version reads local files only, expected a path")
     path = pathlib.Path(os.path.expanduser(spec))  # unlike pathlib's, never raises

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from scipy.sparse import csgraph
 
 from bloodjax.errors import UserError
-from bloodjax.files import read_json, write_whole
+from bloodjax.io.files import read_json, write_whole
 
 
 def merge_groups(

@@ -38,7 +38,7 @@ _FAMILY = {name: family for family in _FAMILIES for name in family[0].NETWORKS}
 
 
 def names() -> list[str]:
-    """The names that `build` knows, sorted."""
+    """The names that `factory` knows, sorted."""
     return sorted(_FAMILY)
 
 
@@ -113,7 +113,7 @@ def build(
 def linear(name: str, num_classes: int = 1000, *, flavour: str = "", top: bool = False) -> Network:
     """The network as published: with a linear classifier and nothing else in its head.
 
-    The arguments are `build`'s.
+    The arguments are `factory`'s.
 
     Raises:
       UserError: `name` or `flavour` is not known.
@@ -137,8 +137,8 @@ def create_model(
     Args:
       name: one of `names()`.
       num_classes: number of logits.
-      flavour: as in `build`.
-      top: as in `build`.
+      flavour: as in `factory`.
+      top: as in `factory`.
 
     Returns:
       The module, and `{"params": ..., "batch_stats": ...}`. It maps normalised float32 images
@@ -184,7 +184,7 @@ def stages(model: Network, variables: PyTree, x: Float[Array, "b h w 3"]) -> lis
     """The backbone's map at the end of each stage, the largest first.
 
     Args:
-      model: from `build` or `create_model`.
+      model: from `factory` or `create_model`.
       variables: the network's.
       x: normalised images.
 

@@ -15,9 +15,9 @@ from jaxtyping import PyTree
 from bloodjax.errors import UserError
 from bloodjax.models import registry
 from bloodjax.models.head import Network
-from bloodjax.pretrained import hub, native, readers, rules, terms
-from bloodjax.pretrained.catalogue import DEFAULTS, Source
+from bloodjax.pretrained import bloodjax_file, hub, name_maps, readers, terms
 from bloodjax.pretrained.merge import merge
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS, Source
 
 # The value of `config.model.weights` that stands for the network's default source.
 DEFAULT = "imagenet"
@@ -62,11 +62,11 @@ class Weights:
         )
 
     @property
-    def _table(self) -> rules.Table:
-        return rules.table(registry.family(self.name), self.source.rules, self.name)
+    def _table(self) -> name_maps.Table:
+        return name_maps.table(registry.family(self.name), self.source.rules, self.name)
 
     def _path(self, key: str) -> str | None:
-        return rules.target(key, self._table)[0]
+        return name_maps.target(key, self._table)[0]
 
 
 def read(name: str, weights: str, flavour: str = "") -> Weights:
@@ -90,7 +90,7 @@ def read(name: str, weights: str, flavour: str = "") -> Weights:
         weights = default.location
     path = readers.locate(weights)
     tensors = readers.read(path)
-    source = native.source(weights, name, tensors.metadata)
+    source = bloodjax_file.source(weights, name, tensors.metadata)
     if source is None and default and _pinned(weights, "-") == _pinned(default.location, "-"):
         source = default
     if source is None:
@@ -112,13 +112,13 @@ def read(name: str, weights: str, flavour: str = "") -> Weights:
 def _naming(name: str, arrays: Mapping[str, np.ndarray]) -> str:
     """The naming whose rules lead the most tensors to a variable; the merge is strict later."""
     family = registry.family(name)
-    tables = {naming: rules.table(family, naming, name) for naming in rules.names(family)}
+    tables = {naming: name_maps.table(family, naming, name) for naming in name_maps.names(family)}
     if not tables:
-        return native.FORMAT  # the merge says what does not fit
+        return bloodjax_file.FORMAT  # the merge says what does not fit
     ours = flax.traverse_util.flatten_dict(_shapes(registry.linear(name, 1, top=True)), sep="/")
 
     def placed(naming: str) -> int:
-        return sum(rules.target(tensor, tables[naming])[0] in ours for tensor in arrays)
+        return sum(name_maps.target(tensor, tables[naming])[0] in ours for tensor in arrays)
 
     return max(tables, key=placed)
 

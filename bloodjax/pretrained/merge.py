@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax.errors import UserError
-from bloodjax.pretrained.rules import TRANSFORMS, Table, target
+from bloodjax.pretrained.name_maps import TRANSFORMS, Table, target
 
 # Of each kind of difference, this many are named.
 _NAMED = 4

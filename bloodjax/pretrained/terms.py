@@ -7,7 +7,7 @@ import pathlib
 
 from bloodjax.errors import UserError
 from bloodjax.models import registry
-from bloodjax.pretrained.catalogue import HALF, IMAGENET, Source
+from bloodjax.pretrained.pretrained_cfg import HALF, IMAGENET, Source
 
 # Keras's `preprocess_input`, by family: "caffe" mode takes ImageNet's mean from pictures in 0..255
 # and divides by nothing; "tf" mode maps to -1..1; the others (mode "torch", or layers within the

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bloodjax.data import images
-from bloodjax.data.audit import Audit, Group, Picture
+from bloodjax.data.audit.audit import Audit, Group, Picture
 from bloodjax.data.dataset import Dataset
-from bloodjax.files import make_folder, write_whole
-from bloodjax.report import page
+from bloodjax.io.files import make_folder, write_whole
+from bloodjax.report import html
 
 # What one page shows of each finding, so that it stays below 3 MB; audit.json lists everything.
 _MAX_THUMBNAILS = 20
@@ -98,7 +98,7 @@ def _page(audit: Audit, datasets: Mapping[str, Dataset]) -> str:
                 )
         return Finding(len(groups), tuple(shown))
 
-    return page.render(
+    return html.render(
         "audit.html",
         audit=audit,
         sizes={key: len(dataset) for key, dataset in datasets.items()},
@@ -126,7 +126,7 @@ def _shown(version: Group, datasets: Mapping[str, Dataset], note: str) -> Versio
     pixels = _pixels(version[0], datasets)
     thumbnail = images.resize(pixels[None], _THUMBNAIL)[0] if len(pixels) > _THUMBNAIL else pixels
     return Version(
-        src=page.data_uri(images.encode_png(thumbnail)),
+        src=html.data_uri(images.encode_png(thumbnail)),
         pictures=version[:_MAX_NAMES],
         more=max(0, len(version) - _MAX_NAMES),
         labels=tuple(collections.Counter(picture.label for picture in version).most_common()),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bloodjax.report import page, plots
+from bloodjax.report import html, plots
 
 
 def build(name: str, result: Mapping) -> str:
@@ -19,7 +19,7 @@ def build(name: str, result: Mapping) -> str:
     rows = result["corruptions"]
     severities = sorted({severity for row in rows.values() for severity in row["balanced_error"]})
     values = [[row["balanced_error"].get(s, np.nan) for s in severities] for row in rows.values()]
-    return page.render(
+    return html.render(
         "corruptions.html",
         name=name,
         result=result,

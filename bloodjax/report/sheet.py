@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bloodjax.augment.policy import parse
+from bloodjax.config import Config
 from bloodjax.data import sources
 from bloodjax.data.batches import Batch
-from bloodjax.inputs import augmented
 from bloodjax.report import plots
-from bloodjax.settings import Config
+from bloodjax.training.inputs import augmented
 
 # Of a mixed picture's label, the parts worth a mention.
 _LEAST_PART = 0.005

@@ -6,7 +6,7 @@ import scipy.ndimage
 from PIL import Image, ImageEnhance, ImageOps
 
 from bloodjax.augment import views
-from bloodjax.data import synthetic
+from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
 SIZE = 32
@@ -14,7 +14,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def cells():
-    return synthetic.render(8, SIZE, seed=3).images
+    return render.render(8, SIZE, seed=3).images
 
 
 def by_pillow(images, function):

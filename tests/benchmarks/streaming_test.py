@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from benchmarks import streaming
-from bloodjax import build
 from bloodjax.data.lazy import LazyImages
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
+from bloodjax.training import factory
 
 
 def test_no_two_cells_are_equal():
@@ -28,7 +28,7 @@ def test_the_memory_and_the_rates_are_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(streaming, "_SIDE", 32)
     small = SimpleCNN(depths=(1,), widths=(8,))
     monkeypatch.setattr(
-        build, "network", lambda _, classes, axis=None: Network(small, Head(classes))
+        factory, "network", lambda _, classes, axis=None: Network(small, Head(classes))
     )
     spec = streaming._pack(streaming.cells(420, 32), tmp_path / "set")
     found = streaming.memory(spec, "simple_cnn", 16, 2, "never")

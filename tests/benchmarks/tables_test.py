@@ -23,10 +23,9 @@ def result(batch, median, **ratios):
 
 def page(**inside):
     """A page with all markers, and text between some of them."""
-    return "\n".join(
-        f"<!-- {name}: made by python -m benchmarks.tables -->{inside.get(name, '')}<!-- /{name} -->"
-        for name in [*tables.TABLES, "parity"]
-    )
+    made = ": made by python -m benchmarks.tables -->"
+    names = [*tables.TABLES, "parity"]
+    return "\n".join(f"<!-- {name}{made}{inside.get(name, '')}<!-- /{name} -->" for name in names)
 
 
 def test_the_fastest_peer_of_a_kind_is_shown():

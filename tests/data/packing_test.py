@@ -7,8 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from bloodjax.data import images, lazy, packed, packing, sources, synthetic
-from bloodjax.data.tfds_sets import tfds
+from bloodjax.data import images, lazy, packing, sources
+from bloodjax.data.formats import array_record
+from bloodjax.data.formats.tfds import tfds
+from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -103,7 +105,7 @@ def test_pixels_are_the_source_at_their_size(spec, tmp_path):
 def test_rendered_cells(tmp_path):
     dataset = packing.read("synthetic:24", 32, seed=5)
     packing.pack(dataset, tmp_path / "out", as_pixels=True)
-    assert_same(sources.load(str(tmp_path / "out"), 32), synthetic.render(24, 32, seed=5))
+    assert_same(sources.load(str(tmp_path / "out"), 32), render.render(24, 32, seed=5))
     with pytest.raises(UserError, match="synthetic:24: rendered cells have no size of their own"):
         packing.read("synthetic:24")
 
@@ -137,7 +139,7 @@ def test_files_are_kept_as_they_are_or_as_png(tmp_path):
 def test_shards_share_each_split_out(tmp_path):
     out = tmp_path / "out"
     pack(str(medmnist(tmp_path / "cells.npz")), out, shards=4)
-    counts = [s.records for s in packed._read_index(out, 4).shards]
+    counts = [s.records for s in array_record._read_index(out, 4).shards]
     assert sum(counts) == 18
     found = sorted(p.name for p in out.glob("*array_record*"))
     assert len(found) == len(counts) == 12
@@ -181,7 +183,7 @@ def test_nothing_else_is_overwritten(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
-    (out / packed.UNFINISHED).touch()
+    (out / array_record.UNFINISHED).touch()
     (out / "thesis.md").write_text("mine")
     with pytest.raises(UserError, match=r"out: holds \S+, expected a new or an empty folder"):
         pack(spec, out)

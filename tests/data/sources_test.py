@@ -5,7 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from bloodjax.data import images, lazy, npz, sources, synthetic
+from bloodjax.data import images, lazy, sources
+from bloodjax.data.formats import npz
+from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
 
@@ -82,7 +84,7 @@ def test_reads_a_challenge_file(challenge):
 
 
 def test_renders_synthetic_cells():
-    assert_same(sources.load("synthetic:16", 32, seed=5), synthetic.render(16, 32, seed=5))
+    assert_same(sources.load("synthetic:16", 32, seed=5), render.render(16, 32, seed=5))
 
 
 def test_class_names_give_the_label_order(folder):

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from bloodjax.models.convnext import NETWORKS
-from bloodjax.pretrained.rules.convnext import RULES
+from bloodjax.pretrained.name_maps.convnext import RULES
 
 STAGES = [f"stages.{i}" for i in range(4)]
 

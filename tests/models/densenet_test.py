@@ -8,7 +8,7 @@ import pytest
 from bloodjax import models
 from bloodjax.models.densenet import NETWORKS, DenseNet
 from bloodjax.pretrained.merge import merge
-from bloodjax.pretrained.rules.densenet import RULES
+from bloodjax.pretrained.name_maps.densenet import RULES
 
 from .parity import MODES, RUNNING
 

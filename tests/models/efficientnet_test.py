@@ -4,8 +4,8 @@ import pytest
 
 from bloodjax import models
 from bloodjax.models.efficientnet import NETWORKS
-from bloodjax.pretrained import rules
-from bloodjax.pretrained.catalogue import DEFAULTS
+from bloodjax.pretrained import name_maps
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS
 
 from .parity import DOUBLE, MODES, RUNNING
 
@@ -22,7 +22,7 @@ _STAGES = [f"blocks.{i}" for i in range(7)]
 
 
 def _table(name, source):
-    return rules.table("efficientnet", source, name)
+    return name_maps.table("efficientnet", source, name)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

@@ -5,7 +5,7 @@ import pytest
 
 from bloodjax import models
 from bloodjax.models.inception import NETWORKS
-from bloodjax.pretrained import rules
+from bloodjax.pretrained import name_maps
 from bloodjax.pretrained.merge import merge
 
 from .parity import RUNNING
@@ -29,7 +29,7 @@ def test_parameters_as_published():
 
 def _check_timm(timm, parity, sizes):
     reference = timm.create_model(NAME, num_classes=10, aux_logits=False)
-    parity.check(reference, NAME, rules.table(FAMILY, "timm", NAME), _STAGES, sizes=sizes)
+    parity.check(reference, NAME, name_maps.table(FAMILY, "timm", NAME), _STAGES, sizes=sizes)
 
 
 def _check_torchvision(torchvision, parity, sizes):
@@ -38,7 +38,7 @@ def _check_torchvision(torchvision, parity, sizes):
         num_classes=10, aux_logits=True, transform_input=False, init_weights=False
     )
     assert any(name.startswith("AuxLogits") for name in reference.state_dict())
-    table = rules.table(FAMILY, "torchvision", NAME)
+    table = name_maps.table(FAMILY, "torchvision", NAME)
     settings = {"flavour": "torchvision", "sizes": sizes, "modes": RUNNING}
     parity.check(reference, NAME, table, _STAGES, **settings)
 
@@ -68,7 +68,7 @@ def test_equals_keras(keras, parity, size):
 
 def test_early_keras_counts_from_one():
     def target(source, name):
-        table = rules.table(FAMILY, source, NAME)
+        table = name_maps.table(FAMILY, source, NAME)
         ours = {"params": {"backbone": {"stem_3b": {"kernel": np.ones((1, 1, 1, 1))}}}}
         return merge({name: np.zeros((1, 1, 1, 1))}, table, ours, source="a test")
 

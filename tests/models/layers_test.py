@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax import sharding
+from bloodjax.distributed import sharding
 from bloodjax.models.layers import (
     Dense,
     DepthwiseConv,

@@ -5,7 +5,7 @@ import pytest
 
 from bloodjax import models
 from bloodjax.models.mobilenet import NETWORKS
-from bloodjax.pretrained import rules
+from bloodjax.pretrained import name_maps
 from bloodjax.pretrained.merge import merge
 
 # Millions of parameters with 1000 classes, as the paper and Keras publish them.
@@ -57,7 +57,7 @@ def _timm(timm, name):
 
 
 def _check_timm(timm, parity, name, **settings):
-    table = rules.table(FAMILY, "timm", name)
+    table = name_maps.table(FAMILY, "timm", name)
     parity.check(_timm(timm, name), name, table, [f"blocks.{i}" for i in range(5)], **settings)
 
 
@@ -72,7 +72,7 @@ def test_every_network_equals_timm(timm, parity, name):
 
 
 def test_keras_2_names_the_depthwise_kernels_otherwise():
-    new = rules.table(FAMILY, "keras", "mobilenet_v1_100")
+    new = name_maps.table(FAMILY, "keras", "mobilenet_v1_100")
     drawn = {"conv_dw_4/depthwise_kernel": np.zeros((3, 3, 8, 1), np.float32)}
     ours = {
         "params": {"backbone": {"stage_2_block_0": {"depthwise": {"kernel": np.ones((3, 3, 8))}}}}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bloodjax import models
-from bloodjax.pretrained import rules
+from bloodjax.pretrained import name_maps
 from bloodjax.pretrained.merge import flatten, merge
 
 from . import keras_reference, torch_reference
@@ -203,7 +203,7 @@ class Parity:
             *stages, logits = jax.device_get(
                 keras_reference.apply(whole, x_theirs, training=False)[0]
             )
-        table = rules.table(models.registry.family(name), "keras", name)
+        table = name_maps.table(models.registry.family(name), "keras", name)
         found = ours(model, merge(tensors, table, shapes, source=name), x)[:2]
         self._settle(name, "keras", x.shape[1:2], _compared(found, (logits, stages)))
 

@@ -9,7 +9,7 @@ import pytest
 
 import bloodjax
 from bloodjax.pretrained import readers
-from bloodjax.pretrained.catalogue import DEFAULTS
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS
 
 NAME = "efficientnet_lite0"
 # ImageNet's class numbers: tabby, tiger cat, Egyptian cat; espresso, cup.

@@ -9,7 +9,7 @@ from bloodjax import models
 from bloodjax.errors import UserError
 from bloodjax.models.resnet import NETWORKS, ResNet
 from bloodjax.pretrained.merge import merge
-from bloodjax.pretrained.rules.resnet import RULES
+from bloodjax.pretrained.name_maps.resnet import RULES
 
 from .parity import DOUBLE, MODES, RUNNING
 

@@ -5,7 +5,7 @@ import pytest
 
 from bloodjax import models
 from bloodjax.models.vgg import NETWORKS, adaptive_avg_pool
-from bloodjax.pretrained import rules
+from bloodjax.pretrained import name_maps
 
 from .parity import RUNNING
 
@@ -54,21 +54,21 @@ def test_without_the_dense_layers_features_are_averages():
 def _check_torchvision(torchvision, parity, name, sizes):
     build = getattr(torchvision.models, name.replace("vgg_", "vgg"))
     reference = build(num_classes=10, dropout=0.0, init_weights=False)
-    table = rules.table(FAMILY, "torchvision", name)
+    table = name_maps.table(FAMILY, "torchvision", name)
     settings = {"flavour": "torchvision", "sizes": sizes, "modes": RUNNING}
     parity.check(reference, name, table, _stages(name), **settings)
 
 
 def _check_timm(timm, parity, name, sizes):
     reference = timm.create_model(name.replace("vgg_", "vgg"), num_classes=10)
-    table = rules.table(FAMILY, "timm", name)
+    table = name_maps.table(FAMILY, "timm", name)
     parity.check(reference, name, table, _stages(name), flavour="timm", sizes=sizes)
 
 
 def test_equals_torchvision(torchvision, parity):
     # One size and mode only, as the dense layers hold half a gigabyte.
     reference = torchvision.models.vgg11_bn(num_classes=10, init_weights=False)
-    table = rules.table(FAMILY, "torchvision", "vgg_11_bn")
+    table = name_maps.table(FAMILY, "torchvision", "vgg_11_bn")
     settings = {"flavour": "torchvision", "sizes": (101,), "modes": RUNNING}
     parity.check(reference, "vgg_11_bn", table, _stages("vgg_11_bn"), **settings)
 

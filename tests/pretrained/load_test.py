@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import bloodjax
-from bloodjax import build, models, settings
+from bloodjax import config as config_lib
+from bloodjax import models
 from bloodjax.errors import UserError
-from bloodjax.pretrained import load, native, readers
-from bloodjax.pretrained.catalogue import DEFAULTS, Source
+from bloodjax.pretrained import bloodjax_file, load, readers
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS, Source
+from bloodjax.training import factory
 
 NAME = "efficientnet_lite0"
 SMALL = "mobilenet_v1_025"
@@ -46,15 +48,15 @@ def test_a_network_without_default_weights_says_what_to_do():
 
 def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_path):
     config = make_config(**{"model.name": NAME, "model.weights": "imagenet"})
-    filled, backbone = build.pretrained(config)
-    assert build.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
-    (tmp_path / "config.json").write_text(settings.to_json(filled))
-    assert settings.read(tmp_path / "config.json") == filled
+    filled, backbone = factory.pretrained(config)
+    assert factory.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
+    (tmp_path / "config.json").write_text(config_lib.to_json(filled))
+    assert config_lib.read(tmp_path / "config.json") == filled
     assert (filled.model.source.licence, filled.model.source.flavour) == ("apache-2.0", "tf")
     own = make_config(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.4, 0.5, 0.6)})
-    assert build.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    drawn = build.variables(filled, 4)
-    merged = build.variables(filled, 4, backbone)
+    assert factory.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    drawn = factory.variables(filled, 4)
+    merged = factory.variables(filled, 4, backbone)
     stem = merged["params"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(stem, lite0["params"]["backbone"]["stem"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], drawn["params"]["head"])
@@ -67,7 +69,7 @@ def small(tmp_path_factory):
     _, variables = models.create_model(SMALL, 5, flavour="keras")
     source = Source("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
-    native.write(path, SMALL, 5, source, variables)
+    bloodjax_file.write(path, SMALL, 5, source, variables)
     return path, variables
 
 
@@ -87,7 +89,7 @@ def test_weights_without_a_classifier_are_a_backbone(small, tmp_path):
     path, variables = small
     source = load.read(SMALL, str(path)).source
     headless = {k: {"backbone": v["backbone"]} for k, v in variables.items()}
-    native.write(tmp_path / "a.safetensors", SMALL, 0, source, headless)
+    bloodjax_file.write(tmp_path / "a.safetensors", SMALL, 0, source, headless)
     weights = load.read(SMALL, str(tmp_path / "a.safetensors"))
     assert weights.num_classes == 0
     _, found = load.classifier(weights)
@@ -109,7 +111,7 @@ def test_other_networks_and_numbers_of_classes_are_refused(small):
 def test_a_network_of_our_own_takes_our_own_files(tmp_path):
     _, variables = models.create_model("simple_cnn", 3)
     path = tmp_path / "own.safetensors"
-    native.write(path, "simple_cnn", 3, Source("", "", ""), variables)
+    bloodjax_file.write(path, "simple_cnn", 3, Source("", "", ""), variables)
     _, found = bloodjax.create_model("simple_cnn", str(path), 3)
     jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
     readers.write_safetensors(path, {"conv.weight": np.zeros(3, np.float32)}, {})

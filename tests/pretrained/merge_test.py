@@ -3,7 +3,7 @@ import pytest
 
 from bloodjax.errors import UserError
 from bloodjax.pretrained.merge import flatten, merge
-from bloodjax.pretrained.rules import Rule, batch_norm, kernel
+from bloodjax.pretrained.name_maps import Rule, batch_norm, kernel
 
 TABLE = (
     *kernel("conv", "backbone/conv"),

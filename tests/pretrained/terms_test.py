@@ -6,7 +6,7 @@ import pytest
 
 from bloodjax.errors import UserError
 from bloodjax.pretrained import terms
-from bloodjax.pretrained.catalogue import DEFAULTS, HALF, IMAGENET
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS, HALF, IMAGENET
 
 
 def test_weights_named_as_the_default_share_its_terms():

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bloodjax.data import synthetic
-from bloodjax.data.audit import audit
+from bloodjax.data.audit.audit import audit
+from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
 
 
 @pytest.fixture(scope="module")
 def flawed():
-    cells = synthetic.render(80, seed=3)
-    dataset, _ = synthetic.plant(cells, duplicates=25, conflicts=4, junk=30, seed=1)
+    cells = render.render(80, seed=3)
+    dataset, _ = render.plant(cells, duplicates=25, conflicts=4, junk=30, seed=1)
     datasets = {"<b>cells</b>": dataset}
     return audit(datasets), datasets
 
@@ -49,7 +49,7 @@ def test_the_page_shows_each_frame_once_and_says_how_many_there_are(tmp_path, fl
     # One junk frame, four conflicts, and of 29 groups of duplicates as many as a section shows.
     shown = thumbnails(html)
     assert len(shown) == 1 + 4 + 20
-    np.testing.assert_array_equal(shown[0], synthetic.cartoon(96))
+    np.testing.assert_array_equal(shown[0], render.cartoon(96))
     assert "Shown: 20 of 29." in html
     assert "and 26 more" in html
     first = found.label_conflicts[0]
@@ -59,7 +59,7 @@ def test_the_page_shows_each_frame_once_and_says_how_many_there_are(tmp_path, fl
 
 
 def test_the_page_of_clean_data_says_so(tmp_path):
-    datasets = {"cells": synthetic.render(64, seed=3)}
+    datasets = {"cells": render.render(64, seed=3)}
     html = audit_page.write(audit(datasets), datasets, tmp_path).read_text()
     assert thumbnails(html) == []
     assert html.count('class="good-text"') == 5
@@ -68,7 +68,7 @@ def test_the_page_of_clean_data_says_so(tmp_path):
 def test_the_page_stays_small_when_pictures_are_large_and_findings_many(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (120, 224, 224, 3)).astype(np.uint8)
     dataset = dataclasses.replace(
-        synthetic.render(120, 16),
+        render.render(120, 16),
         images=np.concatenate([images[:60], images[:60]]),
         labels=np.repeat([0, 1], 60).astype(np.int32),
         splits=("train",) * 60 + ("test",) * 60,

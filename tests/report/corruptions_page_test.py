@@ -1,7 +1,7 @@
 from html.parser import HTMLParser
 
-from bloodjax import corruptions
-from bloodjax.distort import baselines
+from bloodjax.corruptions import alexnet_reference
+from bloodjax.evaluation import robustness
 from bloodjax.report import corruptions_page
 
 FACTS = {
@@ -9,19 +9,19 @@ FACTS = {
     "step": 7,
     "seed": 0,
     "tta": "none",
-    "baseline": {"source": baselines.SOURCE, "image_size": 224},
+    "baseline": {"source": alexnet_reference.SOURCE, "image_size": 224},
 }
 
 
 def page(image_size=224, **errors):
-    result = FACTS | {"image_size": image_size} | corruptions.relative(0.05, errors)
+    result = FACTS | {"image_size": image_size} | robustness.relative(0.05, errors)
     return corruptions_page.build("test <b>", result)
 
 
 def test_it_shows_each_error_and_needs_no_other_file():
     html = page(bubble=dict(enumerate((0.1, 0.2, 0.3, 0.4, 0.5), 1)), dust={2: 0.25})
     assert "30.0\N{NO-BREAK SPACE}%" in html  # bubble's mean
-    assert f"{0.3 / baselines.CORRUPTED['bubble']:.3f}" in html
+    assert f"{0.3 / alexnet_reference.CORRUPTED['bubble']:.3f}" in html
     assert "test &lt;b&gt;" in html
     assert "1,234 pictures" in html
     assert 'aria-label="balanced error by severity, a row each for bubble, dust"' in html

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bloodjax.data import npz, packing
+from bloodjax.data import packing
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.tfds_sets import features, split_name, tfds
+from bloodjax.data.formats import npz
+from bloodjax.data.formats.tfds import features, split_name, tfds
 from bloodjax.errors import UserError
 
 _DESCRIPTION = """

@@ -4,9 +4,10 @@ import sys
 import numpy as np
 import pytest
 
-from bloodjax.data import npz, packing, sources
+from bloodjax.data import packing, sources
+from bloodjax.data.formats import npz
+from bloodjax.data.formats.tfds import tfds
 from bloodjax.data.tfds_builders.blood_cells import BloodCells
-from bloodjax.data.tfds_sets import tfds
 from bloodjax.errors import UserError
 
 

@@ -1,0 +1,78 @@
+"""Checksums of a folder's files, by which it proves later that it is whole.
+
+They stand in the folder, in `checksums.json`: a line of JSON with each file's size and SHA-256, and
+a line with the SHA-256 of the first, so that they prove themselves too. The file is the last that
+is written; a folder without it is one whose writing was cut short.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+
+from bloodjax.io.files import write_whole
+
+FILE = "checksums.json"
+
+
+class Broken(Exception):
+    """A folder is not as it was written; the message names the file and what is wrong with it."""
+
+
+def write(folder: pathlib.Path) -> None:
+    """Writes `checksums.json` for the files that are in `folder` now, at any depth."""
+    files = {name: _print(folder / name) for name in _names(folder)}
+    content = json.dumps({"files": files}, sort_keys=True)
+    write_whole(folder / FILE, f"{content}\n{_digest(content)}\n")
+
+
+def check(folder: pathlib.Path) -> None:
+    """Compares the files in `folder` with their checksums; further files do not count.
+
+    Raises:
+      Broken: a file is missing, is shorter or longer, has other bytes or cannot be read; or
+        `checksums.json` is, or has.
+      PermissionError: this user may not read one.
+    """
+    for name, expected in _read(folder)["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise Broken(f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
+            if _print(path) != expected:
+                raise Broken(f"{name} has other bytes than were written")
+        except FileNotFoundError:
+            raise Broken(f"{name} is missing") from None
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise Broken(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _read(folder: pathlib.Path) -> dict:
+    try:
+        content, digest, rest = (folder / FILE).read_text("utf-8").split("\n")
+    except FileNotFoundError:
+        raise Broken(f"{FILE}, which is written last, is missing") from None
+    except ValueError:  # no text, or not of these lines
+        raise Broken(f"{FILE} has other bytes than were written") from None
+    if digest != _digest(content) or rest:
+        raise Broken(f"{FILE} has other bytes than were written")
+    return json.loads(content)
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted({path.relative_to(folder).as_posix() for path in files} - {FILE})
+
+
+def _print(path: pathlib.Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Image corruptions for robustness benchmarks (NumPy)."""

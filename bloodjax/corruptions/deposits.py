@@ -1,0 +1,100 @@
+"""What lies on the slide or the lens. Lengths are in pixels where a docstring does not say."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from bloodjax.corruptions.base import Image, to_uint8
+from bloodjax.data import images
+
+_INK_SHAPES = 10
+_MARGIN = 10  # between ink and the picture's edge
+_RIM, _RIM_ALPHA, _BUBBLE_ALPHA = 2, 130, 100
+
+
+def stain_deposit(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """Black spots of ink, 24 pixels across, or 32 at severity 5: one, up to two, up to three."""
+    most = (1, 2, 3, 3, 3)[severity - 1]
+    height, width = image.shape[:2]
+    shapes = inks(min(32 if severity == 5 else 24, height, width))
+    spotted = image.copy()
+    for _ in range(_integer(rng, 1, most) if most > 1 else 1):
+        ink = shapes[_integer(rng, 0, len(shapes) - 1)]
+        left, top = (_place(rng, side, len(ink)) for side in (width, height))
+        spotted[top : top + len(ink), left : left + len(ink)][ink] = 0
+    return spotted
+
+
+def bubble(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """7 to 10 or 12 white bubbles with a rim, of radii from 3 to 5 .. 15, half transparent."""
+    largest, most = ((5, 10), (7, 10), (10, 10), (12, 12), (15, 12))[severity - 1]
+    height, width = image.shape[:2]
+    discs = []
+    for _ in range(_integer(rng, 7, most)):
+        radius = min(_integer(rng, 3, largest), (min(height, width) - 1) // 2)
+        x, y = _integer(rng, radius, width - radius), _integer(rng, radius, height - radius)
+        discs += [(x, y, radius + _RIM, _RIM_ALPHA), (x, y, radius, _BUBBLE_ALPHA)]
+    alpha = images.draw_discs(height, width, discs)[..., None].astype(np.int64)
+    return ((image * (255 - alpha) + 255 * alpha + 127) // 255).astype(np.uint8)
+
+
+def dust(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """4 .. 20 dark specks, out of focus, each up to 2 % of the side in radius."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    light = np.ones((height, width))
+    for _ in range(4 * severity):
+        cy, cx = rng.uniform(0, height), rng.uniform(0, width)
+        radius = rng.uniform(0.005, 0.02) * min(height, width)
+        darkness = rng.uniform(0.3, 0.8)
+        light *= 1 - darkness * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * radius**2))
+    return to_uint8(image * light[..., None])
+
+
+def scratch(image: Image, severity: int, rng: np.random.Generator) -> Image:
+    """1 .. 5 bright straight lines across the picture, about a pixel wide."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    white = np.zeros((height, width))
+    for _ in range(severity):
+        angle = rng.uniform(0, math.pi)
+        cy, cx = rng.uniform(0, height), rng.uniform(0, width)
+        distance = (y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)
+        white = np.maximum(white, rng.uniform(0.4, 0.9) * np.exp(-(distance**2)))
+    return to_uint8(image + (255.0 - image) * white[..., None])
+
+
+@functools.cache
+def inks(size: int) -> Bool[np.ndarray, "shapes {size} {size}"]:
+    """Ten ragged spots in squares of `size`, the same ones always; they cover 50 to 75 % of it."""
+    return np.stack([_spot(size, np.random.default_rng([size, i])) for i in range(_INK_SHAPES)])
+
+
+def _spot(size: int, rng: np.random.Generator) -> Bool[np.ndarray, "{size} {size}"]:
+    """A disc whose edge is moved by smooth noise, cut so that it covers the share drawn for it."""
+    axis = np.linspace(-1, 1, size)
+    distance = np.hypot(axis[:, None], axis)
+    height = 0.25 * _smooth_noise(size, rng) - distance
+    return height > np.quantile(height, 1 - rng.uniform(0.5, 0.75))
+
+
+def _smooth_noise(size: int, rng: np.random.Generator) -> Float[np.ndarray, "{size} {size}"]:
+    noise = ndimage.gaussian_filter(rng.standard_normal((size, size)), size / 12)
+    return noise / noise.std()
+
+
+def _integer(rng: np.random.Generator, low: int, high: int) -> int:
+    """A whole number in low .. high, both included; `low` where there is none."""
+    return int(rng.integers(low, max(low, high) + 1))
+
+
+def _place(rng: np.random.Generator, side: int, length: int) -> int:
+    """Where something of `length` starts in `side` pixels, off the edges where there is room."""
+    free = side - length
+    margin = min(_MARGIN, free // 2)
+    return _integer(rng, margin, free - margin)

@@ -1,0 +1,1 @@
+"""Junk, duplicates, outliers, label conflicts and leakage in labelled images."""

@@ -1,0 +1,1 @@
+"""Rendered blood cells, for tests and first runs."""

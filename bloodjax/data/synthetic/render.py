@@ -1,0 +1,114 @@
+"""The embedded data set: eight kinds of blood cell, drawn on the spot, with flaws on request."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.synthetic.cells import draw_cells
+from bloodjax.data.synthetic.morphology import KINDS
+from bloodjax.errors import UserError
+
+CLASSES = tuple(KINDS)
+
+
+def render(
+    n: int,
+    size: int = 96,
+    *,
+    seed: int = 0,
+    duplicates: int = 0,
+    conflicts: int = 0,
+    junk: int = 0,
+) -> Dataset:
+    """Draws cells in classes of equal size (give or take one), with the flaws that `plant` adds.
+
+    The cells are the same whatever is planted among them; their order is random.
+
+    Args:
+      n: number of cells, 8 or more.
+      size: height and width in pixels, 16 or more.
+      seed: same arguments, same data set.
+      duplicates: exact copies to add under the label of their original.
+      conflicts: exact copies to add under another label.
+      junk: frames without a cell to add.
+
+    Raises:
+      UserError: if a number is too small.
+    """
+    flaws = {"duplicates": duplicates, "conflicts": conflicts, "junk": junk}
+    least = {"n": len(CLASSES), "size": 16}
+    for name, value in {"n": n, "size": size, "seed": seed, **flaws}.items():
+        bound = least.get(name, 0)
+        if value < bound:
+            raise UserError(f"synthetic data: {name} is {value}, expected {bound} or more")
+    labels = np.arange(n, dtype=np.int32) % len(CLASSES)
+    cells = Dataset(
+        images=draw_cells(labels, size, seed),
+        labels=labels,
+        names=tuple(str(i) for i in range(n)),
+        classes=CLASSES,
+        splits=("",) * n,
+        groups=("",) * n,
+    )
+    return plant(cells, **flaws, seed=seed)[0]
+
+
+def plant(
+    dataset: Dataset, duplicates: int = 0, conflicts: int = 0, junk: int = 0, *, seed: int = 0
+) -> tuple[Dataset, dict[str, list]]:
+    """Plants flaws of known place in a data set: the test of an audit.
+
+    Copies are of different pictures as long as there are any left to copy.
+
+    Args:
+      dataset: the pictures to plant among; two classes or more.
+      duplicates: exact copies to add under the label of their original.
+      conflicts: exact copies to add under another label.
+      junk: copies of one drawing that shows no cell to add, spread over all labels.
+      seed: decides on originals, labels and order.
+
+    Returns:
+      The pictures and the flaws in random order, named "0", "1", ... in that order, and what was
+      planted by those names: "duplicates" and "conflicts" list pairs (original, copy), "junk" lists
+      names. A copy keeps its original's split and group.
+    """
+    rng = np.random.default_rng(seed)
+    n, classes = len(dataset), len(dataset.classes)
+    # Each picture once, then each twice, ...: np.resize repeats the permutation.
+    originals = np.resize(rng.permutation(n), duplicates + conflicts)
+    copied = dataset.take(originals)
+    shift = np.repeat([0, 1], [duplicates, conflicts]) * rng.integers(1, classes, len(originals))
+    drawing = cartoon(dataset.images.shape[1])
+    order = rng.permutation(n + len(originals) + junk)
+    names = tuple(str(place) for place in np.argsort(order))
+    flawed = Dataset(
+        images=np.concatenate([dataset.images, copied.images, np.repeat(drawing[None], junk, 0)]),
+        labels=np.concatenate(
+            [dataset.labels, (copied.labels + shift) % classes, np.arange(junk) % classes]
+        ).astype(np.int32),
+        names=names,
+        classes=dataset.classes,
+        splits=dataset.splits + copied.splits + ("",) * junk,
+        groups=dataset.groups + copied.groups + ("",) * junk,
+    )
+    pairs = [(names[a], names[n + i]) for i, a in enumerate(originals)]
+    planted = {
+        "duplicates": pairs[:duplicates],
+        "conflicts": pairs[duplicates:],
+        "junk": list(names[n + len(originals) :]),
+    }
+    return flawed.take(order), planted
+
+
+def cartoon(size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A smiling face in flat colours: what strays into a folder of cells and is none."""
+    axis = (np.arange(size) + 0.5) * 2 / size - 1
+    x, y = np.abs(axis)[None, :], axis[:, None]
+    r = np.hypot(x, y)
+    face = np.full((size, size, 3), (60, 150, 190), np.uint8)
+    face[r < 0.8] = (250, 210, 50)
+    face[np.hypot(x - 0.28, y + 0.22) < 0.12] = (20, 20, 20)
+    face[(r > 0.42) & (r < 0.54) & (y > 0.15)] = (190, 40, 40)
+    return face

@@ -1,0 +1,25 @@
+"""Runs of several processes: start, common decisions, sharding, preemption, end."""
+
+from bloodjax.distributed.runtime import (
+    StopConsensus,
+    barrier,
+    count,
+    exchange,
+    is_primary,
+    primary_first,
+    propagate_errors,
+    session,
+    with_timeout,
+)
+
+__all__ = [
+    "StopConsensus",
+    "barrier",
+    "count",
+    "exchange",
+    "is_primary",
+    "primary_first",
+    "propagate_errors",
+    "session",
+    "with_timeout",
+]

@@ -1,0 +1,1 @@
+"""Trained classifiers: predictions, scores, ensembles, soups, robustness."""

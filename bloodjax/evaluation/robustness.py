@@ -1,0 +1,169 @@
+"""How a classifier stands distorted pictures: the benchmark of BloodMNIST-C, on any labelled data.
+
+Definitions (Di Salvo et al. 2024, arXiv:2406.17536, and its package medmnistc):
+  * The balanced error is 1 - balanced accuracy; of a corruption, it has one at each severity s.
+  * `be` of a corruption is sum_s error(s) / sum_s AlexNet's error(s); 1 is as bad as AlexNet.
+  * `rbe` is sum_s (error(s) - clean error) / sum_s (AlexNet's error(s) - AlexNet's clean error):
+    what the corruption adds, against what it adds for AlexNet.
+  * `BE` and `rBE` are their means over the eleven corruptions; None where some were not measured.
+AlexNet's errors are of BloodMNIST-C's own pictures; on other data the ratios are no ranking.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from bloodjax import metrics
+from bloodjax.cli import console
+from bloodjax.corruptions import alexnet_reference, registry
+from bloodjax.corruptions.base import SEVERITIES
+from bloodjax.data.dataset import Dataset
+from bloodjax.distributed import preemption
+from bloodjax.errors import Stopped
+from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.io.files import make_folder, write_whole
+from bloodjax.report import corruptions_page
+
+# Pictures distorted and then predicted at once, at least: what progress and Ctrl-C wait for.
+_AT_ONCE = 256
+
+
+def benchmark(
+    model: Classifier | Ensemble,
+    dataset: Dataset,
+    out: pathlib.Path,
+    *,
+    names: Mapping[str, Sequence[int]],
+    tta: str | None,
+) -> dict:
+    """Scores `dataset` clean and distorted; writes `corruptions.json` and `corruptions.html`.
+
+    Args:
+      model: the classifier, or an ensemble; its config's seed decides on what is random.
+      dataset: labelled pictures, their classes those of `model`.
+      out: a folder, made if need be.
+      names: distortion -> severities, as `corruptions.registry.parse` returns them.
+      tta: views to average over, or None for what the model itself says.
+
+    Raises:
+      UserError: `out` cannot be written to.
+      Stopped: SIGINT or SIGTERM came; nothing was written.
+
+    Returns:
+      The content of `corruptions.json`.
+    """
+    make_folder(out)
+    clean, errors = _measure(model, dataset, names, tta)
+    result = {
+        "n": len(dataset),
+        "image_size": int(dataset.images.shape[1]),
+        "step": model.step,
+        "seed": model.config.seed,
+        "tta": tta or model.tta,
+        **relative(clean, errors),
+        "baseline": {"source": alexnet_reference.SOURCE, "image_size": alexnet_reference.SIZE},
+    }
+    write_whole(out / "corruptions.json", json.dumps(result, indent=2) + "\n")
+    write_whole(out / "corruptions.html", corruptions_page.build(out.name, result))
+    return result
+
+
+def relative(clean: float, errors: Mapping[str, Mapping[int, float]]) -> dict:
+    """The clean error, all errors and their means, and both ratios to AlexNet's.
+
+    Args:
+      clean: the balanced error on clean pictures, 0..1.
+      errors: distortion -> severity -> balanced error. A distortion that lacks a severity or is not
+        BloodMNIST-C's has None for its ratios.
+    """
+    rows = {name: _row(name, clean, by_severity) for name, by_severity in errors.items()}
+    complete = all(name in rows for name in alexnet_reference.CORRUPTED)
+    return {
+        "clean_balanced_error": clean,
+        "BE": _mean_of(rows, "be") if complete else None,
+        "rBE": _mean_of(rows, "rbe") if complete else None,
+        "corruptions": rows,
+    }
+
+
+def summary(result: Mapping) -> str:
+    """One line on the content of `corruptions.json`."""
+    rows = result["corruptions"]
+    worst = max(rows, key=lambda name: rows[name]["mean_balanced_error"])
+    mean = np.mean([row["mean_balanced_error"] for row in rows.values()])
+    line = (
+        f"balanced error: clean {result['clean_balanced_error']:.4f}, distorted {mean:.4f} on "
+        f"average; worst under {worst}, {rows[worst]['mean_balanced_error']:.4f}"
+    )
+    if result["rBE"] is not None:
+        line += f"; BE {result['BE']:.3f}, rBE {result['rBE']:.3f} (AlexNet on BloodMNIST-C: 1)"
+    return line
+
+
+def _row(name: str, clean: float, errors: Mapping[int, float]) -> dict:
+    mean, ratio, added = float(np.mean(list(errors.values()))), None, None
+    if name in alexnet_reference.CORRUPTED and set(errors) == set(SEVERITIES):
+        theirs = alexnet_reference.CORRUPTED[name]
+        ratio, added = mean / theirs, (mean - clean) / (theirs - alexnet_reference.CLEAN)
+    return {
+        "balanced_error": {str(severity): error for severity, error in errors.items()},
+        "mean_balanced_error": mean,
+        "be": ratio,
+        "rbe": added,
+    }
+
+
+def _mean_of(rows: Mapping[str, Mapping], figure: str) -> float | None:
+    values = [rows[name][figure] for name in alexnet_reference.CORRUPTED]
+    return None if None in values else float(np.mean(values))
+
+
+def _measure(
+    model: Classifier | Ensemble,
+    dataset: Dataset,
+    names: Mapping[str, Sequence[int]],
+    tta: str | None,
+) -> tuple[float, dict[str, dict[int, float]]]:
+    """The balanced errors on clean pictures, and under each distortion and severity."""
+    seed, n = model.config.seed, len(dataset)
+    total = n * (1 + sum(map(len, names.values())))
+    errors: dict[str, dict[int, float]] = {}
+    with preemption.catch() as stop, console.ProgressBar("clean", total, 0) as bar:
+
+        def error(done: int, change: Callable) -> float:
+            found = []
+            for rows in _chunks(n, model.config.batch_size):
+                images = np.stack([change(dataset.images[i], dataset.names[i]) for i in rows])
+                found.append(model.predict(images, tta))
+                bar.advance(done + rows.stop)
+                if stop.signal:
+                    raise Stopped("stopped; nothing is written of the corruptions", stop.signal)
+            figures = metrics.quick(np.concatenate(found), dataset.labels)
+            return 1 - figures["balanced_accuracy"]
+
+        clean = error(0, lambda image, _: image)
+        done = n
+        for name, severities in names.items():
+            errors[name] = {}
+            for severity in severities:
+                bar.describe(f"{name} {severity}")
+                errors[name][severity] = error(done, _distortion(name, severity, seed))
+                done += n
+    return clean, errors
+
+
+def _distortion(name: str, severity: int, seed: int) -> Callable:
+    return lambda image, picture: registry.distort(
+        image, name, severity, seed=seed, picture=picture
+    )
+
+
+def _chunks(n: int, batch_size: int) -> list[range]:
+    """Ranges of whole batches of `n` pictures."""
+    size = batch_size * max(1, _AT_ONCE // batch_size)
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]

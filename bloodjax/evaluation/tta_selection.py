@@ -1,0 +1,190 @@
+"""Which views earn their place: their weights, chosen on the validation part.
+
+Two ways, both minimising the negative log-likelihood of the true classes: greedy forward selection
+with replacement (Caruana et al. 2004, https://doi.org/10.1145/1015330.1015432), and free
+non-negative weights (after Shanmugam et al. 2021, "Better aggregation in test-time augmentation",
+https://arxiv.org/abs/2011.11156). The picture alone is a choice of both, so that views which only
+harm on validation get no weight.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float, Int
+from scipy.special import logsumexp, softmax
+
+from bloodjax.augment import views
+from bloodjax.augment.tta import AVERAGES, Plan
+from bloodjax.io.files import read_json, write_whole
+from bloodjax.metrics import SMALLEST_PROBABILITY
+
+FILE = "tta.json"
+# Views that the greedy selection takes, the same one several times among them.
+_ROUNDS = 50
+# A free weight below this is noise, and would cost a pass through the network.
+_SMALLEST_WEIGHT = 0.01
+
+Each = Float[np.ndarray, "views n classes"]
+Labels = Int[np.ndarray, " n"]
+
+
+def combine(
+    each: Each, weights: Float[np.ndarray, " views"], average: str
+) -> Float[np.ndarray, "n classes"]:
+    """The probabilities of all views as one, as `tta.probabilities` does it; weights sum to 1."""
+    mean = np.tensordot(weights, _terms(each, average), axes=1)
+    return softmax(mean, axis=-1) if average == "logits" else mean
+
+
+def greedy(
+    each: Each, labels: Labels, average: str, rounds: int = _ROUNDS
+) -> Float[np.ndarray, " views"]:
+    """Weights by greedy forward selection with replacement.
+
+    In each round the view joins that makes the mean of those taken so far best; of all rounds the
+    best one counts. Ties go to the earlier view and round.
+
+    Args:
+      each: the class probabilities in each view.
+      labels: the true classes.
+      average: "probabilities" or "logits".
+      rounds: how many views are taken.
+    """
+    terms = _terms(each, average)
+    counts = np.zeros(len(terms))
+    total = np.zeros_like(terms[0])
+    best, best_counts = np.inf, counts
+    for taken in range(1, rounds + 1):
+        losses = [_loss((total + term) / taken, labels, average) for term in terms]
+        chosen = int(np.argmin(losses))
+        counts[chosen] += 1
+        total += terms[chosen]
+        if losses[chosen] < best - 1e-12:
+            best, best_counts = losses[chosen], counts.copy()
+    return best_counts / best_counts.sum()
+
+
+def free_weights(each: Each, labels: Labels, average: str) -> Float[np.ndarray, " views"]:
+    """Non-negative weights with a sum of 1; those below 0.01 become 0.
+
+    The problem is convex: the likelihood is that of a mixture or of a logistic regression. Solved
+    by sequential least squares.
+
+    Args:
+      each: the class probabilities in each view.
+      labels: the true classes.
+      average: "probabilities" or "logits".
+    """
+    terms = _terms(each, average)
+    true = terms[:, np.arange(len(labels)), labels]
+
+    def loss(weights):
+        mean = np.tensordot(weights, terms, axes=1)
+        if average == "logits":
+            expected = np.einsum("nc,vnc->vn", softmax(mean, axis=-1), terms)
+            gradient = (expected - true).mean(axis=1)
+        else:
+            gradient = -(true / (weights @ true)).mean(axis=1)
+        return _loss(mean, labels, average), gradient
+
+    number = len(terms)
+    found = scipy.optimize.minimize(
+        loss,
+        np.full(number, 1 / number),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * number,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        options={"maxiter": 300, "ftol": 1e-9},
+    ).x
+    kept = np.where(found >= min(_SMALLEST_WEIGHT, found.max()), found, 0)
+    return kept / kept.sum()
+
+
+def select(
+    each: Each, labels: Labels, name: str, average: str, method: str
+) -> tuple[Plan, dict[str, object]]:
+    """Chooses the weights of views.
+
+    Args:
+      each: the class probabilities in each view of the sets `name`, in the order of `views.named`.
+      labels: the true classes.
+      name: the sets of views.
+      average: "probabilities" or "logits".
+      method: "greedy" or "weights".
+
+    Returns:
+      The plan, and the content of `tta.json`.
+    """
+    choose = {"greedy": greedy, "weights": free_weights}[method]
+    weights = choose(each, labels, average)
+    names = list(views.named(name))
+    kept = {names[i]: round(float(weights[i]), 6) for i in np.flatnonzero(weights)}
+    number = len(names)
+    candidates = {
+        views.PICTURE: np.eye(number)[0],
+        "mean": np.full(number, 1 / number),
+        "selected": weights,
+    }
+    figures = {what: combine(each, w, average) for what, w in candidates.items()}
+    return Plan(name, average, tuple(kept.items())), {
+        "views": name,
+        "average": average,
+        "select": method,
+        "n": len(labels),
+        "weights": kept,
+        "nll": {what: _nll(p, labels) for what, p in figures.items()},
+        "accuracy": {
+            what: float(np.mean(p.argmax(axis=1) == labels)) for what, p in figures.items()
+        },
+    }
+
+
+def write(workdir: pathlib.Path, content: dict[str, object]) -> None:
+    """Writes `tta.json`."""
+    write_whole(workdir / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read(workdir: pathlib.Path) -> Plan | None:
+    """The plan in `tta.json`, or None where there is no such file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        return None
+    return read_json(path, "views, average, and the weights of views with a sum of 1", _plan)
+
+
+def _plan(content: Any) -> Plan:
+    plan = Plan(content["views"], content["average"], tuple(content["weights"].items()))
+    known, weights = set(views.named(plan.views)), dict(plan.weights)
+    if not weights.keys() <= known or plan.average not in AVERAGES:
+        raise ValueError("an unknown view or average")
+    if abs(sum(weights.values()) - 1) >= 1e-3 or min(weights.values()) <= 0:
+        raise ValueError("weights with another sum, or none")
+    return plan
+
+
+def _terms(each: Each, average: str) -> Each:
+    """What the mean is taken of, in float64."""
+    each = np.clip(each.astype(np.float64), SMALLEST_PROBABILITY, 1)
+    return np.log(each) if average == "logits" else each
+
+
+def _loss(mean: Float[np.ndarray, "n classes"], labels: Labels, average: str) -> float:
+    rows = np.arange(len(labels))
+    if average == "logits":
+        return float((logsumexp(mean, axis=-1) - mean[rows, labels]).mean())
+    return _nll(mean, labels)
+
+
+def _nll(probabilities: Float[np.ndarray, "n classes"], labels: Labels) -> float:
+    true = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.clip(true, SMALLEST_PROBABILITY, 1)).mean())

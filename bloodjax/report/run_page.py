@@ -1,0 +1,218 @@
+"""The page on a run: what the model can do, how sure that is, and where it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from bloodjax.data.images import encode_png
+from bloodjax.metrics import wilson_interval
+from bloodjax.profiling import breakdown
+from bloodjax.report import html, plots
+
+# What the counts of an audit mean, in the order of the page.
+AUDIT_FINDINGS = {
+    "junk": "pictures unlike any cell, or one frame many times over",
+    "exact_duplicates": "groups of identical pictures",
+    "near_duplicates": "groups of nearly identical pictures",
+    "label_conflicts": "groups in which one picture carries several labels",
+    "leakage": "groups with members in several parts of the data",
+    "dropped": "pictures left out of this run",
+}
+# metrics.json's figures for the table of all sets: name -> (title, whether it is a share of 1).
+SCORES = {
+    "accuracy": ("Accuracy", True),
+    "balanced_accuracy": ("Balanced accuracy", True),
+    "precision_macro": ("Precision, mean of classes", True),
+    "recall_macro": ("Recall, mean of classes", True),
+    "f1_macro": ("F1, mean of classes", True),
+    "auc_ovr": ("Area under the ROC curve, one class against the rest", False),
+    "precision_at_50": ("Precision at threshold 0.5", True),
+    "recall_at_50": ("Recall at threshold 0.5", True),
+    "nll": ("Negative log-likelihood (nats)", False),
+    "ece": ("Expected calibration error", True),
+    "brier": ("Brier score (0 to 2)", False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """A picture the model got wrong.
+
+    Attributes:
+      image: the uint8 RGB picture.
+      name: its name in the data.
+      true: name of its class.
+      predicted: name of the class the model gave it.
+      confidence: probability of that class, 0..1.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    name: str
+    true: str
+    predicted: str
+    confidence: float
+
+
+def most_confident_mistakes(
+    probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int = 24
+) -> Int[np.ndarray, " m"]:
+    """Indices of up to `k` wrongly classified pictures, the most confident first."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
+    return wrong[order[:k]]
+
+
+def build(
+    *,
+    name: str,
+    config: Mapping[str, object],
+    history: Sequence[Mapping[str, object]],
+    evaluations: Mapping[str, Mapping[str, object]],
+    best_step: int | None = None,
+    baselines: Mapping[str, float] | None = None,
+    mistakes: Sequence[Mistake] = (),
+    audit: Mapping[str, int] | None = None,
+    audit_page: str = "../audit/index.html",
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+    class_weights: Mapping[str, float] | None = None,
+    versions: Mapping[str, str] | None = None,
+    timings: Mapping[str, float] | None = None,
+    profile: Mapping[str, Mapping[str, object]] | None = None,
+) -> str:
+    """The report as one HTML page that needs no other file; what is missing is said to be.
+
+    Args:
+      name: of the run.
+      config: the run's configuration, ready for JSON.
+      history: the epoch lines of `metrics.jsonl`, in order.
+      evaluations: name of a set ("test") -> its `metrics.json`. The first is the headline.
+      best_step: step whose parameters were kept and evaluated.
+      baselines: name of a set -> accuracy of the colour histogram there.
+      mistakes: of the headline set, the most confident first.
+      audit: counts under the names of `audit.json` (groups for duplicates, conflicts and leakage),
+        `n`, `dropped`, and `cleaned`, 1 where leaks were left out, else 0.
+      audit_page: link to the audit's own page.
+      counts: name of a part of the data -> class -> number of pictures.
+      class_weights: class -> weight in the loss.
+      versions: name of a piece of software, or "device" -> version.
+      timings: what was done -> seconds.
+      profile: phase -> where its steps' time went, as in `profile.json`.
+    """
+    measured = {
+        part: _baseline(accuracy, evaluations[part]["n"])
+        for part, accuracy in (baselines or {}).items()
+        if part in evaluations
+    }
+    headline = next(iter(evaluations), None)
+    return html.render(
+        "report.html",
+        name=name,
+        headline=headline and _headline(headline, evaluations[headline], measured.get(headline)),
+        evaluations=evaluations,
+        baselines=measured,
+        scores=SCORES,
+        curves=plots.training_curves(history, best_step) if history else {},
+        phases=_phases(history),
+        mistakes=[(html.data_uri(encode_png(mistake.image)), mistake) for mistake in mistakes],
+        audit=audit,
+        audit_findings=AUDIT_FINDINGS,
+        audit_page=audit_page,
+        counts=counts or {},
+        class_weights=class_weights or {},
+        config=json.dumps(config, indent=2),
+        versions=versions or {},
+        timings={what: _duration(seconds) for what, seconds in (timings or {}).items()},
+        profile={
+            phase: {**entry, "facts": breakdown.facts(entry)}
+            for phase, entry in (profile or {}).items()
+        },
+        percent=_percent,
+        interval=_interval,
+        figure=_figure,
+        points=_points,
+    )
+
+
+def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str, object]:
+    """What the page says and draws of the set that stands for the run."""
+    n, expected = metrics["n"], metrics["ci95"]["accuracy"]
+    if metrics["accuracy"] == 1:  # where the bootstrap's interval has no width
+        expected = wilson_interval(n, n)
+    return {
+        "name": name,
+        "metrics": metrics,
+        "expected": expected,
+        "baseline": baseline,
+        # Better for certain where the two intervals do not meet.
+        "beats_baseline": baseline and expected[0] > baseline["ci95"][1],
+        "confidence": _mean_confidence(metrics),
+        "taken_for": _taken_for(metrics),
+        "confusion": plots.confusion_matrix(metrics["confusion_matrix"], metrics["classes"]),
+        "recalls": plots.class_recalls(metrics["per_class"]),
+        "reliability": plots.reliability_diagram(metrics["reliability"]),
+    }
+
+
+def _baseline(accuracy: float, n: int) -> dict[str, object]:
+    return {"accuracy": accuracy, "ci95": wilson_interval(round(accuracy * n), n)}
+
+
+def _mean_confidence(metrics: Mapping) -> float:
+    bins = metrics["reliability"]
+    pairs = zip(bins["count"], bins["confidence"], strict=True)
+    return sum(count * mean for count, mean in pairs if count) / metrics["n"]
+
+
+def _taken_for(metrics: Mapping) -> dict[str, tuple[str, int] | None]:
+    """Class -> the class it is most often mistaken for and how often; None where it never is."""
+    confusion = np.array(metrics["confusion_matrix"])
+    np.fill_diagonal(confusion, 0)
+    return {
+        true: (metrics["classes"][row.argmax()], int(row.max())) if row.any() else None
+        for true, row in zip(metrics["classes"], confusion, strict=True)
+    }
+
+
+def _phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
+    """Name, first and last epoch of each phase, counting epochs from 1 over the whole run."""
+    phases, first = [], 1
+    for name, lines in itertools.groupby(history, key=lambda line: line["phase"]):
+        last = first + len(list(lines)) - 1
+        phases.append((name, first, last))
+        first = last + 1
+    return phases
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
+    if ci95 is None:
+        return ""
+    low, high = (f"{100 * v:.1f}" if is_share else f"{v:.3f}" for v in ci95)
+    return f"{low}–{high}"
+
+
+def _figure(value: float | None, is_share: bool) -> str:
+    return _percent(value) if is_share or value is None else f"{value:.3f}"
+
+
+def _points(difference: float) -> str:
+    """0.0123 -> "+1.2", in percentage points."""
+    return f"{100 * difference:+.1f}"
+
+
+def _duration(seconds: float) -> str:
+    """3,725 s -> "1 h 2 min"; 65 s -> "1 min 5 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,121 @@
+"""Tests of bloodjax/cli.py, in this process; the commands' own tests start real ones."""
+
+import errno
+import logging
+import pathlib
+import signal
+import sys
+
+import pytest
+from absl.testing import flagsaver
+
+from bloodjax.cli import command
+from bloodjax.errors import Stopped, UserError
+
+# The commands' flags have the same names, so that no process can import two of them.
+_NAME = command.flags.DEFINE_string("cli_test_name", None, "A name.")
+command.flags.DEFINE_multi_string("cli_test_folders", None, "Folders.")
+_COUNT = command.flags.DEFINE_integer("cli_test_count", 1, "A count.")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_trace(monkeypatch):
+    logger = logging.getLogger("bloodjax")
+    monkeypatch.setattr(logger, "handlers", logger.handlers)
+    monkeypatch.setattr(logger, "propagate", logger.propagate)
+    with flagsaver.flagsaver():
+        yield
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a main function as a command; returns the exit status and what it printed."""
+
+    def run(main, *arguments, **options):
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            command.run(main, **{"required": ("cli_test_name",)} | options)
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+def raises(error):
+    def main(_):
+        raise error
+
+    return main
+
+
+def test_main_gets_the_overrides_and_reads_the_flags(run):
+    seen = []
+    status, printed = run(
+        lambda overrides: seen.append((overrides, _NAME.value, _COUNT.value)),
+        *("--config.a.b=1=2", "--cli_test_name=x", "--config.c", "3", "--cli_test_count", "7"),
+        takes_config=True,
+    )
+    assert seen == [(["a.b=1=2", "c=3"], "x", 7)]
+    assert status in (None, 0)
+    assert printed == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("a.npz: two\nlines"), 2, "error: a.npz: two lines\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.json"),
+            *(2, "error: a.json: No space left on device; what was saved before is whole\n"),
+        ),
+        (Stopped("stopped at step 3", signal.SIGTERM), 143, "stopped at step 3\n"),
+        (Stopped("stopped at step 3", signal.SIGINT), 130, "stopped at step 3\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_an_ending_is_one_line_and_a_status(run, error, status, message):
+    assert run(raises(error), "--cli_test_name=x") == (status, message)
+
+
+def test_a_bug_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "--cli_test_name=x"])
+    with pytest.raises(ZeroDivisionError):
+        command.run(raises(ZeroDivisionError()), required=())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--cli_test_name is missing"),
+        (["--cli_test_name="], "--cli_test_name is missing"),
+        (["--cli_test_name=x", "--cli_test_nome=y"], "cli_test_nome"),
+        (["--cli_test_name=x", "--cli_test_count=y"], "cli_test_count"),
+        (["--cli_test_name=x", "y"], "unexpected argument 'y'"),
+        (["--cli_test_name=x", "--config.seed=1"], "config.seed"),
+    ],
+)
+def test_a_wrong_flag_ends_before_main(run, arguments, message):
+    called = []
+    status, printed = run(called.append, *arguments)
+    assert (status, called) == (2, [])
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert message in printed
+
+
+def test_local_paths_are_repeated_or_listed(run):
+    seen = []
+    arguments = ("--cli_test_name=x", "--cli_test_folders=a,b", "--cli_test_folders=~")
+    run(lambda _: seen.extend(command.local_paths("cli_test_folders")), *arguments)
+    assert seen == [pathlib.Path("a"), pathlib.Path("b"), pathlib.Path.home()]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a,gs://b", "error: --cli_test_folders=gs://b: this version takes local paths only\n"),
+        (",", "error: --cli_test_folders is missing; --help says what it is\n"),
+    ],
+)
+def test_local_paths_are_checked(run, value, message):
+    arguments = ("--cli_test_name=x", f"--cli_test_folders={value}")
+    assert run(lambda _: command.local_paths("cli_test_folders"), *arguments) == (2, message)

@@ -1,0 +1,336 @@
+import json
+import pathlib
+import re
+
+import ml_collections
+import pytest
+
+from bloodjax import config as config_lib
+from bloodjax.config import validation
+from bloodjax.errors import UserError
+from bloodjax.pretrained.pretrained_cfg import Source
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+PHASE_RULES = {
+    "epochs": -1,
+    "freeze": "head",
+    "cache_features": "maybe",
+    "optimizer": "adam",
+    "learning_rate": -1.0,
+    "layer_decay": 0.0,
+    "weight_decay": -0.1,
+    "clip_norm": float("inf"),
+    "mu_dtype": "float16",
+    "schedule.name": "linear",
+    "schedule.warmup": -1.0,
+    "schedule.first_cycle": -1.0,
+    "schedule.t_mul": 0.5,
+    "schedule.m_mul": 0.0,
+    "schedule.decay": 1.5,
+    "schedule.alpha": 1.0,
+}
+# One value for each rule that has the right type and breaks the rule.
+IMPOSSIBLE = {
+    "seed": -1,
+    "batch_size": 0,
+    "accumulate_steps": 0,
+    "parallel": "xmap",
+    "steps_per_call": 0,
+    "dtype": "float16",
+    "data.validation": 1.0,
+    "data.test": -0.1,
+    "data.image_size": 15,
+    "data.on_device": "yes",
+    "data.clean": "yes",
+    "data.bad_images": "drop",
+    "data.classes": ("a", "a"),
+    "model.drop_path": 1.0,
+    "model.mean": (0.5, 0.5),
+    "model.std": (0.5, 0.5, 0.0),
+    "model.head.hidden": (16, 0),
+    "model.head.dropout": (0.5, 1.0),
+    "model.head.activation": "step",
+    "loss.name": "hinge",
+    "loss.gamma": -1.0,
+    "loss.class_weights": "inverse",
+    "loss.effective_beta": 1.0,
+    "loss.logit_adjustment": -0.5,
+    "loss.label_smoothing": 1.0,
+    "ema": 1.0,
+    "soup": -1,
+    "early_stopping.metric": "auc",
+    "early_stopping.patience": 0,
+    "early_stopping.set": "test",
+    "grace_seconds": -1.0,
+    "peer_timeout": 1.0,
+    "sharding": "both",
+    "divergence.skip": -1,
+    "divergence.rollbacks": -1,
+    "divergence.factor": 1.0,
+    "folds": 1,
+    "evaluation.tta": "d8",
+    "evaluation.tta_average": "medians",
+    "evaluation.tta_select": "best",
+    "evaluation.bootstrap": 0,
+    "checkpoint_minutes": -1.0,
+    **{f"phases.{phase}.{k}": v for phase in config_lib.PHASES for k, v in PHASE_RULES.items()},
+}
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+DEFAULTS = dict(leaves(config_lib.defaults().to_dict()))
+# Whatever is given for a text is taken as text, and for a tuple as its only entry.
+TYPED = sorted(k for k, v in DEFAULTS.items() if not isinstance(v, (str, tuple)))
+
+
+def nested(key, value):
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(body):
+        path = tmp_path / "configs/mine.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"from bloodjax import settings\n{body}")
+        return str(path)
+
+    return write
+
+
+def test_the_defaults_pass_every_check():
+    checked = config_lib.check(config_lib.defaults())
+    assert checked.to_dict() == config_lib.defaults().to_dict()
+    assert isinstance(checked, ml_collections.FrozenConfigDict)
+
+
+def test_reads_a_file_and_then_the_overrides(config_file):
+    path = config_file(
+        "def get_config():\n c = settings.defaults()\n c.batch_size = 8\n c.seed = 3\n return c\n"
+    )
+    config = config_lib.load(
+        path,
+        [
+            "seed=4",
+            "data.train=cells=1.npz",
+            "data.test=0.2",
+            "model.head.batch_norm=false",
+            "model.head.hidden=(32,)",
+            "model.std=1,1,1",
+            "data.classes=a,b",
+            "phases.head.learning_rate=1",
+        ],
+    )
+    assert (config.batch_size, config.seed) == (8, 4)
+    assert (config.data.train, config.data.test) == ("cells=1.npz", "0.2")
+    assert config.model.head.batch_norm is False
+    assert (tuple(config.model.head.hidden), tuple(config.model.std)) == ((32,), (1, 1, 1))
+    assert tuple(config.data.classes) == ("a", "b")
+    assert config.phases.head.learning_rate == 1.0
+    assert config.data.image_size == config_lib.defaults().data.image_size
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_at_hand_loads(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if path.stem == "common":
+        with pytest.raises(UserError, match="get_config"):
+            config_lib.load(str(path))
+    else:
+        assert config_lib.load(str(path)).model.name
+
+
+@pytest.mark.parametrize("key", TYPED)
+def test_a_value_of_the_wrong_type(key):
+    expected = type(DEFAULTS[key]).__name__
+    with pytest.raises(UserError, match=rf"config\.{key} is 'x', .*type {expected}"):
+        config_lib.check(nested(key, "x"))
+
+
+def test_true_is_no_number():
+    with pytest.raises(UserError, match=r"config\.batch_size is True, .*int"):
+        config_lib.check({"batch_size": True})
+    with pytest.raises(UserError, match=r"config\.model\.drop_path is True, .*float"):
+        config_lib.check(nested("model.drop_path", True))
+
+
+def test_every_rule_has_an_impossible_value_here():
+    short = {re.sub(r"^phases\.\w+\.", "", key) for key in IMPOSSIBLE}
+    assert short == set(validation.RULES)
+
+
+@pytest.mark.parametrize("key", IMPOSSIBLE)
+def test_an_impossible_value(key):
+    rule = key.removeprefix("phases.head.").removeprefix("phases.finetune.")
+    expected = validation.RULES[rule][1]
+    message = rf"^config\.{re.escape(key)} is .*, expected {re.escape(expected)}$"
+    with pytest.raises(UserError, match=message):
+        config_lib.check(nested(key, IMPOSSIBLE[key]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"augment": "rotatte"},
+            "config.augment: unknown operation 'rotatte': did you mean rotate?",
+        ),
+        (
+            {"augment": "mixup(p=2)"},
+            "config.augment: mixup's p is 2, expected a number from 0 to 1",
+        ),
+        (
+            {"augment": "mixup", "batch_size": 9},
+            "config.batch_size is 9, expected an even number with mixup or cutmix",
+        ),
+        (
+            {
+                "augment": "d4|rotate",
+                "phases.head.freeze": "backbone",
+                "phases.head.cache_features": "always",
+            },
+            "expected freeze to be backbone, parallel jit, and augment none, flip or d4 then",
+        ),
+    ],
+)
+def test_an_impossible_augmentation(changes, message):
+    config = config_lib.defaults()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        config_lib.check(config)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["phases.head.learning_rate", "checkpoint_minutes"])
+def test_a_number_must_be_one(key):
+    with pytest.raises(UserError, match=rf"config\.{key} is nan"):
+        config_lib.check(nested(key, float("nan")))
+
+
+def test_class_names_are_text(config_file):
+    path = config_file("get_config = settings.defaults\n")
+    with pytest.raises(UserError, match=r"config\.data\.classes is \(0, 1\)"):
+        config_lib.load(path, ["data.classes=0,1"])
+
+
+def test_training_needs_an_epoch():
+    with pytest.raises(UserError, match="both 0"):
+        config_lib.check({"phases": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}})
+
+
+def test_an_unknown_key_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"config\.batchsize; did you mean config\.batch_size\?"):
+        config_lib.check({"batchsize": 8})
+    with pytest.raises(UserError, match=r"unknown config key config\.zzz$"):
+        config_lib.check({"zzz": 1})
+
+
+def test_an_unknown_model_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"'convnext_bass'.*'convnext_base'"):
+        config_lib.check(nested("model.name", "convnext_bass"))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("x = (\n", "line 2: "),
+        ("x = 1\n", r"no get_config\(\)"),
+        ("def get_config():\n c = settings.defaults()\n c.seed = 'a'\n return c\n", "seed|int"),
+        ("def get_config():\n pass\n", "ConfigDict"),
+    ],
+)
+def test_a_wrong_config_file(config_file, body, expected):
+    path = config_file(body)
+    with pytest.raises(UserError, match=f"--config={re.escape(path)}: .*({expected})"):
+        config_lib.load(path)
+
+
+def test_a_config_file_with_an_unknown_key(config_file):
+    path = config_file("def get_config():\n c = settings.defaults()\n c.epoch = 1\n return c\n")
+    with pytest.raises(UserError, match=r"unknown config key config\.epoch"):
+        config_lib.load(path)
+
+
+def test_a_config_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nope\.py: no such file"):
+        config_lib.load(str(tmp_path / "nope.py"))
+    (tmp_path / "config.txt").write_text("")
+    with pytest.raises(UserError, match=r"config\.txt: expected a Python file"):
+        config_lib.load(str(tmp_path / "config.txt"))
+
+
+def test_json_gives_the_same_config_back(tmp_path):
+    config = config_lib.check(nested("model.head.hidden", (16, 8)) | {"seed": 5})
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    assert config_lib.read(tmp_path / "config.json") == config
+    assert json.loads(config_lib.to_json(config))["model"]["head"]["hidden"] == [16, 8]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '{"phases": 3}', '{"seed": -1}', "\xff"])
+def test_json_that_is_no_config(text, tmp_path):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"config\.json: .*(expected|unknown)"):
+        config_lib.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("def get_config():\n return 1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
+        ("import nothing_like_it\n", "line 2: ModuleNotFoundError: No module named"),
+        ("\n\nx = nought\n", "line 4: NameError: name 'nought' is not defined"),
+        ("a\0b", "null bytes"),
+    ],
+)
+def test_a_config_file_that_fails_is_one_line(config_file, line, expected):
+    with pytest.raises(UserError) as raised:
+        config_lib.load(str(config_file(line)))
+    assert re.fullmatch(rf"--config=.*\.py: .*{re.escape(expected)}.*", str(raised.value))
+
+
+def test_differences_name_key_and_values():
+    old, new = config_lib.defaults(), config_lib.defaults()
+    assert config_lib.differences(old, new) == []
+    new.phases.head.epochs = 3
+    new.augment = "flip"
+    assert sorted(config_lib.differences(old, new)) == [
+        "augment: 'd4' -> 'flip'",
+        "phases.head.epochs: 10 -> 3",
+    ]
+
+
+def test_what_a_run_fills_in_is_not_set_by_hand(config_file):
+    path = config_file("def get_config():\n return settings.defaults()\n")
+    with pytest.raises(UserError, match=r"config\.model\.source\.mean is filled in by the run"):
+        config_lib.load(path, ["model.source.mean=0,0,0"])
+
+
+def test_what_a_run_filled_in_is_no_difference():
+    config = config_lib.check(config_lib.defaults())
+    filled = config_lib.with_source(config, Source("hf:a/b", "timm", "tf", licence="mit"))
+    assert (filled.model.source.licence, filled.model.name) == ("mit", config.model.name)
+    assert not config_lib.differences(filled, config)
+    assert config_lib.differences(filled, config_lib.check({"seed": 1})) == ["seed: 0 -> 1"]
+
+
+def test_whether_to_profile_may_change_as_a_run_goes_on():
+    stored, asked = config_lib.check({"seed": 1}), config_lib.check({"seed": 1, "profile": True})
+    assert not config_lib.differences(stored, asked)
+    assert config_lib.resumed(stored, asked) == asked
+    filled = config_lib.with_source(stored, Source("hf:a/b", "timm", "tf", licence="mit"))
+    assert config_lib.resumed(filled, asked).model.source.licence == "mit"
+
+
+def test_pictures_too_small_for_the_network_are_named(make_config):
+    make_config(**{"model.name": "inception_v3", "data.image_size": 75})
+    message = r"config\.data\.image_size is 74, expected at least 75 for inception_v3"
+    with pytest.raises(UserError, match=message):
+        make_config(**{"model.name": "inception_v3", "data.image_size": 74})

@@ -1,0 +1,158 @@
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import bloodjax
+from bloodjax import config as config_lib
+from bloodjax import cross_validation
+from bloodjax.data import splits
+from bloodjax.data.synthetic import render
+from bloodjax.errors import Stopped, UserError
+from bloodjax.evaluation import classifier
+from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.training.executor import JitSteps
+
+K = 3
+CHANGES = {"folds": K, "phases.head.epochs": 0, "phases.finetune.epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """160 cells, of which some pairs are the same picture and some are of one patient."""
+    path = tmp_path_factory.mktemp("cells") / "cells.npz"
+    cells = render.render(160, 32, seed=0)
+    images = cells.images.copy()
+    same = [np.flatnonzero(cells.labels == label)[:2] for label in range(8)]
+    for first, second in same:
+        images[second] = images[first]
+    np.savez(path, images=images, labels=cells.labels, classes=np.array(cells.classes))
+    return path, same
+
+
+@pytest.fixture(scope="module")
+def run(make_config, source, tmp_path_factory):
+    """A finished run of three folds, which was stopped within the second."""
+    workdir = tmp_path_factory.mktemp("folds") / "run"
+    config = make_config(**CHANGES, **{"data.train": str(source[0])})
+    taken, original = [], JitSteps.train
+
+    def counted(self, *arguments):
+        taken.append(1)
+        if len(taken) == 8:  # an epoch has 5 or so steps
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JitSteps, "train", counted)
+        with pytest.raises(Stopped):
+            cross_validation.train(config, workdir)
+    finished = workdir / "fold0/report/index.html"
+    assert finished.exists()
+    assert not (workdir / "fold1/report").exists()
+    written = finished.stat().st_mtime_ns
+    results = cross_validation.train(config, workdir)
+    assert finished.stat().st_mtime_ns == written, "a finished fold was run again"
+    return workdir, results
+
+
+def parts_of(folder):
+    return {
+        name: set(found) for name, found in splits.read(folder / "splits.json")["parts"].items()
+    }
+
+
+def test_each_picture_validates_once_and_the_test_part_is_kept_back_from_all(run):
+    workdir, _ = run
+    whole = parts_of(workdir)
+    assert whole.keys() == {"train", "test"}
+    held_out = []
+    for i in range(K):
+        own = parts_of(workdir / f"fold{i}")
+        assert own["test"] == whole["test"]
+        assert own["train"] | own["validation"] == whole["train"]
+        assert not own["train"] & own["validation"]
+        held_out.append(own["validation"])
+    assert set.union(*held_out) == whole["train"]
+    assert sum(map(len, held_out)) == len(whole["train"])
+    assert max(map(len, held_out)) - min(map(len, held_out)) <= 8
+
+
+def test_folds_are_stratified_and_keep_duplicates_together(run, source):
+    workdir, _ = run
+    labels = np.load(source[0])["labels"]
+    total = np.bincount(labels[[int(n) for n in parts_of(workdir)["train"]]])
+    for i in range(K):
+        held_out = {int(name) for name in parts_of(workdir / f"fold{i}")["validation"]}
+        counts = np.bincount(labels[list(held_out)], minlength=8)
+        assert np.abs(counts - total / K).max() <= 2
+        assert all((first in held_out) == (second in held_out) for first, second in source[1])
+
+
+def test_every_picture_is_judged_by_the_run_that_did_not_see_it(run, source):
+    workdir, results = run
+    with (workdir / "evaluate/out_of_fold/predictions.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == parts_of(workdir)["train"]
+    images = np.load(source[0])["images"]
+    for i in range(K):
+        member = classifier.load(workdir / f"fold{i}")
+        names = sorted(parts_of(workdir / f"fold{i}")["validation"])
+        expected = member.predict(images[[int(name) for name in names]])
+        found = [[float(rows[name][c]) for c in member.classes] for name in names]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    result = json.loads((workdir / "evaluate/out_of_fold/metrics.json").read_text())
+    assert result == results["out_of_fold"]
+    right = np.mean([row["label"] == row["predicted"] for row in rows.values()])
+    assert result["accuracy"] == pytest.approx(right)
+    assert sum(fold["n"] for fold in result["folds"]) == result["n"] == len(rows)
+    assert 0 <= result["baseline"]["accuracy"] <= 1
+
+
+def test_the_ensemble_of_the_folds_is_evaluated_on_test(run, source):
+    workdir, results = run
+    model = bloodjax.load(workdir)
+    assert isinstance(model, Ensemble)
+    assert [folder.name for folder in model.members] == ["fold0", "fold1", "fold2"]
+    result = json.loads((workdir / "evaluate/test/metrics.json").read_text())
+    assert result == results["test"]
+    names = splits.read(workdir / "splits.json")["parts"]["test"]
+    content = np.load(source[0])
+    index = [int(name) for name in names]
+    probabilities = model.predict(content["images"][index])
+    right = np.mean(probabilities.argmax(axis=1) == content["labels"][index])
+    assert result["accuracy"] == pytest.approx(right)
+    assert len(result["members"]) == K
+    page = (workdir / "report/index.html").read_text(encoding="utf-8")
+    assert all(text in page for text in ("fold2", "Out of fold", "Members of the ensemble"))
+
+
+def test_another_config_is_refused(run, make_config, source):
+    config = make_config(**CHANGES | {"folds": 4}, **{"data.train": str(source[0])})
+    with pytest.raises(UserError, match="folds: 3 -> 4"):
+        cross_validation.train(config, run[0])
+
+
+def test_a_class_that_cannot_be_shared_out(make_config, tmp_path):
+    cells = render.render(64, 32, seed=0)
+    images = cells.images.copy()
+    of_class = np.flatnonzero(cells.labels == 2)
+    images[of_class] = images[of_class[0]]
+    path = tmp_path / "cells.npz"
+    np.savez(path, images=images, labels=cells.labels, classes=np.array(cells.classes))
+    config = make_config(
+        **CHANGES, **{"data.train": str(path), "data.clean": "report", "data.test": "0"}
+    )
+    with pytest.raises(UserError, match=rf"config.folds is 3, but the class {cells.classes[2]} of"):
+        cross_validation.train(config, tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_validation_of_its_own_does_not_go_with_folds(make_config):
+    with pytest.raises(UserError, match=r"config.data.validation is 'b.npz', expected auto"):
+        make_config(folds=2, **{"data.validation": "b.npz"})
+    assert make_config(folds=2, **{"data.validation": "0"}).folds == 2
+    assert config_lib.defaults().folds == 0

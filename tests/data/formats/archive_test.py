@@ -1,0 +1,142 @@
+import io
+import tracemalloc
+import zipfile
+
+import pytest
+
+from bloodjax.data.formats import archive
+from bloodjax.errors import UserError
+
+FILES = {"b/2.png": b"two", "b/10.png": b"ten", "a/1.png": b"one", "notes.txt": b"text"}
+JUNK = ["__MACOSX/a/._1.png", ".DS_Store", "a/.hidden/1.png", "b/Thumbs.db", "a/desktop.ini"]
+
+
+def write_zip(path, files, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as zipped:
+        for name, content in files.items():
+            zipped.writestr(name, content)
+    return path
+
+
+def write_folder(path, files):
+    for name, content in files.items():
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_open_archive_lists_and_reads_files_but_no_junk(tmp_path, write):
+    path = write(tmp_path / "cells", FILES | dict.fromkeys(JUNK, b"junk"))
+    with archive.open_archive(path) as opened:
+        assert opened.files == ("a/1.png", "b/10.png", "b/2.png", "notes.txt")
+        assert opened.folders == {"a", "b"}
+        assert {name: opened.read(name) for name in opened.files} == FILES
+
+
+def test_open_archive_lists_empty_folders(tmp_path):
+    (tmp_path / "cells/train/empty").mkdir(parents=True)
+    with archive.open_archive(tmp_path / "cells") as opened:
+        assert opened.folders == {"train", "train/empty"}
+    path = write_zip(tmp_path / "cells.zip", {"train/empty/": b""})
+    with archive.open_archive(path) as opened:
+        assert (opened.files, opened.folders) == ((), {"train", "train/empty"})
+
+
+@pytest.mark.parametrize("name", ["a\\1.png", "./a/1.png", "a//1.png"])
+def test_zip_paths_are_normalised(tmp_path, name):
+    with archive.open_archive(write_zip(tmp_path / "cells.zip", {name: b"one"})) as opened:
+        assert (opened.files, opened.folders) == (("a/1.png",), {"a"})
+        assert opened.read("a/1.png") == b"one"
+
+
+def test_a_folder_that_links_to_itself_comes_to_an_end(tmp_path):
+    write_folder(tmp_path, {"a/1.png": b"one"})
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    with archive.open_archive(tmp_path) as opened:
+        assert "a/loop/a/1.png" in opened.files
+        assert max(name.count("/") for name in opened.files) <= archive.MAX_DEPTH
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/a.png", "../a.png", "a/../../b.png", "C:/a.png", "..\\a.png"]
+)
+def test_open_zip_refuses_members_outside_the_folder(tmp_path, name):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": b"one", name: b"out"})
+    with pytest.raises(UserError, match="escapes its folder, expected a relative") as caught:
+        archive.open_zip(path)
+    assert str(path) in str(caught.value)
+
+
+def test_open_zip_refuses_a_path_twice(tmp_path):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": b"one", "a\\1.png": b"other"})
+    with pytest.raises(UserError, match=r"cells.zip: member .* occurs twice"):
+        archive.open_zip(path)
+
+
+def test_open_zip_refuses_an_encrypted_member(tmp_path):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": b"one"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"cells.zip: member 'a/1.png' is encrypted, expected"):
+        archive.open_zip(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_open_zip_refuses_methods_that_cannot_be_bounded(tmp_path, method):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": b"one"}, method)
+    with pytest.raises(UserError, match=f"cells.zip.* method {method}, expected stored or deflate"):
+        archive.open_zip(path)
+
+
+def test_open_zip_refuses_to_unpack_past_the_limit(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": bytes(600), "a/2.png": bytes(600)})
+    monkeypatch.setattr(archive, "MAX_UNPACKED", 1199)
+    with pytest.raises(UserError, match=r"cells.zip: unpacks to 1200 bytes, expected at most 1199"):
+        archive.open_zip(path)
+
+
+def test_a_member_past_the_limit_is_not_read(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": bytes(600)})
+    monkeypatch.setattr(archive, "MAX_MEMBER", 599)
+    with archive.open_archive(path) as opened, pytest.raises(ValueError, match="600 bytes"):
+        opened.read("a/1.png")
+
+
+def test_a_member_that_lies_about_its_size_takes_no_more_memory(tmp_path):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": bytes(50_000_000)})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02") + 24
+    data[start : start + 4] = (1000).to_bytes(4, "little")
+    path.write_bytes(data)
+    tracemalloc.start()
+    with (
+        archive.open_archive(path) as opened,
+        pytest.raises(ValueError, match="damaged in the zip"),
+    ):
+        opened.read("a/1.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
+    path = write_zip(tmp_path / "cells.zip", {"a/1.png": b"one" * 99}, zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"oneone", b"twoone", 1))
+    with archive.open_archive(path) as opened, pytest.raises(ValueError, match="CRC"):
+        opened.read("a/1.png")
+
+
+def test_open_zip_names_what_it_found_instead(tmp_path):
+    with pytest.raises(UserError, match=r"none.zip: no such file or folder"):
+        archive.open_zip(tmp_path / "none.zip")
+    (tmp_path / "text.zip").write_text("cells")
+    with pytest.raises(UserError, match=r"text.zip: not a zip file, expected"):
+        archive.open_zip(tmp_path / "text.zip")
+    whole = io.BytesIO()
+    write_zip(whole, FILES)
+    (tmp_path / "cut.zip").write_bytes(whole.getvalue()[:-40])
+    with pytest.raises(UserError, match=r"cut.zip: truncated or damaged, expected"):
+        archive.open_zip(tmp_path / "cut.zip")

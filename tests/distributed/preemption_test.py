@@ -1,0 +1,200 @@
+import contextlib
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from bloodjax.distributed import preemption
+from bloodjax.errors import Stopped
+
+BOTH = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_the_first_signal_is_noted(number):
+    before = signal.getsignal(number)
+    with preemption.catch() as stop:
+        assert stop.signal == 0
+        os.kill(os.getpid(), number)
+        assert stop.signal == number
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_what_leaves_nothing_to_save_is_broken_off(number):
+    with preemption.catch() as stop:
+        with pytest.raises(Stopped, match=r"^stopped in the middle$") as stopped:
+            broken_off(stop, number)
+        assert stopped.value.signal == number
+        with pytest.raises(Stopped, match=r"^too late$"), stop.at_once("too late"):
+            pytest.fail("the signal had come before")
+
+
+def broken_off(stop, number):
+    with stop.at_once("stopped in the middle"):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+
+def test_outside_of_it_nothing_is_broken_off():
+    with preemption.catch() as stop:
+        with stop.at_once("outer"), stop.at_once("inner"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+def ended(body, *numbers):
+    """Status, seconds and last line of a process that gets the signals one after another."""
+    script = f"import time, signal\nfrom bloodjax import signals\n{textwrap.dedent(body)}"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        started = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            process.stdout.readline()
+        return process.wait(), time.monotonic() - started, process.stderr.read().splitlines()
+
+
+# The main thread is in one call all the while, so that no handler of Python's is run.
+IN_A_CALL = """
+    import ctypes
+    with signals.catch({grace}) as stop:
+        stop.unsaved = lambda: "step 7 of 9"
+        print("ready", flush=True)
+        ctypes.CDLL(None).sleep(60)
+        ctypes.CDLL(None).sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_after_the_time_of_grace_the_process_ends(number):
+    status, seconds, lines = ended(IN_A_CALL.format(grace=1.0), number)
+    assert status == 128 + number
+    assert seconds > 0.9
+    assert lines == ["stopped after 1 s of grace: step 7 of 9"]
+
+
+@pytest.mark.parametrize(("first", "second"), [BOTH, BOTH[::-1], [signal.SIGINT] * 2])
+def test_a_second_signal_ends_the_process_at_once(first, second):
+    body = """
+        with signals.catch() as stop:
+            stop.unsaved = lambda: "step 7 of 9"
+            print("ready", flush=True)
+            while not stop.signal:
+                time.sleep(0.01)
+            time.sleep(1)
+            print("noted", flush=True)
+            time.sleep(60)
+    """
+    status, seconds, lines = ended(body, first, second)
+    assert status == 128 + first
+    assert seconds < 30
+    assert lines == ["stopped at once by a second signal: step 7 of 9"]
+
+
+def work_on(seconds=20.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    raise AssertionError("nothing has broken it off")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_python_ignored_is_raised_again(number):
+    def body(stop):
+        with stop.at_once("broken off"):
+            with contextlib.suppress(Stopped):  # as where an object is deleted
+                os.kill(os.getpid(), number)
+                work_on()
+            assert stop.signal == number
+            work_on()
+
+    with preemption.catch() as stop, pytest.raises(Stopped, match="broken off") as raised:
+        body(stop)
+    assert raised.value.signal == number
+
+
+def test_nothing_is_raised_within_a_callback_of_the_garbage_collector(capsys):
+    asked = []
+
+    def callback(phase, _):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+            time.sleep(0.1)  # the handler runs here
+
+    def body(stop):
+        with stop.at_once("broken off"):
+            gc.collect()
+            assert stop.signal == signal.SIGTERM
+            work_on()
+
+    gc.callbacks.append(callback)
+    try:
+        with preemption.catch() as stop, pytest.raises(Stopped, match="broken off"):
+            body(stop)
+    finally:
+        gc.callbacks.remove(callback)
+    assert "Exception ignored" not in capsys.readouterr().err
+
+
+def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
+    ends = []
+    monkeypatch.setattr(preemption, "_end", lambda number, message: ends.append(message))
+    reader, writer = socket.socketpair()
+    stop = preemption.Stop(signal=signal.SIGTERM)
+    watch = threading.Thread(target=preemption._watch, args=(stop, reader, 60.0))
+    watch.start()
+    time.sleep(2.5 * preemption._LOOK_SECONDS)  # it has looked at what the main thread was told
+    writer.send(bytes([signal.SIGTERM]))
+    time.sleep(preemption._LOOK_SECONDS)
+    assert ends == []
+    writer.send(bytes([signal.SIGTERM]))
+    writer.close()
+    watch.join()
+    assert ends == ["stopped at once by a second signal: nothing was to be saved"]
+
+
+def test_who_is_done_in_time_goes_on():
+    with preemption.catch(0.3) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal
+    time.sleep(1.0)  # the watch is over
+
+
+def fail_while_catching():
+    with preemption.catch():
+        raise ZeroDivisionError
+
+
+def test_handlers_are_put_back_after_an_error():
+    before = {number: signal.getsignal(number) for number in BOTH}
+    threads = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        fail_while_catching()
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert threading.active_count() == threads
+    outer = signal.set_wakeup_fd(-1)
+    assert outer == -1
+
+
+def test_other_threads_go_without():
+    seen = []
+
+    def work():
+        with preemption.catch() as stop:
+            seen.append((stop.signal, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(0, signal.getsignal(signal.SIGINT))]

@@ -1,0 +1,93 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import bloodjax
+from bloodjax import config as config_lib
+from bloodjax.augment import views
+from bloodjax.data import images
+from bloodjax.data.synthetic import render
+from bloodjax.errors import UserError
+from bloodjax.evaluation import classifier
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return bloodjax.load(trained)
+
+
+def test_load_gives_the_run_with_its_best_weights(model, trained):
+    assert model.classes == render.CLASSES
+    assert model.config == config_lib.read(trained / "config.json")
+    assert (trained / "checkpoints" / str(model.step)).is_dir()
+    assert model.baseline is not None
+
+
+def test_predict_gives_probabilities(model):
+    cells = render.render(19, 32, seed=1).images
+    probabilities = model.predict(cells)
+    assert probabilities.shape == (19, 8)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(model.predict(cells[3:5]), probabilities[3:5], atol=1e-6)
+
+
+def test_predict_resizes_as_in_training(model):
+    large = render.render(8, 50, seed=1).images
+    np.testing.assert_array_equal(model.predict(large), model.predict(images.resize(large, 32)))
+
+
+def test_predict_averages_over_views(model):
+    cells = render.render(8, 32, seed=1).images
+    views = [np.rot90(cells, k, (1, 2)) for k in range(4)]
+    views += [view[:, :, ::-1] for view in views]
+    expected = np.mean([model.predict(np.ascontiguousarray(v), "none") for v in views], axis=0)
+    np.testing.assert_allclose(model.predict(cells, "d4"), expected, atol=1e-5)
+    assert not np.allclose(expected, model.predict(cells), atol=1e-5)
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(UserError, match=rf"{tmp_path}: no run is here, .*config\.json"):
+        classifier.load(tmp_path)
+
+
+def test_a_run_without_a_checkpoint(trained, tmp_path):
+    shutil.copy(trained / "config.json", tmp_path)
+    with pytest.raises(UserError, match="no whole checkpoint yet"):
+        classifier.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no whole checkpoint yet"):
+        classifier.load(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "config.json"]
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_run_may_lack_a_baseline(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run/baseline.json").unlink()
+    assert bloodjax.load(str(tmp_path / "run")).baseline is None
+
+
+def test_views_that_were_selected(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    cells = render.render(8, 32, seed=1).images
+    chosen = {"flip_up_down": 0.75, "rotate_90": 0.25}
+    content = {"views": "d4", "average": "probabilities", "weights": chosen}
+    (tmp_path / "run/tta.json").write_text(json.dumps(content))
+    model = bloodjax.load(tmp_path / "run")
+    each = model.predict_views(cells, "d4")
+    assert each.shape == (8, 8, 8)
+    np.testing.assert_allclose(each.mean(axis=0), model.predict(cells, "d4"), atol=1e-6)
+    names = list(views.named("d4"))
+    expected = sum(w * each[names.index(name)] for name, w in chosen.items())
+    np.testing.assert_allclose(model.predict(cells, "selected"), expected, atol=1e-6)
+    assert model.tta == "none", "the config did not ask for a selection"
+
+
+def test_unknown_views_and_none_selected(model):
+    cells = render.render(8, 32, seed=1).images
+    with pytest.raises(UserError, match=r"tta is 'd6', .*did you mean d4\?"):
+        model.predict(cells, "d6")
+    with pytest.raises(UserError, match=r"the run has no tta\.json"):
+        model.predict(cells, "selected")

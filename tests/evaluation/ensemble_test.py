@@ -1,0 +1,110 @@
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import bloodjax
+from bloodjax import metrics, run
+from bloodjax.data import splits
+from bloodjax.data.synthetic import render
+from bloodjax.errors import UserError
+from bloodjax.evaluation import classifier, ensemble
+from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.ensemble import Ensemble
+
+
+@pytest.fixture(scope="module")
+def other(make_config, tmp_path_factory):
+    """A run of another network and picture size, on the same pictures and parts."""
+    workdir = tmp_path_factory.mktemp("other") / "run"
+    config = make_config(
+        **{
+            "data.image_size": 24,
+            "model.head.hidden": (8,),
+            "phases.finetune.epochs": 0,
+            "evaluation.tta": "flip",
+        }
+    )
+    run.train(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(trained, other):
+    return bloodjax.load([other, trained])
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return render.render(19, 32, seed=1)
+
+
+def test_load_of_one_run_is_its_classifier(trained):
+    assert isinstance(ensemble.load(trained), Classifier)
+    assert isinstance(ensemble.load([str(trained)]), Classifier)
+
+
+def test_predicts_the_mean_of_the_members(model, trained, other, cells):
+    assert isinstance(model, Ensemble)
+    assert model.classes == render.CLASSES
+    assert model.config.data.image_size == 32
+    each = [classifier.load(folder).predict(cells.images, "d4") for folder in (other, trained)]
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    np.testing.assert_allclose(model.predict(cells.images, "d4"), np.mean(each, axis=0), atol=1e-6)
+    members = model.predict_members(cells.images, "d4")
+    np.testing.assert_allclose(members[:, :, 0], each, atol=1e-6)
+    plain = classifier.load(other).predict(cells.images, "none")
+    np.testing.assert_allclose(members[0, :, 1], plain, atol=1e-6)
+
+
+def test_each_member_has_its_own_views(model, trained, other, cells):
+    assert model.tta == "flip, none"
+    each = [
+        classifier.load(other).predict(cells.images, "flip"),
+        classifier.load(trained).predict(cells.images, "none"),
+    ]
+    np.testing.assert_allclose(model.predict(cells.images), np.mean(each, axis=0), atol=1e-6)
+
+
+def test_figures_are_those_of_each_member_alone(model, trained, other, cells):
+    each = model.predict_members(cells.images)[:, :, 0]
+    figures = model.figures(each, cells.labels)
+    assert [member["workdir"] for member in figures] == [str(other), str(trained)]
+    for member, probabilities in zip(figures, each, strict=True):
+        assert member["network"] == "simple_cnn"
+        assert member.items() >= metrics.quick(probabilities, cells.labels).items()
+
+
+def test_members_of_other_classes_are_refused(model, trained):
+    first, second = model.members.values()
+    shuffled = Classifier(
+        second.config, second.classes[::-1], second._steps.fetch(second._variables), 1
+    )
+    with pytest.raises(UserError, match=r"b: has the classes .*; expected those of a: "):
+        Ensemble({pathlib.Path("a"): first, pathlib.Path("b"): shuffled})
+
+
+def test_a_run_named_twice_is_refused(trained):
+    with pytest.raises(UserError, match=r"run: is named twice"):
+        ensemble.load([trained, str(trained)])
+
+
+def test_no_member_may_have_seen_the_pictures(model, trained):
+    names = [str(i) for i in range(160)]
+    with pytest.raises(UserError, match=r"run: was trained on \d+ of these 160 pictures of synth"):
+        model.check_unseen("synthetic:160", names)
+    kept_back = splits.read(trained / "splits.json")["parts"]["test"]
+    model.check_unseen("synthetic:160", kept_back)
+    model.check_unseen("synthetic:96", names)
+
+
+def test_fold_folders(trained, tmp_path):
+    assert ensemble.fold_folders(trained) == [trained]
+    assert ensemble.fold_folders(tmp_path) == [tmp_path]
+    text = (trained / "config.json").read_text().replace('"folds": 0', '"folds": 3')
+    (tmp_path / "config.json").write_text(text)
+    assert ensemble.fold_folders(tmp_path) == [tmp_path / f"fold{i}" for i in range(3)]
+    shutil.copytree(trained, tmp_path / "fold0")
+    with pytest.raises(UserError, match="fold1: no run is here"):
+        ensemble.load(tmp_path)

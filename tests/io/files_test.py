@@ -1,0 +1,77 @@
+"""Tests of bloodjax/io/files.py."""
+
+import errno
+
+import pytest
+
+from bloodjax.errors import UserError
+from bloodjax.io import files
+
+
+def test_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("first", "zweite – größer"):
+        files.write_whole(path, text)
+        assert path.read_text("utf-8") == text
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_whole(path, "new \ud800")
+    assert path.read_text("utf-8") == "old"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[1, 2]", "3"),
+        (b"[1, 2", "a.json: is damaged (JSONDecodeError: Expecting"),
+        (b"\xff", "a.json: is damaged (UnicodeDecodeError: "),
+        (b"[" * 100_000, "a.json: is damaged (RecursionError: "),
+        (b'["x"]', "a.json: is damaged (TypeError: unsupported operand"),
+        (None, "a.json: No such file or directory, expected numbers"),
+    ],
+)
+def test_reads_json_or_says_what_is_wrong_in_a_line(content, expected, tmp_path):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    try:
+        found = str(files.read_json(path, "numbers", sum))
+    except UserError as error:
+        found = str(error).removeprefix(f"{tmp_path}/")
+    assert found.startswith(expected)
+    assert len(found.splitlines()) == 1
+
+
+def test_makes_folders_and_says_where_it_cannot(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*expected a folder"):
+        files.make_folder(tmp_path / "file" / "below")
+
+
+def wrapped(cause):
+    error = ValueError("a library's own words")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (wrapped(OSError(errno.EDQUOT, "over quota")), "Disk quota exceeded"),
+        (ValueError("INTERNAL: write: [OS error 28: No space left on device]"), "No space left on"),
+        (wrapped(OSError(errno.EACCES, "Permission denied")), None),
+        (ValueError("anything else"), None),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_from_other_errors(error, expected):
+    found = files.no_room(error)
+    assert found is expected or found.startswith(expected)

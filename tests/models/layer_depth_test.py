@@ -1,0 +1,75 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax.traverse_util import flatten_dict
+
+from bloodjax import models
+from bloodjax.models.layer_depth import depths
+
+# The smallest of each family, and how many blocks its backbone has.
+NETWORKS = {
+    "convnext_atto": 12,
+    "convnextv2_atto": 12,
+    "densenet_121": 58,
+    "efficientnet_b0": 16,
+    "efficientnetv2_s": 40,
+    "inception_v3": 11,
+    "mobilenet_v1_025": 13,
+    "resnet_18": 8,
+    "resnet_50": 16,
+    "simple_cnn": 7,
+    "vgg_11": 8,
+    "vgg_11_bn": 8,
+}
+
+
+def traced(name, **options):
+    """The network's parameters as shapes, and its modules' paths in the order of their calls."""
+    model, called = models.linear(name, 3, **options), []
+
+    def record(function, arguments, keywords, context):
+        called.append(context.module.path)
+        return function(*arguments, **keywords)
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+    return variables["params"], called
+
+
+@pytest.mark.parametrize(("name", "blocks"), NETWORKS.items())
+def test_depth_grows_from_the_input_to_the_head(name, blocks):
+    params, called = traced(name)
+    found = {}
+    for path, depth in flatten_dict(depths(params)).items():
+        assert found.setdefault(path[:-1], depth) == depth
+    in_order = [found[path] for path in dict.fromkeys(called) if path in found]
+    assert len(in_order) == len(found)
+    assert in_order == sorted(in_order)
+    assert set(in_order) - {0} == set(range(1, blocks + 2))
+    assert found["head", "logits"] == blocks + 1
+    first = next(path for path in called if path in found)
+    assert found[first] == (0 if first[1].startswith("stem") else 1)
+    assert name in ("simple_cnn", "vgg_11", "vgg_11_bn") or 0 in in_order
+
+
+def test_what_follows_the_last_block_counts_as_the_head():
+    params, _ = traced("vgg_11", top=True)
+    found = depths(params)
+    assert found["backbone"]["top_0"]["kernel"] == found["head"]["logits"]["kernel"] == 9
+    params, _ = traced("efficientnet_b0")
+    assert depths(params)["backbone"]["last"]["kernel"] == 17
+
+
+def test_a_module_whose_place_is_not_known():
+    params = {"backbone": {"attention": {"kernel": 0}}, "head": {"logits": {"kernel": 0}}}
+    with pytest.raises(ValueError, match="depth of backbone/attention/kernel is not known"):
+        depths(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.names())
+def test_every_network_has_a_place_for_each_module(name):
+    params, _ = traced(name)
+    found = set(jax.tree.leaves(depths(params)))
+    assert found | {0} == set(range(max(found) + 1))

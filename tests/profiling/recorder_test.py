@@ -1,0 +1,141 @@
+"""Tests of bloodjax/profiling/recorder.py: tiny runs that are recorded."""
+
+import json
+import shutil
+
+import pytest
+
+from bloodjax import run
+from bloodjax.errors import Stopped
+from bloodjax.evaluation import evaluator
+from bloodjax.profiling import recorder
+from bloodjax.training import executor, metric_writer
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+    monkeypatch.setattr(evaluator, "finish", lambda *_: {})
+
+
+@pytest.fixture(scope="module")
+def profiled(make_config, tmp_path_factory):
+    """The workdir of a tiny run of both phases, profiled."""
+    workdir = tmp_path_factory.mktemp("profiled") / "run"
+    run.train(make_config(profile=True), workdir)
+    return workdir
+
+
+def test_each_phase_leaves_a_trace_and_a_table(profiled):
+    entries = recorder.read(profiled)
+    assert list(entries) == ["head", "finetune"]
+    for phase, entry in entries.items():
+        assert len(list((profiled / "profile" / phase).rglob("*.xplane.pb"))) == 1
+        assert (entry["steps"], entry["note"]) == (3, "")
+        assert entry["images_per_second"] == pytest.approx(16e3 / entry["ms_per_step"])
+        assert sum(row["ms"] for row in entry["groups"]) == pytest.approx(entry["ms_per_step"])
+        assert 0 < entry["mfu"] < 1
+        assert entry["first_call_seconds"] > 0
+        assert len(entry["operations"]) == 15
+        assert f"{phase}: " in (profiled / "profile" / "profile.txt").read_text()
+    groups = {phase: {row["group"] for row in entry["groups"]} for phase, entry in entries.items()}
+    assert {"convolution, gradient", "optimiser", "idle, host"} <= groups["finetune"]
+    assert "convolution, forward" in groups["head"]
+    assert "convolution, gradient" not in groups["head"], "the backbone is frozen"
+    assert entries["head"]["flops_per_image"] < entries["finetune"]["flops_per_image"] / 2
+
+
+def test_the_report_shows_where_the_time_goes(profiled, trained):
+    page = (profiled / "report" / "index.html").read_text("utf-8")
+    assert 'id="time"' in page
+    assert "convolution, gradient" in page
+    assert 'id="time"' not in (trained / "report" / "index.html").read_text("utf-8")
+
+
+def test_nothing_else_of_the_run_changes(profiled, trained):
+    figures = [
+        [
+            (entry["train"]["loss"], entry["validation"])
+            for entry in metric_writer.read_history(workdir)
+        ]
+        for workdir in (profiled, trained)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_without_the_key_nothing_is_left(trained):
+    assert not (trained / "profile").exists()
+    assert recorder.read(trained) == {}
+
+
+def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
+    profiled, make_config, tmp_path, monkeypatch, no_evaluation
+):
+    workdir = shutil.copytree(profiled, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints")
+    entries = recorder.read(workdir)
+    del entries["finetune"]
+    (workdir / "profile" / "profile.json").write_text(json.dumps(entries))
+    (workdir / "config.json").write_text(
+        (workdir / "config.json").read_text().replace('"profile": true', '"profile": false')
+    )
+    measured = []
+    monkeypatch.setattr(
+        recorder,
+        "measure",
+        lambda recording, *_: measured.append(recording.name) or entries["head"],
+    )
+    run.train(make_config(profile=True), workdir)
+    assert measured == ["finetune"]
+    assert list(recorder.read(workdir)) == ["head", "finetune"]
+
+
+def test_a_stop_within_a_recording_leaves_nothing(
+    make_config, tmp_path, monkeypatch, no_evaluation
+):
+    calls = []
+    original = executor.JitSteps.train
+
+    def stopping(self, *arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stopped("stopped", 2)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(executor.JitSteps, "train", stopping)
+    config = make_config(**{"profile": True, "phases.head.epochs": 0, "phases.finetune.epochs": 1})
+    with pytest.raises(Stopped):
+        run.train(config, tmp_path)
+    assert not (tmp_path / "profile" / "finetune").exists()
+    run.train(config, tmp_path)
+    assert list(recorder.read(tmp_path)) == ["finetune"]
+
+
+def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, no_evaluation):
+    said = []
+    monkeypatch.setattr(console, "say", said.append)
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(recorder, "measure", fail)
+    config = make_config(**{"profile": True, "phases.head.epochs": 0, "phases.finetune.epochs": 1})
+    run.train(config, tmp_path)
+    assert said.count("no profile of finetune: OSError: no space left") == 1
+    assert recorder.read(tmp_path) == {}
+
+
+def test_only_calls_of_one_size_are_recorded(make_config, tmp_path, no_evaluation):
+    config = make_config(
+        **{
+            "profile": True,
+            "parallel": "pmap",
+            "steps_per_call": 3,
+            "phases.head.epochs": 0,
+            "phases.finetune.epochs": 2,
+        }
+    )
+    run.train(config, tmp_path)
+    entry = recorder.read(tmp_path)["finetune"]
+    # An epoch's 7 steps are calls of 3, 3 and 1: the third of 3 begins the second epoch.
+    assert entry["steps"] == 6
+    assert entry["groups"]

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+from bloodjax.errors import UserError
+from bloodjax.training import class_balance
+
+BLOODMNIST_COUNTS = np.array([852, 2181, 1085, 2026, 849, 993, 2330, 1643])
+COUNTS = (90, 9, 1)
+LABELS = np.repeat(np.arange(3), COUNTS).astype(np.int32)
+
+
+def test_balanced_class_weights_of_bloodmnist():
+    labels = np.repeat(np.arange(8), BLOODMNIST_COUNTS)
+    weights = class_balance.balanced_class_weights(np.random.default_rng(0).permutation(labels), 8)
+    np.testing.assert_allclose(weights, 11959 / (8 * BLOODMNIST_COUNTS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 2, 2], [0, 1, 2, 3]])
+def test_balanced_class_weights_reject_missing_and_unknown_classes(labels):
+    with pytest.raises(ValueError, match="3"):
+        class_balance.balanced_class_weights(np.array(labels), 3)
+
+
+def test_balanced_class_weights_are_scikit_learn_s():
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
+    found = class_balance.balanced_class_weights(LABELS, 3)
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
+def test_the_effective_number_of_samples(beta):
+    # In the paper's proposition it is the sum of a geometric series, one term a picture.
+    numbers = [sum(beta**i for i in range(count)) for count in COUNTS]
+    found = class_balance.effective_class_weights(LABELS, 3, beta)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found * numbers, found[2] * numbers[2], rtol=1e-5)
+    np.testing.assert_allclose(found.sum(), 3, rtol=1e-6)
+
+
+def test_the_ends_of_beta():
+    np.testing.assert_array_equal(class_balance.effective_class_weights(LABELS, 3, 0.0), np.ones(3))
+    near = class_balance.effective_class_weights(LABELS, 3, 1 - 1e-9)
+    inverse = class_balance.balanced_class_weights(LABELS, 3)
+    np.testing.assert_allclose(near / near[0], inverse / inverse[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_a_class_without_pictures(beta):
+    with pytest.raises(ValueError, match=r"counts \[90, 9, 1, 0\]"):
+        class_balance.effective_class_weights(LABELS, 4, beta)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, class_balance.balanced_class_weights(LABELS, 3)),
+        ({"loss.class_weights": "none"}, np.ones(3)),
+        (
+            {"loss.class_weights": "effective", "loss.effective_beta": 0.9},
+            class_balance.effective_class_weights(LABELS, 3, 0.9),
+        ),
+        ({"data.oversample": True}, np.ones(3)),
+        ({"loss.logit_adjustment": 0.5}, np.ones(3)),
+    ],
+)
+def test_weights_as_the_config_has_them(changes, expected, make_config):
+    found = class_balance.class_weights(make_config(**changes), LABELS, 3)
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+def test_the_shift_of_logits(make_config):
+    assert class_balance.logit_shift(make_config(), LABELS, 3) == ()
+    found = class_balance.logit_shift(make_config(**{"loss.logit_adjustment": 0.5}), LABELS, 3)
+    np.testing.assert_allclose(found, 0.5 * np.log([0.9, 0.09, 0.01]), rtol=1e-6)
+
+
+def test_logits_are_not_shifted_where_classes_are_drawn_evenly(make_config):
+    message = r"config\.loss\.logit_adjustment is 1\.0, expected 0\.0 with config\.data\.oversample"
+    with pytest.raises(UserError, match=message):
+        make_config(**{"loss.logit_adjustment": 1.0, "data.oversample": True})

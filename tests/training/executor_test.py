@@ -1,0 +1,351 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bloodjax import config as config_lib
+from bloodjax import models
+from bloodjax.augment.policy import parse
+from bloodjax.augment.tta import Plan
+from bloodjax.checkpoints.state import TrainState
+from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.distributed import sharding
+from bloodjax.models.convnext import ConvNeXt
+from bloodjax.models.head import Head, Network
+from bloodjax.models.simple_cnn import SimpleCNN
+from bloodjax.training import train_step as pure
+from bloodjax.training.executor import JitSteps, PmapSteps
+from bloodjax.training.optim import optimizer
+from bloodjax.training.train_step import Phase, Recipe, normalise
+
+# BatchNorm and dropout in the head of both; stochastic depth in the one, BatchNorm in the other.
+BACKBONES = {
+    "convnext": functools.partial(
+        ConvNeXt, depths=(1, 1), widths=(8, 16), drop_path=0.5, layer_scale=1.0
+    ),
+    "simple_cnn": functools.partial(SimpleCNN, depths=(1, 1), widths=(8, 16), drop_path=0.2),
+}
+CLASSES, BATCH, EPOCHS = 3, 16, 2
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+WEIGHTS = np.array([0.5, 1.0, 2.0], np.float32)
+# Plain gradients: Adam divides by their size, and would blow up the rounding of those that are 0.
+SGD = Phase("none", optax.sgd(0.05, momentum=0.9))
+
+
+def network(name, axis_name=None):
+    backbone = BACKBONES[name](axis_name=axis_name)
+    return Network(backbone, Head(CLASSES, hidden=(16,), axis_name=axis_name))
+
+
+def recipe(name, axis_name=None, **changes):
+    values = {"batch_size": BATCH, "seed": 1, "augment": parse("d4"), "label_smoothing": 0.1}
+    values |= changes
+    return Recipe(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
+
+
+def data():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, 40).astype(np.int32)
+    images = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    return DeviceData(images, labels)
+
+
+@functools.cache
+def initial(name):
+    """Variables on the host."""
+    init = jax.jit(network(name).init)
+    return jax.device_get(init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+
+
+def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, part=None):
+    """The state and metrics on the host, after calls of so many steps in each epoch."""
+    ema = runner._recipe.ema > 0
+    state = runner.place(TrainState.create(initial(name), phase.tx, ema=ema))
+    on_device, weights = runner.place(part or data()), runner.place(weights)
+    for epoch in range(epochs):
+        order = runner.place(epoch_order(7, epoch, 40))
+        for steps in calls:
+            state, metrics = runner.train(phase, steps, state, on_device, order, weights)
+    return jax.device_get((runner.fetch(state), metrics))
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    def check(a, b):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    jax.tree.map(check, found, expected)
+
+
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def on_eight(request):
+    """A network's name, its runner on all devices, and what two epochs of two steps gave."""
+    runner = JitSteps(recipe(request.param))
+    return request.param, runner, train(runner, request.param, calls=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return JitSteps(recipe("simple_cnn"))
+
+
+def test_training_moves_and_counts(on_eight):
+    name, _, (state, metrics) = on_eight
+    assert state.step == 4
+    assert metrics.count == 4 * BATCH
+    assert 0 <= metrics.correct <= metrics.count
+    assert metrics.loss > 0
+    assert metrics.bad_step == -1
+    before = initial(name)
+    for old, new in ((before["params"], state.params), (before["batch_stats"], state.batch_stats)):
+        changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), old, new)
+        assert all(jax.tree.leaves(changed["head"]))
+
+
+def test_one_device_gives_the_same_as_eight(on_eight):
+    name, _, expected = on_eight
+    single = JitSteps(recipe(name), devices=jax.devices()[:1])
+    assert_same(train(single, name, calls=(1, 1)), expected)
+
+
+def test_pmap_gives_the_same_as_jit(on_eight):
+    name, _, expected = on_eight
+    mapped = PmapSteps(recipe(name, sharding.AXIS))
+    assert_same(train(mapped, name, calls=(1, 1)), expected)
+
+
+RUNNERS = {
+    "one": lambda name, **changes: JitSteps(recipe(name, **changes), devices=jax.devices()[:1]),
+    "eight": lambda name, **changes: JitSteps(recipe(name, **changes)),
+    "pmap": lambda name, **changes: PmapSteps(recipe(name, sharding.AXIS, **changes)),
+}
+
+
+@pytest.fixture(scope="module")
+def whole_batches():
+    """What ConvNeXt comes to without accumulation, BatchNorm (the head's) in inference mode."""
+    return train(RUNNERS["one"]("convnext"), "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
+
+
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_accumulated_steps_are_those_of_the_whole_batch(kind, whole_batches):
+    # Dropout, stochastic depth and augmentation among them.
+    runner = RUNNERS[kind]("convnext", accumulate_steps=2)
+    found = train(runner, "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    assert_same(found, whole_batches)
+
+
+MIXED = parse("d4|choice('standard', 0.5, 2)|erase(0.3, p=0.3)|mixup(0.4, p=0.4)|cutmix(p=0.4)")
+
+
+@pytest.fixture(scope="module")
+def mixed_on_one():
+    """Under class weights, with BatchNorm frozen."""
+    runner = RUNNERS["one"]("simple_cnn", augment=MIXED)
+    return train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
+
+
+@pytest.mark.parametrize("kind", ["eight", "pmap"])
+def test_mixed_pictures_are_the_same_on_any_number_of_devices(kind, mixed_on_one):
+    runner = RUNNERS[kind]("simple_cnn", augment=MIXED)
+    found = train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    assert_same(found, mixed_on_one, 1e-4)
+
+
+def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
+    state, _ = mixed_on_one
+    jax.tree.map(
+        np.testing.assert_array_equal, state.batch_stats, initial("simple_cnn")["batch_stats"]
+    )
+    plain, _ = train(
+        RUNNERS["one"]("simple_cnn"), "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1)
+    )
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), plain.params, state.params)
+    assert any(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
+def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
+    runner = JitSteps(recipe(name, accumulate_steps=accumulate_steps))
+    expected = train(runner, name, Phase("backbone", SGD.tx), calls=(1, 1))
+    features = runner.features(runner.place(initial(name)), data().images)
+    assert features.shape == (40, 8, 16)
+    cached = DeviceData(features, data().labels)
+    found = train(runner, name, Phase("backbone", SGD.tx, True), calls=(1, 1), part=cached)
+    assert_same(found, expected)
+    for kind in ("params", "batch_stats"):
+        trees = (getattr(found[0], kind), initial(name)[kind])
+        one, other = (tree.get("backbone", {}) for tree in trees)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
+    found = {
+        kind: train(make("simple_cnn", accumulate_steps=2), "simple_cnn", epochs=1)
+        for kind, make in RUNNERS.items()
+    }
+    for kind in ("eight", "pmap"):
+        assert_same(found[kind], found["one"])
+
+
+def test_a_focal_loss_with_shifted_logits_is_the_same_on_any_devices():
+    changes = {"focal_gamma": 2.0, "logit_shift": (-0.5, -1.0, -2.0)}
+    found = {
+        kind: train(make("simple_cnn", **changes), "simple_cnn", epochs=1)
+        for kind, make in RUNNERS.items()
+    }
+    for kind in ("eight", "pmap"):
+        assert_same(found[kind], found["one"])
+    _, plain = train(RUNNERS["one"]("simple_cnn"), "simple_cnn", epochs=1)
+    assert abs(found["one"][1].loss - plain.loss) > 0.1
+
+
+def mix(weights, *leaves):
+    return sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True))
+
+
+def test_the_average_of_the_weights_is_the_same_on_any_devices():
+    # BatchNorm trains, and its running averages are averaged too.
+    history = [initial("simple_cnn")] + [
+        train(RUNNERS["one"]("simple_cnn"), "simple_cnn", calls=(1,) * n, epochs=1)[0].variables
+        for n in (1, 2)
+    ]
+    expected = history[0]
+    for t, new in enumerate(history[1:]):
+        weights = np.float32([1 - min(0.15, (1 + t) / (10 + t)), min(0.15, (1 + t) / (10 + t))])
+        expected = jax.tree.map(functools.partial(mix, weights), new, expected)
+    for make in RUNNERS.values():
+        runner = make("simple_cnn", ema=0.15)
+        state, _ = train(runner, "simple_cnn", calls=(1, 1), epochs=1)
+        assert state.ema.count == 2
+        assert_same(state.variables, history[2])
+        assert_same(state.averaged, expected)
+
+
+def test_new_steps_epochs_and_weights_compile_nothing(on_eight):
+    name, runner, _ = on_eight
+    train(runner, name, calls=(1, 1), weights=WEIGHTS[::-1].copy())
+    assert runner.compilations == 1
+
+
+def test_steps_in_one_call_are_as_those_in_single_calls(runner):
+    expected = train(runner, "simple_cnn", calls=(1, 1))
+    assert_same(train(runner, "simple_cnn", calls=(2,)), expected, 1e-6)
+
+
+def test_the_state_is_donated_and_the_metrics_are_not(runner):
+    state = runner.place(TrainState.create(initial("simple_cnn"), SGD.tx))
+    arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)), runner.place(WEIGHTS))
+    after, metrics = runner.train(SGD, 1, state, *arguments)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    runner.train(SGD, 1, after, *arguments)
+    assert metrics.count == BATCH
+
+
+BAD = np.full(3, np.nan, np.float32)
+SKIPPING = {
+    "simple_cnn": {"accumulate_steps": 2, "ema": 0.9},
+    "convnext": {},
+}
+
+
+@pytest.mark.parametrize("kind", RUNNERS)
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_step_that_is_not_finite_is_skipped(name, kind):
+    runner = RUNNERS[kind](name, **SKIPPING[name])
+    arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)))
+    ema = "ema" in SKIPPING[name]
+    state = runner.place(TrainState.create(initial(name), SGD.tx, ema=ema))
+    for weights, bad_step in ((WEIGHTS, -1), (BAD, 1), (BAD, 1), (WEIGHTS, -1)):
+        before = jax.device_get(runner.fetch(state))
+        state, metrics = runner.train(SGD, 1, state, *arguments, runner.place(weights))
+        after = jax.device_get(runner.fetch(state))
+        assert (after.step, metrics.bad_step) == (before.step + 1, bad_step)
+        same = before.replace(step=after.step, metrics=after.metrics)
+        unchanged = jax.tree.map(np.array_equal, same, after)
+        if bad_step < 0:
+            assert not all(jax.tree.leaves(unchanged.params))
+        else:
+            assert all(jax.tree.leaves(unchanged))
+            assert after.metrics.replace(bad_step=-1) == before.metrics.replace(bad_step=-1)
+    assert metrics.count == 2 * BATCH
+    assert np.isfinite(metrics.loss)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch):
+    original = pure.weighted_cross_entropy
+
+    def steep(logits, *arguments):
+        total, rest = original(logits, *arguments)
+        return total + jnp.sqrt(jnp.sum(logits * 0.0)), rest  # 0, of slope infinity times 0
+
+    monkeypatch.setattr(pure, "weighted_cross_entropy", steep)
+    state, metrics = train(JitSteps(recipe("simple_cnn")), "simple_cnn", epochs=1)
+    assert (state.step, metrics.bad_step, metrics.count) == (1, 0, 0)
+    jax.tree.map(np.testing.assert_array_equal, state.params, initial("simple_cnn")["params"])
+
+
+@pytest.mark.parametrize("freeze", ["batchnorm", "backbone"])
+def test_what_is_frozen_stays_bit_identical(runner, freeze):
+    before = initial("simple_cnn")
+    options = config_lib.defaults().phases.finetune
+    options.freeze = freeze
+    options.schedule.warmup = 0.0
+    tx = optimizer(options, 2, before["params"], before["batch_stats"])
+    state, _ = train(runner, "simple_cnn", Phase(freeze, tx), calls=(1, 1), epochs=1)
+    for kind, after in (("params", state.params), ("batch_stats", state.batch_stats)):
+        for path, old in jax.tree_util.tree_leaves_with_path(before[kind]):
+            new = functools.reduce(lambda tree, key: tree[key.key], path, after)
+            in_backbone, in_norm = path[0].key == "backbone", "norm" in path[-2].key
+            frozen = in_backbone if freeze == "backbone" else in_norm
+            assert np.array_equal(old, new) == frozen, path
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
+    if parallel == "pmap":
+        runner = PmapSteps(recipe("simple_cnn", sharding.AXIS))
+    variables, images = initial("simple_cnn"), data().images[:21]
+    placed = runner.place(variables)
+    apply = jax.jit(network("simple_cnn").apply)
+    logits = apply(variables, normalise(jnp.asarray(images), MEAN, STD))
+    plain = runner.predict(placed, images, "none")
+    assert plain.shape == (21, CLASSES)
+    assert_same(plain, jax.nn.softmax(logits))
+    turned = [
+        runner.predict(placed, np.rot90(mirror, k, axes=(1, 2)), "none")
+        for mirror in (images, images[:, ::-1])
+        for k in range(4)
+    ]
+    assert_same(runner.predict(placed, images, "d4"), np.mean(turned, axis=0))
+    each = runner.each_view(placed, images, "d4")
+    assert each.shape == (21, 8, CLASSES)
+    assert_same(each.mean(axis=1), np.mean(turned, axis=0))
+    first = Plan("d4", weights=(("picture", 1.0),))
+    assert_same(runner.predict(placed, images, first), plain)
+    many = runner.each_view(placed, images, "d4+robust")
+    assert_same(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
+
+
+def test_a_registered_network_trains():
+    model = models.build("simple_cnn", CLASSES, hidden=(16,))
+    images, labels = data().images, data().labels
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    options = config_lib.defaults().phases.finetune
+    options.learning_rate = 3e-3
+    tx = optimizer(options, 2, variables["params"], variables["batch_stats"])
+    phase, steps = Phase("none", tx), JitSteps(Recipe(model, MEAN, STD, BATCH), jax.devices()[:1])
+    # A colour for each class, which the network has to find.
+    images = (images // 4 + 150 * np.eye(3)[labels][:, None, None]).astype(np.uint8)
+    state = steps.place(TrainState.create(variables, tx))
+    part = steps.place(DeviceData(images, labels))
+    for epoch in range(15):
+        order = steps.place(epoch_order(0, epoch, 40))
+        for _ in range(2):
+            state, _ = steps.train(
+                phase, 1, state, part, order, steps.place(np.ones(3, np.float32))
+            )
+    found = steps.predict(state.variables, images, "none").argmax(-1)
+    assert np.mean(found == labels) > 0.9

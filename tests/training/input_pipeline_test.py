@@ -1,0 +1,300 @@
+import json
+
+import numpy as np
+import pytest
+
+from bloodjax.data import images, sources
+from bloodjax.data.synthetic import render
+from bloodjax.errors import UserError
+from bloodjax.training import input_pipeline
+
+SIZE = 32
+SPLITS = {"train": 32, "val": 16, "test": 16}
+
+
+def challenge(path, dataset):
+    np.savez(path, images=dataset.images, labels=dataset.labels, classes=np.array(dataset.classes))
+    return str(path)
+
+
+def cells(n, seed=0):
+    return render.render(n, SIZE, seed=seed)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return challenge(tmp_path / "cells.npz", cells(160))
+
+
+@pytest.fixture
+def medmnist(tmp_path):
+    """A file with splits; the first training picture is in its test split too."""
+    arrays = {}
+    for seed, (split, n) in enumerate(SPLITS.items()):
+        drawn = cells(n, seed)
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = drawn.images, drawn.labels[:, None]
+    arrays["test_images"][3] = arrays["train_images"][0]
+    np.savez(tmp_path / "bloodmnist.npz", **arrays)
+    return str(tmp_path / "bloodmnist.npz")
+
+
+@pytest.fixture
+def split_folders(tmp_path):
+    root = tmp_path / "folders"
+    for seed, (split, n) in enumerate(SPLITS.items()):
+        drawn = cells(n, seed)
+        for i, image in enumerate(drawn.images):
+            path = root / split / drawn.classes[drawn.labels[i]] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(images.encode_png(image))
+    return str(root)
+
+
+@pytest.fixture
+def prepare(make_config, tmp_path):
+    def run(train, workdir="run", resumes=False, **data):
+        changes = {f"data.{key}": value for key, value in data.items()}
+        config = make_config(**{"data.train": train} | changes)
+        (tmp_path / workdir).mkdir(exist_ok=True)
+        return input_pipeline.prepare(config, tmp_path / workdir, resumes)
+
+    return run
+
+
+def lengths(prepared):
+    return {name: len(dataset) for name, dataset in prepared.items()}
+
+
+def test_auto_draws_fractions_of_a_source_without_splits(prepare, file):
+    prepared = prepare(file)
+    assert lengths(prepared) == {"train": 112, "validation": 24, "test": 24}
+    names = [name for _, dataset in prepared.items() for name in dataset.names]
+    assert sorted(names, key=int) == [str(i) for i in range(160)]
+    for _, dataset in prepared.items():
+        assert set(dataset.labels.tolist()) == set(range(8))
+    source = np.load(file)
+    for name, image in zip(prepared.test.names, prepared.test.images, strict=True):
+        np.testing.assert_array_equal(image, source["images"][int(name)])
+
+
+def test_fractions_and_none(prepare, file):
+    assert lengths(prepare(file, validation="0.1", test="0.3")) == {
+        "train": 96,
+        "validation": 16,
+        "test": 48,
+    }
+    none = prepare(file, "other", validation="0", test="0")
+    assert none.validation is None
+    assert none.test is None
+    assert lengths(none) == {"train": 160}
+
+
+def test_fractions_that_leave_nothing(prepare, file):
+    with pytest.raises(UserError, match=r"config\.data\.validation and config\.data\.test leave"):
+        prepare(file, validation="0.5", test="0.5")
+
+
+def test_parts_of_their_own_spec(prepare, file, tmp_path):
+    other = challenge(tmp_path / "other.npz", cells(24, seed=9))
+    prepared = prepare(file, validation=other, test="0.2")
+    assert lengths(prepared) == {"train": 128, "validation": 24, "test": 32}
+    np.testing.assert_array_equal(prepared.validation.images, np.load(other)["images"])
+
+
+def test_auto_takes_the_splits_of_a_medmnist_file(prepare, medmnist):
+    prepared = prepare(medmnist)
+    # The picture that is in test as well has left train.
+    assert lengths(prepared) == {"train": 31, "validation": 16, "test": 16}
+    assert "train/0" not in prepared.train.names
+    assert "test/3" in prepared.test.names
+
+
+def test_auto_takes_the_splits_of_folders(prepare, split_folders):
+    prepared = prepare(split_folders)
+    assert lengths(prepared) == {"train": 32, "validation": 16, "test": 16}
+    assert all(name.startswith("val/") for name in prepared.validation.names)
+
+
+def test_a_fraction_is_of_the_source_s_own_train(prepare, split_folders):
+    prepared = prepare(split_folders, validation="0.25")
+    assert lengths(prepared) == {"train": 24, "validation": 8, "test": 16}
+    assert all(name.startswith("train/") for name in prepared.validation.names)
+
+
+@pytest.fixture
+def flawed(tmp_path):
+    dataset, planted = render.plant(cells(80), duplicates=4, junk=6)
+    return challenge(tmp_path / "flawed.npz", dataset), planted
+
+
+def test_junk_is_dropped_and_duplicates_stay_together(prepare, flawed, tmp_path):
+    path, planted = flawed
+    prepared = prepare(path)
+    part_of = {n: part for part, dataset in prepared.items() for n in dataset.names}
+    assert len(part_of) == 84
+    assert not part_of.keys() & set(planted["junk"])
+    assert all(part_of[a] == part_of[b] for a, b in planted["duplicates"])
+    audit = json.loads((tmp_path / "run/audit/audit.json").read_text())
+    assert sorted(audit["junk"]) == sorted(planted["junk"])
+    assert (tmp_path / "run/audit/index.html").exists()
+
+
+def test_report_leaves_everything_in(prepare, flawed, medmnist):
+    assert sum(lengths(prepare(flawed[0], clean="report")).values()) == 90
+    assert lengths(prepare(medmnist, "other", clean="report"))["train"] == 32
+
+
+def test_fail_ends_with_what_was_found(prepare, flawed, medmnist, tmp_path):
+    with pytest.raises(UserError, match="found 6 junk pictures, 0 label conflicts and 0 leaks"):
+        prepare(flawed[0], clean="fail")
+    with pytest.raises(UserError, match="1 leaks"):
+        prepare(medmnist, clean="fail")
+    assert (tmp_path / "run/audit/audit.json").exists()
+    assert not (tmp_path / "run/splits.json").exists()
+
+
+def test_leaks_between_sources_leave_train(prepare, file, tmp_path):
+    other = cells(16, seed=9)
+    other.images[5] = np.load(file)["images"][7]
+    prepared = prepare(file, test=challenge(tmp_path / "other.npz", other), validation="0")
+    assert lengths(prepared) == {"train": 159, "test": 16}
+    assert "7" not in prepared.train.names
+
+
+def test_a_resumed_run_has_the_same_parts(prepare, flawed):
+    first = prepare(flawed[0])
+    again = prepare(flawed[0], resumes=True)
+    for (name, one), (other_name, other) in zip(first.items(), again.items(), strict=True):
+        assert (name, one.names) == (other_name, other.names)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_a_source_that_changed(prepare, file, tmp_path):
+    prepare(file)
+    challenge(tmp_path / "cells.npz", cells(80, seed=1))
+    with pytest.raises(UserError, match=rf"{file}: has changed since .*splits\.json"):
+        prepare(file, resumes=True)
+
+
+def test_a_class_that_cleaning_leaves_empty(prepare, tmp_path):
+    dataset = cells(81).take(np.arange(81) != 0)
+    rare = dataset.labels == 0
+    only = np.flatnonzero(rare)[0]
+    kept = dataset.take(np.flatnonzero(~rare | (np.arange(80) == only)))
+    other = cells(16, seed=9)
+    other.images[0] = dataset.images[only]
+    test = challenge(tmp_path / "other.npz", other)
+    with pytest.raises(UserError, match=rf"no picture of {dataset.classes[0]} is left"):
+        prepare(challenge(tmp_path / "cells.npz", kept), test=test, validation="0")
+
+
+def test_splits_without_train(prepare, tmp_path):
+    for split in ("val", "test"):
+        for name in ("a", "b"):
+            path = tmp_path / f"folders/{split}/{name}/1.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(images.encode_png(cells(8).images[len(split)]))
+    with pytest.raises(UserError, match="none is called train"):
+        prepare(str(tmp_path / "folders"), clean="report")
+
+
+def test_training_needs_a_source(prepare):
+    with pytest.raises(UserError, match=r"config\.data\.train is empty"):
+        prepare("")
+
+
+@pytest.fixture
+def select(make_config, prepare, tmp_path):
+    """`parts.select` for a run on the given source."""
+
+    def make(train, **data):
+        prepare(train, **data)
+        config = make_config(**{"data.train": train})
+        saved = tmp_path / "run/splits.json"
+        return lambda spec, split=None: input_pipeline.select(
+            config, saved, render.CLASSES, spec, split
+        )
+
+    return make
+
+
+def test_select_takes_the_part_kept_back_for_testing(select, file, tmp_path):
+    choose = select(file)
+    saved = json.loads((tmp_path / "run/splits.json").read_text())["parts"]
+    for split, part in [(None, "test"), ("validation", "validation"), ("train", "train")]:
+        name, dataset = choose(file, split)
+        assert name == part
+        assert list(dataset.names) == saved[part]
+    with pytest.raises(UserError, match=r"--split=val: .* train, validation, test"):
+        choose(file, "val")
+
+
+def test_select_without_a_test_part_takes_validation(select, file):
+    assert select(file, test="0")(file)[0] == "validation"
+
+
+def test_select_of_a_foreign_source(select, file, tmp_path):
+    choose = select(file)
+    other = challenge(tmp_path / "my other.npz", cells(24, seed=9))
+    name, dataset = choose(other)
+    assert (name, len(dataset)) == ("my-other", 24)
+    with pytest.raises(UserError, match=r"--split=test: .*my other\.npz has the splits none"):
+        choose(other, "test")
+
+
+def test_select_of_a_foreign_source_with_splits(select, file, medmnist):
+    choose = select(file)
+    name, dataset = choose(medmnist)
+    assert (name, len(dataset)) == ("bloodmnist-test", 16)
+    name, dataset = choose(medmnist, "val")
+    assert (name, len(dataset)) == ("bloodmnist-val", 16)
+    with pytest.raises(UserError, match="has the splits test, train, val"):
+        choose(medmnist, "validation")
+
+
+def test_select_takes_the_classes_order_of_the_run(select, file, tmp_path):
+    dataset = cells(16, seed=9)
+    turned = np.array(dataset.classes[::-1])
+    path = tmp_path / "turned.npz"
+    np.savez(path, images=dataset.images, labels=7 - dataset.labels, classes=turned)
+    np.testing.assert_array_equal(select(file)(str(path))[1].labels, dataset.labels)
+
+
+def test_select_needs_known_classes(select, file, tmp_path):
+    path = tmp_path / "strange.npz"
+    np.savez(path, images=cells(8).images, labels=np.arange(8) % 2, classes=np.array(["a", "b"]))
+    with pytest.raises(UserError, match=r"strange\.npz: holds the class a"):
+        select(file)(str(path))
+
+
+def test_a_saved_source_is_known_by_its_fingerprint(prepare, file, tmp_path):
+    prepare(file)
+    saved = json.loads((tmp_path / "run/splits.json").read_text())["sources"]
+    print_ = sources.fingerprint(file)
+    assert saved == {p: {"spec": file, "fingerprint": print_} for p in input_pipeline.PARTS}
+
+
+def test_recall_reads_a_part_from_where_it_came(prepare, make_config, file, medmnist, tmp_path):
+    prepared = prepare(file, validation=medmnist)
+    config, path = make_config(**{"data.train": file}), tmp_path / "run/splits.json"
+    classes = prepared.train.classes
+    for name, dataset in prepared.items():
+        found = input_pipeline.recall(config, path, classes, name)
+        assert found.names == dataset.names
+        np.testing.assert_array_equal(found.images, dataset.images)
+        np.testing.assert_array_equal(found.labels, dataset.labels)
+    with pytest.raises(UserError, match=r"splits\.json: the run has no holiday part"):
+        input_pipeline.recall(config, path, classes, "holiday")
+    challenge(tmp_path / "cells.npz", cells(152, seed=5))
+    with pytest.raises(UserError, match=r"cells\.npz: has changed since .*splits\.json"):
+        input_pipeline.recall(config, path, classes, "train")
+
+
+def test_trained_on_counts_the_pictures_of_the_same_source(prepare, file, tmp_path):
+    prepared = prepare(file)
+    path = tmp_path / "run/splits.json"
+    assert input_pipeline.trained_on(path, file, prepared.train.names[:7]) == 7
+    assert input_pipeline.trained_on(path, file, prepared.test.names) == 0
+    other = challenge(tmp_path / "other.npz", cells(64, seed=9))
+    assert input_pipeline.trained_on(path, other, prepared.train.names[:7]) == 0

@@ -1,0 +1,179 @@
+"""Tests of bloodjax/training/loader.py: streamed or on the device, training is the same to the bit."""
+
+import contextlib
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from bloodjax import config as config_lib
+from bloodjax.augment.policy import parse
+from bloodjax.checkpoints.state import TrainState
+from bloodjax.data.dataset import Dataset
+from bloodjax.distributed import sharding
+from bloodjax.errors import UserError
+from bloodjax.models.head import Head, Network
+from bloodjax.models.simple_cnn import SimpleCNN
+from bloodjax.training import loader, optim
+from bloodjax.training.executor import JitSteps, PmapSteps
+from bloodjax.training.train_step import Phase, Recipe
+
+# No power of two, so that dividing by it is not exact; 7 steps in an epoch.
+BATCH, PICTURES, PER_EPOCH = 24, 175, 7
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (PICTURES, 16, 16, 3)).astype(np.uint8)
+    labels = rng.integers(0, 3, PICTURES).astype(np.int32)
+    blank = ("",) * PICTURES
+    return Dataset(images, labels, tuple(map(str, range(PICTURES))), tuple("abc"), blank, blank)
+
+
+@functools.cache
+def steps_of(parallel):
+    """Compiled steps of a tiny network, with what is random in a step, for all tests."""
+    axis_name = sharding.AXIS if parallel == "pmap" else None
+    backbone = SimpleCNN(depths=(1, 1), widths=(8, 16), drop_path=0.2, axis_name=axis_name)
+    model = Network(backbone, Head(3, hidden=(16,), axis_name=axis_name))
+    thirds = (0.3, 0.3, 0.3)
+    recipe = Recipe(model, thirds, thirds, BATCH, seed=1, augment=parse("d4"), axis_name=axis_name)
+    return JitSteps(recipe) if axis_name is None else PmapSteps(recipe)
+
+
+@functools.cache
+def start():
+    """The phase, and variables on the host."""
+    model = steps_of("jit")._recipe.model
+    variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3))))
+    options = config_lib.defaults().phases.finetune
+    tx = optim.optimizer(options, PER_EPOCH, variables["params"], variables["batch_stats"])
+    return Phase("none", tx), variables
+
+
+def feed_of(make_config, on_device, parallel, at_once, **changes):
+    values = {"batch_size": BATCH, "steps_per_call": at_once, "data.on_device": on_device}
+    config = make_config(**values, **changes)
+    source = loader.Feed(config, steps_of(parallel), pictures())
+    assert source.per_epoch == PER_EPOCH
+    assert source.on_device == (on_device == "always")
+    return source
+
+
+@pytest.mark.parametrize("on_device", ["always", "never"])
+def test_features_are_computed_once_and_left_when_pictures_are_asked_for(make_config, on_device):
+    source = feed_of(make_config, on_device, "jit", 3)
+    variables = source.steps.place(start()[1])
+    assert list(source.cache(variables)) == [*range(BATCH, PICTURES, BATCH), PICTURES]
+    assert list(source.cache(variables)) == []
+    (steps, data, order), *_ = source.calls(0, 0, cached=True)
+    assert steps == 3
+    expected = source.steps.features(variables, pictures().images)
+    np.testing.assert_allclose(data.images, expected, atol=1e-5)
+    assert data.images.shape == (PICTURES, 8, 16)
+    np.testing.assert_array_equal(np.sort(order), np.arange(PICTURES))
+    with contextlib.closing(source.calls(1, 0)) as calls:
+        assert next(calls)[1].images.ndim > 3
+    assert next(iter(source.cache(variables))) == BATCH
+
+
+def train(make_config, on_device, parallel, at_once, **changes):
+    """The state on the host after two epochs, and what was compiled after each."""
+    source = feed_of(make_config, on_device, parallel, at_once, **changes)
+    phase, variables = start()
+    state = source.steps.place(TrainState.create(variables, phase.tx))
+    weights = source.steps.place(np.array([0.5, 1.0, 2.0], np.float32))
+    compiled = []
+    for epoch in range(2):
+        with contextlib.closing(source.calls(epoch, 0)) as calls:
+            for steps, *data in calls:
+                state, _ = source.steps.train(phase, steps, state, *data, weights)
+        compiled.append(steps_of("jit").compilations)
+    return jax.device_get(source.steps.fetch(state)), compiled
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_streaming_trains_bit_for_bit_as_the_device_s_own_pictures_do(
+    make_config, parallel, at_once
+):
+    # Calls of three steps leave one for the epoch's last call.
+    expected, _ = train(make_config, "always", parallel, at_once)
+    found, (first, second) = train(make_config, "never", parallel, at_once)
+    assert found.step == 2 * PER_EPOCH
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert first == second  # an epoch compiles nothing that the first one did not
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_oversampling_streams_the_pictures_that_the_device_would_take(make_config, parallel):
+    changes = {"data.oversample": True}
+    expected, _ = train(make_config, "always", parallel, 3, **changes)
+    found, _ = train(make_config, "never", parallel, 3, **changes)
+    assert found.step == 2 * PER_EPOCH
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    plain, _ = train(make_config, "always", parallel, 3)
+    kernels = [s.params["head"]["logits"]["kernel"] for s in (expected, plain)]
+    assert not np.array_equal(*kernels)
+
+
+def test_oversampling_shows_each_class_equally_often(make_config):
+    source = feed_of(make_config, "never", "jit", 3, **{"data.oversample": True})
+    with contextlib.closing(source.calls(0, 0)) as calls:
+        labels = np.concatenate([np.ravel(data.labels) for _, data, _ in calls])
+    assert np.bincount(labels).tolist() == [PER_EPOCH * BATCH // 3] * 3
+    assert len(set(np.bincount(pictures().labels))) > 1
+
+
+def calls_of(make_config, on_device, done, parallel="jit"):
+    source = feed_of(make_config, on_device, parallel, at_once=3)
+    with contextlib.closing(source.calls(1, done)) as calls:
+        return list(calls)
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_an_epoch_goes_on_in_its_middle(make_config, parallel):
+    whole = calls_of(make_config, "never", 0, parallel)
+    rest = calls_of(make_config, "never", 3, parallel)
+    assert [steps for steps, *_ in whole] == [3, 3, 1]
+    assert [steps for steps, *_ in rest] == [3, 1]
+    for (_, data, order), (_, expected, _) in zip(rest, whole[1:], strict=True):
+        assert order is None
+        jax.tree.map(np.testing.assert_array_equal, data, expected)
+    assert [steps for steps, *_ in calls_of(make_config, "always", 5)] == [2]
+    assert calls_of(make_config, "never", PER_EPOCH) == []
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_batches_are_split_over_the_devices(make_config, parallel):
+    _, data, _ = calls_of(make_config, "never", 0, parallel)[0]
+    shapes = {shard.data.shape for shard in data.images.addressable_shards}
+    assert shapes == {(3, 3, 16, 16, 3) if parallel == "jit" else (1, 3, 3, 16, 16, 3)}
+    assert len(data.images.sharding.device_set) == 8
+    assert data.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("on_device", "size", "stays"),
+    [("auto", 25, True), ("auto", 26, False), ("always", 100, True), ("never", 1, False)],
+)
+def test_what_stays_on_the_device(on_device, size, stays):
+    assert loader.stays_on_device(on_device, size, memory=100) == stays
+
+
+def test_what_must_stay_and_cannot():
+    message = "on_device is always, but .* take 101 bytes of each device's 100: expected auto or"
+    with pytest.raises(UserError, match=message):
+        loader.stays_on_device("always", 101, memory=100)
+
+
+def test_the_memory_of_a_device(monkeypatch):
+    assert 2**20 < loader.device_memory() < 2**50
+
+    class Accelerator:
+        def memory_stats(self):
+            return {"bytes_limit": 80 * 2**30}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator()])
+    assert loader.device_memory() == 80 * 2**30

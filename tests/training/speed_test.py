@@ -1,0 +1,140 @@
+"""What training costs, in figures that noise cannot touch: operations, compilations, transfers.
+
+`speed_figures.json` holds XLA's floating-point operations of a training step for each version of
+jax. They are counted on the program as it is lowered for the CPU, which does not depend on the
+machine; a loop's body counts once, whatever its number of turns. They are written anew, where a
+change means to alter them or for a new jax, by
+
+python -m pytest tests/speed_test.py --write-speed-figures
+"""
+
+import json
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from bloodjax import run
+from bloodjax.checkpoints.state import TrainState
+from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.evaluation import evaluator
+from bloodjax.training import factory, optim, trainer
+from bloodjax.training.executor import JitSteps
+from bloodjax.training.train_step import Phase
+
+FIGURES = pathlib.Path(__file__).with_name("speed_figures.json")
+JAX = ".".join(jax.__version__.split(".")[:2])
+NETWORKS = ("simple_cnn", "efficientnet_lite0", "convnext_atto")
+CLASSES, PICTURES, BATCH = 8, 40, 16
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="the figures are those of the program for a CPU"
+)
+
+
+def prepared(config):
+    """The steps on one device, the last phase, its state's shapes, and a step's other arguments."""
+    steps = JitSteps(factory.recipe(config, CLASSES), jax.devices()[:1])
+    variables = jax.eval_shape(lambda: factory.variables(config, CLASSES))
+    options = config.phases.finetune
+    tx = optim.optimizer(options, 5, variables["params"], variables["batch_stats"])
+    state = jax.eval_shape(lambda drawn: TrainState.create(drawn, tx), variables)
+    images = np.random.default_rng(0).integers(0, 256, (PICTURES, 32, 32, 3)).astype(np.uint8)
+    data = DeviceData(images, np.arange(PICTURES, dtype=np.int32) % CLASSES)
+    arguments = (data, epoch_order(0, 0, PICTURES), np.ones(CLASSES, np.float32))
+    return steps, Phase(options.freeze, tx), state, steps.place(arguments)
+
+
+def lowered(steps, phase, state, arguments):
+    return steps._train.lower(phase, 1, state, *arguments)
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_has_as_many_operations_as_before(name, freeze, make_config, request):
+    config = make_config(**{"model.name": name, "phases.finetune.freeze": freeze})
+    found = lowered(*prepared(config)).cost_analysis()["flops"]
+    figures, key = json.loads(FIGURES.read_text("utf-8")), f"{name}, freeze {freeze}"
+    if request.config.getoption("--write-speed-figures"):
+        figures.setdefault(JAX, {})[key] = int(found)
+        FIGURES.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", "utf-8")
+    elif JAX not in figures:
+        pytest.skip(f"no figures for jax {JAX} yet: --write-speed-figures writes them")
+    assert found == pytest.approx(figures[JAX][key], rel=1e-3), f"{name}: see {__file__}"
+
+
+@pytest.fixture(scope="module")
+def small(make_config):
+    return prepared(make_config())
+
+
+def test_xla_adds_no_operations_and_takes_the_state_s_memory_for_the_new_one(small):
+    program, state = lowered(*small), small[2]
+    executable = program.compile()
+    assert executable.cost_analysis()["flops"] < 1.05 * program.cost_analysis()["flops"]
+    memory = executable.memory_analysis()
+    assert memory.alias_size_in_bytes == sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+    )
+
+
+def test_steps_within_an_epoch_take_nothing_from_the_host(small, make_config):
+    steps, phase, _, arguments = small
+    variables = factory.variables(make_config(), CLASSES)
+    state = steps.place(TrainState.create(variables, phase.tx))
+    state, _ = steps.train(phase, 1, state, *arguments)
+    with jax.transfer_guard("disallow_explicit"):
+        state, sums = steps.train(phase, 1, state, *arguments)
+    assert sums.count == 2 * BATCH
+    assert steps.compilations == 1
+
+
+@pytest.fixture(scope="module")
+def watched(make_config, tmp_path_factory):
+    """A run whose clock moves by 0.3 s a call: compilations and looks at the device by epoch."""
+    clock = types.SimpleNamespace(now=0.0)
+    seen = {"compilations": [], "looks": []}
+    jit_train, device_get, looks = JitSteps.train, jax.device_get, []
+
+    class Watched(trainer.Trainer):
+        def epoch(self, progress, state):
+            looks.clear()
+            state = super().epoch(progress, state)
+            seen["looks"].append(len(looks))
+            seen["compilations"].append((progress.phase, self.steps.compilations))
+            return state
+
+    def counted_train(self, *arguments):
+        clock.now += 0.3
+        return jit_train(self, *arguments)
+
+    def counted_get(tree):
+        looks.append(clock.now)
+        return device_get(tree)
+
+    # Eleven steps an epoch, two a call: the last of an epoch's six calls takes one.
+    config = make_config(
+        batch_size=8,
+        steps_per_call=2,
+        **{"data.train": "synthetic:90", "data.validation": "0", "data.test": "0"},
+        **{"phases.head.epochs": 2, "phases.finetune.epochs": 2},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+        patch.setattr(trainer, "Trainer", Watched)
+        patch.setattr(JitSteps, "train", counted_train)
+        patch.setattr(jax, "device_get", counted_get)
+        patch.setattr(evaluator, "finish", lambda *_: {})
+        run.train(config, tmp_path_factory.mktemp("watched"))
+    return seen
+
+
+def test_a_run_compiles_two_lengths_of_call_in_each_phase_and_no_more(watched):
+    assert watched["compilations"] == [(0, 2), (0, 2), (1, 4), (1, 4)]
+
+
+def test_a_run_looks_at_the_device_once_a_second_at_most(watched):
+    # After four calls, that is 1.2 s, and at the epoch's end.
+    assert watched["looks"] == [2] * 4

@@ -1,0 +1,94 @@
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from bloodjax import config as config_lib
+from bloodjax.cli import console
+from bloodjax.errors import UserError
+from bloodjax.training import workdir
+
+HOLDER = """
+import pathlib, sys, time
+from bloodjax import workdir
+with workdir.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        holder = f"process {process.pid} on {socket.gethostname()}"
+        with pytest.raises(UserError, match=f"^--workdir={folder}: {holder} is training here"):
+            workdir.hold(folder).__enter__()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with workdir.hold(folder):
+        assert (folder / "lock").read_text().startswith(f"process {os.getpid()} on ")
+        with pytest.raises(UserError, match=f"process {os.getpid()} on "):
+            workdir.hold(folder).__enter__()
+    assert (folder / "lock").read_text() == ""
+    with workdir.hold(folder):
+        pass
+
+
+def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(workdir, "_PATIENCE", 0.02)
+    with workdir.hold(tmp_path):
+        (tmp_path / "lock").write_text("process 7 on elsewhere\n")
+        with pytest.raises(UserError, match="process 7 on elsewhere is training here"):
+            workdir.hold(tmp_path).__enter__()
+    assert len(said) == 1
+    assert "waiting for process 7 on elsewhere to let go" in said[0]
+
+
+def test_one_that_lets_go_in_time_is_followed(tmp_path, monkeypatch):
+    first = workdir.hold(tmp_path)
+    first.__enter__()
+    (tmp_path / "lock").write_text("process 7 on elsewhere\n")
+    monkeypatch.setattr(workdir.time, "sleep", lambda _: first.__exit__(None, None, None))
+    with workdir.hold(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    said = []
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(console, "say", said.append)
+    with workdir.hold(tmp_path):
+        pass
+    assert said == [
+        f"{tmp_path}/lock: Operation not supported; see to it that one process trains here"
+    ]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="/file/run: Not a directory"):
+        workdir.hold(tmp_path / "file/run").__enter__()
+
+
+def test_the_config_that_lives_there(tmp_path, make_config):
+    config = make_config()
+    assert workdir.open_config(config, tmp_path) is None
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    assert workdir.open_config(config, tmp_path) == config
+    changed = make_config(grace_seconds=5.0)
+    assert workdir.open_config(changed, tmp_path) == changed
+    message = rf"--workdir={tmp_path}: holds a run with another config \(seed: 0 -> 1\)"
+    with pytest.raises(UserError, match=message):
+        workdir.open_config(make_config(seed=1), tmp_path)
