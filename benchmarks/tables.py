@@ -122,7 +122,7 @@ def _streaming(folder: pathlib.Path) -> str:
     rows = []
     for path in sorted(folder.glob("streaming_*.json")):
         content = _read(path)
-        cells = [content["network"], f"{content['pictures']:,}", f"{content['size']} px"]
+        cells = [content["network"], f"{_images(content):,}", f"{content['size']} px"]
         cells.append(f"{max(content['memory_model'].values()) / 1e9:.2f} GB")
         cells.append(f"{content['bytes_beyond_the_model'] / 1e9:.2f} GB")
         rate = content.get("rate")
@@ -132,6 +132,11 @@ def _streaming(folder: pathlib.Path) -> str:
         rows.append([*cells, share if rate else "-", content["date"]])
     header = ["network", "images", "size", "memory of the network", "memory of the data"]
     return _markdown([*header, "rate / rate on the device", "date"], rows) if rows else ""
+
+
+def _images(content: dict) -> int:
+    """The size of the dataset; results until November 2026 have it as "pictures"."""
+    return content["images"] if "images" in content else content["pictures"]
 
 
 def _kill_campaign(folder: pathlib.Path) -> str:
