@@ -1,11 +1,11 @@
-"""What each part of the robust recipe brings, on clean and on distorted pictures.
+"""What each part of the robust recipe brings, on clean and on distorted images.
 
 python -m benchmarks.ablation --train=SPEC --validation=SPEC --dir=DIR [--epochs=3] [--seeds=0,1]
                               [--distortions=everything] [--out=benchmarks/results]
                               [--config.key=value ...]
 
 Trains `configs/recipes/robust.py` once for each variant and seed, in a workdir of its own under
-`--dir`, and scores the test part that was kept back of train: as it is, and with each picture under
+`--dir`, and scores the test part that was kept back of train: as it is, and with each image under
 one distortion, the same for all variants. It prints the README's table and writes
 `OUT/DEVICE/ablation_DATE.json`. The same command goes on where it was stopped. Faster on a CPU with
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.cli.huge_pages`).
@@ -97,7 +97,7 @@ def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str
 def row(found: dict[str, Answers], before: dict[str, Answers] | None) -> dict[str, object]:
     """A row's figures for each set, with 95 % intervals; `before` is the row above.
 
-    Intervals are the bootstrap's over the pictures of all seeds. They do not hold what other seeds
+    Intervals are the bootstrap's over the images of all seeds. They do not hold what other seeds
     would have brought; the figures of each seed, beside them, show some of that.
     """
     figures = {}
@@ -186,7 +186,7 @@ def measure(
     for seed in chosen.seeds:
         for variant, changes in VARIANTS.items():
             workdir = chosen.dir / f"{variant}-{seed}"
-            console.say(f"{variant}, seed {seed}: {workdir}")
+            console.log_info(f"{variant}, seed {seed}: {workdir}")
             compilation_cache.keep(workdir)
             run.train(_config(chosen, seed, changes, overrides), workdir)
             predicted = answers(workdir, chosen.distortions)

@@ -3,8 +3,8 @@
 python -m benchmarks.fuzz [--mutations=2000] [--seed=0] [--workers=2] [--out=benchmarks/results]
                           [--keep=DIR]
 
-npz, zip, picture, ArrayRecord, config and weights files, in turns, each changed as `mutations`
-says, are read in worker processes by what the commands read them with, to the last picture or
+npz, zip, image, ArrayRecord, config and weights files, in turns, each changed as `mutations`
+says, are read in worker processes by what the commands read them with, to the last image or
 tensor. It is a fault where
 
 - anything is raised but a `UserError` of one line that names what was read;

@@ -101,13 +101,13 @@ def _source(spec: str) -> None:
     dataset = sources.load(spec, SIDE)
     audit.audit({"train": dataset})
     unread = sources.load(spec, 2 * SIDE, bad_images="skip", unread=True)
-    for picture in unread.images:
-        picture.sum()
+    for image in unread.images:
+        image.sum()
 
 
 def _image(folder: pathlib.Path) -> None:
     (path,) = folder.iterdir()
-    sources.load_pictures(str(path), SIDE)
+    sources.load_images(str(path), SIDE)
 
 
 def _file_of(folder: pathlib.Path) -> None:

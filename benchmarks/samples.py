@@ -21,16 +21,16 @@ from bloodjax.pretrained import bloodjax_file, terms
 SIDE = 24
 NETWORK = "simple_cnn"
 _CLASSES = 8
-_PICTURES = 16
+_IMAGES = 16
 _IMAGES = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "gif": "GIF"}
 _IMAGES |= {"ppm": "PPM", "jp2": "JPEG2000"}
 
 
 def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
     """For each format, some whole files; `folder` is where they are put together."""
-    cells = render.render(_PICTURES, SIDE)
-    pictures, labels = cells.images, np.arange(_PICTURES) % _CLASSES
-    files = [(f"c{labels[i]}/{i}.png", _image(pictures[i], "PNG")) for i in range(_PICTURES)]
+    cells = render.render(_IMAGES, SIDE)
+    pictures, labels = cells.images, np.arange(_IMAGES) % _CLASSES
+    files = [(f"c{labels[i]}/{i}.png", _image(pictures[i], "PNG")) for i in range(_IMAGES)]
     zipped = zip_of([(member(name), content) for name, content in files])
     (folder / "cells.zip").write_bytes(zipped)
     return {
@@ -45,9 +45,9 @@ def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
     }
 
 
-def _image(picture: np.ndarray, kind: str) -> bytes:
+def _image(image: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind)
+    Image.fromarray(image).save(file, kind)
     return file.getvalue()
 
 

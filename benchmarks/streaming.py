@@ -1,17 +1,17 @@
 """What streaming from ArrayRecord shards costs: host memory, and steps beside a set on the device.
 
-python -m benchmarks.streaming --dir=DIR [--pictures=300000] [--network=convnext_tiny] [--batch=16]
+python -m benchmarks.streaming --dir=DIR [--images=300000] [--network=convnext_tiny] [--batch=16]
                                [--seconds=120] [--out=benchmarks/results] [--memory_only]
 
 Packs a set of rendered cells, each shifted otherwise, into DIR/set, unless it is there; at 96
 pixels 300,000 of them take 8.3 GB of disk. Then, each in a process of its own:
 
-memory   all that a run does with its pictures, but for the number of steps: audit, splits, training
-         steps, predictions on validation pictures, the colour-histogram baseline. The peak of a
-         streamed run on the set is held against that of a run on 400 of its pictures on the device,
+memory   all that a run does with its images, but for the number of steps: audit, splits, training
+         steps, predictions on validation images, the colour-histogram baseline. The peak of a
+         streamed run on the set is held against that of a run on 400 of its images on the device,
          which is what the network itself takes.
 rate     steps on the set streamed, and on the set on the device, in turns; needs the memory for all
-         its pictures. Timings of a machine that does other work say nothing.
+         its images. Timings of a machine that does other work say nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from bloodjax.data.lazy import LazyImages
 from bloodjax.data.synthetic import render
 from bloodjax.evaluation import histogram_baseline
 from bloodjax.training import factory, input_pipeline
-from bloodjax.training.loader import Feed
+from bloodjax.training.loader import TrainLoader
 from bloodjax.training.train_step import Phase
 
 _SIDE = 96
@@ -54,7 +54,7 @@ _VALIDATED = 512
 
 
 def cells(n: int, side: int = _SIDE) -> Dataset:
-    """`n` labelled pictures, no two of them equal, made when they are asked for.
+    """`n` labelled images, no two of them equal, made when they are asked for.
 
     Up to 384,400 of them are 400 rendered cells, each shifted by another vector.
     """
@@ -68,7 +68,7 @@ def cells(n: int, side: int = _SIDE) -> Dataset:
         return np.stack([np.roll(image, (y, x), axis=(0, 1)) for image, y, x in found])
 
     if n > _RENDERED * _SHIFTS**2:
-        raise ValueError(f"{n} pictures, expected at most {_RENDERED * _SHIFTS**2}")
+        raise ValueError(f"{n} images, expected at most {_RENDERED * _SHIFTS**2}")
     places = np.arange(n)
     blank = ("",) * n
     return Dataset(
@@ -101,7 +101,7 @@ class Running:
     def __init__(self, config: Config, train: Dataset, first: Running | None = None):
         """Compiles nothing anew where `first` runs on the same network."""
         self.steps = first.steps if first else factory.steps(config, len(train.classes))
-        self._feed = Feed(config, self.steps, train)
+        self._feed = TrainLoader(config, self.steps, train)
         self._calls = contextlib.ExitStack()
         self._epoch = iter(())
         if first:
@@ -110,8 +110,8 @@ class Running:
             variables = factory.variables(config, len(train.classes))
             self._phase = Phase("none", _optimizer(config, variables, self._feed.per_epoch))
         self.variables = jax.device_get(variables)
-        self._state = self.steps.place(TrainState.create(self.variables, self._phase.tx))
-        self._weights = self.steps.place(np.ones(len(train.classes), np.float32))
+        self._state = self.steps.replicate(TrainState.create(self.variables, self._phase.tx))
+        self._weights = self.steps.replicate(np.ones(len(train.classes), np.float32))
 
     def take(self, n: int) -> float:
         """Takes `n` calls; their seconds."""
@@ -130,7 +130,7 @@ class Running:
 
     def predict(self, images) -> None:
         """Predicts once, from the weights of the start."""
-        self.steps.predict(self.steps.place(self.variables), images, "none")
+        self.steps.predict(self.steps.replicate(self.variables), images, "none")
 
     def close(self) -> None:
         """Ends the stream's threads."""
@@ -196,7 +196,7 @@ def _apart(what: str, *arguments: str) -> dict[str, Any]:
 
 def _pack(dataset: Dataset, folder: pathlib.Path) -> str:
     if not folder.exists() or (folder / ".unfinished").exists():
-        print(f"packing {len(dataset):,} pictures into {folder}", file=sys.stderr, flush=True)
+        print(f"packing {len(dataset):,} images into {folder}", file=sys.stderr, flush=True)
         packing.pack(dataset, folder, as_pixels=True)
     return str(folder)
 

@@ -15,16 +15,16 @@ class Task:
     Attributes:
       kind: what is timed:
         "train": a step of AdamW on everything.
-        "epoch": the same with its share of an epoch: pictures drawn from a larger set, each under
+        "epoch": the same with its share of an epoch: images drawn from a larger set, each under
           a random flip and quarter turn.
         "head": a step on the classifier alone, under a frozen backbone.
-        "predict": probabilities of pictures that lie on the host, as uint8.
+        "predict": probabilities of images that lie on the host, as uint8.
         "predict_d4": the same, averaged over the eight symmetries of the square.
         "start": from nothing to the end of the first step of "train", where the same was compiled
           before.
       network: our name of it. All contenders put a linear classifier of `CLASSES` classes on the
         average of the last map (ConvNeXt: its norm); VGG has no dense layers between.
-      batch: pictures a step.
+      batch: images a step.
       size: pixels a side.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
     """

@@ -21,7 +21,7 @@ def trace(path: str) -> None:
     """Has this process's run write its events to the file `path`."""
     from bloodjax.checkpoints.manager import Checkpoints
     from bloodjax.evaluation import evaluator
-    from bloodjax.training.executor import JitSteps
+    from bloodjax.training.executor import JitExecutor
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     steps = itertools.count(1)
@@ -43,8 +43,8 @@ def trace(path: str) -> None:
         steps = itertools.count(step + 1)
         return f"from {step}"
 
-    before(JitSteps, "train", lambda *_: f"step {next(steps)}")
-    before(JitSteps, "predict", lambda *_: "predict")
+    before(JitExecutor, "train", lambda *_: f"step {next(steps)}")
+    before(JitExecutor, "predict", lambda *_: "predict")
     before(Checkpoints, "restore", restored)
     before(evaluator, "finish", lambda *_: "finish")
     save = Checkpoints.save

@@ -15,4 +15,8 @@ def __getattr__(name: str):
         from bloodjax.evaluation.ensemble import load
 
         return load
+    if name == "settings":  # what config files imported before it was called config
+        from bloodjax import config
+
+        return config
     raise AttributeError(f"module 'bloodjax' has no attribute {name!r}")

@@ -12,7 +12,7 @@ _DATA = command.flags.DEFINE_multi_string(
 )
 command.flags.DEFINE_string("out", "audit", "The folder for audit.json and index.html.")
 _SIZE = command.flags.DEFINE_integer(
-    "image_size", 96, "Side in pixels at which pictures are compared."
+    "image_size", 96, "Side in pixels at which images are compared."
 )
 
 
@@ -28,8 +28,8 @@ def main(_: list[str]) -> None:
     out = command.local_path("out")
     audit_page.write(findings, datasets, out)
     left_out = "".join(f"; not looked for: {line}" for line in findings.left_out)
-    console.say(
-        f"{findings.n:,} pictures: {len(findings.junk):,} junk, "
+    console.log_info(
+        f"{findings.n:,} images: {len(findings.junk):,} junk, "
         f"{len(findings.exact_duplicates)} groups of exact and {len(findings.near_duplicates)} of "
         f"near duplicates, {len(findings.label_conflicts)} label conflicts, "
         f"{len(findings.leakage)} leaks{left_out}; see {out / 'index.html'}"

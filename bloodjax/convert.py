@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
     weights = load.read(name, _WEIGHTS.value, _FLAVOUR.value)
     bloodjax_file.write(out, name, weights.num_classes, weights.source, load.classifier(weights)[1])
     classes = f"{weights.num_classes} classes" if weights.num_classes else "no classifier"
-    console.say(f"{name}, {classes}, flavour {weights.source.flavour}: written to {out}")
+    console.log_info(f"{name}, {classes}, flavour {weights.source.flavour}: written to {out}")
 
 
 if __name__ == "__main__":

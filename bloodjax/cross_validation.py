@@ -1,7 +1,7 @@
 """K-fold training: k runs, each with another part of train for validation, and their ensemble.
 
 WORKDIR/fold0 ... fold{k-1}   the runs, each a workdir of its own
-WORKDIR/evaluate              out_of_fold: each picture judged by the one run that did not see
+WORKDIR/evaluate              out_of_fold: each image judged by the one run that did not see
                               it; test: the ensemble on the part kept back from all runs
 WORKDIR/report                both
 """
@@ -20,14 +20,14 @@ from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import splits
 from bloodjax.data.dataset import Dataset
-from bloodjax.distributed.preemption import catch
+from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble, evaluator, histogram_baseline
 from bloodjax.evaluation.ensemble import Ensemble
-from bloodjax.io.files import make_folder, read_json, write_whole
+from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.training import input_pipeline
 from bloodjax.training.input_pipeline import Parts
-from bloodjax.training.workdir import BASELINE_FILE, CONFIG_FILE, hold, open_config
+from bloodjax.training.workdir import BASELINE_FILE, CONFIG_FILE, lock_workdir, open_config
 
 _SPLITS_FILE = "splits.json"
 OUT_OF_FOLD = "out_of_fold"
@@ -41,14 +41,14 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       "out_of_fold".
 
     Raises:
-      UserError: anything that the user can put right, too few pictures of a class among it.
+      UserError: anything that the user can put right, too few images of a class among it.
       Stopped: SIGINT or SIGTERM came; the same command goes on.
     """
     message = "stopped between the folds; the same command goes on"
     with (
-        hold(workdir),
-        catch(config.grace_seconds, alone=distributed.count() == 1) as stop,
-        stop.at_once(message),
+        lock_workdir(workdir),
+        graceful_shutdown(config.grace_seconds, alone=distributed.count() == 1) as stop,
+        stop.interruptible(message),
     ):
         stored = open_config(config, workdir)
         config = stored or config
@@ -56,20 +56,20 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         if stored is None and distributed.is_primary():
             _share_out(config, workdir)
         distributed.barrier()
-        write_whole(workdir / CONFIG_FILE, config_lib.to_json(config))
+        atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
         distributed.barrier()  # it says how many folds there are
         for fold, folder in enumerate(ensemble.fold_folders(workdir)):
             report = (folder / "report" / "index.html").exists()  # the last thing that a run writes
             if distributed.exchange(report)[0]:
                 continue
-            console.say(f"fold {fold + 1} of {config.folds}")
+            console.log_info(f"fold {fold + 1} of {config.folds}")
             run.train(_fold_config(config), folder)
         # Read anew, so that the folds had the memory for themselves.
         return _finish(config, workdir, input_pipeline.prepare(config, workdir, resumes=True))
 
 
 def _fold_config(config: Config) -> Config:
-    # `splits.json` says which pictures validate; "auto" says that there are some.
+    # `splits.json` says which images validate; "auto" says that there are some.
     content = config.to_dict()
     return config_lib.check(
         content | {"folds": 0, "data": content["data"] | {"validation": "auto"}}
@@ -95,12 +95,12 @@ def _share_out(config: Config, workdir: pathlib.Path) -> None:
         _write(folder / _SPLITS_FILE, content)
         shutil.copytree(workdir / "audit", folder / "audit", dirs_exist_ok=True)
         # Last: with a config the run goes on from these parts.
-        write_whole(folder / CONFIG_FILE, config_lib.to_json(_fold_config(config)))
+        atomic_write(folder / CONFIG_FILE, config_lib.to_json(_fold_config(config)))
     _write(workdir / _SPLITS_FILE, {**saved, "parts": {"train": names.tolist(), **test}})
 
 
 def _write(path: pathlib.Path, content: dict[str, object]) -> None:
-    write_whole(path, json.dumps(content, indent=1))
+    atomic_write(path, json.dumps(content, indent=1))
 
 
 def _joined(prepared: Parts) -> Dataset:
@@ -111,10 +111,10 @@ def _joined(prepared: Parts) -> Dataset:
 
 
 def _draw(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
-    """The fold of each picture of `pool`, int [n]; duplicates and groups stay in one.
+    """The fold of each image of `pool`, int [n]; duplicates and groups stay in one.
 
     Raises:
-      UserError: a fold would leave a class without pictures to train on, or be empty.
+      UserError: a fold would leave a class without images to train on, or be empty.
     """
     findings = read_json(workdir / "audit" / "audit.json", "an audit", dict)
     groups = splits.merge_groups(pool.groups, _duplicates(findings, pool))
@@ -129,7 +129,7 @@ def _draw(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
             what = f"class {pool.classes[min(missing)]}" if missing else "data"
             raise UserError(
                 f"config.folds is {config.folds}, but the {what} of {config.data.train} cannot be "
-                "shared out: expected pictures of each class, no duplicates or of one group, in at "
+                "shared out: expected images of each class, no duplicates or of one group, in at "
                 "least two folds"
             )
     return fold_of
@@ -152,7 +152,7 @@ def _finish(config: Config, workdir: pathlib.Path, pooled: Parts) -> dict[str, d
     baseline = histogram_baseline.HistogramBaseline.fit(
         train.images, train.labels, len(train.classes)
     )
-    write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+    atomic_write(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
     distributed.barrier()
     model = ensemble.load(workdir)
     results, mistakes = {}, ()
@@ -164,7 +164,7 @@ def _finish(config: Config, workdir: pathlib.Path, pooled: Parts) -> dict[str, d
     if pooled.test is None:
         mistakes = evaluator.confident_mistakes(model, train, probabilities)
     for name, result in results.items():
-        console.say(evaluator.summary(name, result))
+        console.log_info(evaluator.summary(name, result))
     evaluator.write_report(config, workdir, pooled, model, results, mistakes)
     return results
 
@@ -172,19 +172,19 @@ def _finish(config: Config, workdir: pathlib.Path, pooled: Parts) -> dict[str, d
 def out_of_fold(
     model: Ensemble, train: Dataset, workdir: pathlib.Path
 ) -> tuple[dict[str, object], np.ndarray]:
-    """Judges each picture by the one member that had it in its validation part.
+    """Judges each image by the one member that had it in its validation part.
 
     Writes `evaluate/out_of_fold` in `workdir`. The members stopped training where they were best
-    on these pictures, so that the figures may be a little too good; those on test are not.
+    on these images, so that the figures may be a little too good; those on test are not.
 
     Args:
       model: the ensemble of the folds.
-      train: the pictures that the folds share.
+      train: the images that the folds share.
       workdir: the folder that the folds lie in.
 
     Returns:
       The content of `metrics.json`, with the share of the colour histogram that was also fitted
-      without the picture, and the probabilities [n, classes].
+      without the image, and the probabilities [n, classes].
     """
     position = {name: i for i, name in enumerate(train.names)}
     probabilities = np.empty((len(train), len(train.classes)), np.float32)

@@ -1,4 +1,4 @@
-"""Scores a trained classifier, or an ensemble of them, on labelled pictures.
+"""Scores a trained classifier, or an ensemble of them, on labelled images.
 
 python -m bloodjax.evaluate --workdir=DIR[,DIR2,...] --data=SPEC [--split=test] [--tta=d4]
     [--tta_select=greedy] [--corruptions=all] [--out=DIR]
@@ -10,7 +10,7 @@ test), and by default it is the part kept back for testing. Of any other source 
 source's own splits (train, val, test); by default that is the test split where there are several,
 and everything otherwise.
 
-`--corruptions` scores the pictures distorted, too: "all" of BloodMNIST-C, or names of distortions,
+`--corruptions` scores the images distorted, too: "all" of BloodMNIST-C, or names of distortions,
 "extra" or "everything" (see `corruptions.registry`); corruptions.json and corruptions.html hold what
 came of it.
 """
@@ -41,7 +41,7 @@ _SELECT = command.flags.DEFINE_enum(
 )
 _OUT = command.flags.DEFINE_string("out", None, "By default a folder in WORKDIR/evaluate.")
 _CORRUPTIONS = command.flags.DEFINE_string(
-    "corruptions", None, "Distortions to score the pictures under, too: all, or NAME,NAME,..."
+    "corruptions", None, "Distortions to score the images under, too: all, or NAME,NAME,..."
 )
 
 
@@ -75,15 +75,15 @@ def main(_: list[str]) -> None:
     out = command.local_path("out") if _OUT.value else workdirs[0] / "evaluate" / name
     result, _ = evaluator.evaluate(model, dataset, out, tta=tta)
     for member in result.get("members", ()):
-        console.say(
+        console.log_info(
             f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "
             f"loss {member['loss']:.4f}"
         )
-    console.say(evaluator.summary(name, result))
+    console.log_info(evaluator.summary(name, result))
     if names:
         result = robustness.benchmark(model, dataset, out, names=names, tta=tta)
-        console.say(robustness.summary(result))
-    console.say(f"written to {out}")
+        console.log_info(robustness.summary(result))
+    console.log_info(f"written to {out}")
 
 
 def _select(model, workdirs: list[pathlib.Path]) -> None:

@@ -31,7 +31,7 @@ def main(overrides: list[str]) -> None:
 
     config, workdir = config_lib.load(_CONFIG.value, overrides), command.local_path("workdir")
     place = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    with distributed.joined(*place, config.peer_timeout):
+    with distributed.session(*place, config.peer_timeout):
         compilation_cache.keep(workdir)
         (cross_validation.train if config.folds else run.train)(config, workdir)
 

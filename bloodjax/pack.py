@@ -1,8 +1,8 @@
-"""Packs a data set into ArrayRecord shards, from which training reads it picture by picture.
+"""Packs a data set into ArrayRecord shards, from which training reads it image by image.
 
 python -m bloodjax.pack --data=SPEC --out=DIR [--image_size=96] [--shards=16]
 
-DIR is a SPEC then. Without `--image_size` pictures are kept as they are, and training on DIR is
+DIR is a SPEC then. Without `--image_size` images are kept as they are, and training on DIR is
 training on SPEC, at any size. With it they are kept as pixels of that size, which are read several
 times faster: for training at that size.
 """
@@ -17,10 +17,10 @@ _SIZE = command.flags.DEFINE_integer(
     "image_size", None, "Side in pixels at which to keep them; by default as they are.", 16, 2048
 )
 _SHARDS = command.flags.DEFINE_integer(
-    "shards", None, "Files for each split; by default one for every 8,192 pictures.", 1, 99_999
+    "shards", None, "Files for each split; by default one for every 8,192 images.", 1, 99_999
 )
 _BAD = command.flags.DEFINE_enum(
-    "bad_images", "fail", ["fail", "skip"], "What to do about an unreadable picture in a folder."
+    "bad_images", "fail", ["fail", "skip"], "What to do about an unreadable image in a folder."
 )
 _CLASSES = command.flags.DEFINE_list(
     "classes", [], "Class names in label order, for a file that does not name its own."
@@ -45,7 +45,7 @@ def main(_: list[str]) -> None:
         packing.pack(
             dataset, out, as_pixels=size is not None, shards=_SHARDS.value, progress=bar.advance
         )
-    console.say(f"{len(dataset):,} pictures packed; --data={out} reads them")
+    console.log_info(f"{len(dataset):,} images packed; --data={out} reads them")
 
 
 if __name__ == "__main__":

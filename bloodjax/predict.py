@@ -1,4 +1,4 @@
-"""Classifies pictures with a trained classifier, or with an ensemble of them.
+"""Classifies images with a trained classifier, or with an ensemble of them.
 
 python -m bloodjax.predict --workdir=DIR[,DIR2,...] --input=PATH_OR_SPEC --out=FILE.csv
 """
@@ -12,7 +12,7 @@ command.flags.DEFINE_multi_string(
     "workdir", None, "The folder that the run lives in; several for their ensemble."
 )
 _INPUT = command.flags.DEFINE_string(
-    "input", None, "A picture, a folder or zip of pictures, an npz with images, or another SPEC."
+    "input", None, "An image, a folder or zip of images, an npz with images, or another SPEC."
 )
 command.flags.DEFINE_string("out", None, "The table to write: FILE.csv.")
 _TTA = command.flags.DEFINE_string(
@@ -43,12 +43,12 @@ def main(_: list[str]) -> None:
     model = ensemble.load(workdirs)
     compilation_cache.keep(workdirs[0])
     data = model.config.data
-    images, names = sources.load_pictures(
+    images, names = sources.load_images(
         _INPUT.value, data.image_size, bad_images=data.bad_images, seed=model.config.seed
     )
     probabilities = model.predict(images, _TTA.value)
-    files.write_whole(out, evaluator.predictions_csv(names, model.classes, probabilities))
-    console.say(f"{len(names):,} pictures classified; written to {out}")
+    files.atomic_write(out, evaluator.predictions_csv(names, model.classes, probabilities))
+    console.log_info(f"{len(names):,} images classified; written to {out}")
 
 
 if __name__ == "__main__":

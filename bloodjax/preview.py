@@ -2,7 +2,7 @@
 
 python -m bloodjax.preview --config=configs/convnext_base.py [--config.key=value ...] --out=FILE.png
 
-A row for each class: a picture of the training source as it is, then as it comes in as many steps.
+A row for each class: an image of the training source as it is, then as it comes in as many steps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from bloodjax.cli import command
 
 _CONFIG = command.flags.DEFINE_string("config", None, "A Python file with get_config().")
-command.flags.DEFINE_string("out", None, "The picture's file, .png.")
+command.flags.DEFINE_string("out", None, "The image's file, .png.")
 _COLUMNS = command.flags.DEFINE_integer("columns", 9, "Draws a row.", lower_bound=1, upper_bound=32)
 
 
@@ -27,8 +27,8 @@ def main(overrides: list[str]) -> None:
         raise UserError(f"--out={out}: expected a name that ends in .png")
     config = config_lib.load(_CONFIG.value, overrides)
     files.make_folder(out.parent)
-    files.write_whole(out, sheet.draw(config, _COLUMNS.value))
-    console.say(f"written to {out}")
+    files.atomic_write(out, sheet.draw(config, _COLUMNS.value))
+    console.log_info(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import pathlib
 from bloodjax import distributed
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.config import Config
-from bloodjax.distributed.preemption import catch
+from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.evaluation import evaluator
 from bloodjax.training import trainer
 from bloodjax.training.setup import set_up
-from bloodjax.training.workdir import CHECKPOINTS, hold, open_config
+from bloodjax.training.workdir import CHECKPOINTS, lock_workdir, open_config
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
@@ -24,15 +24,18 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: anything that the user can put right, a loss that is never finite among it.
       Stopped: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    with hold(workdir), catch(config.grace_seconds, alone=distributed.count() == 1) as stop:
-        with stop.at_once("stopped before the run was set up; the same command begins again"):
+    with (
+        lock_workdir(workdir),
+        graceful_shutdown(config.grace_seconds, alone=distributed.count() == 1) as stop,
+    ):
+        with stop.interruptible("stopped before the run was set up; the same command begins again"):
             stored = open_config(config, workdir)
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-            with stop.at_once("stopped while it was set up; the same command begins again"):
+            with stop.interruptible("stopped while it was set up; the same command begins again"):
                 ready = set_up(config, stored, workdir, fresh=checkpoints.latest_step is None)
                 run = trainer.Trainer(ready, workdir, checkpoints, stop)
-            with distributed.telling():
+            with distributed.propagate_errors():
                 run.train(ready.backbone)
         stop.unsaved = lambda: "all is saved but the evaluation"
-        with stop.at_once("stopped while it was evaluated; the same command does that again"):
+        with stop.interruptible("stopped while it was evaluated; the same command does that again"):
             return evaluator.finish(run.config, workdir, run.parts)

@@ -4,7 +4,7 @@ from configs import common
 
 
 def get_config():
-    """A plain network on 96x96 pictures; give `config.data.train`."""
+    """A plain network on 96x96 images; give `config.data.train`."""
     config = common.from_scratch()
     config.model.name = "simple_cnn"
     config.phases.finetune.epochs = 24

@@ -6,7 +6,7 @@ from bloodjax import config as config_lib
 def report():
     """The setting in which the project's founding report compared its networks.
 
-    96x96 pictures, batches of 64, class weights, a head of dense layers trained first on the frozen
+    96x96 images, batches of 64, class weights, a head of dense layers trained first on the frozen
     backbone, then everything but BatchNorm fine-tuned with AdamW under warm restarts; up to 100
     epochs in all, and an end after 10 without a better validation loss.
     """

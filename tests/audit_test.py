@@ -21,6 +21,6 @@ def test_compares_several_sources(command, tmp_path):
     assert audit["n"] == 83 + 16
     assert len(audit["leakage"]) == 1
     assert f"{paths[1]}:3" in audit["leakage"][0]
-    assert "99 pictures: 0 junk, " in done.stderr
+    assert "99 images: 0 junk, " in done.stderr
     assert "1 leaks" in done.stderr
     assert (tmp_path / "audit/index.html").exists()

@@ -9,11 +9,11 @@ import pytest
 
 from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.pretrained import load
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS
 from bloodjax.training import class_balance, factory, optim
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -41,17 +41,17 @@ def _step(config, freeze):
     images = rng.integers(0, 256, (16, size, size, 3), dtype=np.uint8)
     labels = np.arange(16, dtype=np.int32) % 8
     devices = jax.devices()[: 1 if config.model.name in LARGE else None]
-    steps = JitSteps(factory.recipe(config, 8), devices)
+    steps = JitExecutor(factory.recipe(config, 8), devices)
     variables = jax.tree_util.tree_map_with_path(
         functools.partial(_filled, rng), factory.shapes(config, 8)
     )
     tx = optim.optimizer(config.phases.finetune, 2, variables["params"], variables["batch_stats"])
-    state = steps.place(TrainState.create(variables, tx))
-    data = steps.place(DeviceData(images, labels))
-    order = steps.place(epoch_order(0, 0, 16))
-    weights = steps.place(class_balance.balanced_class_weights(labels, 8))
+    state = steps.replicate(TrainState.create(variables, tx))
+    data = steps.replicate(DeviceDataset(images, labels))
+    order = steps.replicate(epoch_order(0, 0, 16))
+    weights = steps.replicate(class_balance.balanced_class_weights(labels, 8))
     state, sums = steps.train(Phase(freeze, tx), 1, state, data, order, weights)
-    return jax.device_get(steps.fetch(state)), jax.device_get(sums)
+    return jax.device_get(steps.unreplicate(state)), jax.device_get(sums)
 
 
 def _load(name, *overrides):

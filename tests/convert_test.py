@@ -9,7 +9,6 @@ import pytest
 import bloodjax
 from bloodjax import models
 from bloodjax.pretrained import bloodjax_file, load, readers
-from bloodjax.pretrained.pretrained_cfg import Source
 
 NAME = "mobilenet_v1_025"
 
@@ -18,7 +17,9 @@ NAME = "mobilenet_v1_025"
 def weights(tmp_path_factory):
     _, variables = models.create_model(NAME, 5)
     path = tmp_path_factory.mktemp("weights") / "in.safetensors"
-    bloodjax_file.write(path, NAME, 5, Source("hf:a/b@c", "timm", "timm", licence="mit"), variables)
+    bloodjax_file.write(
+        path, NAME, 5, PretrainedCfg("hf:a/b@c", "timm", "timm", licence="mit"), variables
+    )
     return path, variables
 
 

@@ -14,7 +14,7 @@ from bloodjax.data.synthetic import render
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import classifier
 from bloodjax.evaluation.ensemble import Ensemble
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 
 K = 3
 CHANGES = {"folds": K, "phases.head.epochs": 0, "phases.finetune.epochs": 1}
@@ -22,7 +22,7 @@ CHANGES = {"folds": K, "phases.head.epochs": 0, "phases.finetune.epochs": 1}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """160 cells, of which some pairs are the same picture and some are of one patient."""
+    """160 cells, of which some pairs are the same image and some are of one patient."""
     path = tmp_path_factory.mktemp("cells") / "cells.npz"
     cells = render.render(160, 32, seed=0)
     images = cells.images.copy()
@@ -38,7 +38,7 @@ def run(make_config, source, tmp_path_factory):
     """A finished run of three folds, which was stopped within the second."""
     workdir = tmp_path_factory.mktemp("folds") / "run"
     config = make_config(**CHANGES, **{"data.train": str(source[0])})
-    taken, original = [], JitSteps.train
+    taken, original = [], JitExecutor.train
 
     def counted(self, *arguments):
         taken.append(1)
@@ -47,7 +47,7 @@ def run(make_config, source, tmp_path_factory):
         return original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JitSteps, "train", counted)
+        patch.setattr(JitExecutor, "train", counted)
         with pytest.raises(Stopped):
             cross_validation.train(config, workdir)
     finished = workdir / "fold0/report/index.html"

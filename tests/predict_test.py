@@ -18,7 +18,7 @@ def test_classifies_a_folder_of_pictures(command, trained, tmp_path):
     arguments = [f"--workdir={trained}", f"--input={tmp_path / 'cells'}", f"--out={out}"]
     done = subprocess.run(**command("predict", *arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == f"9 pictures classified; written to {out}"
+    assert done.stderr.splitlines()[-1] == f"9 images classified; written to {out}"
     model = classifier.load(trained)
     with out.open() as file:
         table = {row["name"]: row for row in csv.DictReader(file)}

@@ -13,8 +13,8 @@ def test_a_sheet_has_a_row_a_class(make_config):
     from bloodjax.report import sheet
 
     config = make_config(augment="d4|randaugment|mixup(p=0.5)|cutmix(p=0.5)")
-    picture = np.asarray(Image.open(io.BytesIO(sheet.draw(config, 3))))
-    height, width = picture.shape[:2]
+    image = np.asarray(Image.open(io.BytesIO(sheet.draw(config, 3))))
+    height, width = image.shape[:2]
     assert height / 8 > 100
     assert width / 4 > 100
     assert sheet.draw(config, 3) == sheet.draw(config, 3)

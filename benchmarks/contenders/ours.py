@@ -8,11 +8,11 @@ import numpy as np
 from benchmarks.tasks import CLASSES, Task
 from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.training import factory, optim
 from bloodjax.training.train_step import Phase
 
-# Steps of an epoch, the pictures of all of which lie on the device.
+# Steps of an epoch, the images of all of which lie on the device.
 _EPOCH = 16
 
 
@@ -54,10 +54,10 @@ class Contender:
             chosen.phases.finetune, _EPOCH, variables["params"], variables["batch_stats"]
         )
         self._phase = Phase(chosen.phases.finetune.freeze, tx)
-        self._state = self._steps.place(TrainState.create(variables, tx))
-        self._data = self._steps.place(DeviceData(images, labels))
+        self._state = self._steps.replicate(TrainState.create(variables, tx))
+        self._data = self._steps.replicate(DeviceDataset(images, labels))
         self._taken, self._order = 0, None
-        self._weights = self._steps.place(np.ones(CLASSES, np.float32))
+        self._weights = self._steps.replicate(np.ones(CLASSES, np.float32))
         self._images = images[: task.batch]
         self._views = {"predict": "none", "predict_d4": "d4"}.get(task.kind)
 
@@ -70,7 +70,7 @@ class Contender:
         for _ in range(steps):
             epoch, step = divmod(self._taken, _EPOCH)
             if step == 0:
-                self._order = self._steps.place(epoch_order(0, epoch, len(self._data.labels)))
+                self._order = self._steps.replicate(epoch_order(0, epoch, len(self._data.labels)))
             self._state, _ = self._steps.train(
                 self._phase, 1, self._state, self._data, self._order, self._weights
             )

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.tasks import CLASSES, Task
 
-# Batches whose pictures an epoch draws from.
+# Batches whose images an epoch draws from.
 _EPOCH = 16
 
 
@@ -103,7 +103,7 @@ def _all_views(x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _random_views(x: torch.Tensor) -> torch.Tensor:
-    """Each picture of a batch under one of the eight symmetries of the square."""
+    """Each image of a batch under one of the eight symmetries of the square."""
     for transform in (lambda x: x.transpose(2, 3), lambda x: x.flip(2), lambda x: x.flip(3)):
         chosen = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
         x = torch.where(chosen, transform(x), x)

@@ -1,7 +1,7 @@
-"""Affine maps of the plane, composed into one, and a picture resampled once by the result.
+"""Affine maps of the plane, composed into one, and an image resampled once by the result.
 
-A map is Float[2, 3]: from a pixel of the new picture to the place in the old one that it shows,
-(row, column, 1) -> (row, column), in pixels from the picture's centre, rows downwards. Resampling
+A map is Float[2, 3]: from a pixel of the new image to the place in the old one that it shows,
+(row, column, 1) -> (row, column), in pixels from the image's centre, rows downwards. Resampling
 once, whatever was composed, costs one interpolation and blurs once.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Num
 
-# What lies outside the picture: itself mirrored about its outermost pixels, or those drawn out.
+# What lies outside the image: itself mirrored about its outermost pixels, or those drawn out.
 FILLS = ("reflect", "edge")
 
 
@@ -25,24 +25,24 @@ def linear(rows: tuple, columns: tuple) -> Float[Array, "2 3"]:
 
 
 def rotation(degrees: Float[Array, ""]) -> Float[Array, "2 3"]:
-    """Turns the picture about its centre, anticlockwise as Pillow does."""
+    """Turns the image about its centre, anticlockwise as Pillow does."""
     angle = jnp.deg2rad(degrees)
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     return linear((cosine, sine), (-sine, cosine))
 
 
 def translation(down: Float[Array, ""], right: Float[Array, ""]) -> Float[Array, "2 3"]:
-    """Moves the picture by so many pixels."""
+    """Moves the image by so many pixels."""
     return identity().at[:, 2].set(-jnp.stack([down, right]))
 
 
 def scaling(height: Float[Array, ""], width: Float[Array, ""]) -> Float[Array, "2 3"]:
-    """Makes the picture so many times as high and as wide, about its centre."""
+    """Makes the image so many times as high and as wide, about its centre."""
     return linear((1.0 / height, 0.0), (0.0, 1.0 / width))
 
 
 def compose(first: Float[Array, "2 3"], second: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
-    """The map that shows what `second` makes of the picture that `first` has made."""
+    """The map that shows what `second` makes of the image that `first` has made."""
     # Spelt out: a matrix product may be rounded to bfloat16 by an accelerator.
     shift = first[:, 0] * second[0, 2] + first[:, 1] * second[1, 2] + first[:, 2]
     turned = first[:, :1] * second[:1, :2] + first[:, 1:2] * second[1:, :2]
@@ -52,7 +52,7 @@ def compose(first: Float[Array, "2 3"], second: Float[Array, "2 3"]) -> Float[Ar
 def resample(
     image: Num[Array, "height width 3"], affine: Float[Array, "2 3"], fill: str
 ) -> Float[Array, "height width 3"]:
-    """The picture that the map shows, by bilinear interpolation.
+    """The image that the map shows, by bilinear interpolation.
 
     It is `scipy.ndimage.map_coordinates` at order 1, with mode "mirror" or "nearest".
 

@@ -3,7 +3,7 @@
 Whatever maps each value of a channel to another is an entry of one table, Float[256, 3], however
 many such steps there are; what mixes the channels is one matrix, Float[3, 3], from the old colours
 to the new. Tables hold whole numbers: like Pillow's operations, each step rounds. What a step must
-know of the picture (its mean, its range) comes from the picture's histogram, looked up in the table
+know of the image (its mean, its range) comes from the image's histogram, looked up in the table
 so far.
 """
 
@@ -36,18 +36,18 @@ def identity_table() -> Table:
 
 
 def histogram(image: Num[Array, "height width 3"]) -> Table:
-    """How many pixels have each value, in each channel; the picture holds whole numbers."""
+    """How many pixels have each value, in each channel; the image holds whole numbers."""
     values = image.reshape(-1, 3).astype(jnp.int32)
     return jnp.zeros((256, 3)).at[values, jnp.arange(3)[None]].add(1.0)
 
 
 def counts(table: Table, original: Table) -> Table:
-    """The histogram of the picture that the table makes of one with this histogram."""
+    """The histogram of the image that the table makes of one with this histogram."""
     return jnp.zeros((256, 3)).at[table.astype(jnp.int32), jnp.arange(3)[None]].add(original)
 
 
 def look_up(image: Num[Array, "height width 3"], table: Table) -> Float[Array, "height width 3"]:
-    """The picture with each value's entry in its place."""
+    """The image with each value's entry in its place."""
     return table[image.astype(jnp.int32), jnp.arange(3)[None, None]]
 
 
@@ -61,9 +61,9 @@ def brightness(table: Table, factor: Float[Array, "*"]) -> Table:
 
 
 def contrast(table: Table, counted: Table, factor: Float[Array, ""]) -> Table:
-    """Scales the distance from the mean of the grey picture; Pillow's `ImageEnhance.Contrast`.
+    """Scales the distance from the mean of the grey image; Pillow's `ImageEnhance.Contrast`.
 
-    `counted` is the picture's histogram.
+    `counted` is the image's histogram.
     """
     values = jnp.arange(256, dtype=jnp.float32)[:, None]
     means = (values * counted).sum(0) / jnp.maximum(counted.sum(0), 1)
@@ -108,7 +108,7 @@ def equalize(table: Table, counted: Table) -> Table:
     """Spreads each channel's values so that all are about as frequent.
 
     It is Pillow's `ImageOps.equalize`, which leaves a channel alone that has too few pixels to
-    spread. `counted` is the picture's histogram.
+    spread. `counted` is the image's histogram.
     """
     number = counted.astype(jnp.int32)
     last = 255 - jnp.argmax(number[::-1] > 0, axis=0)
@@ -146,7 +146,7 @@ def then(first: Matrix, second: Matrix) -> Matrix:
 def mix_channels(
     image: Float[Array, "height width 3"], matrix: Matrix
 ) -> Float[Array, "height width 3"]:
-    """The picture with its colours mixed, kept in 0..255."""
+    """The image with its colours mixed, kept in 0..255."""
     new = sum(image[..., i : i + 1] * matrix[:, i][None, None] for i in range(3))
     return jnp.clip(new, 0, 255)
 

@@ -1,4 +1,4 @@
-"""What hides parts of a picture: boxes and grids.
+"""What hides parts of an image: boxes and grids.
 
 One RGB image, float32 in 0..255, in and out, with traced strengths, as in `filters`. A box is (top,
 left, height, width) in pixels; it holds the pixels from `top` on and before `top + height`, and may

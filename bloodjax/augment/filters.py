@@ -1,4 +1,4 @@
-"""Blur, sharpness, noise and loss: what optics, sensor and files do to a picture.
+"""Blur, sharpness, noise and loss: what optics, sensor and files do to an image.
 
 Each function takes one RGB image, float32 in 0..255, with traced strengths, and returns another.
 They are for `jax.vmap`, and on CPU for `lax.map` over the images. A kernel that differs from image

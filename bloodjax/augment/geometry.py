@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32, Key, Num
 
-# For each set of views: (transpose, flip up-down, flip left-right) of each, the picture itself
+# For each set of views: (transpose, flip up-down, flip left-right) of each, the image itself
 # first. "d4" is the dihedral group of the square.
 VIEWS: dict[str, tuple[tuple[bool, bool, bool], ...]] = {
     "none": ((False, False, False),),
@@ -20,7 +20,7 @@ VIEWS: dict[str, tuple[tuple[bool, bool, bool], ...]] = {
 def views(
     images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "views batch size size channels"]:
-    """Every view of every picture; `name` is a key of `VIEWS`, the picture itself comes first."""
+    """Every view of every image; `name` is a key of `VIEWS`, the image itself comes first."""
     return jnp.stack([view(images, *flags) for flags in VIEWS[name]])
 
 
@@ -33,7 +33,7 @@ def random_index(keys: Key[Array, " batch"], name: str) -> Int32[Array, " batch"
 def random_view(
     keys: Key[Array, " batch"], images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "batch size size channels"]:
-    """One view of each picture: that of its key's `random_index`."""
+    """One view of each image: that of its key's `random_index`."""
     flags = jnp.array(VIEWS[name])[random_index(keys, name)]
     for axis, transform in enumerate((_transpose, _flip_up_down, _flip_left_right)):
         if any(view[axis] for view in VIEWS[name]):
@@ -44,7 +44,7 @@ def random_view(
 def view(
     images: Num[Array, "batch size size channels"], transpose: bool, up_down: bool, left_right: bool
 ) -> Num[Array, "batch size size channels"]:
-    """One view of every picture, as an entry of `VIEWS` says it."""
+    """One view of every image, as an entry of `VIEWS` says it."""
     images = _transpose(images) if transpose else images
     images = _flip_up_down(images) if up_down else images
     return _flip_left_right(images) if left_right else images

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: a picture mixed with its neighbour in the batch, and its label likewise.
+"""MixUp and CutMix: an image mixed with its neighbour in the batch, and its label likewise.
 
 The neighbour of example 2k is 2k + 1 and the other way round. An epoch's order is random, so that
 this is a random partner, and it lies on the same device however many share the batch.
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from bloodjax.augment.policy import Mix
 
-Pictures = Float[Array, "batch height width 3"]
+Images = Float[Array, "batch height width 3"]
 Targets = Float[Array, "batch classes"]
 
 
@@ -22,19 +22,19 @@ def mix(
     keys: Key[Array, " batch"],
     images: Num[Array, "batch height width 3"],
     targets: Targets,
-) -> tuple[Pictures, Targets]:
+) -> tuple[Images, Targets]:
     """With the spec's probabilities, each example by MixUp, by CutMix or as it is.
 
-    MixUp (Zhang et al., 2018, arXiv:1710.09412) blends pictures by a part drawn from
+    MixUp (Zhang et al., 2018, arXiv:1710.09412) blends images by a part drawn from
     Beta(alpha, alpha). CutMix (Yun et al., 2019, arXiv:1905.04899) puts a box of the neighbour in
     place, of that part of the area, less what lies outside. Labels are blended by the part of the
-    picture's own that is left. Each example has its own draw.
+    image's own that is left. Each example has its own draw.
 
     Args:
       spec: which, and how often.
       keys: one an example; an even number of them.
-      images: pictures.
-      targets: what part of each picture is of each class.
+      images: images.
+      targets: what part of each image is of each class.
     """
     size = images.shape[1:3]
 

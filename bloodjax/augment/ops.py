@@ -1,7 +1,7 @@
 """The operations that a policy draws from: a table of names, each with what magnitude 1 means.
 
 A magnitude is a part, 0 to 1, of the range that the operation's description gives; "either way"
-ones go one way or the other with equal chance. Four kinds, in the order in which a picture goes
+ones go one way or the other with equal chance. Four kinds, in the order in which an image goes
 through them, whatever order they were drawn in:
 
 - "table": values of single channels, composed into one lookup table (`colour`);
@@ -28,11 +28,11 @@ class Op:
 
     Attributes:
       kind: "table", "affine", "matrix" or "effect".
-      make: what it does to one picture, given a `Setting`: a new table, a map, a matrix, or an
+      make: what it does to one image, given a `Setting`: a new table, a map, a matrix, or an
         effect's parameters.
       full: what magnitude 1 is.
       signed: the magnitude's sign is drawn.
-      needs_counts: looks at the picture's histogram.
+      needs_counts: looks at the image's histogram.
     """
 
     kind: str
@@ -49,9 +49,9 @@ class Setting:
     Attributes:
       amount: the magnitude, with its sign.
       key: of whatever else it draws.
-      size: (height, width) of the picture.
+      size: (height, width) of the image.
       table: the lookup table so far.
-      counted: the histogram of the picture that the table makes.
+      counted: the histogram of the image that the table makes.
     """
 
     amount: jax.Array
@@ -82,7 +82,7 @@ def _stretch(s: Setting):
 
 
 def _crop(s: Setting):
-    """A random part of the area, of a random shape, made as large as the picture."""
+    """A random part of the area, of a random shape, made as large as the image."""
     area, shape, down, right = s.uniform(0, 1, (4,))
     part = jnp.sqrt(1 - 0.92 * s.amount * area)
     stretch = jnp.exp(s.amount * (2 * shape - 1) * 0.5 * jnp.log(4 / 3))
@@ -244,7 +244,7 @@ def _noise_in_box(x, params):
     return erase.erase(x, box, filters.random_levels(key, x.shape[:2], 8))
 
 
-# What each effect does to a picture, given what its operation made; in the order of application.
+# What each effect does to an image, given what its operation made; in the order of application.
 EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
     "stain": lambda x, params: stain.stain_jitter(x, *params),
     "vignette": filters.vignette,

@@ -1,9 +1,9 @@
 """A policy carried out on a batch, inside the training step.
 
-What each picture's draws come to (one table, one map, one matrix, a few effects) is computed for
-all of them at once. Pictures go through it one after the other on CPU, where an effect that a
-picture did not draw is then skipped; elsewhere all at once, where every effect is computed for
-every picture and most results are dropped.
+What each image's draws come to (one table, one map, one matrix, a few effects) is computed for
+all of them at once. Images go through it one after the other on CPU, where an effect that a
+image did not draw is then skipped; elsewhere all at once, where every effect is computed for
+every image and most results are dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PASSES = 1
 # As trees, the fields may hold those of a whole batch along a leading axis as well.
 @flax.struct.dataclass
 class Draws:
-    """Of one picture, layer by layer.
+    """Of one image, layer by layer.
 
     Attributes:
       chosen: int32 [layers], an operation's place in the layer's pool, or -1: none.
@@ -43,7 +43,7 @@ class Draws:
 
 @flax.struct.dataclass
 class Transform:
-    """What one picture's draws come to.
+    """What one image's draws come to.
 
     Attributes:
       table: float32 [256, 3], new values; see `colour`.
@@ -70,7 +70,7 @@ def augment(
     *,
     devices: int = 1,
 ) -> Num[Array, "batch size size 3"]:
-    """Every picture as the policy has it, but for `mix`.
+    """Every image as the policy has it, but for `mix`.
 
     Args:
       policy: what to draw from.
@@ -79,7 +79,7 @@ def augment(
       devices: that share the batch, under jit.
 
     Returns:
-      Pictures in 0..255: float32, or in the dtype of `images` where there are views only.
+      Images in 0..255: float32, or in the dtype of `images` where there are views only.
     """
     images = geometry.random_view(keys, images, policy.views)
     for number, step in enumerate(policy.passes):
@@ -95,7 +95,7 @@ def _folded(keys: Key[Array, " batch"], number: int) -> Key[Array, " batch"]:
 
 
 def draw(layers: tuple[Layer, ...], key: Key[Array, ""]) -> Draws:
-    """One picture's draws."""
+    """One image's draws."""
 
     def one(layer, key):
         which, on, amount, sign, rest = jax.random.split(key, 5)
@@ -117,13 +117,13 @@ def compose(
     draws: Draws,
     histogram: Float[Array, "256 3"] | None,
 ) -> Transform:
-    """What one picture's draws come to.
+    """What one image's draws come to.
 
     Args:
       layers: what was drawn from.
-      size: (height, width) of the picture.
+      size: (height, width) of the image.
       draws: what was drawn.
-      histogram: of the picture; None where no operation asks for it.
+      histogram: of the image; None where no operation asks for it.
     """
     false = jnp.zeros((), bool)
     total = Transform(colour.identity_table(), affine.identity(), false, jnp.eye(3), false, {})
@@ -155,7 +155,7 @@ def _with(total: Transform, name: str, taken: Bool[Array, ""], made: Any) -> Tra
 def apply(
     pool: frozenset[str], fill: str, transform: Transform, image: Num[Array, "height width 3"]
 ) -> Float[Array, "height width 3"]:
-    """The picture, in 0..255, after what its draws come to; `pool` is all that could be drawn."""
+    """The image, in 0..255, after what its draws come to; `pool` is all that could be drawn."""
     kinds = {OPS[name].kind for name in pool}
     if "table" in kinds:
         image = colour.look_up(image, transform.table)
@@ -182,13 +182,13 @@ def apply(
 
 
 def _chain(step: Pass, fill: str, keys, images, devices: int):
-    """Each picture through one draw of the layers."""
+    """Each image through one draw of the layers."""
     draws = jax.vmap(lambda key: draw(step.layers, key))(keys)
     return _carried_out(step, fill, draws, images, devices)
 
 
 def _mixture(step: Pass, fill: str, keys, images, devices: int):
-    """AugMix: each picture mixed with several chains of its own, of one to `depth` layers."""
+    """AugMix: each image mixed with several chains of its own, of one to `depth` layers."""
 
     def weights(key):
         parts, whole, depths = jax.random.split(jax.random.fold_in(key, step.width), 3)

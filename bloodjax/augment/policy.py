@@ -13,12 +13,12 @@ Stages are calls with literal arguments; one without arguments may leave the bra
   2020, arXiv:1909.13719).
 - `trivialaugment(pool="standard")`: one, at any magnitude (Müller and Hutter, 2021,
   arXiv:2103.10158).
-- `augmix(width=3, depth=3, magnitude=0.3, pool="standard", alpha=1.0)`: the picture mixed with
+- `augmix(width=3, depth=3, magnitude=0.3, pool="standard", alpha=1.0)`: the image mixed with
   several chains of operations (Hendrycks et al., 2020, arXiv:1912.02781), without its consistency
   loss.
 - `mixup(alpha=0.2, p=1.0)`, `cutmix(alpha=1.0, p=1.0)`: see `mix`; where both stand, one or the
   other, and their probabilities add up to at most 1.
-- `fill("reflect" or "edge")`: what lies outside a picture that has been moved.
+- `fill("reflect" or "edge")`: what lies outside an image that has been moved.
 
 A pool is a name of `ops.POOLS`, or names of operations with commas between. What stands before and
 after `augmix` is done before and after it; else operations of one kind are composed, and the kinds
@@ -74,7 +74,7 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Mixing pictures with one another; see `mix`. A probability of 0 is off."""
+    """Mixing images with one another; see `mix`. A probability of 0 is off."""
 
     mixup_alpha: float = 1.0
     mixup_p: float = 0.0
@@ -91,8 +91,8 @@ class Policy:
 
     Attributes:
       views: a key of `geometry.VIEWS`.
-      passes: what is done to each picture, one after the other.
-      mix: what is done among pictures.
+      passes: what is done to each image, one after the other.
+      mix: what is done among images.
       fill: a name of `affine.FILLS`.
     """
 
@@ -103,7 +103,7 @@ class Policy:
 
     @property
     def only_views(self) -> bool:
-        """Whether a picture can come in no other form than that of a view."""
+        """Whether an image can come in no other form than that of a view."""
         return not self.passes and not self.mix
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one answer from a picture's views (see `augment.views`)."""
+"""Test-time augmentation: one answer from an image's views (see `augment.views`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Forward = Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which views a picture is seen in, and how their answers become one.
+class TTAConfig:
+    """Which views an image is seen in, and how their answers become one.
 
     Attributes:
       views: sets of views, such as "none", "d4" or "d4+crops".
@@ -32,7 +32,7 @@ class Plan:
         mean of the probabilities).
       weights: name and weight of each view that counts, the weights with a sum of 1; where it is
         empty, all of them count the same.
-      beside: give the answer to the picture alone as well, beside that to the views.
+      beside: give the answer to the image alone as well, beside that to the views.
     """
 
     views: str = "none"
@@ -42,19 +42,19 @@ class Plan:
 
 
 def probabilities(
-    forward: Forward, images: UInt8[Array, "batch s s 3"], plan: Plan | str
+    forward: Forward, images: UInt8[Array, "batch s s 3"], plan: TTAConfig | str
 ) -> Float[Array, "batch *answers classes"]:
     """Class probabilities, averaged over views; views without a weight are not computed.
 
     Args:
-      forward: pictures to logits.
-      images: the pictures.
+      forward: images to logits.
+      images: the images.
       plan: the views and their weights; sets of views alone are averaged equally, by probabilities.
 
     Returns:
       [batch, classes]; where the plan says "beside", [batch, 2, classes], the views' average first.
     """
-    plan = Plan(plan) if isinstance(plan, str) else plan
+    plan = TTAConfig(plan) if isinstance(plan, str) else plan
     every = views.named(plan.views)
     chosen = [name for name, _ in plan.weights] or list(every)
     alone = [views.PICTURE] if plan.beside and views.PICTURE not in chosen else []

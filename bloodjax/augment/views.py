@@ -1,8 +1,8 @@
-"""The fixed views of a picture that test-time augmentation averages over.
+"""The fixed views of an image that test-time augmentation averages over.
 
-Each is a function of uint8 pictures [batch, size, size, 3] to as many of the same form. Sets of
+Each is a function of uint8 images [batch, size, size, 3] to as many of the same form. Sets of
 views are joined by "+": "d4+crops" is every crop of every symmetry. The first view of every set is
-the picture itself.
+the image itself.
 
   flip, d4  flips; flips and quarter turns (`augment.geometry`)
   crops     the four corners and the centre, 7/8 of the side, resized back by bilinear weights
@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, UInt8
 from bloodjax.augment import filters, geometry
 from bloodjax.errors import UserError
 
-Pictures = UInt8[Array, "batch size size 3"]
-View = Callable[[Pictures], Pictures]
+Images = UInt8[Array, "batch size size 3"]
+View = Callable[[Images], Images]
 
 PICTURE = "picture"
 _CROP = 7 / 8
@@ -36,7 +36,7 @@ _REACH = 3  # of the blur's kernel, in pixels
 _UNSHARP = 0.5
 
 
-def crop(images: Pictures, down: float, right: float) -> Pictures:
+def crop(images: Images, down: float, right: float) -> Images:
     """7/8 of the side, resized to the whole; (0, 0) is top left, (1, 1) bottom right."""
     size = images.shape[1]
     side = round(_CROP * size)
@@ -45,32 +45,32 @@ def crop(images: Pictures, down: float, right: float) -> Pictures:
     return _to_bytes(jax.image.resize(square, images.shape, "bilinear"))
 
 
-def brightness(images: Pictures, factor: float) -> Pictures:
+def brightness(images: Images, factor: float) -> Images:
     """Every value times `factor`."""
     return _to_bytes(images.astype(jnp.float32) * factor)
 
 
-def contrast(images: Pictures, factor: float) -> Pictures:
-    """The distance from the picture's mean grey times `factor`."""
+def contrast(images: Images, factor: float) -> Images:
+    """The distance from the image's mean grey times `factor`."""
     mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
     return _to_bytes(mean + factor * (images.astype(jnp.float32) - mean))
 
 
-def saturation(images: Pictures, factor: float) -> Pictures:
+def saturation(images: Images, factor: float) -> Images:
     """The distance of each pixel from its own grey times `factor`."""
     grey = _grey(images)
     return _to_bytes(grey + factor * (images.astype(jnp.float32) - grey))
 
 
-def grey_world(images: Pictures) -> Pictures:
+def grey_world(images: Images) -> Images:
     """Each channel scaled to the mean of all three (Buchsbaum 1980): a tinted light taken away."""
     values = images.astype(jnp.float32)
     means = values.mean(axis=(1, 2), keepdims=True)
     return _to_bytes(values * (means.mean(axis=3, keepdims=True) / jnp.maximum(means, 1.0)))
 
 
-def auto_contrast(images: Pictures) -> Pictures:
-    """The picture's darkest grey becomes 0 and its brightest 255; hues stay, as does a flat one."""
+def auto_contrast(images: Images) -> Images:
+    """The image's darkest grey becomes 0 and its brightest 255; hues stay, as does a flat one."""
     grey = jnp.round(_grey(images))
     low = grey.min(axis=(1, 2, 3), keepdims=True)
     high = grey.max(axis=(1, 2, 3), keepdims=True)
@@ -78,13 +78,13 @@ def auto_contrast(images: Pictures) -> Pictures:
     return jnp.where(high > low, _to_bytes(stretched), images)
 
 
-def blur(images: Pictures) -> Pictures:
+def blur(images: Images) -> Images:
     """A Gaussian blur with a standard deviation of 1 pixel; edges are mirrored."""
     return _to_bytes(_blurred(images.astype(jnp.float32)))
 
 
-def unsharp(images: Pictures) -> Pictures:
-    """The picture plus half of what the blur takes away."""
+def unsharp(images: Images) -> Images:
+    """The image plus half of what the blur takes away."""
     values = images.astype(jnp.float32)
     return _to_bytes(values + _UNSHARP * (values - _blurred(values)))
 
@@ -93,11 +93,11 @@ def _symmetries(name: str) -> dict[str, View]:
     return {_SYMMETRY[flags]: partial(_symmetry, flags=flags) for flags in geometry.VIEWS[name]}
 
 
-def _symmetry(images: Pictures, flags: tuple[bool, bool, bool]) -> Pictures:
+def _symmetry(images: Images, flags: tuple[bool, bool, bool]) -> Images:
     return geometry.view(images, *flags)
 
 
-def _picture(images: Pictures) -> Pictures:
+def _image(images: Images) -> Images:
     return images
 
 
@@ -113,11 +113,11 @@ _SYMMETRY = {
     (True, True, True): "transverse",
 }
 SETS: dict[str, dict[str, View]] = {
-    "none": {PICTURE: _picture},
+    "none": {PICTURE: _image},
     "flip": _symmetries("flip"),
     "d4": _symmetries("d4"),
     "crops": {
-        PICTURE: _picture,
+        PICTURE: _image,
         "top_left": partial(crop, down=0.0, right=0.0),
         "top_right": partial(crop, down=0.0, right=1.0),
         "bottom_left": partial(crop, down=1.0, right=0.0),
@@ -125,7 +125,7 @@ SETS: dict[str, dict[str, View]] = {
         "centre": partial(crop, down=0.5, right=0.5),
     },
     "colour": {
-        PICTURE: _picture,
+        PICTURE: _image,
         "darker": partial(brightness, factor=0.9),
         "brighter": partial(brightness, factor=1.1),
         "less_contrast": partial(contrast, factor=0.9),
@@ -134,7 +134,7 @@ SETS: dict[str, dict[str, View]] = {
         "more_saturation": partial(saturation, factor=1.2),
     },
     "robust": {
-        PICTURE: _picture,
+        PICTURE: _image,
         "grey_world": grey_world,
         "auto_contrast": auto_contrast,
         "blur": blur,
@@ -177,7 +177,7 @@ def check(name: str, where: str, also: tuple[str, ...] = ()) -> str:
 
 
 def named(name: str) -> dict[str, View]:
-    """The views of the sets in `name`, by name and in order, the picture itself first.
+    """The views of the sets in `name`, by name and in order, the image itself first.
 
     Raises:
       UserError: a set is unknown.
@@ -192,13 +192,13 @@ def named(name: str) -> dict[str, View]:
     return found
 
 
-def _in_turn(images: Pictures, functions: tuple[View, ...]) -> Pictures:
+def _in_turn(images: Images, functions: tuple[View, ...]) -> Images:
     for function in functions:
         images = function(images)
     return images
 
 
-def _grey(images: Pictures) -> Float[Array, "batch size size 1"]:
+def _grey(images: Images) -> Float[Array, "batch size size 1"]:
     luma = jnp.asarray(_LUMA, jnp.float32).reshape(1, 1, 1, 3)
     return (images.astype(jnp.float32) * luma).sum(axis=3, keepdims=True)
 
@@ -207,5 +207,5 @@ def _blurred(values: Float[Array, "batch size size 3"]) -> Float[Array, "batch s
     return jax.vmap(lambda picture: filters.gaussian_blur(picture, _BLUR, reach=_REACH))(values)
 
 
-def _to_bytes(values: Float[Array, "batch size size 3"]) -> Pictures:
+def _to_bytes(values: Float[Array, "batch size size 3"]) -> Images:
     return jnp.clip(jnp.round(values), 0.0, 255.0).astype(jnp.uint8)

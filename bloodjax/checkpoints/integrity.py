@@ -11,12 +11,12 @@ import hashlib
 import json
 import pathlib
 
-from bloodjax.io.files import write_whole
+from bloodjax.io.files import atomic_write
 
 FILE = "checksums.json"
 
 
-class Broken(Exception):
+class CorruptionError(Exception):
     """A folder is not as it was written; the message names the file and what is wrong with it."""
 
 
@@ -24,14 +24,14 @@ def write(folder: pathlib.Path) -> None:
     """Writes `checksums.json` for the files that are in `folder` now, at any depth."""
     files = {name: _print(folder / name) for name in _names(folder)}
     content = json.dumps({"files": files}, sort_keys=True)
-    write_whole(folder / FILE, f"{content}\n{_digest(content)}\n")
+    atomic_write(folder / FILE, f"{content}\n{_digest(content)}\n")
 
 
 def check(folder: pathlib.Path) -> None:
     """Compares the files in `folder` with their checksums; further files do not count.
 
     Raises:
-      Broken: a file is missing, is shorter or longer, has other bytes or cannot be read; or
+      CorruptionError: a file is missing, is shorter or longer, has other bytes or cannot be read; or
         `checksums.json` is, or has.
       PermissionError: this user may not read one.
     """
@@ -40,26 +40,26 @@ def check(folder: pathlib.Path) -> None:
         try:
             size = path.stat().st_size
             if size != expected["bytes"]:
-                raise Broken(f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
+                raise CorruptionError(f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
             if _print(path) != expected:
-                raise Broken(f"{name} has other bytes than were written")
+                raise CorruptionError(f"{name} has other bytes than were written")
         except FileNotFoundError:
-            raise Broken(f"{name} is missing") from None
+            raise CorruptionError(f"{name} is missing") from None
         except PermissionError:
             raise
         except OSError as error:
-            raise Broken(f"{name} cannot be read: {error.strerror}") from error
+            raise CorruptionError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _read(folder: pathlib.Path) -> dict:
     try:
         content, digest, rest = (folder / FILE).read_text("utf-8").split("\n")
     except FileNotFoundError:
-        raise Broken(f"{FILE}, which is written last, is missing") from None
+        raise CorruptionError(f"{FILE}, which is written last, is missing") from None
     except ValueError:  # no text, or not of these lines
-        raise Broken(f"{FILE} has other bytes than were written") from None
+        raise CorruptionError(f"{FILE} has other bytes than were written") from None
     if digest != _digest(content) or rest:
-        raise Broken(f"{FILE} has other bytes than were written")
+        raise CorruptionError(f"{FILE} has other bytes than were written")
     return json.loads(content)
 
 

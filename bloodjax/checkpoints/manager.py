@@ -15,13 +15,13 @@ from jaxtyping import PyTree
 
 from bloodjax import distributed
 from bloodjax.checkpoints import integrity
-from bloodjax.checkpoints.progress import Progress
+from bloodjax.checkpoints.progress import RunProgress
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.checkpoints.store import FORMAT, Stored
+from bloodjax.checkpoints.store import FORMAT, CheckpointStore
 from bloodjax.cli import console
 from bloodjax.distributed import sharding
 from bloodjax.errors import Stopped, UserError
-from bloodjax.io.files import no_room
+from bloodjax.io.files import disk_full_reason
 
 
 class Checkpoints:
@@ -40,12 +40,14 @@ class Checkpoints:
         """
         self._directory = directory.resolve()
         # Of several processes the primary one moves what is broken, before the others look.
-        self._stored = Stored(self._directory, read_only=read_only or not distributed.is_primary())
+        self._stored = CheckpointStore(
+            self._directory, read_only=read_only or not distributed.is_primary()
+        )
         self._keep = _LatestTwoAndThese()
         self._manager: ocp.CheckpointManager | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
         self._sealing: concurrent.futures.Future | None = None
-        self._progress: Progress | None = None
+        self._progress: RunProgress | None = None
         self._latest = self._proven = self._look()
 
     def __enter__(self) -> Checkpoints:
@@ -77,7 +79,7 @@ class Checkpoints:
         return self._latest
 
     @property
-    def proven_step(self) -> int | None:
+    def last_committed_step(self) -> int | None:
         """The latest step that is written to its end, or None; the latest may be under way."""
         return self._proven
 
@@ -103,7 +105,7 @@ class Checkpoints:
     def _look(self) -> int | None:
         return distributed.primary_first(lambda _: self._stored.latest())
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: TrainState, progress: RunProgress) -> None:
         """Writes a checkpoint in the background, and its checksums once it is complete.
 
         One of the same step is replaced where its progress is another, and else left as it is.
@@ -135,7 +137,7 @@ class Checkpoints:
             raise RuntimeError(f"{self.directory}: step {step} was not written")
         self._latest, self._progress = step, progress
         self._stored.written(step)
-        self._sealing = self._thread.submit(self._seal, step)
+        self._sealing = self._thread.submit(self._finalize, step)
 
     def wait(self) -> None:
         """Waits until the checkpoint under way is complete and has its checksums.
@@ -147,7 +149,7 @@ class Checkpoints:
             sealing, self._sealing = self._sealing, None
             sealing.result()
 
-    def _seal(self, step: int) -> None:
+    def _finalize(self, step: int) -> None:
         with self._room_for(step):
             self._manager.wait_until_finished()
             if distributed.is_primary():
@@ -159,7 +161,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            why = no_room(error)
+            why = disk_full_reason(error)
             if why is None:
                 raise
             good = f"the last good one is of step {self._proven}"
@@ -180,7 +182,7 @@ class Checkpoints:
             item_names=("state", "progress"),
         )
 
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         """The progress that the latest checkpoint holds, as far as the others are still there.
 
         Where the best one is not, that is said, and the best that is left takes its place.
@@ -188,12 +190,14 @@ class Checkpoints:
         if self._progress is None:
             stored = self._stored.progress(self._latest)
             leaders = tuple((step, value) for step, value in stored.get("leaders", ()))
-            held = Progress(**{**stored, "classes": tuple(stored["classes"]), "leaders": leaders})
-            lost = {step for step in held.needs if not self._stored.is_whole(step)}
+            held = RunProgress(
+                **{**stored, "classes": tuple(stored["classes"]), "leaders": leaders}
+            )
+            lost = {step for step in held.needs if not self._stored.is_valid(step)}
             self._progress = held.without(lost)
             if held.best_step in lost:
                 left = self._progress.best_step or self._latest
-                console.say(
+                console.log_info(
                     f"{self.directory}: the best checkpoint, of step {held.best_step}, is lost; "
                     f"that of step {left} takes its place"
                 )
@@ -240,7 +244,7 @@ class Checkpoints:
 
     def _restore(self, step: int, like: PyTree, layout, partial: bool) -> PyTree:
         self.wait()
-        if not self._stored.is_whole(step):
+        if not self._stored.is_valid(step):
             raise UserError(f"{self.directory}: no checkpoint of step {step} is here and whole")
         places = sharding.simplest(like) if layout is None else layout.of(like)
         target = jax.tree.map(

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """Where a run stands, besides its state.
 
     Attributes:
@@ -19,7 +19,7 @@ class Progress:
       phase_best: the phase's best value so far, or None.
       best: the run's best value so far, or None.
       best_step: the step at which the run's best value was measured, or None.
-      source: terms of the initial weights, as `pretrained.pretrained_cfg.Source` has them; {} for
+      source: terms of the initial weights, as `pretrained.pretrained_cfg.PretrainedCfg` has them; {} for
         random ones.
       leaders: step and value of the best epochs so far, the best first, as many as are to be kept.
       trained: whether the epoch after `phase_epochs` is trained to its end, but not validated yet.
@@ -38,7 +38,7 @@ class Progress:
 
     def after_epoch(
         self, value: float | None, larger_is_better: bool, step: int, keep: int = 0
-    ) -> Progress:
+    ) -> RunProgress:
         """The progress after an epoch that ended at `step` with `value` of the metric.
 
         `keep` is how many of the best epochs are `leaders`; of equal ones, the earlier is better.
@@ -61,7 +61,7 @@ class Progress:
         leaders = sorted((*self.leaders, (step, value)), key=lambda leader: sign * leader[1])
         return dataclasses.replace(after, leaders=tuple(leaders[:keep]))
 
-    def next_phase(self) -> Progress:
+    def next_phase(self) -> RunProgress:
         """The progress at the start of the phase that follows."""
         return dataclasses.replace(
             self, phase=self.phase + 1, phase_epochs=0, waited=0, phase_best=None
@@ -72,7 +72,7 @@ class Progress:
         """The steps whose checkpoints a run that stands here may go back to."""
         return {self.best_step, *(step for step, _ in self.leaders)} - {None}
 
-    def without(self, lost: Set[int]) -> Progress:
+    def without(self, lost: Set[int]) -> RunProgress:
         """The progress of a run that has lost the checkpoints of these steps.
 
         The best is the best leader that is left; where there is none, the next epoch's will be.

@@ -21,7 +21,7 @@ _BROKEN = "broken"
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
-class Stored:
+class CheckpointStore:
     """The steps' folders in one folder, which need not exist.
 
     Each is checked once, when it is first asked for. A broken one is named and, unless the folder
@@ -39,9 +39,9 @@ class Stored:
           UserError: the newest is of a later format, or may not be read.
         """
         steps = (step for step in self._steps() if before is None or step < before)
-        return next(filter(self.is_whole, steps), None)
+        return next(filter(self.is_valid, steps), None)
 
-    def is_whole(self, step: int) -> bool:
+    def is_valid(self, step: int) -> bool:
         """Whether the step's folder is there, and as it was written.
 
         Raises:
@@ -75,9 +75,11 @@ class Stored:
         folder = self.folder(step)
         try:
             _check(folder)
-        except integrity.Broken as broken:
+        except integrity.CorruptionError as broken:
             line = f"the checkpoint {folder} is broken: {broken}"
-            console.say(line if self._read_only else f"{line}; it is now in {_set_aside(folder)}")
+            console.log_info(
+                line if self._read_only else f"{line}; it is now in {_set_aside(folder)}"
+            )
             return False
         except PermissionError as error:
             raise UserError(f"{error.filename}: {error.strerror}, expected to read it") from error
@@ -85,7 +87,7 @@ class Stored:
 
 
 def _check(folder: pathlib.Path) -> None:
-    """Raises Broken where the step's folder is not whole, UserError where it is of later times.
+    """Raises CorruptionError where the step's folder is not whole, UserError where it is of later times.
 
     Before there were formats there were no checksums either: such a checkpoint is taken as it is.
     """
@@ -93,9 +95,11 @@ def _check(folder: pathlib.Path) -> None:
         try:
             earlier = "format" not in _progress(folder)
         except ValueError:
-            raise integrity.Broken("its progress cannot be read") from None
+            raise integrity.CorruptionError("its progress cannot be read") from None
         except FileNotFoundError:
-            raise integrity.Broken(f"{integrity.FILE} and its progress are missing") from None
+            raise integrity.CorruptionError(
+                f"{integrity.FILE} and its progress are missing"
+            ) from None
         if earlier and (folder / "state").is_dir():
             return
     integrity.check(folder)

@@ -60,7 +60,7 @@ def run(
     except Stopped as error:
         sys.exit(_end(str(error), 128 + error.signal))
     except OSError as error:
-        why = files.no_room(error)
+        why = files.disk_full_reason(error)
         if why is None:
             raise
         where = f"{error.filename}: " if error.filename else ""

@@ -13,7 +13,7 @@ from bloodjax import distributed
 _console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def say(message: str) -> None:
+def log_info(message: str) -> None:
     """Prints one line to the terminal, above a progress bar where there is one.
 
     Of a run's several processes, the primary one does.

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from bloodjax.distributed.preemption import GRACE_SECONDS
-from bloodjax.pretrained.pretrained_cfg import Source
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -34,11 +34,11 @@ def defaults() -> ml_collections.ConfigDict:
                 # A SPEC, a fraction of train, or "auto": the source's own split, else a fraction.
                 "validation": "auto",
                 "test": "auto",
-                # A second validation and test part, each picture distorted once: empty for none, or
+                # A second validation and test part, each image distorted once: empty for none, or
                 # which distortions to draw from, such as all, extra:1-3 or jpeg_compression,dust.
                 "validation_distortion": "",
                 "image_size": 96,
-                # Whether the training pictures stay on the device: always | never (they stream from
+                # Whether the training images stay on the device: always | never (they stream from
                 # the host) | auto (up to a quarter of its memory). The numbers are the same.
                 "on_device": "auto",
                 # What the audit's findings lead to: drop | report | fail.
@@ -46,7 +46,7 @@ def defaults() -> ml_collections.ConfigDict:
                 # Each epoch draws every class equally often, its number of steps unchanged, and
                 # class weights are 1.
                 "oversample": False,
-                # An unreadable picture in a folder: fail | skip.
+                # An unreadable image in a folder: fail | skip.
                 "bad_images": "fail",
                 # Class names in label order, for a file that does not name its own.
                 "classes": (),
@@ -65,7 +65,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "mean": (),
                 "std": (),
                 # What the weights say of themselves. A run fills it in as it starts.
-                "source": dataclasses.asdict(Source("", "", "")),
+                "source": dataclasses.asdict(PretrainedCfg("", "", "")),
                 "head": {
                     "hidden": (512, 256, 128, 64),
                     "batch_norm": True,
@@ -73,7 +73,7 @@ def defaults() -> ml_collections.ConfigDict:
                     "activation": "relu",
                 },
             },
-            # What training sees of the pictures: none | flip | d4 (the eight flips and quarter
+            # What training sees of the images: none | flip | d4 (the eight flips and quarter
             # turns), and more; see `augment.policy`.
             "augment": "d4",
             "loss": {
@@ -124,7 +124,7 @@ def defaults() -> ml_collections.ConfigDict:
             # After SIGINT or SIGTERM, time for a last checkpoint; then the process ends anyhow.
             "grace_seconds": GRACE_SECONDS,
             # Of a run of several processes: seconds without a sign from one, or that one waits for
-            # its next pictures, after which all end, to be started again.
+            # its next images, after which all end, to be started again.
             "peer_timeout": 30.0,
             # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
             "profile": False,
@@ -137,7 +137,7 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         "epochs": epochs,
         # What is not trained: none | batchnorm | backbone.
         "freeze": freeze,
-        # With a frozen backbone, compute its features of each picture and view once, and train the
+        # With a frozen backbone, compute its features of each image and view once, and train the
         # head on them: auto (where there are more epochs than views, and memory) | always | never.
         "cache_features": "auto",
         "optimizer": "adamw",  # adamw | lion (a third of AdamW's rate or less) | sgd

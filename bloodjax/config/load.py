@@ -27,7 +27,7 @@ from bloodjax.config.defaults import defaults
 from bloodjax.config.validation import RULES, check_distortion, check_evaluation
 from bloodjax.errors import UserError
 from bloodjax.io import files
-from bloodjax.pretrained.pretrained_cfg import Source
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
@@ -132,7 +132,7 @@ def read(path: pathlib.Path) -> ml_collections.FrozenConfigDict:
     return files.read_json(path, "a run's config", check)
 
 
-def with_source(config: Config, source: Source) -> ml_collections.FrozenConfigDict:
+def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenConfigDict:
     """`config` with the terms of its weights filled in."""
     return check(
         {

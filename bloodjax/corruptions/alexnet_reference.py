@@ -2,7 +2,7 @@
 
 Source: medmnistc 0.1.0, `medmnistc/utils/baselines.py` (Apache-2.0), the companion package of
 Di Salvo, Doerrich and Ledig, "MedMNIST-C: Comprehensive benchmark and improved classifier
-robustness by simulating realistic image corruptions", 2024, arXiv:2406.17536. Pictures of
+robustness by simulating realistic image corruptions", 2024, arXiv:2406.17536. Images of
 224 x 224; each corruption's error is the mean over its five severities.
 """
 

@@ -25,6 +25,6 @@ def either(value: float, rng: np.random.Generator) -> float:
 
 
 def from_centre(height: int, width: int) -> Float[np.ndarray, "2 {height} {width}"]:
-    """Each pixel's (y, x) from the picture's centre, in half sides: the edges lie at -1 and 1."""
+    """Each pixel's (y, x) from the image's centre, in half sides: the edges lie at -1 and 1."""
     y, x = (np.arange(n) * 2 + 1 - n for n in (height, width))
     return np.stack(np.meshgrid(y / height, x / width, indexing="ij"))

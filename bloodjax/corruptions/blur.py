@@ -1,4 +1,4 @@
-"""What focus, movement and processing do to a picture's sharpness. Lengths are in pixels."""
+"""What focus, movement and processing do to an image's sharpness. Lengths are in pixels."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def oversharpen(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 
 def disc_blur(image: Image, radius: int) -> Image:
-    """The mean over a disc, rounded down; beyond its edges the picture is mirrored.
+    """The mean over a disc, rounded down; beyond its edges the image is mirrored.
 
-    The sum is exact, a row of the disc at a time from running sums along the picture's rows. The
+    The sum is exact, a row of the disc at a time from running sums along the image's rows. The
     weight is a float32, as in the benchmark: whether an even area keeps its value or loses 1 in
     rounding down depends on it.
     """
@@ -65,7 +65,7 @@ def trail_blur(image: Image, radius: int, sigma: float, angle: float) -> Image:
       image: what moves.
       radius: the line has 2 radius + 1 pixels.
       sigma: the Gaussian's standard deviation along it, in pixels.
-      angle: of the line to the picture's rows, in degrees.
+      angle: of the line to the image's rows, in degrees.
     """
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))

@@ -24,13 +24,13 @@ def brightness_down(image: Image, severity: int, rng: np.random.Generator) -> Im
 
 
 def contrast_up(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """1.1 .. 1.3 times as far from the picture's mean grey."""
+    """1.1 .. 1.3 times as far from the image's mean grey."""
     del rng
     return away_from(image, mean_grey(image), (1.1, 1.15, 1.2, 1.25, 1.3)[severity - 1])
 
 
 def contrast_down(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """0.9 .. 0.5 times as far from the picture's mean grey."""
+    """0.9 .. 0.5 times as far from the image's mean grey."""
     del rng
     return away_from(image, mean_grey(image), (0.9, 0.8, 0.7, 0.6, 0.5)[severity - 1])
 

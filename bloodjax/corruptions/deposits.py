@@ -13,7 +13,7 @@ from bloodjax.corruptions.base import Image, to_uint8
 from bloodjax.data import images
 
 _INK_SHAPES = 10
-_MARGIN = 10  # between ink and the picture's edge
+_MARGIN = 10  # between ink and the image's edge
 _RIM, _RIM_ALPHA, _BUBBLE_ALPHA = 2, 130, 100
 
 
@@ -57,7 +57,7 @@ def dust(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 
 def scratch(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """1 .. 5 bright straight lines across the picture, about a pixel wide."""
+    """1 .. 5 bright straight lines across the image, about a pixel wide."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
     white = np.zeros((height, width))

@@ -1,4 +1,4 @@
-"""What the lamp and the lens do, and where the cell lies in the picture."""
+"""What the lamp and the lens do, and where the cell lies in the image."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _enlarge(channel: np.ndarray, factor: float) -> np.ndarray:
 def _move(channel: np.ndarray, matrix: np.ndarray, way: np.ndarray) -> np.ndarray:
     """Where each pixel (y, x) takes its value from: matrix @ (pixel - centre) + centre + way.
 
-    Linear interpolation; beyond its edges the picture is mirrored, as a smear goes on there.
+    Linear interpolation; beyond its edges the image is mirrored, as a smear goes on there.
     """
     centre = (np.array(channel.shape) - 1) / 2
     offset = centre + way - matrix @ centre

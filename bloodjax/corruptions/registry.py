@@ -1,13 +1,13 @@
-"""Every distortion by name, in groups, and how a picture's own one is drawn.
+"""Every distortion by name, in groups, and how an image's own one is drawn.
 
 "all" are the eleven corruptions of BloodMNIST-C (Di Salvo et al. 2024, arXiv:2406.17536) with its
-parameters: those for BloodMNIST in the authors' package medmnistc 0.1.0, whose pictures they equal.
+parameters: those for BloodMNIST in the authors' package medmnistc 0.1.0, whose images they equal.
 Only the shapes of stain_deposit's spots are other ones, of the same size. Lengths are in pixels
-there and here, made for pictures of 224 x 224; they hit smaller pictures harder. "extra" are
+there and here, made for images of 224 x 224; they hit smaller images harder. "extra" are
 further kinds, which BloodMNIST-C lacks, so that a model may be trained or chosen on kinds that it
 is not tested on; their lengths are shares of the side where a docstring does not say pixels.
 
-Everything random about a distorted picture is a function of (seed, picture's name, distortion,
+Everything random about a distorted image is a function of (seed, image's name, distortion,
 severity): no matter in what batches, in what order or when.
 """
 
@@ -96,7 +96,7 @@ def parse(text: str, where: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sorted(chosen[name])) for name in DISTORTIONS if name in chosen}
 
 
-def distort(image: Image, name: str, severity: int, *, seed: int, picture: str) -> Image:
+def distort(image: Image, name: str, severity: int, *, seed: int, image_name: str) -> Image:
     """`image` under the distortion `name`.
 
     Args:
@@ -104,23 +104,23 @@ def distort(image: Image, name: str, severity: int, *, seed: int, picture: str) 
       name: a key of `DISTORTIONS`.
       severity: 1 to 5.
       seed: with the next, what decides on everything random.
-      picture: the picture's name in its data.
+      image_name: the image's name in its data.
     """
     if severity not in SEVERITIES:
         raise ValueError(f"severity {severity}, expected 1 to 5")
-    rng = _generator(seed, picture, name, severity)
+    rng = _generator(seed, image_name, name, severity)
     return DISTORTIONS[name](image, severity, rng)
 
 
-def draw(choice: Mapping[str, tuple[int, ...]], *, seed: int, picture: str) -> tuple[str, int]:
-    """The picture's own distortion and severity: any name of `choice`, then any of its severities.
+def draw(choice: Mapping[str, tuple[int, ...]], *, seed: int, image_name: str) -> tuple[str, int]:
+    """The image's own distortion and severity: any name of `choice`, then any of its severities.
 
     Args:
       choice: as `parse` returns it.
       seed: see `distort`.
-      picture: see `distort`.
+      image_name: see `distort`.
     """
-    rng = _generator(seed, picture)
+    rng = _generator(seed, image_name)
     names = list(choice)
     name = names[int(rng.integers(len(names)))]
     return name, choice[name][int(rng.integers(len(choice[name])))]

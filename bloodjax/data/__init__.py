@@ -1,1 +1,1 @@
-"""From a SPEC to clean, split, labelled pictures: sources -> audit -> splits -> batches."""
+"""From a SPEC to clean, split, labelled images: sources -> audit -> splits -> batches."""

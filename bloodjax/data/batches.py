@@ -1,4 +1,4 @@
-"""Batches: gathered on the device from pictures that live there, or handed in from the host.
+"""Batches: gathered on the device from images that live there, or handed in from the host.
 
 The order is a pure function of (seed, epoch), so a step number is all that a resumed run needs.
 """
@@ -17,8 +17,8 @@ from bloodjax.errors import UserError
 
 
 @flax.struct.dataclass
-class DeviceData:
-    """A data set's pictures and labels, whole, on the device.
+class DeviceDataset:
+    """A data set's images and labels, whole, on the device.
 
     Attributes:
       images: uint8 [n, size, size, 3], or features of every view (`predict_step.features_step`).
@@ -31,8 +31,8 @@ class DeviceData:
 
 
 @flax.struct.dataclass
-class CallData:
-    """The pictures and labels of one call's steps alone, batch by batch.
+class StackedBatches:
+    """The images and labels of one call's steps alone, batch by batch.
 
     Attributes:
       images: uint8 [steps, batch, size, size, 3].
@@ -49,7 +49,7 @@ class Batch:
     """What a step takes.
 
     Attributes:
-      image: pictures or features.
+      image: images or features.
       label: class of each.
       mask: False where an example is padding.
       targets: what part of each example is of each class; the step fills them in.
@@ -65,7 +65,7 @@ class Batch:
 def epoch_order(
     seed: int | Int32[Array, ""], epoch: int | Int32[Array, ""], n: int
 ) -> Int32[Array, " n"]:
-    """The order in which an epoch visits `n` pictures: each once."""
+    """The order in which an epoch visits `n` images: each once."""
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
 
@@ -78,15 +78,15 @@ def balanced_order(
     num_classes: int,
     size: int,
 ) -> Int32[Array, " size"]:
-    """An order of `size` pictures in which all classes stand equally often, but for one picture.
+    """An order of `size` images in which all classes stand equally often, but for one image.
 
-    Of each class, every picture stands as often as any other, again but for one time; which ones
+    Of each class, every image stands as often as any other, again but for one time; which ones
     have that one more, or have none at all, differs from epoch to epoch.
 
     Args:
       seed: of the run.
       epoch: counted from the run's begin.
-      labels: of the data set; each class has a picture.
+      labels: of the data set; each class has an image.
       num_classes: number of classes.
       size: of the order.
     """
@@ -97,7 +97,7 @@ def balanced_order(
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     # epoch_order has drawn from the key itself.
     class_key, place_key = jax.random.split(jax.random.fold_in(key, 1))
-    # Classes take turns, and each one's pictures do; then all places are shuffled.
+    # Classes take turns, and each one's images do; then all places are shuffled.
     turn = jnp.arange(size, dtype=jnp.int32)
     classes = jax.random.permutation(class_key, jnp.arange(num_classes, dtype=jnp.int32))
     drawn = classes[turn % num_classes]
@@ -113,7 +113,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     """
     if n < batch_size:
         raise UserError(
-            f"config.batch_size is {batch_size}, but the training part has {n} pictures: "
+            f"config.batch_size is {batch_size}, but the training part has {n} images: "
             "expected at most as many"
         )
     return n // batch_size
@@ -121,14 +121,14 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 @jax.named_scope("input")
 def gather(
-    data: DeviceData, order: Int32[Array, " n"], start: Int32[Array, ""], size: int
+    data: DeviceDataset, order: Int32[Array, " n"], start: Int32[Array, ""], size: int
 ) -> Batch:
-    """The pictures that stand at `order[start : start + size]`."""
+    """The images that stand at `order[start : start + size]`."""
     index = lax.dynamic_slice(order, (start,), (size,))
     return Batch(data.images[index], data.labels[index], jnp.ones(size, bool))
 
 
-def nth(data: CallData, i: int | Int32[Array, ""]) -> Batch:
+def nth(data: StackedBatches, i: int | Int32[Array, ""]) -> Batch:
     """The batch of a call's step `i`."""
     labels = data.labels[i]
     return Batch(data.images[i], labels, jnp.ones(labels.shape, bool))

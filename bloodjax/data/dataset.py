@@ -1,4 +1,4 @@
-"""Dataset: labelled pictures, the currency of everything under `bloodjax.data`."""
+"""Dataset: labelled images, the currency of everything under `bloodjax.data`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 from jaxtyping import Int32
 
 from bloodjax.data import lazy
-from bloodjax.data.lazy import Pictures
+from bloodjax.data.lazy import Images
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures, all of one size.
+    """Labelled images, all of one size.
 
     Attributes:
       images: uint8 RGB in 0..255, in memory or read when they are indexed.
-      labels: class index of each picture, in range(len(classes)).
-      names: one unique name a picture: its path in its folder or zip, or `[split/]index` in an npz.
+      labels: class index of each image, in range(len(classes)).
+      names: one unique name an image: its path in its folder or zip, or `[split/]index` in an npz.
       classes: class names in label order.
-      splits: the part that the source itself puts each picture in ("train", "val", "test", ...), or
+      splits: the part that the source itself puts each image in ("train", "val", "test", ...), or
         "" where the source has none.
-      groups: a key shared by pictures that must stay on one side of a split (a patient, a slide),
+      groups: a key shared by images that must stay on one side of a split (a patient, a slide),
         or "" where the source has none.
     """
 
-    images: Pictures
+    images: Images
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
     classes: tuple[str, ...]
@@ -43,7 +43,7 @@ class Dataset:
         return len(self.images)
 
     def take(self, indices: np.ndarray) -> Dataset:
-        """The pictures at `indices` (int [m] or bool [n]), in that order."""
+        """The images at `indices` (int [m] or bool [n]), in that order."""
         indices = np.asarray(indices)
         if indices.dtype == bool:
             indices = np.flatnonzero(indices)
@@ -57,7 +57,7 @@ class Dataset:
         )
 
     def joined(self, other: Dataset) -> Dataset:
-        """These pictures and then those of `other`, both of one source."""
+        """These images and then those of `other`, both of one source."""
         return Dataset(
             images=lazy.joined(self.images, other.images),
             labels=np.concatenate([self.labels, other.labels]),

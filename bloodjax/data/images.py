@@ -1,4 +1,4 @@
-"""Pictures in and out of bytes, resampled, drawn on. The one module that imports Pillow."""
+"""Images in and out of bytes, resampled, drawn on. The one module that imports Pillow."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SUFFIXES = (
     *(".tif", ".tiff", ".webp"),
 )
 
-# A picture of one cell is far smaller; a file of a few bytes can claim far more.
+# An image of one cell is far smaller; a file of a few bytes can claim far more.
 MAX_PIXELS = 64_000_000
 
 
 def decode(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The centre square of an encoded picture, as RGB of `size` x `size`.
+    """The centre square of an encoded image, as RGB of `size` x `size`.
 
     The square over the whole shorter side is resized by antialiased bicubic interpolation; a
-    picture that already fits keeps its exact pixels. Transparency is dropped, 16-bit greys keep
+    image that already fits keeps its exact pixels. Transparency is dropped, 16-bit greys keep
     their upper 8 bits, EXIF orientation is left alone and of several frames the first counts.
 
     Raises:
-      ValueError: `data` is no picture, is cut short, or holds more than `MAX_PIXELS`.
+      ValueError: `data` is no image, is cut short, or holds more than `MAX_PIXELS`.
     """
     return _opened(data, lambda image: _centre_square(image, size))
 
@@ -36,7 +36,7 @@ def decode(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
 def _opened(
     data: bytes, change: Callable[[Image.Image], Image.Image] = lambda image: image
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """An encoded picture as RGB, after `change`; raises ValueError as `decode`."""
+    """An encoded image as RGB, after `change`; raises ValueError as `decode`."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
@@ -52,7 +52,7 @@ def _opened(
 def resize(
     images: UInt8[np.ndarray, "n height width 3"], size: int
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-    """Resizes and crops each picture as `decode` does; pictures that already fit are not copied."""
+    """Resizes and crops each image as `decode` does; images that already fit are not copied."""
     if images.shape[1:3] == (size, size):
         return images
     resized = np.empty((len(images), size, size, 3), np.uint8)
@@ -69,7 +69,7 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 
 def as_png_or_jpeg(data: bytes) -> bytes:
-    """An encoded picture as it is, where it is one of these; else a PNG of all of it, as RGB.
+    """An encoded image as it is, where it is one of these; else a PNG of all of it, as RGB.
 
     `decode` gives the same of both.
 
@@ -127,7 +127,7 @@ def shrink_and_enlarge(
 def draw_discs(
     height: int, width: int, discs: Sequence[tuple[int, int, int, int]]
 ) -> UInt8[np.ndarray, "{height} {width}"]:
-    """A grey picture of discs (x, y, radius, value), later ones over earlier ones, on 0."""
+    """A grey image of discs (x, y, radius, value), later ones over earlier ones, on 0."""
     canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     for x, y, radius, value in discs:

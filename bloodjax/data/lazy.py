@@ -1,4 +1,4 @@
-"""Pictures that stay where they are until they are asked for, in place of an array of them all."""
+"""Images that stay where they are until they are asked for, in place of an array of them all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxtyping import Int, UInt8
 
 from bloodjax.data import images
 
-# Decoding a small picture holds the interpreter lock for a good part of the time.
+# Decoding a small image holds the interpreter lock for a good part of the time.
 _MAX_THREADS = 8
-# Pictures read at once, at most: what bounds the memory of whoever goes through all of them.
+# Images read at once, at most: what bounds the memory of whoever goes through all of them.
 AT_ONCE = 256
-_A_THREAD_S = 16  # pictures; fewer are not worth a thread
+_A_THREAD_S = 16  # images; fewer are not worth a thread
 
-# The part of the host's memory that decoded pictures may take.
+# The part of the host's memory that decoded images may take.
 _SHARE = 1 / 4
 
 Load = Callable[[Int[np.ndarray, " k"]], UInt8[np.ndarray, "k size size 3"]]
@@ -26,14 +26,14 @@ Read = Callable[[Sequence[int]], Sequence[bytes]]
 
 
 class LazyImages:
-    """Looks like a uint8 array [n, size, size, 3] of RGB pictures; indexing it reads them.
+    """Looks like a uint8 array [n, size, size, 3] of RGB images; indexing it reads them.
 
     An index along the first axis is all that it takes: a number, a slice, a mask, or whole numbers
     of any shape, which gives `[*shape, size, size, 3]`. Safe to index from several threads.
 
     Attributes:
-      files: gives the encoded pictures at some places of `self`, as they lie in their source; None
-        where pictures are not kept as files.
+      files: gives the encoded images at some places of `self`, as they lie in their source; None
+        where images are not kept as files.
     """
 
     dtype = np.dtype(np.uint8)
@@ -46,13 +46,13 @@ class LazyImages:
         size: int,
         read: Read | None = None,
     ):
-        """Pictures at the `places` of a source.
+        """Images at the `places` of a source.
 
         Args:
-          load: gives the pictures at places of the source.
-          places: of these pictures, in their order.
+          load: gives the images at places of the source.
+          places: of these images, in their order.
           size: side in pixels.
-          read: gives the encoded pictures at places of the source, if there are any.
+          read: gives the encoded images at places of the source, if there are any.
         """
         self._load, self._places, self._size, self._read = load, places, size, read
 
@@ -95,13 +95,13 @@ class LazyImages:
         return np.asarray(self[:], dtype)
 
     def take(self, indices: Int[np.ndarray, " m"]) -> LazyImages:
-        """The pictures at `indices`, unread."""
+        """The images at `indices`, unread."""
         return LazyImages(self._load, self._places[indices], self._size, self._read)
 
     def joined(self, other: LazyImages) -> LazyImages:
         """These and then those of `other`, which must be of the same source."""
         if other._load is not self._load:
-            raise ValueError("pictures of two sources cannot be joined unread")
+            raise ValueError("images of two sources cannot be joined unread")
         places = np.concatenate([self._places, other._places])
         return LazyImages(self._load, places, self._size, self._read)
 
@@ -113,19 +113,19 @@ class LazyImages:
         return LazyImages(lambda places: images.resize(load(places), size), self._places, size)
 
 
-Pictures: TypeAlias = UInt8[np.ndarray, "_ size size 3"] | LazyImages
+Images: TypeAlias = UInt8[np.ndarray, "_ size size 3"] | LazyImages
 
 
 def encoded(
     read: Read, n: int, size: int, refusal: Callable[[int, ValueError], Exception]
 ) -> LazyImages:
-    """`n` pictures of a source that keeps them as files, or as records that are files.
+    """`n` images of a source that keeps them as files, or as records that are files.
 
     Args:
       read: gives the files at places of the source.
       n: how many there are.
-      size: side of the pictures in pixels, see `images.decode`.
-      refusal: the exception to raise where the picture at a place cannot be decoded, and why.
+      size: side of the images in pixels, see `images.decode`.
+      refusal: the exception to raise where the image at a place cannot be decoded, and why.
     """
 
     def load(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
@@ -146,20 +146,20 @@ def encoded(
     return LazyImages(load, np.arange(n), size, read)
 
 
-def resize(pictures: UInt8[np.ndarray, "n h w 3"] | LazyImages, size: int) -> Pictures:
-    """`images.resize`, of an array at once or of pictures that are read later."""
+def resize(pictures: UInt8[np.ndarray, "n h w 3"] | LazyImages, size: int) -> Images:
+    """`images.resize`, of an array at once or of images that are read later."""
     if isinstance(pictures, LazyImages):
         return pictures.resized(size)
     return images.resize(np.asarray(pictures), size)
 
 
-def take(pictures: Pictures, indices: Int[np.ndarray, " m"]) -> Pictures:
-    """The pictures at `indices`; those that are unread stay so."""
+def take(pictures: Images, indices: Int[np.ndarray, " m"]) -> Images:
+    """The images at `indices`; those that are unread stay so."""
     unread = isinstance(pictures, LazyImages)
     return pictures.take(indices) if unread else pictures[indices]
 
 
-def joined(one: Pictures, other: Pictures) -> Pictures:
+def joined(one: Images, other: Images) -> Images:
     """One after the other; both in memory, or both unread and of one source."""
     if isinstance(one, LazyImages):
         return one.joined(other)
@@ -178,7 +178,7 @@ def in_threads(function: Callable[[int], None], starts: range) -> None:
 
 
 def outgrows_memory(nbytes: int) -> bool:
-    """Whether so many bytes of pictures should not all be in memory at once."""
+    """Whether so many bytes of images should not all be in memory at once."""
     return nbytes > _SHARE * host_memory()
 
 

@@ -20,12 +20,12 @@ from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
-# Pictures a shard, unless their number is given.
+# Images a shard, unless their number is given.
 PER_SHARD = 8192
 
 _NAME = "cells"
 _OURS = re.compile(rf"{_NAME}-\w+\.array_record-\d+-of-\d+|index\.json|[\w.]+\.(json|txt)")
-# At which pictures that stay as they are get decoded, to see that they can be.
+# At which images that stay as they are get decoded, to see that they can be.
 _ANY_SIZE = 96
 
 
@@ -41,13 +41,13 @@ def read(
 
     Args:
       spec: a SPEC.
-      image_size: side of the pictures; None leaves their files, or their pixels, as they are.
+      image_size: side of the images; None leaves their files, or their pixels, as they are.
       bad_images: as for `sources.load`.
       class_names: as for `sources.load`.
       seed: of rendered cells.
 
     Raises:
-      UserError: the source cannot be read, or its pictures have no size of their own.
+      UserError: the source cannot be read, or its images have no size of their own.
     """
     if image_size is None and spec.startswith("synthetic"):
         raise UserError(f"{spec}: rendered cells have no size of their own, expected --image_size")
@@ -71,20 +71,20 @@ def pack(
 ) -> None:
     """Writes the data set to the folder `out`, which is no set before all of it is there.
 
-    The same data set gives the same bytes. Few pictures are in memory at a time, if `dataset` is
+    The same data set gives the same bytes. Few images are in memory at a time, if `dataset` is
     unread.
 
     Args:
       dataset: what to pack; names, classes, splits and groups are kept, and the order.
       out: a new or empty folder, or what an earlier call did not finish.
-      as_pixels: keep pixels of the pictures' present size, which are the fastest to read. Otherwise
+      as_pixels: keep pixels of the images' present size, which are the fastest to read. Otherwise
         their files as they are (of other formats than PNG and JPEG a PNG at full size), or a PNG
         of those that have none.
-      shards: files that each split is shared out to; by default one for every 8,192 pictures.
-      progress: told how many pictures are done.
+      shards: files that each split is shared out to; by default one for every 8,192 images.
+      progress: told how many images are done.
 
     Raises:
-      UserError: `out` holds something else, or cannot be written to; or a picture cannot be read.
+      UserError: `out` holds something else, or cannot be written to; or an image cannot be read.
     """
     odd = [name for name in dataset.classes if name != name.strip() or len(name.splitlines()) != 1]
     if odd:  # features.json's list of classes is a line each
@@ -131,7 +131,7 @@ def _claim(out: pathlib.Path) -> pathlib.Path:
 
 
 def _numbered(splits: Sequence[str]) -> tuple[dict[str, int], Int[np.ndarray, " n"]]:
-    """How many pictures each split has, and the number of each picture's record."""
+    """How many images each split has, and the number of each image's record."""
     names, split_of = np.unique(splits, return_inverse=True)
     counts = np.bincount(split_of, minlength=len(names))
     records = np.empty(len(splits), np.int64)
@@ -172,7 +172,7 @@ class _Split:
 
 
 def encoded(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
-    """The pictures as records keep them, in the data set's order."""
+    """The images as records keep them, in the data set's order."""
     pictures, n = dataset.images, len(dataset)
     files = pictures.files if isinstance(pictures, LazyImages) else None
     for start in range(0, n, lazy.AT_ONCE):

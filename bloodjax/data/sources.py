@@ -23,7 +23,7 @@ from bloodjax.data import images, lazy
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, folders, npz
 from bloodjax.data.formats.archive import keep_open, open_archive, open_zip
-from bloodjax.data.lazy import Pictures
+from bloodjax.data.lazy import Images
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -40,21 +40,21 @@ def load(
     seed: int = 0,
     unread: bool = False,
 ) -> Dataset:
-    """All pictures of a source, centre-cropped and resized to `image_size` pixels a side.
+    """All images of a source, centre-cropped and resized to `image_size` pixels a side.
 
     Those of shards are read when they are asked for (`lazy.LazyImages`), and so are those of a
     folder or zip that would take more than a quarter of the host's memory.
 
     Args:
-      spec: where the pictures are.
-      image_size: side of the pictures that come out.
+      spec: where the images are.
+      image_size: side of the images that come out.
       bad_images: whether a file that is no readable image ends the reading or is left out with a
         warning. Of shards it is always an error.
       class_names: the classes in label order, such as a trained model's. The source may then lack
         some of them, and must hold no others. Without it the source's own order counts, and each
-        class must have a picture.
+        class must have an image.
       seed: of the synthetic cells.
-      unread: read a folder's or zip's pictures when they are asked for, too, whatever they take.
+      unread: read a folder's or zip's images when they are asked for, too, whatever they take.
 
     Raises:
       UserError: whatever is wrong with the source, in one line that names it.
@@ -76,21 +76,21 @@ def load(
     empty = [name for name, n in zip(dataset.classes, counts, strict=True) if n == 0]
     if empty:
         raise UserError(
-            f"{spec}: no picture of {', '.join(empty)}, expected at least one of each class "
+            f"{spec}: no image of {', '.join(empty)}, expected at least one of each class "
             f"({', '.join(dataset.classes)})"
         )
     return dataset
 
 
-def load_pictures(
+def load_images(
     path: str, image_size: int, *, bad_images: Literal["fail", "skip"] = "fail", seed: int = 0
-) -> tuple[Pictures, tuple[str, ...]]:
-    """Reads pictures to classify, and their names; labels are not asked for.
+) -> tuple[Images, tuple[str, ...]]:
+    """Reads images to classify, and their names; labels are not asked for.
 
     Args:
-      path: a picture, a folder or zip with pictures at any depth, an npz with `images`, or any
+      path: an image, a folder or zip with images at any depth, an npz with `images`, or any
         other SPEC.
-      image_size: side of the pictures that come out.
+      image_size: side of the images that come out.
       bad_images: as for `load`.
       seed: of the synthetic cells.
 
@@ -105,16 +105,16 @@ def load_pictures(
         return dataset.images, dataset.names
     if path.lower().endswith(images.SUFFIXES) and os.path.isfile(path):
         try:
-            picture = images.decode(pathlib.Path(path).read_bytes(), image_size)
+            image = images.decode(pathlib.Path(path).read_bytes(), image_size)
         except ValueError as error:
             raise UserError(f"{path}: is not a readable image ({error})") from error
-        return picture[None], (pathlib.Path(path).name,)
+        return image[None], (pathlib.Path(path).name,)
     source = _local_path(path)
     if source.suffix.lower() == ".npz":
-        return npz.read_pictures(source, image_size)
+        return npz.read_images(source, image_size)
     archive = keep_open(source)
     names = tuple(n for n in archive.files if n.lower().endswith(images.SUFFIXES))
-    pictures, readable = folders.pictures_of(source, archive, names, image_size, bad_images)
+    pictures, readable = folders.images_of(source, archive, names, image_size, bad_images)
     if not readable.any():
         raise UserError(f"{path}: holds no readable images")
     if readable.all():
@@ -124,10 +124,10 @@ def load_pictures(
 
 
 def own_side(spec: str) -> int | None:
-    """The side in pixels of a source's pictures, where it keeps them as pixels of one size.
+    """The side in pixels of a source's images, where it keeps them as pixels of one size.
 
     Raises:
-      UserError: the source is missing or damaged, or its pictures are not square.
+      UserError: the source is missing or damaged, or its images are not square.
     """
     path = _local_path(spec)
     if array_record.is_set(path):
@@ -136,7 +136,7 @@ def own_side(spec: str) -> int | None:
 
 
 def fingerprint(spec: str) -> str:
-    """A short text that stays the same as long as the source does; reads no pictures.
+    """A short text that stays the same as long as the source does; reads no images.
 
     For an npz or zip it covers the size and checksum of every file inside, for a folder the path
     and size of every file, for shards see `packed.fingerprint`, for synthetic cells their number.
@@ -167,7 +167,7 @@ def _synthetic_count(spec: str) -> int | None:
     if not colon:
         return DEFAULT_SYNTHETIC
     if not re.fullmatch("0*[1-9][0-9]*", count):
-        raise UserError(f"{spec}: {count!r} pictures, expected synthetic:N with N of 1 or more")
+        raise UserError(f"{spec}: {count!r} images, expected synthetic:N with N of 1 or more")
     return int(count)
 
 

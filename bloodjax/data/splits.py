@@ -15,15 +15,15 @@ from jaxtyping import Int
 from scipy.sparse import csgraph
 
 from bloodjax.errors import UserError
-from bloodjax.io.files import read_json, write_whole
+from bloodjax.io.files import atomic_write, read_json
 
 
 def merge_groups(
     groups: Sequence[str], duplicates: Sequence[Sequence[int]]
 ) -> Int[np.ndarray, " n"]:
-    """One number a picture, equal for pictures that must stay on one side of a split.
+    """One number an image, equal for images that must stay on one side of a split.
 
-    Two pictures belong together when they share a key in `groups` (a picture with the key "" is
+    Two images belong together when they share a key in `groups` (an image with the key "" is
     alone), when they are listed in the same entry of `duplicates` (indices into `groups`), or
     through a chain of such links.
     """
@@ -44,23 +44,23 @@ def split(
     groups: Sequence[Hashable] | Int[np.ndarray, " n"],
     seed: int,
 ) -> dict[str, Int[np.ndarray, " _"]]:
-    """Shares pictures out between parts, each class in the same proportions.
+    """Shares images out between parts, each class in the same proportions.
 
     Groups go one by one, the largest first and equal ones in an order drawn from `seed`, to the
     part that is furthest below its quota of their classes. A class with as few groups left as
-    there are parts without it goes to those parts. When every picture is a group of its own, a
-    class therefore differs from its exact share of a part by less than one picture, or by what it
+    there are parts without it goes to those parts. When every image is a group of its own, a
+    class therefore differs from its exact share of a part by less than one image, or by what it
     takes to be in every part.
 
     Args:
-      labels: the class of each picture, from 0 up.
+      labels: the class of each image, from 0 up.
       fractions: the share of each part, such as {"train": 0.7, "validation": 0.15, "test": 0.15}.
-      groups: a key for each picture, such as `merge_groups` gives; pictures with equal keys stay in
+      groups: a key for each image, such as `merge_groups` gives; images with equal keys stay in
         one part.
       seed: same seed, same parts.
 
     Returns:
-      The sorted indices of the pictures in each part.
+      The sorted indices of the images in each part.
 
     Raises:
       UserError: the fractions are not positive or do not sum to 1.
@@ -88,7 +88,7 @@ def save(
 
     Args:
       path: the file.
-      parts: the indices of the pictures in each part.
+      parts: the indices of the images in each part.
       names: for each part, the names that its indices count in (those of its source).
       sources: for each part, the "spec" and "fingerprint" of its source.
       seed: what `split` was given.
@@ -98,14 +98,14 @@ def save(
         "sources": {part: dict(sources[part]) for part in parts},
         "parts": {part: [names[part][i] for i in indices] for part, indices in parts.items()},
     }
-    write_whole(path, json.dumps(content, indent=1))
+    atomic_write(path, json.dumps(content, indent=1))
 
 
 def read(path: pathlib.Path) -> dict:
     """What `save` wrote, by the keys "seed", "sources" and "parts".
 
     `sources` holds for each part the "spec" and "fingerprint" of its source, `parts` the names of
-    its pictures.
+    its images.
 
     Raises:
       UserError: the file is missing, damaged, or of another form.
@@ -135,7 +135,7 @@ def _are_strings(values: object) -> bool:
 def _contents(
     labels: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " n"], n_groups: int
 ) -> list[collections.Counter]:
-    """For each group, the number of its pictures in each class that it holds."""
+    """For each group, the number of its images in each class that it holds."""
     contents = [collections.Counter() for _ in range(n_groups)]
     for group, label in zip(group_of.tolist(), labels.tolist(), strict=True):
         contents[group][label] += 1
@@ -146,14 +146,14 @@ def _assign(
     contents: Sequence[collections.Counter], shares: Sequence[float], seed: int
 ) -> Int[np.ndarray, " groups"]:
     """The part of each group, by the rule that `split` states."""
-    pictures, groups_left = collections.Counter(), collections.Counter()
+    images, groups_left = collections.Counter(), collections.Counter()
     for content in contents:
-        pictures.update(content)
+        images.update(content)
         groups_left.update(content.keys())
-    # By part and class, how many pictures the part is below its quota; by class, which parts have
+    # By part and class, how many images the part is below its quota; by class, which parts have
     # none of it yet.
-    missing = [{label: share * n for label, n in pictures.items()} for share in shares]
-    without = {label: set(range(len(shares))) for label in pictures}
+    missing = [{label: share * n for label, n in images.items()} for share in shares]
+    without = {label: set(range(len(shares))) for label in images}
 
     part_of = np.empty(len(contents), np.int64)
     shuffled = np.random.default_rng(seed).permutation(len(contents)).tolist()
@@ -162,7 +162,7 @@ def _assign(
         urgent = [without[label] for label in content if groups_left[label] <= len(without[label])]
         candidates = sorted(set().union(*urgent)) or range(len(shares))
         need = [
-            sum(n * missing[part][label] / pictures[label] for label, n in content.items())
+            sum(n * missing[part][label] / images[label] for label, n in content.items())
             for part in candidates
         ]
         part = candidates[need.index(max(need))]

@@ -16,7 +16,7 @@ from bloodjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ClusterSpec:
     """A place among several processes.
 
     Attributes:
@@ -37,7 +37,7 @@ def find(
     num_processes: int | None,
     process_id: int | None,
     environ: Mapping[str, str],
-) -> Found | None:
+) -> ClusterSpec | None:
     """The place that the flags give, the environment filling in what they leave out.
 
     Args:
@@ -53,7 +53,7 @@ def find(
       UserError: the flags are wrong, or do not say enough.
     """
     _check(coordinator, num_processes, process_id)
-    flags = Found(coordinator, num_processes, process_id, explicit=True)
+    flags = ClusterSpec(coordinator, num_processes, process_id, explicit=True)
     if num_processes == 1:
         return None
     if None not in (coordinator, num_processes, process_id):
@@ -62,8 +62,8 @@ def find(
     given = (coordinator, num_processes, process_id) != (None, None, None)
     if not given and found is None:
         return None
-    found = found or Found()
-    merged = Found(
+    found = found or ClusterSpec()
+    merged = ClusterSpec(
         coordinator or found.coordinator,
         found.num_processes if num_processes is None else num_processes,
         found.process_id if process_id is None else process_id,
@@ -105,7 +105,7 @@ def _check_open_mpi(environ: Mapping[str, str]) -> None:
         )
 
 
-def _detected(environ: Mapping[str, str]) -> Found | None:
+def _detected(environ: Mapping[str, str]) -> ClusterSpec | None:
     """A place among several processes that the environment gives, in the order that JAX looks."""
     if "OMPI_COMM_WORLD_SIZE" in environ:
         return _place(environ["OMPI_COMM_WORLD_SIZE"], environ["OMPI_COMM_WORLD_RANK"])
@@ -118,18 +118,18 @@ def _detected(environ: Mapping[str, str]) -> Found | None:
         slices = int(environ.get("MEGASCALE_NUM_SLICES", "1"))
         alone = hosts and len(hosts.split(",")) * slices == 1
         # Without the variable, the cloud's metadata know, and JAX asks them.
-        return None if alone else Found()
+        return None if alone else ClusterSpec()
     indexed = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environ)
     # JAX asks Kubernetes for the job's size through this package.
     if indexed and importlib.util.find_spec("kubernetes"):
-        return Found()
+        return ClusterSpec()
     return None
 
 
-def _place(processes: str, process: str) -> Found | None:
+def _place(processes: str, process: str) -> ClusterSpec | None:
     if int(processes) < 2:
         return None
-    return Found(None, int(processes), int(process))
+    return ClusterSpec(None, int(processes), int(process))
 
 
 def _is_tpu() -> bool:

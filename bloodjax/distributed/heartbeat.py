@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bloodjax.distributed.transport import BEAT, Line, join, receive_all
+from bloodjax.distributed.transport import BEAT, Connection, join, receive_all
 
 # Of a process that ends because another one is lost: EX_TEMPFAIL of sysexits.h, "try again".
 LOST = 75
@@ -175,7 +175,7 @@ class Peers:
                     line.beat(now)
             self._judge(now)
 
-    def _hear(self, line: Line) -> None:
+    def _hear(self, line: Connection) -> None:
         messages = line.receive()
         if messages is None:
             self._selector.unregister(line.socket)
@@ -193,7 +193,7 @@ class Peers:
             elif "farewell" in message:
                 line.left = True
 
-    def _tell(self, message: Mapping[str, Any], but: Line | None = None) -> None:
+    def _tell(self, message: Mapping[str, Any], but: Connection | None = None) -> None:
         for line in self._lines:
             if line is not but:
                 line.send(message)
@@ -209,7 +209,7 @@ class Peers:
             self._tell({"all": number, "values": values})
             self._news.notify_all()
 
-    def _pass_on(self, message: Mapping[str, Any], source: Line) -> None:
+    def _pass_on(self, message: Mapping[str, Any], source: Connection) -> None:
         """Another process cannot go on: the rest hear of it, and this one ends."""
         status = message["end"]
         # Where all processes meet the same mistake, each says so itself and closes its files.

@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM as a wish that the run grants when it can, within a time of grace.
 
 The first signal is noted: a training step is finished and the state saved, which the loop sees to;
-what leaves nothing to save is given up at once (`Stop.at_once`). Where that takes longer than the
+what leaves nothing to save is given up at once (`ShutdownRequest.interruptible`). Where that takes longer than the
 time of grace, or at a second signal, the process ends on the spot. All ways out have one status,
 128 + signal.
 """
@@ -32,7 +32,7 @@ _AGAIN_SECONDS = 2.0
 
 
 @dataclasses.dataclass
-class Stop:
+class ShutdownRequest:
     """Whether the run is to stop.
 
     Attributes:
@@ -47,7 +47,7 @@ class Stop:
     _interrupts: str | None = None
 
     @contextlib.contextmanager
-    def at_once(self, message: str) -> Iterator[None]:
+    def interruptible(self, message: str) -> Iterator[None]:
         """Raises `Stopped` with `message` as soon as a signal comes, or if one has come already.
 
         For work that leaves nothing to save, and may be broken off anywhere; not by one of several
@@ -76,14 +76,16 @@ class Stop:
 
 
 @contextlib.contextmanager
-def catch(grace_seconds: float = GRACE_SECONDS, *, alone: bool = True) -> Iterator[Stop]:
+def graceful_shutdown(
+    grace_seconds: float = GRACE_SECONDS, *, alone: bool = True
+) -> Iterator[ShutdownRequest]:
     """Notes the first signal instead of ending the process, and watches over what follows.
 
     After `grace_seconds`, or at a second signal, the process ends with status 128 + signal and a
     line that says what was not saved. Outside the main thread, where Python cannot catch signals,
     nothing is noted.
     """
-    stop = Stop(alone=alone)
+    stop = ShutdownRequest(alone=alone)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -107,7 +109,7 @@ def catch(grace_seconds: float = GRACE_SECONDS, *, alone: bool = True) -> Iterat
         reader.close()
 
 
-def _watch(stop: Stop, reader: socket.socket, grace_seconds: float) -> None:
+def _watch(stop: ShutdownRequest, reader: socket.socket, grace_seconds: float) -> None:
     """Ends the process when its time is up; returns when the other end of `reader` is closed."""
     told: list[int] = []
     own, deadline, again = 0, None, 0.0

@@ -1,6 +1,6 @@
 """A run of several processes: their start, what they decide together, and their end.
 
-The one place that starts JAX's distributed system. A command runs its body in `joined`; everything
+The one place that starts JAX's distributed system. A command runs its body in `session`; everything
 else here does nothing where there is one process, so that callers need not ask.
 
 Each process reads all data and takes its own devices' share of every batch; what is computed for
@@ -72,7 +72,7 @@ def primary_first(function: Callable[[bool], T]) -> T:
     return function(False)
 
 
-def watched(items: Iterable[T]) -> Iterator[T]:
+def with_timeout(items: Iterable[T]) -> Iterator[T]:
     """`items`; where one does not come in time, the run ends, for the other processes wait."""
     if _peers is None:
         yield from items
@@ -87,7 +87,7 @@ def watched(items: Iterable[T]) -> Iterator[T]:
         yield item
 
 
-class Together:
+class StopConsensus:
     """Whether to save and to stop, asked at each call of a loop and answered alike everywhere.
 
     To ask the others at each call would make the host wait for them; the primary's clock says
@@ -123,7 +123,7 @@ class Together:
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
+def propagate_errors() -> Iterator[None]:
     """Tells the other processes of an error in the body before anything is closed because of it.
 
     Closing may wait for them, for a checkpoint under way is written by all.
@@ -157,7 +157,7 @@ def _tell(error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def joined(
+def session(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
 ) -> Iterator[None]:
     """Runs the body as one of a run's processes, where there are several.
@@ -194,7 +194,7 @@ def joined(
         _close()
 
 
-def _start(found: cluster.Found, timeout: float):
+def _start(found: cluster.ClusterSpec, timeout: float):
     """Connects the processes; None where it turns out that there is one only."""
     import jax
 
@@ -219,7 +219,7 @@ def _start(found: cluster.Found, timeout: float):
     except jax.errors.JaxRuntimeError as error:  # in time: a restart may find them all
         _leave(75, f"{lost}: {' '.join(str(error).split())[:300]}")
     except (ValueError, RuntimeError) as error:
-        if found == cluster.Found():  # a TPU of one host, that belongs to nothing larger
+        if found == cluster.ClusterSpec():  # a TPU of one host, that belongs to nothing larger
             return None
         raise UserError(f"{error}; expected --coordinator=HOST:PORT of process 0") from error
     finally:
@@ -227,7 +227,7 @@ def _start(found: cluster.Found, timeout: float):
     return None if jax.process_count() == 1 else _connect(jax, found, timeout)
 
 
-def _connect(jax, found: cluster.Found, timeout: float):
+def _connect(jax, found: cluster.ClusterSpec, timeout: float):
     import jax.numpy as jnp
     import numpy as np
     from jax.experimental import multihost_utils

@@ -26,7 +26,7 @@ def listen() -> tuple[socket.socket, dict[str, Any]]:
     return door, {"hosts": hosts, "port": door.getsockname()[1], "token": secrets.token_hex(8)}
 
 
-class Line:
+class Connection:
     """A connection with another process, in lines of JSON.
 
     Attributes:
@@ -69,7 +69,7 @@ class Line:
         return [json.loads(text) for text in whole if text]
 
 
-def join(process: int, address: Mapping[str, Any], host: str, attempts: int = 60) -> Line:
+def join(process: int, address: Mapping[str, Any], host: str, attempts: int = 60) -> Connection:
     """A connection with process 0.
 
     Args:
@@ -89,13 +89,13 @@ def join(process: int, address: Mapping[str, Any], host: str, attempts: int = 60
                 connection = socket.create_connection((other, address["port"]), timeout=_CONNECT)
                 connection.sendall(json.dumps(hello).encode() + b"\n")
                 welcome, rest = _first_line(connection)
-                return Line(connection, 0, welcome["host"], rest)
+                return Connection(connection, 0, welcome["host"], rest)
             except OSError as failed:
                 error = failed
     raise error
 
 
-def receive_all(door: socket.socket, count: int, token: str, host: str) -> list[Line]:
+def receive_all(door: socket.socket, count: int, token: str, host: str) -> list[Connection]:
     """A connection with each of the others, by their numbers.
 
     Callers without the token are sent away.
@@ -103,7 +103,7 @@ def receive_all(door: socket.socket, count: int, token: str, host: str) -> list[
     Raises:
       OSError: not all of them came.
     """
-    lines: dict[int, Line] = {}
+    lines: dict[int, Connection] = {}
     end = time.monotonic() + _CONNECT
     with door:
         while len(lines) < count - 1:
@@ -121,7 +121,7 @@ def receive_all(door: socket.socket, count: int, token: str, host: str) -> list[
                     raise ValueError("another token")
                 connection.sendall(json.dumps({"host": host}).encode() + b"\n")
                 process = int(hello["process"])
-                lines[process] = Line(connection, process, str(hello["host"]), rest)
+                lines[process] = Connection(connection, process, str(hello["host"]), rest)
             except (OSError, ValueError, KeyError, TypeError):
                 connection.close()
     return [lines[process] for process in sorted(lines)]

@@ -1,4 +1,4 @@
-"""A trained classifier, as a workdir holds it: pictures in, probabilities out."""
+"""A trained classifier, as a workdir holds it: images in, probabilities out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, PyTree, UInt8
 
 from bloodjax import config as config_lib
 from bloodjax.augment import views
-from bloodjax.augment.tta import SELECTED, Plan
+from bloodjax.augment.tta import SELECTED, TTAConfig
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.config import Config
 from bloodjax.data import lazy
@@ -41,12 +41,12 @@ class Classifier:
         variables: PyTree,
         step: int,
         baseline: HistogramBaseline | None = None,
-        selected: Plan | None = None,
+        selected: TTAConfig | None = None,
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
         self._steps = factory.steps(config, len(classes))
-        self._variables = self._steps.place_state(variables)
+        self._variables = self._steps.shard_state(variables)
 
     def predict(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
@@ -54,7 +54,7 @@ class Classifier:
         """Probabilities of the classes.
 
         Args:
-          images: RGB pictures of any size; others than the network's are resized as in training.
+          images: RGB images of any size; others than the network's are resized as in training.
           tta: sets of views (see `augment.views`), or "selected"; by default the views that the
             run selected, and otherwise what its config says.
 
@@ -66,11 +66,11 @@ class Classifier:
     def predict_beside(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n 2 classes"]:
-        """What `predict` gives, and beside it the same of each picture alone, without views."""
+        """What `predict` gives, and beside it the same of each image alone, without views."""
         plan = self._plan(tta or self.tta)
         return self._predict(images, dataclasses.replace(plan, beside=True))
 
-    def _predict(self, images: np.ndarray | LazyImages, plan: Plan) -> np.ndarray:
+    def _predict(self, images: np.ndarray | LazyImages, plan: TTAConfig) -> np.ndarray:
         resized = lazy.resize(images, self.config.data.image_size)
         return self._steps.predict(self._variables, resized, plan)
 
@@ -87,7 +87,7 @@ class Classifier:
         chosen = self.selected is not None and self.config.evaluation.tta_select != "none"
         return SELECTED if chosen else self.config.evaluation.tta
 
-    def _plan(self, tta: str) -> Plan:
+    def _plan(self, tta: str) -> TTAConfig:
         if tta == SELECTED and self.selected is None:
             raise UserError(
                 f"tta is {SELECTED!r}, but the run has no {tta_selection.FILE}; expected views that "
@@ -95,7 +95,7 @@ class Classifier:
             )
         if tta == SELECTED:
             return self.selected
-        return Plan(views.check(tta, "tta", (SELECTED,)), self.config.evaluation.tta_average)
+        return TTAConfig(views.check(tta, "tta", (SELECTED,)), self.config.evaluation.tta_average)
 
 
 def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:

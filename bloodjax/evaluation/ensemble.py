@@ -22,7 +22,7 @@ from bloodjax.training.workdir import CONFIG_FILE
 class Ensemble:
     """Classifiers of the same classes, with the interface of one.
 
-    The members may be of different networks; each takes the pictures at its own size.
+    The members may be of different networks; each takes the images at its own size.
 
     Attributes:
       members: the classifiers, by the folder of each.
@@ -87,8 +87,8 @@ class Ensemble:
         """Makes sure that no member was trained on what the ensemble is to be judged by.
 
         Args:
-          spec: of the source of the pictures.
-          names: of the pictures in it.
+          spec: of the source of the images.
+          names: of the images in it.
 
         Raises:
           UserError: a member was.
@@ -97,7 +97,7 @@ class Ensemble:
             seen = input_pipeline.trained_on(folder / "splits.json", spec, names)
             if seen:
                 raise UserError(
-                    f"{folder}: was trained on {seen:,} of these {len(names):,} pictures of "
+                    f"{folder}: was trained on {seen:,} of these {len(names):,} images of "
                     f"{spec}; expected runs that all kept them back, or other --data"
                 )
 

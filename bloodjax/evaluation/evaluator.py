@@ -1,4 +1,4 @@
-"""A classifier on labelled pictures: metrics, predictions, and the report of a run."""
+"""A classifier on labelled images: metrics, predictions, and the report of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import classifier, histogram_baseline, soup, tta_selection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
-from bloodjax.io.files import make_folder, read_json, write_whole
+from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.metrics import significance
 from bloodjax.profiling import recorder
 from bloodjax.report import run_page
@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
       model: the classifier, or an ensemble of them.
-      dataset: labelled pictures, their classes those of `model`.
+      dataset: labelled images, their classes those of `model`.
       out: a folder, made if need be.
       tta: views to average over, or None for what the model itself says.
       beside: other classifiers by name, whose figures (`metrics.quick`) are written too.
@@ -106,10 +106,10 @@ def write(
     probabilities: Float[np.ndarray, "n classes"],
 ) -> None:
     """Writes `metrics.json` and `predictions.csv` to the folder `out`."""
-    write_whole(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+    atomic_write(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     labels = [dataset.classes[label] for label in dataset.labels]
     table = predictions_csv(dataset.names, dataset.classes, probabilities, labels)
-    write_whole(out / "predictions.csv", table)
+    atomic_write(out / "predictions.csv", table)
 
 
 def _effect(config, probabilities, plain, labels) -> dict[str, object]:
@@ -126,7 +126,7 @@ def select_views(
     model.selected, content = tta_selection.select(each, validation.labels, tta, average, method)
     tta_selection.write(workdir, content)
     losses = content["nll"]
-    console.say(
+    console.log_info(
         f"views of {tta} by {method}: {len(content['weights'])} of {len(each)} count; validation "
         f"loss {losses['picture']:.4f} without, {losses['mean']:.4f} with all, "
         f"{losses['selected']:.4f} with these"
@@ -165,7 +165,7 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
     baseline = histogram_baseline.HistogramBaseline.fit(
         train.images, train.labels, len(train.classes)
     )
-    write_whole(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+    atomic_write(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
     distributed.barrier()  # the other processes read it
     if config.soup:
         with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
@@ -188,7 +188,7 @@ def finish(config: Config, workdir: pathlib.Path, parts: Parts) -> dict[str, dic
         results[name], probabilities = evaluate(model, dataset, out, tta=model.tta, beside=beside)
         if mistakes is None:
             mistakes = confident_mistakes(model, dataset, probabilities)
-        console.say(summary(name, results[name]))
+        console.log_info(summary(name, results[name]))
     write_report(config, workdir, parts, model, results, mistakes or ())
     return results
 
@@ -206,8 +206,8 @@ def write_report(
         return
     make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
-    write_whole(page, _report(config, workdir, parts, model, results, mistakes))
-    console.say(f"report: {page}")
+    atomic_write(page, _report(config, workdir, parts, model, results, mistakes))
+    console.log_info(f"report: {page}")
 
 
 def summary(name: str, result: dict) -> str:

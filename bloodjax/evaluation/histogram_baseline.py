@@ -18,9 +18,9 @@ from bloodjax.data import lazy
 from bloodjax.data.lazy import LazyImages
 
 BINS = 16
-# Pictures that the baseline is fitted to at most; more would hardly change 49 numbers a class.
-MOST_PICTURES = 20_000
-PICTURES_AT_ONCE = 64
+# Images that the baseline is fitted to at most; more would hardly change 49 numbers a class.
+MAX_IMAGES = 20_000
+IMAGES_AT_ONCE = 64
 SMALLEST_SCALE = 1e-3
 
 
@@ -31,10 +31,10 @@ def colour_histogram(
     n, height, width, channels = images.shape
     counts = np.empty((n, channels * BINS), np.float32)
     channel_offset = np.arange(channels) * BINS
-    for start in range(0, n, PICTURES_AT_ONCE):
-        chunk = images[start : start + PICTURES_AT_ONCE]
-        picture_offset = np.arange(len(chunk))[:, None, None, None] * channels * BINS
-        index = chunk // (256 // BINS) + (picture_offset + channel_offset)
+    for start in range(0, n, IMAGES_AT_ONCE):
+        chunk = images[start : start + IMAGES_AT_ONCE]
+        image_offset = np.arange(len(chunk))[:, None, None, None] * channels * BINS
+        index = chunk // (256 // BINS) + (image_offset + channel_offset)
         size = len(chunk) * channels * BINS
         counts[start : start + len(chunk)] = np.bincount(index.ravel(), minlength=size).reshape(
             len(chunk), -1
@@ -47,11 +47,11 @@ class HistogramBaseline:
     """Logistic regression on standardised colour histograms, as plain arrays.
 
     Attributes:
-      mean: of each bin over the training pictures.
+      mean: of each bin over the training images.
       scale: standard deviation of each bin, at least 0.001: a bin all but empty in training must
         not outvote the others when another stain fills it.
       weights: regression coefficients on (histogram - mean) / scale.
-      bias: intercept of each class, so low for a class without training pictures that its
+      bias: intercept of each class, so low for a class without training images that its
         probability is 0.
     """
 
@@ -72,8 +72,8 @@ class HistogramBaseline:
         Raises:
           ValueError: with fewer than two classes among `labels`.
         """
-        if len(images) > MOST_PICTURES:
-            drawn = np.random.default_rng(0).choice(len(images), MOST_PICTURES, replace=False)
+        if len(images) > MAX_IMAGES:
+            drawn = np.random.default_rng(0).choice(len(images), MAX_IMAGES, replace=False)
             chosen = np.sort(drawn)
             images, labels = lazy.take(images, chosen), labels[chosen]
         histogram = colour_histogram(images)

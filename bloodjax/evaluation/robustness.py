@@ -1,4 +1,4 @@
-"""How a classifier stands distorted pictures: the benchmark of BloodMNIST-C, on any labelled data.
+"""How a classifier stands distorted images: the benchmark of BloodMNIST-C, on any labelled data.
 
 Definitions (Di Salvo et al. 2024, arXiv:2406.17536, and its package medmnistc):
   * The balanced error is 1 - balanced accuracy; of a corruption, it has one at each severity s.
@@ -6,7 +6,7 @@ Definitions (Di Salvo et al. 2024, arXiv:2406.17536, and its package medmnistc):
   * `rbe` is sum_s (error(s) - clean error) / sum_s (AlexNet's error(s) - AlexNet's clean error):
     what the corruption adds, against what it adds for AlexNet.
   * `BE` and `rBE` are their means over the eleven corruptions; None where some were not measured.
-AlexNet's errors are of BloodMNIST-C's own pictures; on other data the ratios are no ranking.
+AlexNet's errors are of BloodMNIST-C's own images; on other data the ratios are no ranking.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from bloodjax.distributed import preemption
 from bloodjax.errors import Stopped
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
-from bloodjax.io.files import make_folder, write_whole
+from bloodjax.io.files import atomic_write, make_folder
 from bloodjax.report import corruptions_page
 
-# Pictures distorted and then predicted at once, at least: what progress and Ctrl-C wait for.
+# Images distorted and then predicted at once, at least: what progress and Ctrl-C wait for.
 _AT_ONCE = 256
 
 
@@ -45,7 +45,7 @@ def benchmark(
 
     Args:
       model: the classifier, or an ensemble; its config's seed decides on what is random.
-      dataset: labelled pictures, their classes those of `model`.
+      dataset: labelled images, their classes those of `model`.
       out: a folder, made if need be.
       names: distortion -> severities, as `corruptions.registry.parse` returns them.
       tta: views to average over, or None for what the model itself says.
@@ -68,8 +68,8 @@ def benchmark(
         **relative(clean, errors),
         "baseline": {"source": alexnet_reference.SOURCE, "image_size": alexnet_reference.SIZE},
     }
-    write_whole(out / "corruptions.json", json.dumps(result, indent=2) + "\n")
-    write_whole(out / "corruptions.html", corruptions_page.build(out.name, result))
+    atomic_write(out / "corruptions.json", json.dumps(result, indent=2) + "\n")
+    atomic_write(out / "corruptions.html", corruptions_page.build(out.name, result))
     return result
 
 
@@ -77,7 +77,7 @@ def relative(clean: float, errors: Mapping[str, Mapping[int, float]]) -> dict:
     """The clean error, all errors and their means, and both ratios to AlexNet's.
 
     Args:
-      clean: the balanced error on clean pictures, 0..1.
+      clean: the balanced error on clean images, 0..1.
       errors: distortion -> severity -> balanced error. A distortion that lacks a severity or is not
         BloodMNIST-C's has None for its ratios.
     """
@@ -129,11 +129,11 @@ def _measure(
     names: Mapping[str, Sequence[int]],
     tta: str | None,
 ) -> tuple[float, dict[str, dict[int, float]]]:
-    """The balanced errors on clean pictures, and under each distortion and severity."""
+    """The balanced errors on clean images, and under each distortion and severity."""
     seed, n = model.config.seed, len(dataset)
     total = n * (1 + sum(map(len, names.values())))
     errors: dict[str, dict[int, float]] = {}
-    with preemption.catch() as stop, console.ProgressBar("clean", total, 0) as bar:
+    with preemption.graceful_shutdown() as stop, console.ProgressBar("clean", total, 0) as bar:
 
         def error(done: int, change: Callable) -> float:
             found = []
@@ -159,11 +159,11 @@ def _measure(
 
 def _distortion(name: str, severity: int, seed: int) -> Callable:
     return lambda image, picture: registry.distort(
-        image, name, severity, seed=seed, picture=picture
+        image, name, severity, seed=seed, image_name=picture
     )
 
 
 def _chunks(n: int, batch_size: int) -> list[range]:
-    """Ranges of whole batches of `n` pictures."""
+    """Ranges of whole batches of `n` images."""
     size = batch_size * max(1, _AT_ONCE // batch_size)
     return [range(start, min(start + size, n)) for start in range(0, n, size)]

@@ -18,14 +18,14 @@ from jaxtyping import PyTree
 
 from bloodjax import metrics
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.progress import Progress
+from bloodjax.checkpoints.progress import RunProgress
 from bloodjax.checkpoints.state import Metrics, TrainState
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import METRICS
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
-from bloodjax.io.files import read_json, write_whole
+from bloodjax.io.files import atomic_write, read_json
 from bloodjax.training import factory
 
 FILE = "soup.json"
@@ -45,14 +45,14 @@ def make(
     and the weights to `soup/` where they are better than the best epoch's alone.
     """
     if not watched:
-        console.say("no soup: it needs a validation part")
+        console.log_info("no soup: it needs a validation part")
         return
     metric, progress = config.early_stopping.metric, checkpoints.progress()
     steps = factory.steps(config, len(progress.classes))
     like = factory.shapes(config, len(progress.classes))
 
     def score(variables: PyTree) -> dict[str, float]:
-        placed = steps.place_state(variables)
+        placed = steps.shard_state(variables)
         of_each = [
             metrics.quick(steps.predict(placed, part.images, "none"), part.labels)
             for part in watched
@@ -79,8 +79,8 @@ def make(
         "validation": {"best": single, "soup": figures},
         "chosen": chosen,
     }
-    write_whole(workdir / FILE, json.dumps(content, indent=2) + "\n")
-    console.say(
+    atomic_write(workdir / FILE, json.dumps(content, indent=2) + "\n")
+    console.log_info(
         f"soup of {len(taken)} of the {len(progress.leaders)} best epochs: validation {metric} "
         f"{figures[metric]:.4f}, of the best alone {single[metric]:.4f}"
         f"; {'the soup' if chosen else 'the best epoch'} is kept"
@@ -123,8 +123,8 @@ def _with_one_more(average: PyTree, new: PyTree, count: int) -> PyTree:
     return jax.tree.map(mean, average, new)
 
 
-def _save(folder: pathlib.Path, progress: Progress, variables: PyTree, steps) -> None:
+def _save(folder: pathlib.Path, progress: RunProgress, variables: PyTree, steps) -> None:
     step = jnp.int32(progress.best_step)
     state = TrainState(step, **variables, opt_state={}, metrics=Metrics.zeros())
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(steps.fetch(steps.place_state(state)), progress)
+        checkpoints.save(steps.unreplicate(steps.shard_state(state)), progress)

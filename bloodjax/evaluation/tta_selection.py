@@ -3,7 +3,7 @@
 Two ways, both minimising the negative log-likelihood of the true classes: greedy forward selection
 with replacement (Caruana et al. 2004, https://doi.org/10.1145/1015330.1015432), and free
 non-negative weights (after Shanmugam et al. 2021, "Better aggregation in test-time augmentation",
-https://arxiv.org/abs/2011.11156). The picture alone is a choice of both, so that views which only
+https://arxiv.org/abs/2011.11156). The image alone is a choice of both, so that views which only
 harm on validation get no weight.
 """
 
@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp, softmax
 
 from bloodjax.augment import views
-from bloodjax.augment.tta import AVERAGES, Plan
-from bloodjax.io.files import read_json, write_whole
+from bloodjax.augment.tta import AVERAGES, TTAConfig
+from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics import SMALLEST_PROBABILITY
 
 FILE = "tta.json"
@@ -108,7 +108,7 @@ def free_weights(each: Each, labels: Labels, average: str) -> Float[np.ndarray, 
 
 def select(
     each: Each, labels: Labels, name: str, average: str, method: str
-) -> tuple[Plan, dict[str, object]]:
+) -> tuple[TTAConfig, dict[str, object]]:
     """Chooses the weights of views.
 
     Args:
@@ -132,7 +132,7 @@ def select(
         "selected": weights,
     }
     figures = {what: combine(each, w, average) for what, w in candidates.items()}
-    return Plan(name, average, tuple(kept.items())), {
+    return TTAConfig(name, average, tuple(kept.items())), {
         "views": name,
         "average": average,
         "select": method,
@@ -147,10 +147,10 @@ def select(
 
 def write(workdir: pathlib.Path, content: dict[str, object]) -> None:
     """Writes `tta.json`."""
-    write_whole(workdir / FILE, json.dumps(content, indent=2) + "\n")
+    atomic_write(workdir / FILE, json.dumps(content, indent=2) + "\n")
 
 
-def read(workdir: pathlib.Path) -> Plan | None:
+def read(workdir: pathlib.Path) -> TTAConfig | None:
     """The plan in `tta.json`, or None where there is no such file.
 
     Raises:
@@ -162,8 +162,8 @@ def read(workdir: pathlib.Path) -> Plan | None:
     return read_json(path, "views, average, and the weights of views with a sum of 1", _plan)
 
 
-def _plan(content: Any) -> Plan:
-    plan = Plan(content["views"], content["average"], tuple(content["weights"].items()))
+def _plan(content: Any) -> TTAConfig:
+    plan = TTAConfig(content["views"], content["average"], tuple(content["weights"].items()))
     known, weights = set(views.named(plan.views)), dict(plan.weights)
     if not weights.keys() <= known or plan.average not in AVERAGES:
         raise ValueError("an unknown view or average")

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a text, or bytes, beside `path` first and then puts it in its place, at once.
 
     The content is on the disk before it takes the place of what was there. Of a run's several
@@ -71,7 +71,7 @@ def make_folder(path: pathlib.Path) -> None:
         raise UserError(f"{path}: {error.strerror}, expected a folder to write to") from error
 
 
-def no_room(error: BaseException) -> str | None:
+def disk_full_reason(error: BaseException) -> str | None:
     """In the system's words why a disk took no more, if that is behind `error`; else None.
 
     Libraries wrap the system's errors in their own, as causes or as text.

@@ -10,7 +10,7 @@ Conventions, where the field has several:
   * `nll` is in nats; probabilities below 1e-7 count as 1e-7, as in Keras.
   * `ece` is the expected calibration error of the top label over 15 equal bins of confidence,
     (low, high] (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
-  * `brier` is the sum form of Brier (1950), 0..2: mean over pictures of sum_c (p_c - y_c)^2.
+  * `brier` is the sum form of Brier (1950), 0..2: mean over images of sum_c (p_c - y_c)^2.
   * `precision_at_50` and `recall_at_50` are Keras's `Precision` and `Recall` at threshold 0.5 over
     one-hot labels, all classes pooled; the precision of no claim at all is 0.
 """
@@ -47,20 +47,20 @@ def evaluate(
 ) -> dict:
     """All of `metrics.json`: plain Python values, None where a figure is undefined, never NaN.
 
-    `ci95` holds the 2.5th and 97.5th percentile over `bootstrap` resamples of the pictures. It
-    shrinks to a point where every picture is right, and lies high for `ece`, which noise in the
+    `ci95` holds the 2.5th and 97.5th percentile over `bootstrap` resamples of the images. It
+    shrinks to a point where every image is right, and lies high for `ece`, which noise in the
     bins can only raise. The intervals in `per_class` are Wilson's, which stay honest for classes
-    of few pictures (see `wilson_interval`).
+    of few images (see `wilson_interval`).
 
     Args:
-      probabilities: each picture's distribution over the classes; rows sum to 1.
+      probabilities: each image's distribution over the classes; rows sum to 1.
       labels: true class indices.
       classes: class names in label order.
       bootstrap: number of resamples, at least 1.
       seed: of the resamples; the same input and seed give the same intervals.
 
     Raises:
-      ValueError: no pictures, a label out of range, rows that are no distributions, or a number of
+      ValueError: no images, a label out of range, rows that are no distributions, or a number of
         class names that differs from the number of columns.
     """
     _check(probabilities, labels)
@@ -107,7 +107,7 @@ def reliability(
 
     Returns:
       Lists of length `bins`, from the lowest confidence to the highest: `count`, and the mean
-      `confidence` and `accuracy` of the bin's pictures, None in an empty bin.
+      `confidence` and `accuracy` of the bin's images, None in an empty bin.
     """
     _check(probabilities, labels)
     confidence = probabilities.max(axis=1)
@@ -139,9 +139,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 class _Statistics:
-    """Every scalar metric as a function of how often each picture counts.
+    """Every scalar metric as a function of how often each image counts.
 
-    What one picture adds to a metric never changes, so it is tabulated once; a resample is then a
+    What one image adds to a metric never changes, so it is tabulated once; a resample is then a
     weighted sum over that table, and the metric on the set itself is the one where each counts 1.
     """
 
@@ -167,7 +167,7 @@ class _Statistics:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts of pictures, int [true, predicted]."""
+        """Counts of images, int [true, predicted]."""
         cells = self.cells.sum(axis=1).astype(int)
         return cells.reshape(self.num_classes, self.num_classes)
 
@@ -251,7 +251,7 @@ def _sum_by(group: np.ndarray, values: np.ndarray, size: int) -> scipy.sparse.cs
 
 
 def _resamples(n: int, resamples: int, at_once: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of n pictures is drawn in each resample: [n, r], r up to `at_once`."""
+    """How often each of n images is drawn in each resample: [n, r], r up to `at_once`."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, at_once):
         r = min(at_once, resamples - start)
@@ -288,7 +288,7 @@ def _number(value: float) -> float | None:
 def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:
     n, num_classes = probabilities.shape
     if n == 0:
-        raise ValueError("no pictures to evaluate")
+        raise ValueError("no images to evaluate")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels {labels.min()}..{labels.max()} for {num_classes} classes")
     sums = probabilities.sum(axis=1, dtype=np.float64)

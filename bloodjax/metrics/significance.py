@@ -1,4 +1,4 @@
-"""Two classifiers on the same pictures: is one better, or is that chance?"""
+"""Two classifiers on the same images: is one better, or is that chance?"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def compare(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, object]:
-    """The difference in accuracy, picture by picture.
+    """The difference in accuracy, image by image.
 
-    The interval is the paired bootstrap's: pictures are drawn with replacement, and both answers to
-    a picture go with it. A resample's difference depends only on how many of its pictures were
+    The interval is the paired bootstrap's: images are drawn with replacement, and both answers to
+    an image go with it. A resample's difference depends only on how many of its images were
     gained and lost, which are multinomial. `p` is the exact test of McNemar (1947): whether a
-    picture on which the two differ is as likely to be gained as lost.
+    image on which the two differ is as likely to be gained as lost.
 
     Args:
       probabilities: of the one.
@@ -31,7 +31,7 @@ def compare(
 
     Returns:
       `accuracy` and `accuracy_without` (the other's), `difference` and its `ci95`, and under
-      "mcnemar" the pictures `gained` and `lost`, and `p`.
+      "mcnemar" the images `gained` and `lost`, and `p`.
     """
     right = probabilities.argmax(axis=1) == labels
     right_without = other.argmax(axis=1) == labels

@@ -58,7 +58,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """A whole network: normalised pictures in, logits out.
+    """A whole network: normalised images in, logits out.
 
     Attributes:
       backbone: a module that maps (images, train, update_stats) to features [batch, features].
@@ -74,7 +74,7 @@ class Network(nn.Module):
         """Returns float32 logits.
 
         Args:
-          x: pictures, normalised as the weights expect.
+          x: images, normalised as the weights expect.
           train: dropout and stochastic depth are on, and BatchNorm that is not frozen uses and
             updates the batch's statistics (apply with `mutable=["batch_stats"]` and a "dropout"
             key). Otherwise everything is in inference mode.
@@ -92,7 +92,7 @@ class Network(nn.Module):
         return self.classify(features, train, freeze)
 
     def features(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
-        """The backbone's features of normalised pictures, in inference mode and in its dtype."""
+        """The backbone's features of normalised images, in inference mode and in its dtype."""
         return self.backbone(x, train=False, update_stats=False)
 
     def classify(

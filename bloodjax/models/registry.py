@@ -62,7 +62,7 @@ def flavours(name: str) -> tuple[str, ...]:
 
 
 def smallest(name: str) -> int:
-    """Pixels a side of the smallest pictures that a network can take."""
+    """Pixels a side of the smallest images that a network can take."""
     family(name)
     return _FAMILY[name][0].SMALLEST
 
@@ -160,7 +160,7 @@ def draw(
 
     Args:
       model: the network.
-      size: side of its pictures in pixels.
+      size: side of its images in pixels.
       seed: the same one gives the same variables, whichever of them are `given`.
       given: whole modules by collection and name: `{"params": {"backbone": ...}, ...}`.
 

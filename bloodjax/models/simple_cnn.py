@@ -1,4 +1,4 @@
-"""A plain convolutional network: the baseline to train from scratch on small pictures.
+"""A plain convolutional network: the baseline to train from scratch on small images.
 
 In the manner of VGG (Simonyan and Zisserman, 2014) with BatchNorm (Ioffe and Szegedy, 2015): stages
 of 3x3 convolutions, each stage halving the map, then the average over what is left of it.

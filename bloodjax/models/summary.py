@@ -20,20 +20,20 @@ def parameters(name: str, num_classes: int = 1000) -> int:
 
 
 def flops(name: str, size: int, num_classes: int = 1000) -> int:
-    """Floating-point operations of one picture's forward pass, two a multiply-add.
+    """Floating-point operations of one image's forward pass, two a multiply-add.
 
     Those of convolutions and matrix products, which are nearly all; by tracing, nothing is run.
 
     Args:
       name: one of `registry.names()`.
-      size: pixels a side of the picture.
+      size: pixels a side of the image.
       num_classes: of the linear head.
     """
     return _forward(*_shapes(name, num_classes, size), size)
 
 
 def training_flops(network: Network, size: int, freeze: str = "none", cached: bool = False) -> int:
-    """Floating-point operations of one picture's training step, two a multiply-add.
+    """Floating-point operations of one image's training step, two a multiply-add.
 
     By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) three times a
     forward pass for what is trained: forward, and the gradients of inputs and of weights. A frozen
@@ -41,11 +41,11 @@ def training_flops(network: Network, size: int, freeze: str = "none", cached: bo
 
     Args:
       network: with its head.
-      size: pixels a side of the picture.
+      size: pixels a side of the image.
       freeze: see `Network.__call__`.
       cached: the backbone's features are at hand.
     """
-    variables = jax.eval_shape(network.init, jax.random.key(0), _picture(size))
+    variables = jax.eval_shape(network.init, jax.random.key(0), _image(size))
     leaves = flax.traverse_util.flatten_dict(variables["params"]["head"])
     head = sum(2 * leaf.size for path, leaf in leaves.items() if path[-1] == "kernel")
     if cached:
@@ -61,7 +61,7 @@ def kinds(network: nn.Module, size: int) -> dict[str, str]:
 
     Args:
       network: any; it is traced, not run.
-      size: pixels a side of the picture.
+      size: pixels a side of the image.
     """
     found = {}
 
@@ -72,7 +72,7 @@ def kinds(network: nn.Module, size: int) -> dict[str, str]:
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(network.init, jax.random.key(0), _picture(size))
+        jax.eval_shape(network.init, jax.random.key(0), _image(size))
     return found
 
 
@@ -93,17 +93,17 @@ def _kind(module: nn.Module) -> str | None:
     return None
 
 
-def _picture(size: int) -> jax.ShapeDtypeStruct:
+def _image(size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
 def _shapes(name, num_classes, size):
     model = registry.linear(name, num_classes, top=True)
-    return model, jax.eval_shape(model.init, jax.random.key(0), _picture(size))
+    return model, jax.eval_shape(model.init, jax.random.key(0), _image(size))
 
 
 def _forward(model, variables, size) -> int:
-    return _count(jax.make_jaxpr(model.apply)(variables, _picture(size)).jaxpr)
+    return _count(jax.make_jaxpr(model.apply)(variables, _image(size)).jaxpr)
 
 
 def _count(jaxpr) -> int:

@@ -22,7 +22,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _TILE_ROWS = 8
 # Measured on x86: of 24x24 pixels XLA is as fast, of 48x48 and above it takes 1.4 to 2 times as
 # long.
-# Few channels, as the three of a picture, were not measured, and are left to XLA.
+# Few channels, as the three of an image, were not measured, and are left to XLA.
 _LARGE_MAP = 1024
 _CHANNELS = 16
 

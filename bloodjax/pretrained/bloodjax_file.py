@@ -1,7 +1,7 @@
 """Our own files of weights: safetensors by our variables' paths, with all that their use needs.
 
 The metadata is text, as safetensors has it: `format` ("bloodjax"), `model`, `num_classes` (0 where
-there is no classifier), and the fields of `pretrained_cfg.Source`, numbers and lists as JSON. `source`
+there is no classifier), and the fields of `pretrained_cfg.PretrainedCfg`, numbers and lists as JSON. `source`
 is where the weights came from.
 """
 
@@ -17,15 +17,15 @@ from jaxtyping import PyTree
 from bloodjax.errors import UserError
 from bloodjax.pretrained import safetensors_file
 from bloodjax.pretrained.merge import flatten
-from bloodjax.pretrained.pretrained_cfg import Source
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
 FORMAT = "bloodjax"
 # Where the file lies is no property of its content, and its naming is `FORMAT`.
-_TERMS = [f.name for f in dataclasses.fields(Source) if f.name not in ("location", "rules")]
+_TERMS = [f.name for f in dataclasses.fields(PretrainedCfg) if f.name not in ("location", "rules")]
 
 
 def write(
-    path: pathlib.Path, name: str, num_classes: int, source: Source, variables: PyTree
+    path: pathlib.Path, name: str, num_classes: int, source: PretrainedCfg, variables: PyTree
 ) -> None:
     """Writes the file, whole or not at all.
 
@@ -46,7 +46,7 @@ def write(
     safetensors_file.write(path, flatten(variables), metadata)
 
 
-def source(location: str, name: str, metadata: Mapping[str, str]) -> Source | None:
+def source(location: str, name: str, metadata: Mapping[str, str]) -> PretrainedCfg | None:
     """The terms that a file's metadata states; None where the file is not ours.
 
     Args:
@@ -65,7 +65,7 @@ def source(location: str, name: str, metadata: Mapping[str, str]) -> Source | No
         texts = {term: metadata[term] for term in _TERMS}
         numbers = {term: json.loads(texts[term]) for term in ("mean", "std", "size")}
         numbers |= {term: tuple(map(float, numbers[term])) for term in ("mean", "std")}
-        return Source(location, FORMAT, **(texts | numbers))
+        return PretrainedCfg(location, FORMAT, **(texts | numbers))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{location}: damaged metadata ({error!r}), expected those that bloodjax.convert writes"

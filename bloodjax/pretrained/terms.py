@@ -7,16 +7,16 @@ import pathlib
 
 from bloodjax.errors import UserError
 from bloodjax.models import registry
-from bloodjax.pretrained.pretrained_cfg import HALF, IMAGENET, Source
+from bloodjax.pretrained.pretrained_cfg import HALF, IMAGENET, PretrainedCfg
 
-# Keras's `preprocess_input`, by family: "caffe" mode takes ImageNet's mean from pictures in 0..255
+# Keras's `preprocess_input`, by family: "caffe" mode takes ImageNet's mean from images in 0..255
 # and divides by nothing; "tf" mode maps to -1..1; the others (mode "torch", or layers within the
 # network) normalise by ImageNet's mean and std.
 _CAFFE = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
 _KERAS = {"mobilenet": HALF, "inception": HALF, "vgg": _CAFFE, "resnet": _CAFFE}
 
 
-def assumed(name: str, location: str, naming: str, default: Source | None) -> Source:
+def assumed(name: str, location: str, naming: str, default: PretrainedCfg | None) -> PretrainedCfg:
     """The terms of weights of which only their tensors' names are known.
 
     Args:
@@ -26,17 +26,19 @@ def assumed(name: str, location: str, naming: str, default: Source | None) -> So
       default: the network's default source, whose terms they share if they share its naming.
     """
     if default and default.rules == naming:
-        return Source(location, naming, default.flavour, default.mean, default.std, default.size)
+        return PretrainedCfg(
+            location, naming, default.flavour, default.mean, default.std, default.size
+        )
     known = registry.flavours(name)
     flavour = naming if naming in known else known[0]
     family = registry.family(name)
     mean, std = _KERAS.get(family, IMAGENET) if naming.startswith("keras") else IMAGENET
     if naming == "flat":  # Google's Lite networks
         mean, std = HALF
-    return Source(location, naming, flavour, mean, std)
+    return PretrainedCfg(location, naming, flavour, mean, std)
 
 
-def from_timm(name: str, location: str, naming: str, config: pathlib.Path) -> Source:
+def from_timm(name: str, location: str, naming: str, config: pathlib.Path) -> PretrainedCfg:
     """The terms that the `config.json` beside timm's weights on the Hub states.
 
     Raises:
@@ -47,7 +49,7 @@ def from_timm(name: str, location: str, naming: str, config: pathlib.Path) -> So
         stated = content["pretrained_cfg"]
         flavours = registry.flavours(name)
         tf = "tf" in flavours and content["architecture"].startswith("tf_")
-        return Source(
+        return PretrainedCfg(
             location,
             naming,
             "tf" if tf else naming if naming in flavours else flavours[0],

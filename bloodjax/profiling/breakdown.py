@@ -102,7 +102,7 @@ def facts(entry: Mapping[str, Any]) -> list[str]:
     """A phase's figures outside the tables, a sentence each."""
     sentences = [
         f"{entry['images_per_second']:,.1f} images/s: {entry['ms_per_step']:,.1f} ms a step "
-        f"of {entry['batch_size']} pictures (mean of {entry['steps']}; tracing slows a little), "
+        f"of {entry['batch_size']} images (mean of {entry['steps']}; tracing slows a little), "
         f"{entry['cpu_ms_per_step']:,.1f} ms of CPU time.",
     ]
     if entry["mfu"] is None:
@@ -111,7 +111,7 @@ def facts(entry: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Model FLOP utilisation: {entry['mfu']:.1%} of {entry['peak_flops'] / 1e12:,.3g} "
             f"TFLOP/s ({entry['peak_origin']}), at {entry['flops_per_image'] / 1e9:,.3g} GFLOP a "
-            "picture (3 forward passes; 1 where frozen; a multiply-add is 2)."
+            "image (3 forward passes; 1 where frozen; a multiply-add is 2)."
         )
     memory = entry["peak_memory_bytes"]
     if memory:

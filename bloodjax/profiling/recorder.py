@@ -25,11 +25,11 @@ import jax
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
-from bloodjax.io.files import read_json, write_whole
+from bloodjax.io.files import atomic_write, read_json
 from bloodjax.models import summary
 from bloodjax.profiling import breakdown, hardware, hlo, trace
 from bloodjax.training import factory
-from bloodjax.training.executor import JitSteps, PmapSteps
+from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.train_step import Phase
 
 FOLDER = "profile"
@@ -51,7 +51,7 @@ class Recorder:
         config: Config,
         workdir: pathlib.Path,
         num_classes: int,
-        steps: JitSteps | PmapSteps,
+        steps: JitExecutor | PmapExecutor,
     ):
         self._config = config
         self._workdir = workdir
@@ -60,7 +60,7 @@ class Recorder:
         self._phase: _Recording | None = None
         self._records = config.profile and distributed.count() == 1
         if config.profile and not self._records:
-            console.say("no profile: it is of a run of one process")
+            console.log_info("no profile: it is of a run of one process")
 
     def epoch(self, phase: str) -> contextlib.AbstractContextManager[Callable]:
         """What to call in place of `steps.train` within an epoch of `phase`, and as it."""
@@ -75,9 +75,9 @@ class Recorder:
         entry = measure(recording, self._config, self._num_classes)
         entries = read(self._workdir) | {recording.name: entry}
         folder = self._workdir / FOLDER
-        write_whole(folder / "profile.json", json.dumps(entries, indent=2) + "\n")
-        write_whole(folder / "profile.txt", breakdown.as_text(entries))
-        console.say(f"profile of {recording.name}: {folder / 'profile.txt'}")
+        atomic_write(folder / "profile.json", json.dumps(entries, indent=2) + "\n")
+        atomic_write(folder / "profile.txt", breakdown.as_text(entries))
+        console.log_info(f"profile of {recording.name}: {folder / 'profile.txt'}")
 
 
 class _Recording:
@@ -99,7 +99,7 @@ class _Recording:
         self,
         name: str,
         folder: pathlib.Path,
-        steps: JitSteps | PmapSteps,
+        steps: JitExecutor | PmapExecutor,
         finish: Callable[[_Recording], None],
     ):
         self.name, self.folder, self.program = name, folder, ""
@@ -170,7 +170,7 @@ class _Recording:
             yield
         except Exception as error:  # a profile is an extra: nothing in it may end the run
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            console.say(f"no profile of {self.name}: {reason}")
+            console.log_info(f"no profile of {self.name}: {reason}")
 
 
 def measure(recording: _Recording, config: Config, num_classes: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bloodjax.data import images
-from bloodjax.data.audit.audit import Audit, Group, Picture
+from bloodjax.data.audit.audit import Audit, AuditedImage, Group
 from bloodjax.data.dataset import Dataset
-from bloodjax.io.files import make_folder, write_whole
+from bloodjax.io.files import atomic_write, make_folder
 from bloodjax.report import html
 
 # What one page shows of each finding, so that it stays below 3 MB; audit.json lists everything.
@@ -26,13 +26,13 @@ _THUMBNAIL = 96  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """Pictures with the same pixels, as the page shows them.
+    """Images with the same pixels, as the page shows them.
 
     Attributes:
       src: the thumbnail as a data URI.
-      pictures: the first of them.
+      images: the first of them.
       more: how many further ones there are.
-      labels: how many pictures each class name has, the commonest first.
+      labels: how many images each class name has, the commonest first.
       note: what there is to say about them, or "".
     """
 
@@ -74,7 +74,7 @@ def write(
     out_dir = pathlib.Path(out_dir)
     make_folder(out_dir)
     for name, content in contents.items():
-        write_whole(out_dir / name, content)
+        atomic_write(out_dir / name, content)
     return out_dir / "index.html"
 
 
@@ -110,15 +110,15 @@ def _page(audit: Audit, datasets: Mapping[str, Dataset]) -> str:
     )
 
 
-def _pixels(picture: Picture, datasets: Mapping[str, Dataset]) -> UInt8[np.ndarray, "h w 3"]:
-    return datasets[picture.key].images[picture.index]
+def _pixels(image: AuditedImage, datasets: Mapping[str, Dataset]) -> UInt8[np.ndarray, "h w 3"]:
+    return datasets[image.key].images[image.index]
 
 
 def _versions(group: Group, datasets: Mapping[str, Dataset]) -> list[Group]:
-    """The pictures of `group`, those with the same pixels together, the commonest first."""
+    """The images of `group`, those with the same pixels together, the commonest first."""
     alike = collections.defaultdict(list)
-    for picture in group:
-        alike[_pixels(picture, datasets).tobytes()].append(picture)
+    for image in group:
+        alike[_pixels(image, datasets).tobytes()].append(image)
     return sorted((tuple(version) for version in alike.values()), key=len, reverse=True)
 
 
@@ -129,6 +129,6 @@ def _shown(version: Group, datasets: Mapping[str, Dataset], note: str) -> Versio
         src=html.data_uri(images.encode_png(thumbnail)),
         pictures=version[:_MAX_NAMES],
         more=max(0, len(version) - _MAX_NAMES),
-        labels=tuple(collections.Counter(picture.label for picture in version).most_common()),
+        labels=tuple(collections.Counter(image.label for image in version).most_common()),
         note=note,
     )

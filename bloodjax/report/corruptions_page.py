@@ -1,4 +1,4 @@
-"""The page on how a classifier stands distorted pictures."""
+"""The page on how a classifier stands distorted images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def build(name: str, result: Mapping) -> str:
     """The page as HTML that needs no other file.
 
     Args:
-      name: of the evaluated pictures.
+      name: of the evaluated images.
       result: the content of `corruptions.json`.
     """
     rows = result["corruptions"]

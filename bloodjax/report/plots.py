@@ -123,7 +123,7 @@ def _draw_series(axes: Axes, values: Sequence[float], label: str, colour: str, d
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Counts [true][predicted], shaded by the share of the true class's pictures."""
+    """Counts [true][predicted], shaded by the share of the true class's images."""
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ticks = np.arange(len(classes))
@@ -150,7 +150,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
-        spoken = f"confusion matrix: {np.trace(counts)} of {counts.sum()} pictures on the diagonal"
+        spoken = f"confusion matrix: {np.trace(counts)} of {counts.sum()} images on the diagonal"
         return _svg(figure, spoken)
 
 
@@ -187,7 +187,7 @@ def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
 
 
 def class_recalls(per_class: Mapping[str, Mapping]) -> str:
-    """Recall of each class with its 95 % interval; a class without pictures stays empty."""
+    """Recall of each class with its 95 % interval; a class without images stays empty."""
     with _figure(4.6, 0.9 + 0.3 * len(per_class)) as figure:
         axes = figure.subplots()
         for row, scores in enumerate(per_class.values()):
@@ -204,17 +204,17 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         return _svg(figure, "recall of each class with its 95 % interval")
 
 
-def picture_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:
-    """A PNG of pictures in rows, each under its title, as black on white."""
+def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:
+    """A PNG of images in rows, each under its title, as black on white."""
     down, across = len(rows), len(rows[0])
     figure = Figure(figsize=(1.15 * across, 1.35 * down), layout="constrained", dpi=120)
-    for axes, picture, title in zip(
+    for axes, image, title in zip(
         figure.subplots(down, across, squeeze=False).flat,
-        (picture for row in rows for picture in row),
+        (image for row in rows for image in row),
         (title for row in titles for title in row),
         strict=True,
     ):
-        axes.imshow(picture, interpolation="nearest")
+        axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=6, pad=2)
         axes.set_axis_off()
     file = io.BytesIO()

@@ -17,12 +17,12 @@ from bloodjax.report import html, plots
 
 # What the counts of an audit mean, in the order of the page.
 AUDIT_FINDINGS = {
-    "junk": "pictures unlike any cell, or one frame many times over",
-    "exact_duplicates": "groups of identical pictures",
-    "near_duplicates": "groups of nearly identical pictures",
-    "label_conflicts": "groups in which one picture carries several labels",
+    "junk": "images unlike any cell, or one frame many times over",
+    "exact_duplicates": "groups of identical images",
+    "near_duplicates": "groups of nearly identical images",
+    "label_conflicts": "groups in which one image carries several labels",
     "leakage": "groups with members in several parts of the data",
-    "dropped": "pictures left out of this run",
+    "dropped": "images left out of this run",
 }
 # metrics.json's figures for the table of all sets: name -> (title, whether it is a share of 1).
 SCORES = {
@@ -42,10 +42,10 @@ SCORES = {
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """A picture the model got wrong.
+    """An image the model got wrong.
 
     Attributes:
-      image: the uint8 RGB picture.
+      image: the uint8 RGB image.
       name: its name in the data.
       true: name of its class.
       predicted: name of the class the model gave it.
@@ -62,7 +62,7 @@ class Mistake:
 def most_confident_mistakes(
     probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int = 24
 ) -> Int[np.ndarray, " m"]:
-    """Indices of up to `k` wrongly classified pictures, the most confident first."""
+    """Indices of up to `k` wrongly classified images, the most confident first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
     return wrong[order[:k]]
@@ -98,7 +98,7 @@ def build(
       audit: counts under the names of `audit.json` (groups for duplicates, conflicts and leakage),
         `n`, `dropped`, and `cleaned`, 1 where leaks were left out, else 0.
       audit_page: link to the audit's own page.
-      counts: name of a part of the data -> class -> number of pictures.
+      counts: name of a part of the data -> class -> number of images.
       class_weights: class -> weight in the loss.
       versions: name of a piece of software, or "device" -> version.
       timings: what was done -> seconds.

@@ -1,4 +1,4 @@
-"""A sheet of pictures as training will see them."""
+"""A sheet of images as training will see them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bloodjax.config import Config
 from bloodjax.data import sources
 from bloodjax.data.batches import Batch
 from bloodjax.report import plots
-from bloodjax.training.inputs import augmented
+from bloodjax.training.inputs import prepare_batch
 
-# Of a mixed picture's label, the parts worth a mention.
+# Of a mixed image's label, the parts worth a mention.
 _LEAST_PART = 0.005
 
 
 def draw(config: Config, columns: int) -> bytes:
-    """A PNG with a row for each class: its first picture, and that picture in as many steps.
+    """A PNG with a row for each class: its first image, and that image in as many steps.
 
     Args:
       config: a run's. Its training source is read, without an audit.
@@ -43,18 +43,18 @@ def draw(config: Config, columns: int) -> bytes:
         [data.classes[labels[i]], *(_label(targets[i], data.classes) for _, targets in seen)]
         for i in range(len(shown))
     ]
-    return plots.picture_sheet(rows, titles)
+    return plots.image_sheet(rows, titles)
 
 
 def _seen(config: Config, step: int, images, labels, classes: int):
-    """The pictures of these labels as a step has them, and their targets."""
-    # Mixing takes pictures in pairs.
+    """The images of these labels as a step has them, and their targets."""
+    # Mixing takes images in pairs.
     fill = [(0, len(images) % 2)]
     images = np.pad(images, fill + [(0, 0)] * 3, mode="edge")
     labels = np.pad(labels, fill, mode="edge")
     batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(len(labels), bool))
     key = jax.random.fold_in(jax.random.key(config.seed), step)
-    see = jax.jit(augmented, static_argnums=0, static_argnames="classes")
+    see = jax.jit(prepare_batch, static_argnums=0, static_argnames="classes")
     found = see(parse(config.augment), key, batch, classes=classes)
     return np.asarray(jnp.round(found.image)).astype(np.uint8), np.asarray(found.targets)
 

@@ -18,7 +18,7 @@ def balanced_class_weights(
     """scikit-learn's "balanced" weights, n / (classes * count): rare classes weigh more.
 
     Raises:
-      ValueError: a label out of range, or a class without pictures.
+      ValueError: a label out of range, or a class without images.
     """
     counts = _counts(labels, num_classes).astype(np.float64)
     return (len(labels) / (num_classes * counts)).astype(np.float32)
@@ -37,7 +37,7 @@ def effective_class_weights(
       beta: in [0, 1): 0 weighs all classes alike, and close to 1 it is by 1 / count.
 
     Raises:
-      ValueError: a label out of range, or a class without pictures.
+      ValueError: a label out of range, or a class without images.
     """
     weights = (1 - beta) / (1 - beta ** _counts(labels, num_classes))
     return (weights / weights.mean()).astype(np.float32)
@@ -49,7 +49,7 @@ def class_weights(
     """The weight of each class in the loss, as `config.loss.class_weights` names it.
 
     Raises:
-      ValueError: a label out of range, or a class without pictures.
+      ValueError: a label out of range, or a class without images.
     """
     loss = config.loss
     if loss.class_weights == "none" or config.data.oversample or loss.logit_adjustment:
@@ -65,7 +65,7 @@ def logit_shift(
     """`tau * log(frequency)` of each class, which `losses.adjust_logits` takes; () where tau is 0.
 
     Raises:
-      ValueError: a label out of range, or a class without pictures.
+      ValueError: a label out of range, or a class without images.
     """
     tau = config.loss.logit_adjustment
     if tau == 0:
@@ -76,5 +76,5 @@ def logit_shift(
 def _counts(labels: Int[np.ndarray, " n"], num_classes: int) -> Int[np.ndarray, " classes"]:
     counts = np.bincount(labels, minlength=num_classes)
     if len(counts) != num_classes or not counts.all():
-        raise ValueError(f"counts {counts.tolist()}: expected pictures in each of {num_classes}")
+        raise ValueError(f"counts {counts.tolist()}: expected images in each of {num_classes}")
     return counts

@@ -12,7 +12,7 @@ from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.corruptions import registry
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.lazy import LazyImages, Pictures
+from bloodjax.data.lazy import Images, LazyImages
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import Parts
 
@@ -22,8 +22,8 @@ _SHOWN_EVERY = 64
 def with_distorted(config: Config, parts: Parts, folder: pathlib.Path | None = None) -> Parts:
     """`parts` with the distorted twins of validation and test that the config asks for.
 
-    Each picture has one distortion and one severity, drawn from `config.data.validation_distortion`
-    by the run's seed and the picture's name: the same ones each time that the run goes on. The
+    Each image has one distortion and one severity, drawn from `config.data.validation_distortion`
+    by the run's seed and the image's name: the same ones each time that the run goes on. The
     twin of a part that is unread lies in a file without a name in `folder`, which ends with the
     process; one that is in memory has its twin there.
     """
@@ -45,22 +45,22 @@ def distorted(
     dataset: Dataset,
     choice: dict[str, tuple[int, ...]],
     seed: int,
-    description: str = "pictures",
+    description: str = "images",
     folder: pathlib.Path | None = None,
 ) -> np.ndarray:
-    """The data set's pictures, each under a distortion of its own; see `corruptions.draw`."""
+    """The data set's images, each under a distortion of its own; see `corruptions.draw`."""
     images = _room(dataset.images, folder)
     with console.ProgressBar(f"{description}, distorted", len(dataset), 0) as bar:
-        for i, (image, picture) in enumerate(zip(dataset.images, dataset.names, strict=True)):
-            name, severity = registry.draw(choice, seed=seed, picture=picture)
-            images[i] = registry.distort(image, name, severity, seed=seed, picture=picture)
+        for i, (image, image_name) in enumerate(zip(dataset.images, dataset.names, strict=True)):
+            name, severity = registry.draw(choice, seed=seed, image_name=image_name)
+            images[i] = registry.distort(image, name, severity, seed=seed, image_name=image_name)
             if i % _SHOWN_EVERY == 0:
                 bar.advance(i)
     return images
 
 
-def _room(images: Pictures, folder: pathlib.Path | None) -> np.ndarray:
-    """An array for as many pictures: in memory, or in a file where `images` are not."""
+def _room(images: Images, folder: pathlib.Path | None) -> np.ndarray:
+    """An array for as many images: in memory, or in a file where `images` are not."""
     if not isinstance(images, LazyImages):
         return np.empty_like(images)
     try:
@@ -73,5 +73,5 @@ def _room(images: Pictures, folder: pathlib.Path | None) -> np.ndarray:
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror}, expected room for {images.nbytes:,} bytes of distorted "
-            "pictures"
+            "images"
         ) from error

@@ -25,7 +25,7 @@ from bloodjax.checkpoints.state import Metrics
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.errors import UserError
-from bloodjax.io.files import read_json, write_whole
+from bloodjax.io.files import atomic_write, read_json
 from bloodjax.training import metric_writer
 
 FILE = "rollbacks.json"
@@ -66,11 +66,11 @@ class Divergence:
         self.rollbacks: list[dict[str, Any]] = _read(self._file)
 
     @property
-    def rate(self) -> float:
+    def lr_scale(self) -> float:
         """What the learning rate is multiplied by."""
         return self._options.factor ** len(self.rollbacks)
 
-    def look(self, sums: Metrics, step: int) -> dict[str, float]:
+    def sync_metrics(self, sums: Metrics, step: int) -> dict[str, float]:
         """Waits for the device; the epoch's mean loss and accuracy so far.
 
         Args:
@@ -88,7 +88,7 @@ class Divergence:
             raise Diverged(bad_step)
         skipped = done - round(count / self._batch_size)
         if skipped > self.skipped:
-            console.say(
+            console.log_info(
                 f"step {step}: {skipped} of this epoch's {done} steps skipped, for their loss or "
                 "gradient is not finite"
             )
@@ -101,7 +101,7 @@ class Divergence:
         if not np.isfinite(probabilities).all():
             raise Diverged(step if self._bad_step < 0 else self._bad_step)
 
-    def go_back(self, found: Diverged, step: int) -> None:
+    def rollback(self, found: Diverged, step: int) -> None:
         """Makes the last good checkpoint the latest, or leaves none; records it.
 
         Args:
@@ -123,13 +123,13 @@ class Divergence:
         # A run that is killed between these two comes to the same point once more.
         self._checkpoints.drop_after(good)
         entry = {"event": "rollback", "step": good or 0, "from": step, "bad_step": found.step + 1}
-        entry["rate"] = self.rate * self._options.factor
+        entry["rate"] = self.lr_scale * self._options.factor
         self.rollbacks.append(entry)
-        write_whole(self._file, json.dumps(self.rollbacks, indent=2) + "\n")
+        atomic_write(self._file, json.dumps(self.rollbacks, indent=2) + "\n")
         self.skipped = 0
         where = f"to the checkpoint of step {good}" if good else "to the run's start"
-        console.say(
-            f"{found}; going back {where} with {self.rate:.3g} times the learning rate (rollback "
+        console.log_info(
+            f"{found}; going back {where} with {self.lr_scale:.3g} times the learning rate (rollback "
             f"{len(self.rollbacks)} of at most {self._options.rollbacks})"
         )
 

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from bloodjax.augment.tta import Plan
+from bloodjax.augment.tta import TTAConfig
 from bloodjax.checkpoints.state import Metrics, TrainState
-from bloodjax.data.batches import CallData
-from bloodjax.data.lazy import Pictures
+from bloodjax.data.batches import StackedBatches
+from bloodjax.data.lazy import Images
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 from bloodjax.training.predict_step import features_step, predict_step, views_step
-from bloodjax.training.train_step import Phase, Recipe, train_steps
+from bloodjax.training.train_step import Phase, StepConfig, train_steps
 
-# Batches of pictures to predict that may wait on the device: a part may be larger than its memory.
+# Batches of images to predict that may wait on the device: a part may be larger than its memory.
 _UNDER_WAY = 8
 
 
@@ -34,7 +34,7 @@ class _Compiled:
         return self._train.lower(phase, steps, *arguments).compile().as_text()
 
 
-class JitSteps(_Compiled):
+class JitExecutor(_Compiled):
     """The steps under jit: the batch split over the devices, of all processes.
 
     Attributes:
@@ -44,7 +44,7 @@ class JitSteps(_Compiled):
     axis_name = None
 
     def __init__(
-        self, recipe: Recipe, devices: Sequence[jax.Device] | None = None, layout: str = "data"
+        self, recipe: StepConfig, devices: Sequence[jax.Device] | None = None, layout: str = "data"
     ):
         self._mesh = sharding.mesh(devices)
         self._recipe = recipe
@@ -78,23 +78,23 @@ class JitSteps(_Compiled):
 
         return gathering
 
-    def place(self, tree: PyTree) -> PyTree:
+    def replicate(self, tree: PyTree) -> PyTree:
         """Host arrays, of which each device gets all, as `train` takes them."""
         return sharding.put(tree, self._whole)
 
-    def place_state(self, tree: PyTree) -> PyTree:
+    def shard_state(self, tree: PyTree) -> PyTree:
         """A state or a network's variables as `train` and `predict` take them."""
         return sharding.put(tree, self.layout.of(tree))
 
-    def fetch(self, tree: PyTree) -> PyTree:
-        """The inverse of `place` and `place_state`, without leaving the devices."""
+    def unreplicate(self, tree: PyTree) -> PyTree:
+        """The inverse of `replicate` and `shard_state`, without leaving the devices."""
         return tree
 
     def local_rows(self) -> np.ndarray:
-        """Which examples of each batch `place_batches` takes: those of this process's devices."""
+        """Which examples of each batch `shard_batches` takes: those of this process's devices."""
         return sharding.local_rows(self._mesh, self._recipe.batch_size)
 
-    def place_batches(self, data: CallData) -> CallData:
+    def shard_batches(self, data: StackedBatches) -> StackedBatches:
         """The `local_rows` of a call's batches on the host, split over the devices for `train`."""
         return sharding.put_rows(data, self._mesh, self._recipe.batch_size)
 
@@ -104,24 +104,24 @@ class JitSteps(_Compiled):
         """See `train_steps`; the arrays placed. `state` is donated."""
         return self._train(phase, steps, state, data, order, class_weights)
 
-    def predict(self, variables: PyTree, images: Pictures, views: str | Plan) -> np.ndarray:
-        """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+    def predict(self, variables: PyTree, images: Images, views: str | TTAConfig) -> np.ndarray:
+        """Probabilities [n, classes] of uint8 images [n, size, size, 3] on the host."""
         return _in_batches(
             lambda batch: self._predict(views, variables, sharding.put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )
 
-    def each_view(self, variables: PyTree, images: Pictures, views: str) -> np.ndarray:
-        """Probabilities [n, views, classes] of uint8 pictures on the host."""
+    def each_view(self, variables: PyTree, images: Images, views: str) -> np.ndarray:
+        """Probabilities [n, views, classes] of uint8 images on the host."""
         return _in_batches(
             lambda batch: self._each_view(views, variables, sharding.put(batch, self._split)),
             images,
             self._recipe.batch_size,
         )
 
-    def features(self, variables: PyTree, images: Pictures) -> np.ndarray:
-        """Features [n, views, features] of uint8 pictures on the host; see `features_step`."""
+    def features(self, variables: PyTree, images: Images) -> np.ndarray:
+        """Features [n, views, features] of uint8 images on the host; see `features_step`."""
         return _in_batches(
             lambda batch: self._features(variables, sharding.put(batch, self._split)),
             images,
@@ -134,7 +134,7 @@ class JitSteps(_Compiled):
         return self._train._cache_size()
 
 
-class PmapSteps(_Compiled):
+class PmapExecutor(_Compiled):
     """The steps under pmap: a copy of the state for each device along a leading axis.
 
     Raises:
@@ -144,7 +144,7 @@ class PmapSteps(_Compiled):
     axis_name = sharding.AXIS
     layout = None
 
-    def __init__(self, recipe: Recipe, layout: str = "data"):
+    def __init__(self, recipe: StepConfig, layout: str = "data"):
         if jax.process_count() > 1 or layout != "data":
             raise UserError(
                 "config.parallel is 'pmap', expected jit for a run of several processes or with "
@@ -165,21 +165,21 @@ class PmapSteps(_Compiled):
             partial(views_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
         )
 
-    def place(self, tree: PyTree) -> PyTree:
+    def replicate(self, tree: PyTree) -> PyTree:
         """Host arrays as `train` and `predict` take them."""
         return sharding.stack(tree, self._mesh)
 
-    place_state = place
+    shard_state = replicate
 
-    def fetch(self, tree: PyTree) -> PyTree:
-        """The inverse of `place`, without leaving the devices."""
+    def unreplicate(self, tree: PyTree) -> PyTree:
+        """The inverse of `replicate`, without leaving the devices."""
         return sharding.unstack(tree)
 
     def local_rows(self) -> np.ndarray:
-        """Which examples of each batch `place_batches` takes: all."""
+        """Which examples of each batch `shard_batches` takes: all."""
         return np.arange(self._recipe.batch_size)
 
-    def place_batches(self, data: CallData) -> CallData:
+    def shard_batches(self, data: StackedBatches) -> StackedBatches:
         """A call's batches on the host as `train` takes them, each split over the devices."""
         return sharding.split(data, self._mesh)
 
@@ -190,15 +190,15 @@ class PmapSteps(_Compiled):
         state, metrics = self._train(phase, steps, state, data, order, class_weights)
         return state, sharding.unstack(metrics)
 
-    def predict(self, variables: PyTree, images: Pictures, views: str | Plan) -> np.ndarray:
-        """Probabilities [n, classes] of uint8 pictures [n, size, size, 3] on the host."""
+    def predict(self, variables: PyTree, images: Images, views: str | TTAConfig) -> np.ndarray:
+        """Probabilities [n, classes] of uint8 images [n, size, size, 3] on the host."""
         return self._by_device(partial(self._predict, views, variables), images)
 
-    def each_view(self, variables: PyTree, images: Pictures, views: str) -> np.ndarray:
-        """Probabilities [n, views, classes] of uint8 pictures on the host."""
+    def each_view(self, variables: PyTree, images: Images, views: str) -> np.ndarray:
+        """Probabilities [n, views, classes] of uint8 images on the host."""
         return self._by_device(partial(self._each_view, views, variables), images)
 
-    def _by_device(self, function: Callable[[np.ndarray], Array], images: Pictures) -> np.ndarray:
+    def _by_device(self, function: Callable[[np.ndarray], Array], images: Images) -> np.ndarray:
         def of_batch(batch):
             out = function(batch.reshape(self._mesh.size, -1, *batch.shape[1:]))
             return out.reshape(len(batch), *out.shape[2:])
@@ -207,7 +207,7 @@ class PmapSteps(_Compiled):
 
 
 def _in_batches(
-    function: Callable[[np.ndarray], Array], images: Pictures, batch_size: int
+    function: Callable[[np.ndarray], Array], images: Images, batch_size: int
 ) -> np.ndarray:
     """Applies `function` to whole batches; the last is filled up, and what filled it left out."""
     results = []

@@ -15,12 +15,12 @@ from bloodjax.augment.policy import parse
 from bloodjax.config import Config
 from bloodjax.models.head import Network
 from bloodjax.pretrained import load
-from bloodjax.training.executor import JitSteps, PmapSteps
-from bloodjax.training.train_step import Recipe
+from bloodjax.training.executor import JitExecutor, PmapExecutor
+from bloodjax.training.train_step import StepConfig
 
 # Of the features that are kept unasked.
 _CACHE_BYTES = 2**30
-_WRAPPERS = {"jit": JitSteps, "pmap": PmapSteps}
+_WRAPPERS = {"jit": JitExecutor, "pmap": PmapExecutor}
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -31,7 +31,7 @@ def compute_dtype(name: str) -> jnp.dtype:
 
 
 def normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the pictures: the config's, else those that the weights expect."""
+    """Mean and std of the images: the config's, else those that the weights expect."""
     model = config.model
     return tuple(model.mean or model.source.mean), tuple(model.std or model.source.std)
 
@@ -96,7 +96,7 @@ def origin(config: Config) -> str:
     )
 
 
-def caches_features(config: Config, name: str, pictures: int, num_classes: int) -> bool:
+def caches_features(config: Config, name: str, images: int, num_classes: int) -> bool:
     """Whether the phase `name` trains its head on features that are computed once.
 
     "auto" does where that takes fewer passes through the backbone, and at most `_CACHE_BYTES`.
@@ -114,15 +114,15 @@ def caches_features(config: Config, name: str, pictures: int, num_classes: int) 
     blank = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     features = functools.partial(model.apply, method="features")
     one = jax.eval_shape(features, shapes(config, num_classes), blank)
-    size = pictures * views * one.size * one.dtype.itemsize
+    size = images * views * one.size * one.dtype.itemsize
     return phase.epochs > views and size <= _CACHE_BYTES
 
 
-def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()) -> Recipe:
+def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()) -> StepConfig:
     """What of a step is fixed for the run; `logit_shift` is `class_balance.logit_shift`'s."""
     axis_name = _WRAPPERS[config.parallel].axis_name
     mean, std = normalisation(config)
-    return Recipe(
+    return StepConfig(
         model=network(config, num_classes, axis_name),
         mean=mean,
         std=std,
@@ -141,7 +141,7 @@ def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
 
 def steps(
     config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
-) -> JitSteps | PmapSteps:
+) -> JitExecutor | PmapExecutor:
     """The training and prediction steps, under jit or pmap as `config.parallel` says."""
     fixed = recipe(config, num_classes, logit_shift)
     return _WRAPPERS[config.parallel](fixed, layout=config.sharding)

@@ -32,7 +32,7 @@ _SPLIT_OF_PART = {"validation": "val", "test": "test"}
 class Parts:
     """The cleaned parts of a run; `validation` and `test` are None where the config says 0.
 
-    The distorted ones are the same pictures, distorted (see `training.corrupted_splits`), where the config asks.
+    The distorted ones are the same images, distorted (see `training.corrupted_splits`), where the config asks.
     """
 
     train: Dataset
@@ -55,7 +55,7 @@ def prepare(config: Config, workdir: pathlib.Path, resumes: bool) -> Parts:
     """Reads, audits, cleans and splits the data of a run; one that resumes has `splits.json`.
 
     Cleaning (`config.data.clean` = "drop") leaves junk out of every part, and leaves out of a part
-    the pictures that a later part holds too, so that nothing is tested that was trained on.
+    the images that a later part holds too, so that nothing is tested that was trained on.
     Duplicates within a part stay, on one side of every split.
 
     Raises:
@@ -77,7 +77,7 @@ def prepare(config: Config, workdir: pathlib.Path, resumes: bool) -> Parts:
     missing = set(range(len(train.classes))) - set(train.labels.tolist())
     if missing:
         raise UserError(
-            f"{config.data.train}: no picture of {train.classes[min(missing)]} is left to train "
+            f"{config.data.train}: no image of {train.classes[min(missing)]} is left to train "
             "on, expected at least one of each class"
         )
     return Parts(train, parts.get("validation"), parts.get("test"))
@@ -90,7 +90,7 @@ def select(
     spec: str,
     split: str | None,
 ) -> tuple[str, Dataset]:
-    """The pictures of `spec` to evaluate a trained run on, and a name for them.
+    """The images of `spec` to evaluate a trained run on, and a name for them.
 
     Args:
       config: the run's.
@@ -156,7 +156,7 @@ def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], pa
 
 
 def trained_on(splits_file: pathlib.Path, spec: str, names: Sequence[str]) -> int:
-    """How many of the pictures `names` of `spec` a run was trained on."""
+    """How many of the images `names` of `spec` a run was trained on."""
     saved = splits.read(splits_file)
     if not _is_of(saved, "train", sources.fingerprint(spec)):
         return 0
@@ -210,7 +210,7 @@ def _clean_and_split(
         findings.junk or findings.label_conflicts or findings.leakage
     ):
         raise UserError(
-            f"the audit found {len(findings.junk)} junk pictures, {len(findings.label_conflicts)} "
+            f"the audit found {len(findings.junk)} junk images, {len(findings.label_conflicts)} "
             f"label conflicts and {len(findings.leakage)} leaks; config.data.clean is fail"
         )
     drop = config.data.clean == "drop"
@@ -228,7 +228,7 @@ def _clean_and_split(
 def _share_out(
     config: Config, dataset: Dataset, kept: np.ndarray, groups: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The pictures `kept` of train's source, by part: its own splits, or fractions of its train."""
+    """The images `kept` of train's source, by part: its own splits, or fractions of its train."""
     own = np.array(dataset.splits)[kept]
     has_splits = len(set(own)) > 1
     if has_splits and "train" not in own:
@@ -263,7 +263,7 @@ def _without_leaks(
     }
     leaked = set()
     for group in findings.leakage:
-        members = [(picture.key, picture.index) for picture in group]
+        members = [(image.key, image.index) for image in group]
         found = [part_of[member] for member in members if member in part_of]
         leaked.update(m for m in members if m in part_of and part_of[m] < max(found))
     return {

@@ -15,7 +15,7 @@ from bloodjax.models.layers import example_keys
 _AUGMENT, _MIX = 0, 2
 
 
-def augmented(
+def prepare_batch(
     policy: Policy,
     key: Key[Array, ""],
     batch: Batch,
@@ -24,12 +24,12 @@ def augmented(
     axis_name: str | None = None,
     devices: int = 1,
 ) -> Batch:
-    """The batch with pictures as the policy draws them, float32 in 0..255 or bytes, and targets.
+    """The batch with images as the policy draws them, float32 in 0..255 or bytes, and targets.
 
     Args:
       policy: what to draw from.
       key: the step's.
-      batch: pictures; under pmap this device's share.
+      batch: images; under pmap this device's share.
       classes: how many there are.
       axis_name: pmap's axis, or None under jit.
       devices: that share the batch, under jit.
@@ -46,7 +46,7 @@ def augmented(
 def drawn_view(
     policy: Policy, key: Key[Array, ""], batch: Batch, *, classes: int, axis_name: str | None = None
 ) -> Batch:
-    """The same of the features of all views: those of the view that `augmented` would draw."""
+    """The same of the features of all views: those of the view that `prepare_batch` would draw."""
     keys = _example_keys(key, _AUGMENT, batch, axis_name)
     index = geometry.random_index(keys, policy.views)
     drawn = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]

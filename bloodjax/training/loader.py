@@ -1,4 +1,4 @@
-"""What the calls of an epoch take: pictures that stay on the device, or a stream from the host."""
+"""What the calls of an epoch take: images that stay on the device, or a stream from the host."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from jaxtyping import Array, Int32, PyTree
 
 from bloodjax import distributed
 from bloodjax.config import Config
-from bloodjax.data.batches import CallData, DeviceData, balanced_order, epoch_order, steps_per_epoch
+from bloodjax.data.batches import (
+    DeviceDataset,
+    StackedBatches,
+    balanced_order,
+    epoch_order,
+    steps_per_epoch,
+)
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import host_memory
 from bloodjax.errors import UserError
-from bloodjax.training.executor import JitSteps, PmapSteps
+from bloodjax.training.executor import JitExecutor, PmapExecutor
 
-# The part of a device's memory that "auto" lets the pictures take; the rest is the training's.
+# The part of a device's memory that "auto" lets the images take; the rest is the training's.
 _SHARE = 1 / 4
 
 # Steps of a call, and the two arguments of `train` that say what they train on.
-Call = tuple[int, DeviceData | CallData, Int32[Array, "*n"] | None]
+Call = tuple[int, DeviceDataset | StackedBatches, Int32[Array, "*n"] | None]
 
 
-class Feed:
+class TrainLoader:
     """A training part, epoch by epoch.
 
     Whether it stays on the device or streams, the batches and their order are the same.
@@ -32,11 +38,11 @@ class Feed:
     Attributes:
       steps: the training step that it feeds.
       per_epoch: steps in an epoch.
-      on_device: whether the pictures stay there.
+      on_device: whether the images stay there.
     """
 
-    def __init__(self, config: Config, steps: JitSteps | PmapSteps, train: Dataset):
-        """Puts the pictures on the device, where they are to stay there.
+    def __init__(self, config: Config, steps: JitExecutor | PmapExecutor, train: Dataset):
+        """Puts the images on the device, where they are to stay there.
 
         Raises:
           UserError: there are fewer than one batch, or they cannot fit but must.
@@ -49,16 +55,16 @@ class Feed:
         self._config, self._train = config, train
         self._data = self._features = None
         if self.on_device:
-            self._data = steps.place(DeviceData(np.asarray(train.images), train.labels))
+            self._data = steps.replicate(DeviceDataset(np.asarray(train.images), train.labels))
 
     def cache(self, variables: PyTree) -> Iterator[int]:
-        """Computes each picture's features (`predict_step.features_step`), if they are not at hand.
+        """Computes each image's features (`predict_step.features_step`), if they are not at hand.
 
         Args:
           variables: of the frozen backbone.
 
         Yields:
-          How many pictures are done.
+          How many images are done.
         """
         if self._features is not None:
             return
@@ -67,7 +73,9 @@ class Feed:
             batch = images[start : start + self._config.batch_size]
             computed.append(self.steps.features(variables, batch))
             yield start + len(batch)
-        self._features = self.steps.place(DeviceData(np.concatenate(computed), self._train.labels))
+        self._features = self.steps.replicate(
+            DeviceDataset(np.concatenate(computed), self._train.labels)
+        )
 
     def calls(self, epoch: int, done: int, cached: bool = False) -> Iterator[Call]:
         """What each call of `epoch` takes, from its step `done` on; to be closed after use.
@@ -75,7 +83,7 @@ class Feed:
         Args:
           epoch: counted from the run's begin.
           done: steps of it that are over.
-          cached: features in place of pictures, which `cache` has computed.
+          cached: features in place of images, which `cache` has computed.
         """
         at_once = self._config.steps_per_call
         order = self._order(epoch)
@@ -85,7 +93,7 @@ class Feed:
             self._features = None  # a later phase has no use for them
         resident = self._features if cached else self._data
         if resident is not None:
-            order = self.steps.place(order)
+            order = self.steps.replicate(order)
             yield from ((steps, resident, order) for steps in lengths)
         else:
             yield from self._streamed(np.asarray(order), starts, lengths)
@@ -106,19 +114,19 @@ class Feed:
         index = [batches[start : start + n] for start, n in zip(starts, lengths, strict=True)]
         images, labels = self._train.images, self._train.labels
         with contextlib.closing(
-            prefetch.read(images, labels, index, self.steps.place_batches)
+            prefetch.read(images, labels, index, self.steps.shard_batches)
         ) as read:
             for steps, data in zip(lengths, read, strict=True):
                 yield steps, data, None
 
 
 def stays_on_device(on_device: str, size: int, memory: int | None = None) -> bool:
-    """Whether pictures of `size` bytes stay on each device.
+    """Whether images of `size` bytes stay on each device.
 
     Args:
       on_device: "always", "never", or "auto", where they do if they take at most a quarter of its
         memory.
-      size: of the pictures in bytes.
+      size: of the images in bytes.
       memory: of each device in bytes; by default as found.
 
     Raises:
@@ -127,7 +135,7 @@ def stays_on_device(on_device: str, size: int, memory: int | None = None) -> boo
     memory = device_memory() if memory is None else memory
     if on_device == "always" and size > memory:
         raise UserError(
-            f"config.data.on_device is always, but the training pictures take {size:,} bytes of "
+            f"config.data.on_device is always, but the training images take {size:,} bytes of "
             f"each device's {memory:,}: expected auto or never"
         )
     return on_device == "always" or (on_device == "auto" and size <= _SHARE * memory)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bloodjax import distributed
 from bloodjax.cli import console
-from bloodjax.io.files import write_whole
+from bloodjax.io.files import atomic_write
 
 
 class MetricWriter:
@@ -33,7 +33,7 @@ class MetricWriter:
             return entry["step"] < step or (entry["step"] == step and not again)
 
         kept = [entry for entry in read_history(workdir) if stays(entry)]
-        write_whole(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = path.open("a", encoding="utf-8")
         purge = step + 1 if step else None
         import tensorboardX  # it imports PyTorch where that is installed, which takes a second
@@ -81,7 +81,7 @@ def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]
             entry = json.loads(line)
             entries.append({**entry, "step": int(entry["step"]), "event": str(entry["event"])})
         except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
-            console.say(f"{path}: line {number} is damaged and left out")
+            console.log_info(f"{path}: line {number} is damaged and left out")
     return [entry for entry in entries if event in ("", entry["event"])]
 
 

@@ -124,7 +124,7 @@ def decay_mask(params: PyTree) -> PyTree:
     return flax.traverse_util.path_aware_map(lambda path, _: path[-1] == "kernel", params)
 
 
-def slow_down(params: PyTree, decay: float) -> optax.GradientTransformation:
+def layerwise_lr_decay(params: PyTree, decay: float) -> optax.GradientTransformation:
     """Multiplies updates by `decay^(D - d)` at depth d of D: by 1 in the head, least in the stem.
 
     Layer-wise learning rates (Howard and Ruder, 2018, arXiv:1801.06146; Bao et al., 2021,
@@ -146,14 +146,14 @@ def slow_down(params: PyTree, decay: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def trained_norm(grads: PyTree, batch_stats: PyTree, freeze: str) -> Float[Array, ""]:
+def trainable_grad_norm(grads: PyTree, batch_stats: PyTree, freeze: str) -> Float[Array, ""]:
     """The global norm of the gradients of what is trained; the rest as in `freeze_labels`."""
     labels = jax.tree.leaves(freeze_labels(grads, batch_stats, freeze))
     pairs = zip(jax.tree.leaves(grads), labels, strict=True)
     return optax.tree.norm([leaf for leaf, label in pairs if label == "train"])
 
 
-def clip_to(max_norm: float) -> optax.GradientTransformationExtraArgs:
+def clip_by_precomputed_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     """`optax.clip_by_global_norm` that may be handed the global norm, as `update`'s `norm`.
 
     A step needs it for itself, to see whether it is finite, and would read all gradients again.
@@ -203,10 +203,10 @@ def optimizer(
       batch_stats: the running averages, likewise.
       rate: what the schedule is multiplied by.
     """
-    clip = clip_to(phase.clip_norm) if phase.clip_norm else optax.identity()
+    clip = clip_by_precomputed_norm(phase.clip_norm) if phase.clip_norm else optax.identity()
     parts = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch, rate))]
     if phase.layer_decay < 1:
-        parts.append(slow_down(params, phase.layer_decay))
+        parts.append(layerwise_lr_decay(params, phase.layer_decay))
     return optax.partition(
         {"train": optax.chain(*parts), "freeze": optax.set_to_zero()},
         freeze_labels(params, batch_stats, phase.freeze),

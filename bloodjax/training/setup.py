@@ -1,4 +1,4 @@
-"""What a run needs before its first step: its config, weights, pictures and compiled steps."""
+"""What a run needs before its first step: its config, weights, images and compiled steps."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from bloodjax.augment.policy import parse
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.distributed import sharding
-from bloodjax.io.files import write_whole
+from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, factory
 from bloodjax.training.corrupted_splits import with_distorted
 from bloodjax.training.input_pipeline import Parts, prepare
-from bloodjax.training.loader import Feed
+from bloodjax.training.loader import TrainLoader
 from bloodjax.training.workdir import CONFIG_FILE
 
 
 @dataclasses.dataclass(frozen=True)
-class SetUp:
+class RunContext:
     """A run that may begin, or go on.
 
     Attributes:
       config: the run's own.
-      parts: its pictures.
-      feed: of the training pictures to its steps.
+      parts: its images.
+      feed: of the training images to its steps.
       backbone: the weights that a run without a checkpoint starts from; {} for one with.
     """
 
     config: Config
     parts: Parts
-    feed: Feed
+    feed: TrainLoader
     backbone: PyTree
 
 
-def set_up(config: Config, stored: Config | None, workdir: pathlib.Path, fresh: bool) -> SetUp:
+def set_up(config: Config, stored: Config | None, workdir: pathlib.Path, fresh: bool) -> RunContext:
     """Reads all that the run needs, and writes its config into the workdir.
 
     Args:
@@ -48,7 +48,7 @@ def set_up(config: Config, stored: Config | None, workdir: pathlib.Path, fresh: 
       fresh: whether there is no checkpoint.
 
     Raises:
-      UserError: the weights or the pictures are not to be had, or do not go with the config.
+      UserError: the weights or the images are not to be had, or do not go with the config.
     """
     config = stored or config
     distributed.barrier()  # only now may the primary process write to the workdir
@@ -58,7 +58,7 @@ def set_up(config: Config, stored: Config | None, workdir: pathlib.Path, fresh: 
     if fresh:
         # Before the data are read, which takes long: that weights are missing shows at once.
         config, backbone = factory.pretrained(config)
-        console.say(factory.origin(config))
+        console.log_info(factory.origin(config))
     parts = distributed.primary_first(
         # What the primary process has drawn, the others take from `splits.json`.
         lambda primary: prepare(config, workdir, resumes=not primary or stored is not None)
@@ -66,8 +66,8 @@ def set_up(config: Config, stored: Config | None, workdir: pathlib.Path, fresh: 
     parts = with_distorted(config, parts, workdir)
     classes = len(parts.train.classes)
     shift = class_balance.logit_shift(config, parts.train.labels, classes)
-    feed = Feed(config, factory.steps(config, classes, shift), parts.train)
+    feed = TrainLoader(config, factory.steps(config, classes, shift), parts.train)
     if not feed.on_device:
-        console.say("the training pictures stream from the host")
-    write_whole(workdir / CONFIG_FILE, config_lib.to_json(config))
-    return SetUp(config, parts, feed, backbone)
+        console.log_info("the training images stream from the host")
+    atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
+    return RunContext(config, parts, feed, backbone)

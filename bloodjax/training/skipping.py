@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, PyTree
 from bloodjax.checkpoints.state import TrainState
 
 
-def take_or_skip(
+def apply_if_finite(
     finite: Bool[Array, ""],
     skip: int,
-    taking: Callable[..., TrainState],
+    apply_update: Callable[..., TrainState],
     state: TrainState,
     *new: PyTree,
 ) -> TrainState:
@@ -27,7 +27,7 @@ def take_or_skip(
     Args:
       finite: whether the step's loss and gradient are; a step of which they are not is skipped.
       skip: how many in a row may be; after more, all steps are skipped.
-      taking: from `state` and `new` to the state after a step that is taken.
+      apply_update: from `state` and `new` to the state after a step that is taken.
       state: before the step.
       *new: what else the step has come to: its gradient and the like.
     """
@@ -36,18 +36,22 @@ def take_or_skip(
     # On CPU a branch leaves the update's loops as they are, where a choice within them has XLA copy
     # much of the state. A GPU's host would wait for the branch's condition at each step.
     after = lax.platform_dependent(
-        taken, state, *new, cpu=partial(_branch, taking), default=partial(_choice, taking)
+        taken,
+        state,
+        *new,
+        cpu=partial(_branch, apply_update),
+        default=partial(_choice, apply_update),
     )
     first = jnp.where(bad_step < 0, state.step, bad_step)
     metrics = after.metrics.replace(bad_step=jnp.where(taken, -1, first))
     return after.replace(step=state.step + 1, metrics=metrics)
 
 
-def _branch(taking, taken, state: TrainState, *new) -> TrainState:
-    return lax.cond(taken, taking, lambda state, *_: state, state, *new)
+def _branch(apply_update, taken, state: TrainState, *new) -> TrainState:
+    return lax.cond(taken, apply_update, lambda state, *_: state, state, *new)
 
 
-def _choice(taking, taken, state: TrainState, *new) -> TrainState:
-    after = taking(state, *new)
+def _choice(apply_update, taken, state: TrainState, *new) -> TrainState:
+    after = apply_update(state, *new)
     with jax.named_scope("optimizer"):
         return jax.tree.map(partial(lax.select, taken), after, state)

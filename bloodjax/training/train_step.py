@@ -18,30 +18,30 @@ from jaxtyping import Array, Float, Int32, Num, PyTree
 
 from bloodjax.augment.policy import Policy
 from bloodjax.checkpoints.state import Metrics, TrainState
-from bloodjax.data.batches import Batch, CallData, DeviceData, gather, nth
+from bloodjax.data.batches import Batch, DeviceDataset, StackedBatches, gather, nth
 from bloodjax.distributed import sharding
 from bloodjax.models.head import Network
 from bloodjax.models.layers import micro_batch
 from bloodjax.training import inputs, optim
 from bloodjax.training.losses import adjust_logits, weighted_cross_entropy
-from bloodjax.training.skipping import take_or_skip
+from bloodjax.training.skipping import apply_if_finite
 
 # The stream of random numbers, of those that a step's key branches into; `inputs` has the others.
 _DROPOUT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class StepConfig:
     """Everything about a step that is fixed while it is compiled.
 
     Attributes:
       model: built for `axis_name`.
-      mean: of each colour channel, in 0..1, subtracted from the pictures.
+      mean: of each colour channel, in 0..1, subtracted from the images.
       std: of each colour channel, in 0..1, by which they are divided then.
       batch_size: of the global batch.
       accumulate_steps: micro-batches that a training step works through the batch in.
       seed: of everything random.
-      augment: what training sees of the pictures.
+      augment: what training sees of the images.
       label_smoothing: in [0, 1).
       focal_gamma: of focal loss; 0 for cross-entropy.
       logit_shift: of each class in the loss (`losses.adjust_logits`); () for none.
@@ -72,7 +72,7 @@ class Phase:
     Attributes:
       freeze: what is not trained; see `models.head.Network.__call__`.
       tx: the optimiser, which leaves frozen parameters alone.
-      cached: the data are what `features_step` gave, in place of pictures; `freeze` is "backbone".
+      cached: the data are what `features_step` gave, in place of images; `freeze` is "backbone".
     """
 
     freeze: str
@@ -86,7 +86,7 @@ def normalise(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Float[Array, "*batch size size 3"]:
-    """Pictures in 0..255 as a network takes them: `(x / 255 - mean) / std` of each channel."""
+    """Images in 0..255 as a network takes them: `(x / 255 - mean) / std` of each channel."""
     shape = (1,) * (images.ndim - 1) + (3,)
     scale = jnp.asarray(255.0 * np.asarray(std), jnp.float32).reshape(shape)
     shift = jnp.asarray(np.asarray(mean) / np.asarray(std), jnp.float32).reshape(shape)
@@ -94,7 +94,7 @@ def normalise(
 
 
 def train_step(
-    recipe: Recipe,
+    recipe: StepConfig,
     phase: Phase,
     state: TrainState,
     batch: Batch,
@@ -113,7 +113,7 @@ def train_step(
     if phase.cached:
         batch = inputs.drawn_view(recipe.augment, key, batch, **shape)
     else:
-        batch = inputs.augmented(recipe.augment, key, batch, devices=devices, **shape)
+        batch = inputs.prepare_batch(recipe.augment, key, batch, devices=devices, **shape)
     count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
 
     def loss_fn(params, batch_stats, batch):
@@ -152,10 +152,10 @@ def train_step(
     loss, correct, grads = _sum_over_devices(recipe, totals)
     if layout is not None:
         grads, batch_stats = layout.scattered((grads, batch_stats))
-    norm = optim.trained_norm(grads, state.batch_stats, phase.freeze)
+    norm = optim.trainable_grad_norm(grads, state.batch_stats, phase.freeze)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
-    def taking(state, grads, norm, batch_stats, loss, correct):
+    def apply_update(state, grads, norm, batch_stats, loss, correct):
         # Optax raises Python floats to an int32 count, which strict promotion does not allow.
         with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
             tx = optax.with_extra_args_support(phase.tx)
@@ -174,7 +174,7 @@ def train_step(
         )
 
     new = (grads, norm, batch_stats, loss, correct)
-    return take_or_skip(finite, recipe.skip, taking, state, *new)
+    return apply_if_finite(finite, recipe.skip, apply_update, state, *new)
 
 
 def _accumulate(
@@ -219,16 +219,16 @@ def _add(metrics: Metrics, loss, correct, count) -> Metrics:
     )
 
 
-def _sum_over_devices(recipe: Recipe, tree: PyTree) -> PyTree:
+def _sum_over_devices(recipe: StepConfig, tree: PyTree) -> PyTree:
     return tree if recipe.axis_name is None else lax.psum(tree, recipe.axis_name)
 
 
 def train_steps(
-    recipe: Recipe,
+    recipe: StepConfig,
     phase: Phase,
     steps: int,
     state: TrainState,
-    data: DeviceData | CallData,
+    data: DeviceDataset | StackedBatches,
     order: Int32[Array, " n"] | None,
     class_weights: Float[Array, " classes"],
     *,
@@ -269,7 +269,7 @@ def train_steps(
 
 
 def _batches(
-    recipe: Recipe, data: DeviceData | CallData, order: Int32[Array, " n"] | None
+    recipe: StepConfig, data: DeviceDataset | StackedBatches, order: Int32[Array, " n"] | None
 ) -> Callable[..., Batch]:
     """From a step, in the run and in the call, to this device's share of its batch."""
     if order is None:

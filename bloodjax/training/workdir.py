@@ -28,7 +28,7 @@ _LOOK_EVERY = 1.0
 
 
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path) -> Iterator[None]:
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from training in `workdir`, which is made if need be.
 
     The lock is the system's, on the file `lock`: it vanishes with the process, however that ends.
@@ -62,7 +62,9 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> None:
             file.seek(0)
             holder = file.read().strip() or "another process"
         except OSError as error:  # a network's file system may have no locks
-            console.say(f"{file.name}: {error.strerror}; see to it that one process trains here")
+            console.log_info(
+                f"{file.name}: {error.strerror}; see to it that one process trains here"
+            )
             return
         here = holder.endswith(f" on {socket.gethostname()}")
         patience = 0.0 if here and distributed.count() == 1 else _PATIENCE
@@ -72,7 +74,7 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> None:
                 "or another --workdir"
             )
         if not said:
-            console.say(
+            console.log_info(
                 f"--workdir={workdir}: waiting for {holder} to let go, {patience:g} s at most"
             )
             said = True

@@ -1,4 +1,4 @@
-"""For pictures like those of the training set: the same microscope, stain and camera.
+"""For images like those of the training set: the same microscope, stain and camera.
 
 Usable with any network: `--config.model.name=convnext_tiny`. Flips, turns by any angle and a little
 of what differs from slide to slide; light label smoothing; averaged weights; d4 test-time

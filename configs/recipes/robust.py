@@ -1,15 +1,15 @@
-"""For pictures that will not look like the training set: another microscope, stain, camera, file.
+"""For images that will not look like the training set: another microscope, stain, camera, file.
 
 Usable with any network: `--config.model.name=convnext_tiny`. What makes it robust, in the order of
 what it brings:
 
-- every training picture goes through two random effects of a microscope, a camera, a stain or a
+- every training image goes through two random effects of a microscope, a camera, a stain or a
   file format, besides flips and quarter turns, and a quarter of them lose a box;
-- MixUp and CutMix, on half of the pictures, and label smoothing keep it from being sure of itself;
+- MixUp and CutMix, on half of the images, and label smoothing keep it from being sure of itself;
 - the weights are an average over the last thousand steps or so (EMA);
 - the best epoch is the one of the lowest loss on the validation part, as it is and under
   distortions of kinds that training does not draw. Losses, because accuracies of two late epochs
-  differ by a few pictures, which is chance.
+  differ by a few images, which is chance.
 """
 
 from configs import common

@@ -20,20 +20,20 @@ MAPS = {
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("reflect", "mirror"), ("edge", "nearest")])
 @pytest.mark.parametrize("name", MAPS)
-def test_resampling_is_scipy_s(picture, name, fill, mode):
-    found = affine.resample(jnp.asarray(picture), MAPS[name], fill)
+def test_resampling_is_scipy_s(image, name, fill, mode):
+    found = affine.resample(jnp.asarray(image), MAPS[name], fill)
     matrix = np.asarray(MAPS[name], np.float64)
     centre = (np.array(SHAPE) - 1) / 2
     offset = matrix[:, 2] + centre - matrix[:, :2] @ centre
     channels = [
         ndimage.affine_transform(
-            picture[..., c].astype(np.float64), matrix[:, :2], offset, order=1, mode=mode
+            image[..., c].astype(np.float64), matrix[:, :2], offset, order=1, mode=mode
         )
         for c in range(3)
     ]
@@ -42,9 +42,9 @@ def test_resampling_is_scipy_s(picture, name, fill, mode):
 
 
 @pytest.mark.parametrize("degrees", [10.0, -37.0])
-def test_a_rotation_is_pillow_s(picture, degrees):
-    turned = Image.fromarray(picture).rotate(degrees, Image.Resampling.BILINEAR)
-    found = affine.resample(jnp.asarray(picture), affine.rotation(jnp.float32(degrees)), "edge")
+def test_a_rotation_is_pillow_s(image, degrees):
+    turned = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR)
+    found = affine.resample(jnp.asarray(image), affine.rotation(jnp.float32(degrees)), "edge")
     middle = (slice(12, -12), slice(12, -12))
     # Pillow computes in whole parts of 1/65536 and cuts off.
     difference = np.abs(np.asarray(turned, np.float32) - np.asarray(found))[middle]
@@ -78,8 +78,8 @@ def test_composed_maps_are_the_one_after_the_other():
     assert np.abs(np.asarray(at_once - twice))[middle].max() < 2
 
 
-def test_the_identity_changes_nothing(picture):
+def test_the_identity_changes_nothing(image):
     found = jax.jit(affine.resample, static_argnums=2)(
-        jnp.asarray(picture), affine.identity(), "reflect"
+        jnp.asarray(image), affine.identity(), "reflect"
     )
-    np.testing.assert_array_equal(found, picture)
+    np.testing.assert_array_equal(found, image)

@@ -14,7 +14,7 @@ def picture():
 
 
 def by_table(picture, make):
-    """The picture after a table, made from the identity and the picture's histogram."""
+    """The image after a table, made from the identity and the image's histogram."""
     x = jnp.asarray(picture)
     table = make(colour.identity_table(), colour.histogram(x))
     return np.asarray(colour.look_up(x, table))

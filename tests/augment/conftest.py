@@ -1,4 +1,4 @@
-"""How an operation on one picture is run: compiled, all of its numbers traced."""
+"""How an operation on one image is run: compiled, all of its numbers traced."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def run():
-    """Calls `op(*arguments, **static)` under jit, and gives its picture as a NumPy array."""
+    """Calls `op(*arguments, **static)` under jit, and gives its image as a NumPy array."""
 
     def call(op, *arguments, **static):
         found = jax.jit(functools.partial(op, **static) if static else op)(*arguments)
@@ -22,14 +22,14 @@ def run():
 
 @pytest.fixture
 def agree():
-    """Holds `op` under vmap and under lax.map against one picture at a time, and 0..255."""
+    """Holds `op` under vmap and under lax.map against one image at a time, and 0..255."""
 
-    def check(op, picture, *parameters, share=1.0):
+    def check(op, image, *parameters, share=1.0):
         """`parameters` have a leading axis; `share` of the values must agree."""
         n = len(parameters[0])
-        arguments = (jnp.stack([np.roll(picture, 5 * i, axis=1) for i in range(n)]), *parameters)
+        arguments = (jnp.stack([np.roll(image, 5 * i, axis=1) for i in range(n)]), *parameters)
         alone = np.stack([jax.jit(op)(*(a[i] for a in arguments)) for i in range(n)])
-        assert alone.shape == (n, *picture.shape)
+        assert alone.shape == (n, *image.shape)
         assert alone.min() >= 0
         assert alone.max() <= 255
         together = jax.jit(jax.vmap(op))(*arguments)

@@ -15,7 +15,7 @@ SIZES = [(37, 41), (48, 32)]
 
 @pytest.fixture(params=SIZES, ids=str)
 def picture(request):
-    """A picture with edges, plain areas, and whole grey levels; the extremes too."""
+    """An image with edges, plain areas, and whole grey levels; the extremes too."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(-60, 315, (*(-(-n // 6) for n in request.param), 3))
     large = coarse.repeat(6, axis=0).repeat(6, axis=1)[: request.param[0], : request.param[1]]

@@ -9,7 +9,7 @@ N = 256
 
 
 def run(spec, seed=0, n=N):
-    """Pictures of one value each, every one of another class, mixed."""
+    """Images of one value each, every one of another class, mixed."""
     keys = jax.random.split(jax.random.key(seed), n)
     images = jnp.broadcast_to(jnp.arange(n, dtype=jnp.float32)[:, None, None, None], (n, 12, 10, 3))
     mixed, targets = jax.jit(mix, static_argnums=0)(spec, keys, images, jnp.eye(n))

@@ -135,7 +135,7 @@ def test_eight_devices_see_what_one_does(pictures):
     )
     found = augment(keys(), jnp.asarray(pictures))
     assert (np.abs(found - run(POLICY, pictures)) > 0.1).mean() < 1e-3
-    # No device fetches another's pictures.
+    # No device fetches another's images.
     text = augment.lower(keys(), jnp.asarray(pictures)).compile().as_text()
     assert "all-gather" not in text
     assert "all-to-all" not in text

@@ -13,13 +13,13 @@ def colour():
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).uniform(0, 255, (37, 41, 3)).round().astype(np.float32)
 
 
 @pytest.fixture
 def stained(colour):
-    """A picture of positive amounts of all stains; scikit-image cuts off negative ones."""
+    """An image of positive amounts of all stains; scikit-image cuts off negative ones."""
     amounts = np.random.default_rng(1).uniform(0, 0.08, (37, 41, 3))
     return colour.hed2rgb(amounts).astype(np.float32) * 255
 
@@ -48,30 +48,30 @@ def test_stain_jitter_is_what_scikit_image_s_conversions_make_of_it(
     np.testing.assert_allclose(run(stain_jitter, stained, scale, shift), expected, atol=0.01)
 
 
-def test_any_colour_becomes_what_the_formula_says(run, picture):
+def test_any_colour_becomes_what_the_formula_says(run, image):
     scale, shift = np.array([0.8, 1.2, 1.1]), np.array([0.1, -0.1, 0.05])
-    density = -np.log10(np.maximum(picture, 1).astype(np.float64) / 255)
+    density = -np.log10(np.maximum(image, 1).astype(np.float64) / 255)
     amounts = density @ np.linalg.inv(np.float64(RGB_FROM_STAINS)) * scale + shift
     expected = np.clip(255 * 10 ** -(amounts @ RGB_FROM_STAINS), 0, 255)
-    found = run(stain_jitter, picture, scale.astype(np.float32), shift.astype(np.float32))
-    bright = picture >= 1
+    found = run(stain_jitter, image, scale.astype(np.float32), shift.astype(np.float32))
+    bright = image >= 1
     np.testing.assert_allclose(found[bright], expected[bright], atol=0.01)
     assert np.all(found[~bright] == 0)
 
 
-def test_another_light_is_a_shift_of_the_stains(run, picture):
+def test_another_light_is_a_shift_of_the_stains(run, image):
     gains = np.array([1.1, 1.0, 0.8], np.float32)
     shift = (-np.log10(gains) @ STAINS_FROM_RGB).astype(np.float32)
-    expected = np.clip(picture * gains, 0, 255)
-    np.testing.assert_allclose(run(stain_jitter, picture, ONE, shift), expected, atol=0.01)
+    expected = np.clip(image * gains, 0, 255)
+    np.testing.assert_allclose(run(stain_jitter, image, ONE, shift), expected, atol=0.01)
 
 
-def test_no_strength_leaves_the_image_unchanged(run, picture):
-    np.testing.assert_array_equal(run(stain_jitter, picture, ONE, NONE), picture)
+def test_no_strength_leaves_the_image_unchanged(run, image):
+    np.testing.assert_array_equal(run(stain_jitter, image, ONE, NONE), image)
 
 
-def test_vmap_and_map_agree_with_one_image_at_a_time(agree, picture):
+def test_vmap_and_map_agree_with_one_image_at_a_time(agree, image):
     rng = np.random.default_rng(2)
     scale = rng.uniform(0.5, 1.5, (3, 3)).astype(np.float32)
     shift = rng.uniform(-0.2, 0.2, (3, 3)).astype(np.float32)
-    agree(stain_jitter, picture, scale, shift)
+    agree(stain_jitter, image, scale, shift)

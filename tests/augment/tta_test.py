@@ -14,7 +14,7 @@ def pictures():
 
 
 def forward(images):
-    """Logits that depend on where in the picture things are."""
+    """Logits that depend on where in the image things are."""
     weights = np.random.default_rng(1).normal(size=(75, 6)).astype(np.float32)
     return images.reshape(len(images), -1).astype(jnp.float32) / 255 @ weights
 
@@ -54,7 +54,7 @@ def test_many_views_one_after_another_are_the_same_mean(pictures, name):
 @pytest.mark.parametrize("average", tta.AVERAGES)
 @pytest.mark.parametrize("weights", [(), (("flip_up_down", 1.0),)])
 def test_the_picture_alone_stands_beside_its_views(pictures, average, weights):
-    plan = tta.Plan("flip", average, weights)
+    plan = tta.TTAConfig("flip", average, weights)
     found = tta.probabilities(
         forward, jnp.asarray(pictures), dataclasses.replace(plan, beside=True)
     )
@@ -79,7 +79,7 @@ def test_logits_are_averaged_before_the_softmax(pictures):
     each = views_softmax(pictures, "d4")
     expected = np.exp(np.log(each).mean(axis=0))
     expected /= expected.sum(axis=-1, keepdims=True)
-    found = tta.probabilities(forward, jnp.asarray(pictures), tta.Plan("d4", "logits"))
+    found = tta.probabilities(forward, jnp.asarray(pictures), tta.TTAConfig("d4", "logits"))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(expected - each.mean(axis=0)).max() > 1e-3
 
@@ -88,7 +88,7 @@ def test_logits_are_averaged_before_the_softmax(pictures):
 def test_views_without_a_weight_are_not_computed(pictures, average):
     each = views_softmax(pictures, "d4")
     names = list(views.named("d4"))
-    plan = tta.Plan("d4", average, ((names[5], 0.75), (names[1], 0.25)))
+    plan = tta.TTAConfig("d4", average, ((names[5], 0.75), (names[1], 0.25)))
     if average == "logits":
         expected = np.exp(0.75 * np.log(each[5]) + 0.25 * np.log(each[1]))
         expected /= expected.sum(axis=-1, keepdims=True)

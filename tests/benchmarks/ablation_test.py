@@ -49,7 +49,7 @@ def test_trains_scores_and_writes(tmp_path, monkeypatch, capsys):
     rows = {"raw": ("none", "raw", "none"), "views": ("none", "epoch", "d4")}
     monkeypatch.setattr(ablation, "ROWS", rows)
     # Compiled steps go where the other tests have theirs.
-    monkeypatch.setattr(ablation.compiled, "keep", lambda _: None)
+    monkeypatch.setattr(ablation.compilation_cache, "keep", lambda _: None)
     argv = ["ablation", "--train=synthetic:160", f"--dir={tmp_path}", f"--out={tmp_path / 'out'}"]
     argv += ["--epochs=1", "--seeds=0", "--config.model.name=simple_cnn", "--config.model.weights="]
     argv += ["--config.data.image_size=32", "--config.batch_size=16"]

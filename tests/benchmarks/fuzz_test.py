@@ -42,15 +42,15 @@ def test_a_seed_gives_the_same_files_again(whole):
 
 
 def test_a_picture_is_changed_behind_its_checksums():
-    picture = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     readable = set()
     for seed in range(60):
         content = mutations.chunk(file.getvalue(), random.Random(seed))
         try:
             readable.add(Image.open(io.BytesIO(content), formats=["PNG"]).tobytes())
-        except Exception:  # whatever a damaged picture may raise
+        except Exception:  # whatever a damaged image may raise
             continue
     assert len(readable) > 3
 

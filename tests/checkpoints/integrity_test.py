@@ -57,7 +57,7 @@ def remove(path):
 )
 def test_a_broken_folder_is_named(name, how, message, folder):
     how(folder / name)
-    with pytest.raises(integrity.Broken) as broken:
+    with pytest.raises(integrity.CorruptionError) as broken:
         integrity.check(folder)
     assert str(broken.value) == message
 
@@ -65,5 +65,5 @@ def test_a_broken_folder_is_named(name, how, message, folder):
 def test_a_folder_in_place_of_a_file(folder):
     (folder / "small").unlink()
     (folder / "small").mkdir()
-    with pytest.raises(integrity.Broken, match=r"^small "):
+    with pytest.raises(integrity.CorruptionError, match=r"^small "):
         integrity.check(folder)

@@ -15,7 +15,7 @@ import pytest
 
 from bloodjax.checkpoints import integrity
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.progress import Progress
+from bloodjax.checkpoints.progress import RunProgress
 from bloodjax.checkpoints.state import Average, TrainState
 from bloodjax.cli import console
 from bloodjax.distributed import sharding
@@ -47,7 +47,7 @@ def steps_in(folder):
 
 def test_gives_back_the_same_bits(tmp_path):
     leaders = ((7, 0.3),)
-    state, progress = state_at(7), Progress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7, leaders=leaders)
+    state, progress = state_at(7), RunProgress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7, leaders=leaders)
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.latest_step is None
         checkpoints.save(state, progress)
@@ -61,7 +61,7 @@ def test_a_bfloat16_moment_stays_one(tmp_path):
     tx = optax.adamw(1e-3, mu_dtype="bfloat16")
     state = state_at(7, tx)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, Progress(("a",)))
+        checkpoints.save(state, RunProgress(("a",)))
         found = checkpoints.restore(7, jax.eval_shape(lambda: state_at(0, tx)))
     assert_same(found, state)
     kinds = [[leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (found, state)]
@@ -88,7 +88,7 @@ def test_a_run_from_before_there_were_averages_goes_on(tmp_path):
             7,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(earlier),
-                progress=ocp.args.JsonSave(dataclasses.asdict(Progress(("a",)))),
+                progress=ocp.args.JsonSave(dataclasses.asdict(RunProgress(("a",)))),
             ),
         )
     with Checkpoints(tmp_path) as checkpoints:
@@ -99,7 +99,7 @@ def test_an_average_is_kept_and_read_alone(tmp_path):
     state = state_at(7)
     state = state.replace(ema=Average.of(state_at(8).variables))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, Progress(("a",)))
+        checkpoints.save(state, RunProgress(("a",)))
         assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state)), state)
         shapes = jax.eval_shape(lambda: state_at(0).variables)
         found = checkpoints.restore_variables(7, shapes, ema=True)
@@ -110,14 +110,14 @@ def test_an_average_is_kept_and_read_alone(tmp_path):
 def test_reads_the_variables_alone(tmp_path):
     state = state_at(7)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, Progress(("a",)))
+        checkpoints.save(state, RunProgress(("a",)))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         shapes = jax.eval_shape(lambda: state_at(0).variables)
         assert_same(checkpoints.restore_variables(7, shapes), state.variables)
 
 
 def test_keeps_the_latest_two_and_what_they_need(tmp_path):
-    progress = Progress(("a",))
+    progress = RunProgress(("a",))
     with Checkpoints(tmp_path) as checkpoints:
         for step, value in [(1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, 0.1)]:
             progress = progress.after_epoch(value, True, step)
@@ -134,7 +134,7 @@ def test_keeps_the_latest_two_and_what_they_need(tmp_path):
 
 
 def test_keeps_as_many_of_the_best_as_lead(tmp_path):
-    progress = Progress(("a",))
+    progress = RunProgress(("a",))
     with Checkpoints(tmp_path) as checkpoints:
         for step, value in [(1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, 0.1), (6, 0.2)]:
             progress = progress.after_epoch(value, True, step, keep=2)
@@ -150,14 +150,14 @@ def test_while_steps_are_skipped_the_last_good_one_stays(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_before(9) is None
         for state in (state_at(1), *bad):
-            checkpoints.save(state, Progress(("a",)))
+            checkpoints.save(state, RunProgress(("a",)))
         assert checkpoints.latest_before(2) == 1
         assert checkpoints.latest_before(9) == 4
     assert steps_in(tmp_path) == [1, 3, 4]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.drop_after(1)
         assert checkpoints.latest_step == 1
-        checkpoints.save(state_at(3), Progress(("a",)))  # of another course of the run
+        checkpoints.save(state_at(3), RunProgress(("a",)))  # of another course of the run
     assert steps_in(tmp_path) == [1, 3]
     with Checkpoints(tmp_path) as checkpoints:
         assert_same(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
@@ -166,7 +166,7 @@ def test_while_steps_are_skipped_the_last_good_one_stays(tmp_path):
 
 
 def test_progress_from_before_there_were_leaders(tmp_path):
-    progress = Progress(("a",), phase=1, best_step=3)
+    progress = RunProgress(("a",), phase=1, best_step=3)
     earlier = dataclasses.asdict(progress)
     del earlier["leaders"]
     with ocp.CheckpointManager(tmp_path, item_names=("state", "progress")) as manager:
@@ -177,7 +177,7 @@ def test_progress_from_before_there_were_leaders(tmp_path):
 
 
 def test_a_step_is_written_anew_where_its_progress_is_another(tmp_path):
-    first, second = Progress(("a",), trained=True), Progress(("a",), phase_epochs=1)
+    first, second = RunProgress(("a",), trained=True), RunProgress(("a",), phase_epochs=1)
     written = []
     with Checkpoints(tmp_path) as checkpoints:
         for progress in (first, first, second):
@@ -192,7 +192,7 @@ def test_a_step_is_written_anew_where_its_progress_is_another(tmp_path):
 
 def test_a_step_that_is_not_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_at(3), Progress(("a",)))
+        checkpoints.save(state_at(3), RunProgress(("a",)))
         with pytest.raises(
             UserError, match=f"{tmp_path}: no checkpoint of step 2 is here and whole"
         ):
@@ -204,13 +204,13 @@ def test_a_step_that_is_not_kept(tmp_path):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(console, "say", lines.append)
+    monkeypatch.setattr(console, "log_info", lines.append)
     return lines
 
 
 def three(folder, best=(1, 0.5)):
     """Checkpoints of the steps 1, 2 and 3; the best is `best`."""
-    progress = Progress(("a",), best_step=best[0], best=best[1])
+    progress = RunProgress(("a",), best_step=best[0], best=best[1])
     with Checkpoints(folder) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(state_at(step), progress)
@@ -276,7 +276,7 @@ def test_a_run_may_go_back_further(tmp_path, said):
         assert [checkpoints.latest_before(step) for step in (4, 3, 2, 1)] == [3, 1, 1, None]
         checkpoints.save(state_at(4), checkpoints.progress())
         checkpoints.drop_after(1)
-        assert (checkpoints.latest_step, checkpoints.proven_step) == (1, 1)
+        assert (checkpoints.latest_step, checkpoints.last_committed_step) == (1, 1)
         assert steps_in(tmp_path) == [1]
         checkpoints.save(state_at(2), checkpoints.progress())
     with Checkpoints(tmp_path) as checkpoints:
@@ -293,7 +293,7 @@ def test_where_nothing_is_good(tmp_path, said):
         damage(tmp_path / str(step))
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step is None
-        checkpoints.save(state_at(1), Progress(("a",)))
+        checkpoints.save(state_at(1), RunProgress(("a",)))
     assert steps_in(tmp_path) == [1]
     assert len(said) == 3
 
@@ -352,7 +352,7 @@ def test_restores_onto_any_devices(devices, tmp_path):
     state = state.replace(params={"dense": {"kernel": kernel}})
     eight = sharding.Layout(sharding.mesh(), "fsdp")
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(jax.device_put(state, eight.of(state)), Progress(("a",)))
+        checkpoints.save(jax.device_put(state, eight.of(state)), RunProgress(("a",)))
         mesh = sharding.mesh(jax.devices()[:devices])
         like = jax.eval_shape(lambda: state)
         for name in sharding.LAYOUTS:
@@ -420,5 +420,5 @@ def test_what_went_wrong_first_counts(tmp_path, small_disk):
 
 def save_and_fail(folder):
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(large(3), Progress(("a",)))
+        checkpoints.save(large(3), RunProgress(("a",)))
         raise ZeroDivisionError

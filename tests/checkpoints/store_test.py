@@ -10,7 +10,7 @@ import pytest
 
 from bloodjax.checkpoints import integrity, store
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.progress import Progress
+from bloodjax.checkpoints.progress import RunProgress
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.cli import console
 from bloodjax.errors import UserError
@@ -27,7 +27,7 @@ def state_at(step):
 
 
 def progress_at(step):
-    return Progress(("a",), phase_epochs=step, best=0.5, best_step=step)
+    return RunProgress(("a",), phase_epochs=step, best=0.5, best_step=step)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(console, "say", lines.append)
+    monkeypatch.setattr(console, "log_info", lines.append)
     return lines
 
 
@@ -90,24 +90,24 @@ def test_whatever_breaks_in_the_newest_checkpoint_is_survived(checkpoints, tmp_p
 
 
 def test_the_newest_whole_step(checkpoints, said):
-    found = store.Stored(checkpoints, read_only=True)
+    found = store.CheckpointStore(checkpoints, read_only=True)
     assert found.latest() == 2
     assert found.latest(before=2) == 1
     assert found.latest(before=1) is None
-    assert [found.is_whole(step) for step in (1, 2, 3)] == [True, True, False]
+    assert [found.is_valid(step) for step in (1, 2, 3)] == [True, True, False]
     assert found.progress(2) == json.loads(json.dumps(vars(progress_at(2))))
-    assert store.Stored(checkpoints / "nowhere", read_only=False).latest() is None
+    assert store.CheckpointStore(checkpoints / "nowhere", read_only=False).latest() is None
     assert said == []
 
 
 def test_a_step_that_was_whole_and_is_gone(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints, tmp_path / "copy")
-    found = store.Stored(folder, read_only=False)
+    found = store.CheckpointStore(folder, read_only=False)
     found.written(3)
-    assert not found.is_whole(3), "it is only being written"
-    assert found.is_whole(2)
+    assert not found.is_valid(3), "it is only being written"
+    assert found.is_valid(2)
     shutil.rmtree(folder / "2")
-    assert not found.is_whole(2)
+    assert not found.is_valid(2)
 
 
 def test_a_checkpoint_from_before_there_were_checksums(checkpoints, tmp_path, said):
@@ -117,11 +117,11 @@ def test_a_checkpoint_from_before_there_were_checksums(checkpoints, tmp_path, sa
     del content["format"]
     file.write_text(json.dumps(content))
     (folder / "2" / integrity.FILE).unlink()
-    assert store.Stored(folder, read_only=True).latest() == 2
+    assert store.CheckpointStore(folder, read_only=True).latest() == 2
     shutil.rmtree(folder / "2/state")
-    assert store.Stored(folder, read_only=True).latest() == 1
+    assert store.CheckpointStore(folder, read_only=True).latest() == 1
     file.write_text("[")
-    assert store.Stored(folder, read_only=True).latest() == 1
+    assert store.CheckpointStore(folder, read_only=True).latest() == 1
     assert [line.rpartition(": ")[2] for line in said] == [
         "checksums.json, which is written last, is missing",
         "its progress cannot be read",
@@ -135,5 +135,5 @@ def test_what_this_user_may_not_read(checkpoints, tmp_path, monkeypatch):
     folder = shutil.copytree(checkpoints, tmp_path / "copy")
     monkeypatch.setattr(integrity, "check", refuse)
     with pytest.raises(UserError, match=r"copy/2/state/manifest\.ocdbt: Permission denied"):
-        store.Stored(folder, read_only=False).latest()
+        store.CheckpointStore(folder, read_only=False).latest()
     assert (folder / "2").is_dir()

@@ -101,7 +101,7 @@ def test_the_bar_is_silent_elsewhere(screen):
 def test_say_prints_one_plain_line(screen):
     file = screen(False)
     message = "[bold] " + "word " * 50 + "end"
-    console.say(message)
+    console.log_info(message)
     assert file.getvalue() == message + "\n"
 
 

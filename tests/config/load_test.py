@@ -8,7 +8,7 @@ import pytest
 from bloodjax import config as config_lib
 from bloodjax.config import validation
 from bloodjax.errors import UserError
-from bloodjax.pretrained.pretrained_cfg import Source
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 PHASE_RULES = {
@@ -315,7 +315,7 @@ def test_what_a_run_fills_in_is_not_set_by_hand(config_file):
 
 def test_what_a_run_filled_in_is_no_difference():
     config = config_lib.check(config_lib.defaults())
-    filled = config_lib.with_source(config, Source("hf:a/b", "timm", "tf", licence="mit"))
+    filled = config_lib.with_source(config, PretrainedCfg("hf:a/b", "timm", "tf", licence="mit"))
     assert (filled.model.source.licence, filled.model.name) == ("mit", config.model.name)
     assert not config_lib.differences(filled, config)
     assert config_lib.differences(filled, config_lib.check({"seed": 1})) == ["seed: 0 -> 1"]
@@ -325,7 +325,7 @@ def test_whether_to_profile_may_change_as_a_run_goes_on():
     stored, asked = config_lib.check({"seed": 1}), config_lib.check({"seed": 1, "profile": True})
     assert not config_lib.differences(stored, asked)
     assert config_lib.resumed(stored, asked) == asked
-    filled = config_lib.with_source(stored, Source("hf:a/b", "timm", "tf", licence="mit"))
+    filled = config_lib.with_source(stored, PretrainedCfg("hf:a/b", "timm", "tf", licence="mit"))
     assert config_lib.resumed(filled, asked).model.source.licence == "mit"
 
 

@@ -48,7 +48,7 @@ def pictures(size):
 
 
 def theirs(corruption, image, severity, rng):
-    """The package's picture, with everything that it draws at random taken from `rng`."""
+    """The package's image, with everything that it draws at random taken from `rng`."""
 
     def integer(low, high):
         return int(rng.integers(low, high + 1))

@@ -14,8 +14,8 @@ def cells():
     return render.render(8, 96, seed=1).images
 
 
-def distorted(image, name, severity, seed=0, picture="a.png"):
-    return registry.distort(image, name, severity, seed=seed, picture=picture)
+def distorted(image, name, severity, seed=0, image_name="a.png"):
+    return registry.distort(image, name, severity, seed=seed, image_name=image_name)
 
 
 @pytest.mark.parametrize("name", registry.DISTORTIONS)
@@ -24,7 +24,7 @@ def test_a_worse_severity_changes_a_picture_more_and_no_severity_touches_its_sou
     changes = []
     for severity in range(1, 6):
         results = [
-            distorted(image, name, severity, picture=f"{i}.png") for i, image in enumerate(cells)
+            distorted(image, name, severity, image_name=f"{i}.png") for i, image in enumerate(cells)
         ]
         assert all(r.shape == (96, 96, 3) and r.dtype == np.uint8 for r in results)
         changes.append(np.mean(np.abs(np.stack(results).astype(float) - cells)))
@@ -40,16 +40,16 @@ def test_pictures_of_any_size(name, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     for severity in (1, 5):
         for picture in "abc":
-            assert distorted(image, name, severity, picture=picture).shape == image.shape
+            assert distorted(image, name, severity, image_name=image_name).shape == image.shape
 
 
 @pytest.mark.parametrize("name", ["motion_blur", "stain_deposit", "bubble", "dust", "shot_noise"])
 def test_randomness_follows_seed_picture_and_nothing_else(name, cells):
     first = distorted(cells[0], name, 3)
-    distorted(cells[1], name, 2, picture="b.png")
+    distorted(cells[1], name, 2, image_name="b.png")
     np.testing.assert_array_equal(distorted(cells[0], name, 3), first)
     assert (distorted(cells[0], name, 3, seed=1) != first).any()
-    assert (distorted(cells[0], name, 3, picture="b.png") != first).any()
+    assert (distorted(cells[0], name, 3, image_name="b.png") != first).any()
 
 
 def test_another_process_distorts_alike(cells):
@@ -57,20 +57,20 @@ def test_another_process_distorts_alike(cells):
         "from bloodjax.data import synthetic\n"
         "from bloodjax.distort import corruptions\n"
         "image = synthetic.render(8, 96, seed=1).images[0]\n"
-        "out = corruptions.distort(image, 'bubble', 3, seed=0, picture='a.png')\n"
+        "out = corruptions.distort(image, 'bubble', 3, seed=0, image='a.png')\n"
         "choice = corruptions.parse('everything', '')\n"
-        "print(out.tobytes().hex(), corruptions.draw(choice, seed=0, picture='a.png'))\n"
+        "print(out.tobytes().hex(), corruptions.draw(choice, seed=0, image='a.png'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pixels, drawn = done.stdout.strip().split(" ", 1)
     assert bytes.fromhex(pixels) == distorted(cells[0], "bubble", 3).tobytes()
     choice = registry.parse("everything", "")
-    assert drawn == repr(registry.draw(choice, seed=0, picture="a.png"))
+    assert drawn == repr(registry.draw(choice, seed=0, image_name="a.png"))
 
 
 def test_a_picture_s_draw_is_spread_evenly():
     choice = registry.parse("all:1-5", "x")
-    draws = [registry.draw(choice, seed=0, picture=f"{i}.png") for i in range(1100)]
+    draws = [registry.draw(choice, seed=0, image_name=f"{i}.png") for i in range(1100)]
     names = [name for name, _ in draws]
     assert all(60 <= names.count(name) <= 140 for name in registry.GROUPS["all"])
     severities = [severity for _, severity in draws]

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from bloodjax.data.batches import (
-    CallData,
-    DeviceData,
+    DeviceDataset,
+    StackedBatches,
     balanced_order,
     epoch_order,
     gather,
@@ -44,7 +44,7 @@ def test_a_balanced_order_shows_classes_and_their_pictures_equally_often():
         np.testing.assert_array_equal(order, balanced_order(seed, epoch, labels, 3, 47))
     assert one_more == {0, 1, 2}
     assert len({order.tobytes() for order in orders.values()}) == len(orders)
-    # Pictures of the large class change from epoch to epoch, and classes stand in no pattern.
+    # Images of the large class change from epoch to epoch, and classes stand in no pattern.
     seen = np.concatenate([order for (seed, _), order in orders.items() if seed == 0])
     assert len(np.unique(seen)) == len(labels)
     repeats = np.mean([np.mean(np.diff(labels[order]) == 0) for order in orders.values()])
@@ -53,7 +53,7 @@ def test_a_balanced_order_shows_classes_and_their_pictures_equally_often():
 
 def test_whole_batches_in_an_epoch():
     assert [steps_per_epoch(n, 8) for n in (8, 15, 16)] == [1, 1, 2]
-    with pytest.raises(UserError, match="batch_size is 8, but the training part has 7 pictures"):
+    with pytest.raises(UserError, match="batch_size is 8, but the training part has 7 images"):
         steps_per_epoch(7, 8)
 
 
@@ -61,7 +61,7 @@ def test_gather_takes_what_stands_next_in_the_order():
     images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(10, dtype=np.int32) % 3
     order = np.array([9, 2, 7, 0, 1, 3, 4, 8, 6, 5], np.int32)
-    data = DeviceData(jnp.asarray(images), jnp.asarray(labels))
+    data = DeviceDataset(jnp.asarray(images), jnp.asarray(labels))
     batch = gather(data, jnp.asarray(order), jnp.int32(2), 3)
     np.testing.assert_array_equal(batch.image, images[[7, 0, 1]])
     np.testing.assert_array_equal(batch.label, labels[[7, 0, 1]])
@@ -72,7 +72,7 @@ def test_nth_takes_a_step_s_batch_of_those_handed_in():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(6, dtype=np.int32).reshape(2, 3)
     for i in (0, 1):
-        batch = nth(CallData(jnp.asarray(images), jnp.asarray(labels)), i)
+        batch = nth(StackedBatches(jnp.asarray(images), jnp.asarray(labels)), i)
         np.testing.assert_array_equal(batch.image, images[i])
         np.testing.assert_array_equal(batch.label, labels[i])
         np.testing.assert_array_equal(batch.mask, [True] * 3)

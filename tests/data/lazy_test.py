@@ -8,11 +8,11 @@ from bloodjax.data import images, lazy
 from bloodjax.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
-FILES = [images.encode_png(picture) for picture in PIXELS]
+FILES = [images.encode_png(image) for image in PIXELS]
 
 
 def refusal(i, error):
-    return UserError(f"picture {i}: {error}")
+    return UserError(f"image {i}: {error}")
 
 
 def unread(asked=None, files=FILES, size=8):
@@ -90,9 +90,9 @@ def test_resize_is_that_of_images(pictures):
 
 
 def test_a_picture_that_cannot_be_decoded_is_the_caller_s_exception():
-    pictures = unread(files=[*FILES, b"no picture"]).take(np.arange(21)[::-1])
+    pictures = unread(files=[*FILES, b"no image"]).take(np.arange(21)[::-1])
     assert pictures[1:].shape == (20, 8, 8, 3)
-    with pytest.raises(UserError, match="picture 20: no image format that is known"):
+    with pytest.raises(UserError, match="image 20: no image format that is known"):
         pictures[:]
 
 

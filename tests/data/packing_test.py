@@ -24,7 +24,7 @@ def encoded(seed, file_format, height=30, width=26):
 
 
 def write_folder(root):
-    """Pictures of several formats and sizes, with splits whose order is not that of the paths."""
+    """Images of several formats and sizes, with splits whose order is not that of the paths."""
     names = []
     for split in ("val", "train", "test"):
         for kind in ("b", "a c"):

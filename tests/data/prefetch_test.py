@@ -9,7 +9,7 @@ from bloodjax.data import prefetch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3)).astype(np.uint8)
 LABELS = np.arange(20, dtype=np.int32) % 3
-# Two steps of three pictures a call, and a last call of one step.
+# Two steps of three images a call, and a last call of one step.
 CALLS = np.array_split(np.random.default_rng(1).permutation(20)[:15].astype(np.int32), 5)
 CALLS = [np.stack(CALLS[:2]), np.stack(CALLS[2:4]), CALLS[4][None]]
 

@@ -11,17 +11,17 @@ from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
 
-def picture(seed, side=24):
+def image(seed, side=24):
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures each of b, c and a."""
+    """Two images each of b, c and a."""
     for seed, name in enumerate(["b/1", "b/2", "c/1", "c/2", "a/1", "a/2"]):
         file = tmp_path / f"cells/{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(images.encode_png(picture(seed)))
+        file.write_bytes(images.encode_png(image(seed)))
     return tmp_path / "cells"
 
 
@@ -29,15 +29,15 @@ def folder(tmp_path):
 def zipped(folder):
     path = folder.with_suffix(".zip")
     with zipfile.ZipFile(path, "w") as file:
-        for picture_file in sorted(folder.rglob("*.png"), reverse=True):
-            file.write(picture_file, picture_file.relative_to(folder))
+        for image_file in sorted(folder.rglob("*.png"), reverse=True):
+            file.write(image_file, image_file.relative_to(folder))
     return path
 
 
 @pytest.fixture
 def challenge(tmp_path):
     path = tmp_path / "training_set.npz"
-    np.savez(path, images=np.stack([picture(i) for i in range(8)]), labels=np.arange(8)[:, None])
+    np.savez(path, images=np.stack([image(i) for i in range(8)]), labels=np.arange(8)[:, None])
     return path
 
 
@@ -80,7 +80,7 @@ def test_reads_real_cells(cells_dir, part):
 def test_reads_a_challenge_file(challenge):
     dataset = sources.load(str(challenge), 24)
     assert dataset.classes == npz.BLOOD_CELLS
-    np.testing.assert_array_equal(dataset.images[3], picture(3))
+    np.testing.assert_array_equal(dataset.images[3], image(3))
 
 
 def test_renders_synthetic_cells():
@@ -107,7 +107,7 @@ def test_a_class_that_is_not_among_class_names_is_an_error(folder):
 
 def test_an_empty_class_folder_is_an_error(folder):
     (folder / "d").mkdir()
-    with pytest.raises(UserError, match=r"cells: no picture of d, expected .* \(a, b, c, d\)"):
+    with pytest.raises(UserError, match=r"cells: no image of d, expected .* \(a, b, c, d\)"):
         sources.load(str(folder), 24)
     assert len(sources.load(str(folder), 24, class_names=tuple("abcd"))) == 6
 
@@ -115,14 +115,14 @@ def test_an_empty_class_folder_is_an_error(folder):
 def test_a_class_without_readable_images_is_an_error(folder, caplog):
     for name in ("1.png", "2.png"):
         (folder / "b" / name).write_bytes(b"")
-    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="cells: no picture of b,"):
+    with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="cells: no image of b,"):
         sources.load(str(folder), 24, bad_images="skip")
 
 
 def test_a_cell_type_without_pictures_is_an_error(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((6, 8, 8, 3), np.uint8), labels=np.arange(6))
-    with pytest.raises(UserError, match=r"a.npz: no picture of neutrophil, platelet, expected"):
+    with pytest.raises(UserError, match=r"a.npz: no image of neutrophil, platelet, expected"):
         sources.load(str(path), 8)
 
 
@@ -136,7 +136,7 @@ def test_a_cell_type_without_pictures_is_an_error(tmp_path):
         ("synthetic:", "expected synthetic:N"),
         ("synthetic:0", "expected synthetic:N"),
         ("synthetic:-3", "expected synthetic:N"),
-        ("synthetic:many", "'many' pictures, expected synthetic:N"),
+        ("synthetic:many", "'many' images, expected synthetic:N"),
         ("nowhere/cells.zip", "no such file or folder"),
         ("nowhere", "no such file or folder"),
     ],
@@ -215,7 +215,7 @@ def test_what_outgrows_the_memory_stays_unread(source, request, monkeypatch):
     found = sources.load(path, 16)
     assert isinstance(found.images, lazy.LazyImages)
     assert_same(found, expected)
-    pictures, names = sources.load_pictures(path, 16)
+    pictures, names = sources.load_images(path, 16)
     assert isinstance(pictures, lazy.LazyImages)
     np.testing.assert_array_equal(pictures[:], expected.images)
     assert names == expected.names
@@ -227,7 +227,7 @@ def test_unreadable_pictures_are_left_out_unread_too(folder, caplog):
         sources.load(str(folder), 24, unread=True)
     dataset = sources.load(str(folder), 24, bad_images="skip", unread=True)
     assert dataset.names == ("a/1.png", "a/2.png", "b/1.png", "c/1.png", "c/2.png")
-    np.testing.assert_array_equal(dataset.images[2], picture(0))
+    np.testing.assert_array_equal(dataset.images[2], image(0))
 
 
 def test_a_picture_that_has_gone_since_is_named(folder):

@@ -19,7 +19,7 @@ def random_case(seed):
 
 
 def counts(labels, parts):
-    """Pictures by part (rows) and class (columns)."""
+    """Images by part (rows) and class (columns)."""
     return np.stack([np.bincount(labels[p], minlength=labels.max() + 1) for p in parts.values()])
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from bloodjax.distributed import cluster
-from bloodjax.distributed.cluster import Found
+from bloodjax.distributed.cluster import ClusterSpec
 from bloodjax.errors import UserError
 
 SLURM = {
@@ -18,8 +18,8 @@ OPEN_MPI_4 = {**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1:3"}
 
 def test_flags_say_it_all():
     found = cluster.find("host:12", 4, 0, SLURM)
-    assert found == Found("host:12", 4, 0, explicit=True)
-    assert cluster.find("[::1]:12", 2, 1, {}) == Found("[::1]:12", 2, 1, explicit=True)
+    assert found == ClusterSpec("host:12", 4, 0, explicit=True)
+    assert cluster.find("[::1]:12", 2, 1, {}) == ClusterSpec("[::1]:12", 2, 1, explicit=True)
 
 
 @pytest.mark.parametrize(
@@ -42,22 +42,22 @@ def test_one_process_by_flags_is_alone_whatever_the_environment():
 
 
 def test_several_processes_are_detected():
-    assert cluster.find(None, None, None, SLURM) == Found(None, 2, 1)
-    assert cluster.find(None, None, None, OPEN_MPI_4) == Found(None, 3, 2)
+    assert cluster.find(None, None, None, SLURM) == ClusterSpec(None, 2, 1)
+    assert cluster.find(None, None, None, OPEN_MPI_4) == ClusterSpec(None, 3, 2)
 
 
 def test_flags_go_before_what_is_detected():
-    assert cluster.find("host:12", None, None, OPEN_MPI) == Found("host:12", 3, 2)
-    assert cluster.find("host:12", None, None, SLURM) == Found("host:12", 2, 1)
+    assert cluster.find("host:12", None, None, OPEN_MPI) == ClusterSpec("host:12", 3, 2)
+    assert cluster.find("host:12", None, None, SLURM) == ClusterSpec("host:12", 2, 1)
 
 
 @pytest.mark.parametrize(
     ("tpu", "expected"),
     [
         ({"TPU_WORKER_HOSTNAMES": "a"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Found()),
-        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, Found()),
-        ({}, Found()),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, ClusterSpec()),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, ClusterSpec()),
+        ({}, ClusterSpec()),
     ],
 )
 def test_a_tpu_pod_is_detected(tpu, expected, monkeypatch):

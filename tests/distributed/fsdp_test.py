@@ -8,16 +8,16 @@ import pytest
 
 from bloodjax import run
 from bloodjax.augment.policy import parse
-from bloodjax.checkpoints.manager import Checkpoints, Progress
+from bloodjax.checkpoints.manager import Checkpoints, RunProgress
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
-from bloodjax.training.executor import JitSteps
-from bloodjax.training.train_step import Phase, Recipe
+from bloodjax.training.executor import JitExecutor
+from bloodjax.training.train_step import Phase, StepConfig
 
 CLASSES, BATCH = 3, 16
 NETWORK = Network(SimpleCNN(depths=(1, 1), widths=(32, 128)), Head(CLASSES, hidden=(64,)))
@@ -31,25 +31,25 @@ def variables():
 
 
 def make(layout, **changes):
-    recipe = Recipe(
+    recipe = StepConfig(
         NETWORK, (0.5,) * 3, (0.25,) * 3, BATCH, augment=parse("d4"), ema=0.9, **changes
     )
-    return JitSteps(recipe, layout=layout)
+    return JitExecutor(recipe, layout=layout)
 
 
 def two_steps(steps, variables):
     """The state after two epochs of two steps, and before."""
     rng = np.random.default_rng(0)
-    part = DeviceData(
+    part = DeviceDataset(
         rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8),
         rng.integers(0, CLASSES, 40).astype(np.int32),
     )
-    first = steps.place_state(TrainState.create(variables, PHASE.tx, ema=True))
+    first = steps.shard_state(TrainState.create(variables, PHASE.tx, ema=True))
     places = jax.tree.map(lambda x: x.sharding, first)
-    state, part = first, steps.place(part)
-    weights = steps.place(np.ones(CLASSES, np.float32))
+    state, part = first, steps.replicate(part)
+    weights = steps.replicate(np.ones(CLASSES, np.float32))
     for epoch in range(2):
-        order = steps.place(epoch_order(7, epoch, 40))
+        order = steps.replicate(epoch_order(7, epoch, 40))
         for _ in range(2):
             state, _ = steps.train(PHASE, 1, state, part, order, weights)
     return state, places
@@ -103,10 +103,10 @@ def test_a_device_holds_an_eighth_of_the_state_before_and_after(ran):
 def test_a_split_network_predicts_the_same(ran, variables):
     images = np.random.default_rng(1).integers(0, 256, (21, 16, 16, 3)).astype(np.uint8)
     split, whole = ran["fsdp"][0], ran["data"][0]
-    found, expected = (s.predict(s.place_state(variables), images, "d4") for s in (split, whole))
+    found, expected = (s.predict(s.shard_state(variables), images, "d4") for s in (split, whole))
     assert found.shape == (21, CLASSES)
     assert_close(found, expected)
-    found, expected = (s.features(s.place_state(variables), images) for s in (split, whole))
+    found, expected = (s.features(s.shard_state(variables), images) for s in (split, whole))
     assert_close(found, expected)
 
 
@@ -115,7 +115,7 @@ def test_either_layout_restores_what_the_other_saved(ran, variables, tmp_path, l
     _, state, _ = ran[{"data": "fsdp", "fsdp": "data"}[layout]]
     reader, _, _ = ran[layout]
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, Progress(("a", "b", "c")))
+        checkpoints.save(state, RunProgress(("a", "b", "c")))
         like = jax.eval_shape(lambda: TrainState.create(variables, PHASE.tx, ema=True))
         found = checkpoints.restore(4, like, reader.layout)
     assert jax.tree.map(lambda x: x.sharding, found) == reader.layout.of(like)

@@ -20,7 +20,7 @@ BOTH = [signal.SIGINT, signal.SIGTERM]
 @pytest.mark.parametrize("number", BOTH)
 def test_the_first_signal_is_noted(number):
     before = signal.getsignal(number)
-    with preemption.catch() as stop:
+    with preemption.graceful_shutdown() as stop:
         assert stop.signal == 0
         os.kill(os.getpid(), number)
         assert stop.signal == number
@@ -29,23 +29,23 @@ def test_the_first_signal_is_noted(number):
 
 @pytest.mark.parametrize("number", BOTH)
 def test_what_leaves_nothing_to_save_is_broken_off(number):
-    with preemption.catch() as stop:
+    with preemption.graceful_shutdown() as stop:
         with pytest.raises(Stopped, match=r"^stopped in the middle$") as stopped:
             broken_off(stop, number)
         assert stopped.value.signal == number
-        with pytest.raises(Stopped, match=r"^too late$"), stop.at_once("too late"):
+        with pytest.raises(Stopped, match=r"^too late$"), stop.interruptible("too late"):
             pytest.fail("the signal had come before")
 
 
 def broken_off(stop, number):
-    with stop.at_once("stopped in the middle"):
+    with stop.interruptible("stopped in the middle"):
         os.kill(os.getpid(), number)
         time.sleep(60)
 
 
 def test_outside_of_it_nothing_is_broken_off():
-    with preemption.catch() as stop:
-        with stop.at_once("outer"), stop.at_once("inner"):
+    with preemption.graceful_shutdown() as stop:
+        with stop.interruptible("outer"), stop.interruptible("inner"):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
@@ -68,7 +68,7 @@ def ended(body, *numbers):
 # The main thread is in one call all the while, so that no handler of Python's is run.
 IN_A_CALL = """
     import ctypes
-    with signals.catch({grace}) as stop:
+    with signals.graceful_shutdown({grace}) as stop:
         stop.unsaved = lambda: "step 7 of 9"
         print("ready", flush=True)
         ctypes.CDLL(None).sleep(60)
@@ -87,7 +87,7 @@ def test_after_the_time_of_grace_the_process_ends(number):
 @pytest.mark.parametrize(("first", "second"), [BOTH, BOTH[::-1], [signal.SIGINT] * 2])
 def test_a_second_signal_ends_the_process_at_once(first, second):
     body = """
-        with signals.catch() as stop:
+        with signals.graceful_shutdown() as stop:
             stop.unsaved = lambda: "step 7 of 9"
             print("ready", flush=True)
             while not stop.signal:
@@ -112,14 +112,17 @@ def work_on(seconds=20.0):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_python_ignored_is_raised_again(number):
     def body(stop):
-        with stop.at_once("broken off"):
+        with stop.interruptible("broken off"):
             with contextlib.suppress(Stopped):  # as where an object is deleted
                 os.kill(os.getpid(), number)
                 work_on()
             assert stop.signal == number
             work_on()
 
-    with preemption.catch() as stop, pytest.raises(Stopped, match="broken off") as raised:
+    with (
+        preemption.graceful_shutdown() as stop,
+        pytest.raises(Stopped, match="broken off") as raised,
+    ):
         body(stop)
     assert raised.value.signal == number
 
@@ -133,14 +136,14 @@ def test_nothing_is_raised_within_a_callback_of_the_garbage_collector(capsys):
             time.sleep(0.1)  # the handler runs here
 
     def body(stop):
-        with stop.at_once("broken off"):
+        with stop.interruptible("broken off"):
             gc.collect()
             assert stop.signal == signal.SIGTERM
             work_on()
 
     gc.callbacks.append(callback)
     try:
-        with preemption.catch() as stop, pytest.raises(Stopped, match="broken off"):
+        with preemption.graceful_shutdown() as stop, pytest.raises(Stopped, match="broken off"):
             body(stop)
     finally:
         gc.callbacks.remove(callback)
@@ -151,7 +154,7 @@ def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
     ends = []
     monkeypatch.setattr(preemption, "_end", lambda number, message: ends.append(message))
     reader, writer = socket.socketpair()
-    stop = preemption.Stop(signal=signal.SIGTERM)
+    stop = preemption.ShutdownRequest(signal=signal.SIGTERM)
     watch = threading.Thread(target=preemption._watch, args=(stop, reader, 60.0))
     watch.start()
     time.sleep(2.5 * preemption._LOOK_SECONDS)  # it has looked at what the main thread was told
@@ -165,14 +168,14 @@ def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
 
 
 def test_who_is_done_in_time_goes_on():
-    with preemption.catch(0.3) as stop:
+    with preemption.graceful_shutdown(0.3) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal
     time.sleep(1.0)  # the watch is over
 
 
 def fail_while_catching():
-    with preemption.catch():
+    with preemption.graceful_shutdown():
         raise ZeroDivisionError
 
 
@@ -191,7 +194,7 @@ def test_other_threads_go_without():
     seen = []
 
     def work():
-        with preemption.catch() as stop:
+        with preemption.graceful_shutdown() as stop:
             seen.append((stop.signal, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)

@@ -219,12 +219,12 @@ def test_a_stopped_process_ends_the_run_which_can_go_on(start, alone, tmp_path, 
 FAILS = """
 import sys, time
 from bloodjax import errors, feed
-before = feed.Feed.calls
+before = feed.TrainLoader.calls
 def calls(*arguments):
     if "--process_id=1" in sys.argv:
         {}
     yield from before(*arguments)
-feed.Feed.calls = calls
+feed.TrainLoader.calls = calls
 """
 
 
@@ -256,9 +256,9 @@ def test_one_process_is_primary_and_decides_alone():
     assert runtime.count() == 1
     assert runtime.exchange({"a": 1}) == [{"a": 1}]
     assert runtime.primary_first(lambda primary: primary)
-    assert list(runtime.watched(iter("abc"))) == ["a", "b", "c"]
-    assert runtime.Together()(True, 15) == (True, 15)
-    with runtime.joined(None, None, None, 30.0), runtime.telling():
+    assert list(runtime.with_timeout(iter("abc"))) == ["a", "b", "c"]
+    assert runtime.StopConsensus()(True, 15) == (True, 15)
+    with runtime.session(None, None, None, 30.0), runtime.propagate_errors():
         assert runtime.count() == 1
 
 
@@ -277,7 +277,7 @@ class Two:
 
 def test_a_loop_asks_the_others_now_and_then(monkeypatch):
     monkeypatch.setattr(runtime, "_peers", Two())
-    together = runtime.Together()
+    together = runtime.StopConsensus()
     # The primary's word on saving counts, and on when to ask again.
     answers = [together(True, 0) for _ in range(9)]
     assert answers == [(False, 0)] * 8 + [(False, 15)]

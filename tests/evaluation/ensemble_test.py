@@ -16,7 +16,7 @@ from bloodjax.evaluation.ensemble import Ensemble
 
 @pytest.fixture(scope="module")
 def other(make_config, tmp_path_factory):
-    """A run of another network and picture size, on the same pictures and parts."""
+    """A run of another network and image size, on the same images and parts."""
     workdir = tmp_path_factory.mktemp("other") / "run"
     config = make_config(
         **{
@@ -79,7 +79,7 @@ def test_figures_are_those_of_each_member_alone(model, trained, other, cells):
 def test_members_of_other_classes_are_refused(model, trained):
     first, second = model.members.values()
     shuffled = Classifier(
-        second.config, second.classes[::-1], second._steps.fetch(second._variables), 1
+        second.config, second.classes[::-1], second._steps.unreplicate(second._variables), 1
     )
     with pytest.raises(UserError, match=r"b: has the classes .*; expected those of a: "):
         Ensemble({pathlib.Path("a"): first, pathlib.Path("b"): shuffled})
@@ -92,7 +92,7 @@ def test_a_run_named_twice_is_refused(trained):
 
 def test_no_member_may_have_seen_the_pictures(model, trained):
     names = [str(i) for i in range(160)]
-    with pytest.raises(UserError, match=r"run: was trained on \d+ of these 160 pictures of synth"):
+    with pytest.raises(UserError, match=r"run: was trained on \d+ of these 160 images of synth"):
         model.check_unseen("synthetic:160", names)
     kept_back = splits.read(trained / "splits.json")["parts"]["test"]
     model.check_unseen("synthetic:160", kept_back)

@@ -33,7 +33,7 @@ def _read(path, every: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_colour_histogram_equals_numpy():
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (histogram_baseline.PICTURES_AT_ONCE + 3, 7, 9, 3), np.uint8)
+    images = rng.integers(0, 256, (histogram_baseline.IMAGES_AT_ONCE + 3, 7, 9, 3), np.uint8)
     images[0] = 255
     expected = [
         np.concatenate(
@@ -111,8 +111,8 @@ def test_baseline_on_real_cells(cells_dir):
 
 
 def test_baseline_of_many_pictures_is_that_of_some_of_them(monkeypatch):
-    monkeypatch.setattr(histogram_baseline, "MOST_PICTURES", 30)
-    monkeypatch.setattr(histogram_baseline, "PICTURES_AT_ONCE", 7)
+    monkeypatch.setattr(histogram_baseline, "MAX_IMAGES", 30)
+    monkeypatch.setattr(histogram_baseline, "IMAGES_AT_ONCE", 7)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 88)
     images = _tinted(rng, labels)

@@ -49,7 +49,7 @@ def test_the_errors_are_those_of_the_distorted_pictures(measured, model, cells):
     assert result["clean_balanced_error"] == pytest.approx(expected(cells.images))
     for severity in (1, 5):
         images = [
-            table.distort(image, "bubble", severity, seed=0, picture=picture)
+            table.distort(image, "bubble", severity, seed=0, image_name=picture)
             for image, picture in zip(cells.images, cells.names, strict=True)
         ]
         found = rows["bubble"]["balanced_error"][str(severity)]
@@ -112,7 +112,7 @@ def test_a_signal_ends_it_without_a_file(model, cells, tmp_path, monkeypatch):
 
     monkeypatch.setattr(table, "distort", interrupted)
     before, names = signal.getsignal(signal.SIGINT), {"dust": (1,)}
-    # Two signals would end the process as ever: one picture alone.
+    # Two signals would end the process as ever: one image alone.
     with pytest.raises(Stopped, match="nothing is written") as stopped:
         robustness.benchmark(model, cells.take(np.array([0])), tmp_path, names=names, tta="none")
     assert stopped.value.signal == signal.SIGINT

@@ -10,10 +10,11 @@ import pytest
 import bloodjax
 from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.cli import console
 from bloodjax.errors import Stopped
 from bloodjax.evaluation import classifier, evaluator, soup
 from bloodjax.training import factory, metric_writer
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 
 SOUP = {
     "soup": 3,
@@ -124,7 +125,7 @@ def test_a_run_without_a_soup_has_none(trained):
 
 def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeypatch):
     config, workdir, _ = again
-    taken, original = [], JitSteps.train
+    taken, original = [], JitExecutor.train
 
     def counted(self, *arguments):
         taken.append(1)
@@ -133,7 +134,7 @@ def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeyp
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(JitSteps, "train", counted)
+        patch.setattr(JitExecutor, "train", counted)
         with pytest.raises(Stopped, match="stopped at step 24"):
             run.train(config, tmp_path / "stopped")
     results = run.train(config, tmp_path / "stopped")
@@ -155,7 +156,7 @@ def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeyp
 def test_a_soup_needs_validation(again, make_config, monkeypatch):
     config, workdir, _ = again
     said = []
-    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(console, "log_info", said.append)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         soup.make(config, workdir, checkpoints, [])
     assert said == ["no soup: it needs a validation part"]

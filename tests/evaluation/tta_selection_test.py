@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bloodjax.augment import views
-from bloodjax.augment.tta import AVERAGES, Plan
+from bloodjax.augment import tta, views
+from bloodjax.augment.tta import AVERAGES, TTAConfig
 from bloodjax.errors import UserError
 from bloodjax.evaluation import tta_selection
 
@@ -79,7 +79,7 @@ def test_free_weights_are_the_best_of_all(each, labels, average):
     assert weights[3] == 0
 
 
-@pytest.mark.parametrize("method", tta_selection.METHODS)
+@pytest.mark.parametrize("method", tta.METHODS)
 @pytest.mark.parametrize("average", AVERAGES)
 def test_what_is_selected_is_no_worse_than_the_picture_or_the_mean(each, labels, method, average):
     plan, content = tta_selection.select(each, labels, NAME, average, method)
@@ -120,4 +120,4 @@ def test_a_damaged_file_is_one_line(tmp_path, change):
     with pytest.raises(UserError, match=r"tta\.json: .*expected"):
         tta_selection.read(tmp_path)
     tta_selection.write(tmp_path, content)
-    assert tta_selection.read(tmp_path) == Plan(NAME, "logits", (("picture", 1.0),))
+    assert tta_selection.read(tmp_path) == TTAConfig(NAME, "logits", (("picture", 1.0),))

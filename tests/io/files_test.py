@@ -11,16 +11,16 @@ from bloodjax.io import files
 def test_replaces_the_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     for text in ("first", "zweite – größer"):
-        files.write_whole(path, text)
+        files.atomic_write(path, text)
         assert path.read_text("utf-8") == text
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
-    files.write_whole(path, "old")
+    files.atomic_write(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        files.write_whole(path, "new \ud800")
+        files.atomic_write(path, "new \ud800")
     assert path.read_text("utf-8") == "old"
 
 
@@ -73,5 +73,5 @@ def wrapped(cause):
     ],
 )
 def test_a_disk_that_takes_no_more_is_told_from_other_errors(error, expected):
-    found = files.no_room(error)
+    found = files.disk_full_reason(error)
     assert found is expected or found.startswith(expected)

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from bloodjax import metrics
+from bloodjax.metrics import classification
 
 CLASSES = tuple("abcdefgh")
 SCALARS = {
@@ -176,7 +177,7 @@ def test_a_single_class_has_no_auc():
 
 
 def test_bootstrap_is_the_metrics_of_resampled_pictures(monkeypatch):
-    """One resample, drawn here by hand, has the figures of a set with those pictures repeated."""
+    """One resample, drawn here by hand, has the figures of a set with those images repeated."""
     probabilities, labels = _made_up(200, decimals=2)
     counts = np.bincount(np.random.default_rng(5).integers(200, size=200), minlength=200)
     monkeypatch.setattr(
@@ -195,7 +196,7 @@ def test_bootstrap_is_the_metrics_of_resampled_pictures(monkeypatch):
 def test_bootstrap_does_not_depend_on_the_size_of_its_chunks(monkeypatch):
     probabilities, labels = _made_up(100)
     whole = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
-    monkeypatch.setattr(metrics, "RESAMPLED_AT_ONCE", 100 * 30)
+    monkeypatch.setattr(classification, "RESAMPLED_AT_ONCE", 100 * 30)
     chunked = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
     for name in SCALARS:
         width = whole[name][1] - whole[name][0]
@@ -255,7 +256,7 @@ def test_wilson_interval_rejects_impossible_counts(successes, trials):
 @pytest.mark.parametrize(
     ("probabilities", "labels", "complaint"),
     [
-        (np.zeros((0, 2)), [], "no pictures"),
+        (np.zeros((0, 2)), [], "no images"),
         ([[0.5, 0.5]], [2], "labels"),
         ([[0.5, 0.5]], [-1], "labels"),
         ([[0.5, 0.6]], [0], "sum to 1"),

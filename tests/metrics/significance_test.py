@@ -10,7 +10,7 @@ N = 400
 
 @pytest.fixture(scope="module")
 def answers():
-    """Two classifiers that differ on 30 pictures, of which the first gets 22 right."""
+    """Two classifiers that differ on 30 images, of which the first gets 22 right."""
     labels = np.random.default_rng(0).integers(0, 3, N)
     wrong = (labels + 1) % 3
     first, second = labels.copy(), labels.copy()

@@ -58,7 +58,7 @@ def check_keras(keras, parity, name, size):
     # A stage ends in a sum, which is no layer: what the next layer takes.
     after = [f"downsampling_block_{i}" for i in range(3)] + ["head_gap"]
     ends = [reference.get_layer(f"{reference.name}_{layer}").input for layer in after]
-    parity.check_keras(reference, name, ends, parity.pictures(size))
+    parity.check_keras(reference, name, ends, parity.images(size))
 
 
 @pytest.mark.slow  # Keras takes its time to make the network

@@ -34,7 +34,7 @@ V2_MILLIONS = {
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return jnp.asarray(np.random.default_rng(0).normal(size=(2, 101, 101, 3)), jnp.float32)
 
 
@@ -92,10 +92,10 @@ def test_parameter_counts(name):
     assert not variables["batch_stats"]
 
 
-def test_equals_the_same_network_in_torch(pictures):
+def test_equals_the_same_network_in_torch(images):
     pytest.importorskip("torch")
     model = models.build("convnext_atto", 7, hidden=(), batch_norm=False, dropout=(0.0, 0.0))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), pictures)["params"]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -106,41 +106,41 @@ def test_equals_the_same_network_in_torch(pictures):
         return rng.normal(0.0, fan_in**-0.5, leaf.shape).astype(np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, shapes)
-    found = jax.jit(model.apply)({"params": params}, pictures)
-    expected = torch_logits(params, pictures, SIZES["atto"][0])
+    found = jax.jit(model.apply)({"params": params}, images)
+    expected = torch_logits(params, images, SIZES["atto"][0])
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_each_stage_shows_its_features(small, pictures):
+def test_each_stage_shows_its_features(small, images):
     model, variables = small
     _, seen = jax.eval_shape(
-        functools.partial(model.apply, mutable=["intermediates"]), variables, pictures
+        functools.partial(model.apply, mutable=["intermediates"]), variables, images
     )
     shapes = {name: value[0].shape for name, value in seen["intermediates"].items()}
     assert shapes == {"stage_0": (2, 25, 25, 8), "stage_1": (2, 12, 12, 16)}
 
 
-def test_stochastic_depth_only_while_training(small, pictures):
+def test_stochastic_depth_only_while_training(small, images):
     model, variables = small
-    pictures = jnp.tile(pictures[:1], (64, 1, 1, 1))[:, :32, :32]
-    calm = jax.jit(model.apply)(variables, pictures)
+    images = jnp.tile(images[:1], (64, 1, 1, 1))[:, :32, :32]
+    calm = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(calm, jnp.broadcast_to(calm[:1], calm.shape), atol=1e-5)
     train = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)})
-    wild = jax.jit(train)(variables, pictures)
+    wild = jax.jit(train)(variables, images)
     # The last block is left out half the time, the one before a quarter: four outcomes.
     outcomes = np.unique(np.round(wild, 3), axis=0)
     assert len(outcomes) == 4
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(small, pictures):
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(small, images):
     model, variables = small
-    pictures = pictures[:, :32, :32]
+    images = images[:, :32, :32]
     half = model.clone(dtype=jnp.bfloat16)
     # Flax's norms mix the two types.
     with jax.numpy_dtype_promotion("standard"):
-        drawn = jax.eval_shape(half.init, jax.random.key(0), pictures)
-        found = jax.jit(half.apply)(variables, pictures)
+        drawn = jax.eval_shape(half.init, jax.random.key(0), images)
+        found = jax.jit(half.apply)(variables, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(drawn)} == {jnp.dtype("float32")}
     assert found.dtype == jnp.bfloat16
-    expected = jax.jit(model.apply)(variables, pictures)
+    expected = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.15)

@@ -1,4 +1,4 @@
-"""What is drawn at random for a comparison: kernels and pictures."""
+"""What is drawn at random for a comparison: kernels and images."""
 
 import re
 
@@ -16,14 +16,14 @@ def kernel_std(name, fan_in):
     return (2.0 / fan_in) ** 0.5 * (0.1 if _EXCITATION.search(name) else 1.0)
 
 
-def pictures(size, batch=2):
-    """Normalised random NHWC pictures, each with a tint of its own, the same at every size.
+def images(size, batch=2):
+    """Normalised random NHWC images, each with a tint of its own, the same at every size.
 
-    Noise alone is the same in every picture once it is averaged, as features are.
+    Noise alone is the same in every image once it is averaged, as features are.
     """
 
-    def picture(i):
+    def image(i):
         rng = np.random.default_rng(i)
         return rng.normal(size=3) + rng.normal(size=(size, size, 3))
 
-    return np.stack([picture(i) for i in range(batch)]).astype(np.float32)
+    return np.stack([image(i) for i in range(batch)]).astype(np.float32)

@@ -105,7 +105,7 @@ def _check_keras(keras, parity, name, size):
         f"block{i}{chr(ord('a') + n - 1)}_{'add' if n > 1 else 'project_bn'}"
         for i, n in enumerate(blocks, 1)
     ]
-    parity.check_keras(reference, name, ends, parity.pictures(size), flavour="tf", scale=255)
+    parity.check_keras(reference, name, ends, parity.images(size), flavour="tf", scale=255)
 
 
 @pytest.mark.slow  # Keras takes its time to make the network

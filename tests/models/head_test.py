@@ -10,23 +10,23 @@ MODEL = Network(SimpleCNN(depths=(1,), widths=(4,)), Head(3, hidden=(5,), dropou
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 8, 3)), jnp.float32)
 
 
 @pytest.fixture(scope="module")
-def variables(pictures):
-    return jax.jit(MODEL.init)(jax.random.key(0), pictures)
+def variables(images):
+    return jax.jit(MODEL.init)(jax.random.key(0), images)
 
 
 @pytest.fixture(scope="module", params=FREEZE)
-def trained(request, variables, pictures):
+def trained(request, variables, images):
     """The mode, the gradients under it, and the statistics after it."""
 
     def loss(params):
         logits, updated = MODEL.apply(
             {**variables, "params": params},
-            pictures,
+            images,
             train=True,
             freeze=request.param,
             mutable=["batch_stats"],
@@ -81,13 +81,13 @@ def test_both_dropouts_are_on_only_while_training():
         assert len(np.unique(np.asarray(wild), axis=0)) == 4
 
 
-def test_bfloat16_gives_float32_logits(pictures):
+def test_bfloat16_gives_float32_logits(images):
     dtype = jnp.bfloat16
     model = Network(
         SimpleCNN(depths=(1,), widths=(4,), dtype=dtype), Head(3, hidden=(5,), dtype=dtype)
     )
     with jax.numpy_dtype_promotion("standard"):  # Flax's norms mix the two types
-        shapes = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), pictures)
+        shapes = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), images)
     assert shapes[0].dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes[1])} == {jnp.dtype("float32")}
 
@@ -105,19 +105,19 @@ def test_which_statistics_change(trained, variables):
     assert set(jax.tree.leaves(changed["head"])) == {freeze != "batchnorm"}
 
 
-def test_an_unknown_freeze(variables, pictures):
+def test_an_unknown_freeze(variables, images):
     with pytest.raises(ValueError, match=r"freeze is 'all', expected one of .*batchnorm"):
-        MODEL.apply(variables, pictures, freeze="all")
+        MODEL.apply(variables, images, freeze="all")
 
 
-def test_a_network_is_its_features_classified(variables, pictures):
-    features = MODEL.apply(variables, pictures, method="features")
+def test_a_network_is_its_features_classified(variables, images):
+    features = MODEL.apply(variables, images, method="features")
     assert features.shape == (8, 4)
     logits = MODEL.apply(variables, features, method="classify")
-    np.testing.assert_allclose(logits, MODEL.apply(variables, pictures), rtol=1e-6)
+    np.testing.assert_allclose(logits, MODEL.apply(variables, images), rtol=1e-6)
     training = {"train": True, "freeze": "backbone", "mutable": ["batch_stats"]}
     rngs = {"dropout": jax.random.key(3)}
-    expected, stats = MODEL.apply(variables, pictures, rngs=rngs, **training)
+    expected, stats = MODEL.apply(variables, images, rngs=rngs, **training)
     found, found_stats = MODEL.apply(variables, features, rngs=rngs, method="classify", **training)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, found_stats, stats)

@@ -21,8 +21,8 @@ _LAYERS = ["activation_2", "activation_4", "mixed2", "mixed7", "mixed10"]
 def test_parameters_as_published():
     assert list(NETWORKS) == [NAME]
     model = models.build(NAME, 1000, hidden=(), batch_norm=False)
-    picture = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), picture)
+    image = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     millions = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
     assert millions == pytest.approx(23.83, abs=0.01)
 
@@ -33,7 +33,7 @@ def _check_timm(timm, parity, sizes):
 
 
 def _check_torchvision(torchvision, parity, sizes):
-    # In inference mode alone: in training its auxiliary classifier wants pictures of 299.
+    # In inference mode alone: in training its auxiliary classifier wants images of 299.
     reference = torchvision.models.inception_v3(
         num_classes=10, aux_logits=True, transform_input=False, init_weights=False
     )
@@ -63,7 +63,7 @@ def test_equals_keras(keras, parity, size):
     reference = keras.applications.InceptionV3(
         input_shape=(size, size, 3), weights=None, classes=10, classifier_activation=None
     )
-    parity.check_keras(reference, NAME, _LAYERS, parity.pictures(size))
+    parity.check_keras(reference, NAME, _LAYERS, parity.images(size))
 
 
 def test_early_keras_counts_from_one():

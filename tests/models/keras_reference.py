@@ -5,13 +5,13 @@ import functools
 import jax
 import numpy as np
 
-from .draws import kernel_std, pictures
+from .draws import images, kernel_std
 
 
 def _randomise(layer, rng):
     """Draws a Keras layer's weights anew."""
     if type(layer).__name__ == "Normalization":
-        return  # of the pictures
+        return  # of the images
     for weight in layer.weights:
         shape, kind = tuple(weight.shape), weight.name
         if kind == "kernel":
@@ -42,7 +42,7 @@ def prepared(model, size, scale):
     if norms:  # as `parity.calibrated` does
         for norm in norms:
             norm.momentum = 0.0
-        _, state = apply(model, pictures(size, batch=8) * scale, training=True)
+        _, state = apply(model, images(size, batch=8) * scale, training=True)
         for variable, value in zip(model.non_trainable_variables, state, strict=True):
             variable.assign(value)
         for norm in norms:

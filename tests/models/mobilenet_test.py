@@ -19,8 +19,8 @@ _LAYERS = [f"conv_pw_{i}_relu" for i in (1, 3, 5, 11, 13)]
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_parameters_as_published(name):
     model = models.build(name, 1000, hidden=(), batch_norm=False)
-    picture = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), picture)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     millions = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
     assert millions == pytest.approx(MILLIONS[name.rpartition("_")[2]], abs=0.01)
 
@@ -33,7 +33,7 @@ def _check_keras(keras, parity, name, size):
         classes=10,
         classifier_activation=None,
     )
-    parity.check_keras(reference, name, _LAYERS, parity.pictures(size))
+    parity.check_keras(reference, name, _LAYERS, parity.images(size))
 
 
 # Even and odd maps are padded differently.

@@ -68,7 +68,7 @@ def test_what_it_starts_with_leaves_pictures_as_they_are(x):
     out, updated = layer.apply(variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(out, x, rtol=1e-4)  # mean 0 and variance 1 so far
     np.testing.assert_array_equal(updated["batch_stats"]["mean"], jnp.zeros(4))
-    # Nor does drawing the variables take the blank picture into the statistics.
+    # Nor does drawing the variables take the blank image into the statistics.
     drawn = BatchNorm(True).init(jax.random.key(0), x)
     jax.tree.map(np.testing.assert_array_equal, drawn, variables)
 

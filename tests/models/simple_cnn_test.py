@@ -11,17 +11,17 @@ MODEL = SimpleCNN(depths=(1, 2), widths=(4, 6), drop_path=0.5)
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return jnp.asarray(np.random.default_rng(0).normal(size=(3, 21, 21, 3)), jnp.float32)
 
 
 @pytest.fixture(scope="module")
-def variables(pictures):
-    return jax.jit(MODEL.init)(jax.random.key(0), pictures)
+def variables(images):
+    return jax.jit(MODEL.init)(jax.random.key(0), images)
 
 
-def test_stages_halve_the_map_and_are_averaged(variables, pictures):
-    out, seen = MODEL.apply(variables, pictures, mutable=["intermediates"])
+def test_stages_halve_the_map_and_are_averaged(variables, images):
+    out, seen = MODEL.apply(variables, images, mutable=["intermediates"])
     maps = {name: value[0] for name, value in seen["intermediates"].items()}
     assert {name: value.shape for name, value in maps.items()} == {
         "stage_0": (3, 11, 11, 4),
@@ -38,10 +38,10 @@ def test_the_default_has_seven_convolutions():
 
 
 @pytest.mark.parametrize("update_stats", [False, True])
-def test_statistics_change_only_where_asked(variables, pictures, update_stats):
+def test_statistics_change_only_where_asked(variables, images, update_stats):
     _, updated = MODEL.apply(
         variables,
-        pictures,
+        images,
         train=True,
         update_stats=update_stats,
         mutable=["batch_stats"],
@@ -52,8 +52,8 @@ def test_statistics_change_only_where_asked(variables, pictures, update_stats):
     assert set(jax.tree.leaves(changed)) == {update_stats}
 
 
-def test_dropout_of_the_features_only_while_training(variables, pictures):
-    calm = MODEL.apply(variables, pictures)
-    out = MODEL.apply(variables, pictures, train=True, rngs={"dropout": jax.random.key(1)})
+def test_dropout_of_the_features_only_while_training(variables, images):
+    calm = MODEL.apply(variables, images)
+    out = MODEL.apply(variables, images, train=True, rngs={"dropout": jax.random.key(1)})
     assert np.any(out == 0)
     assert np.all(np.isclose(out, 2 * calm, rtol=1e-5) | (out == 0))

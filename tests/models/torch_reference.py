@@ -1,6 +1,6 @@
 """A PyTorch network with random weights. PyTorch is imported only where it is needed."""
 
-from .draws import kernel_std, pictures
+from .draws import images, kernel_std
 
 
 def randomised(model, seed=0):
@@ -54,7 +54,7 @@ def comparable(model):
 
 
 def calibrated(model):
-    """The same model with running statistics near those of pictures.
+    """The same model with running statistics near those of images.
 
     So signals neither die out in a deep network, nor explode.
     """
@@ -67,7 +67,7 @@ def calibrated(model):
         norm.train()
     if norms:
         with torch.no_grad():
-            model(torch.tensor(pictures(224, batch=4)).permute(0, 3, 1, 2))
+            model(torch.tensor(images(224, batch=4)).permute(0, 3, 1, 2))
     for norm in norms:
         norm.momentum = 0.1
         about = 0.6 * torch.rand((2, norm.num_features), generator=generator) - 0.3

@@ -28,8 +28,8 @@ def _stages(name):
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_parameters_as_published(name):
     model = models.build(name, 1000, top=True, hidden=(), batch_norm=False)
-    picture = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), picture)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     millions = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
     assert millions == pytest.approx(MILLIONS[name], abs=0.01)
 
@@ -97,7 +97,7 @@ def _check_keras(keras, parity, name, size, top):
         reference = keras.Model(reference.input, logits)
     depths = NETWORKS[name]["depths"]
     layers = [f"block{i}_conv{depth}" for i, depth in enumerate(depths, 1)]
-    parity.check_keras(reference, name, layers, parity.pictures(size), bgr=True, top=top)
+    parity.check_keras(reference, name, layers, parity.images(size), bgr=True, top=top)
 
 
 def test_equals_keras(keras, parity):

@@ -8,9 +8,9 @@ import pytest
 from bloodjax.errors import UserError
 from bloodjax.pretrained import bloodjax_file, readers
 from bloodjax.pretrained.merge import flatten
-from bloodjax.pretrained.pretrained_cfg import Source
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
-SOURCE = Source(
+SOURCE = PretrainedCfg(
     "hf:timm/x@abc",
     "timm",
     "tf",

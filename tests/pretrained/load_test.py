@@ -11,7 +11,7 @@ from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.errors import UserError
 from bloodjax.pretrained import bloodjax_file, load, readers
-from bloodjax.pretrained.pretrained_cfg import DEFAULTS, Source
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 from bloodjax.training import factory
 
 NAME = "efficientnet_lite0"
@@ -67,7 +67,7 @@ def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_pa
 def small(tmp_path_factory):
     """A small network's variables, and a file of ours that holds them."""
     _, variables = models.create_model(SMALL, 5, flavour="keras")
-    source = Source("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    source = PretrainedCfg("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
     bloodjax_file.write(path, SMALL, 5, source, variables)
     return path, variables
@@ -111,7 +111,7 @@ def test_other_networks_and_numbers_of_classes_are_refused(small):
 def test_a_network_of_our_own_takes_our_own_files(tmp_path):
     _, variables = models.create_model("simple_cnn", 3)
     path = tmp_path / "own.safetensors"
-    bloodjax_file.write(path, "simple_cnn", 3, Source("", "", ""), variables)
+    bloodjax_file.write(path, "simple_cnn", 3, PretrainedCfg("", "", ""), variables)
     _, found = bloodjax.create_model("simple_cnn", str(path), 3)
     jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
     readers.write_safetensors(path, {"conv.weight": np.zeros(3, np.float32)}, {})

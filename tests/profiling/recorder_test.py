@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from bloodjax import run
+from bloodjax.cli import console
 from bloodjax.errors import Stopped
 from bloodjax.evaluation import evaluator
 from bloodjax.profiling import recorder
@@ -93,7 +94,7 @@ def test_a_stop_within_a_recording_leaves_nothing(
     make_config, tmp_path, monkeypatch, no_evaluation
 ):
     calls = []
-    original = executor.JitSteps.train
+    original = executor.JitExecutor.train
 
     def stopping(self, *arguments):
         calls.append(1)
@@ -101,7 +102,7 @@ def test_a_stop_within_a_recording_leaves_nothing(
             raise Stopped("stopped", 2)
         return original(self, *arguments)
 
-    monkeypatch.setattr(executor.JitSteps, "train", stopping)
+    monkeypatch.setattr(executor.JitExecutor, "train", stopping)
     config = make_config(**{"profile": True, "phases.head.epochs": 0, "phases.finetune.epochs": 1})
     with pytest.raises(Stopped):
         run.train(config, tmp_path)
@@ -112,7 +113,7 @@ def test_a_stop_within_a_recording_leaves_nothing(
 
 def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, no_evaluation):
     said = []
-    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(console, "log_info", said.append)
 
     def fail(*_):
         raise OSError("no space left")

@@ -54,8 +54,8 @@ def test_the_page_shows_each_frame_once_and_says_how_many_there_are(tmp_path, fl
     assert "and 26 more" in html
     first = found.label_conflicts[0]
     np.testing.assert_array_equal(shown[1], datasets[first[0].key].images[first[0].index])
-    for picture in first:
-        assert f"<li>{picture.name} <b>{picture.label}</b></li>" in html
+    for image in first:
+        assert f"<li>{image.name} <b>{image.label}</b></li>" in html
 
 
 def test_the_page_of_clean_data_says_so(tmp_path):

@@ -23,7 +23,7 @@ def test_it_shows_each_error_and_needs_no_other_file():
     assert "30.0\N{NO-BREAK SPACE}%" in html  # bubble's mean
     assert f"{0.3 / alexnet_reference.CORRUPTED['bubble']:.3f}" in html
     assert "test &lt;b&gt;" in html
-    assert "1,234 pictures" in html
+    assert "1,234 images" in html
     assert 'aria-label="balanced error by severity, a row each for bubble, dust"' in html
     sources = []
 

@@ -154,7 +154,7 @@ def test_full_report_needs_nothing_else(full):
 def test_full_report_states_the_figures(full):
     test = _run()["evaluations"]["test"]
     low, high = test["ci95"]["accuracy"]
-    assert f"names {100 * test['accuracy']:.1f} % of the 120 test pictures" in full.text
+    assert f"names {100 * test['accuracy']:.1f} % of the 120 test images" in full.text
     assert f"expect {100 * low:.1f}–{100 * high:.1f} %" in full.text
     fewer = 100 * (1 - (1 - test["accuracy"]) / 0.5)
     assert f"reaches 50.0 %; the model makes {fewer:.0f} % fewer mistakes" in full.text
@@ -168,7 +168,7 @@ def test_full_report_states_the_figures(full):
 
 
 def test_full_report_says_where_the_time_goes(full):
-    assert "Phase head 3,200.0 images/s: 5.0 ms a step of 16 pictures" in full.text
+    assert "Phase head 3,200.0 images/s: 5.0 ms a step of 16 images" in full.text
     assert "utilisation: not known; no peak is known." in full.text
     assert "dense, <gradient> 4.00 80.0 %" in full.text
     assert "dot.1 dense 4.00 80.0 % f32[2] a.py:1 a/<b>" in full.text
@@ -262,7 +262,7 @@ def test_whether_the_views_helped(full, interval, verdict):
     text = _Page(run_page.build(**{**_run(), "evaluations": {"test": test}})).text
     low, high = (f"{100 * v:+.1f}" for v in interval)
     assert f"a difference of +1.0 points (95 % interval {low} to {high})" in text
-    assert "7 pictures gained, 5 lost (McNemar's p = 0.77)" in text
+    assert "7 images gained, 5 lost (McNemar's p = 0.77)" in text
     assert verdict in text
 
 

@@ -30,7 +30,7 @@ def test_balanced_class_weights_are_scikit_learn_s():
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
 def test_the_effective_number_of_samples(beta):
-    # In the paper's proposition it is the sum of a geometric series, one term a picture.
+    # In the paper's proposition it is the sum of a geometric series, one term an image.
     numbers = [sum(beta**i for i in range(count)) for count in COUNTS]
     found = class_balance.effective_class_weights(LABELS, 3, beta)
     assert found.dtype == np.float32

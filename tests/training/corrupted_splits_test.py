@@ -36,7 +36,7 @@ def test_validation_and_test_get_twins_and_train_none(parts, make_config):
         assert twin.names == clean.names
         np.testing.assert_array_equal(twin.labels, clean.labels)
         for image, picture, found in zip(clean.images, clean.names, twin.images, strict=True):
-            same = registry.distort(image, "defocus_blur", 3, seed=0, picture=picture)
+            same = registry.distort(image, "defocus_blur", 3, seed=0, image_name=picture)
             np.testing.assert_array_equal(found, same)
 
 

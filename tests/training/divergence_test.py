@@ -15,11 +15,12 @@ from bloodjax import config as config_lib
 from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.checkpoints.state import Metrics
+from bloodjax.cli import console
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.training import divergence, factory, metric_writer, optim
 from bloodjax.training.divergence import Diverged, Divergence
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 
 # An epoch of seven steps each, after which there is a checkpoint.
 TWO_EPOCHS = {
@@ -61,7 +62,7 @@ def sums(taken, bad_step=-1):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(console, "say", lines.append)
+    monkeypatch.setattr(console, "log_info", lines.append)
     return lines
 
 
@@ -104,13 +105,13 @@ def test_it_goes_back_as_often_as_it_may(tmp_path, said):
     seen = watch(tmp_path, 7, 14, 16)
     assert seen.rate == 1
     # The weights at step 14 are those of which the next step was not good.
-    seen.go_back(Diverged(14), 19)
+    seen.rollback(Diverged(14), 19)
     assert seen._checkpoints.steps == [7]
     assert seen.rate == 0.5
     assert "going back to the checkpoint of step 7 with 0.5 times the learning rate" in said[0]
     again = watch(tmp_path)
     assert again.rollbacks == seen.rollbacks
-    again.go_back(Diverged(3), 6)
+    again.rollback(Diverged(3), 6)
     assert again.rate == 0.25
     assert "going back to the run's start with 0.25 times" in said[1]
     assert [(e["step"], e["from"], e["rate"]) for e in again.rollbacks] == [
@@ -121,14 +122,14 @@ def test_it_goes_back_as_often_as_it_may(tmp_path, said):
         r"7 in run/checkpoints; expected a finite loss: lower the learning_rate$"
     )
     with pytest.raises(UserError, match=message):
-        watch(tmp_path, 7).go_back(Diverged(12), 15)
+        watch(tmp_path, 7).rollback(Diverged(12), 15)
     with pytest.raises(UserError, match="there is no checkpoint"):
-        watch(tmp_path / "other", rollbacks=0).go_back(Diverged(12), 15)
+        watch(tmp_path / "other", rollbacks=0).rollback(Diverged(12), 15)
 
 
 def test_the_log_gets_what_it_lacks(tmp_path, said):
     seen = watch(tmp_path, 7)
-    seen.go_back(Diverged(8), 11)
+    seen.rollback(Diverged(8), 11)
     for _ in range(2):
         with metric_writer.MetricWriter(tmp_path, 7) as log:
             seen.log_rollbacks(log, tmp_path)
@@ -150,17 +151,17 @@ def test_a_record_that_is_none(content, tmp_path):
 
 def spoil(patch, bad, stop_at=0):
     """Makes the calls of these numbers go wrong, and sends a signal before one of them."""
-    calls, original = [], JitSteps.train
+    calls, original = [], JitExecutor.train
 
     def spoiled(self, phase, steps, state, data, order, class_weights):
         calls.append(1)
         if len(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
         if len(calls) in bad:
-            class_weights = self.place(np.full(8, np.nan, np.float32))
+            class_weights = self.replicate(np.full(8, np.nan, np.float32))
         return original(self, phase, steps, state, data, order, class_weights)
 
-    patch.setattr(JitSteps, "train", spoiled)
+    patch.setattr(JitExecutor, "train", spoiled)
 
 
 def train(config, workdir, bad=(), stop_at=0):
@@ -171,7 +172,7 @@ def train(config, workdir, bad=(), stop_at=0):
 
 
 def checkpoint(workdir, config):
-    """Progress and variables of the last one, and the steps of all."""
+    """RunProgress and variables of the last one, and the steps of all."""
     like = jax.eval_shape(lambda: factory.variables(config, 8))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest_step

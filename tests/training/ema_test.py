@@ -11,12 +11,13 @@ import pytest
 import bloodjax
 from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.cli import console
 from bloodjax.errors import Stopped
 from bloodjax.evaluation import classifier, evaluator
 from bloodjax.training import factory, metric_writer, trainer
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 
-# Under class weights (the default), with pictures that are mixed: all of it must go on bit for bit.
+# Under class weights (the default), with images that are mixed: all of it must go on bit for bit.
 EMA = {
     "ema": 0.9,
     "augment": "d4|randaugment(1, 0.5)|mixup(0.4, p=0.4)|cutmix(p=0.4)",
@@ -50,7 +51,7 @@ def averaged(make_config, tmp_path_factory):
     config = make_config(**EMA)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "Trainer", Watched)
-        patch.setattr(console, "say", said.append)
+        patch.setattr(console, "log_info", said.append)
         run.train(config, workdir)
     return config, workdir, said, starts[0]
 
@@ -102,7 +103,7 @@ def test_what_is_frozen_stays_bit_identical_in_the_average(averaged):
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(averaged, at, tmp_path, monkeypatch):
     config, workdir, *_ = averaged
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
-    taken, original = [], JitSteps.train
+    taken, original = [], JitExecutor.train
 
     def counted(self, *arguments):
         taken.append(1)
@@ -111,7 +112,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(averaged, at, tmp_path, mon
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(JitSteps, "train", counted)
+        patch.setattr(JitExecutor, "train", counted)
         with pytest.raises(Stopped, match=f"stopped at step {at};"):
             run.train(config, tmp_path)
     run.train(config, tmp_path)

@@ -9,17 +9,17 @@ import pytest
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.augment.policy import parse
-from bloodjax.augment.tta import Plan
+from bloodjax.augment.tta import TTAConfig
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.distributed import sharding
 from bloodjax.models.convnext import ConvNeXt
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training import train_step as pure
-from bloodjax.training.executor import JitSteps, PmapSteps
+from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.optim import optimizer
-from bloodjax.training.train_step import Phase, Recipe, normalise
+from bloodjax.training.train_step import Phase, StepConfig, normalise
 
 # BatchNorm and dropout in the head of both; stochastic depth in the one, BatchNorm in the other.
 BACKBONES = {
@@ -43,14 +43,14 @@ def network(name, axis_name=None):
 def recipe(name, axis_name=None, **changes):
     values = {"batch_size": BATCH, "seed": 1, "augment": parse("d4"), "label_smoothing": 0.1}
     values |= changes
-    return Recipe(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
+    return StepConfig(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
 
 
 def data():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, 40).astype(np.int32)
     images = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
-    return DeviceData(images, labels)
+    return DeviceDataset(images, labels)
 
 
 @functools.cache
@@ -63,13 +63,13 @@ def initial(name):
 def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, part=None):
     """The state and metrics on the host, after calls of so many steps in each epoch."""
     ema = runner._recipe.ema > 0
-    state = runner.place(TrainState.create(initial(name), phase.tx, ema=ema))
-    on_device, weights = runner.place(part or data()), runner.place(weights)
+    state = runner.replicate(TrainState.create(initial(name), phase.tx, ema=ema))
+    on_device, weights = runner.replicate(part or data()), runner.replicate(weights)
     for epoch in range(epochs):
-        order = runner.place(epoch_order(7, epoch, 40))
+        order = runner.replicate(epoch_order(7, epoch, 40))
         for steps in calls:
             state, metrics = runner.train(phase, steps, state, on_device, order, weights)
-    return jax.device_get((runner.fetch(state), metrics))
+    return jax.device_get((runner.unreplicate(state), metrics))
 
 
 def assert_same(found, expected, tolerance=1e-5):
@@ -82,13 +82,13 @@ def assert_same(found, expected, tolerance=1e-5):
 @pytest.fixture(scope="module", params=list(BACKBONES))
 def on_eight(request):
     """A network's name, its runner on all devices, and what two epochs of two steps gave."""
-    runner = JitSteps(recipe(request.param))
+    runner = JitExecutor(recipe(request.param))
     return request.param, runner, train(runner, request.param, calls=(1, 1))
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return JitSteps(recipe("simple_cnn"))
+    return JitExecutor(recipe("simple_cnn"))
 
 
 def test_training_moves_and_counts(on_eight):
@@ -106,20 +106,20 @@ def test_training_moves_and_counts(on_eight):
 
 def test_one_device_gives_the_same_as_eight(on_eight):
     name, _, expected = on_eight
-    single = JitSteps(recipe(name), devices=jax.devices()[:1])
+    single = JitExecutor(recipe(name), devices=jax.devices()[:1])
     assert_same(train(single, name, calls=(1, 1)), expected)
 
 
 def test_pmap_gives_the_same_as_jit(on_eight):
     name, _, expected = on_eight
-    mapped = PmapSteps(recipe(name, sharding.AXIS))
+    mapped = PmapExecutor(recipe(name, sharding.AXIS))
     assert_same(train(mapped, name, calls=(1, 1)), expected)
 
 
 RUNNERS = {
-    "one": lambda name, **changes: JitSteps(recipe(name, **changes), devices=jax.devices()[:1]),
-    "eight": lambda name, **changes: JitSteps(recipe(name, **changes)),
-    "pmap": lambda name, **changes: PmapSteps(recipe(name, sharding.AXIS, **changes)),
+    "one": lambda name, **changes: JitExecutor(recipe(name, **changes), devices=jax.devices()[:1]),
+    "eight": lambda name, **changes: JitExecutor(recipe(name, **changes)),
+    "pmap": lambda name, **changes: PmapExecutor(recipe(name, sharding.AXIS, **changes)),
 }
 
 
@@ -168,11 +168,11 @@ def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
 
 @pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
 def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
-    runner = JitSteps(recipe(name, accumulate_steps=accumulate_steps))
+    runner = JitExecutor(recipe(name, accumulate_steps=accumulate_steps))
     expected = train(runner, name, Phase("backbone", SGD.tx), calls=(1, 1))
-    features = runner.features(runner.place(initial(name)), data().images)
+    features = runner.features(runner.replicate(initial(name)), data().images)
     assert features.shape == (40, 8, 16)
-    cached = DeviceData(features, data().labels)
+    cached = DeviceDataset(features, data().labels)
     found = train(runner, name, Phase("backbone", SGD.tx, True), calls=(1, 1), part=cached)
     assert_same(found, expected)
     for kind in ("params", "batch_stats"):
@@ -236,8 +236,12 @@ def test_steps_in_one_call_are_as_those_in_single_calls(runner):
 
 
 def test_the_state_is_donated_and_the_metrics_are_not(runner):
-    state = runner.place(TrainState.create(initial("simple_cnn"), SGD.tx))
-    arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)), runner.place(WEIGHTS))
+    state = runner.replicate(TrainState.create(initial("simple_cnn"), SGD.tx))
+    arguments = (
+        runner.replicate(data()),
+        runner.replicate(epoch_order(7, 0, 40)),
+        runner.replicate(WEIGHTS),
+    )
     after, metrics = runner.train(SGD, 1, state, *arguments)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     runner.train(SGD, 1, after, *arguments)
@@ -255,13 +259,13 @@ SKIPPING = {
 @pytest.mark.parametrize("name", SKIPPING)
 def test_a_step_that_is_not_finite_is_skipped(name, kind):
     runner = RUNNERS[kind](name, **SKIPPING[name])
-    arguments = (runner.place(data()), runner.place(epoch_order(7, 0, 40)))
+    arguments = (runner.replicate(data()), runner.replicate(epoch_order(7, 0, 40)))
     ema = "ema" in SKIPPING[name]
-    state = runner.place(TrainState.create(initial(name), SGD.tx, ema=ema))
+    state = runner.replicate(TrainState.create(initial(name), SGD.tx, ema=ema))
     for weights, bad_step in ((WEIGHTS, -1), (BAD, 1), (BAD, 1), (WEIGHTS, -1)):
-        before = jax.device_get(runner.fetch(state))
-        state, metrics = runner.train(SGD, 1, state, *arguments, runner.place(weights))
-        after = jax.device_get(runner.fetch(state))
+        before = jax.device_get(runner.unreplicate(state))
+        state, metrics = runner.train(SGD, 1, state, *arguments, runner.replicate(weights))
+        after = jax.device_get(runner.unreplicate(state))
         assert (after.step, metrics.bad_step) == (before.step + 1, bad_step)
         same = before.replace(step=after.step, metrics=after.metrics)
         unchanged = jax.tree.map(np.array_equal, same, after)
@@ -282,7 +286,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch
         return total + jnp.sqrt(jnp.sum(logits * 0.0)), rest  # 0, of slope infinity times 0
 
     monkeypatch.setattr(pure, "weighted_cross_entropy", steep)
-    state, metrics = train(JitSteps(recipe("simple_cnn")), "simple_cnn", epochs=1)
+    state, metrics = train(JitExecutor(recipe("simple_cnn")), "simple_cnn", epochs=1)
     assert (state.step, metrics.bad_step, metrics.count) == (1, 0, 0)
     jax.tree.map(np.testing.assert_array_equal, state.params, initial("simple_cnn")["params"])
 
@@ -306,9 +310,9 @@ def test_what_is_frozen_stays_bit_identical(runner, freeze):
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     if parallel == "pmap":
-        runner = PmapSteps(recipe("simple_cnn", sharding.AXIS))
+        runner = PmapExecutor(recipe("simple_cnn", sharding.AXIS))
     variables, images = initial("simple_cnn"), data().images[:21]
-    placed = runner.place(variables)
+    placed = runner.replicate(variables)
     apply = jax.jit(network("simple_cnn").apply)
     logits = apply(variables, normalise(jnp.asarray(images), MEAN, STD))
     plain = runner.predict(placed, images, "none")
@@ -323,7 +327,7 @@ def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     each = runner.each_view(placed, images, "d4")
     assert each.shape == (21, 8, CLASSES)
     assert_same(each.mean(axis=1), np.mean(turned, axis=0))
-    first = Plan("d4", weights=(("picture", 1.0),))
+    first = TTAConfig("d4", weights=(("picture", 1.0),))
     assert_same(runner.predict(placed, images, first), plain)
     many = runner.each_view(placed, images, "d4+robust")
     assert_same(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
@@ -336,16 +340,19 @@ def test_a_registered_network_trains():
     options = config_lib.defaults().phases.finetune
     options.learning_rate = 3e-3
     tx = optimizer(options, 2, variables["params"], variables["batch_stats"])
-    phase, steps = Phase("none", tx), JitSteps(Recipe(model, MEAN, STD, BATCH), jax.devices()[:1])
+    phase, steps = (
+        Phase("none", tx),
+        JitExecutor(StepConfig(model, MEAN, STD, BATCH), jax.devices()[:1]),
+    )
     # A colour for each class, which the network has to find.
     images = (images // 4 + 150 * np.eye(3)[labels][:, None, None]).astype(np.uint8)
-    state = steps.place(TrainState.create(variables, tx))
-    part = steps.place(DeviceData(images, labels))
+    state = steps.replicate(TrainState.create(variables, tx))
+    part = steps.replicate(DeviceDataset(images, labels))
     for epoch in range(15):
-        order = steps.place(epoch_order(0, epoch, 40))
+        order = steps.replicate(epoch_order(0, epoch, 40))
         for _ in range(2):
             state, _ = steps.train(
-                phase, 1, state, part, order, steps.place(np.ones(3, np.float32))
+                phase, 1, state, part, order, steps.replicate(np.ones(3, np.float32))
             )
     found = steps.predict(state.variables, images, "none").argmax(-1)
     assert np.mean(found == labels) > 0.9

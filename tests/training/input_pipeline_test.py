@@ -28,7 +28,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def medmnist(tmp_path):
-    """A file with splits; the first training picture is in its test split too."""
+    """A file with splits; the first training image is in its test split too."""
     arrays = {}
     for seed, (split, n) in enumerate(SPLITS.items()):
         drawn = cells(n, seed)
@@ -103,7 +103,7 @@ def test_parts_of_their_own_spec(prepare, file, tmp_path):
 
 def test_auto_takes_the_splits_of_a_medmnist_file(prepare, medmnist):
     prepared = prepare(medmnist)
-    # The picture that is in test as well has left train.
+    # The image that is in test as well has left train.
     assert lengths(prepared) == {"train": 31, "validation": 16, "test": 16}
     assert "train/0" not in prepared.train.names
     assert "test/3" in prepared.test.names
@@ -145,7 +145,7 @@ def test_report_leaves_everything_in(prepare, flawed, medmnist):
 
 
 def test_fail_ends_with_what_was_found(prepare, flawed, medmnist, tmp_path):
-    with pytest.raises(UserError, match="found 6 junk pictures, 0 label conflicts and 0 leaks"):
+    with pytest.raises(UserError, match="found 6 junk images, 0 label conflicts and 0 leaks"):
         prepare(flawed[0], clean="fail")
     with pytest.raises(UserError, match="1 leaks"):
         prepare(medmnist, clean="fail")
@@ -185,7 +185,7 @@ def test_a_class_that_cleaning_leaves_empty(prepare, tmp_path):
     other = cells(16, seed=9)
     other.images[0] = dataset.images[only]
     test = challenge(tmp_path / "other.npz", other)
-    with pytest.raises(UserError, match=rf"no picture of {dataset.classes[0]} is left"):
+    with pytest.raises(UserError, match=rf"no image of {dataset.classes[0]} is left"):
         prepare(challenge(tmp_path / "cells.npz", kept), test=test, validation="0")
 
 

@@ -16,19 +16,19 @@ from bloodjax.errors import UserError
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training import loader, optim
-from bloodjax.training.executor import JitSteps, PmapSteps
-from bloodjax.training.train_step import Phase, Recipe
+from bloodjax.training.executor import JitExecutor, PmapExecutor
+from bloodjax.training.train_step import Phase, StepConfig
 
 # No power of two, so that dividing by it is not exact; 7 steps in an epoch.
-BATCH, PICTURES, PER_EPOCH = 24, 175, 7
+BATCH, IMAGES, PER_EPOCH = 24, 175, 7
 
 
 def pictures():
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (PICTURES, 16, 16, 3)).astype(np.uint8)
-    labels = rng.integers(0, 3, PICTURES).astype(np.int32)
-    blank = ("",) * PICTURES
-    return Dataset(images, labels, tuple(map(str, range(PICTURES))), tuple("abc"), blank, blank)
+    images = rng.integers(0, 256, (IMAGES, 16, 16, 3)).astype(np.uint8)
+    labels = rng.integers(0, 3, IMAGES).astype(np.int32)
+    blank = ("",) * IMAGES
+    return Dataset(images, labels, tuple(map(str, range(IMAGES))), tuple("abc"), blank, blank)
 
 
 @functools.cache
@@ -38,8 +38,10 @@ def steps_of(parallel):
     backbone = SimpleCNN(depths=(1, 1), widths=(8, 16), drop_path=0.2, axis_name=axis_name)
     model = Network(backbone, Head(3, hidden=(16,), axis_name=axis_name))
     thirds = (0.3, 0.3, 0.3)
-    recipe = Recipe(model, thirds, thirds, BATCH, seed=1, augment=parse("d4"), axis_name=axis_name)
-    return JitSteps(recipe) if axis_name is None else PmapSteps(recipe)
+    recipe = StepConfig(
+        model, thirds, thirds, BATCH, seed=1, augment=parse("d4"), axis_name=axis_name
+    )
+    return JitExecutor(recipe) if axis_name is None else PmapExecutor(recipe)
 
 
 @functools.cache
@@ -55,7 +57,7 @@ def start():
 def feed_of(make_config, on_device, parallel, at_once, **changes):
     values = {"batch_size": BATCH, "steps_per_call": at_once, "data.on_device": on_device}
     config = make_config(**values, **changes)
-    source = loader.Feed(config, steps_of(parallel), pictures())
+    source = loader.TrainLoader(config, steps_of(parallel), pictures())
     assert source.per_epoch == PER_EPOCH
     assert source.on_device == (on_device == "always")
     return source
@@ -64,15 +66,15 @@ def feed_of(make_config, on_device, parallel, at_once, **changes):
 @pytest.mark.parametrize("on_device", ["always", "never"])
 def test_features_are_computed_once_and_left_when_pictures_are_asked_for(make_config, on_device):
     source = feed_of(make_config, on_device, "jit", 3)
-    variables = source.steps.place(start()[1])
-    assert list(source.cache(variables)) == [*range(BATCH, PICTURES, BATCH), PICTURES]
+    variables = source.steps.replicate(start()[1])
+    assert list(source.cache(variables)) == [*range(BATCH, IMAGES, BATCH), IMAGES]
     assert list(source.cache(variables)) == []
     (steps, data, order), *_ = source.calls(0, 0, cached=True)
     assert steps == 3
     expected = source.steps.features(variables, pictures().images)
     np.testing.assert_allclose(data.images, expected, atol=1e-5)
-    assert data.images.shape == (PICTURES, 8, 16)
-    np.testing.assert_array_equal(np.sort(order), np.arange(PICTURES))
+    assert data.images.shape == (IMAGES, 8, 16)
+    np.testing.assert_array_equal(np.sort(order), np.arange(IMAGES))
     with contextlib.closing(source.calls(1, 0)) as calls:
         assert next(calls)[1].images.ndim > 3
     assert next(iter(source.cache(variables))) == BATCH
@@ -82,15 +84,15 @@ def train(make_config, on_device, parallel, at_once, **changes):
     """The state on the host after two epochs, and what was compiled after each."""
     source = feed_of(make_config, on_device, parallel, at_once, **changes)
     phase, variables = start()
-    state = source.steps.place(TrainState.create(variables, phase.tx))
-    weights = source.steps.place(np.array([0.5, 1.0, 2.0], np.float32))
+    state = source.steps.replicate(TrainState.create(variables, phase.tx))
+    weights = source.steps.replicate(np.array([0.5, 1.0, 2.0], np.float32))
     compiled = []
     for epoch in range(2):
         with contextlib.closing(source.calls(epoch, 0)) as calls:
             for steps, *data in calls:
                 state, _ = source.steps.train(phase, steps, state, *data, weights)
         compiled.append(steps_of("jit").compilations)
-    return jax.device_get(source.steps.fetch(state)), compiled
+    return jax.device_get(source.steps.unreplicate(state)), compiled
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])

@@ -164,7 +164,7 @@ def test_adjusted_logits_are_shifted(batch):
 
 
 def test_a_shift_by_the_prior_makes_the_rare_class_win():
-    # Two classes that no picture tells apart, nine to one: the best logits under the shifted loss
+    # Two classes that no image tells apart, nine to one: the best logits under the shifted loss
     # are equal, as the best ones for the balanced error are.
     targets = jnp.eye(2)[jnp.asarray([0] * 9 + [1])]
     shift = tuple(np.log([0.9, 0.1]).tolist())

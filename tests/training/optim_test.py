@@ -10,13 +10,13 @@ from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.models.layer_depth import depths
 from bloodjax.training.optim import (
-    clip_to,
+    clip_by_precomputed_norm,
     decay_mask,
     freeze_labels,
     optimizer,
     phase_schedule,
     sgdr,
-    trained_norm,
+    trainable_grad_norm,
     wsd,
 )
 
@@ -336,7 +336,7 @@ def test_layer_decay_scales_what_the_rule_would_do(name, freeze, simple_cnn):
 @pytest.mark.parametrize("max_norm", [1.0, 100.0])
 def test_clip_to_is_optax_s_clipping(max_norm, given):
     grads = {"a": jnp.arange(4.0), "b": {"c": -jnp.ones((2, 3))}}
-    clip, expected = clip_to(max_norm), optax.clip_by_global_norm(max_norm)
+    clip, expected = clip_by_precomputed_norm(max_norm), optax.clip_by_global_norm(max_norm)
     extra = {"norm": optax.tree.norm(grads)} if given else {}
     found, _ = clip.update(grads, clip.init(grads), **extra)
     jax.tree.map(
@@ -347,9 +347,9 @@ def test_clip_to_is_optax_s_clipping(max_norm, given):
 def test_the_trained_norm_leaves_out_what_is_frozen():
     grads = {"backbone": {"norm": {"scale": jnp.full(4, jnp.nan)}, "conv": {"kernel": jnp.ones(9)}}}
     stats = {"backbone": {"norm": {"mean": jnp.zeros(4)}}}
-    assert trained_norm(grads, stats, "batchnorm") == 3
-    assert not jnp.isfinite(trained_norm(grads, stats, "none"))
-    assert trained_norm(grads, stats, "backbone") == 0
+    assert trainable_grad_norm(grads, stats, "batchnorm") == 3
+    assert not jnp.isfinite(trainable_grad_norm(grads, stats, "none"))
+    assert trainable_grad_norm(grads, stats, "backbone") == 0
 
 
 def test_a_rate_scales_the_whole_schedule():

@@ -10,6 +10,7 @@ import pytest
 
 from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.cli import console
 from bloodjax.errors import Stopped
 from bloodjax.evaluation import evaluator
 from bloodjax.training import executor, metric_writer, setup, trainer
@@ -49,7 +50,7 @@ def start(make_config, tmp_path, monkeypatch):
     """Starts the run, which is to end in an exception if `act` is given; returns what it said."""
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
     said = []
-    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(console, "log_info", said.append)
 
     def begin(where=None, name="", number=1, act=None, expected=Killed, **changes):
         said.clear()
@@ -71,12 +72,12 @@ def test_a_run_that_is_stopped_everywhere(start, trained, make_config, tmp_path)
     start(setup, "prepare", 1, terminate, Stopped)
     assert not (tmp_path / "config.json").exists()
     start(setup, "prepare", 1, kill)
-    start(executor.JitSteps, "train", 2, kill)
+    start(executor.JitExecutor, "train", 2, kill)
     assert not folder.exists()
     # In the head's only epoch, with a time of grace that may be another at each start.
-    start(executor.JitSteps, "train", 4, terminate, Stopped, grace_seconds=60.0)
+    start(executor.JitExecutor, "train", 4, terminate, Stopped, grace_seconds=60.0)
     # In its validation: what is trained is saved, and validated when the run goes on.
-    assert "going on from step 4" in start(executor.JitSteps, "predict", 1, terminate, Stopped)
+    assert "going on from step 4" in start(executor.JitExecutor, "predict", 1, terminate, Stopped)
     with Checkpoints(folder, read_only=True) as checkpoints:
         assert (checkpoints.latest_step, checkpoints.progress().trained) == (7, True)
     assert history(tmp_path) == []
@@ -90,7 +91,7 @@ def test_a_run_that_is_stopped_everywhere(start, trained, make_config, tmp_path)
     # As the second phase begins.
     start(trainer.Trainer, "next_phase", 1, kill)
     # A checkpoint that breaks while the run stands still.
-    start(executor.JitSteps, "train", 9, terminate, Stopped)
+    start(executor.JitExecutor, "train", 9, terminate, Stopped)
     broken = folder / "16" / "state" / "manifest.ocdbt"
     size = len(broken.read_bytes())
     broken.write_bytes(broken.read_bytes()[:-1])

@@ -11,7 +11,7 @@ from bloodjax.checkpoints.state import TrainState
 from bloodjax.training import skipping
 
 
-def taking(state, grads):
+def apply_update(state, grads):
     params = jax.tree.map(jnp.add, state.params, grads)
     return state.replace(params=params, metrics=state.metrics.replace(count=jnp.float32(16)))
 
@@ -22,7 +22,7 @@ def step(form, skip, state, grads):
     with pytest.MonkeyPatch.context() as patch:
         if form == "default":  # of a GPU or TPU
             patch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
-        return skipping.take_or_skip(finite, skip, taking, state, grads)
+        return skipping.apply_if_finite(finite, skip, apply_update, state, grads)
 
 
 @pytest.mark.parametrize("form", ["cpu", "default"])

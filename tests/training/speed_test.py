@@ -18,16 +18,16 @@ import pytest
 
 from bloodjax import run
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.data.batches import DeviceData, epoch_order
+from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.evaluation import evaluator
 from bloodjax.training import factory, optim, trainer
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase
 
 FIGURES = pathlib.Path(__file__).with_name("speed_figures.json")
 JAX = ".".join(jax.__version__.split(".")[:2])
 NETWORKS = ("simple_cnn", "efficientnet_lite0", "convnext_atto")
-CLASSES, PICTURES, BATCH = 8, 40, 16
+CLASSES, IMAGES, BATCH = 8, 40, 16
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="the figures are those of the program for a CPU"
@@ -36,15 +36,15 @@ pytestmark = pytest.mark.skipif(
 
 def prepared(config):
     """The steps on one device, the last phase, its state's shapes, and a step's other arguments."""
-    steps = JitSteps(factory.recipe(config, CLASSES), jax.devices()[:1])
+    steps = JitExecutor(factory.recipe(config, CLASSES), jax.devices()[:1])
     variables = jax.eval_shape(lambda: factory.variables(config, CLASSES))
     options = config.phases.finetune
     tx = optim.optimizer(options, 5, variables["params"], variables["batch_stats"])
     state = jax.eval_shape(lambda drawn: TrainState.create(drawn, tx), variables)
-    images = np.random.default_rng(0).integers(0, 256, (PICTURES, 32, 32, 3)).astype(np.uint8)
-    data = DeviceData(images, np.arange(PICTURES, dtype=np.int32) % CLASSES)
-    arguments = (data, epoch_order(0, 0, PICTURES), np.ones(CLASSES, np.float32))
-    return steps, Phase(options.freeze, tx), state, steps.place(arguments)
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
+    data = DeviceDataset(images, np.arange(IMAGES, dtype=np.int32) % CLASSES)
+    arguments = (data, epoch_order(0, 0, IMAGES), np.ones(CLASSES, np.float32))
+    return steps, Phase(options.freeze, tx), state, steps.replicate(arguments)
 
 
 def lowered(steps, phase, state, arguments):
@@ -83,7 +83,7 @@ def test_xla_adds_no_operations_and_takes_the_state_s_memory_for_the_new_one(sma
 def test_steps_within_an_epoch_take_nothing_from_the_host(small, make_config):
     steps, phase, _, arguments = small
     variables = factory.variables(make_config(), CLASSES)
-    state = steps.place(TrainState.create(variables, phase.tx))
+    state = steps.replicate(TrainState.create(variables, phase.tx))
     state, _ = steps.train(phase, 1, state, *arguments)
     with jax.transfer_guard("disallow_explicit"):
         state, sums = steps.train(phase, 1, state, *arguments)
@@ -96,7 +96,7 @@ def watched(make_config, tmp_path_factory):
     """A run whose clock moves by 0.3 s a call: compilations and looks at the device by epoch."""
     clock = types.SimpleNamespace(now=0.0)
     seen = {"compilations": [], "looks": []}
-    jit_train, device_get, looks = JitSteps.train, jax.device_get, []
+    jit_train, device_get, looks = JitExecutor.train, jax.device_get, []
 
     class Watched(trainer.Trainer):
         def epoch(self, progress, state):
@@ -124,7 +124,7 @@ def watched(make_config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
         patch.setattr(trainer, "Trainer", Watched)
-        patch.setattr(JitSteps, "train", counted_train)
+        patch.setattr(JitExecutor, "train", counted_train)
         patch.setattr(jax, "device_get", counted_get)
         patch.setattr(evaluator, "finish", lambda *_: {})
         run.train(config, tmp_path_factory.mktemp("watched"))

@@ -108,7 +108,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(distorted_run, tmp_path, mo
     config, workdir, _ = distorted_run
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
     with monkeypatch.context() as patch:
-        taken, original = [], executor.JitSteps.train
+        taken, original = [], executor.JitExecutor.train
 
         def counted(self, *arguments):
             taken.append(1)
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(distorted_run, tmp_path, mo
                 os.kill(os.getpid(), signal.SIGINT)
             return original(self, *arguments)
 
-        patch.setattr(executor.JitSteps, "train", counted)
+        patch.setattr(executor.JitExecutor, "train", counted)
         with pytest.raises(Stopped):
             run.train(config, tmp_path)
     run.train(config, tmp_path)

@@ -12,7 +12,7 @@ from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.training import factory
-from bloodjax.training.executor import JitSteps
+from bloodjax.training.executor import JitExecutor
 
 HEAD_ALONE = {
     "data.train": "synthetic:60",
@@ -38,12 +38,12 @@ def last_variables(workdir, config):
 def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
     make_config, tmp_path, monkeypatch
 ):
-    pictures = make_config(**HEAD_ALONE, **{"phases.head.cache_features": "never"})
-    run.train(pictures, tmp_path / "pictures")
+    images = make_config(**HEAD_ALONE, **{"phases.head.cache_features": "never"})
+    run.train(images, tmp_path / "pictures")
     config = make_config(**HEAD_ALONE, **{"phases.head.cache_features": "always"})
     run.train(config, tmp_path / "cached")
     with monkeypatch.context() as patch:
-        taken, original = [], JitSteps.train
+        taken, original = [], JitExecutor.train
 
         def counted(self, *arguments):
             taken.append(1)
@@ -51,7 +51,7 @@ def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
                 os.kill(os.getpid(), signal.SIGINT)
             return original(self, *arguments)
 
-        patch.setattr(JitSteps, "train", counted)
+        patch.setattr(JitExecutor, "train", counted)
         with pytest.raises(Stopped):
             run.train(config, tmp_path / "stopped")
     run.train(config, tmp_path / "stopped")
@@ -76,14 +76,14 @@ def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
 
 def test_a_stop_while_features_are_computed(make_config, tmp_path, monkeypatch):
     config = make_config(**HEAD_ALONE, **{"phases.head.cache_features": "always"})
-    original = JitSteps.features
+    original = JitExecutor.features
 
     def interrupted(self, *arguments):
         os.kill(os.getpid(), signal.SIGINT)
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(JitSteps, "features", interrupted)
+        patch.setattr(JitExecutor, "features", interrupted)
         with pytest.raises(Stopped, match="stopped at step 0"):
             run.train(config, tmp_path)
     run.train(config, tmp_path)
@@ -132,14 +132,14 @@ def test_a_cache_that_cannot_be(changes, make_config):
 def test_the_loss_of_the_steps_is_the_config_s(
     changes, gamma, tau, even, make_config, tmp_path, monkeypatch
 ):
-    recipes, weights, original = [], [], JitSteps.train
+    recipes, weights, original = [], [], JitExecutor.train
 
     def watched(self, phase, steps, state, data, order, class_weights):
         recipes.append(self._recipe)
         weights.append(np.asarray(class_weights))
         return original(self, phase, steps, state, data, order, class_weights)
 
-    monkeypatch.setattr(JitSteps, "train", watched)
+    monkeypatch.setattr(JitExecutor, "train", watched)
     run.train(make_config(**HEAD_ALONE | {"phases.head.epochs": 1}, **changes), tmp_path)
     assert recipes[0].focal_gamma == gamma
     if tau:

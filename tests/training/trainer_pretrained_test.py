@@ -11,7 +11,7 @@ from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.pretrained import bloodjax_file
-from bloodjax.pretrained.pretrained_cfg import Source
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 from bloodjax.training import factory
 
 
@@ -20,7 +20,7 @@ def weights(tmp_path):
     """A file of ours with weights for the tiny runs' network, and the weights."""
     _, variables = bloodjax.create_model("simple_cnn", num_classes=3)
     path = tmp_path / "weights.safetensors"
-    source = Source("hf:a/b@c", "timm", "", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), licence="mit")
+    source = PretrainedCfg("hf:a/b@c", "timm", "", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), licence="mit")
     bloodjax_file.write(path, "simple_cnn", 3, source, variables)
     return path, jax.device_get(variables)
 

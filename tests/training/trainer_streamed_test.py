@@ -1,4 +1,4 @@
-"""A run whose pictures stream, stopped and gone on with, beside one whose stay on the device."""
+"""A run whose images stream, stopped and gone on with, beside one whose stay on the device."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
 ):
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
     config = make_config(**{"data.on_device": "never"})
-    taken, original = [], executor.JitSteps.train
+    taken, original = [], executor.JitExecutor.train
 
     def counted(self, phase, steps, state, data, order, class_weights):
         assert order is None  # the batches are handed in
@@ -37,14 +37,14 @@ def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, phase, steps, state, data, order, class_weights)
 
-    monkeypatch.setattr(executor.JitSteps, "train", counted)
+    monkeypatch.setattr(executor.JitExecutor, "train", counted)
     threads = set(threading.enumerate())
     with pytest.raises(Stopped, match="stopped at step 17;"):
         run.train(config, tmp_path)
     deadline = time.monotonic() + 10
     while left := [t for t in set(threading.enumerate()) - threads if "grain" in t.name]:
         assert time.monotonic() < deadline, left
-    assert "\nthe training pictures stream from the host\n" in capsys.readouterr().err
+    assert "\nthe training images stream from the host\n" in capsys.readouterr().err
     run.train(config, tmp_path)
     assert len(taken) == 21
 

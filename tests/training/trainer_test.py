@@ -36,7 +36,7 @@ def no_evaluation(monkeypatch):
 def stop_after(monkeypatch, n, number=signal.SIGINT):
     """Sends this process a signal when `n` steps have been taken; returns the count of steps."""
     taken = []
-    original = executor.JitSteps.train
+    original = executor.JitExecutor.train
 
     def counted(self, *args):
         taken.append(1)
@@ -44,7 +44,7 @@ def stop_after(monkeypatch, n, number=signal.SIGINT):
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(executor.JitSteps, "train", counted)
+    monkeypatch.setattr(executor.JitExecutor, "train", counted)
     return taken
 
 
@@ -257,7 +257,7 @@ def test_a_workdir_that_cannot_be_written_to(make_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 128}, "batch_size is 128, but the training part has 112 pictures"),
+        ({"batch_size": 128}, "batch_size is 128, but the training part has 112 images"),
         ({"batch_size": 12}, "batch_size is 12, expected a multiple of the 8 devices"),
         ({"data.train": "nowhere.npz"}, r"nowhere\.npz: no such file"),
     ],

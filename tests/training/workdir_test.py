@@ -15,7 +15,7 @@ from bloodjax.training import workdir
 HOLDER = """
 import pathlib, sys, time
 from bloodjax import workdir
-with workdir.hold(pathlib.Path(sys.argv[1])):
+with workdir.lock_workdir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -29,36 +29,36 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         assert process.stdout.readline() == "held\n"
         holder = f"process {process.pid} on {socket.gethostname()}"
         with pytest.raises(UserError, match=f"^--workdir={folder}: {holder} is training here"):
-            workdir.hold(folder).__enter__()
+            workdir.lock_workdir(folder).__enter__()
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with workdir.hold(folder):
+    with workdir.lock_workdir(folder):
         assert (folder / "lock").read_text().startswith(f"process {os.getpid()} on ")
         with pytest.raises(UserError, match=f"process {os.getpid()} on "):
-            workdir.hold(folder).__enter__()
+            workdir.lock_workdir(folder).__enter__()
     assert (folder / "lock").read_text() == ""
-    with workdir.hold(folder):
+    with workdir.lock_workdir(folder):
         pass
 
 
 def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(console, "log_info", said.append)
     monkeypatch.setattr(workdir, "_PATIENCE", 0.02)
-    with workdir.hold(tmp_path):
+    with workdir.lock_workdir(tmp_path):
         (tmp_path / "lock").write_text("process 7 on elsewhere\n")
         with pytest.raises(UserError, match="process 7 on elsewhere is training here"):
-            workdir.hold(tmp_path).__enter__()
+            workdir.lock_workdir(tmp_path).__enter__()
     assert len(said) == 1
     assert "waiting for process 7 on elsewhere to let go" in said[0]
 
 
 def test_one_that_lets_go_in_time_is_followed(tmp_path, monkeypatch):
-    first = workdir.hold(tmp_path)
+    first = workdir.lock_workdir(tmp_path)
     first.__enter__()
     (tmp_path / "lock").write_text("process 7 on elsewhere\n")
     monkeypatch.setattr(workdir.time, "sleep", lambda _: first.__exit__(None, None, None))
-    with workdir.hold(tmp_path):
+    with workdir.lock_workdir(tmp_path):
         assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
@@ -68,8 +68,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
     said = []
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(console, "say", said.append)
-    with workdir.hold(tmp_path):
+    monkeypatch.setattr(console, "log_info", said.append)
+    with workdir.lock_workdir(tmp_path):
         pass
     assert said == [
         f"{tmp_path}/lock: Operation not supported; see to it that one process trains here"
@@ -79,7 +79,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="/file/run: Not a directory"):
-        workdir.hold(tmp_path / "file/run").__enter__()
+        workdir.lock_workdir(tmp_path / "file/run").__enter__()
 
 
 def test_the_config_that_lives_there(tmp_path, make_config):

@@ -1,7 +1,7 @@
-"""What is wrong with the pictures: junk, duplicates, contradicting labels, leakage.
+"""What is wrong with the images: junk, duplicates, contradicting labels, leakage.
 
 Nothing here knows a file, an order or a junk frame in advance: every finding comes from comparing
-the pictures with one another.
+the images with one another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bloodjax.data import images, lazy
 from bloodjax.data.audit import duplicates, outliers
 from bloodjax.data.dataset import Dataset
 
-# No kin within this many times the distance of two random pictures: no cell like the others. The
+# No kin within this many times the distance of two random images: no cell like the others. The
 # oddest of 13,671 blood cells reaches 1.1 (1.5 in random subsets of 500, where a rare cell may be
 # the only one of its kind); photographs start at 1.7, drawings, print and noise at 2.3.
 _ODD = 1.65
@@ -26,13 +26,13 @@ _ODD_IF_REPEATED = 1.0
 _CHANCE = 0.01
 
 _LEFT_OUT = (
-    "near duplicates: {:,} pictures are more than the {:,} that are compared pair by pair; "
+    "near duplicates: {:,} images are more than the {:,} that are compared pair by pair; "
     "duplicates, conflicts and leaks are of equal pixels"
 )
 
 
-class Picture(NamedTuple):
-    """One picture of the data sets that were audited.
+class AuditedImage(NamedTuple):
+    """One image of the data sets that were audited.
 
     Attributes:
       key: which data set.
@@ -49,21 +49,21 @@ class Picture(NamedTuple):
     split: str
 
 
-Group = tuple[Picture, ...]
+Group = tuple[AuditedImage, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """The findings over `n` pictures; groups in the order of their first picture.
+    """The findings over `n` images; groups in the order of their first image.
 
     Junk is in `junk` alone: copies of a junk frame are no duplicates, conflicts or leaks.
 
     Attributes:
-      n: pictures audited.
-      junk: pictures that are no cells like the others.
+      n: images audited.
+      junk: images that are no cells like the others.
       junk_reasons: why, for each of `junk`.
       exact_duplicates: groups with the same pixels.
-      near_duplicates: groups of one picture in two or more versions, see `duplicates.near_ids`;
+      near_duplicates: groups of one image in two or more versions, see `duplicates.near_ids`;
         exact copies of a version are in its group too.
       label_conflicts: groups of either kind whose labels differ.
       leakage: groups of either kind that span data sets or splits.
@@ -81,19 +81,19 @@ class Audit:
 
     def junk_in(self, key: str) -> list[int]:
         """Indices of the junk in the data set `key`."""
-        return [picture.index for picture in self.junk if picture.key == key]
+        return [image.index for image in self.junk if image.key == key]
 
     def duplicates_in(self, key: str) -> list[list[int]]:
         """Index groups of exact and near duplicates within the data set `key`."""
         found = (*self.exact_duplicates, *self.near_duplicates)
-        within = ([picture.index for picture in group if picture.key == key] for group in found)
+        within = ([image.index for image in group if image.key == key] for group in found)
         return [group for group in within if len(group) > 1]
 
     def to_json(self) -> dict:
         """The content of `audit.json`: `n`, names, and groups of names."""
 
         def names(group: Group) -> list[str]:
-            return [picture.name for picture in group]
+            return [image.name for image in group]
 
         return {
             "n": self.n,
@@ -102,7 +102,7 @@ class Audit:
             "exact_duplicates": [names(group) for group in self.exact_duplicates],
             "near_duplicates": [names(group) for group in self.near_duplicates],
             "label_conflicts": [
-                {"names": names(group), "labels": [picture.label for picture in group]}
+                {"names": names(group), "labels": [image.label for image in group]}
                 for group in self.label_conflicts
             ],
             "leakage": [names(group) for group in self.leakage],
@@ -111,17 +111,17 @@ class Audit:
 
 
 def audit(datasets: Mapping[str, Dataset]) -> Audit:
-    """Compares all pictures of `datasets`, by part or source name, with one another.
+    """Compares all images of `datasets`, by part or source name, with one another.
 
-    Junk is a picture that is unlike all others (`outliers.oddness` above 1.65), or a frame that is
-    repeated more often than chance explains and is fairly unlike them (above 1). A picture repeated
+    Junk is an image that is unlike all others (`outliers.oddness` above 1.65), or a frame that is
+    repeated more often than chance explains and is fairly unlike them (above 1). An image repeated
     as often that does look like the others, as after oversampling, is a group of duplicates.
 
-    Of more than 50,000 pictures near duplicates are not looked for, which would take hours and
-    gigabytes: duplicates, conflicts and leaks are exact ones then, and a picture is odd that is
+    Of more than 50,000 images near duplicates are not looked for, which would take hours and
+    gigabytes: duplicates, conflicts and leaks are exact ones then, and an image is odd that is
     unlike 10,000 others, drawn by chance. `left_out` says so.
     """
-    pictures = _pictures(datasets)
+    pictures = _images(datasets)
     if not pictures:
         return Audit(0, (), (), (), (), (), ())
     many = len(pictures) > outliers.MOST
@@ -162,7 +162,7 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
 def _seen(
     datasets: Sequence[Dataset], many: bool
 ) -> tuple[Int[np.ndarray, " n"], UInt8[np.ndarray, "n 48 48 3"] | Float32[np.ndarray, "n 76"]]:
-    """In one pass: what is the same picture, and thumbnails, or of `many` pictures features."""
+    """In one pass: what is the same image, and thumbnails, or of `many` images features."""
     looks = []
 
     def pictures() -> Iterator[UInt8[np.ndarray, "size size 3"]]:
@@ -176,9 +176,9 @@ def _seen(
     return duplicates.exact_ids(pictures()), np.concatenate(looks)
 
 
-def _pictures(datasets: Mapping[str, Dataset]) -> list[Picture]:
+def _images(datasets: Mapping[str, Dataset]) -> list[AuditedImage]:
     return [
-        Picture(
+        AuditedImage(
             key,
             index,
             f"{key}:{name}" if len(datasets) > 1 else name,
@@ -202,5 +202,5 @@ def _more_than_chance(copies: Int[np.ndarray, " frames"]) -> Bool[np.ndarray, " 
 
 
 def _reason(odd: float, copies: int) -> str:
-    unlike = f"{odd:.1f} times as far from its kin as two random pictures are apart"
+    unlike = f"{odd:.1f} times as far from its kin as two random images are apart"
     return f"one frame {copies:,} times, {unlike}" if copies > 1 else unlike

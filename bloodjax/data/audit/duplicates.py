@@ -1,4 +1,4 @@
-"""The same picture twice: identical pixels, or one picture that was processed in two ways."""
+"""The same image twice: identical pixels, or one image that was processed in two ways."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _PROPOSE = 0.88
 _ACCEPT = 0.9
 
 _TURNS = 8  # quarter turns and mirror images
-_ROWS = 1024  # pictures a block: bounds the memory of the pairwise comparison
+_ROWS = 1024  # images a block: bounds the memory of the pairwise comparison
 
 
 def exact_ids(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Int[np.ndarray, " n"]:
-    """For each picture, the index of the first one with the same pixels."""
+    """For each image, the index of the first one with the same pixels."""
     first: dict[bytes, int] = {}
     digests = (hashlib.blake2b(np.ascontiguousarray(image).data).digest() for image in images)
     return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int64)
 
 
 def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"]:
-    """For each picture, a number that it shares with its near duplicates and with no other.
+    """For each image, a number that it shares with its near duplicates and with no other.
 
-    Found: a picture saved again as a JPEG, made brighter, darker or of another tint, slightly
+    Found: an image saved again as a JPEG, made brighter, darker or of another tint, slightly
     blurred or noisy, resized, shifted or zoomed by up to about 3 % of its
     side; each of these also mirrored or turned by quarter turns. Not found: larger shifts, other
-    angles, other crops, and pictures without any structure.
+    angles, other crops, and images without any structure.
 
-    Each picture's closest earlier one in each of the eight orientations is proposed by a blocked
+    Each image's closest earlier one in each of the eight orientations is proposed by a blocked
     matrix product of 16x16 grey codes (time grows with n^2, memory with n), and kept when fine
     structure agrees too: the phase-shifted correlation of band-passed thumbnails with evened-out
     local contrast, which tells apart cells that only share size, place and darkness.
 
     Args:
-      thumbnails: pictures reduced to 48x48, no two of them identical. Chains are followed: a copy
+      thumbnails: images reduced to 48x48, no two of them identical. Chains are followed: a copy
         of a copy belongs to the same group.
     """
     n = len(thumbnails)
@@ -78,7 +78,7 @@ def groups(ids: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " _"]]:
 
 
 def _codes(grey: Float32[np.ndarray, "n 48 48"]) -> Float32[np.ndarray, "n 16 16"]:
-    """16x16 means with zero mean and unit norm; a blank picture gives zeros."""
+    """16x16 means with zero mean and unit norm; a blank image gives zeros."""
     step = THUMBNAIL // _CODE
     codes = grey.reshape(-1, _CODE, step, _CODE, step).mean((2, 4))
     return _unit(codes - codes.mean((1, 2), keepdims=True))
@@ -111,9 +111,9 @@ def _turned(x: Float32[np.ndarray, "n s s"], turn: int) -> Float32[np.ndarray, "
 def _proposals(
     codes: Float32[np.ndarray, "n 16 16"], turn: int
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]]:
-    """Blocks of pairs (later, earlier): each picture with its closest earlier one, turned.
+    """Blocks of pairs (later, earlier): each image with its closest earlier one, turned.
 
-    One earlier picture is enough to join a group, however large: no need to list all pairs.
+    One earlier image is enough to join a group, however large: no need to list all pairs.
     """
     flat = codes.reshape(len(codes), -1)
     turned = _turned(codes, turn).reshape(len(codes), -1)

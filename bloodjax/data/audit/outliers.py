@@ -1,4 +1,4 @@
-"""Pictures that are unlike all others: how far each one is from its nearest kin."""
+"""Images that are unlike all others: how far each one is from its nearest kin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64, UInt8
 _AXES = np.eye(3)
 _DIAGONALS = [[0, 1, 1], [0, 1, -1], [1, 0, 1], [1, 0, -1], [1, 1, 0], [1, -1, 0]]
 _DIRECTIONS = np.concatenate([_AXES, np.array(_DIAGONALS) / np.sqrt(2)]).astype(np.float32)
-# ... at these quantiles of a picture's pixels.
+# ... at these quantiles of an image's pixels.
 _QUANTILES = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
 
 # What the eye takes for a clear change is the unit of each kind of feature.
@@ -18,19 +18,19 @@ _ENERGY_UNIT = 0.4  # nats: contrast at one scale or in one direction
 # Two random cells of one stain and different types are about this far apart.
 _LEAST_SPREAD = 10.0
 
-_KIN = 3  # up to three strange pictures of one kind do not vouch for each other
-_MIN_PICTURES = 50  # fewer say too little of what is usual
-_ROWS = 512  # pictures a block: bounds the memory
-# Of more pictures than the first, each is compared with as many of them as the second, drawn by
+_KIN = 3  # up to three strange images of one kind do not vouch for each other
+_MIN_IMAGES = 50  # fewer say too little of what is usual
+_ROWS = 512  # images a block: bounds the memory
+# Of more images than the first, each is compared with as many of them as the second, drawn by
 # chance: time grows with their number then, no longer with its square.
 MOST = 50_000
 _KIN_DRAWN = 10_000
 
 
 def oddness(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float64[np.ndarray, " n"]:
-    """How unlike the others each picture is; 1 is as unlike as two random pictures are.
+    """How unlike the others each image is; 1 is as unlike as two random images are.
 
-    The distance of a picture to its third nearest neighbour, over the median distance of random
+    The distance of an image to its third nearest neighbour, over the median distance of random
     pairs: a rare cell has kin at about that distance, a foreign frame at twice as much. The scale
     comes from the data and does not depend on their number. It has a lower bound, so that a set of
     one type of cells does not make its every variant odd.
@@ -40,16 +40,16 @@ def oddness(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float64[np.ndarray, "
     differences at four scales, and the balance of upright and level edges.
 
     Args:
-      thumbnails: distinct pictures, reduced to 48x48; with copies among them, an odd picture would
+      thumbnails: distinct images, reduced to 48x48; with copies among them, an odd image would
         find its own copies near. With fewer than 50 nothing is odd: zeros.
     """
     return oddness_of(features(thumbnails))
 
 
 def oddness_of(features: Float32[np.ndarray, "n 76"]) -> Float64[np.ndarray, " n"]:
-    """`oddness`, from the `features` of the pictures."""
+    """`oddness`, from the `features` of the images."""
     n = len(features)
-    if n < _MIN_PICTURES:
+    if n < _MIN_IMAGES:
         return np.zeros(n)
     one, other = np.random.default_rng(0).integers(0, n, (2, 10_000))
     pairs = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
@@ -57,7 +57,7 @@ def oddness_of(features: Float32[np.ndarray, "n 76"]) -> Float64[np.ndarray, " n
 
 
 def features(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float32[np.ndarray, "n 76"]:
-    """Colour and texture of each picture, in units of what the eye takes for a clear change."""
+    """Colour and texture of each image, in units of what the eye takes for a clear change."""
     found = np.empty((len(thumbnails), 76), np.float32)
     for start in range(0, len(found), _ROWS):
         found[start : start + _ROWS] = _features(thumbnails[start : start + _ROWS])
@@ -103,6 +103,6 @@ def _distance_to_kin(features: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray
         rows = slice(start, start + _ROWS)
         squared = squares[rows, None] + kin_squares - 2 * features[rows] @ kin.T
         ranked = np.partition(squared, (_KIN - 1, _KIN), axis=1)
-        # Of its kin, a picture that is among them is its own first.
+        # Of its kin, an image that is among them is its own first.
         nearest[rows] = np.where(is_kin[rows], ranked[:, _KIN], ranked[:, _KIN - 1])
     return np.sqrt(np.maximum(nearest, 0))

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 
 from bloodjax.errors import UserError
 
-# What a zip, and one picture in it, may unpack to, in bytes: a few kilobytes can claim terabytes.
+# What a zip, and one image in it, may unpack to, in bytes: a few kilobytes can claim terabytes.
 MAX_UNPACKED = 16 * 2**30
 MAX_MEMBER = 2**30
 
-# Deeper than any layout of pictures; also ends a loop of links.
+# Deeper than any layout of images; also ends a loop of links.
 MAX_DEPTH = 6
 
 # What `zipfile` raises on damaged bytes, beside ValueError.

@@ -4,7 +4,7 @@ FOLDER/dataset_info.json, features.json, <name>-<split>.array_record-00000-of-00
 
 What `pack` wrote has `index.json` beside them: names, labels, groups and splits in the source's
 order, and the size and checksum of each shard. Another set's records are all read once for that.
-Pictures are read when they are asked for, in whatever thread asks.
+Images are read when they are asked for, in whatever thread asks.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _SHARDS = "*.array_record-*"
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What is known of a set without reading its pictures.
+    """What is known of a set without reading its images.
 
     Attributes:
       shards: of all splits, in the order in which their records are counted.
-      records: for each picture, in the data set's order, the number of its record.
+      records: for each image, in the data set's order, the number of its record.
       labels: its class.
       names: its name.
       splits: its split.
@@ -62,11 +62,11 @@ def is_set(folder: pathlib.Path) -> bool:
 
 
 def read(folder: pathlib.Path, size: int) -> Dataset:
-    """The set in `folder`, its pictures unread, of `size` pixels a side.
+    """The set in `folder`, its images unread, of `size` pixels a side.
 
     Raises:
       UserError: its description, its index or a shard is missing or damaged; or later, when
-        pictures are read, their shard is.
+        images are read, their shard is.
     """
     from bloodjax.data.formats import tfds  # takes its time, and most runs do without
 
@@ -108,7 +108,7 @@ def read(folder: pathlib.Path, size: int) -> Dataset:
 
 
 def own_side(folder: pathlib.Path) -> int | None:
-    """The side of the pictures of a set that keeps them as pixels; None where as files."""
+    """The side of the images of a set that keeps them as pixels; None where as files."""
     from bloodjax.data.formats import tfds
 
     _check_finished(folder)
@@ -116,7 +116,7 @@ def own_side(folder: pathlib.Path) -> int | None:
 
 
 def fingerprint(folder: pathlib.Path) -> str:
-    """A short text that stays the same as long as the set does; reads no pictures.
+    """A short text that stays the same as long as the set does; reads no images.
 
     It covers the index, with the checksums of all shards, or what another set says of itself, and
     the name and size of every shard.
@@ -143,8 +143,8 @@ def write_index(
       path: the file.
       shards: by file name, in the order in which their records are counted: how many "records" it
         holds, its "bytes", and their "sha256".
-      dataset: what the set is of; its pictures are not looked at.
-      records: the number of each picture's record, int [n].
+      dataset: what the set is of; its images are not looked at.
+      records: the number of each image's record, int [n].
     """
     groups = dataset.groups if any(dataset.groups) else ()
     content = {

@@ -1,4 +1,4 @@
-"""Folders and zips of pictures, one folder a class: `[<split>/]<class>/<image>`."""
+"""Folders and zips of images, one folder a class: `[<split>/]<class>/<image>`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from bloodjax.data import images, lazy
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats.archive import Archive, keep_open
-from bloodjax.data.lazy import Pictures
+from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
 
 SPLITS = {
@@ -34,11 +34,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Which file is a picture, and of what: fields as in Dataset, in the order of their paths."""
+    """Which file is an image, and of what: fields as in Dataset, in the order of their paths."""
 
     names: tuple[str, ...]
     splits: tuple[str, ...]
-    folders: tuple[str, ...]  # the class folder of each picture
+    folders: tuple[str, ...]  # the class folder of each image
     classes: tuple[str, ...]
     groups: tuple[str, ...]
 
@@ -46,22 +46,22 @@ class _Layout:
 def read(
     path: pathlib.Path, size: int, bad_images: Literal["fail", "skip"], *, unread: bool = False
 ) -> Dataset:
-    """The pictures of a folder or zip, sorted by path; its classes are the sorted folders.
+    """The images of a folder or zip, sorted by path; its classes are the sorted folders.
 
     A single folder around everything is looked through. A file `groups.csv` beside the class (or
-    split) folders, with the header `name,group` and names as it sees them, gives pictures a group;
+    split) folders, with the header `name,group` and names as it sees them, gives images a group;
     the others have none.
 
-    The pictures stay unread (`lazy.LazyImages`) where they would take too much memory, or `unread`
-    asks for it. They are all decoded once even so, to find what is no picture.
+    The images stay unread (`lazy.LazyImages`) where they would take too much memory, or `unread`
+    asks for it. They are all decoded once even so, to find what is no image.
 
     Raises:
-      UserError: no pictures, a layout other than `LAYOUTS`, a `groups.csv` that does not fit, or
+      UserError: no images, a layout other than `LAYOUTS`, a `groups.csv` that does not fit, or
         (with `bad_images` "fail") a file in a class folder that is not a readable image.
     """
     archive = keep_open(path)
     layout = _find_layout(path, archive)
-    pictures, readable = pictures_of(path, archive, layout.names, size, bad_images, unread=unread)
+    pictures, readable = images_of(path, archive, layout.names, size, bad_images, unread=unread)
     if not readable.any():
         raise UserError(f"{path}: holds no readable images, {LAYOUTS}")
     label_of = {name: label for label, name in enumerate(layout.classes)}
@@ -129,11 +129,11 @@ def _read_groups(
     groups = {row[0]: row[1] for row in rows[1:] if row}
     unknown = sorted(groups.keys() - set(pictures))
     if unknown:
-        raise UserError(f"{path}: {name} names {unknown[0]}, which is no picture beside it")
+        raise UserError(f"{path}: {name} names {unknown[0]}, which is no image beside it")
     return groups
 
 
-def pictures_of(
+def images_of(
     path: pathlib.Path,
     archive: Archive,
     names: Sequence[str],
@@ -141,7 +141,7 @@ def pictures_of(
     bad_images: Literal["fail", "skip"],
     *,
     unread: bool = False,
-) -> tuple[Pictures, Bool[np.ndarray, " n"]]:
+) -> tuple[Images, Bool[np.ndarray, " n"]]:
     """All of the `names` in an open `archive`, and which of them can be read.
 
     Raises:
@@ -160,14 +160,14 @@ def pictures_of(
     def decode_chunk(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(names))):
             try:
-                picture = images.decode(archive.read(names[i]), size)
+                image = images.decode(archive.read(names[i]), size)
             except ValueError as error:
                 if bad_images == "fail":
                     raise refusal(i, error) from error
                 readable[i] = False
             else:
                 if not unread:
-                    pictures[i] = picture
+                    pictures[i] = image
 
     def files(places: Sequence[int]) -> list[bytes]:
         found = []

@@ -1,4 +1,4 @@
-"""Challenge and MedMNIST files: pictures and labels as arrays in one npz."""
+"""Challenge and MedMNIST files: images and labels as arrays in one npz."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(path: pathlib.Path, size: int, class_names: Sequence[str]) -> Dataset:
     """Reads a challenge file (`images`, `labels`) or a MedMNIST file (`train_images`, ...).
 
     A challenge file may also hold `classes` (names in label order) and `groups` (one key a
-    picture). Without `classes`, its class names are `class_names`, else the eight `BLOOD_CELLS`.
+    image). Without `classes`, its class names are `class_names`, else the eight `BLOOD_CELLS`.
     In a MedMNIST file they are `BLOOD_CELLS` for eight labels in a file called bloodmnist, else
     `class_names`, else `class_0` and so on.
 
@@ -47,13 +47,13 @@ def read(path: pathlib.Path, size: int, class_names: Sequence[str]) -> Dataset:
         )
 
 
-def read_pictures(
+def read_images(
     path: pathlib.Path, size: int
 ) -> tuple[UInt8[np.ndarray, "n {size} {size} 3"], tuple[str, ...]]:
-    """The pictures of a challenge or MedMNIST file, labelled or not, and their names.
+    """The images of a challenge or MedMNIST file, labelled or not, and their names.
 
     Raises:
-      UserError: no such file, a damaged one, or no pictures in it.
+      UserError: no such file, a damaged one, or no images in it.
     """
     with open_zip(path) as zipped:
         arrays = _Arrays(path, zipped)
@@ -71,10 +71,10 @@ def read_pictures(
 
 
 def own_side(path: pathlib.Path) -> int:
-    """The side in pixels of the pictures of a challenge or MedMNIST file.
+    """The side in pixels of the images of a challenge or MedMNIST file.
 
     Raises:
-      UserError: no such file, a damaged one, no pictures in it, or pictures that are not square.
+      UserError: no such file, a damaged one, no images in it, or images that are not square.
     """
     with open_zip(path) as zipped:
         arrays = _Arrays(path, zipped)
@@ -110,7 +110,7 @@ class _Arrays:
             ) from error
 
     def pictures(self, key: str, *, grey: bool) -> UInt8[np.ndarray, "n height width 3"]:
-        """RGB pictures, where `grey` allows it from grey ones."""
+        """RGB images, where `grey` allows it from grey ones."""
         array = self.array(key)
         if grey and array.ndim == 3:
             array = np.repeat(array[..., None], 3, axis=-1)
@@ -118,14 +118,14 @@ class _Arrays:
             shapes = "(N, H, W, 3) or (N, H, W)" if grey else "(N, H, W, 3)"
             raise self._unlike(key, array, f"uint8 of shape {shapes}")
         if array.size == 0:
-            raise self._unlike(key, array, "at least one picture")
+            raise self._unlike(key, array, "at least one image")
         return array
 
     def labels(self, key: str, n: int) -> Int32[np.ndarray, " {n}"]:
-        """Labels of `n` pictures, of any whole-numbered type."""
+        """Labels of `n` images, of any whole-numbered type."""
         array = self.array(key)
         if array.shape not in ((n,), (n, 1)) or array.dtype.kind not in "iuf":
-            expected = f"a whole number for each picture, of shape ({n},) or ({n}, 1)"
+            expected = f"a whole number for each image, of shape ({n},) or ({n}, 1)"
             raise self._unlike(key, array, expected)
         array = array.reshape(n)
         # Written so that NaN, which compares as False, is wrong too.
@@ -182,7 +182,7 @@ def _read_medmnist(
         labels[split] = arrays.labels(f"{split}_labels", len(part))
     every_label = np.concatenate(list(labels.values()))
     n = len(every_label)
-    # Every class needs a picture, so there are at most as many.
+    # Every class needs an image, so there are at most as many.
     classes = tuple(class_names) or tuple(
         f"class_{i}" for i in range(min(every_label.max() + 1, n))
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from bloodjax.errors import UserError
 
-# A record a group: any of them can be read alone. Pictures hardly get smaller by compression, and
+# A record a group: any of them can be read alone. Images hardly get smaller by compression, and
 # raw pixels are read three times as fast without it.
 _WRITE = "group_size:1,uncompressed"
 # Nothing is read ahead, as what is next is anywhere.

@@ -41,10 +41,10 @@ class Layout:
     Attributes:
       splits: the shards of each split.
       classes: class names in label order.
-      image: the feature that holds the picture, as a file or as pixels.
+      image: the feature that holds the image, as a file or as pixels.
       label: the feature that holds its class.
       texts: those of the features "name" and "group" that there are.
-      side: of the pictures in pixels, where they are kept as pixels; None where as files.
+      side: of the images in pixels, where they are kept as pixels; None where as files.
     """
 
     splits: dict[str, tuple[Shard, ...]]
@@ -90,7 +90,7 @@ def read_layout(folder: pathlib.Path) -> Layout:
     """What the records of the set in `folder` are.
 
     Raises:
-      UserError: its description is damaged, or it has no pictures with one label each.
+      UserError: its description is damaged, or it has no images with one label each.
     """
     try:
         _check_no_code(folder)
@@ -112,7 +112,7 @@ def read_layout(folder: pathlib.Path) -> Layout:
         ) from error
     if found != _FORMAT:
         raise UserError(f"{folder}: its records are {found}, expected {_FORMAT}")
-    image, label = _only(folder, kinds, _is_picture), _only(folder, kinds, _is_label)
+    image, label = _only(folder, kinds, _is_image), _only(folder, kinds, _is_label)
     feature = kinds[image]
     is_file = isinstance(feature, tfds.features.Image)
     return Layout(
@@ -126,7 +126,7 @@ def read_layout(folder: pathlib.Path) -> Layout:
 
 
 def parse(record: bytes, layout: Layout) -> tuple[bytes, int, dict[str, str]]:
-    """The picture, as a file or as pixels, the label, and the `texts` of a record.
+    """The image, as a file or as pixels, the label, and the `texts` of a record.
 
     Raises:
       ValueError: it is no record of this layout.
@@ -144,7 +144,7 @@ def parse(record: bytes, layout: Layout) -> tuple[bytes, int, dict[str, str]]:
 
 
 def pixels(image: bytes, layout: Layout) -> np.ndarray:
-    """The picture that is kept as pixels, uint8 [side, side, 3]."""
+    """The image that is kept as pixels, uint8 [side, side, 3]."""
     return np.frombuffer(image, np.uint8).reshape(layout.side, layout.side, 3)
 
 
@@ -228,7 +228,7 @@ def _check_no_code(folder: pathlib.Path) -> None:
                     raise ValueError(f"{file} has features that are not tensorflow_datasets' own")
 
 
-def _is_picture(feature: tfds.features.FeatureConnector) -> bool:
+def _is_image(feature: tfds.features.FeatureConnector) -> bool:
     if isinstance(feature, tfds.features.Image):
         return True
     shape = feature.shape if type(feature) is tfds.features.Tensor else ()
@@ -244,7 +244,7 @@ def _only(folder: pathlib.Path, kinds: Mapping, test) -> str:
     found = [name for name, feature in kinds.items() if test(feature)]
     if len(found) == 1:
         return found[0]
-    what = "picture (an Image)" if test is _is_picture else "label (a ClassLabel)"
+    what = "image (an Image)" if test is _is_image else "label (a ClassLabel)"
     raise UserError(
         f"{folder}: has the features {', '.join(sorted(kinds))}; expected just one {what} among "
         f"them, found {len(found)}"

@@ -1,8 +1,8 @@
-"""Draw stained blood cells procedurally: one white cell a picture, on a smear with red cells.
+"""Draw stained blood cells procedurally: one white cell an image, on a smear with red cells.
 
-A picture is made as a microscope makes it. Shapes, given by their distance to an outline, put
+An image is made as a microscope makes it. Shapes, given by their distance to an outline, put
 amounts of stain on the glass; light falls through it (Beer-Lambert law), and lens and camera add
-blur and noise. Stain, light, focus, size and place vary so much between pictures that the structure
+blur and noise. Stain, light, focus, size and place vary so much between images that the structure
 of nucleus and cytoplasm tells the kinds of cell apart and colour alone does not.
 
 Lengths are in half frames, as in `bloodjax.data.synthetic.morphology`.
@@ -25,7 +25,7 @@ Field = Float32[np.ndarray, "n size size"]
 
 TURN: Range = (0.0, 2 * math.pi)
 LIGHT = (0.97, 0.89, 0.80)  # of the empty glass: the lamp is warm
-# Far outside the frame: where to draw what a picture does without.
+# Far outside the frame: where to draw what an image does without.
 AWAY = 9.0
 # Pixels drawn together: few enough that their fields stay in a core's cache.
 CHUNK_PIXELS = 2**17
@@ -34,13 +34,13 @@ CHUNK_PIXELS = 2**17
 def draw_cells(
     labels: Int32[np.ndarray, " n"], size: int, seed: int, workers: int | None = None
 ) -> UInt8[np.ndarray, "n size size 3"]:
-    """Pictures of the kinds of cell that `labels` names, in that order.
+    """Images of the kinds of cell that `labels` names, in that order.
 
     Args:
-      labels: index into KINDS of each picture.
+      labels: index into KINDS of each image.
       size: height and width in pixels, 16 or more.
-      seed: same labels, size and seed: same pictures.
-      workers: threads to draw with, by default one a core; no influence on the pictures.
+      seed: same labels, size and seed: same images.
+      workers: threads to draw with, by default one a core; no influence on the images.
     """
     images = np.empty((len(labels), size, size, 3), np.uint8)
     step = max(1, CHUNK_PIXELS // size**2)
@@ -65,7 +65,7 @@ def draw_cells(
 
 
 class _Smear:
-    """`n` pictures in the making: the amount of each stain at every pixel of the glass."""
+    """`n` images in the making: the amount of each stain at every pixel of the glass."""
 
     def __init__(self, n: int, size: int, seed: np.random.SeedSequence):
         self.n, self.size = n, size
@@ -77,7 +77,7 @@ class _Smear:
         self.y = axis[None, :, None] + 0.015 * self.waves((2.0, 6.0))
 
     def draw(self, bounds: Range, count: int | None = None) -> np.ndarray:
-        """Uniform draws, one a picture: float32 [n, 1, 1], or [count, n, 1, 1]."""
+        """Uniform draws, one an image: float32 [n, 1, 1], or [count, n, 1, 1]."""
         shape = (self.n, 1, 1) if count is None else (count, self.n, 1, 1)
         return self.rng.uniform(*bounds, shape).astype(np.float32)
 
@@ -164,7 +164,7 @@ class _Smear:
     def nucleus(self, kind: Morphology, u: Field, v: Field) -> Field:
         """Signed distance to the nucleus's outline: lobes along an arc, joined by strands."""
         last = self.rng.integers(*kind.lobes, (self.n, 1, 1), endpoint=True) - 1
-        # Every picture gets the same number of lobes: the spare ones lie on its last.
+        # Every image gets the same number of lobes: the spare ones lie on its last.
         slots = max(2, kind.lobes[1])
         k = np.minimum(np.arange(slots)[:, None, None, None], last)
         angle = self.draw(kind.span) * (k / np.maximum(last, 1) - 0.5).astype(np.float32)
@@ -218,22 +218,22 @@ class _Smear:
         self.stains[kind.granule] += bare * grains * self.draw(kind.granules)
 
     def photograph(self) -> UInt8[np.ndarray, "n size size 3"]:
-        """The film under the microscope: stain, light, focus and camera differ by picture."""
+        """The film under the microscope: stain, light, focus and camera differ by image."""
         rng, n = self.rng, self.n
         strength = rng.normal(0, 0.15, (n, 1, 1))
         hue = rng.normal(0, 0.05, (n, 1, 3)) + rng.normal(0, 0.08, (n, len(STAINS), 3))
         dyes = (np.array(list(STAINS.values())) * np.exp(strength + hue)).astype(np.float32)
         light = (LIGHT * np.exp(rng.normal(0, 0.04, (n, 3)))).astype(np.float32)
         tilt = 1 + self.draw((-0.1, 0.1)) * self.x + self.draw((-0.1, 0.1)) * self.y
-        picture = np.empty((n, self.size, self.size, 3), np.float32)
+        image = np.empty((n, self.size, self.size, 3), np.float32)
         for channel in range(3):
             density = sum(
                 amount * dyes[:, i, channel, None, None]
                 for i, amount in enumerate(self.stains.values())
             )
-            picture[..., channel] = light[:, channel, None, None] * tilt * np.exp(-density)
+            image[..., channel] = light[:, channel, None, None] * tilt * np.exp(-density)
         for i, blur in enumerate(rng.uniform(0.004, 0.023, n) * (self.size / 2)):
-            ndimage.gaussian_filter(picture[i], (blur, blur, 0), output=picture[i], truncate=3)
-        noise = rng.standard_normal(picture.shape, np.float32)
-        picture += noise * self.draw((0.004, 0.02))[..., None]
-        return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+            ndimage.gaussian_filter(image[i], (blur, blur, 0), output=image[i], truncate=3)
+        noise = rng.standard_normal(image.shape, np.float32)
+        image += noise * self.draw((0.004, 0.02))[..., None]
+        return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -60,23 +60,23 @@ def plant(
 ) -> tuple[Dataset, dict[str, list]]:
     """Plants flaws of known place in a data set: the test of an audit.
 
-    Copies are of different pictures as long as there are any left to copy.
+    Copies are of different images as long as there are any left to copy.
 
     Args:
-      dataset: the pictures to plant among; two classes or more.
+      dataset: the images to plant among; two classes or more.
       duplicates: exact copies to add under the label of their original.
       conflicts: exact copies to add under another label.
       junk: copies of one drawing that shows no cell to add, spread over all labels.
       seed: decides on originals, labels and order.
 
     Returns:
-      The pictures and the flaws in random order, named "0", "1", ... in that order, and what was
+      The images and the flaws in random order, named "0", "1", ... in that order, and what was
       planted by those names: "duplicates" and "conflicts" list pairs (original, copy), "junk" lists
       names. A copy keeps its original's split and group.
     """
     rng = np.random.default_rng(seed)
     n, classes = len(dataset), len(dataset.classes)
-    # Each picture once, then each twice, ...: np.resize repeats the permutation.
+    # Each image once, then each twice, ...: np.resize repeats the permutation.
     originals = np.resize(rng.permutation(n), duplicates + conflicts)
     copied = dataset.take(originals)
     shift = np.repeat([0, 1], [duplicates, conflicts]) * rng.integers(1, classes, len(originals))

@@ -4,7 +4,7 @@
     BloodCells(source="training_set.npz").download_and_prepare()
 
 puts them into the data folder of tensorflow_datasets (or `data_dir=...`), where the SPEC
-`tfds:blood_cells` finds them. Nothing is downloaded, and any SPEC of labelled pictures will do.
+`tfds:blood_cells` finds them. Nothing is downloaded, and any SPEC of labelled images will do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bloodjax.data.formats.tfds import features, split_name, tfds
 from bloodjax.errors import UserError
 
 _DESCRIPTION = """
-Pictures of single blood cells, each under one of the eight labels of BloodMNIST or under those that
+Images of single blood cells, each under one of the eight labels of BloodMNIST or under those that
 the source names. Acevedo et al., Data in Brief 30, 2020.
 """
 

@@ -29,7 +29,7 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "keras_depthwise": lambda x: x[..., 0],  # [h, w, c, 1] -> [h, w, c]
     "keras_grouped": lambda x: x[:, :, 0],  # [h, w, 1, c] -> [h, w, c]
     "keras_conv_as_dense": lambda x: x[0, 0],  # a 1x1 convolution -> [in, out]
-    "keras_conv_bgr": lambda x: x[:, :, ::-1],  # takes BGR pictures -> takes RGB ones
+    "keras_conv_bgr": lambda x: x[:, :, ::-1],  # takes BGR images -> takes RGB ones
 }
 
 

@@ -40,7 +40,7 @@ _TORCH = (
 )
 
 _KERAS = (
-    # The published weights take BGR pictures; ours take RGB.
+    # The published weights take BGR images; ours take RGB.
     *keras_kernel("conv1_conv", "backbone/stem", "keras_conv_bgr"),
     *keras_norm("conv1_bn", "backbone/stem_norm"),
     *keras_kernel(rf"{_KERAS_BLOCK}_0_conv", _block("shortcut", 2, 1)),

@@ -51,7 +51,7 @@ def _keras_conv(match: re.Match[str]) -> str:
 
 
 _KERAS: Table = (
-    # Keras's weights take BGR pictures.
+    # Keras's weights take BGR images.
     *keras_kernel("block1_conv1", "backbone/stage_0_conv_0", "keras_conv_bgr"),
     *keras_kernel(r"block(\d)_conv(\d)", _keras_conv),
     *keras_kernel("fc1", "backbone/top_0"),

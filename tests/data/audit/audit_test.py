@@ -134,7 +134,7 @@ def test_of_many_pictures_near_duplicates_are_left_out_and_that_is_said(cells, m
     monkeypatch.setattr(outliers, "MOST", 200)
     monkeypatch.setattr(outliers, "_KIN_DRAWN", 150)
     many = audit({"train": flawed})
-    assert many.left_out[0].startswith(f"near duplicates: {len(flawed)} pictures are more than the")
+    assert many.left_out[0].startswith(f"near duplicates: {len(flawed)} images are more than the")
     assert many.to_json()["left_out"] == list(many.left_out)
     assert many.near_duplicates == ()
     assert (many.junk, many.exact_duplicates) == (few.junk, few.exact_duplicates)

@@ -13,7 +13,7 @@ from bloodjax.data.audit import duplicates
 
 
 def blobs(n, size=96, seed=0):
-    """Random smooth pictures, each of its own structure."""
+    """Random smooth images, each of its own structure."""
     noise = np.random.default_rng(seed).normal(size=(n, size, size, 3))
     smooth = gaussian_filter(noise, (0, size / 16, size / 16, 0))
     smooth /= smooth.std((1, 2), keepdims=True)

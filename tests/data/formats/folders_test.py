@@ -9,13 +9,13 @@ from bloodjax.data.formats import folders
 from bloodjax.errors import UserError
 
 
-def picture(seed, side=24):
+def image(seed, side=24):
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
 
 
 def cells(*names):
-    """A PNG for each name; the picture is drawn from the name's place."""
-    return {name: images.encode_png(picture(i)) for i, name in enumerate(names)}
+    """A PNG for each name; the image is drawn from the name's place."""
+    return {name: images.encode_png(image(i)) for i, name in enumerate(names)}
 
 
 def write(root, files, form):
@@ -45,7 +45,7 @@ def test_reads_class_folders_sorted_by_name(tmp_path, form):
     assert dataset.labels.tolist() == [0, 0, 1, 2]
     assert dataset.splits == dataset.groups == ("",) * 4
     for i, seed in enumerate([2, 1, 0, 3]):
-        np.testing.assert_array_equal(dataset.images[i], picture(seed))
+        np.testing.assert_array_equal(dataset.images[i], image(seed))
 
 
 def test_reads_split_folders_under_their_usual_names(tmp_path, form):
@@ -102,7 +102,7 @@ def test_groups_csv_gives_groups(tmp_path, form):
         (b"file,patient\na/1.png,1\n", "groups.csv does not have just the columns name,group"),
         (b"name,group\na/1.png\n", "groups.csv does not have just the columns name,group"),
         (b"", "groups.csv does not have just the columns name,group"),
-        (b"name,group\na/9.png,1\n", "groups.csv names a/9.png, which is no picture"),
+        (b"name,group\na/9.png,1\n", "groups.csv names a/9.png, which is no image"),
         (b"name,group\n\xff\xfe,1\n", "groups.csv cannot be read as CSV in UTF-8"),
     ],
 )
@@ -161,7 +161,7 @@ def test_bad_images_can_be_skipped(with_bad, caplog):
     assert "skipped 2 unreadable images: a/070.png, a/140.txt" in caplog.text
     assert len(dataset) == 150
     assert not {"a/070.png", "a/140.txt"} & set(dataset.names)
-    np.testing.assert_array_equal(dataset.images[70], picture(71))
+    np.testing.assert_array_equal(dataset.images[70], image(71))
     assert dataset.labels.tolist() == [0] * 149 + [1]
 
 

@@ -101,9 +101,9 @@ BAD = {
     "rank": ({"images": pictures()[0]}, r"of shape \(20, 20, 3\), expected .* \(N, H, W, 3\)"),
     "grey": ({"images": pictures()[..., :1]}, r"\(16, 20, 20, 1\), expected .* \(N, H, W, 3\)"),
     "alpha": ({"images": np.zeros((N, 9, 9, 4), np.uint8)}, r"\(16, 9, 9, 4\), expected"),
-    "no pictures": (
+    "no images": (
         {"images": pictures()[:0], "labels": LABELS[:0]},
-        "images .* expected at least one picture",
+        "images .* expected at least one image",
     ),
     "out of range": (
         {"labels": np.where(np.arange(N) == 9, 8, LABELS)},

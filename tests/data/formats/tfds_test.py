@@ -13,7 +13,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8
 
 @pytest.fixture
 def folder(tmp_path):
-    """A set of pixels: three pictures to train on, two to test on."""
+    """A set of pixels: three images to train on, two to test on."""
     splits = {}
     for split, numbers in {"train": (0, 1, 2), "test": (3, 4)}.items():
         path = tmp_path / tfds.shard_name("cells", split, 0, 1)
@@ -89,7 +89,7 @@ def test_pictures_and_labels_must_be_clear(folder):
 
     edit(folder / "features.json", doubled)
     with pytest.raises(
-        UserError, match="group, image, label, name, second; expected just one picture"
+        UserError, match="group, image, label, name, second; expected just one image"
     ):
         tfds.read_layout(folder)
 

@@ -8,7 +8,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 40)).astyp
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return cells.draw_cells(LABELS, 64, seed=2)
 
 
@@ -18,10 +18,10 @@ def test_threads_do_not_change_a_bit():
     np.testing.assert_array_equal(alone, cells.draw_cells(few, 96, seed=1, workers=5))
 
 
-def test_every_kind_has_its_own_share_of_stained_pixels(pictures):
+def test_every_kind_has_its_own_share_of_stained_pixels(images):
     """Nuclei are the darkest thing on a film: large in lymphocytes, none in platelets."""
-    middle = pictures[:, 12:52, 12:52].astype(float)
-    glass = np.percentile(pictures.astype(float), 90, axis=(1, 2))
+    middle = images[:, 12:52, 12:52].astype(float)
+    glass = np.percentile(images.astype(float), 90, axis=(1, 2))
     dark = (middle[..., 1] < 0.5 * glass[:, None, None, 1]).mean((1, 2))
     share = {kind: dark[i == LABELS].mean() for i, kind in enumerate(KINDS)}
     assert share["platelet"] < share["erythroblast"] < share["lymphocyte"]
@@ -29,8 +29,8 @@ def test_every_kind_has_its_own_share_of_stained_pixels(pictures):
     assert share["platelet"] < min(share[kind] for kind in KINDS if kind != "platelet")
 
 
-def test_pictures_differ_in_light_stain_and_focus(pictures):
-    means = pictures.astype(float).mean((1, 2))
+def test_pictures_differ_in_light_stain_and_focus(images):
+    means = images.astype(float).mean((1, 2))
     assert (means.std(0) > 5).all()
-    sharpness = np.abs(np.diff(pictures.astype(float), axis=2)).mean((1, 2, 3))
+    sharpness = np.abs(np.diff(images.astype(float), axis=2)).mean((1, 2, 3))
     assert sharpness.max() > 2 * sharpness.min()

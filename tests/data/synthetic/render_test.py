@@ -45,7 +45,7 @@ def test_any_number_and_size(n, size):
     counts = np.bincount(cells.labels, minlength=8)
     assert cells.images.shape == (n, size, size, 3)
     assert counts.max() - counts.min() <= 1
-    assert cells.images.std((1, 2)).min() > 2  # every picture shows something
+    assert cells.images.std((1, 2)).min() > 2  # every image shows something
 
 
 def test_the_seed_decides_on_every_bit():

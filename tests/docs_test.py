@@ -1,0 +1,208 @@
+"""The pages: their length, their links, and the files, modules, recipes and keys that they name."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from bloodjax.config.defaults import defaults
+from bloodjax.config.validation import RULES
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("", "benchmarks", "docs", "docs/internals")
+    for path in (ROOT / folder).glob("*.md")
+)
+# Of files and modules they tell the past.
+HISTORY = {"CHANGELOG.md"}
+
+
+def _hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = _hooks()
+
+
+def read(page):
+    return (ROOT / page).read_text("utf-8")
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def spans(page):
+    """What a page has in backticks, outside blocks of code."""
+    return re.findall(r"`([^`\n]+)`", without_code(read(page)))
+
+
+@pytest.mark.parametrize(("page", "most"), [("README.md", 150), ("docs/ARCHITECTURE.md", 200)])
+def test_a_page_that_is_read_in_one_sitting_stays_short(page, most):
+    assert len(read(page).splitlines()) <= most
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", without_code(read(page)))
+    here = [link.partition("#")[0] for link in links if "://" not in link]
+    missing = [link for link in here if link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_headings_lead_to_headings(page):
+    for link in re.findall(r"\]\(([^)\s]+#[^)\s]+)\)", without_code(read(page))):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        headings = re.findall(r"^#+ (.*)$", without_code(target.read_text("utf-8")), re.MULTILINE)
+        assert anchor in {_slug(heading) for heading in headings}, link
+
+
+def _slug(heading):
+    """As the site and GitHub make an anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - HISTORY))
+def test_files_that_are_named_exist(page):
+    path = re.compile(r"(?:[\w.-]+/)*[\w-]+\.(?:py|sh|sbatch)|(?:[\w.-]+/)+")
+    named = {span for span in spans(page) if path.fullmatch(span) and "/" in span.rstrip("/")}
+    named |= {span for span in spans(page) if re.fullmatch(r"(?:augment|data|docs|tests)/", span)}
+    roots = (ROOT, ROOT / "bloodjax", ROOT / "benchmarks")
+    written_by_a_run = {"checkpoints/broken/", "evaluate/test/", "pretrained/name_maps/"}
+    missing = {name for name in named if not any((root / name).exists() for root in roots)}
+    assert not missing - written_by_a_run
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - HISTORY))
+def test_modules_that_are_named_exist(page):
+    text = read(page)
+    dotted = set(re.findall(r"(?:python -m |`)((?:bloodjax|benchmarks)(?:\.\w+)+)", text))
+    dotted |= set(re.findall(r"^::: ((?:bloodjax|benchmarks)(?:\.\w+)+)", text, re.MULTILINE))
+    assert not [name for name in dotted if not _exists(name)]
+
+
+def _exists(name):
+    """Whether a dotted name is a module, or what a module defines or offers."""
+    *parents, last = name.split(".")
+    path = ROOT.joinpath(*parents, last)
+    if path.with_suffix(".py").exists() or (path / "__init__.py").exists():
+        return True
+    module = ROOT.joinpath(*parents)
+    module = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+    return module.exists() and last in _defined(module)
+
+
+def _defined(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}  # __all__
+    return strings | {node.name for node in tree.body if hasattr(node, "name")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_recipes_that_are_named_exist(page):
+    names = set(re.findall(r"--config=([\w./]+)", read(page))) - {"NAME", "..."}
+    known = {
+        path.relative_to(ROOT / "bloodjax" / "configs").with_suffix("").as_posix()
+        for path in (ROOT / "bloodjax" / "configs").rglob("*.py")
+    }
+    assert not {name for name in names if name not in known} - {"NAME_OR_FILE", "my_config.py"}
+
+
+def test_the_table_of_recipes_lists_all():
+    recipes = {
+        path.relative_to(ROOT / "bloodjax" / "configs").with_suffix("").as_posix()
+        for path in (ROOT / "bloodjax" / "configs").rglob("*.py")
+    }
+    recipes = {name for name in recipes if not name.endswith(("__init__", "common"))}
+    for page in ("README.md", "docs/configs.md"):
+        assert recipes <= set(spans(page)), page
+
+
+def test_the_ci_script_finds_the_test_command():
+    assert re.search(r"^python3 .*pytest", read("README.md"), re.MULTILINE)
+
+
+def test_the_tree_of_modules_is_that_of_the_package():
+    tree = re.search(r"^```\n(bloodjax/.*?)^```", read("docs/ARCHITECTURE.md"), re.S | re.M)[1]
+    words = set(re.findall(r"\w+", tree))
+    modules = {
+        path.stem
+        for path in (ROOT / "bloodjax").rglob("*.py")
+        if path.stem != "__init__" and not {"configs", "name_maps"} & set(path.parts)
+    }
+    assert not modules - words
+
+
+def test_the_configuration_reference_lists_every_key():
+    values = hooks._flatten(defaults().to_dict())
+    about = hooks.comments(hooks.DEFAULTS.read_text("utf-8"))
+    expected = {key: rule[1] for key, rule in RULES.items()}
+    made = hooks.config_reference(values, about, expected)
+    rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", made, re.MULTILINE)
+    keys = {re.sub(r"^phases\.\w+", "phases.*", key) for key in values}
+    assert {name for name, _ in rows} == keys
+    assert len(rows) == len(keys)
+    assert hooks.MARKER in read("docs/config-reference.md")
+
+
+SOURCE = """
+def defaults():
+    return ConfigDict(
+        {
+            # What comes out
+            # differs.
+            "seed": 0,
+            "size": 96,  # pixels
+            # A group.
+            "stop": {"metric": "loss", "patience": 10},
+            "phases": {"head": _phase(3), "finetune": _phase(4)},
+        }
+    )
+
+
+def _phase(epochs):
+    return {
+        # none | all
+        "freeze": "none",
+        "epochs": epochs,
+    }
+"""
+
+
+def test_a_comment_belongs_to_the_key_below_or_beside_it():
+    assert hooks.comments(SOURCE) == {
+        "seed": "What comes out differs.",
+        "size": "pixels",
+        "stop": "A group.",
+        "stop.metric": "",
+        "stop.patience": "",
+        "phases": "",
+        "phases.*": "",
+        "phases.*.freeze": "none | all",
+        "phases.*.epochs": "",
+    }
+
+
+def test_a_row_of_the_reference_has_default_comment_and_rule():
+    values = {"seed": 0, "phases.head.epochs": 3, "phases.finetune.epochs": 4}
+    made = hooks.config_reference(values, {"seed": "a | b"}, {"epochs": "a number"})
+    assert "| `seed` | int | `0` | a &#124; b |" in made
+    assert "| `phases.*.epochs` | int | `3` (`head`), `4` (`finetune`) | *a number* |" in made
+
+
+def test_links_follow_a_page_to_the_site():
+    text = "[a](docs/data.md) [b](benchmarks/RESULTS.md#speed) [c](https://example.org/x.md)"
+    expected = "[a](data.md) [b](results.md#speed) [c](https://example.org/x.md)"
+    assert hooks.site_links(text, "README.md") == expected
+    inner = hooks.site_links("[a](../../benchmarks/RESULTS.md) [b](../data.md)", "docs/x/y.md")
+    assert inner == "[a](../results.md) [b](../data.md)"
