@@ -48,47 +48,58 @@ def test_a_page_that_is_read_in_one_sitting_stays_short(page, most):
     assert len(read(page).splitlines()) <= most
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\(([^)\s]+)\)", without_code(read(page)))
-    here = [link.partition("#")[0] for link in links if "://" not in link]
-    missing = [link for link in here if link and not (ROOT / page).parent.joinpath(link).exists()]
+def test_links_lead_to_files():
+    missing = {}
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)\s]+)\)", without_code(read(page)))
+        for path in (link.partition("#")[0] for link in links if "://" not in link):
+            if path and not (ROOT / page).parent.joinpath(path).exists():
+                missing.setdefault(page, []).append(path)
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_to_headings_lead_to_headings(page):
-    for link in re.findall(r"\]\(([^)\s]+#[^)\s]+)\)", without_code(read(page))):
-        if "://" in link:
-            continue
-        path, _, anchor = link.partition("#")
-        target = (ROOT / page).parent / path if path else ROOT / page
-        headings = re.findall(r"^#+ (.*)$", without_code(target.read_text("utf-8")), re.MULTILINE)
-        assert anchor in {_slug(heading) for heading in headings}, link
+def test_links_to_headings_lead_to_headings():
+    missing = {}
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", without_code(read(page))):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            if "://" not in link and anchor not in _anchors(target):
+                missing.setdefault(page, []).append(link)
+    assert not missing
 
 
-def _slug(heading):
-    """As the site and GitHub make an anchor of a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+def _anchors(path):
+    """Of a page's headings, as the site and GitHub make them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(path.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - HISTORY))
-def test_files_that_are_named_exist(page):
-    path = re.compile(r"(?:[\w.-]+/)*[\w-]+\.(?:py|sh|sbatch)|(?:[\w.-]+/)+")
-    named = {span for span in spans(page) if path.fullmatch(span) and "/" in span.rstrip("/")}
-    named |= {span for span in spans(page) if re.fullmatch(r"(?:augment|data|docs|tests)/", span)}
-    roots = (ROOT, ROOT / "bloodjax", ROOT / "benchmarks")
-    written_by_a_run = {"checkpoints/broken/", "evaluate/test/", "pretrained/name_maps/"}
-    missing = {name for name in named if not any((root / name).exists() for root in roots)}
-    assert not missing - written_by_a_run
+# What a run writes, or a file that the reader writes.
+WRITTEN = {"checkpoints/broken/", "evaluate/test/"}
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - HISTORY))
-def test_modules_that_are_named_exist(page):
-    text = read(page)
-    dotted = set(re.findall(r"(?:python -m |`)((?:bloodjax|benchmarks)(?:\.\w+)+)", text))
-    dotted |= set(re.findall(r"^::: ((?:bloodjax|benchmarks)(?:\.\w+)+)", text, re.MULTILINE))
-    assert not [name for name in dotted if not _exists(name)]
+def test_files_that_are_named_exist():
+    path = re.compile(r"(?:[\w.-]+/)+(?:[\w-]+\.(?:py|sh|sbatch|yaml))?")
+    missing = {}
+    for page in set(PAGES) - HISTORY:
+        for span in set(filter(path.fullmatch, spans(page))) - WRITTEN:
+            places = (root / span for root in (ROOT, ROOT / "bloodjax", ROOT / "benchmarks"))
+            if span.count("/") > span.endswith("/") and not any(p.exists() for p in places):
+                missing.setdefault(page, []).append(span)
+    assert not missing
+
+
+def test_modules_that_are_named_exist():
+    missing = {}
+    for page in set(PAGES) - HISTORY:
+        text = read(page)
+        dotted = set(re.findall(r"(?:python -m |`)((?:bloodjax|benchmarks)(?:\.\w+)+)", text))
+        dotted |= set(re.findall(r"^::: ((?:bloodjax|benchmarks)(?:\.\w+)+)", text, re.MULTILINE))
+        for name in dotted:
+            if not _exists(name):
+                missing.setdefault(page, []).append(name)
+    assert not missing
 
 
 def _exists(name):
@@ -108,24 +119,25 @@ def _defined(path):
     return strings | {node.name for node in tree.body if hasattr(node, "name")}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_recipes_that_are_named_exist(page):
-    names = set(re.findall(r"--config=([\w./]+)", read(page))) - {"NAME", "..."}
-    known = {
-        path.relative_to(ROOT / "bloodjax" / "configs").with_suffix("").as_posix()
-        for path in (ROOT / "bloodjax" / "configs").rglob("*.py")
-    }
-    assert not {name for name in names if name not in known} - {"NAME_OR_FILE", "my_config.py"}
+def _recipes():
+    folder = ROOT / "bloodjax" / "configs"
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")}
 
 
-def test_the_table_of_recipes_lists_all():
-    recipes = {
-        path.relative_to(ROOT / "bloodjax" / "configs").with_suffix("").as_posix()
-        for path in (ROOT / "bloodjax" / "configs").rglob("*.py")
-    }
-    recipes = {name for name in recipes if not name.endswith(("__init__", "common"))}
-    for page in ("README.md", "docs/configs.md"):
-        assert recipes <= set(spans(page)), page
+def test_recipes_that_are_named_exist():
+    known = _recipes() | {"NAME", "NAME_OR_FILE", "...", "my_config.py"}
+    missing = {}
+    for page in PAGES:
+        names = set(re.findall(r"--config=([\w./]+)", read(page)))
+        if not names <= known:
+            missing[page] = names - known
+    assert not missing
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/configs.md"])
+def test_the_table_of_recipes_lists_all(page):
+    recipes = {name for name in _recipes() if not name.endswith(("__init__", "common"))}
+    assert recipes <= set(spans(page))
 
 
 def test_the_ci_script_finds_the_test_command():
@@ -134,13 +146,14 @@ def test_the_ci_script_finds_the_test_command():
 
 def test_the_tree_of_modules_is_that_of_the_package():
     tree = re.search(r"^```\n(bloodjax/.*?)^```", read("docs/ARCHITECTURE.md"), re.S | re.M)[1]
-    words = set(re.findall(r"\w+", tree))
-    modules = {
-        path.stem
-        for path in (ROOT / "bloodjax").rglob("*.py")
-        if path.stem != "__init__" and not {"configs", "name_maps"} & set(path.parts)
-    }
-    assert not modules - words
+    package = ROOT / "bloodjax"
+    files = [path for path in package.rglob("*.py") if path.stem != "__init__"]
+    modules = {p.stem for p in files if not {"configs", "name_maps"} & set(p.parts)}
+    assert not modules - set(re.findall(r"\w+", tree))
+    folders = {path.parent.name for path in files}
+    named = re.findall(r"^ +((?:\w+/?, )*\w+/?)  ", tree, re.MULTILINE)
+    names = {name.rstrip("/") for line in named for name in line.split(", ")}
+    assert not names - modules - folders
 
 
 def test_the_configuration_reference_lists_every_key():
