@@ -1,1 +1,1 @@
-"""What the README's speed tables come from: bloodjax and its peers on the same work, in one run."""
+"""Speed of bloodjax and its peers on the same work, in one run; and other measurements."""

@@ -3,10 +3,10 @@
 python -m benchmarks [--tasks=train:convnext_base:16,...] [--contenders=bloodjax,timm,...]
                      [--seconds=900] [--out=benchmarks/results]
 
-A task is KIND:NETWORK:BATCH[:SIZE]; by default all of the README's. The seconds are shared out
+A task is KIND:NETWORK:BATCH[:SIZE]; by default all of RESULTS.md's. The seconds are shared out
 among the tasks; setting up comes on top. A peer that is not installed, or that cannot do a task, is
 named and left out. `--out` gets DEVICE/DATE.json, the results of one run; from them
-`python -m benchmarks.tables` makes the README's tables.
+`python -m benchmarks.tables` fills RESULTS.md.
 """
 
 from __future__ import annotations

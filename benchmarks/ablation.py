@@ -6,7 +6,7 @@ python -m benchmarks.ablation --train=SPEC --validation=SPEC --dir=DIR [--epochs
 
 Trains `configs/recipes/robust.py` once for each variant and seed, in a workdir of its own under
 `--dir`, and scores the test part that was kept back of train: as it is, and with each image under
-one distortion, the same for all variants. It prints the README's table and writes
+one distortion, the same for all variants. It prints RESULTS.md's table and writes
 `OUT/DEVICE/ablation_DATE.json`. The same command goes on where it was stopped. Faster on a CPU with
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.cli.huge_pages`).
 """
