@@ -1,4 +1,4 @@
-"""The rules of the layout: imports point downward, a library has one door, the top level is short."""
+"""Rules of the layout: imports point downward, a library has one door, a short top level."""
 
 import ast
 import pathlib
