@@ -91,7 +91,7 @@ def _speed(folder: pathlib.Path) -> str:
 
 
 def _runs(folder: pathlib.Path) -> str:
-    header = ["data", "command", "images", "accuracy (95 % CI)", "colour histogram", "time", "date"]
+    header = ["data", "images", "accuracy (95 % CI)", "colour histogram", "time", "date", "command"]
     rows = []
     for path in sorted(folder.glob("runs_*.json")):
         for run in _read(path)["runs"]:
@@ -101,8 +101,8 @@ def _runs(folder: pathlib.Path) -> str:
                 accuracy += f" ({low:.3f} to {high:.3f})"
             baseline = f"{run['baseline']:.3f}" if "baseline" in run else ""
             command = f"`{run['command']}`" if run["command"] else "same run"
-            cells = [run["data"], command, f"{run['n']:,}", accuracy, baseline]
-            rows.append([*cells, run.get("time", ""), run["date"]])
+            cells = [run["data"], f"{run['n']:,}", accuracy, baseline, run.get("time", "")]
+            rows.append([*cells, run["date"], command])
     return _markdown(header, rows) if rows else ""
 
 

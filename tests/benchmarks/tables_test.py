@@ -71,9 +71,9 @@ def test_recorded_runs_are_a_row_each(tmp_path):
     content = {"device": "A device", "runs": [measured, same]}
     (folder / "runs_1.json").write_text(json.dumps(content))
     rows = tables.fill(page(), tmp_path).splitlines()
-    about = "| cells | `--config=a` | 1,793 | 0.987 (0.980 to 0.990) | 0.900 | 1 min | 2026-01-02 |"
+    about = "| cells | 1,793 | 0.987 (0.980 to 0.990) | 0.900 | 1 min | 2026-01-02 | `--config=a` |"
     assert about in rows
-    assert "| cells | same run | 1,793 | 0.500 |  |  | 2026-01-02 |" in rows
+    assert "| cells | 1,793 | 0.500 |  |  | 2026-01-02 | same run |" in rows
 
 
 def test_a_page_without_markers_is_refused(tmp_path):
