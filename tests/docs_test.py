@@ -140,6 +140,13 @@ def test_the_table_of_recipes_lists_all(page):
     assert recipes <= set(spans(page))
 
 
+def test_intervals_in_the_readme_are_results():
+    figures = re.findall(r"\d\.\d+ \(\d\.\d+ to \d\.\d+\)", read("README.md"))
+    results = read("benchmarks/RESULTS.md")
+    assert figures
+    assert not [figure for figure in figures if figure not in results]
+
+
 def test_the_ci_script_finds_the_test_command():
     assert re.search(r"^python3 .*pytest", read("README.md"), re.MULTILINE)
 
