@@ -1,257 +1,242 @@
-"""How the processes of a run keep in touch: who lives, what they agree on, why the run ends.
+"""Detects dead and hung processes of a run, and then ends all of them.
 
-Process 0 listens on a TCP port, and every other one holds a connection to it. A thread in each
-sends a beat a second. A process is lost when its connection closes without a farewell (it was
-killed, or its machine left) or when it has been silent for `silence` seconds (its machine hangs, it
-was stopped, or something holds Python's lock); and it says itself that it hangs when its main
-thread is not through what `within` allows a time for. Then every process ends with one line that
-names it, and `LOST`, a status that asks a launcher to start the run again.
+Process 0 listens on a TCP port, and every other process keeps a connection to it. A background
+thread in each process sends a heartbeat once per second. A process is lost in these cases:
 
-What takes long has no limit: a process that reads, compiles or validates for an hour beats.
-JAX's own watch over its processes aborts with a core dump, names no host, and takes no notice of a
-process whose Python hangs; it stays, with a longer timeout, as the second line.
+- Its connection closes without a farewell: it was killed, or its machine is gone.
+- It sends nothing for `silence` seconds: it was stopped, its machine hangs, or something holds the
+  GIL.
+- Its main thread exceeds a deadline set with `with_deadline`. The process reports this itself.
 
-The same connections carry `exchange`, by which all processes learn a value of each. Unlike a
-collective of JAX's it waits for no device, and has no time limit of a device's.
+Then every process prints one line that names the lost process and its host, and exits with
+`PEER_LOST`, after which a launcher starts the run again. Work that takes long has no limit, since
+heartbeats continue while a process reads, compiles or validates.
+
+JAX detects the first two cases as well, but aborts with SIGABRT and without the host's name. It
+does not detect the third. docs/distributed.md has the measurements. JAX's own heartbeat stays on
+as a second line of defence, with a longer timeout.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import os
-import selectors
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
-from bloodjax.distributed.transport import BEAT, Connection, join, receive_all
+from bloodjax.distributed.transport import Connection, accept, connect
 
-# Of a process that ends because another one is lost: EX_TEMPFAIL of sysexits.h, "try again".
-LOST = 75
-# Of a process that ends because of a mistake of the user's.
-MISTAKE = 2
+# Exit status after the loss of another process: EX_TEMPFAIL of sysexits.h, "try again".
+PEER_LOST = 75
+# Exit status after a mistake of the user's.
+USER_ERROR = 2
 
-# After another process's error, for one's own main thread to come to an end in good order.
-_GRACE = 15.0
-# For what was sent last to reach process 0 before the connection closes.
-_SENT = 0.5
-# How often a process that is to end looks whether it may.
-_LOOK = 0.1
+_HEARTBEAT_SECONDS = 1.0
+# After another process's error, the time in which the main thread may end in good order.
+_GRACE_SECONDS = 15.0
+# The time in which the last message reaches process 0, before the connection closes.
+_SEND_SECONDS = 0.5
+# How long a clean exit waits for the background thread.
+_CLOSE_SECONDS = 2.0
+# How often a process with a pending exit checks whether it may end.
+_POLL_SECONDS = 0.1
 
 
 class Peers:
-    """What one process knows of the others.
+    """One process's connections to the other processes.
+
+    All state except the deadline belongs to the event loop of a background thread.
 
     Attributes:
-      process: this one's number.
-      count: of all processes.
+      process: This process's id.
+      count: Number of processes of the run.
     """
 
     def __init__(
         self,
         process: int,
-        count: int,
+        hosts: Sequence[str],
         address: Mapping[str, Any],
-        door: socket.socket | None = None,
+        listener: socket.socket | None = None,
         *,
         silence: float = 20.0,
     ):
-        """Connects with the others, and watches from then on.
+        """Connects to the other processes and starts to watch them.
 
         Args:
-          process: this one's number.
-          count: of all processes.
-          address: what `listen` returned on process 0.
-          door: on process 0, what it returned besides.
-          silence: seconds without a beat after which a process is lost.
+          process: This process's id.
+          hosts: The host name of each process, for messages.
+          address: The address that `transport.listen` returned on process 0.
+          listener: On process 0, the listener that `transport.listen` returned.
+          silence: Seconds without a heartbeat after which a process is lost.
 
         Raises:
-          OSError: the others cannot be reached.
+          OSError: The other processes cannot be reached.
         """
-        self.process, self.count, self._silence = process, count, silence
-        self._host = socket.gethostname()
-        self._lock = threading.RLock()
-        self._news = threading.Condition(self._lock)
-        self._values: dict[int, dict[int, Any]] = {}
-        self._results: dict[int, list[Any]] = {}
-        self._exchanges = 0
-        self._limit: tuple[float, str] | None = None
-        self._doom: tuple[float, int, str] | None = None
-        self._over = False
-        self._lines = (
-            [join(process, address, self._host)]
-            if door is None
-            else receive_all(door, count, address["token"], self._host)
+        self.process, self.count = process, len(hosts)
+        self._hosts, self._silence = hosts, silence
+        self._deadline: tuple[float, str] | None = None
+        self._pending_exit: tuple[float, int, str] | None = None
+        connecting = (
+            connect(process, address)
+            if listener is None
+            else accept(listener, len(hosts), address["token"])
         )
-        self._selector = selectors.DefaultSelector()
-        for line in self._lines:
-            self._selector.register(line.socket, selectors.EVENT_READ, line)
-        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        connected: Future = Future()
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._serve(connecting, connected),), daemon=True
+        )
         self._thread.start()
-
-    def exchange(self, value: Any) -> list[Any]:
-        """Every process's `value`, in order of their numbers; waits until all have given theirs.
-
-        All processes must call it in the same order.
-
-        Args:
-          value: whatever JSON can hold.
-        """
-        with self._lock:
-            number, self._exchanges = self._exchanges, self._exchanges + 1
-            if self.process == 0:
-                self._take(number, 0, value)
-            else:
-                self._lines[0].send({"number": number, "value": value})
-            while number not in self._results:
-                self._news.wait(BEAT)
-            return self._results.pop(number)
+        connected.result()
 
     @contextlib.contextmanager
-    def within(self, seconds: float, doing: str) -> Iterator[None]:
-        """Ends the run if the main thread is not out of the body after so many seconds."""
-        self._limit = (time.monotonic() + seconds, f"has been {doing} for {seconds:g} s")
+    def with_deadline(self, seconds: float, activity: str) -> Iterator[None]:
+        """Ends the run if the main thread does not leave the body within `seconds`."""
+        self._deadline = (time.monotonic() + seconds, f"has been {activity} for {seconds:g} s")
         try:
             yield
         finally:
-            self._limit = None
+            self._deadline = None
 
     def fail(self, status: int, reason: str) -> None:
-        """Tells the others that this process cannot go on, and why; they end soon after.
+        """Tells the other processes that this one failed; they exit soon after.
 
-        So does this one, if its main thread does not get to its end: that may wait for a peer.
+        This process exits too if its main thread does not: that may wait for a peer.
 
         Args:
-          status: what the others end with.
-          reason: goes on after "process 1 (host) ".
+          status: The other processes' exit status.
+          reason: The line after "process 1 (host) ".
         """
-        line = f"process {self.process} ({self._host}) {reason}"
-        with self._lock:
-            if self._doom is None and not self._over:
-                self._tell({"end": status, "line": line})
-                self._doom = (time.monotonic() + _GRACE, status, line)
+        failing = self._fail(status, f"{self._name(self.process)} {reason}")
+        asyncio.run_coroutine_threadsafe(failing, self._loop).result()
 
-    def linger(self) -> None:
-        """After `fail`: lets what was sent arrive, and on process 0 the others end before it.
+    def drain(self) -> None:
+        """After `fail`: waits until the message has arrived.
 
-        Where process 0 ends first, JAX aborts the others in the midst of what they do.
+        Process 0 waits until the other processes have ended. If it ended first, JAX would abort
+        them before their files are closed.
         """
-        end = time.monotonic() + (_GRACE if self.process == 0 else _SENT)
-        while time.monotonic() < end and not all(line.closed for line in self._lines):
+        end = time.monotonic() + (_GRACE_SECONDS if self.process == 0 else _SEND_SECONDS)
+        while time.monotonic() < end and not self._all_closed():
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Says farewell; nobody minds then that this process ends."""
-        with self._lock:
-            self._over = True
-            self._tell({"farewell": True})
-        self._thread.join(2 * BEAT)
-        for line in self._lines:
-            line.socket.close()
+        """Announces a clean exit, so that peers do not take the closed connection for a failure."""
+        self._loop.call_soon_threadsafe(self._close)
+        self._thread.join(_CLOSE_SECONDS)
 
-    def _watch(self) -> None:
+    async def _serve(self, connecting: Awaitable[list[Connection]], connected: Future) -> None:
+        """Connects, then runs the background tasks until `close`."""
+        self._loop, self._closed = asyncio.get_running_loop(), asyncio.Event()
         try:
-            self._watch_on()
-        except Exception:
-            if not self._over:  # without it, a lost process would keep this one waiting for ever
-                traceback.print_exc()
-                _end(LOST, f"process {self.process} ({self._host}) cannot watch the others")
-
-    def _watch_on(self) -> None:
-        while not self._over:
-            started = time.monotonic()
-            for key, _ in self._selector.select(BEAT if self._doom is None else _LOOK):
-                self._hear(key.data)
-            now = time.monotonic()
-            with self._lock:
-                for line in self._lines:
-                    # A process that was stopped itself has not listened all the while.
-                    line.silent += min(now - started, self._silence / 3)
-                    line.beat(now)
-            self._judge(now)
-
-    def _hear(self, line: Connection) -> None:
-        messages = line.receive()
-        if messages is None:
-            self._selector.unregister(line.socket)
+            self._connections = await connecting
+        except Exception as error:
+            connected.set_exception(error)
             return
-        for message in messages:
-            if "number" in message:
-                with self._lock:
-                    self._take(message["number"], line.process, message["value"])
-            elif "all" in message:
-                with self._lock:
-                    self._results[message["all"]] = message["values"]
-                    self._news.notify_all()
-            elif "end" in message:
-                self._pass_on(message, line)
+        coroutines = self._watch(), *map(self._receive, self._connections)
+        tasks = [asyncio.create_task(self._guard(coroutine)) for coroutine in coroutines]
+        connected.set_result(None)
+        await self._closed.wait()
+        for task in tasks:
+            task.cancel()
+
+    async def _fail(self, status: int, line: str) -> None:
+        self._end_all(status, line, _GRACE_SECONDS)
+
+    def _close(self) -> None:
+        self._broadcast({"farewell": True})
+        for connection in self._connections:
+            connection.close()
+        self._closed.set()
+
+    def _broadcast(self, message: Mapping[str, Any], source: Connection | None = None) -> None:
+        for connection in self._connections:
+            if connection is not source:
+                connection.send(message)
+
+    async def _receive(self, connection: Connection) -> None:
+        async for message in connection.messages():
+            if "exit" in message:
+                # After a user error all processes may meet the same one: each then reports it
+                # itself and closes its files.
+                orderly = message["exit"] == USER_ERROR
+                wait = _GRACE_SECONDS if orderly or self.process == 0 else 0.0
+                self._end_all(message["exit"], message["line"], wait, connection)
+                self._check()
             elif "farewell" in message:
-                line.left = True
+                connection.left = True
+        self._check()
 
-    def _tell(self, message: Mapping[str, Any], but: Connection | None = None) -> None:
-        for line in self._lines:
-            if line is not but:
-                line.send(message)
+    def _end_all(
+        self, status: int, line: str, wait: float, source: Connection | None = None
+    ) -> None:
+        """Tells the other processes to exit, and has this one exit after `wait` seconds."""
+        if self._pending_exit is None:
+            self._broadcast({"exit": status, "line": line}, source)
+            self._pending_exit = (time.monotonic() + wait, status, line)
 
-    def _take(self, number: int, process: int, value: Any) -> None:
-        """On process 0: notes a value; when all are there, everyone gets them."""
-        given = self._values.setdefault(number, {})
-        given[process] = value
-        if len(given) == self.count:
-            values = [given[i] for i in range(self.count)]
-            del self._values[number]
-            self._results[number] = values
-            self._tell({"all": number, "values": values})
-            self._news.notify_all()
+    async def _watch(self) -> None:
+        while True:
+            started = time.monotonic()
+            pending = self._pending_exit is not None
+            await asyncio.sleep(_POLL_SECONDS if pending else _HEARTBEAT_SECONDS)
+            elapsed = time.monotonic() - started
+            for connection in self._connections:
+                # A process that was itself stopped did not listen all that time.
+                connection.silent += min(elapsed, self._silence / 3)
+                connection.send({})
+            self._check()
 
-    def _pass_on(self, message: Mapping[str, Any], source: Connection) -> None:
-        """Another process cannot go on: the rest hear of it, and this one ends."""
-        status = message["end"]
-        # Where all processes meet the same mistake, each says so itself and closes its files.
-        wait = _GRACE if status == MISTAKE or self.process == 0 else 0.0
-        with self._lock:
-            if self._doom is None:
-                self._tell(message, but=source)
-                self._doom = (time.monotonic() + wait, status, message["line"])
+    async def _guard(self, coroutine: Coroutine) -> None:
+        """Runs one of the background tasks. If it fails, the process could wait for ever."""
+        try:
+            await coroutine
+        except Exception:
+            traceback.print_exc()
+            _exit(PEER_LOST, f"{self._name(self.process)} cannot monitor the other processes")
 
-    def _judge(self, now: float) -> None:
-        if self._over:
-            return
-        if self._doom is not None:
-            # Process 0 is the last to end, for the sake of the others; see `linger`.
-            alone = self.process == 0 and all(line.closed for line in self._lines)
-            if alone or time.monotonic() >= self._doom[0]:
-                _end(*self._doom[1:])
-            return
-        for line in self._lines:
-            who = f"process {line.process} ({line.host})"
-            if line.closed and not line.left:
-                return self._lose(f"{who} ended without a word")
-            if line.silent > self._silence and not line.left:
-                line.closed = True  # nobody waits for it
-                return self._lose(f"{who} has given no sign for {self._silence:g} s")
-        limit = self._limit
-        if limit is not None and now > limit[0]:
+    def _check(self) -> None:
+        """Ends the run if a process is lost, and this process if its exit is due."""
+        if self._pending_exit is None:
+            self._find_lost()
+        if self._pending_exit is not None:
+            due, status, line = self._pending_exit
+            # Process 0 ends last; `drain` has the reason.
+            if time.monotonic() >= due or (self.process == 0 and self._all_closed()):
+                _exit(status, line)
+
+    def _find_lost(self) -> None:
+        wait = _GRACE_SECONDS if self.process == 0 else 0.0
+        for connection in self._connections:
+            who = self._name(connection.process)
+            if connection.closed and not connection.left:
+                self._end_all(PEER_LOST, f"{who} ended unexpectedly", wait)
+            elif connection.silent > self._silence and not connection.left:
+                connection.closed = True  # process 0 does not wait for it
+                self._end_all(PEER_LOST, f"{who} sent no heartbeat for {self._silence:g} s", wait)
+        deadline = self._deadline
+        if deadline is not None and time.monotonic() > deadline[0]:
             faulthandler.dump_traceback()
-            self._lose(f"process {self.process} ({self._host}) {limit[1]}")
+            self._end_all(PEER_LOST, f"{self._name(self.process)} {deadline[1]}", wait)
 
-    def _lose(self, reason: str) -> None:
-        """Tells the others that one is lost, and that they end for it, as this one does next."""
-        wait = _GRACE if self.process == 0 else 0.0
-        with self._lock:
-            self._tell({"end": LOST, "line": reason})
-            self._doom = (time.monotonic() + wait, LOST, reason)
-        self._judge(time.monotonic())
+    def _name(self, process: int) -> str:
+        return f"process {process} ({self._hosts[process]})"
+
+    def _all_closed(self) -> bool:
+        return all(connection.closed for connection in self._connections)
 
 
-def _end(status: int, reason: str) -> None:
-    """Ends the process here and now: its main thread may be waiting for a peer for ever."""
-    text = f"error: {reason}" if status == MISTAKE else f"{reason}; this process ends too"
+def _exit(status: int, reason: str) -> None:
+    """Ends the process immediately: its main thread may be waiting for a peer for ever."""
+    text = f"error: {reason}" if status == USER_ERROR else f"{reason}; this process exits too"
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         os.write(2, (text + "\n").encode())

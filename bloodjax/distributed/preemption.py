@@ -1,9 +1,8 @@
-"""SIGINT and SIGTERM as a wish that the run grants when it can, within a time of grace.
+"""Graceful shutdown: on SIGINT or SIGTERM, finish the step, save and exit within a grace period.
 
-The first signal is noted: a training step is finished and the state saved, which the loop sees to;
-what leaves nothing to save is given up at once (`ShutdownRequest.interruptible`). Where that takes longer than the
-time of grace, or at a second signal, the process ends on the spot. All ways out have one status,
-128 + signal.
+The handler only records the first signal; the training loop finishes its step and saves. Work that
+leaves nothing to save is aborted with `Stopped` (`ShutdownRequest.interruptible`). After the grace
+period, or at a second signal, the process exits immediately. The status is always 128 + signal.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 import _thread
 import contextlib
 import dataclasses
-import gc
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 import types
@@ -25,10 +24,10 @@ from bloodjax.errors import Stopped
 
 GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# How often the watch looks for a signal of which only the main thread was told.
-_LOOK_SECONDS = 0.5
-# After which a signal that should have broken something off, and has not, is told again.
-_AGAIN_SECONDS = 2.0
+# How often the watch thread checks for a signal that only the main thread received.
+_POLL_SECONDS = 0.5
+# Seconds after which `Stopped` is raised again if the work that it should have aborted continues.
+_RETRY_SECONDS = 2.0
 
 
 @dataclasses.dataclass
@@ -36,117 +35,137 @@ class ShutdownRequest:
     """Whether the run is to stop.
 
     Attributes:
-      signal: the number of the signal that came, or 0.
-      unsaved: says, in a few words, what is lost if the process ends now.
-      alone: whether this is the run's one process; several stop together, at a training step.
+      signal: The number of the first signal that came, or 0.
+      single_process: Whether the run has one process; several stop together, at a training step.
     """
 
     signal: int = 0
-    unsaved: Callable[[], str] = lambda: "nothing was to be saved"
-    alone: bool = True
-    _interrupts: str | None = None
+    single_process: bool = True
+    _message: str | None = None
+    _describe_unsaved: Callable[[], str] = lambda: "nothing was to be saved"
 
     @contextlib.contextmanager
     def interruptible(self, message: str) -> Iterator[None]:
-        """Raises `Stopped` with `message` as soon as a signal comes, or if one has come already.
+        """Raises `Stopped(message)` in the body as soon as a signal comes, or if one has come.
 
-        For work that leaves nothing to save, and may be broken off anywhere; not by one of several
-        processes, for which the others would wait.
+        The body must leave nothing to save, and can be aborted anywhere. In a run of several
+        processes nothing is raised, because the other processes would wait for this one.
         """
-        if not self.alone:
+        if not self.single_process:
             yield
             return
-        outer, self._interrupts = self._interrupts, message
+        outer, self._message = self._message, message
         try:
             if self.signal:
                 raise Stopped(message, self.signal)
             yield
         finally:
-            self._interrupts = outer
+            self._message = outer
 
-    @property
-    def breaks_off(self) -> bool:
-        """Whether the main thread is in the midst of what a signal breaks off."""
-        return self._interrupts is not None
+    def on_immediate_exit(self, describe: Callable[[], str]) -> None:
+        """Sets what the process prints if it has to exit immediately.
 
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        Args:
+          describe: Returns in a few words what is lost. It is called in another thread.
+        """
+        self._describe_unsaved = describe
+
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = self.signal or number
-        if self._interrupts is not None and not _collects_garbage(frame):
-            raise Stopped(self._interrupts, self.signal)
+        if self._message is not None:
+            raise Stopped(self._message, self.signal)
 
 
 @contextlib.contextmanager
 def graceful_shutdown(
-    grace_seconds: float = GRACE_SECONDS, *, alone: bool = True
+    grace_seconds: float = GRACE_SECONDS, *, single_process: bool = True
 ) -> Iterator[ShutdownRequest]:
-    """Notes the first signal instead of ending the process, and watches over what follows.
+    """Records the first signal instead of ending the process, and watches what follows.
 
-    After `grace_seconds`, or at a second signal, the process ends with status 128 + signal and a
-    line that says what was not saved. Outside the main thread, where Python cannot catch signals,
-    nothing is noted.
+    After `grace_seconds`, or at a second signal, the process exits with status 128 + signal and
+    prints what was not saved. Outside the main thread, where Python cannot handle signals, nothing
+    is recorded.
+
+    Args:
+      grace_seconds: Seconds from the first signal until the process exits.
+      single_process: Whether the run has one process.
     """
-    stop = ShutdownRequest(alone=alone)
+    request = ShutdownRequest(single_process=single_process)
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield request
         return
-    # Python runs handlers between two operations of the main thread, which may be in compiled code
-    # for long. The file descriptor is written to at once, and a thread of its own reads it.
+    # Python runs a handler between two instructions of the main thread, which may be in compiled
+    # code for long. The file descriptor is written immediately, and another thread reads it.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, stop._note) for number in _SIGNALS}
-    watch = threading.Thread(target=_watch, args=(stop, reader, grace_seconds), daemon=True)
+    outer_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    outer = {number: signal.signal(number, request._handle) for number in _SIGNALS}
+    watch = threading.Thread(target=_watch, args=(request, reader, grace_seconds), daemon=True)
     watch.start()
     try:
-        yield stop
+        with _silent_where_ignored():
+            yield request
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # it was not Python's
+        for number, handler in outer.items():
+            if handler is not None:  # Python did not install it
                 signal.signal(number, handler)
-        signal.set_wakeup_fd(outer)
+        signal.set_wakeup_fd(outer_fd)
         writer.close()
         watch.join()
         reader.close()
 
 
-def _watch(stop: ShutdownRequest, reader: socket.socket, grace_seconds: float) -> None:
+@contextlib.contextmanager
+def _silent_where_ignored() -> Iterator[None]:
+    """Does not print a `Stopped` that Python ignores; `_watch` has it raised again.
+
+    Python ignores exceptions in callbacks of its garbage collector (JAX has one) and in `__del__`.
+    """
+    outer = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not isinstance(unraisable.exc_value, Stopped):
+            outer(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = outer
+
+
+def _watch(request: ShutdownRequest, reader: socket.socket, grace_seconds: float) -> None:
     """Ends the process when its time is up; returns when the other end of `reader` is closed."""
-    told: list[int] = []
-    own, deadline, again = 0, None, 0.0
+    received: list[int] = []
+    own, deadline, retry = 0, None, 0.0
     while True:
-        if select.select([reader], [], [], _LOOK_SECONDS)[0]:
+        if select.select([reader], [], [], _POLL_SECONDS)[0]:
             numbers = reader.recv(64)
             if not numbers:
                 return
-            told += filter(_SIGNALS.__contains__, numbers)
-            if len(told) - own > 1:
-                _end(told[0], f"stopped at once by a second signal: {stop.unsaved()}")
-        # The main thread may hear of a signal before this one does: it is the same one.
-        first = told[0] if told else stop.signal
+            received += filter(_SIGNALS.__contains__, numbers)
+            if len(received) - own > 1:
+                _exit(
+                    received[0],
+                    f"stopped at once by a second signal: {request._describe_unsaved()}",
+                )
+        # The main thread may learn of a signal before this one does: it is the same signal.
+        first = received[0] if received else request.signal
         if first and deadline is None:
-            deadline, again = time.monotonic() + grace_seconds, time.monotonic() + _AGAIN_SECONDS
-        if first and stop.breaks_off and time.monotonic() >= again:
-            # What the handler raised has been ignored, as where an object is deleted.
-            own, again = own + 1, time.monotonic() + _AGAIN_SECONDS
+            deadline, retry = time.monotonic() + grace_seconds, time.monotonic() + _RETRY_SECONDS
+        if first and request._message is not None and time.monotonic() >= retry:
+            # Python or a library ignored what the handler raised.
+            own, retry = own + 1, time.monotonic() + _RETRY_SECONDS
             _thread.interrupt_main(first)
         if first and time.monotonic() >= deadline:
-            _end(first, f"stopped after {grace_seconds:g} s of grace: {stop.unsaved()}")
+            _exit(
+                first, f"stopped after {grace_seconds:g} s of grace: {request._describe_unsaved()}"
+            )
 
 
-def _collects_garbage(frame: types.FrameType | None) -> bool:
-    """Whether the frame is within a callback of Python's garbage collector (JAX has one).
-
-    What is raised there is printed and ignored.
-    """
-    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame is not None and frame.f_code not in callbacks:
-        frame = frame.f_back
-    return frame is not None
-
-
-def _end(number: int, message: str) -> None:
-    cursor = "\n\x1b[?25h" if os.isatty(2) else ""  # which a progress bar hid
+def _exit(number: int, message: str) -> None:
+    cursor = "\n\x1b[?25h" if os.isatty(2) else ""  # shows the cursor that a progress bar hid
     with contextlib.suppress(OSError):
-        # Past all buffers and locks that the main thread may hold.
+        # Bypasses all buffers and locks that the main thread may hold.
         os.write(2, f"{cursor}{message}\n".encode())
     os._exit(128 + number)

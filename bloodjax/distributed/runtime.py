@@ -1,11 +1,11 @@
-"""A run of several processes: their start, what they decide together, and their end.
+"""A run of several processes: how it starts, agrees on decisions, and ends.
 
-The one place that starts JAX's distributed system. A command runs its body in `session`; everything
-else here does nothing where there is one process, so that callers need not ask.
+This is the only module that starts JAX's distributed system. A command runs its body in `session`.
+Everything else here does nothing in a run of one process, so callers need not check.
 
-Each process reads all data and takes its own devices' share of every batch; what is computed for
-all (predictions, sums) comes out on every process with the same bits. Files, but for checkpoints,
-are written by the primary process, number 0, alone: the workdir must be a folder that all share.
+Every process reads all data and computes its own devices' share of every batch. Results for the
+whole batch (predictions, sums) have the same bits on every process. Only process 0, the primary
+process, writes files, except checkpoints, which all write: the workdir must be a shared folder.
 Decisions that depend on one process's clock, signals or memory go through `exchange`.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -26,35 +27,43 @@ from bloodjax.errors import Stopped, UserError
 
 T = TypeVar("T")
 
-# Of jax's own watch, beyond ours: it ends processes by an abort, and should not be the first.
-_JAX_LATER = 10.0
-_SHUTDOWN = 30
-# For all processes to come, in seconds: those of a pod may start minutes apart.
-_FIND = 300
-# How far apart, in seconds, a loop's processes ask one another whether to save or to stop.
+# JAX's own heartbeat aborts the process, so its timeout is longer than ours by so many seconds.
+_JAX_MARGIN = 10.0
+_SHUTDOWN_TIMEOUT = 30
+# Seconds for all processes to start; those of a pod may start minutes apart.
+_START_TIMEOUT = 300
+# Seconds between two questions of a loop's processes whether to save or to stop.
 _ASK_EVERY = 2.0
-# For the watch over the peers to find out that an exception came from the loss of one.
-_VERDICT = 3.0
-_LONGEST = 1024  # bytes of the primary's address
+# Seconds in which `heartbeat` finds out that an exception is due to the loss of a peer.
+_VERDICT_SECONDS = 3.0
+# Bytes of the longest value that `exchange` carries.
+_VALUE_BYTES = 1024
 
 _peers = None
 _timeout = 0.0
-_told: BaseException | None = None
+_reported: BaseException | None = None
 
 
 def is_primary() -> bool:
-    """Whether this process writes the run's files and says what the run has to say."""
+    """Whether this process writes the run's files and logs."""
     return _peers is None or _peers.process == 0
 
 
 def count() -> int:
-    """How many processes the run has."""
+    """Number of processes of the run."""
     return 1 if _peers is None else _peers.count
 
 
 def exchange(value: Any) -> list[Any]:
-    """Each process's `value`, anything that JSON holds; all must call it in the same order."""
-    return [value] if _peers is None else _peers.exchange(value)
+    """Returns every process's `value`, in order of process id.
+
+    It waits for the other processes, and for what the devices were given before. All processes must
+    call it in the same order.
+
+    Args:
+      value: Anything that JSON represents in at most 1024 bytes.
+    """
+    return [value] if _peers is None else _all_gather(value)
 
 
 def barrier() -> None:
@@ -63,7 +72,7 @@ def barrier() -> None:
 
 
 def primary_first(function: Callable[[bool], T]) -> T:
-    """`function(True)` on the primary process; after that `function(False)` on the others."""
+    """Returns `function(True)` on the primary process, and then `function(False)` on the others."""
     if is_primary():
         result = function(True)
         barrier()
@@ -73,13 +82,13 @@ def primary_first(function: Callable[[bool], T]) -> T:
 
 
 def with_timeout(items: Iterable[T]) -> Iterator[T]:
-    """`items`; where one does not come in time, the run ends, for the other processes wait."""
+    """Yields `items`; ends the run if one takes too long, because the other processes wait."""
     if _peers is None:
         yield from items
         return
     iterator = iter(items)
     while True:
-        with _peers.within(_timeout, "waiting for its data"):
+        with _peers.with_deadline(_timeout, "waiting for data"):
             try:
                 item = next(iterator)
             except StopIteration:
@@ -88,96 +97,96 @@ def with_timeout(items: Iterable[T]) -> Iterator[T]:
 
 
 class StopConsensus:
-    """Whether to save and to stop, asked at each call of a loop and answered alike everywhere.
+    """Agrees across processes, once every second or two, on whether to save or to stop.
 
-    To ask the others at each call would make the host wait for them; the primary's clock says
-    after how many calls to ask again, so that one to two seconds lie between.
+    To ask at each call of a loop would make the host wait for the devices each time. The primary
+    process's clock decides how many calls to skip.
     """
 
     def __init__(self):
-        self._calls, self._pause = 0, 1
+        self._calls, self._interval = 0, 1
         self._asked = time.monotonic()
 
     def __call__(self, due: bool, signal: int) -> tuple[bool, int]:
-        """What all do after this call of the loop.
+        """Returns what all processes do after this call of the loop: save, and stop for a signal.
 
         Args:
-          due: whether this process finds a save due; the primary's word counts.
-          signal: the signal that this process got, or 0; anyone's counts.
+          due: Whether a save is due on this process; the primary process's value counts.
+          signal: The signal that this process received, or 0; any process's counts.
         """
         if _peers is None:
             return due, signal
         self._calls += 1
-        if self._calls < self._pause:
+        if self._calls < self._interval:
             return False, 0
         now = time.monotonic()
         seconds = now - self._asked
-        pause = self._pause
+        interval = self._interval
         if seconds < _ASK_EVERY / 2:
-            pause *= 2
+            interval *= 2
         elif seconds > _ASK_EVERY:
-            pause = max(1, pause // 2)
-        answers = exchange([due, signal, pause])
-        self._calls, self._asked, self._pause = 0, now, answers[0][2]
+            interval = max(1, interval // 2)
+        answers = exchange([due, signal, interval])
+        self._calls, self._asked, self._interval = 0, now, answers[0][2]
         return answers[0][0], max(answer[1] for answer in answers)
 
 
 @contextlib.contextmanager
 def propagate_errors() -> Iterator[None]:
-    """Tells the other processes of an error in the body before anything is closed because of it.
+    """Tells the other processes of an error in the body, before anything is closed because of it.
 
-    Closing may wait for them, for a checkpoint under way is written by all.
+    Closing may wait for them: all processes write a checkpoint together.
     """
     try:
         yield
     except Stopped:
         raise
     except BaseException as error:
-        _tell(error)
+        _report(error)
         raise
 
 
-def _tell(error: BaseException) -> None:
+def _report(error: BaseException) -> None:
     """Prints the error and tells the other processes, once."""
-    global _told
+    global _reported
     from bloodjax.distributed import heartbeat
 
-    if _peers is None or _told is error:
+    if _peers is None or _reported is error:
         return
-    _told = error
+    _reported = error
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr, flush=True)
-        _peers.fail(heartbeat.MISTAKE, f"failed: {error}")
+        _peers.fail(heartbeat.USER_ERROR, f"failed: {error}")
         return
-    # Where a peer has died, whatever waited for it raises here; the watch then ends this process.
-    time.sleep(_VERDICT)
+    # If a peer has died, whatever waited for it raises here, and `heartbeat` ends this process.
+    time.sleep(_VERDICT_SECONDS)
     traceback.print_exception(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    _peers.fail(heartbeat.LOST, f"failed: {text[:300]}")
+    _peers.fail(heartbeat.PEER_LOST, f"failed: {text[:300]}")
 
 
 @contextlib.contextmanager
 def session(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
 ) -> Iterator[None]:
-    """Runs the body as one of a run's processes, where there are several.
+    """Runs the body as one of a run's processes, if there are several.
 
-    Must be entered before anything asks JAX for its devices. Where the body fails, the process
-    ends here: at Python's orderly end JAX would wait for the others.
+    It must be entered before anything asks JAX for its devices. If the body fails, the process ends
+    here with `os._exit`: in Python's orderly shutdown JAX would wait for the other processes.
 
     Args:
-      coordinator: "HOST:PORT" at which process 0 can be reached; None where detected.
-      num_processes: how many there are; None where detected.
-      process_id: which one this is; None where detected.
-      timeout: seconds after which a process without a sign, or without data, is lost.
+      coordinator: "HOST:PORT" at which process 0 can be reached; None to detect it.
+      num_processes: Number of processes; None to detect it.
+      process_id: This process's id; None to detect it.
+      timeout: Seconds after which a process without heartbeat, or without data, is lost.
 
     Raises:
-      UserError: the three do not make sense.
+      UserError: The three values contradict each other, or are incomplete.
     """
     global _peers, _timeout
-    found = cluster.find(coordinator, num_processes, process_id, os.environ)
-    if found is not None:
-        _peers, _timeout = _start(found, timeout), timeout
+    spec = cluster.find(coordinator, num_processes, process_id, os.environ)
+    if spec is not None:
+        _peers, _timeout = _start(spec, timeout), timeout
     if _peers is None:
         yield
         return
@@ -187,82 +196,91 @@ def session(
         _close()
         raise
     except BaseException as error:
-        _tell(error)
+        _report(error)
         _leave({UserError: 2, KeyboardInterrupt: 130}.get(type(error), 1))
     else:
         barrier()
         _close()
 
 
-def _start(found: cluster.ClusterSpec, timeout: float):
-    """Connects the processes; None where it turns out that there is one only."""
+def _start(spec: cluster.ClusterSpec, timeout: float):
+    """Connects the processes; returns None if there turns out to be only one."""
     import jax
 
-    where = f"at {found.coordinator}" if found.coordinator else "in the cluster"
-    lost = f"the {found.num_processes or 'several'} processes did not find each other {where}"
-    late = threading.Timer(_FIND, _leave, (75, f"{lost} within {_FIND} s"))
+    where = f"at {spec.coordinator}" if spec.coordinator else "in the cluster"
+    lost = f"the {spec.num_processes or 'several'} processes did not find each other {where}"
+    late = threading.Timer(_START_TIMEOUT, _leave, (75, f"{lost} within {_START_TIMEOUT} s"))
     late.daemon = True
     late.start()
-    # Its handler would take the place of ours, and the run's own way to stop is enough.
+    # JAX's preemption service would replace our SIGTERM handler (see preemption.py).
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            coordinator_address=found.coordinator,
-            num_processes=found.num_processes,
-            process_id=found.process_id,
-            cluster_detection_method="deactivate" if found.explicit else None,
-            initialization_timeout=_FIND + 30,  # it aborts then
-            # Half of it may have passed already when a process is lost.
-            heartbeat_timeout_seconds=round(2 * timeout + _JAX_LATER),
-            shutdown_timeout_seconds=_SHUTDOWN,
+            coordinator_address=spec.coordinator,
+            num_processes=spec.num_processes,
+            process_id=spec.process_id,
+            cluster_detection_method="deactivate" if spec.explicit else None,
+            initialization_timeout=_START_TIMEOUT + 30,  # JAX aborts after it
+            # Half of it may already have passed when a process is lost.
+            heartbeat_timeout_seconds=round(2 * timeout + _JAX_MARGIN),
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
         )
-    except jax.errors.JaxRuntimeError as error:  # in time: a restart may find them all
+    except jax.errors.JaxRuntimeError as error:  # a timeout: another start may succeed
         _leave(75, f"{lost}: {' '.join(str(error).split())[:300]}")
     except (ValueError, RuntimeError) as error:
-        if found == cluster.ClusterSpec():  # a TPU of one host, that belongs to nothing larger
+        if spec == cluster.ClusterSpec():  # a single TPU host that is not part of a pod
             return None
         raise UserError(f"{error}; expected --coordinator=HOST:PORT of process 0") from error
     finally:
         late.cancel()
-    return None if jax.process_count() == 1 else _connect(jax, found, timeout)
+    return None if jax.process_count() == 1 else _connect(jax, spec, timeout)
 
 
-def _connect(jax, found: cluster.ClusterSpec, timeout: float):
+def _connect(jax, spec: cluster.ClusterSpec, timeout: float):
     import jax.numpy as jnp
     import numpy as np
-    from jax.experimental import multihost_utils
 
     from bloodjax.distributed import heartbeat, sharding, transport
 
-    process, door, text = jax.process_index(), None, b""
+    process, listener, address = jax.process_index(), None, None
     if process == 0:
-        door, address = transport.listen()
-        if found.coordinator:
-            address["hosts"].insert(0, found.coordinator.rpartition(":")[0].strip("[]"))
-        text = json.dumps(address).encode()
-    content = np.frombuffer(text.ljust(_LONGEST), np.uint8).astype(np.int32)
-    content = np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8)
-    address = json.loads(content.tobytes())
+        listener, address = transport.listen()
+        if spec.coordinator:
+            address["hosts"].insert(0, spec.coordinator.rpartition(":")[0].strip("[]"))
+    places = _all_gather({"host": socket.gethostname(), "address": address})
+    hosts, address = [place["host"] for place in places], places[0]["address"]
     try:
-        found = heartbeat.Peers(process, jax.process_count(), address, door, silence=timeout)
+        peers = heartbeat.Peers(process, hosts, address, listener, silence=timeout)
     except OSError as error:
         _leave(75, f"process {process}: no connection with the others: {error}")
-    # On CPU the first sum over a set of devices fails where a process comes to it 30 s after the
-    # others, as one that compiles longer would; later ones wait for however long.
-    found.exchange(None)
+    # On CPU the first sum over a set of devices fails if a process is 30 s later than the others,
+    # for example because it compiles longer. Later sums wait without a limit.
+    _all_gather(None)
     devices = sharding.by_batch(sharding.mesh())
     jax.block_until_ready(
         jax.jit(jnp.sum)(sharding.put(np.zeros(jax.device_count(), np.float32), devices))
     )
-    return found
+    return peers
+
+
+def _all_gather(value: Any) -> list[Any]:
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(value).encode()
+    if len(text) > _VALUE_BYTES:
+        raise ValueError(f"a value of {len(text)} bytes, expected at most {_VALUE_BYTES}")
+    # Padded with spaces, which JSON ignores: all processes must give arrays of one shape.
+    padded = np.frombuffer(text.ljust(_VALUE_BYTES), np.uint8)
+    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
 
 
 def _close() -> None:
     global _peers
     import jax
 
-    found, _peers = _peers, None
-    found.close()
+    peers, _peers = _peers, None
+    peers.close()
     jax.distributed.shutdown()
 
 
@@ -270,7 +288,7 @@ def _leave(status: int, message: str = "") -> None:
     if message:
         print(message, file=sys.stderr)
     if _peers is not None:
-        _peers.linger()
+        _peers.drain()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,138 +1,150 @@
-"""TCP connections among the processes of a run: made, and spoken over in lines of JSON."""
+"""TCP connections between process 0 and the other processes of a run; messages are lines of JSON.
+
+JAX's public API has no channel of this kind: only collectives carry values, and a process that
+fails cannot reach peers that wait in another collective. The coroutines here run in the event loop
+of `heartbeat.Peers`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
 import socket
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-BEAT = 1.0
-# For all processes to connect, once JAX has connected them already.
-_CONNECT = 60.0
+# Seconds for all processes to connect, after JAX has already connected them.
+_CONNECT_TIMEOUT = 60.0
+# Seconds in which a process that connects to process 0 must identify itself.
+_HELLO_TIMEOUT = 5.0
 
 
 def listen() -> tuple[socket.socket, dict[str, Any]]:
-    """Process 0's door, and what the others need to find it: hosts, port, and a token."""
-    door = socket.create_server(("", 0), backlog=1024)
-    name = socket.gethostname()
-    hosts = [name]
-    with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as outward:
-        outward.connect(("192.0.2.1", 9))  # nothing is sent: it finds the address of the way out
-        hosts.append(outward.getsockname()[0])
-    return door, {"hosts": hosts, "port": door.getsockname()[1], "token": secrets.token_hex(8)}
+    """Opens process 0's listener.
+
+    Returns:
+      The listener, and the address that the other processes need: hosts, port and a token.
+    """
+    listener = socket.create_server(("", 0), backlog=1024)
+    hosts = [socket.gethostname()]
+    with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
+        # Sends nothing. It selects the network interface, whose address the others can reach.
+        probe.connect(("192.0.2.1", 9))
+        hosts.append(probe.getsockname()[0])
+    port = listener.getsockname()[1]
+    return listener, {"hosts": hosts, "port": port, "token": secrets.token_hex(8)}
 
 
 class Connection:
-    """A connection with another process, in lines of JSON.
+    """A connection to another process.
 
     Attributes:
-      silent: seconds in which it was listened to, and gave no sign.
-      left: whether it said farewell.
-      closed: whether the connection is.
+      process: The other process's id.
+      silent: Seconds without a message while this process was listening.
+      left: Whether the other process announced a clean exit.
+      closed: Whether the connection is closed.
     """
 
-    def __init__(self, connection: socket.socket, process: int, host: str, rest: bytes = b""):
-        self.socket, self.process, self.host = connection, process, host
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: int):
+        self.process = process
         self.silent, self.left, self.closed = 0.0, False, False
-        self._rest, self._sent = rest, 0.0
-        connection.settimeout(5.0)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader, self._writer = reader, writer
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Sends it, if the other one is there; that it is not shows in reading."""
+        """Sends a message without waiting. If the peer is gone, `messages` ends."""
+        if not self.closed:
+            self._writer.write(_line(message))
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """Yields the peer's messages until the connection closes; resets `silent` at each."""
         with contextlib.suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+            while (line := await self._reader.readline()).endswith(b"\n"):
+                self.silent = 0.0
+                yield json.loads(line)
+        self.closed = True
 
-    def beat(self, now: float) -> None:
-        """Sends a sign of life, a second after the last."""
-        if now - self._sent >= BEAT and not self.closed:
-            self._sent = now
-            self.send({})
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """What has come, or None where the connection is closed."""
-        try:
-            content = self.socket.recv(1 << 16)
-        except TimeoutError:
-            return []
-        except OSError:
-            content = b""
-        if not content:
-            self.closed = True
-            return None
-        self.silent = 0.0
-        *whole, self._rest = (self._rest + content).split(b"\n")
-        return [json.loads(text) for text in whole if text]
+    def close(self) -> None:
+        """Closes the connection after what was sent has left this process."""
+        self._writer.close()
 
 
-def join(process: int, address: Mapping[str, Any], host: str, attempts: int = 60) -> Connection:
-    """A connection with process 0.
+async def connect(process: int, address: Mapping[str, Any], attempts: int = 60) -> list[Connection]:
+    """Connects to process 0.
 
     Args:
-      process: this one's number.
-      address: what `listen` returned on process 0.
-      host: this one's name, for the others' messages.
-      attempts: how often, a second apart, each of process 0's hosts is tried.
+      process: This process's id.
+      address: The address that `listen` returned on process 0.
+      attempts: How often each of process 0's hosts is tried; there is one second between attempts.
+
+    Returns:
+      The one connection.
 
     Raises:
-      OSError: it cannot be reached, or does not know us.
+      OSError: Process 0 cannot be reached or rejects the token.
     """
-    hello = {"token": address["token"], "process": process, "host": host}
+    hello = {"token": address["token"], "process": process}
     for attempt in range(attempts):
-        time.sleep(BEAT if attempt else 0.0)
+        await asyncio.sleep(1.0 if attempt else 0.0)
         for other in address["hosts"]:
             try:
-                connection = socket.create_connection((other, address["port"]), timeout=_CONNECT)
-                connection.sendall(json.dumps(hello).encode() + b"\n")
-                welcome, rest = _first_line(connection)
-                return Connection(connection, 0, welcome["host"], rest)
+                async with asyncio.timeout(_CONNECT_TIMEOUT):
+                    reader, writer = await asyncio.open_connection(other, address["port"])
+                    writer.write(_line(hello))
+                    welcome = await reader.readline()
+                if not welcome:
+                    raise ConnectionError(f"{other} closed the connection")
+                return [Connection(reader, writer, 0)]
             except OSError as failed:
                 error = failed
     raise error
 
 
-def receive_all(door: socket.socket, count: int, token: str, host: str) -> list[Connection]:
-    """A connection with each of the others, by their numbers.
+async def accept(listener: socket.socket, count: int, token: str) -> list[Connection]:
+    """Accepts one connection from each of the other processes, on process 0.
 
-    Callers without the token are sent away.
+    Callers without the token are disconnected.
+
+    Args:
+      listener: What `listen` returned. It is closed at the end.
+      count: Number of processes of the run.
+      token: The token in the address that `listen` returned.
+
+    Returns:
+      The connections, in order of process id.
 
     Raises:
-      OSError: not all of them came.
+      OSError: Not all processes connected in time.
     """
-    lines: dict[int, Connection] = {}
-    end = time.monotonic() + _CONNECT
-    with door:
-        while len(lines) < count - 1:
-            door.settimeout(max(0.1, end - time.monotonic()))
-            try:
-                connection, _ = door.accept()
-            except TimeoutError:
-                missing = sorted(set(range(1, count)) - set(lines))
-                raise OSError(f"processes {missing} did not connect") from None
-            connection.settimeout(BEAT)
-            try:
-                hello, rest = _first_line(connection)
-                known = secrets.compare_digest(str(hello["token"]), token)
-                if not known:
-                    raise ValueError("another token")
-                connection.sendall(json.dumps({"host": host}).encode() + b"\n")
-                process = int(hello["process"])
-                lines[process] = Connection(connection, process, str(hello["host"]), rest)
-            except (OSError, ValueError, KeyError, TypeError):
-                connection.close()
-    return [lines[process] for process in sorted(lines)]
+    connections: dict[int, Connection] = {}
+    complete = asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT):
+                hello = json.loads(await reader.readline())
+            if not secrets.compare_digest(str(hello["token"]), token):
+                raise ValueError("wrong token")
+            process = int(hello["process"])
+            connections[process] = Connection(reader, writer, process)
+            connections[process].send({})
+        except (OSError, ValueError, KeyError, TypeError):
+            writer.close()
+        if len(connections) == count - 1:
+            complete.set()
+
+    server = await asyncio.start_server(greet, sock=listener)
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            await complete.wait()
+    except TimeoutError:
+        missing = sorted(set(range(1, count)) - set(connections))
+        raise OSError(f"processes {missing} did not connect") from None
+    finally:
+        server.close()
+    return [connections[process] for process in sorted(connections)]
 
 
-def _first_line(connection: socket.socket) -> tuple[dict[str, Any], bytes]:
-    content = b""
-    while b"\n" not in content:
-        more = connection.recv(4096)
-        if not more:
-            raise OSError("closed")
-        content += more
-    line, _, rest = content.partition(b"\n")
-    return json.loads(line), rest
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"

@@ -1,10 +1,11 @@
-"""Processes that keep in touch, without JAX: real ones, for what is tested is how they end."""
+"""Real processes that watch each other, without JAX: the tests check how they end."""
 
+import asyncio
 import json
 import pathlib
 import subprocess
 import sys
-import threading
+import time
 
 import pytest
 
@@ -13,19 +14,18 @@ from bloodjax.distributed import heartbeat, transport
 # Each process runs a line of Python with `watch`, its `Peers`, at hand.
 PROGRAM = """
 import json, os, signal, sys, time
-from bloodjax import connections, peers
-peers._GRACE = 2.0
+from bloodjax.distributed import heartbeat, transport
+heartbeat._GRACE_SECONDS = 2.0
 process, count, line = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-door = None
+listener = None
 if process == 0:
-    door, address = connections.listen()
+    listener, address = transport.listen()
     print(json.dumps(address), flush=True)
 else:
     address = json.loads(sys.argv[4])
-watch = peers.Peers(process, count, address, door, silence=2.0)
-watch.exchange(None)
+hosts = [f"host{i}" for i in range(count)]
+watch = heartbeat.Peers(process, hosts, address, listener, silence=2.0)
 exec(line)
-watch.exchange(None)
 watch.close()
 """
 WAITS = "time.sleep(30)"
@@ -62,17 +62,6 @@ def kills(name):
     return f"os.kill(os.getpid(), signal.{name}); time.sleep(30)"
 
 
-def test_all_learn_what_each_gives():
-    line = "assert watch.exchange([process, 'x']) == [[0, 'x'], [1, 'x'], [2, 'x']]"
-    assert end_of(line, line, line) == {0: (0, ""), 1: (0, ""), 2: (0, "")}
-
-
-def test_who_comes_late_is_waited_for():
-    line = "t = time.monotonic(); watch.exchange(1); assert time.monotonic() - t > 3.5"
-    ends = end_of(line, "time.sleep(4); watch.exchange(1)")
-    assert ends == {0: (0, ""), 1: (0, "")}
-
-
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_by_name(victim):
     lines = [WAITS] * 3
@@ -80,9 +69,9 @@ def test_a_killed_process_ends_the_others_by_name(victim):
     ends = end_of(*lines)
     assert ends.pop(victim)[0] == -9
     for status, text in ends.values():
-        assert status == heartbeat.LOST == 75
-        assert text.startswith(f"process {victim} (")
-        assert text.endswith(") ended without a word; this process ends too\n")
+        assert status == heartbeat.PEER_LOST == 75
+        assert text.startswith(f"process {victim} (host{victim}) ")
+        assert text.endswith("ended unexpectedly; this process exits too\n")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -91,43 +80,43 @@ def test_a_stopped_process_ends_the_others_by_name(victim):
     lines[victim] = kills("SIGSTOP")
     for status, text in end_of(*lines).values():
         assert status == 75
-        assert text.startswith(f"process {victim} (")
-        assert text.endswith(") has given no sign for 2 s; this process ends too\n")
+        assert text.startswith(f"process {victim} (host{victim}) ")
+        assert text.endswith("sent no heartbeat for 2 s; this process exits too\n")
 
 
 def test_a_process_that_seldom_comes_to_listen_still_learns_of_one_that_is_lost():
-    slowly = "judge = watch._judge; watch._judge = lambda now: (time.sleep(1.5), judge(now))"
+    slowly = "check = watch._check; watch._check = lambda: (time.sleep(1.5), check())"
     ends = end_of(kills("SIGSTOP"), f"{slowly}; {WAITS}")
     assert ends[1][0] == 75
     assert ends[1][1].startswith("process 0 (")
 
 
 def test_a_process_whose_watch_fails_ends():
-    ends = end_of(WAITS, f"watch._judge = None; {WAITS}")
+    ends = end_of(WAITS, f"watch._check = None; {WAITS}")
     assert ends[1][0] == ends[0][0] == 75
-    assert ") cannot watch the others; this process ends too\n" in ends[1][1]
+    assert ") cannot monitor the other processes; this process exits too\n" in ends[1][1]
     assert ends[0][1].startswith("process 1 (")
 
 
 def test_a_process_that_hangs_says_so_itself_and_where():
-    hang = "with watch.within(1, 'waiting for its data'): time.sleep(30)"
-    ends = end_of("watch.exchange(1)", hang)
+    hang = "with watch.with_deadline(1, 'waiting for data'): time.sleep(30)"
+    ends = end_of(WAITS, hang)
     for status, text in ends.values():
         assert status == 75
         assert "process 1 (" in text
-        assert ") has been waiting for its data for 1 s; this process ends too\n" in text
+        assert ") has been waiting for data for 1 s; this process exits too\n" in text
     assert "most recent call first" in ends[1][1]
 
 
 def test_what_is_in_time_ends_nothing():
-    line = "with watch.within(2, 'waiting'): pass\ntime.sleep(3)"
+    line = "with watch.with_deadline(2, 'waiting'): pass\ntime.sleep(3)"
     assert end_of(line, line) == {0: (0, ""), 1: (0, "")}
 
 
 @pytest.mark.parametrize(("given", "text"), [(75, ""), (2, "error: ")])
 def test_an_error_in_one_process_ends_all(given, text):
-    fails = f"watch.fail({given}, 'failed: no such file'); watch.linger(); os._exit(9)"
-    ends = end_of("watch.exchange(1)", fails, "watch.exchange(1)")
+    fails = f"watch.fail({given}, 'failed: no such file'); watch.drain(); os._exit(9)"
+    ends = end_of(WAITS, fails, WAITS)
     assert ends[1] == (9, "")
     for i in (0, 2):
         assert ends[i][0] == given
@@ -136,23 +125,33 @@ def test_an_error_in_one_process_ends_all(given, text):
 
 
 def test_a_process_that_fails_and_does_not_end_is_ended():
-    ends = end_of("watch.exchange(1)", f"watch.fail(75, 'failed'); {WAITS}")
+    ends = end_of(WAITS, f"watch.fail(75, 'failed'); {WAITS}")
     assert [status for status, _ in ends.values()] == [75, 75]
 
 
 def test_strangers_are_sent_away():
-    door, address = transport.listen()
-    accepted = []
-    thread = threading.Thread(
-        target=lambda: accepted.extend(transport.receive_all(door, 2, address["token"], "a"))
-    )
-    thread.start()
-    stranger = {**address, "token": "guessed"}
-    with pytest.raises(OSError, match=r"closed|reset"):
-        transport.join(1, stranger, "b", attempts=1)
-    line = transport.join(1, json.loads(json.dumps(address)), "b")
-    thread.join()
-    assert (line.process, line.host) == (0, "a")
-    assert [(other.process, other.host) for other in accepted] == [(1, "b")]
-    line.socket.close()
-    accepted[0].socket.close()
+    listener, address = transport.listen()
+
+    async def both():
+        accepting = asyncio.create_task(transport.accept(listener, 2, address["token"]))
+        with pytest.raises(OSError, match=r"closed|reset"):
+            await transport.connect(1, {**address, "token": "guessed"}, attempts=1)
+        # One that says nothing does not delay the others.
+        _, silent = await asyncio.open_connection("127.0.0.1", address["port"])
+        (line,) = await transport.connect(1, json.loads(json.dumps(address)))
+        accepted = await accepting
+        assert line.process == 0
+        assert [other.process for other in accepted] == [1]
+        for one in (line, *accepted, silent):
+            one.close()
+
+    started = time.monotonic()
+    asyncio.run(both())
+    assert time.monotonic() - started < transport._HELLO_TIMEOUT
+
+
+def test_a_process_that_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(transport, "_CONNECT_TIMEOUT", 0.2)
+    listener, address = transport.listen()
+    with pytest.raises(OSError, match=r"^processes \[1, 2\] did not connect$"):
+        heartbeat.Peers(0, "abc", address, listener)

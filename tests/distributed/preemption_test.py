@@ -53,7 +53,9 @@ def test_outside_of_it_nothing_is_broken_off():
 
 def ended(body, *numbers):
     """Status, seconds and last line of a process that gets the signals one after another."""
-    script = f"import time, signal\nfrom bloodjax import signals\n{textwrap.dedent(body)}"
+    script = (
+        f"import time, signal\nfrom bloodjax.distributed import preemption\n{textwrap.dedent(body)}"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -68,8 +70,8 @@ def ended(body, *numbers):
 # The main thread is in one call all the while, so that no handler of Python's is run.
 IN_A_CALL = """
     import ctypes
-    with signals.graceful_shutdown({grace}) as stop:
-        stop.unsaved = lambda: "step 7 of 9"
+    with preemption.graceful_shutdown({grace}) as stop:
+        stop.on_immediate_exit(lambda: "step 7 of 9")
         print("ready", flush=True)
         ctypes.CDLL(None).sleep(60)
         ctypes.CDLL(None).sleep(60)
@@ -87,8 +89,8 @@ def test_after_the_time_of_grace_the_process_ends(number):
 @pytest.mark.parametrize(("first", "second"), [BOTH, BOTH[::-1], [signal.SIGINT] * 2])
 def test_a_second_signal_ends_the_process_at_once(first, second):
     body = """
-        with signals.graceful_shutdown() as stop:
-            stop.unsaved = lambda: "step 7 of 9"
+        with preemption.graceful_shutdown() as stop:
+            stop.on_immediate_exit(lambda: "step 7 of 9")
             print("ready", flush=True)
             while not stop.signal:
                 time.sleep(0.01)
@@ -127,8 +129,11 @@ def test_what_python_ignored_is_raised_again(number):
     assert raised.value.signal == number
 
 
-def test_nothing_is_raised_within_a_callback_of_the_garbage_collector(capsys):
-    asked = []
+def test_what_a_callback_of_the_garbage_collector_ignores_is_raised_again_without_a_traceback(
+    capsys, monkeypatch
+):
+    asked, ignored = [], []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
 
     def callback(phase, _):
         if not asked:
@@ -148,18 +153,34 @@ def test_nothing_is_raised_within_a_callback_of_the_garbage_collector(capsys):
     finally:
         gc.callbacks.remove(callback)
     assert "Exception ignored" not in capsys.readouterr().err
+    assert ignored == []
+    assert sys.unraisablehook == ignored.append
+
+
+def test_other_exceptions_that_python_ignores_are_printed(monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: ignored.append(found.exc_type))
+
+    def callback(phase, _):
+        raise ZeroDivisionError
+
+    with preemption.graceful_shutdown():
+        gc.callbacks.append(callback)
+        gc.collect()
+        gc.callbacks.remove(callback)
+    assert set(ignored) == {ZeroDivisionError}
 
 
 def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
     ends = []
-    monkeypatch.setattr(preemption, "_end", lambda number, message: ends.append(message))
+    monkeypatch.setattr(preemption, "_exit", lambda number, message: ends.append(message))
     reader, writer = socket.socketpair()
     stop = preemption.ShutdownRequest(signal=signal.SIGTERM)
     watch = threading.Thread(target=preemption._watch, args=(stop, reader, 60.0))
     watch.start()
-    time.sleep(2.5 * preemption._LOOK_SECONDS)  # it has looked at what the main thread was told
+    time.sleep(2.5 * preemption._POLL_SECONDS)  # it has looked at what the main thread was told
     writer.send(bytes([signal.SIGTERM]))
-    time.sleep(preemption._LOOK_SECONDS)
+    time.sleep(preemption._POLL_SECONDS)
     assert ends == []
     writer.send(bytes([signal.SIGTERM]))
     writer.close()

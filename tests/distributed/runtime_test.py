@@ -1,9 +1,10 @@
-"""Runs of several real processes on this machine's CPU, beside the same run in one."""
+"""Runs of several real processes on this machine's CPU, compared with the same run in one."""
 
 import functools
 import json
 import pathlib
 import signal
+import sys
 import threading
 import time
 
@@ -16,7 +17,7 @@ from bloodjax.distributed import runtime
 from bloodjax.training import metric_writer
 from launch import local
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # As in conftest: on busy cores, devices may keep each other waiting for long.
 PATIENT = {"XLA_FLAGS": "--xla_cpu_collective_call_terminate_timeout_seconds=300"}
 CONFIG = """
@@ -27,9 +28,10 @@ def get_config():
     return ConfigDict(json.loads({!r}))
 """
 COMMAND = """
-from bloodjax import cli, main
+from bloodjax import main
+from bloodjax.cli import command
 
-cli.run(main.main, required=("config", "workdir"), takes_config=True)
+command.run(main.main, required=("config", "workdir"), takes_config=True)
 """
 
 
@@ -124,7 +126,7 @@ def test_a_killed_process_ends_the_run_and_the_next_start_ends_as_one_process(
     sent = harm(run, 1, signal.SIGKILL, tmp_path / "run")
     assert statuses(run) == [75, -signal.SIGKILL]
     assert time.monotonic() - sent[0] < 60
-    assert ") ended without a word; this process ends too" in capfd.readouterr().out
+    assert ") ended unexpectedly; this process exits too" in capfd.readouterr().out
     assert statuses(start(2, 2)) == [0, 0]
     printed = capfd.readouterr().out
     assert "[0] going on from step " in printed
@@ -218,13 +220,13 @@ def test_a_stopped_process_ends_the_run_which_can_go_on(start, alone, tmp_path, 
 
 FAILS = """
 import sys, time
-from bloodjax import errors, feed
-before = feed.TrainLoader.calls
-def calls(*arguments):
+from bloodjax import distributed, errors
+before = distributed.with_timeout
+def failing(items):
     if "--process_id=1" in sys.argv:
         {}
-    yield from before(*arguments)
-feed.TrainLoader.calls = calls
+    yield from items
+distributed.with_timeout = lambda items: before(failing(items))
 """
 
 
@@ -232,8 +234,8 @@ feed.TrainLoader.calls = calls
 @pytest.mark.parametrize(
     ("what", "expected", "line"),
     [
-        ("time.sleep(600)", [75, 75], ") has been waiting for its data for 10 s; this process"),
-        ("1 / 0", [75, 1], ") failed: ZeroDivisionError: division by zero; this process ends too"),
+        ("time.sleep(600)", [75, 75], ") has been waiting for data for 10 s; this process exits"),
+        ("1 / 0", [75, 1], ") failed: ZeroDivisionError: division by zero; this process exits"),
         ("raise errors.UserError('no disk')", [2, 2], ") failed: no disk"),
     ],
 )
@@ -270,15 +272,54 @@ class Two:
     def __init__(self):
         self.asked = []
 
-    def exchange(self, value):
+    def all_gather(self, value):
         self.asked.append(value)
         return [[False, 15 if len(self.asked) == 3 else 0, 4], value]
 
 
 def test_a_loop_asks_the_others_now_and_then(monkeypatch):
-    monkeypatch.setattr(runtime, "_peers", Two())
-    together = runtime.StopConsensus()
-    # The primary's word on saving counts, and on when to ask again.
-    answers = [together(True, 0) for _ in range(9)]
+    two = Two()
+    monkeypatch.setattr(runtime, "_peers", two)
+    monkeypatch.setattr(runtime, "_all_gather", two.all_gather)
+    consensus = runtime.StopConsensus()
+    # The primary's answer on saving counts, and on when to ask again.
+    answers = [consensus(True, 0) for _ in range(9)]
     assert answers == [(False, 0)] * 8 + [(False, 15)]
-    assert len(runtime._peers.asked) == 3
+    assert len(two.asked) == 3
+
+
+EXCHANGES = """
+import sys, time
+from bloodjax import distributed
+process, port = int(sys.argv[1]), sys.argv[2]
+with distributed.session(f"127.0.0.1:{port}", 3, process, 5.0):
+    values = distributed.exchange([process, "x"])
+    assert values == [[0, "x"], [1, "x"], [2, "x"]], values
+    assert distributed.count() == 3
+    started = time.monotonic()
+    if process == 1:
+        time.sleep(7)  # longer than processes may be silent
+    assert distributed.primary_first(lambda primary: primary) == (process == 0)
+    distributed.barrier()
+    assert time.monotonic() - started > 6.5
+    try:
+        distributed.exchange("x" * 1100)
+    except ValueError as error:
+        assert "expected at most 1024" in str(error)
+    else:
+        raise AssertionError("the value was sent")
+"""
+
+
+def test_all_processes_learn_what_each_gives_and_wait_for_the_latest(environ, capfd):
+    port = str(local.free_port())
+    run = local.Run(
+        [
+            (
+                [sys.executable, "-c", EXCHANGES, str(process), port],
+                environ | {"JAX_PLATFORMS": "cpu"},
+            )
+            for process in range(3)
+        ]
+    )
+    assert statuses(run) == [0, 0, 0], capfd.readouterr().out
