@@ -26,7 +26,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """
     with (
         lock_workdir(workdir),
-        graceful_shutdown(config.grace_seconds, alone=distributed.count() == 1) as stop,
+        graceful_shutdown(config.grace_seconds, single_process=distributed.count() == 1) as stop,
     ):
         with stop.interruptible("stopped before the run was set up; the same command begins again"):
             stored = open_config(config, workdir)
@@ -34,8 +34,9 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
             with stop.interruptible("stopped while it was set up; the same command begins again"):
                 ready = set_up(config, stored, workdir, fresh=checkpoints.latest_step is None)
                 run = trainer.Trainer(ready, workdir, checkpoints, stop)
+                stop.on_immediate_exit(run.describe_unsaved)
             with distributed.propagate_errors():
                 run.train(ready.backbone)
-        stop.unsaved = lambda: "all is saved but the evaluation"
+        stop.on_immediate_exit(lambda: "everything is saved except the evaluation")
         with stop.interruptible("stopped while it was evaluated; the same command does that again"):
             return evaluator.finish(run.config, workdir, run.parts)

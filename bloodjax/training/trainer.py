@@ -70,7 +70,6 @@ class Trainer:
         self._class_weights = self.steps.replicate(weights)
         self._phases: dict[tuple[int, float], Phase] = {}
         self._seconds, self._images_per_second = 0.0, 0.0
-        stop.unsaved = self._unsaved
 
     def train(self, backbone: PyTree) -> None:
         """Trains to the end of the last phase, and goes back as often as it may where it diverges.
@@ -260,7 +259,8 @@ class Trainer:
     def _goes_on(self) -> str:
         return f"stopped at step {self.step}; the same command goes on from there"
 
-    def _unsaved(self) -> str:
+    def describe_unsaved(self) -> str:
+        """What is lost if the process exits now."""
         kept = self._checkpoints.last_committed_step
         last = "there is no checkpoint" if kept is None else f"the last checkpoint is of {kept}"
         return f"step {self.step} was reached; {last}, from where the same command goes on"
