@@ -1,10 +1,11 @@
-"""The door to h5py: Keras's weights, in its older layout (`.h5`) and in Keras 3's (`.weights.h5`).
+"""Reader of Keras's weight files; the only module that imports h5py.
 
-Either way the tensors come out as `<layer's name>/<variable's name>`: conv1/kernel, conv1_bn/gamma.
+It reads the legacy format (`.h5`) and Keras 3's (`.weights.h5`), and names tensors in both
+`<layer>/<variable>`, such as conv1/kernel and conv1_bn/gamma.
 
-The older layout, that of `keras.applications`' published files, lists both names in attributes.
-Keras 3 numbers the variables under their layer's class (layers/conv2d_7/vars/0) and leaves the
-layer's name in an attribute of `vars`; the variables' names follow from the class.
+The legacy format, in which `keras.applications` publishes its weights, stores both names as
+attributes. Keras 3 numbers the variables under their layer's class (layers/conv2d_7/vars/0) and
+stores the layer's name as an attribute of `vars`; the variables' names follow from the class.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-import h5py
 import jax.numpy as jnp
 import numpy as np
 
 from bloodjax.errors import UserError
 
-# In the order that a layer of the class makes its variables: Keras 3's, by number.
+try:
+    import h5py
+except ImportError:  # part of the extra [keras]; `read` raises an error that says so
+    h5py = None
+
+# Layer class -> its variables in the order of creation, which Keras 3 numbers them in.
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _VARIABLES = {
     "conv2d": ("kernel", "bias"),
@@ -31,10 +36,10 @@ _VARIABLES = {
     "layer_scale": ("gamma",),
     "normalization": ("mean", "variance", "count"),
 }
-# Without `scale` a batch norm has no gamma; `keras.applications` has none without `center`.
+# With `scale=False` there is no gamma. `keras.applications` never uses `center=False`.
 _BATCH_NORM_UNSCALED = _BATCH_NORM[1:]
 
-# Keras 1's names, as in block1_conv1_W_1:0, which some published files still carry.
+# Keras 1's names, as in block1_conv1_W_1:0, which some published files still use.
 _KERAS_1 = {
     "W": "kernel",
     "b": "bias",
@@ -44,11 +49,20 @@ _KERAS_1 = {
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a Keras file by `<layer>/<variable>`.
+    """Reads the tensors of a Keras file.
+
+    Returns:
+      Arrays by `<layer>/<variable>`.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or is in neither layout.
+      UserError: h5py is not installed, or the file cannot be read, is damaged, or is in neither
+        format.
     """
+    if h5py is None:
+        raise UserError(
+            f"{path}: reading a Keras file needs h5py, which is not installed: "
+            "pip install 'bloodjax[keras]'"
+        )
     try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
@@ -62,23 +76,23 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        # h5py says truncation and damage with any of these.
+        # h5py reports truncated and damaged files with any of these.
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{path}: truncated or not a Keras file ({reason}), expected weights that Keras saved"
         ) from error
     if not arrays:
-        raise UserError(f"{path}: holds no tensors, expected weights that Keras saved")
+        raise UserError(f"{path}: contains no tensors, expected weights that Keras saved")
     return arrays
 
 
 def _named(root: h5py.Group, path: pathlib.Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """The older layout's datasets."""
+    """Yields name and dataset of each variable in the legacy format."""
     for layer in _texts(root, "layer_names"):
         group = root[layer]
         weights = _texts(group, "weight_names")
         variables = [_variable(weight) for weight in weights]
-        # A whole network as a layer: its variables carry its layers' names, below its own.
+        # A nested model: its variables' names contain the names of its own layers.
         nested = len(set(variables)) < len(variables)
         for weight, variable in zip(weights, variables, strict=True):
             inner = weight.split("/")[-2] if nested and "/" in weight else layer
@@ -86,14 +100,14 @@ def _named(root: h5py.Group, path: pathlib.Path) -> Iterator[tuple[str, h5py.Dat
 
 
 def _variable(weight: str) -> str:
-    """The bare name in "conv1/kernel:0" or, from Keras 1, "conv1_W_1:0"."""
+    """Extracts "kernel" from "conv1/kernel:0" or, in Keras 1, from "conv1_W_1:0"."""
     bare = weight.rpartition("/")[2].partition(":")[0]
     match = re.fullmatch(r".*_(W|b|gamma|beta|running_mean|running_std)(_\d+)?", bare)
     return _KERAS_1.get(match[1], match[1]) if match else bare
 
 
 def _numbered(file: h5py.File, path: pathlib.Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Keras 3's datasets."""
+    """Yields name and dataset of each variable in Keras 3's format."""
     groups: list[h5py.Group] = []
     file.visititems(
         lambda name, item: (
@@ -107,9 +121,9 @@ def _numbered(file: h5py.File, path: pathlib.Path) -> Iterator[tuple[str, h5py.D
         if not len(group) or inside.startswith(("optimizer/", "metrics/")):
             continue
         if "name" not in group.attrs:
-            # Numbers under classes are not enough: which layer is conv2d_7?
+            # The number does not identify the layer: which one is conv2d_7?
             raise UserError(
-                f"{path}: {inside} has no layer's name, expected weights that a newer Keras saved"
+                f"{path}: {inside} has no layer name, expected weights that a newer Keras saved"
             )
         layer = _text(group.attrs["name"])
         kind = re.sub(r"_\d+$", "", inside.split("/")[-2]) if "/" in inside else ""
@@ -117,27 +131,27 @@ def _numbered(file: h5py.File, path: pathlib.Path) -> Iterator[tuple[str, h5py.D
         if kind == "batch_normalization" and len(group) == len(_BATCH_NORM_UNSCALED):
             variables = _BATCH_NORM_UNSCALED
         for key in sorted(group, key=int):
-            # Of a class that we do not know, the number stays; the merge then names it.
+            # For an unknown class the number is kept, and the merge reports the variable.
             variable = variables[int(key)] if int(key) < len(variables) else key
             yield f"{layer}/{variable}", _dataset(group[key])
 
 
 def _dataset(item: h5py.Dataset | h5py.Group) -> h5py.Dataset:
     if not isinstance(item, h5py.Dataset):
-        raise TypeError(f"{item.name} is no array")
+        raise TypeError(f"{item.name} is not an array")
     return item
 
 
 def _array(dataset: h5py.Dataset) -> np.ndarray:
     array = np.asarray(dataset[()])
     if dataset.attrs.get("dtype") == "bfloat16":
-        # HDF5 has no such number, so Keras marks what it writes in its stead.
+        # HDF5 has no bfloat16; Keras stores the raw bytes and marks them with an attribute.
         return array.view(jnp.bfloat16) if array.dtype.itemsize == 2 else array.astype(jnp.bfloat16)
     return array
 
 
 def _texts(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names; Keras cuts one too long for an attribute into names0, names1, ..."""
+    """A list of names; Keras splits one that an attribute cannot hold into names0, names1, ..."""
     if attribute in group.attrs:
         return [_text(value) for value in group.attrs[attribute]]
     texts, part = [], 0

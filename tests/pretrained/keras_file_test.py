@@ -1,6 +1,10 @@
 """Tests of bloodjax/pretrained/keras_file.py."""
 
+import configparser
+import importlib.util
 import os
+import pathlib
+import sys
 
 import h5py
 import numpy as np
@@ -174,3 +178,21 @@ def test_numbers_without_layers_names_are_refused(tmp_path):
         file["layers/conv2d/vars/0"] = np.ones(3)
     with pytest.raises(UserError, match="layers/conv2d/vars has no layer's name"):
         keras_file.read(path)
+
+
+def test_without_h5py_the_error_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "h5py", None)  # makes its import fail
+    spec = importlib.util.spec_from_file_location("keras_file_without_h5py", keras_file.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(UserError, match=r"w\.h5: .*h5py.*not installed: .*'bloodjax\[keras\]'$"):
+        module.read(tmp_path / "w.h5")
+
+
+def test_the_extra_brings_h5py():
+    config = configparser.ConfigParser()
+    config.read(pathlib.Path(__file__).parents[2] / "setup.cfg")
+    extras = config["options.extras_require"]
+    assert "h5py" in extras["keras"]
+    assert "h5py" in extras["test"]
+    assert "h5py" not in config["options"]["install_requires"]
