@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Trains on Google Kubernetes Engine, as a JobSet: one pod for each machine, all started and restarted together.
+# Trains on Google Kubernetes Engine as a JobSet: one pod per machine; all pods start and restart together.
 #
 #   launch/gke.sh ACTION [flags] [-- --config=FILE --workdir=DIR ...]
 #
 #   build     builds the image from this checkout and pushes it (docker)
-#   render    prints the manifest of the run that stands after --
-#   apply     starts it (kubectl)             status    prints how it stands
-#   logs      follows process 0's log         delete    ends it: SIGTERM, it saves
+#   render    prints the manifest of the run given after --
+#   apply     starts the run (kubectl)        status    lists its JobSet and pods
+#   logs      follows process 0's log         delete    sends SIGTERM: the run saves a checkpoint and exits
 #
-#   --image=REGISTRY/NAME:TAG            where `factory` pushes it and pods find it
+#   --image=REGISTRY/NAME:TAG            where `build` pushes the image and pods pull it
 #   --name=bloodjax                      the JobSet's name
 #   --kind=cuda                          cuda, or tpu
-#   --accelerator= --topology=           nvidia-l4 (cuda) or tpu-v5-lite-podslice and 2x4 (tpu), if empty
-#   --hosts=1 --chips=1 --slices=1       pods of a slice, GPUs or TPU chips of each pod, TPU slices
-#   --spot                               on spot nodes
-#   --claim=bloodjax --mount=/mnt/bloodjax   the volume claim (gke/storage.yaml) that all pods mount, and where
-#   --restarts=20                        how often the run may be started again
-#   --dry-run                            prints each command and runs none
+#   --accelerator= --topology=           default: nvidia-l4 (cuda), or tpu-v5-lite-podslice and 2x4 (tpu)
+#   --hosts=1 --chips=1 --slices=1       pods per slice, GPUs or TPU chips per pod, TPU slices
+#   --spot                               use spot nodes
+#   --claim=bloodjax --mount=/mnt/bloodjax   volume claim (gke/storage.yaml) that all pods mount, and the path
+#   --restarts=20                        how often the run may be restarted
+#   --dry-run                            prints the commands and does not run them
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,7 +27,7 @@ claim=bloodjax mount=/mnt/bloodjax
 
 # render: prints the manifest.
 render() {
-  local manifest variable args=("${arguments[@]//\$\(/\$\$\(}") # nor for Kubernetes, to which $(NAME) is a variable
+  local manifest variable args=("${arguments[@]//\$\(/\$\$\(}") # Kubernetes would expand $(NAME)
   declare -A values=([NAME]=$name [RESTARTS]=$restarts [SLICES]=$slices [HOSTS]=$hosts [CHIPS]=$chips
     [IMAGE]=$image [CLAIM]=$claim [MOUNT]=$mount [ANNOTATIONS]="{}" [TOLERATIONS]="[]")
   if [[ $kind == tpu ]]; then
@@ -43,13 +43,13 @@ render() {
     values[NODES]+=', cloud.google.com/gke-spot: "true"'
     values[TOLERATIONS]='[{key: cloud.google.com/gke-spot, operator: Equal, value: "true", effect: NoSchedule}]'
   fi
-  # Each slice gets a node pool of its own.
+  # Each slice gets its own node pool.
   ((slices == 1)) ||
     values[ANNOTATIONS]='{alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool}'
   values[NODES]="{${values[NODES]}}"
   values[ARGS]=$(yaml_list "${args[@]}")
-  manifest=$(sed 1d "$here/gke/jobset.yaml") # less its comment on the template
-  # ARGS last: what stands in the run's flags is not for us to fill in.
+  manifest=$(sed 1d "$here/gke/jobset.yaml") # without the comment about the template
+  # ARGS last, so that a ${NAME} within the run's flags is not replaced.
   for variable in $(printf '%s\n' "${!values[@]}" | grep -vx ARGS) ARGS; do
     manifest=${manifest//"\${$variable}"/"${values[$variable]}"}
   done
@@ -60,28 +60,28 @@ render() {
 yaml_list() {
   local word list=''
   for word in "$@"; do
-    [[ $word != *[[:cntrl:]]* ]] || fail "a line break or another control character stands in: $word"
+    [[ $word != *[[:cntrl:]]* ]] || fail "control character in: $word"
     word=${word//\\/\\\\}
     list+=", \"${word//\"/\\\"}\""
   done
   printf '[%s]' "${list#, }"
 }
 
-# must_fit: fails for a value that would not be the text it is in YAML, or no name in Kubernetes.
+# must_fit: fails for a value that YAML would read as something else, or that Kubernetes rejects as a name.
 must_fit() {
   local flag
   for flag in name claim accelerator; do
-    [[ ${!flag} =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--$flag=${!flag}: a-z, 0-9 and - are expected"
+    [[ ${!flag} =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--$flag=${!flag}: expected a-z, 0-9 and -"
   done
-  ((${#name} <= 40)) || fail "--name=$name: 40 characters at most" # pods' names are longer by 20
+  ((${#name} <= 40)) || fail "--name=$name: expected at most 40 characters" # names of pods are 20 characters longer
   [[ $image =~ ^[A-Za-z0-9][-A-Za-z0-9._/:@]*$ ]] || fail "--image=$image is not the name of an image"
-  [[ $topology =~ ^([0-9]+x[0-9]+(x[0-9]+)?)?$ ]] || fail "--topology=$topology: 2x4 or 2x2x4 is expected"
+  [[ $topology =~ ^([0-9]+x[0-9]+(x[0-9]+)?)?$ ]] || fail "--topology=$topology: expected a form like 2x4 or 2x2x4"
   [[ $mount =~ ^/[-A-Za-z0-9._/]+$ ]] || fail "--mount=$mount is not an absolute path"
   local positive
   for positive in hosts chips slices; do
-    ((${!positive} > 0)) || fail "--$positive=0: 1 or more is expected"
+    ((${!positive} > 0)) || fail "--$positive=0: expected at least 1"
   done
-  [[ $kind == tpu ]] || ((slices == 1)) || fail "--slices=$slices is for --kind=tpu"
+  [[ $kind == tpu ]] || ((slices == 1)) || fail "--slices=$slices requires --kind=tpu"
 }
 
 parse_action "build render apply status logs delete" \
@@ -89,10 +89,10 @@ parse_action "build render apply status logs delete" \
 case $kind in
   cuda) accelerator=${accelerator:-nvidia-l4} ;;
   tpu) accelerator=${accelerator:-tpu-v5-lite-podslice} topology=${topology:-2x4} ;;
-  *) fail "--kind=$kind: cuda or tpu is expected" ;;
+  *) fail "--kind=$kind: expected cuda or tpu" ;;
 esac
 must_be_set name claim mount
-must_be_whole hosts chips slices restarts
+must_be_integer hosts chips slices restarts
 case $action in build | render | apply) must_be_set image ;; *) image=${image:-none} ;; esac
 must_fit
 case $action in render | apply) must_train ;; esac

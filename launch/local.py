@@ -3,16 +3,16 @@
     python launch/local.py --processes=2 --devices=2 -- \
         --config=configs/quickstart.py --workdir=runs/two --config.batch_size=64
 
-What stands after `--` goes to each `python -m bloodjax.main`, which gets a process number and the
-address of the first besides. It is how to try a run of several processes before a cluster has it,
-and how the tests do; one process that drives all of a machine's devices is faster.
+Each process is a `python -m bloodjax.main` with the flags after `--`, a process id and the address
+of process 0. Use it to try a run of several processes before you submit it to a cluster; the tests
+use it too. A single process that uses all devices of a machine is faster.
 
-Each line of output has the process's number in front. SIGINT and SIGTERM are passed on: the run
-saves and ends with 128 + the signal. When a process ends in an error, so do the others; the run is
-then started again, up to `--restarts` times, except after status 2, a mistake that a restart would
-repeat. `--dry-run` prints the commands and runs nothing.
+Each line of output starts with the process id. SIGINT and SIGTERM are forwarded: the run saves a
+checkpoint and exits with 128 + signal. If a process fails, the others exit too, and the run is
+restarted up to `--restarts` times. There is no restart after status 2, a user error, which a
+restart would repeat. `--dry-run` prints the commands and does not run them.
 
-The number of processes and devices does not change what is trained: a run may go on with others.
+The number of processes and devices does not affect the results. A run may resume with another one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-# A command, and what it finds in its environment besides ours.
+# A command, and environment variables in addition to this process's.
 Command = tuple[Sequence[str], Mapping[str, str]]
 
-_MISTAKE = 2
-# Seconds that the others have to end by themselves, once one has ended in an error.
-_GRACE = 20.0
-_PAUSE = 0.1
+_USER_ERROR = 2
+# Seconds in which the other processes must exit once one has failed.
+_GRACE_SECONDS = 20.0
+_POLL_SECONDS = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,23 +48,23 @@ def main(argv: Sequence[str]) -> int:
     for left in range(args.restarts, -1, -1):
         run = Run(commands(args.processes, args.devices, free_port(), flags))
         status = run.wait()
-        if status in (0, _MISTAKE) or run.signal or not left:
+        if status in (0, _USER_ERROR) or run.signal or not left:
             return status
-        _say(f"ended with status {status}; starting again, {left - 1} more times after this")
+        _say(f"exited with status {status}; restarting ({left - 1} restarts left after that)")
     return status
 
 
 def commands(
     processes: int, devices: int, port: int, flags: Sequence[str], environ: Mapping = os.environ
 ) -> list[Command]:
-    """What to run for each process.
+    """Returns the command of each process.
 
     Args:
-      processes: how many.
-      devices: that each is to have.
-      port: of the first, where the others find it.
-      flags: of each.
-      environ: the present environment.
+      processes: Number of processes.
+      devices: Number of devices per process.
+      port: Port of process 0, to which the others connect.
+      flags: Flags of every process.
+      environ: The current environment.
     """
     xla = f"{environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     own = {
@@ -80,14 +80,14 @@ def commands(
 
 
 class Run:
-    """Processes that live and end together.
+    """The processes of one run, which start and end together.
 
     Attributes:
-      signal: the last one that was passed on to them, or 0.
-      processes: each one's `subprocess.Popen`.
+      signal: The last signal that was forwarded to them, or 0.
+      processes: The `subprocess.Popen` of each process.
     """
 
-    def __init__(self, commands: Sequence[Command], grace: float = _GRACE):
+    def __init__(self, commands: Sequence[Command], grace: float = _GRACE_SECONDS):
         self.signal, self._grace = 0, grace
         self._first: int | None = None
         self.processes = [
@@ -96,7 +96,8 @@ class Run:
                 env={**os.environ, **environ},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # A terminal's Ctrl-C reaches them once then, through us; twice means "at once".
+                # Then Ctrl-C in a terminal reaches them only through this process. If they received
+                # it twice, they would exit immediately.
                 start_new_session=True,
             )
             for command, environ in commands
@@ -109,8 +110,8 @@ class Run:
             printer.start()
 
     def wait(self) -> int:
-        """Passes signals on until all have ended; returns the status of the run."""
-        before = {n: signal.signal(n, self._pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+        """Waits for all processes, forwarding signals; returns the exit status of the run."""
+        before = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._wait()
         finally:
@@ -125,7 +126,7 @@ class Run:
         return self._status()
 
     def _wait(self) -> None:
-        """Returns when all have ended, or the time is over in which they should have."""
+        """Returns when all have ended, or when the others' time is over after one has failed."""
         end = float("inf")
         while None in (codes := [process.poll() for process in self.processes]):
             failed = [code for code in codes if code]
@@ -133,20 +134,20 @@ class Run:
                 self._first, end = failed[0], time.monotonic() + self._grace
             if time.monotonic() > end:
                 late = [number for number, code in enumerate(codes) if code is None]
-                _say(f"process {', '.join(map(str, late))} did not end: killed")
+                _say(f"process {', '.join(map(str, late))} did not exit and was killed")
                 return
-            time.sleep(_PAUSE)
+            time.sleep(_POLL_SECONDS)
 
     def _status(self) -> int:
         found = [process.returncode for process in self.processes]
-        if _MISTAKE in found:
-            return _MISTAKE
+        if _USER_ERROR in found:
+            return _USER_ERROR
         failed = [code for code in (self._first, *found) if code]
         if not failed:
             return 0
         return failed[0] if failed[0] > 0 else 128 - failed[0]
 
-    def _pass_on(self, number: int, _) -> None:
+    def _forward(self, number: int, _) -> None:
         self.signal = number
         for process in self.processes:
             if process.poll() is None:
@@ -164,7 +165,7 @@ def _say(message: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """Returns a free TCP port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
@@ -177,17 +178,25 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--processes", type=_count, default=2, help="how many (default: 2)")
-    parser.add_argument("--devices", type=_count, default=1, help="that each has (default: 1)")
-    parser.add_argument("--restarts", type=int, default=20, help="at most (default: 20)")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands only")
+    parser.add_argument(
+        "--processes", type=_count, default=2, help="number of processes (default: 2)"
+    )
+    parser.add_argument(
+        "--devices", type=_count, default=1, help="devices per process (default: 1)"
+    )
+    parser.add_argument(
+        "--restarts", type=int, default=20, help="maximum number of restarts (default: 20)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands, do not run them"
+    )
     own, flags = list(argv), []
     if "--" in own:
         cut = own.index("--")
         own, flags = own[:cut], own[cut + 1 :]
     args = parser.parse_args(own)
     if not flags:
-        parser.error("after -- expected the flags of bloodjax.main: --config=... --workdir=...")
+        parser.error("expected the flags of bloodjax.main after --: --config=... --workdir=...")
     return args, flags
 
 

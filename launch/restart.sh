@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Starts a command again until it is done: for one machine, and inside the other launchers.
+# Runs a command and restarts it until it succeeds. For one machine, and inside the other launchers.
 #
 #   launch/restart.sh [--restarts=20] [--delay=10] [--status-file=FILE] [--dry-run] -- COMMAND...
 #
-# A command that ends with 0 (done) or 2 (the user's mistake) is not started again, nor one after SIGTERM or SIGINT,
-# which are handed on. Ends with the command's last status; --status-file gets it too, whole or not at all.
+# There is no restart after status 0 (success) or 2 (a user error), nor after SIGTERM or SIGINT, which are forwarded
+# to the command. The exit status is the command's last one; --status-file receives it too, in one atomic write.
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 delay=10 status_file=
 parse "restarts delay status-file" "$@"
-must_be_whole restarts delay
-((${#arguments[@]})) || fail "after -- a command is expected"
+must_be_integer restarts delay
+((${#arguments[@]})) || fail "expected a command after --"
 if [[ $dry_run == true ]]; then
   run "${arguments[@]}"
   exit
@@ -25,13 +25,13 @@ while true; do
   if [[ $stopped == true ]] || ! starts_again "$status"; then
     break
   elif ((left == 0)); then
-    say "ended with status $status; not started again (--restarts=$restarts)"
+    say "exited with status $status; not restarted (--restarts=$restarts)"
     break
   fi
   left=$((left - 1))
-  say "ended with status $status; starting again in $delay s ($left more after that)"
+  say "exited with status $status; restarting in $delay s ($left restarts left after that)"
   last=$status
-  run_and_wait sleep "$delay" # a signal ends it at once
+  run_and_wait sleep "$delay" # a signal ends the delay
   status=$last
   [[ $stopped == false ]] || break
 done

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains on spot machines of any cloud that SkyPilot knows, as a managed job (sky.yaml).
+# Trains on spot machines of any cloud that SkyPilot supports, as a managed job (sky.yaml).
 #
 #   launch/sky.sh ACTION [flags] [-- --config=FILE --workdir=DIR ...]
 #
-#   launch    submits the run that stands after --; its workdir lies below /mnt/bloodjax
-#   status    lists the jobs          logs    follows the job's log          cancel    ends it
+#   launch    submits the run given after --; its workdir must be below /mnt/bloodjax
+#   status    lists the jobs          logs    follows the job's log          cancel    ends the job
 #
 #   --name=bloodjax                   the job's name
-#   --bucket=NAME                     a bucket of yours, mounted at /mnt/bloodjax; made if it is not there
-#   --gpus=L4:1 --nodes=1             GPUs of each machine, machines
-#   --restarts=20                     how often the run may be started again on its machine; preemptions do not count
-#   --dry-run                         prints each command and runs none
+#   --bucket=NAME                     your bucket, mounted at /mnt/bloodjax; created if it does not exist
+#   --gpus=L4:1 --nodes=1             GPUs per machine, number of machines
+#   --restarts=20                     how often the run may be restarted on its machine; preemptions do not count
+#   --dry-run                         prints the commands and does not run them
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,9 +19,9 @@ source "$here/lib.sh"
 name=bloodjax bucket='' gpus=L4:1 nodes=1
 parse_action "launch status logs cancel" "name bucket gpus nodes restarts" "$@"
 must_be_set name gpus
-must_be_whole nodes restarts
+must_be_integer nodes restarts
 need sky "pip install 'skypilot[gcp]' (or aws, azure, ...), then sky check"
-cd "${here%/*}" # sky.yaml's workdir is where sky is called
+cd "${here%/*}" # sky.yaml's workdir is the current folder
 
 case $action in
   launch)

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Submits a training run to SLURM: one process for each GPU, or for each node where there is none.
+# Submits a training run to SLURM: one process per GPU, or per node without GPUs.
 #
 #   launch/slurm.sh [flags] -- --config=FILE --workdir=DIR ...
 #
-#   --nodes=1 --gpus=1                 nodes, and GPUs of each (0: train on its CPUs)
-#   --time=24:00:00 --cpus=8           a job's time limit; CPUs of each process
-#   --partition= --account= --mem=     as sbatch has them; left out where empty
+#   --nodes=1 --gpus=1                 nodes, and GPUs per node (0: train on the CPUs)
+#   --time=24:00:00 --cpus=8           time limit of the job; CPUs per process
+#   --partition= --account= --mem=     sbatch's options; not passed if empty
 #   --name=bloodjax                    the job's name
-#   --python=.venv/bin/python          the Python that bloodjax is installed in, seen from the checkout
-#   --log=FILE                         by default WORKDIR.slurm-JOB.log, beside the workdir
-#   --restarts=20                      how often the job may be put back in the queue
-#   --dry-run                          prints the command and submits nothing
+#   --python=.venv/bin/python          a Python with bloodjax installed, relative to the checkout
+#   --log=FILE                         default: WORKDIR.slurm-JOB.log, next to the workdir
+#   --restarts=20                      how often the job may be requeued
+#   --dry-run                          prints the command and does not submit it
 #
-# 120 s before its time limit the job gets SIGTERM, saves, and goes back in the queue; so it does after a crash or a
-# lost node. Checkout, Python, data and workdir must lie where all nodes see them.
+# 120 s before its time limit the job receives SIGTERM, saves a checkpoint and is requeued. It is also requeued after a
+# crash or a lost node. Checkout, Python, data and workdir must be in folders that all nodes share.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,17 +22,17 @@ source "$here/lib.sh"
 nodes=1 gpus=1 time=24:00:00 cpus=8 partition='' account='' mem='' name=bloodjax python=.venv/bin/python log=''
 parse "nodes gpus time cpus partition account mem name python log restarts" "$@"
 must_be_set time name python
-must_be_whole nodes gpus cpus restarts
+must_be_integer nodes gpus cpus restarts
 must_train
 need sbatch "launch/slurm.sh runs on a login node of a SLURM cluster"
 cd "${here%/*}"
 [[ $dry_run == true ]] || command -v "$python" >/dev/null ||
-  fail "--python=$python is not there: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda]'"
+  fail "--python=$python does not exist: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda]'"
 
 for argument in "${arguments[@]}"; do
   [[ $argument != --workdir=* ]] || workdir=${argument#--workdir=}
 done
-# sbatch makes no folder for its log, and without one the job fails without a word.
+# sbatch does not create the log's folder; without it the job fails silently.
 log=${log:-${workdir%/}.slurm-%j.log}
 run mkdir -p "$(dirname "$log")"
 

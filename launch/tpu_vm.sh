@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, one machine or a pod slice of many.
+# Trains on a Cloud TPU VM: one machine, or a pod slice of several.
 #
 #   launch/tpu_vm.sh ACTION --zone=ZONE [flags] [-- --config=FILE --workdir=DIR ...]
 #
-#   create    makes the TPU VM                  queue   asks for it in the queue (--queued from then on)
+#   create    creates the TPU VM                queue   requests it through the queue (pass --queued from then on)
 #   setup     on all workers: mounts the share, copies this checkout, installs it
-#   run       on all workers: starts the training that stands after --, in the background
-#   logs      follows worker 0's log            status  prints how the run stands on each worker
-#   watch     until the run is done: makes what is missing, sets up, runs; after a preemption or a crash, again
-#   stop      SIGTERM to the run on all workers: it saves and ends
-#   delete    deletes the TPU VM and its place in the queue
+#   run       on all workers: starts the training given after --, in the background
+#   logs      follows worker 0's log            status  prints the state of the run on each worker
+#   watch     create, setup and run, repeated after each preemption or crash until the run is done
+#   stop      sends SIGTERM to the run on all workers: it saves a checkpoint and exits
+#   delete    deletes the TPU VM and its queued request
 #
-#   --name=bloodjax --zone=ZONE --project=PROJECT      which TPU VM; without --project, gcloud's own
+#   --name=bloodjax --zone=ZONE --project=PROJECT      the TPU VM; the default project is gcloud's
 #   --accelerator=v5litepod-8 --version=v2-alpha-tpuv5-lite
-#   --spot                                             cheaper, and may be taken away at any time
-#   --queued                                           it was asked for by `queue`
-#   --nfs=HOST:/SHARE --mount=/mnt/bloodjax            a share that all workers mount: where workdir and data lie
-#   --restarts=20 --poll=60                            watch: how often it may start the run again; seconds
-#   --dry-run                                          prints each command and runs none
+#   --spot                                             cheaper, but can be preempted at any time
+#   --queued                                           it was requested by `queue`
+#   --nfs=HOST:/SHARE --mount=/mnt/bloodjax            a share that all workers mount, for workdir and data
+#   --restarts=20 --poll=60                            watch: how often it may restart the run; seconds between checks
+#   --dry-run                                          prints the commands and does not run them
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,13 +41,13 @@ create() {
 
 delete() {
   if [[ $queued == true ]]; then
-    tpus queued-resources delete "$name-queue" --force --quiet # --force: the TPU VM with it
+    tpus queued-resources delete "$name-queue" --force --quiet # --force also deletes the TPU VM
   else
     tpus tpu-vm delete "$name" --quiet
   fi
 }
 
-# In one archive, all that the installation and a run need.
+# Copies what the installation and a run need, as one archive.
 setup() {
   local folder=/tmp failed=0
   [[ $dry_run == true ]] || folder=$(mktemp -d)
@@ -59,18 +59,18 @@ setup() {
   return "$failed"
 }
 
-# setup_commands: prints what a worker runs. Running it again changes nothing.
+# setup_commands: prints the commands for a worker. They can be repeated.
 setup_commands() {
   echo "set -e"
   if [[ -n $nfs ]]; then
     echo "command -v mount.nfs >/dev/null || { sudo apt-get update;" \
       "sudo apt-get -o DPkg::Lock::Timeout=300 install -y nfs-common; }"
     echo "sudo mkdir -p $(quoted "$mount")"
-    # NFS 3 keeps the locks of a machine that was taken away for good; 4 does not, and does not heed the option.
+    # NFS 3 never releases the locks of a preempted machine, hence nolock. NFS 4 releases them and ignores the option.
     echo "mountpoint -q $(quoted "$mount") || sudo mount -t nfs -o nolock $(quoted "$nfs" "$mount")"
   fi
   echo "mkdir -p bloodjax && tar -xzf bloodjax.tar.gz -C bloodjax"
-  # The images' own Python is too old; uv brings one. The variable lets pip install it where Debian forbids it.
+  # The images' Python is too old; uv installs a newer one. The variable allows this use of pip under Debian.
   echo "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv"
   echo "[ -x venv/bin/python ] || python3 -m uv venv --python $PYTHON_VERSION venv"
   echo "python3 -m uv pip install --python venv/bin/python -e './bloodjax[tpu]' jax==$JAX_VERSION"
@@ -80,8 +80,8 @@ start() {
   on_workers all "cd bloodjax && launch/worker.sh start -- ../venv/bin/python -m bloodjax.main $(quoted "${arguments[@]}")"
 }
 
-# outside COMMAND...: prints what it prints; "MISSING" if there is no such thing, "UNKNOWN" if it failed otherwise.
-outside() {
+# query COMMAND...: prints its output; "MISSING" if the resource does not exist, "UNKNOWN" after any other failure.
+query() {
   local said
   if said=$("$@" 2>&1); then
     echo "$said"
@@ -93,29 +93,29 @@ outside() {
   fi
 }
 
-# machine: prints the state of the TPU VM, or of its place in the queue as long as it waits there.
+# machine: prints the state of the TPU VM, or of its queued request while that is pending.
 machine() {
   if [[ $queued == true ]]; then
     local place
-    place=$(outside tpus queued-resources describe "$name-queue" --format='value(state.state)')
+    place=$(query tpus queued-resources describe "$name-queue" --format='value(state.state)')
     [[ $place == ACTIVE ]] || {
       echo "$place"
       return
     }
   fi
-  outside tpus tpu-vm describe "$name" --format='value(state)'
+  query tpus tpu-vm describe "$name" --format='value(state)'
 }
 
-# training: prints how the run stands on all workers together: running, done, mistake, again, or unknown.
+# training: prints the state of the run over all workers: running, done, mistake, again or unknown.
 training() {
   local found
-  found=$(outside on_workers all \
+  found=$(query on_workers all \
     "[ ! -d bloodjax ] && echo bloodjax-status absent || bloodjax/launch/worker.sh status")
   found=$(sed -n 's/^.*bloodjax-status //p' <<<"$found" | tr -d '\r' | sort -u)
   if [[ -z $found ]]; then
     echo unknown
   elif grep -qx running <<<"$found"; then
-    echo running # where one has ended, the others end within a minute, and then all start together
+    echo running # if one has ended, the others end within a minute, and then all are restarted together
   elif grep -qx 2 <<<"$found"; then
     echo mistake
   elif [[ $found == 0 ]]; then
@@ -127,18 +127,18 @@ training() {
 
 set_up_and_start() { setup && start; }
 
-# Starts the run, unless it was started too often. Where that fails, as when the machine is taken away meanwhile,
-# the next look tells what is to be done.
+# Starts the run, unless it was started too often. If that fails, for example because the machine was preempted, the
+# next check finds out why.
 start_again() {
   ((started <= restarts)) || {
-    say "not started again (--restarts=$restarts)"
+    say "not restarted (--restarts=$restarts)"
     exit 75
   }
   started=$((started + 1))
-  set_up_and_start || say "failed; looking again"
+  set_up_and_start || say "failed to start; checking again"
 }
 
-# Makes the machine that is not there any more. A full zone is a reason to try again, a wrong flag is none.
+# Recreates the machine. It tries again if the zone has no capacity, and gives up after a wrong flag.
 create_again() {
   local said
   [[ $1 == MISSING ]] || delete || say "not deleted"
@@ -152,7 +152,7 @@ watch() {
   local state
   started=0
   state=$(machine)
-  [[ $state != UNKNOWN ]] || fail "gcloud could not say whether $name is there (see above)"
+  [[ $state != UNKNOWN ]] || fail "gcloud could not report whether $name exists (see above)"
   while true; do
     say "$(date +%FT%T) $name is $state"
     case $state in
@@ -163,7 +163,7 @@ watch() {
             exit 0
             ;;
           mistake)
-            say "the run ended with status 2, a mistake to be put right: launch/tpu_vm.sh logs"
+            say "the run exited with status 2, a user error; see launch/tpu_vm.sh logs"
             exit 2
             ;;
           again) start_again ;;
@@ -180,7 +180,7 @@ parse_action "create queue setup run logs status watch stop delete" \
   "name zone project accelerator version spot! queued! nfs mount restarts poll" "$@"
 [[ $action != queue ]] || queued=true
 must_be_set name zone accelerator version mount
-must_be_whole restarts poll
+must_be_integer restarts poll
 need gcloud "see https://cloud.google.com/sdk/docs/install"
 where=(--zone="$zone" ${project:+--project="$project"})
 
@@ -195,7 +195,7 @@ case $action in
   status) on_workers all "bloodjax/launch/worker.sh status" ;;
   watch)
     must_train
-    [[ -n $nfs ]] || fail "--nfs is missing: without a share a preemption takes the workdir with it"
+    [[ -n $nfs ]] || fail "--nfs is missing: without a share a preemption deletes the workdir"
     if [[ $dry_run == true ]]; then
       # One round after a preemption.
       machine

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Keeps one run in the background of the machine it is called on: tpu_vm.sh calls it on every worker.
+# Manages one run in the background of this machine. tpu_vm.sh calls it on every worker.
 #
-#   launch/worker.sh start -- COMMAND...    ends the run of before, if any, and starts this one
-#   launch/worker.sh status                 prints "bloodjax-status " and: absent, running, lost, or how it ended
-#   launch/worker.sh stop                   SIGTERM: the run saves a checkpoint and ends
-#   --dry-run                               start and stop: prints what would be run
+#   launch/worker.sh start -- COMMAND...    stops the previous run, if any, and starts this one
+#   launch/worker.sh status                 prints "bloodjax-status " and: absent, running, lost, or the exit status
+#   launch/worker.sh stop                   sends SIGTERM: the run saves a checkpoint and exits
+#   --dry-run                               start and stop: prints the commands and does not run them
 #
-# "absent" is a run never started here; "lost" one that was and is no more, as after a reboot. --state=DIR
-# (~/bloodjax-run) holds log, pid and status.
+# "absent": no run was started here. "lost": a run was started and its process is gone, as after a reboot.
+# --state=DIR (~/bloodjax-run) contains log, pid and status.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 
-# pid: prints the pid of the run, if it is alive and still ours.
+# pid: prints the pid of the run if it is alive and is not another program's by now.
 pid() {
   local number
   number=$(cat "$state/pid" 2>/dev/null) || return 1
@@ -21,7 +21,7 @@ pid() {
 }
 
 start() {
-  ((${#arguments[@]})) || fail "after -- a command is expected"
+  ((${#arguments[@]})) || fail "expected a command after --"
   stop
   local supervised=("$here/restart.sh" --restarts=0 --status-file="$state/status" -- "${arguments[@]}")
   if [[ $dry_run == true ]]; then
@@ -30,7 +30,7 @@ start() {
   fi
   mkdir -p "$state"
   rm -f "$state/status"
-  # A session of its own outlives the connection that it is started over.
+  # In its own session the run survives the end of the ssh connection.
   nohup setsid "${supervised[@]}" >>"$state/log" 2>&1 </dev/null &
   echo $! >"$state/pid"
 }
@@ -52,7 +52,7 @@ stop() {
   number=$(pid) || return 0
   run kill -TERM "$number"
   [[ $dry_run == false ]] || return 0
-  # A run saves within 30 s; one that does not end is ended.
+  # A run saves and exits within 30 s. Kill one that has not ended after 60 s.
   for _ in {1..60}; do
     pid >/dev/null || return 0
     sleep 1

@@ -31,10 +31,10 @@ def variables():
 
 
 def make(layout, **changes):
-    recipe = StepConfig(
+    step_config = StepConfig(
         NETWORK, (0.5,) * 3, (0.25,) * 3, BATCH, augment=parse("d4"), ema=0.9, **changes
     )
-    return JitExecutor(recipe, layout=layout)
+    return JitExecutor(step_config, layout=layout)
 
 
 def two_steps(steps, variables):

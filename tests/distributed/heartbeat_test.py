@@ -40,7 +40,7 @@ def end_of(*lines):
         started.append(
             subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(process), str(len(lines)), line, *address],
-                cwd=pathlib.Path(__file__).parents[1],
+                cwd=pathlib.Path(__file__).parents[2],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

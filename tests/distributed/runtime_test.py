@@ -129,7 +129,7 @@ def test_a_killed_process_ends_the_run_and_the_next_start_ends_as_one_process(
     assert ") ended unexpectedly; this process exits too" in capfd.readouterr().out
     assert statuses(start(2, 2)) == [0, 0]
     printed = capfd.readouterr().out
-    assert "[0] going on from step " in printed
+    assert "[0] resuming from step " in printed
     assert "[1] going on" not in printed
     assert_same_run(tmp_path / "run", alone)
 

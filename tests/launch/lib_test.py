@@ -58,8 +58,8 @@ def test_run_runs(script, machine):
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "08"])
-def test_a_number_must_be_whole(script, value):
-    ended = script('parse "restarts" "$@"; must_be_whole restarts', f"--restarts={value}")
+def test_a_number_must_be_integer(script, value):
+    ended = script('parse "restarts" "$@"; must_be_integer restarts', f"--restarts={value}")
     assert (ended.returncode, "--restarts=" in ended.stderr) == (2, True)
 
 

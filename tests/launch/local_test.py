@@ -49,7 +49,7 @@ def test_dry_run_prints_the_commands_alone(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "after -- expected the flags of bloodjax.main"),
+        ([], "expected the flags of bloodjax.main after --"),
         (["--processes=0", "--", *FLAGS], "argument --processes: '0', expected a number of at"),
         (["--config=a.py"], "unrecognized arguments: --config=a.py"),
     ],
@@ -79,7 +79,9 @@ def test_when_one_fails_the_others_get_time_and_are_killed_then(order, capfd):
     assert time.monotonic() - started < 50
     found = [run.processes[order.index(i)].returncode for i in range(3)]
     assert found == [9, 75, -signal.SIGKILL]
-    assert f"local.py: process {order.index(2)} did not end: killed" in capfd.readouterr().err
+    assert (
+        f"local.py: process {order.index(2)} did not exit and was killed" in capfd.readouterr().err
+    )
 
 
 def test_a_user_s_mistake_in_any_process_is_the_run_s():

@@ -37,7 +37,7 @@ def test_a_signal_is_handed_on_and_ends_it(machine):
 def test_a_signal_ends_the_pause_too(machine):
     statuses(machine, 75)
     process = machine.start("restart.sh", "--delay=1000", "--", "train")
-    assert "starting again in 1000 s" in process.stderr.readline()
+    assert "restarting in 1000 s" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 75
