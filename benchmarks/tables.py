@@ -4,14 +4,15 @@ python -m benchmarks.tables [--results=benchmarks/results] [--page=benchmarks/RE
                             [--parity=FILE]
 
 Each table lies between two marker comments; the text around them is written by hand. `--parity`
-takes what `python -m pytest -m slow tests/models tests/pretrained --parity-table` printed. Its
-figures replace those of the same network and reference in benchmarks/results/parity.json, so that
-the references can be run in parts.
+takes what pytest's `--parity-table` printed (the command is in RESULTS.md). Its figures replace
+those of the same network and reference in benchmarks/results/parity.json, so that the references
+can be run in parts.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -22,7 +23,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import ablation
 from benchmarks.tasks import Task
+from bloodjax.models.registry import canonical_name
 
 # In a column, the fastest peer that could be timed represents all of its kind.
 _PEERS = {
@@ -44,7 +47,7 @@ def speed_table(results: list[dict]) -> str:
     header = ["task", "bloodjax", "images/s", *(f"time / {peer}'s" for peer in shown), "date"]
     rows = []
     for result in results:
-        task = Task(**result["task"])
+        task = _task(result)
         ours = result["contenders"].get("bloodjax", {}).get("median")
         if ours is None:
             continue
@@ -52,6 +55,12 @@ def speed_table(results: list[dict]) -> str:
         figures = _figures(task, result["contenders"]["bloodjax"])
         rows.append([str(task), *figures, *ratios, result["date"]])
     return _markdown(header, rows)
+
+
+def _task(result: dict) -> Task:
+    """What was timed; results until November 2026 have earlier names of networks."""
+    task = Task(**result["task"])
+    return dataclasses.replace(task, network=canonical_name(task.network))
 
 
 def _figures(task: Task, found: dict) -> tuple[str, str]:
@@ -81,7 +90,7 @@ def newest_tasks(folder: pathlib.Path) -> list[dict]:
         content = _read(path)
         for result in content["results"]:
             dated = {**result, "date": content.get("date", "")}
-            found[str(Task(**result["task"]))] = dated
+            found[str(_task(result))] = dated
     return list(found.values())
 
 
@@ -110,8 +119,6 @@ def _ablation(folder: pathlib.Path) -> str:
     found = sorted(folder.glob("ablation_*.json"))
     if not found:
         return ""
-    from benchmarks import ablation  # imports JAX
-
     content = _read(found[-1])
     seeds, options = len(content["seeds"]), " ".join(f"--config.{o}" for o in content["overrides"])
     about = f"{content['date']}, {content['epochs']} epochs, {seeds} seeds, `{options}`"
