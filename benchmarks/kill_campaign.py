@@ -154,7 +154,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     from bloodjax.checkpoints.state import TrainState
     from bloodjax.training import factory, metric_writer, optim
 
-    config = config_lib.read(workdir / "config.json")
+    config = config_lib.load_json(workdir / "config.json")
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         progress, step = checkpoints.progress(), checkpoints.latest_step
         shapes = factory.shapes(config, len(progress.classes))

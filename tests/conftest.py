@@ -72,7 +72,7 @@ def tiny_config(**changes):
         "grace_seconds": 600.0,  # on busy cores a step may take long
     }
     config.update_from_flattened_dict(values | changes)
-    return config_lib.check(config)
+    return config_lib.validate(config)
 
 
 @pytest.fixture(scope="session")

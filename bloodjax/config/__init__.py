@@ -1,27 +1,32 @@
-"""The config of a run: defaults, allowed values, loading."""
+"""The config of a run: default values, loading, validation, and parsed values."""
 
-from bloodjax.config.defaults import defaults
+from bloodjax.config.defaults import PHASES, Config, defaults
 from bloodjax.config.load import (
-    PHASES,
-    Config,
-    check,
     differences,
+    get_config,
     load,
-    read,
+    load_json,
     resumed,
     to_json,
+    validate,
     with_source,
 )
+from bloodjax.config.parsed import SplitSource, augmentation, distortions, split_source
 
 __all__ = [
     "PHASES",
     "Config",
-    "check",
+    "SplitSource",
+    "augmentation",
     "defaults",
     "differences",
+    "distortions",
+    "get_config",
     "load",
-    "read",
+    "load_json",
     "resumed",
+    "split_source",
     "to_json",
+    "validate",
     "with_source",
 ]

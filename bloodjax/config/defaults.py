@@ -1,4 +1,8 @@
-"""Every key of a config, with its default; what each value may be stands in `validation`."""
+"""Every config key with its default value; `validation` lists the allowed values.
+
+The configuration reference is generated from the comments in this file: a key's comment is the
+lines directly above it, or the end of its own line.
+"""
 
 from __future__ import annotations
 
@@ -10,123 +14,190 @@ import ml_collections
 from bloodjax.distributed.preemption import GRACE_SECONDS
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
+Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
+
+PHASES = ("head", "finetune")
+
+# Old name of a config key -> its present name. Config files, overrides and the config.json of a
+# workdir may still use the old name.
+RENAMED: dict[str, str] = {
+    "model.flavour": "model.variant",
+    "model.source.flavour": "model.source.variant",
+    "model.source.rules": "model.source.naming",
+}
+
 
 def defaults() -> ml_collections.ConfigDict:
-    """Every key there is, with the value that it has where a config file leaves it alone."""
+    """A new config in which every key has its default value."""
     return ml_collections.ConfigDict(
         {
+            # Random seed of the splits, the initial weights, the order of images and augmentation.
             "seed": 0,
+            # Images per training step, over all devices.
             "batch_size": 64,
-            # Micro-batches that a step works its batch through in; BatchNorm sees one at a time.
+            # Micro-batches that each batch is split into, to save memory. Gradients are averaged
+            # over them; BatchNorm uses the statistics of one micro-batch at a time.
             "accumulate_steps": 1,
-            # "jit" over a mesh of all devices, or "pmap"; the numbers are the same.
+            # How steps run on several devices: "jit" over a mesh of all devices, or "pmap". Both
+            # give the same numbers.
             "parallel": "jit",
-            # Parameters, moments and averages: "data", whole on each device, or "fsdp", split over
-            # all of them, for networks that outgrow one; the numbers are the same.
+            # Where parameters, optimizer moments and averages are stored: "data" keeps a full copy
+            # on each device; "fsdp" splits them over all devices, for networks that do not fit on
+            # one. Both give the same numbers.
             "sharding": "data",
-            # Training steps that one dispatch to the device runs.
+            # Training steps that one dispatch to the device runs. More steps cost more memory and
+            # save host time.
             "steps_per_call": 1,
-            # Of the computation: "auto" is float32 on CPU and bfloat16 elsewhere.
+            # Dtype of the computation; parameters are always float32. "auto" is float32 on CPU and
+            # bfloat16 elsewhere.
             "dtype": "auto",
             "data": {
-                # A SPEC: FILE.npz, a folder or .zip of <class>/<image>, or synthetic[:N].
+                # Training images, as a SPEC: FILE.npz, a folder or .zip of <class>/<image>, a
+                # folder of packed shards, tfds:NAME[:VERSION], or synthetic[:N]. Required.
                 "train": "",
-                # A SPEC, a fraction of train, or "auto": the source's own split, else a fraction.
+                # Validation images: a SPEC, a fraction of train, or "auto", which takes the
+                # source's own validation split or, if it has none, 15 % of train. 0 is none. Write
+                # a path that looks like a number with its folder, as in ./1.10.
                 "validation": "auto",
+                # Test images; values as for `validation`.
                 "test": "auto",
-                # A second validation and test part, each image distorted once: empty for none, or
-                # which distortions to draw from, such as all, extra:1-3 or jpeg_compression,dust.
+                # Distortions for an additional copy of the validation and test splits, in which
+                # each image is distorted once: all, or names or groups with optional severities,
+                # such as extra:1-3 or jpeg_compression,dust. Empty for none.
                 "validation_distortion": "",
+                # Height and width in pixels that images are resized to.
                 "image_size": 96,
-                # Whether the training images stay on the device: always | never (they stream from
-                # the host) | auto (up to a quarter of its memory). The numbers are the same.
+                # Whether the training images are kept on the device: always, never (they are
+                # streamed from the host), or auto (if they take at most a quarter of the device's
+                # memory). The numbers are the same.
                 "on_device": "auto",
-                # What the audit's findings lead to: drop | report | fail.
+                # What to do with the audit's findings: drop leaves out junk images and images that
+                # leak between splits, report only lists the findings, fail ends the run.
                 "clean": "drop",
-                # Each epoch draws every class equally often, its number of steps unchanged, and
-                # class weights are 1.
+                # Whether each epoch samples all classes equally often. The number of steps per
+                # epoch stays the same, and class weights are 1.
                 "oversample": False,
-                # An unreadable image in a folder: fail | skip.
+                # What to do about an unreadable image in a folder or zip: fail ends the run, skip
+                # leaves the image out with a warning.
                 "bad_images": "fail",
-                # Class names in label order, for a file that does not name its own.
+                # Class names in label order, for a file that does not name its own classes.
                 "classes": (),
             },
             "model": {
+                # Network; `python -m bloodjax.list_models` lists all names.
                 "name": "convnext_base",
-                # "imagenet" (the network's default source), a file, hf:OWNER/NAME[@REVISION][:FILE]
-                # or package:NAME; empty for training from scratch.
+                # Pretrained weights: "imagenet" (the network's default source), a file,
+                # hf:OWNER/NAME[@REVISION][:FILE] or package:NAME. Empty trains from scratch.
                 "weights": "imagenet",
-                # Whose padding and epsilons; that of the weights where it is empty.
-                "flavour": "",
+                # Library whose padding and normalisation epsilons the network uses; empty for the
+                # one that the weights were trained with.
+                "variant": "",
+                # Stochastic depth: probability of dropping the last residual block; earlier blocks
+                # are dropped less often, in proportion to their depth.
                 "drop_path": 0.0,
-                # Compute each block's maps anew in the backward pass; on CPU that saves no memory.
+                # Whether the backward pass recomputes each block's activations, which saves device
+                # memory and costs time. It saves no memory on CPU.
                 "remat": False,
-                # In 0..1, of red, green and blue; what the weights expect where these are empty.
+                # Red, green and blue mean that images are normalised with, in 0..1; empty for the
+                # values that the weights expect.
                 "mean": (),
+                # Red, green and blue standard deviation that images are normalised with, in 0..1;
+                # empty for the values that the weights expect.
                 "std": (),
-                # What the weights say of themselves. A run fills it in as it starts.
+                # Preprocessing and licence metadata of the pretrained weights; filled in by the
+                # run and not to be set.
                 "source": dataclasses.asdict(PretrainedCfg("", "", "")),
                 "head": {
+                    # Widths of the dense layers between backbone and logits; empty for a linear
+                    # head.
                     "hidden": (512, 256, 128, 64),
+                    # Whether the backbone's features go through BatchNorm before the dense layers.
                     "batch_norm": True,
+                    # Dropout rates before the first dense layer and before the logits.
                     "dropout": (0.3, 0.3),
+                    # Activation of the dense layers.
                     "activation": "relu",
                 },
             },
-            # What training sees of the images: none | flip | d4 (the eight flips and quarter
-            # turns), and more; see `augment.policy`.
+            # Augmentation of the training images: none, flip, d4 (the eight combinations of flips
+            # and quarter turns), or a policy of several stages such as
+            # d4|randaugment(2, 0.4)|mixup(0.2); `bloodjax.augment.policy` describes the grammar.
             "augment": "d4",
             "loss": {
-                "name": "cross_entropy",  # or "focal", with
+                # cross_entropy, or focal, which uses `gamma`.
+                "name": "cross_entropy",
+                # Focusing exponent of the focal loss; 0 is the cross-entropy.
                 "gamma": 2.0,
-                # none | balanced (by 1 / count) | effective (number of samples, by its beta).
+                # Weights of the classes in the loss: none, balanced (proportional to 1 / count), or
+                # effective (by the effective number of samples, which uses `effective_beta`).
                 "class_weights": "balanced",
+                # Beta of the effective number of samples, (1 - beta^count) / (1 - beta).
                 "effective_beta": 0.999,
-                # Times log(frequency of the class), added to the logits in training in place of
-                # class weights: 0 is off, 1 aims at balanced accuracy.
+                # Factor of log(class frequency), which is added to the logits during training in
+                # place of class weights. 0 disables it; 1 optimises balanced accuracy.
                 "logit_adjustment": 0.0,
+                # Probability mass of each target that is spread evenly over all classes.
                 "label_smoothing": 0.0,
             },
+            # Training runs in two phases, one after the other: `head`, then `finetune`.
             "phases": {
                 "head": _phase(epochs=10, freeze="backbone", learning_rate=1e-3),
                 "finetune": _phase(epochs=90, freeze="batchnorm", learning_rate=1e-4),
             },
-            # What a step keeps of the exponential moving average of all weights, 0.999 say; at 0
-            # there is none. Early stopping goes by the average, and the run gives it.
+            # Decay per step of the exponential moving average of all weights, such as 0.999. 0
+            # disables it. Early stopping monitors the EMA weights, and they are what the run
+            # returns.
             "ema": 0.0,
-            # At the end, the weights of this many best epochs are averaged, one after another as
-            # long as validation gets no worse; 0 is off. Each one's checkpoint is kept.
+            # Number of best epochs whose checkpoints are kept for a greedy soup. When training
+            # ends, their weights are averaged one after another, as long as validation gets no
+            # worse. 0 disables it.
             "soup": 0,
-            # Training stops, in each phase, after `patience` epochs without a better `metric`.
-            # It and the choice of the best checkpoint look at `set`: validation, or where
-            # data.validation_distortion is given validation_distorted, or both, by their mean.
-            "early_stopping": {"metric": "loss", "patience": 10, "set": "validation"},
-            # What is done about a loss or gradient that is not finite: up to `skip` steps in a row
-            # are left out; after more, the run goes back to the last good checkpoint and goes on
-            # with `factor` times the learning rate; after so many `rollbacks`, it ends instead.
-            "divergence": {"skip": 5, "rollbacks": 2, "factor": 0.5},
-            # Number of runs that each have another part of train for validation, in WORKDIR/fold0
-            # and so on; what is evaluated is their ensemble. 0 is a single run.
+            "early_stopping": {
+                # Validation metric that selects the best checkpoint and stops training.
+                "metric": "loss",
+                # Epochs without a better metric after which a phase stops.
+                "patience": 10,
+                # Split that the metric is computed on: validation, validation_distorted (needs
+                # data.validation_distortion), or both, whose mean is used.
+                "set": "validation",
+            },
+            # What happens when the loss or a gradient is not finite.
+            "divergence": {
+                # Consecutive steps that may be skipped. After more, the run rolls back to its last
+                # good checkpoint.
+                "skip": 5,
+                # Rollbacks that a run may make. After more, it ends with an error.
+                "rollbacks": 2,
+                # Factor that each rollback multiplies the learning rate with.
+                "factor": 0.5,
+            },
+            # Number of cross-validation runs. Each uses another part of train for validation and
+            # is stored in WORKDIR/fold0, WORKDIR/fold1, ...; their ensemble is evaluated. 0 is a
+            # single run.
             "folds": 0,
             "evaluation": {
-                # Views to average over: none | flip | d4 | crops | colour | robust, or several
-                # joined by "+" (d4+crops); see `augment.views`.
+                # Views for test-time augmentation: none, flip, d4, crops, colour or robust, or
+                # several joined by "+", as in d4+crops.
                 "tta": "none",
-                # Of what the mean is taken: probabilities | logits.
+                # What is averaged over the views: probabilities or logits.
                 "tta_average": "probabilities",
-                # Weights of the views, chosen on the validation part: none (equal) | greedy |
-                # weights; see `tta_selection`.
+                # How the weights of the views are fitted on the validation split: none (all are
+                # equal), greedy (greedy selection) or weights (minimises the log loss).
                 "tta_select": "none",
+                # Bootstrap resamples for the 95 % confidence intervals of the metrics.
                 "bootstrap": 1000,
             },
-            # A checkpoint is written after every epoch, and within one after this many minutes.
+            # Minutes between checkpoints within an epoch. A checkpoint is also written after every
+            # epoch.
             "checkpoint_minutes": 10.0,
-            # After SIGINT or SIGTERM, time for a last checkpoint; then the process ends anyhow.
+            # Seconds that a run may take to save a checkpoint after SIGINT or SIGTERM. The process
+            # ends then, whether the checkpoint was saved or not.
             "grace_seconds": GRACE_SECONDS,
-            # Of a run of several processes: seconds without a sign from one, or that one waits for
-            # its next images, after which all end, to be started again.
+            # Seconds without a heartbeat from one of several processes, or without progress in one
+            # of them, after which all end, so that a launcher can start them again.
             "peer_timeout": 30.0,
-            # Once in each phase, where a step's time goes: a trace and a table in WORKDIR/profile.
+            # Whether to record where a step's time goes, once per phase: a trace and a table in
+            # WORKDIR/profile.
             "profile": False,
         }
     )
@@ -134,31 +205,43 @@ def defaults() -> ml_collections.ConfigDict:
 
 def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
     return {
+        # Epochs of the phase; early stopping may end it before. 0 skips the phase.
         "epochs": epochs,
-        # What is not trained: none | batchnorm | backbone.
+        # What is not trained: none, batchnorm (scale and statistics of every BatchNorm layer) or
+        # backbone.
         "freeze": freeze,
-        # With a frozen backbone, compute its features of each image and view once, and train the
-        # head on them: auto (where there are more epochs than views, and memory) | always | never.
+        # Whether the features of a frozen backbone are computed once for each image and view, and
+        # the head is trained on them: always, never, or auto (if the phase has more epochs than
+        # views, and the features fit in memory).
         "cache_features": "auto",
-        "optimizer": "adamw",  # adamw | lion (a third of AdamW's rate or less) | sgd
+        # Optimizer. For lion use at most a third of the learning rate for adamw.
+        "optimizer": "adamw",
+        # Highest learning rate of the schedule.
         "learning_rate": learning_rate,
-        # Each block's rate is this much of the next one's, the head's the whole; 1 is off.
+        # Layer-wise learning-rate decay: each block's rate is this factor times the next block's,
+        # and the head has the full rate. 1 disables it.
         "layer_decay": 1.0,
+        # Decoupled weight decay; it applies to kernels only.
         "weight_decay": 0.05,
+        # Global gradient norm above which gradients are scaled down. 0 disables clipping.
         "clip_norm": 1.0,
-        # Of the first moment, one value a trained parameter: float32 | bfloat16.
+        # Dtype of the optimizer's first moment, one value per trained parameter.
         "mu_dtype": "float32",
-        # After a warm-up, lengths in epochs: sgdr, cosine decay with warm restarts, in which a
-        # `first_cycle` of 0 is one cycle as long as the phase | cosine, once | wsd, which is stable
-        # and falls linearly over the last `decay` of the phase | constant. `alpha` is the lowest
-        # rate, as a part of the highest.
         "schedule": {
+            # Learning rate after the warm-up: sgdr (cosine decay with warm restarts), cosine (one
+            # cosine decay), wsd (constant, then a linear decay) or constant.
             "name": "sgdr",
+            # Length of the linear warm-up in epochs.
             "warmup": 1.0,
+            # sgdr: length of the first cycle in epochs. 0 is one cycle as long as the phase.
             "first_cycle": 0.0,
+            # sgdr: factor between the lengths of successive cycles.
             "t_mul": 2.0,
+            # sgdr: factor between the highest learning rates of successive cycles.
             "m_mul": 1.0,
+            # wsd: fraction of the phase over which the rate decays at its end.
             "decay": 0.2,
+            # Lowest learning rate, as a fraction of the highest.
             "alpha": 0.0,
         },
     }

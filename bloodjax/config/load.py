@@ -1,8 +1,13 @@
-"""The config: its defaults, and the checks that stop an impossible one before anything runs.
+"""Loads and validates a config.
 
-A config file defines `get_config()`, which returns `config.defaults()` with whatever it changes;
-`--config.key=value` changes it further. Every key that exists stands in `defaults`, and every
-rule in `validation.RULES`, so that a wrong key or value fails here, by name, and nowhere later.
+A config file defines `get_config()`, which returns `config.defaults()` with changed values;
+`--config.key=value` overrides change it further. All keys are in `defaults` and their allowed
+values in `validation`, so an unknown key or an impossible value is a one-line `UserError` here and
+never an error later in the run.
+
+Overrides are parsed here and not by `ml_collections.config_flags`. That would save some 20 lines,
+but a misspelt key would end with a traceback, names with commas (`data.classes=a,b`) would be one
+name, old names of keys would be unknown, and `load` could not be called without command-line flags.
 """
 
 from __future__ import annotations
@@ -10,131 +15,95 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import json
-import os
 import pathlib
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
+from flax import traverse_util
 
-from bloodjax import models
-from bloodjax.augment import policy
-from bloodjax.config.defaults import defaults
-from bloodjax.config.validation import RULES, check_distortion, check_evaluation
+from bloodjax.cli import console
+from bloodjax.config import recipes
+from bloodjax.config.defaults import RENAMED, Config, defaults
+from bloodjax.config.validation import check_combinations, check_values
 from bloodjax.errors import UserError
 from bloodjax.io import files
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
-Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
-
-PHASES = ("head", "finetune")
 _FILLED_IN = "model.source."
-# What a run may be asked anew each time that it goes on, for it changes none of its numbers.
+# Keys that may change on resume, because they do not affect results.
 _FREE = ("profile", "grace_seconds", "sharding", "peer_timeout")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:
-    """Reads a config file, applies `key=value` overrides, checks it all, and freezes it.
+    """Runs a config file, applies the overrides, and validates the result.
 
     Args:
-      path: a Python file that defines `get_config()`.
-      overrides: such as `"data.image_size=64"`; values are Python literals or plain strings.
+      path: Name of a recipe, such as "quickstart", or path of a Python file that defines
+        `get_config()`.
+      overrides: `"key=value"` texts, such as `"data.image_size=64"`. The type of the key's default
+        decides how a value is read: text is taken as it is; numbers, booleans and tuples are Python
+        literals. A tuple may also be written as `a,b`.
 
     Raises:
-      UserError: the file cannot be read, or a key or value is wrong.
+      UserError: The file cannot be run, or a key or a value is wrong.
     """
-    config = _run_config_file(path)
+    config = _current_names(flatten(_run_config_file(path)))
     for override in overrides:
         key, _, text = override.partition("=")
         if key.startswith(_FILLED_IN):
             raise UserError(
-                f"config.{key} is filled in by the run: expected model.weights, model.flavour, "
+                f"config.{key} is filled in by the run: expected model.weights, model.variant, "
                 "model.mean or model.std"
             )
-        _set(config, key, _parse(text))
-    return check(config)
+        config |= _current_names({key: text if _is_text(key) else _literal(text)})
+    return _validated(config)
 
 
-def check(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
-    """Returns `config` over the defaults, frozen.
+def get_config(path: str) -> ml_collections.ConfigDict:
+    """The mutable, unchecked config of a recipe or config file.
+
+    Args:
+      path: As for `load`.
 
     Raises:
-      UserError: a key is unknown, or a value is of the wrong type or impossible.
+      UserError: The file cannot be run.
     """
-    whole = defaults()
-    for key, value in _flatten(config).items():
-        _set(whole, key, value)
-    for key, value in _flatten(whole).items():
-        rule = RULES.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
-        if rule and not rule[0](value):
-            raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
-    augmentation = _augmentation(whole)
-    for name in PHASES:
-        phase = whole.phases[name]
-        if phase.cache_features == "always" and (
-            phase.freeze != "backbone" or whole.parallel != "jit" or not augmentation.only_views
-        ):
-            raise UserError(
-                f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone, "
-                "parallel jit, and augment none, flip or d4 then"
-            )
-    data = whole.data
-    check_distortion(data.validation_distortion, data.validation, whole.early_stopping.set)
-    if whole.data.oversample and whole.loss.logit_adjustment:
-        raise UserError(
-            f"config.loss.logit_adjustment is {whole.loss.logit_adjustment}, expected 0.0 with "
-            "config.data.oversample, which leaves no class rarer than another"
-        )
-    if whole.sharding != "data" and whole.parallel == "pmap":
-        raise UserError(
-            f"config.sharding is {whole.sharding!r}, expected data with config.parallel pmap"
-        )
-    check_evaluation(whole)
-    if sum(whole.phases[name].epochs for name in PHASES) == 0:
-        raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
-    smallest = models.smallest(whole.model.name)  # raises with the nearest name
-    if whole.data.image_size < smallest:
-        raise UserError(
-            f"config.data.image_size is {whole.data.image_size}, expected at least {smallest} for "
-            f"{whole.model.name}"
-        )
-    return ml_collections.FrozenConfigDict(whole)
+    return _run_config_file(path)
 
 
-def _augmentation(config: Config) -> policy.Policy:
-    try:
-        parsed = policy.parse(config.augment)
-    except policy.PolicyError as error:
-        raise UserError(f"config.augment: {error}") from None
-    if parsed.mix and config.batch_size % 2:
-        raise UserError(
-            f"config.batch_size is {config.batch_size}, expected an even number with mixup or "
-            "cutmix"
-        )
-    return parsed
+def validate(config: Config | Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+    """Fills in the defaults of the keys that `config` lacks, checks all values, and freezes it.
+
+    Raises:
+      UserError: A key is unknown, or a value has the wrong type or is not allowed.
+    """
+    return _validated(_current_names(flatten(config)))
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON text, keys sorted."""
+    """The config as JSON text with sorted keys."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def read(path: pathlib.Path) -> ml_collections.FrozenConfigDict:
-    """The config in a file that holds what `to_json` wrote.
+def load_json(path: pathlib.Path) -> ml_collections.FrozenConfigDict:
+    """Loads and validates a file that `to_json` wrote.
 
     Raises:
-      UserError: the file cannot be read, or holds no config.
+      UserError: The file cannot be read, or is not a valid config.
     """
-    return files.read_json(path, "a run's config", check)
+    return files.read_json(path, "a run's config", validate)
 
 
 def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenConfigDict:
-    """`config` with the terms of its weights filled in."""
-    return check(
+    """`config` with the metadata of its pretrained weights filled in."""
+    return validate(
         {
             **config.to_dict(),
             "model": {**config.model.to_dict(), "source": dataclasses.asdict(source)},
@@ -143,8 +112,8 @@ def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenC
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """`key: old value -> new value` for each key of the user's that differs."""
-    before, after = _flatten(old.to_dict()), _flatten(new.to_dict())
+    """`key: old value -> new value` for each key that affects results and that the user sets."""
+    before, after = flatten(old), flatten(new)
     return [
         f"{k}: {before[k]!r} -> {after[k]!r}"
         for k in after
@@ -152,14 +121,19 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def resumed(stored: Config, asked: Config) -> ml_collections.FrozenConfigDict:
-    """A run's own config, with what may differ from one start to the next as it is asked for."""
-    return check({**stored.to_dict(), **{key: asked[key] for key in _FREE}})
+def resumed(stored: Config, requested: Config) -> ml_collections.FrozenConfigDict:
+    """The stored config of a run, with the requested values of the keys that may change."""
+    return validate({**stored.to_dict(), **{key: requested[key] for key in _FREE}})
+
+
+def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of every key in `config`."""
+    tree = config.to_dict() if isinstance(config, Config) else config
+    return traverse_util.flatten_dict(tree, sep=".")
 
 
 def _run_config_file(path: str) -> ml_collections.ConfigDict:
-    if not os.path.isfile(path):
-        raise UserError(f"--config={path}: no such file; expected a Python file with get_config()")
+    path = recipes.locate(path)
     # Config files build on each other (`from configs import common`), wherever one starts from.
     folders = pathlib.Path(path).resolve().parents
     roots = [str(folder) for folder in folders[1:3]]  # of configs/x.py and configs/recipes/x.py
@@ -204,7 +178,46 @@ def _what(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if named else text
 
 
-def _parse(text: str) -> Any:
+def _validated(values: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+    """`validate` for values by dotted key."""
+    config = defaults()
+    config.update_from_flattened_dict({key: _typed(key, value) for key, value in values.items()})
+    check_values(flatten(config))
+    check_combinations(config)
+    return ml_collections.FrozenConfigDict(config)
+
+
+@functools.cache
+def _default_values() -> Mapping[str, Any]:
+    return MappingProxyType(flatten(defaults()))
+
+
+def _current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` by dotted key, with the old names of keys replaced by the present ones."""
+    renamed = dict(values)
+    for old in RENAMED.keys() & values.keys():
+        new = RENAMED[old]
+        value = renamed.pop(old)
+        # A config file starts from the defaults, so it always holds the present name as well.
+        if renamed.get(new, value) not in (value, _default_values()[new]):
+            raise UserError(f"config.{old} was renamed to config.{new}, expected only one of them")
+        renamed[new] = value
+        if not old.startswith(_FILLED_IN):  # the user cannot rename what a run filled in
+            _log_renamed(old, new)
+    return renamed
+
+
+@functools.cache  # once per key, however many configs are loaded
+def _log_renamed(old: str, new: str) -> None:
+    console.log_info(f"config.{old} was renamed to config.{new}; the old name still works")
+
+
+def _is_text(key: str) -> bool:
+    return isinstance(_default_values().get(RENAMED.get(key, key)), str)
+
+
+def _literal(text: str) -> Any:
+    """The boolean, number or tuple that `text` is as a Python literal; other text as it is."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -213,25 +226,19 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _flatten(tree: Config | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, (Mapping, Config)):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def _typed(key: str, value: Any) -> Any:
+    """`value` as the type of the key's default.
 
-
-def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
-    """Sets a dotted key, to a value of the type that its default has."""
-    known = _flatten(defaults())
+    Raises:
+      UserError: The key is unknown, or the value has another type.
+    """
+    known = _default_values()
     if key not in known:
         near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
         hint = f"; did you mean config.{near[0]}?" if near else ""
         raise UserError(f"unknown config key config.{key}{hint}")
     default = known[key]
-    if key in _FRACTION_OR_SPEC or isinstance(default, str):
+    if isinstance(default, str):
         value = str(value)
     elif isinstance(default, tuple):
         value = tuple(value.split(",")) if isinstance(value, str) else value
@@ -242,12 +249,4 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
         raise UserError(
             f"config.{key} is {value!r}, expected a value of type {type(default).__name__}"
         )
-    parent, _, leaf = key.rpartition(".")
-    target = config
-    for part in filter(None, parent.split(".")):
-        target = target[part]
-    with target.unlocked():
-        target[leaf] = value
-
-
-_FRACTION_OR_SPEC = ("data.validation", "data.test")
+    return value

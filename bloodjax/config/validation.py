@@ -1,17 +1,22 @@
-"""The rule that each config key's value must keep, beyond having its default's type."""
+"""Allowed values of each config key, and combinations of values that are not allowed.
+
+A value must also have the type of the key's default, which `load.validate` checks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from bloodjax import models
 from bloodjax.augment import tta, views
-from bloodjax.corruptions import registry
+from bloodjax.config import parsed
+from bloodjax.config.defaults import PHASES, Config
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
 from bloodjax.models.head import ACTIVATIONS, FREEZE
 
-# Metrics of each epoch's validation, and whether a larger value is better.
+# Metrics that each epoch computes on the validation split -> whether a larger value is better.
 METRICS = {
     "loss": False,
     "accuracy": True,
@@ -20,43 +25,12 @@ METRICS = {
     "ece": False,
 }
 
-# What early stopping may look at: names of evaluated sets, of whose figures the mean counts.
+# Values of early_stopping.set -> the evaluated splits whose metrics are averaged.
 WATCHED = {
     "validation": ("validation",),
     "validation_distorted": ("validation_distorted",),
     "both": ("validation", "validation_distorted"),
 }
-
-
-def fraction(value: str | float) -> float | None:
-    """`data.validation` or `data.test` as a fraction of train, or None where it is a SPEC."""
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def check_distortion(text: str, validation: str, watched: str) -> None:
-    """Raises a UserError where distortions or a distorted set are asked for that cannot be.
-
-    Args:
-      text: `data.validation_distortion`.
-      validation: `data.validation`.
-      watched: `early_stopping.set`.
-    """
-    if "validation_distorted" in WATCHED.get(watched, ()) and not text:
-        raise UserError(
-            f"config.early_stopping.set is {watched!r}, but there is no distorted set: "
-            "expected config.data.validation_distortion to name distortions, such as all"
-        )
-    if not text:
-        return
-    registry.parse(text, "config.data.validation_distortion")
-    if fraction(validation) == 0:
-        raise UserError(
-            f"config.data.validation_distortion is {text!r}, but config.data.validation is 0: "
-            "expected a validation part"
-        )
 
 
 def _one_of(*options: str) -> tuple[Callable[[Any], bool], str]:
@@ -72,23 +46,31 @@ def _within(low: int | float, high: int | float) -> tuple[Callable[[Any], bool],
 
 
 def _numbers(lengths: tuple[int, ...], test: Callable[[float], bool], expected: str):
-    def holds(value):
+    def is_allowed(value: tuple) -> bool:
         numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
         return numeric and (not lengths or len(value) in lengths) and all(map(test, value))
 
-    return holds, expected
+    return is_allowed, expected
 
 
-def _validation_part(value: str) -> bool:
-    number = fraction(value)
-    return bool(value) if number is None else 0 <= number < 1
+def _is_split_source(value: str) -> bool:
+    fraction = parsed.parse_split_source(value).fraction
+    return bool(value) if fraction is None else 0 <= fraction < 1
+
+
+_SPLIT_SOURCE = (
+    _is_split_source,
+    "auto, a SPEC, or a fraction of train in [0, 1); write a path that looks like a number as "
+    "./NUMBER",
+)
 
 
 def _distinct_names(value: tuple) -> bool:
     return all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value)
 
 
-# Keys within a phase stand last, without the phase's name.
+# Key -> (whether a value is allowed, what is expected). The keys of a phase come last, without
+# the phase's name.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _within(0, 2**31),
     "batch_size": _at_least(1),
@@ -97,17 +79,17 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sharding": _one_of(*LAYOUTS),
     "steps_per_call": _at_least(1),
     "dtype": _one_of("auto", "float32", "bfloat16"),
-    "data.validation": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
-    "data.test": (_validation_part, "auto, a SPEC, or a fraction of train in [0, 1)"),
+    "data.validation": _SPLIT_SOURCE,
+    "data.test": _SPLIT_SOURCE,
     "data.image_size": _within(16, 2049),
     "data.on_device": _one_of("auto", "always", "never"),
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
-    "data.classes": (_distinct_names, "names that differ, as text"),
+    "data.classes": (_distinct_names, "distinct names, as text"),
     "model.drop_path": _within(0, 1),
-    "model.mean": _numbers((0, 3), lambda v: True, "nothing or three numbers, one a channel"),
+    "model.mean": _numbers((0, 3), lambda v: True, "nothing or three numbers, one per channel"),
     "model.std": _numbers((0, 3), lambda v: v > 0, "nothing or three numbers above 0"),
-    "model.head.hidden": _numbers((), lambda v: v >= 1 and v == int(v), "whole numbers above 0"),
+    "model.head.hidden": _numbers((), lambda v: v >= 1 and v == int(v), "integers above 0"),
     "model.head.dropout": _numbers((2,), lambda v: 0 <= v < 1, "two numbers in [0, 1)"),
     "model.head.activation": _one_of(*ACTIVATIONS),
     "loss.name": _one_of("cross_entropy", "focal"),
@@ -124,8 +106,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "divergence.skip": _within(0, 2**31),
     "divergence.rollbacks": _at_least(0),
     "divergence.factor": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
-    "folds": (lambda v: v == 0 or v >= 2, "0 or a whole number of at least 2"),
-    "evaluation.tta": (views.is_known, f"{', '.join(views.SETS)}, or different sets joined by +"),
+    "folds": (lambda v: v == 0 or v >= 2, "0 or an integer of at least 2"),
+    "evaluation.tta": (views.is_known, f"{', '.join(views.SETS)}, or distinct sets joined by +"),
     "evaluation.tta_average": _one_of(*tta.AVERAGES),
     "evaluation.tta_select": _one_of("none", *tta.METHODS),
     "evaluation.bootstrap": _at_least(1),
@@ -152,25 +134,97 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_evaluation(config: Any) -> None:
-    """Which values of `evaluation`, `folds` and `data.validation` do not go together.
+def check_values(values: Mapping[str, Any]) -> None:
+    """Checks each value against `RULES`.
+
+    Args:
+      values: Dotted config key -> value.
 
     Raises:
-      UserError: these.
+      UserError: A value is not allowed.
     """
-    evaluation, share = config.evaluation, fraction(config.data.validation)
+    for key, value in values.items():
+        rule = RULES.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
+        if rule and not rule[0](value):
+            raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
+
+
+def check_combinations(config: Config) -> None:
+    """Checks that the values of different keys fit together, and parses those with a grammar.
+
+    Raises:
+      UserError: Values do not fit together, or a text cannot be parsed.
+    """
+    _check_augmentation(config)
+    _check_distortion(config)
+    if config.data.oversample and config.loss.logit_adjustment:
+        raise UserError(
+            f"config.loss.logit_adjustment is {config.loss.logit_adjustment}, expected 0.0 with "
+            "config.data.oversample, which makes all classes equally frequent"
+        )
+    if config.sharding != "data" and config.parallel == "pmap":
+        raise UserError(
+            f"config.sharding is {config.sharding!r}, expected data with config.parallel pmap"
+        )
+    _check_evaluation(config)
+    if sum(config.phases[name].epochs for name in PHASES) == 0:
+        raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
+    # Raises for an unknown name. Runs of older versions and users may name networks by an alias.
+    config.model.name = models.canonical_name(config.model.name)
+    smallest = models.architecture(config.model.name).min_image_size
+    if config.data.image_size < smallest:
+        raise UserError(
+            f"config.data.image_size is {config.data.image_size}, expected at least {smallest} for "
+            f"{config.model.name}"
+        )
+
+
+def _check_augmentation(config: Config) -> None:
+    policy = parsed.augmentation(config)
+    if policy.mix and config.batch_size % 2:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, expected an even number with mixup or "
+            "cutmix"
+        )
+    for name in PHASES:
+        phase = config.phases[name]
+        if phase.cache_features == "always" and (
+            phase.freeze != "backbone" or config.parallel != "jit" or not policy.only_views
+        ):
+            raise UserError(
+                f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone, "
+                "parallel jit, and augment none, flip or d4 then"
+            )
+
+
+def _check_distortion(config: Config) -> None:
+    text, watched = config.data.validation_distortion, config.early_stopping.set
+    if "validation_distorted" in WATCHED[watched] and not text:
+        raise UserError(
+            f"config.early_stopping.set is {watched!r}, but there is no distorted split: "
+            "expected config.data.validation_distortion to name distortions, such as all"
+        )
+    if parsed.distortions(config) and parsed.split_source(config, "validation").fraction == 0:
+        raise UserError(
+            f"config.data.validation_distortion is {text!r}, but config.data.validation is 0: "
+            "expected a validation split"
+        )
+
+
+def _check_evaluation(config: Config) -> None:
+    evaluation, source = config.evaluation, parsed.split_source(config, "validation")
     if evaluation.tta_select != "none" and evaluation.tta == "none":
         raise UserError(
             f"config.evaluation.tta_select is {evaluation.tta_select!r}, expected "
             "config.evaluation.tta to name several views then, such as d4"
         )
-    if evaluation.tta_select != "none" and share == 0 and not config.folds:
+    if evaluation.tta_select != "none" and source.fraction == 0 and not config.folds:
         raise UserError(
             f"config.evaluation.tta_select is {evaluation.tta_select!r}, expected a validation "
-            "part to select on, but config.data.validation is 0"
+            "split to fit the weights on, but config.data.validation is 0"
         )
-    if config.folds and share is None and config.data.validation != "auto":
+    if config.folds and source.spec is not None:
         raise UserError(
             f"config.data.validation is {config.data.validation!r}, expected auto with "
-            "config.folds: each fold is a part of train"
+            "config.folds, where each fold is split off train"
         )

@@ -49,7 +49,8 @@ class Ensemble:
         size = max(member.config.data.image_size for member in members.values())
         content = model.config.to_dict()
         content["data"] = {**content["data"], "image_size": size}
-        self.members, self.classes, self.config = members, model.classes, config_lib.check(content)
+        self.config = config_lib.validate(content)
+        self.members, self.classes = members, model.classes
         self.baseline = baseline or model.baseline
 
     @property
@@ -122,7 +123,7 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
 def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
     """The folders of a run's folds; the run's own where it has none."""
     file = workdir / CONFIG_FILE
-    folds = config_lib.read(file).folds if file.is_file() else 0
+    folds = config_lib.load_json(file).folds if file.is_file() else 0
     return [workdir / f"fold{i}" for i in range(folds)] or [workdir]
 
 

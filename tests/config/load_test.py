@@ -6,11 +6,12 @@ import ml_collections
 import pytest
 
 from bloodjax import config as config_lib
+from bloodjax.config import load as loading
 from bloodjax.config import validation
 from bloodjax.errors import UserError
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 PHASE_RULES = {
     "epochs": -1,
     "freeze": "head",
@@ -107,7 +108,7 @@ def config_file(tmp_path):
 
 
 def test_the_defaults_pass_every_check():
-    checked = config_lib.check(config_lib.defaults())
+    checked = config_lib.validate(config_lib.defaults())
     assert checked.to_dict() == config_lib.defaults().to_dict()
     assert isinstance(checked, ml_collections.FrozenConfigDict)
 
@@ -152,14 +153,82 @@ def test_every_config_at_hand_loads(path, monkeypatch, tmp_path):
 def test_a_value_of_the_wrong_type(key):
     expected = type(DEFAULTS[key]).__name__
     with pytest.raises(UserError, match=rf"config\.{key} is 'x', .*type {expected}"):
-        config_lib.check(nested(key, "x"))
+        config_lib.validate(nested(key, "x"))
 
 
 def test_true_is_no_number():
     with pytest.raises(UserError, match=r"config\.batch_size is True, .*int"):
-        config_lib.check({"batch_size": True})
+        config_lib.validate({"batch_size": True})
     with pytest.raises(UserError, match=r"config\.model\.drop_path is True, .*float"):
-        config_lib.check(nested("model.drop_path", True))
+        config_lib.validate(nested("model.drop_path", True))
+
+
+@pytest.mark.parametrize(
+    "text", ["2024_01", "12.10", "1.10", "1e3", "0x10", "true", "None", "5", "'a'", "a=b"]
+)
+def test_an_override_of_a_text_is_taken_as_it_is(config_file, text):
+    path = config_file("get_config = settings.defaults\n")
+    config = config_lib.load(path, [f"data.train={text}", f"data.validation=./{text}"])
+    assert (config.data.train, config.data.validation) == (text, f"./{text}")
+
+
+def test_an_override_of_a_number_is_a_number(config_file):
+    path = config_file("get_config = settings.defaults\n")
+    config = config_lib.load(path, ["batch_size=1_0", "ema=1e-3", "profile=TRUE", "ema=0"])
+    assert (config.batch_size, config.ema, config.profile) == (10, 0.0, True)
+    for override in ("batch_size=1e3", "batch_size=1.0", "batch_size=eight", "batch_size.x=1"):
+        with pytest.raises(UserError, match=r"config\.batch_size(\.x| is .*type int)"):
+            config_lib.load(path, [override])
+
+
+def test_a_path_that_looks_like_a_number_is_explained():
+    with pytest.raises(UserError, match=r"is '2024_01', .*looks like a number as \./NUMBER"):
+        config_lib.validate(nested("data.validation", "2024_01"))
+
+
+@pytest.fixture
+def renamed(monkeypatch):
+    """Replaces the table of renamed keys; the value lists the lines that were logged."""
+    lines = []
+    monkeypatch.setattr(loading.console, "log_info", lines.append)
+    monkeypatch.setattr(loading, "RENAMED", {"model.arch": "model.name", "n": "seed"})
+    loading._log_renamed.cache_clear()
+    return lines
+
+
+def test_an_old_key_is_read_from_a_config_file_and_an_override(config_file, renamed):
+    body = "def get_config():\n c = settings.defaults()\n c.model.arch = 'vgg16'\n c.n = 2\n"
+    path = config_file(f"{body} return c\n")
+    assert config_lib.load(path).to_dict() == config_lib.validate(
+        {"seed": 2, "model": {"name": "vgg16"}}
+    )
+    assert sorted(renamed) == [
+        "config.model.arch was renamed to config.model.name; the old name still works",
+        "config.n was renamed to config.seed; the old name still works",
+    ]
+    assert config_lib.load(path, ["n=3", "model.arch=resnet50"]).seed == 3
+    assert config_lib.load(path, ["model.arch=resnet50"]).model.name == "resnet50"
+    assert config_lib.load(path, ["seed=4"]).seed == 4
+    assert len(renamed) == 2
+
+
+def test_an_old_key_is_read_from_json(tmp_path, renamed):
+    config = config_lib.validate({"seed": 5}).to_dict()
+    config["n"] = config.pop("seed")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert config_lib.load_json(tmp_path / "config.json").seed == 5
+    assert len(renamed) == 1
+
+
+def test_an_old_key_beside_the_new_one(renamed):
+    with pytest.raises(UserError, match=r"config\.n was renamed to config\.seed, .*one of them"):
+        config_lib.validate({"seed": 1, "n": 2})
+    assert config_lib.validate({"seed": 2, "n": 2}).seed == 2
+
+
+def test_every_renamed_key_has_a_present_name():
+    assert set(loading.RENAMED.values()) <= set(DEFAULTS)
+    assert not set(loading.RENAMED) & set(DEFAULTS)
 
 
 def test_every_rule_has_an_impossible_value_here():
@@ -173,7 +242,7 @@ def test_an_impossible_value(key):
     expected = validation.RULES[rule][1]
     message = rf"^config\.{re.escape(key)} is .*, expected {re.escape(expected)}$"
     with pytest.raises(UserError, match=message):
-        config_lib.check(nested(key, IMPOSSIBLE[key]))
+        config_lib.validate(nested(key, IMPOSSIBLE[key]))
 
 
 @pytest.mark.parametrize(
@@ -205,14 +274,14 @@ def test_an_impossible_augmentation(changes, message):
     config = config_lib.defaults()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as error:
-        config_lib.check(config)
+        config_lib.validate(config)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["phases.head.learning_rate", "checkpoint_minutes"])
 def test_a_number_must_be_one(key):
     with pytest.raises(UserError, match=rf"config\.{key} is nan"):
-        config_lib.check(nested(key, float("nan")))
+        config_lib.validate(nested(key, float("nan")))
 
 
 def test_class_names_are_text(config_file):
@@ -223,19 +292,19 @@ def test_class_names_are_text(config_file):
 
 def test_training_needs_an_epoch():
     with pytest.raises(UserError, match="both 0"):
-        config_lib.check({"phases": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}})
+        config_lib.validate({"phases": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}})
 
 
 def test_an_unknown_key_is_told_the_nearest():
     with pytest.raises(UserError, match=r"config\.batchsize; did you mean config\.batch_size\?"):
-        config_lib.check({"batchsize": 8})
+        config_lib.validate({"batchsize": 8})
     with pytest.raises(UserError, match=r"unknown config key config\.zzz$"):
-        config_lib.check({"zzz": 1})
+        config_lib.validate({"zzz": 1})
 
 
 def test_an_unknown_model_is_told_the_nearest():
     with pytest.raises(UserError, match=r"'convnext_bass'.*'convnext_base'"):
-        config_lib.check(nested("model.name", "convnext_bass"))
+        config_lib.validate(nested("model.name", "convnext_bass"))
 
 
 @pytest.mark.parametrize(
@@ -268,9 +337,9 @@ def test_a_config_file_that_is_not_there(tmp_path):
 
 
 def test_json_gives_the_same_config_back(tmp_path):
-    config = config_lib.check(nested("model.head.hidden", (16, 8)) | {"seed": 5})
+    config = config_lib.validate(nested("model.head.hidden", (16, 8)) | {"seed": 5})
     (tmp_path / "config.json").write_text(config_lib.to_json(config))
-    assert config_lib.read(tmp_path / "config.json") == config
+    assert config_lib.load_json(tmp_path / "config.json") == config
     assert json.loads(config_lib.to_json(config))["model"]["head"]["hidden"] == [16, 8]
 
 
@@ -278,7 +347,7 @@ def test_json_gives_the_same_config_back(tmp_path):
 def test_json_that_is_no_config(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"config\.json: .*(expected|unknown)"):
-        config_lib.read(tmp_path / "config.json")
+        config_lib.load_json(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize(
@@ -314,15 +383,18 @@ def test_what_a_run_fills_in_is_not_set_by_hand(config_file):
 
 
 def test_what_a_run_filled_in_is_no_difference():
-    config = config_lib.check(config_lib.defaults())
+    config = config_lib.validate(config_lib.defaults())
     filled = config_lib.with_source(config, PretrainedCfg("hf:a/b", "timm", "tf", licence="mit"))
     assert (filled.model.source.licence, filled.model.name) == ("mit", config.model.name)
     assert not config_lib.differences(filled, config)
-    assert config_lib.differences(filled, config_lib.check({"seed": 1})) == ["seed: 0 -> 1"]
+    assert config_lib.differences(filled, config_lib.validate({"seed": 1})) == ["seed: 0 -> 1"]
 
 
 def test_whether_to_profile_may_change_as_a_run_goes_on():
-    stored, asked = config_lib.check({"seed": 1}), config_lib.check({"seed": 1, "profile": True})
+    stored, asked = (
+        config_lib.validate({"seed": 1}),
+        config_lib.validate({"seed": 1, "profile": True}),
+    )
     assert not config_lib.differences(stored, asked)
     assert config_lib.resumed(stored, asked) == asked
     filled = config_lib.with_source(stored, PretrainedCfg("hf:a/b", "timm", "tf", licence="mit"))

@@ -1,4 +1,4 @@
-"""Tests of bloodjax/config/validation.py; that each rule is kept is tested with the settings."""
+"""Tests of bloodjax/config/validation.py; load_test.py checks each rule."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,12 @@ import pytest
 from bloodjax import config as config_lib
 from bloodjax import metrics
 from bloodjax.config import validation
+from bloodjax.config.load import flatten
 from bloodjax.errors import UserError
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [("0.25", 0.25), ("0", 0.0), ("auto", None), ("a.npz", None), (0.5, 0.5)]
-)
-def test_fraction(value, expected):
-    assert validation.fraction(value) == expected
-
-
 def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
-    keys = set(config_lib._flatten(config_lib.defaults()))
+    keys = set(flatten(config_lib.defaults()))
     for key in validation.RULES:
         assert key in keys or f"phases.head.{key}" in keys, key
     quick = metrics.quick(np.array([[0.9, 0.1]]), np.array([0]))
@@ -34,11 +28,11 @@ def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
         ),
         (
             {"early_stopping.set": "validation_distorted"},
-            "config.early_stopping.set is 'validation_distorted', but there is no distorted set",
+            "config.early_stopping.set is 'validation_distorted', but there is no distorted split",
         ),
         (
             {"data.validation_distortion": "all", "data.validation": "0"},
-            "config.data.validation is 0: expected a validation part",
+            "config.data.validation is 0: expected a validation split",
         ),
     ],
 )
@@ -66,6 +60,6 @@ def test_values_that_do_not_go_together(changes, message):
     config = config_lib.defaults()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
-        validation.check_evaluation(config)
+        validation.check_combinations(config)
     with pytest.raises(UserError, match=message):
-        config_lib.check(config)
+        config_lib.validate(config)

@@ -20,7 +20,7 @@ def model(trained):
 
 def test_load_gives_the_run_with_its_best_weights(model, trained):
     assert model.classes == render.CLASSES
-    assert model.config == config_lib.read(trained / "config.json")
+    assert model.config == config_lib.load_json(trained / "config.json")
     assert (trained / "checkpoints" / str(model.step)).is_dir()
     assert model.baseline is not None
 

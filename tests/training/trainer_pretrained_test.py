@@ -33,7 +33,7 @@ def test_a_run_starts_from_weights_and_keeps_their_terms(
     changes = {"phases.finetune.epochs": 0, "model.weights": str(path)}
     config, workdir = make_config(**changes), tmp_path / "run"
     run.train(config, workdir)
-    stored = config_lib.read(workdir / "config.json")
+    stored = config_lib.load_json(workdir / "config.json")
     assert (stored.model.source.licence, stored.model.weights) == ("mit", str(path))
     assert factory.normalisation(stored) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
