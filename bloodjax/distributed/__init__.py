@@ -1,4 +1,4 @@
-"""Runs of several processes: start, common decisions, sharding, preemption, end."""
+"""Runs of several processes and devices: start, agreement, sharding, preemption, end."""
 
 from bloodjax.distributed.runtime import (
     StopConsensus,

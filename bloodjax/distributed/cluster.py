@@ -1,8 +1,8 @@
-"""How many processes a run has and which one this is: from flags, or from what started it.
+"""Number of processes of a run and this one's id, from flags or from the environment.
 
-SLURM, Open MPI, TPU pods and Kubernetes say so in the environment. A run on one machine must not
-wait for others that never come, so that only what says "several" counts: a shell within a SLURM
-allocation, or `srun -n 1`, is one process.
+SLURM, Open MPI, TPU pods and Kubernetes set environment variables. A run of one process must not
+wait for others that never start, so an environment counts only if it reports several processes. A
+shell within a SLURM allocation, or `srun -n 1`, is one process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from bloodjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSpec:
-    """A place among several processes.
+    """Place of this process in a run of several.
 
     Attributes:
-      coordinator: "HOST:PORT" of process 0; None for JAX to find out.
-      num_processes: how many there are; None for JAX to find out, who may find one.
-      process_id: which one this is; None for JAX to find out.
-      explicit: whether all of it was given by flags.
+      coordinator: "HOST:PORT" of process 0; None if JAX detects it.
+      num_processes: Number of processes; None if JAX detects it. JAX may find that it is one.
+      process_id: This process's id; None if JAX detects it.
+      explicit: Whether flags gave all of it.
     """
 
     coordinator: str | None = None
@@ -38,19 +38,19 @@ def find(
     process_id: int | None,
     environ: Mapping[str, str],
 ) -> ClusterSpec | None:
-    """The place that the flags give, the environment filling in what they leave out.
+    """Reads the flags; the environment completes what they leave out.
 
     Args:
       coordinator: `--coordinator`.
       num_processes: `--num_processes`.
       process_id: `--process_id`.
-      environ: the environment's variables.
+      environ: Environment variables.
 
     Returns:
       None for a run of one process.
 
     Raises:
-      UserError: the flags are wrong, or do not say enough.
+      UserError: The flags are wrong or incomplete.
     """
     _check(coordinator, num_processes, process_id)
     flags = ClusterSpec(coordinator, num_processes, process_id, explicit=True)
@@ -73,7 +73,7 @@ def find(
         missing = [f"--{name}" for name in names if getattr(merged, name) is None]
         if missing and not (found.num_processes and missing == ["--coordinator"]):
             raise UserError(
-                f"{' and '.join(missing)} missing: a run of several processes takes --coordinator="
+                f"{' and '.join(missing)} missing: a run of several processes needs --coordinator="
                 "HOST:PORT, --num_processes=N and --process_id=I"
             )
     if merged.coordinator is None and "OMPI_COMM_WORLD_SIZE" in environ:
@@ -85,7 +85,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
     if num_processes is not None and num_processes < 1:
         raise UserError(f"--num_processes={num_processes}: expected a number of at least 1")
     if process_id is not None and process_id < 0:
-        raise UserError(f"--process_id={process_id}: expected a number from 0 on")
+        raise UserError(f"--process_id={process_id}: expected a number of at least 0")
     if None not in (num_processes, process_id) and process_id >= num_processes:
         raise UserError(
             f"--process_id={process_id}: expected one of 0 to {num_processes - 1}, with "
@@ -100,27 +100,27 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 def _check_open_mpi(environ: Mapping[str, str]) -> None:
     if "OMPI_MCA_orte_hnp_uri" not in environ and "SLURM_STEP_NODELIST" not in environ:
         raise UserError(
-            "this version of Open MPI does not say where process 0 runs: expected --coordinator="
+            "this version of Open MPI does not tell the host of process 0: expected --coordinator="
             "HOST:PORT"
         )
 
 
 def _detected(environ: Mapping[str, str]) -> ClusterSpec | None:
-    """A place among several processes that the environment gives, in the order that JAX looks."""
+    """Detects several processes in the environment, in the same order as JAX."""
     if "OMPI_COMM_WORLD_SIZE" in environ:
         return _place(environ["OMPI_COMM_WORLD_SIZE"], environ["OMPI_COMM_WORLD_RANK"])
     if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"} <= set(environ):
-        # Of the step, not of the allocation that it runs in.
+        # Tasks of the step, not of the allocation that it runs in.
         tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
         return _place(tasks, environ["SLURM_PROCID"])
     if _is_tpu():
         hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES", ""))
         slices = int(environ.get("MEGASCALE_NUM_SLICES", "1"))
         alone = hosts and len(hosts.split(",")) * slices == 1
-        # Without the variable, the cloud's metadata know, and JAX asks them.
+        # Without the variable, JAX asks the cloud's metadata server.
         return None if alone else ClusterSpec()
     indexed = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environ)
-    # JAX asks Kubernetes for the job's size through this package.
+    # JAX uses this package to ask Kubernetes for the size of the job.
     if indexed and importlib.util.find_spec("kubernetes"):
         return ClusterSpec()
     return None

@@ -1,6 +1,6 @@
-"""How arrays lie on the devices: one mesh with a batch axis, or pmap's leading axis.
+"""Shardings of batches and training states over the devices: a mesh with one axis, or pmap's axis.
 
-The mesh holds the devices of all of a run's processes.
+The mesh contains the devices of all processes of a run.
 """
 
 from __future__ import annotations
@@ -17,113 +17,114 @@ from bloodjax.errors import UserError
 
 AXIS = "data"
 LAYOUTS = ("data", "fsdp")
-# Elements of the smallest array that is split: to gather smaller ones takes longer than they save.
+# Arrays with fewer elements are not split: gathering them costs more time than it saves memory.
 _SMALLEST = 1024
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The devices, by default all, along the batch axis."""
+    """Returns a mesh of `devices` (default: all of them) along the batch axis."""
     devices = jax.devices() if devices is None else devices
-    # Auto axes: flax's modules do not carry shardings in their types.
+    # Auto axes, because Flax's modules do not carry shardings in their types.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Every device has the full array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The leading axis split over the devices."""
+    """The first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def by_step_and_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The second axis split over the devices; the first is of steps."""
+    """The second axis is split over the devices; the first one counts steps."""
     return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
 class Layout:
-    """How a training state lies on a mesh: whole on each device, or split over all of them.
+    """Sharding of a training state on a mesh: replicated, or split over the devices.
 
-    "data" keeps it whole. "fsdp" (fully sharded data parallelism; Rajbhandari et al. 2020,
-    "ZeRO", arXiv:1910.02054, its third stage) splits each array along its largest dimension that
-    the number of devices divides; a step gathers the parameters, and keeps of their gradient, the
-    moments and the average each device's part alone. The batch is split either way.
+    "data" replicates it. "fsdp" (fully sharded data parallelism, the third stage of ZeRO;
+    Rajbhandari et al. 2020, arXiv:1910.02054) splits each array along its largest dimension that is
+    a multiple of the number of devices. A step then gathers the parameters, and each device keeps
+    only its part of the gradient, the moments and the average. The batch is split in both cases.
 
     Attributes:
-      splits: whether it does.
+      splits: Whether the state is split.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh, name: str = "data"):
-        self._mesh, self._whole = mesh, replicated(mesh)
+        self._mesh, self._replicated = mesh, replicated(mesh)
         self.splits = name == "fsdp" and mesh.size > 1
 
     def of(self, tree: PyTree) -> PyTree:
-        """A sharding for each array of `tree`, which may be of shapes and dtypes only."""
+        """Returns a sharding for each array of `tree`; the leaves may be `jax.ShapeDtypeStruct`."""
         return jax.tree.map(lambda x: self._of_shape(np.shape(x)), tree)
 
     def gathered(self, tree: PyTree) -> PyTree:
-        """Under jit: `tree` whole on each device."""
-        return lax.with_sharding_constraint(tree, self._whole) if self.splits else tree
+        """Under jit: replicates `tree`."""
+        return lax.with_sharding_constraint(tree, self._replicated) if self.splits else tree
 
     def scattered(self, tree: PyTree) -> PyTree:
-        """Under jit: `tree` as `of` says."""
+        """Under jit: splits `tree` as `of` does."""
         return lax.with_sharding_constraint(tree, self.of(tree)) if self.splits else tree
 
     def _of_shape(self, shape: tuple[int, ...]) -> NamedSharding:
         fitting = [(n, axis) for axis, n in enumerate(shape) if n % self._mesh.size == 0]
         if not (self.splits and fitting) or np.prod(shape) < _SMALLEST:
-            return self._whole
+            return self._replicated
         _, axis = max(fitting)
         return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
-def simplest(tree: PyTree) -> PyTree:
-    """A sharding for each array of `tree`: one device, or all where they are of several processes.
+def default_shardings(tree: PyTree) -> PyTree:
+    """Returns a sharding for each array of `tree` with which this process has the full array.
 
-    Either way this process has all of it.
+    That is the first device, or in a run of several processes all devices.
     """
     several = jax.process_count() > 1
-    place = replicated(mesh()) if several else jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda _: place, tree)
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = replicated(mesh()) if several else first
+    return jax.tree.map(lambda _: sharding, tree)
 
 
-def put(tree: PyTree, places: PyTree) -> PyTree:
-    """`tree` on the devices.
+def put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Moves `tree` to the devices.
 
     Args:
-      tree: arrays that each process has in full, or that lie on the devices already.
-      places: a sharding for each, or one for all.
+      tree: Arrays that every process has in full, or that are on the devices already.
+      shardings: A sharding for each array, or one for all.
     """
     if jax.process_count() == 1:
-        return jax.device_put(tree, places)
+        return jax.device_put(tree, shardings)
 
-    def one(x, place: NamedSharding) -> jax.Array:
+    def put_one(x, sharding: NamedSharding) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            return jax.device_put(x, place)
-        whole = np.asarray(x)
-        return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
+            return jax.device_put(x, sharding)
+        full = np.asarray(x)
+        return jax.make_array_from_callback(full.shape, sharding, lambda index: full[index])
 
-    if isinstance(places, NamedSharding):
-        return jax.tree.map(lambda x: one(x, places), tree)
-    return jax.tree.map(one, tree, places)
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda x: put_one(x, shardings), tree)
+    return jax.tree.map(put_one, tree, shardings)
 
 
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-    """Which examples of a batch this process's devices take, int [share], ascending."""
+    """Returns the indices of this process's examples in a batch, int [share], ascending."""
     indices = by_batch(mesh).addressable_devices_indices_map((batch_size,))
     rows = np.arange(batch_size)
     return np.sort(np.concatenate([rows[index] for index in indices.values()]))
 
 
 def put_rows(tree: PyTree, mesh: jax.sharding.Mesh, batch_size: int) -> PyTree:
-    """Arrays [steps, share, ...] of the `local_rows` as [steps, batch, ...] on all devices."""
+    """Turns each process's `local_rows`, [steps, share, ...], into arrays [steps, batch, ...]."""
     if jax.process_count() == 1:
         return jax.device_put(tree, by_step_and_batch(mesh))
     rows = local_rows(mesh, batch_size)
 
-    def one(x: np.ndarray) -> jax.Array:
+    def put_one(x: np.ndarray) -> jax.Array:
         def part(index):
             first, last, _ = index[1].indices(batch_size)
             start = np.searchsorted(rows, first)
@@ -132,15 +133,20 @@ def put_rows(tree: PyTree, mesh: jax.sharding.Mesh, batch_size: int) -> PyTree:
         shape = (len(x), batch_size, *x.shape[2:])
         return jax.make_array_from_callback(shape, by_step_and_batch(mesh), part)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(put_one, tree)
 
 
 def per_device(batch_size: int, accumulate_steps: int = 1, *, pairs: bool = False) -> int:
-    """Examples of a batch on each device.
+    """Returns the number of examples of a batch on each device.
+
+    Args:
+      batch_size: Examples of a batch.
+      accumulate_steps: Micro-batches of a batch.
+      pairs: Whether examples are mixed in pairs, which must be on one device.
 
     Raises:
-      UserError: they, or those of one of `accumulate_steps` micro-batches, do not come out even;
-        or with `pairs` of examples that must lie together, a device has half of one.
+      UserError: The batch cannot be divided evenly among devices and micro-batches, or not into
+        pairs.
     """
     devices = jax.device_count()
     if batch_size % (devices * accumulate_steps):
@@ -158,7 +164,7 @@ def per_device(batch_size: int, accumulate_steps: int = 1, *, pairs: bool = Fals
 
 
 def stack(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    """A copy of `tree` for each device, along the new leading axis that pmap maps over."""
+    """Copies `tree` to each device, along a new first axis that pmap maps over."""
 
     def copies(x):
         return jax.device_put(np.broadcast_to(x, (mesh.size, *np.shape(x))), by_batch(mesh))
@@ -167,7 +173,7 @@ def stack(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
 
 
 def split(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    """Arrays [steps, batch, ...] as pmap maps over them: [devices, steps, share, ...]."""
+    """Splits arrays [steps, batch, ...] into [devices, steps, share, ...] for pmap."""
 
     def shares(x):
         apart = x.reshape(len(x), mesh.size, -1, *x.shape[2:])
@@ -177,9 +183,9 @@ def split(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
 
 
 def unstack(tree: PyTree) -> PyTree:
-    """The first device's copy of each array that `stack` made, or that pmap returned.
+    """Returns the first device's copy of each array that `stack` made, or that pmap returned.
 
-    It stays on that device. To index the whole array would have all devices meet, once for each
-    array; with fewer cores than devices, many such meetings at once may wait for each other.
+    The copy stays on that device. Indexing the full array would need a collective per array; with
+    fewer cores than devices, many collectives at once can deadlock.
     """
     return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)

@@ -69,15 +69,15 @@ def test_a_tpu_pod_is_detected(tpu, expected, monkeypatch):
     ("flags", "environ", "message"),
     [
         (("host:12", None, None), {}, "--num_processes and --process_id missing"),
-        ((None, 2, 0), {}, "--coordinator missing: a run of several processes takes --coord"),
+        ((None, 2, 0), {}, "--coordinator missing: a run of several processes needs --coord"),
         (("host:12", 2, None), {}, "--process_id missing"),
         ((None, None, 0), {}, "--coordinator and --num_processes missing"),
         (("host:12", 2, 2), {}, "--process_id=2: expected one of 0 to 1, with --num_processes=2"),
-        (("host:12", 2, -1), {}, "--process_id=-1: expected a number from 0 on"),
+        (("host:12", 2, -1), {}, "--process_id=-1: expected a number of at least 0"),
         (("host:12", 0, 0), {}, "--num_processes=0: expected a number of at least 1"),
         (("host", 2, 0), {}, "--coordinator=host: expected HOST:PORT of process 0"),
         (("host:port", 2, 0), {}, "--coordinator=host:port: expected HOST:PORT"),
-        ((None, None, None), OPEN_MPI, "this version of Open MPI does not say where process 0"),
+        ((None, None, None), OPEN_MPI, "this version of Open MPI does not tell the host"),
     ],
 )
 def test_flags_that_make_no_sense(flags, environ, message):
