@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from bloodjax.__main__ import COMMANDS
 from bloodjax.config.defaults import defaults
 from bloodjax.config.validation import RULES
 
@@ -117,6 +118,34 @@ def _defined(path):
     tree = ast.parse(path.read_text("utf-8"))
     strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}  # __all__
     return strings | {node.name for node in tree.body if hasattr(node, "name")}
+
+
+def test_commands_that_are_named_exist():
+    rows = re.findall(
+        r"^\| `(\w+)` \| `bloodjax\.(\w+)` \|", read("docs/commands.md"), re.MULTILINE
+    )
+    assert dict(rows) == {name: module for name, (module, _) in COMMANDS.items()}
+    missing = {}
+    for page in PAGES:
+        code = "\n".join(re.findall(r"^```bash\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE))
+        named = set(re.findall(r"(?:^|bin/)bloodjax +(\w+)", code, re.MULTILINE))
+        named |= {span.split()[1] for span in spans(page) if re.match(r"bloodjax [a-z]+\b", span)}
+        if not named <= set(COMMANDS):
+            missing[page] = named - set(COMMANDS)
+    assert not missing
+
+
+def test_identifiers_that_are_named_exist():
+    pages = ["docs/ARCHITECTURE.md", *(page for page in PAGES if page.startswith("docs/internals"))]
+    files = [*ROOT.glob("bloodjax/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    known = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in files)))
+    missing = {}
+    for page in pages:
+        for span in spans(page):
+            names = re.findall(r"\w+", span) if re.fullmatch(r"[\w.]+(?:\(.*\))?", span) else []
+            if not set(names) <= known:
+                missing.setdefault(page, []).append(span)
+    assert not missing
 
 
 def _recipes():
