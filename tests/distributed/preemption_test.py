@@ -132,13 +132,15 @@ def test_what_python_ignored_is_raised_again(number):
 def test_what_a_callback_of_the_garbage_collector_ignores_is_raised_again_without_a_traceback(
     capsys, monkeypatch
 ):
-    asked, ignored = [], []
+    asked, raised, ignored = [], [], []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
 
     def callback(phase, _):
         if not asked:
-            asked.append(os.kill(os.getpid(), signal.SIGTERM))
-            time.sleep(0.1)  # the handler runs here
+            asked.append(phase)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)  # the handler runs here or before, and raises
+            raised.append("nothing")
 
     def body(stop):
         with stop.interruptible("broken off"):
@@ -153,7 +155,7 @@ def test_what_a_callback_of_the_garbage_collector_ignores_is_raised_again_withou
     finally:
         gc.callbacks.remove(callback)
     assert "Exception ignored" not in capsys.readouterr().err
-    assert ignored == []
+    assert raised == ignored == []
     assert sys.unraisablehook == ignored.append
 
 
