@@ -1,4 +1,4 @@
-"""AlexNet's balanced errors on BloodMNIST-C, which relative errors are held against.
+"""AlexNet's balanced errors on BloodMNIST-C: the reference of the relative errors.
 
 Source: medmnistc 0.1.0, `medmnistc/utils/baselines.py` (Apache-2.0), the companion package of
 Di Salvo, Doerrich and Ledig, "MedMNIST-C: Comprehensive benchmark and improved classifier

@@ -1,4 +1,4 @@
-"""What lies on the slide or the lens. Lengths are in pixels where a docstring does not say."""
+"""Deposits on the slide or the lens. Lengths are in pixels unless a docstring says otherwise."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from bloodjax.corruptions.base import Image, to_uint8
 from bloodjax.data import images
 
 _INK_SHAPES = 10
-_MARGIN = 10  # between ink and the image's edge
+_MARGIN = 10  # Between ink and the image's edge.
 _RIM, _RIM_ALPHA, _BUBBLE_ALPHA = 2, 130, 100
 
 
 def stain_deposit(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Black spots of ink, 24 pixels across, or 32 at severity 5: one, up to two, up to three."""
+    """Adds 1, up to 2, or up to 3 black ink spots of 24 pixels across (32 at severity 5)."""
     most = (1, 2, 3, 3, 3)[severity - 1]
     height, width = image.shape[:2]
     shapes = inks(min(32 if severity == 5 else 24, height, width))
     spotted = image.copy()
     for _ in range(_integer(rng, 1, most) if most > 1 else 1):
         ink = shapes[_integer(rng, 0, len(shapes) - 1)]
-        left, top = (_place(rng, side, len(ink)) for side in (width, height))
+        left, top = (_random_start(rng, side, len(ink)) for side in (width, height))
         spotted[top : top + len(ink), left : left + len(ink)][ink] = 0
     return spotted
 
 
 def bubble(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """7 to 10 or 12 white bubbles with a rim, of radii from 3 to 5 .. 15, half transparent."""
+    """Adds 7 to 10 or 12 half-transparent white bubbles with a rim, of radius 3 to 5 .. 15."""
     largest, most = ((5, 10), (7, 10), (10, 10), (12, 12), (15, 12))[severity - 1]
     height, width = image.shape[:2]
     discs = []
@@ -44,7 +44,7 @@ def bubble(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 
 def dust(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """4 .. 20 dark specks, out of focus, each up to 2 % of the side in radius."""
+    """Adds 4 .. 20 dark specks, out of focus, with a radius of up to 2 % of the side."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
     light = np.ones((height, width))
@@ -57,7 +57,7 @@ def dust(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 
 def scratch(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """1 .. 5 bright straight lines across the image, about a pixel wide."""
+    """Adds 1 .. 5 bright straight lines across the image, about one pixel wide."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
     white = np.zeros((height, width))
@@ -71,12 +71,12 @@ def scratch(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 @functools.cache
 def inks(size: int) -> Bool[np.ndarray, "shapes {size} {size}"]:
-    """Ten ragged spots in squares of `size`, the same ones always; they cover 50 to 75 % of it."""
+    """Ten ragged spots, the same in every call; each covers 50 to 75 % of a square of `size`."""
     return np.stack([_spot(size, np.random.default_rng([size, i])) for i in range(_INK_SHAPES)])
 
 
 def _spot(size: int, rng: np.random.Generator) -> Bool[np.ndarray, "{size} {size}"]:
-    """A disc whose edge is moved by smooth noise, cut so that it covers the share drawn for it."""
+    """A disc with an edge displaced by smooth noise, covering a random share of the square."""
     axis = np.linspace(-1, 1, size)
     distance = np.hypot(axis[:, None], axis)
     height = 0.25 * _smooth_noise(size, rng) - distance
@@ -89,12 +89,12 @@ def _smooth_noise(size: int, rng: np.random.Generator) -> Float[np.ndarray, "{si
 
 
 def _integer(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number in low .. high, both included; `low` where there is none."""
+    """A random integer from low to high inclusive; `low` if `high` is smaller."""
     return int(rng.integers(low, max(low, high) + 1))
 
 
-def _place(rng: np.random.Generator, side: int, length: int) -> int:
-    """Where something of `length` starts in `side` pixels, off the edges where there is room."""
+def _random_start(rng: np.random.Generator, side: int, length: int) -> int:
+    """A random start for `length` of `side` pixels, away from the edges if there is room."""
     free = side - length
     margin = min(_MARGIN, free // 2)
     return _integer(rng, margin, free - margin)

@@ -1,4 +1,4 @@
-"""What the lamp and the lens do, and where the cell lies in the image."""
+"""Distortions by lamp and lens, and changes of the cell's position, angle and size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bloodjax.corruptions.base import Image, either, from_centre, to_uint8
 
 
 def vignette(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Darker by 15 .. 75 % in the corners, as the square of the distance from the centre."""
+    """Darkens the corners by 15 .. 75 %, with the square of the distance from the centre."""
     del rng
     distance = (from_centre(*image.shape[:2]) ** 2).sum(axis=0) / 2
     return to_uint8(image * (1 - 0.15 * severity * distance)[..., None])
 
 
 def uneven_illumination(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Brighter by 10 .. 50 % on one side and darker by as much on the other, in any direction."""
+    """Brightens one side by 10 .. 50 % and darkens the opposite one, in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
     y, x = from_centre(*image.shape[:2])
     slope = (y * math.sin(angle) + x * math.cos(angle)) / (
@@ -28,34 +28,34 @@ def uneven_illumination(image: Image, severity: int, rng: np.random.Generator) -
 
 
 def chromatic_aberration(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Red larger and blue smaller by 1 .. 5 %, or the other way round."""
+    """Enlarges red and shrinks blue by 1 .. 5 %, or the reverse."""
     factor = either(1 + 0.01 * severity, rng)
     channels = [_enlarge(image[..., i], factor**k) for i, k in enumerate((1, 0, -1))]
     return to_uint8(np.stack(channels, axis=2))
 
 
 def rotation(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Turned by 9 .. 45 degrees, which is as far from a quarter turn as can be, either way."""
+    """Rotates by 9 .. 45 degrees in a random direction; 45 is farthest from a quarter turn."""
     angle = math.radians(9 * severity) * rng.choice([-1, 1])
     sine, cosine = math.sin(angle), math.cos(angle)
     return _each_channel(image, np.array([[cosine, sine], [-sine, cosine]]), np.zeros(2))
 
 
 def shift(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Off the centre by 5 .. 25 % of the side, in any direction."""
+    """Shifts by 5 .. 25 % of the side in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
-    way = 0.05 * severity * min(image.shape[:2]) * np.array([math.sin(angle), math.cos(angle)])
-    return _each_channel(image, np.eye(2), way)
+    offset = 0.05 * severity * min(image.shape[:2]) * np.array([math.sin(angle), math.cos(angle)])
+    return _each_channel(image, np.eye(2), offset)
 
 
 def scale(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Larger by 10 .. 50 %, or smaller by as much, as of another magnification or crop."""
+    """Enlarges by 10 .. 50 % or shrinks by the inverse: another magnification or crop."""
     factor = either(1 + 0.1 * severity, rng)
     return _each_channel(image, np.eye(2) / factor, np.zeros(2))
 
 
-def _each_channel(image: Image, matrix: np.ndarray, way: np.ndarray) -> Image:
-    channels = [_move(image[..., i], matrix, way) for i in range(3)]
+def _each_channel(image: Image, matrix: np.ndarray, offset: np.ndarray) -> Image:
+    channels = [_move(image[..., i], matrix, offset) for i in range(3)]
     return to_uint8(np.stack(channels, axis=2))
 
 
@@ -63,13 +63,13 @@ def _enlarge(channel: np.ndarray, factor: float) -> np.ndarray:
     return _move(channel, np.eye(2) / factor, np.zeros(2))
 
 
-def _move(channel: np.ndarray, matrix: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """Where each pixel (y, x) takes its value from: matrix @ (pixel - centre) + centre + way.
+def _move(channel: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Samples each pixel (y, x) at matrix @ (pixel - centre) + centre + offset.
 
-    Linear interpolation; beyond its edges the image is mirrored, as a smear goes on there.
+    Interpolation is linear. The image is mirrored at its edges, because a smear continues there.
     """
     centre = (np.array(channel.shape) - 1) / 2
-    offset = centre + way - matrix @ centre
+    start = centre + offset - matrix @ centre
     return ndimage.affine_transform(
-        channel.astype(np.float64), matrix, offset, order=1, mode="mirror"
+        channel.astype(np.float64), matrix, start, order=1, mode="mirror"
     )

@@ -1,14 +1,16 @@
-"""Every distortion by name, in groups, and how an image's own one is drawn.
+"""All distortions by name, in groups, and the random choice of one per image.
 
-"all" are the eleven corruptions of BloodMNIST-C (Di Salvo et al. 2024, arXiv:2406.17536) with its
-parameters: those for BloodMNIST in the authors' package medmnistc 0.1.0, whose images they equal.
-Only the shapes of stain_deposit's spots are other ones, of the same size. Lengths are in pixels
-there and here, made for images of 224 x 224; they hit smaller images harder. "extra" are
-further kinds, which BloodMNIST-C lacks, so that a model may be trained or chosen on kinds that it
-is not tested on; their lengths are shares of the side where a docstring does not say pixels.
+The group "all" has the eleven corruptions of BloodMNIST-C (Di Salvo et al. 2024, arXiv:2406.17536).
+Parameters and resulting images are those for BloodMNIST in the authors' package medmnistc 0.1.0,
+except for the shapes of the spots of `stain_deposit`. Lengths are in pixels and made for images of
+224 x 224, so the corruptions are stronger for smaller images.
 
-Everything random about a distorted image is a function of (seed, image's name, distortion,
-severity): no matter in what batches, in what order or when.
+The group "extra" has distortions that are not in BloodMNIST-C, so that a model can be trained or
+selected on distortions that it is not tested on. Their lengths are shares of the side unless a
+docstring says pixels.
+
+The random numbers of a distorted image are a function of (seed, image name, distortion, severity).
+They do not depend on the batch or on the order of images.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ EXTRA: dict[str, Distortion] = {
     "scale": optics.scale,
     "webp_compression": compression.webp_compression,
     "low_resolution": compression.low_resolution,
-    "posterise": compression.posterise,
+    "posterize": compression.posterize,
     "dust": deposits.dust,
     "scratch": deposits.scratch,
 }
@@ -65,22 +67,24 @@ GROUPS = {
     "extra": tuple(EXTRA),
     "everything": tuple(DISTORTIONS),
 }
+# Former name -> name.
+_ALIASES = {"posterise": "posterize"}
 _ITEM = re.compile(r"([\w-]+)(?::([1-5])(?:-([1-5]))?)?")
 
 
 def parse(text: str, where: str) -> dict[str, tuple[int, ...]]:
-    """From "all", "jpeg_compression,bubble:2" or "extra:1-3" to names and their severities.
+    """Parses a choice such as "all", "jpeg_compression,bubble:2" or "extra:1-3".
 
     Args:
-      text: names of distortions or groups, parted by commas; behind each, where it is not all
-        five, a severity or a range of them.
-      where: the flag or config key that `text` is the value of, for the error.
+      text: Comma-separated names of distortions or groups. Each may be followed by a colon and a
+        severity or a range of severities; the default is all five.
+      where: Flag or config key that contains `text`, for the error message.
 
     Returns:
-      The severities of each name, rising; names in the table's order.
+      Distortion -> severities in ascending order; distortions in the order of `DISTORTIONS`.
 
     Raises:
-      UserError: an item is wrong, a name unknown.
+      UserError: An item is malformed, or a name is unknown.
     """
     chosen: dict[str, set[int]] = {}
     for item in text.split(","):
@@ -97,14 +101,17 @@ def parse(text: str, where: str) -> dict[str, tuple[int, ...]]:
 
 
 def distort(image: Image, name: str, severity: int, *, seed: int, image_name: str) -> Image:
-    """`image` under the distortion `name`.
+    """Returns a distorted copy of `image`.
 
     Args:
-      image: RGB in 0..255; left as it is.
-      name: a key of `DISTORTIONS`.
+      image: RGB image in 0..255.
+      name: A key of `DISTORTIONS`.
       severity: 1 to 5.
-      seed: with the next, what decides on everything random.
-      image_name: the image's name in its data.
+      seed: Seed of the random numbers.
+      image_name: Name of the image in its dataset, which the random numbers depend on too.
+
+    Raises:
+      ValueError: The severity is not in 1..5.
     """
     if severity not in SEVERITIES:
         raise ValueError(f"severity {severity}, expected 1 to 5")
@@ -112,13 +119,13 @@ def distort(image: Image, name: str, severity: int, *, seed: int, image_name: st
     return DISTORTIONS[name](image, severity, rng)
 
 
-def draw(choice: Mapping[str, tuple[int, ...]], *, seed: int, image_name: str) -> tuple[str, int]:
-    """The image's own distortion and severity: any name of `choice`, then any of its severities.
+def sample(choice: Mapping[str, tuple[int, ...]], *, seed: int, image_name: str) -> tuple[str, int]:
+    """Samples a distortion and then a severity for one image, both uniformly.
 
     Args:
-      choice: as `parse` returns it.
-      seed: see `distort`.
-      image_name: see `distort`.
+      choice: Distortion -> severities, as `parse` returns it.
+      seed: See `distort`.
+      image_name: See `distort`.
     """
     rng = _generator(seed, image_name)
     names = list(choice)
@@ -127,6 +134,7 @@ def draw(choice: Mapping[str, tuple[int, ...]], *, seed: int, image_name: str) -
 
 
 def _names(name: str, where: str) -> tuple[str, ...]:
+    name = _ALIASES.get(name, name)
     if name in DISTORTIONS:
         return (name,)
     if name not in GROUPS:
@@ -136,6 +144,6 @@ def _names(name: str, where: str) -> tuple[str, ...]:
 
 
 def _generator(*key: str | int) -> np.random.Generator:
-    """A source of random numbers for `key` alone; Python's own hash differs between processes."""
+    """A generator seeded by `key`. Python's hash would differ between processes."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -77,9 +77,9 @@ def test_pixelate_holds_blocks(image, rng):
     np.testing.assert_allclose(found[:, 0, :, 0], blocks, atol=1)
 
 
-def test_posterise_leaves_so_many_levels(image, rng):
-    assert np.unique(compression.posterise(image, 5, rng)).tolist() == [0, 85, 170, 255]
-    assert len(np.unique(compression.posterise(image, 1, rng))) == 64
+def test_posterize_leaves_so_many_levels(image, rng):
+    assert np.unique(compression.posterize(image, 5, rng)).tolist() == [0, 85, 170, 255]
+    assert len(np.unique(compression.posterize(image, 1, rng))) == 64
 
 
 def test_saturate_keeps_value_and_hue_and_raises_saturation(rng):

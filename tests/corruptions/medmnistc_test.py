@@ -41,7 +41,7 @@ def reference(torchvision):
     return module.CORRUPTIONS_DS["bloodmnist"]
 
 
-def pictures(size):
+def images(size):
     rng = np.random.default_rng(0)
     cells = render.render(8, size, seed=3).images[:2]
     return [*cells, rng.integers(0, 256, (size, size, 3), np.uint8)]
@@ -64,13 +64,13 @@ def theirs(corruption, image, severity, rng):
 
 @pytest.mark.parametrize("size", [224, 96])
 @pytest.mark.parametrize("name", registry.BLOODMNIST_C)
-def test_pictures_are_the_package_s(name, size, reference, monkeypatch):
+def test_images_are_the_package_s(name, size, reference, monkeypatch):
     corruption = reference[name]
     # Its spots are drawn by hand; with ours in their place, the rest must be the same.
     spots = {str(k): deposits.inks(n).astype(np.uint64) for k, n in ((3, 24), (4, 32))}
     monkeypatch.setattr(corruption, "_inks", spots)
     largest, share = TOLERANCE[name]
-    for image in pictures(size):
+    for image in images(size):
         for severity in range(1, 6):
             expected = theirs(corruption, image, severity, np.random.default_rng(severity))
             found = registry.BLOODMNIST_C[name](image, severity, np.random.default_rng(severity))

@@ -19,7 +19,7 @@ def distorted(image, name, severity, seed=0, image_name="a.png"):
 
 
 @pytest.mark.parametrize("name", registry.DISTORTIONS)
-def test_a_worse_severity_changes_a_picture_more_and_no_severity_touches_its_source(name, cells):
+def test_a_worse_severity_changes_an_image_more_and_no_severity_touches_its_source(name, cells):
     before = cells.copy()
     changes = []
     for severity in range(1, 6):
@@ -36,15 +36,15 @@ def test_a_worse_severity_changes_a_picture_more_and_no_severity_touches_its_sou
 
 @pytest.mark.parametrize("shape", [(16, 16), (28, 28), (33, 47), (64, 64), (224, 224)])
 @pytest.mark.parametrize("name", registry.DISTORTIONS)
-def test_pictures_of_any_size(name, shape):
+def test_images_of_any_size(name, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     for severity in (1, 5):
-        for picture in "abc":
+        for image_name in "abc":
             assert distorted(image, name, severity, image_name=image_name).shape == image.shape
 
 
 @pytest.mark.parametrize("name", ["motion_blur", "stain_deposit", "bubble", "dust", "shot_noise"])
-def test_randomness_follows_seed_picture_and_nothing_else(name, cells):
+def test_randomness_follows_seed_image_and_nothing_else(name, cells):
     first = distorted(cells[0], name, 3)
     distorted(cells[1], name, 2, image_name="b.png")
     np.testing.assert_array_equal(distorted(cells[0], name, 3), first)
@@ -54,23 +54,23 @@ def test_randomness_follows_seed_picture_and_nothing_else(name, cells):
 
 def test_another_process_distorts_alike(cells):
     code = (
-        "from bloodjax.data import synthetic\n"
-        "from bloodjax.distort import corruptions\n"
-        "image = synthetic.render(8, 96, seed=1).images[0]\n"
-        "out = corruptions.distort(image, 'bubble', 3, seed=0, image='a.png')\n"
-        "choice = corruptions.parse('everything', '')\n"
-        "print(out.tobytes().hex(), corruptions.draw(choice, seed=0, image='a.png'))\n"
+        "from bloodjax.data.synthetic import render\n"
+        "from bloodjax.corruptions import registry\n"
+        "image = render.render(8, 96, seed=1).images[0]\n"
+        "out = registry.distort(image, 'bubble', 3, seed=0, image_name='a.png')\n"
+        "choice = registry.parse('everything', '')\n"
+        "print(out.tobytes().hex(), registry.sample(choice, seed=0, image_name='a.png'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    pixels, drawn = done.stdout.strip().split(" ", 1)
+    pixels, sampled = done.stdout.strip().split(" ", 1)
     assert bytes.fromhex(pixels) == distorted(cells[0], "bubble", 3).tobytes()
     choice = registry.parse("everything", "")
-    assert drawn == repr(registry.draw(choice, seed=0, image_name="a.png"))
+    assert sampled == repr(registry.sample(choice, seed=0, image_name="a.png"))
 
 
-def test_a_picture_s_draw_is_spread_evenly():
+def test_an_image_s_sample_is_spread_evenly():
     choice = registry.parse("all:1-5", "x")
-    draws = [registry.draw(choice, seed=0, image_name=f"{i}.png") for i in range(1100)]
+    draws = [registry.sample(choice, seed=0, image_name=f"{i}.png") for i in range(1100)]
     names = [name for name, _ in draws]
     assert all(60 <= names.count(name) <= 140 for name in registry.GROUPS["all"])
     severities = [severity for _, severity in draws]
@@ -89,6 +89,7 @@ def test_groups():
     [
         ("bubble,pixelate", {"pixelate": (1, 2, 3, 4, 5), "bubble": (1, 2, 3, 4, 5)}),
         ("dust:4", {"dust": (4,)}),
+        ("posterise:2", {"posterize": (2,)}),
         ("dust:2-3, dust:5", {"dust": (2, 3, 5)}),
         ("all:1-2", dict.fromkeys(registry.BLOODMNIST_C, (1, 2))),
         ("everything", dict.fromkeys(registry.DISTORTIONS, (1, 2, 3, 4, 5))),
