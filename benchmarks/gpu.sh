@@ -36,7 +36,7 @@ main() {
 
   # A file each, so that none is lost when time is up.
   for task in train:convnext_base:64 train:convnext_base:256 train:efficientnet_b0:64 \
-    train:resnet_50:64 epoch:convnext_base:64 start:convnext_base:64 train:mobilenet_v1_100:64; do
+    train:resnet50:64 epoch:convnext_base:64 start:convnext_base:64 train:mobilenetv1_100:64; do
     ((SECONDS < total)) || { echo "left out for want of time: $task"; continue; }
     within 300 python -m benchmarks --tasks="$task" --out="$out" --seconds=$((total * 2 / 100)) \
       --contenders=bloodjax,bloodjax_pallas,bloodjax_shifted,timm_channels_last,timm_compiled

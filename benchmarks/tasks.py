@@ -47,10 +47,10 @@ _REPORT = (
     "convnext_tiny",
     "convnext_base",
     "efficientnet_b0",
-    "mobilenet_v1_100",
-    "resnet_50",
+    "mobilenetv1_100",
+    "resnet50",
     "inception_v3",
-    "vgg_16",
+    "vgg16",
 )
 
 

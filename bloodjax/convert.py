@@ -1,11 +1,11 @@
-"""Writes a network's weights, whatever their source, as one file of our own.
+"""Converts a network's weights, whatever their format, to bloodjax's own file format.
 
 python -m bloodjax.convert --model=NAME --weights=FILE_OR_HUB_ID --out=FILE.safetensors
 
-`--weights` takes what `config.model.weights` does: a `.safetensors`, a `.pth` of PyTorch, a `.h5`
-of Keras, hf:OWNER/NAME, package:NAME, or imagenet, the network's default. The file holds float32
-arrays under our names, and in its metadata what their use needs: mean and std, flavour, size,
-interpolation, licence, citation and where they came from. `--config.model.weights=FILE` takes it.
+`--weights` accepts what `config.model.weights` does: a .safetensors file, a PyTorch .pth, a Keras
+.h5, hf:OWNER/NAME, package:NAME, or imagenet for the network's default weights. The output contains
+float32 tensors named by bloodjax's variables; its metadata record mean and std, variant, size,
+interpolation, licence, citation and origin. Train from it with `--config.model.weights=FILE`.
 """
 
 from __future__ import annotations
@@ -13,34 +13,48 @@ from __future__ import annotations
 from bloodjax.cli import command
 
 _MODEL = command.flags.DEFINE_string(
-    "model", None, "The network; python -m bloodjax.list_models lists them."
+    "model", None, "NAME: The network; bloodjax models lists them."
 )
-_WEIGHTS = command.flags.DEFINE_string("weights", None, "A file, hf:, package: or imagenet.")
-_OUT = command.flags.DEFINE_string("out", None, "The file to write, *.safetensors.")
-_FLAVOUR = command.flags.DEFINE_string(
-    "flavour", "", "Whose padding and epsilons the network has; by default the weights'."
+_WEIGHTS = command.flags.DEFINE_string(
+    "weights",
+    None,
+    "SOURCE: A .safetensors, .pth or .h5 file, hf:OWNER/NAME, package:NAME or imagenet.",
 )
+_OUT = command.flags.DEFINE_string("out", None, "FILE.safetensors: The file to write.")
+_VARIANT = command.flags.DEFINE_string(
+    "variant",
+    "",
+    "NAME: Library whose padding and epsilons the network has, such as timm or keras. By default "
+    "the one that the weights were trained with.",
+)
+_FLAVOUR = command.flags.DEFINE_string("flavour", "", "Former name of --variant.")
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.errors import UserError
-    from bloodjax.models import registry
-    from bloodjax.pretrained import bloodjax_file, load
+    from bloodjax.pretrained import bloodjax_file
+    from bloodjax.pretrained.load import load_weights
 
     out = command.local_path("out")
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: suffix {out.suffix!r}, expected .safetensors")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: no folder {out.parent}")
-    name = _MODEL.value
-    registry.family(name)  # an unknown name is the first thing to say
-    weights = load.read(name, _WEIGHTS.value, _FLAVOUR.value)
-    bloodjax_file.write(out, name, weights.num_classes, weights.source, load.classifier(weights)[1])
+    if _FLAVOUR.value:
+        console.log_info("--flavour was renamed to --variant; the old name still works")
+    weights = load_weights(_MODEL.value, _WEIGHTS.value, _VARIANT.value or _FLAVOUR.value)
+    name, cfg = weights.architecture.name, weights.pretrained_cfg
+    bloodjax_file.write(out, name, weights.num_classes, cfg, weights.classifier()[1])
     classes = f"{weights.num_classes} classes" if weights.num_classes else "no classifier"
-    console.log_info(f"{name}, {classes}, flavour {weights.source.flavour}: written to {out}")
+    console.log_info(f"{name}, {classes}, variant {cfg.variant}: written to {out}")
 
 
 if __name__ == "__main__":
-    command.run(main, required=("model", "weights", "out"))
+    command.run(
+        main,
+        name="convert",
+        required=("model", "weights", "out"),
+        example="--model=resnet50 --weights=imagenet --out=resnet50.safetensors",
+    )

@@ -8,14 +8,15 @@ import pytest
 
 import bloodjax
 from bloodjax import models
-from bloodjax.pretrained import bloodjax_file, load, readers
+from bloodjax.pretrained import bloodjax_file, load, readers, safetensors_file
+from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
-NAME = "mobilenet_v1_025"
+NAME = "mobilenetv1_025"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    _, variables = models.create_model(NAME, 5)
+    _, variables = models.random_model(NAME, 5)
     path = tmp_path_factory.mktemp("weights") / "in.safetensors"
     bloodjax_file.write(
         path, NAME, 5, PretrainedCfg("hf:a/b@c", "timm", "timm", licence="mit"), variables
@@ -30,12 +31,12 @@ def run(command, *arguments):
 def test_writes_a_file_that_training_takes(command, weights, tmp_path):
     out = tmp_path / "out.safetensors"
     done = run(
-        command, f"--model={NAME}", f"--weights={weights[0]}", f"--out={out}", "--flavour=keras"
+        command, f"--model={NAME}", f"--weights={weights[0]}", f"--out={out}", "--variant=keras"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == f"{NAME}, 5 classes, flavour keras: written to {out}\n"
-    found = load.read(NAME, str(out))
-    assert (found.source.licence, found.source.flavour) == ("mit", "keras")
+    assert done.stderr == f"{NAME}, 5 classes, variant keras: written to {out}\n"
+    found = load.load_weights(NAME, str(out))
+    assert (found.pretrained_cfg.licence, found.pretrained_cfg.variant) == ("mit", "keras")
     _, variables = bloodjax.create_model(NAME, str(out), 5)
     jax.tree.map(np.testing.assert_array_equal, variables, jax.device_get(weights[1]))
 
@@ -43,7 +44,7 @@ def test_writes_a_file_that_training_takes(command, weights, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model": "mobilenet_v1_25"}, "unknown model 'mobilenet_v1_25': did you mean"),
+        ({"model": "mobilenetv1_25"}, "unknown model 'mobilenetv1_25': did you mean"),
         ({"weights": "nowhere.pth"}, "'nowhere.pth': no such file"),
         ({"out": "a.npz"}, "--out=a.npz: suffix '.npz', expected .safetensors"),
         ({"out": "no/where/a.safetensors"}, "--out=no/where/a.safetensors: no folder no/where"),
@@ -70,10 +71,10 @@ def _pickled(path):
 
 
 def _renamed(path):
-    tensors = readers.read(path)
+    tensors = readers.read_tensors(path)
     arrays = dict(tensors.arrays)
     arrays["params/head/other"] = arrays.pop("params/head/logits/bias")
-    readers.write_safetensors(path, arrays, tensors.metadata)
+    safetensors_file.write(path, arrays, tensors.metadata)
 
 
 @pytest.mark.parametrize(

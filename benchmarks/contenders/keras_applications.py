@@ -12,10 +12,10 @@ _NETWORKS = {
     "convnext_base": "ConvNeXtBase",
     "convnext_large": "ConvNeXtLarge",
     "efficientnet_b0": "EfficientNetB0",
-    "mobilenet_v1_100": "MobileNet",
-    "resnet_50": "ResNet50",
+    "mobilenetv1_100": "MobileNet",
+    "resnet50": "ResNet50",
     "inception_v3": "InceptionV3",
-    "vgg_16": "VGG16",
+    "vgg16": "VGG16",
 }
 
 

@@ -29,11 +29,10 @@ def _timm():
 def _model(network: str) -> torch.nn.Module:
     timm = _timm()
     if network.startswith("vgg"):
-        features = timm.create_model(network.replace("_", ""), num_classes=0).features
+        features = timm.create_model(network, num_classes=0).features
         pool = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
         return torch.nn.Sequential(features, *pool, torch.nn.Linear(512, CLASSES))
-    name = network.replace("mobilenet_v1", "mobilenetv1").replace("resnet_", "resnet")
-    return timm.create_model(name, num_classes=CLASSES)
+    return timm.create_model(network, num_classes=CLASSES)
 
 
 class Contender:

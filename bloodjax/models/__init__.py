@@ -1,5 +1,25 @@
-"""Networks in Flax Linen, one file per family; `registry` knows them all by name."""
+"""Networks in Flax Linen, one module per family; `registry` builds them by name."""
 
-from bloodjax.models.registry import build, create_model, draw, linear, names, smallest, stages
+from bloodjax.models.registry import (
+    Architecture,
+    architecture,
+    build,
+    canonical_name,
+    init_variables,
+    linear,
+    list_models,
+    random_model,
+    stages,
+)
 
-__all__ = ["build", "create_model", "draw", "linear", "names", "smallest", "stages"]
+__all__ = [
+    "Architecture",
+    "architecture",
+    "build",
+    "canonical_name",
+    "init_variables",
+    "linear",
+    "list_models",
+    "random_model",
+    "stages",
+]

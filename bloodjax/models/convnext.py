@@ -1,7 +1,7 @@
-"""ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022, arXiv:2201.03545), all published sizes.
+"""ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022, arXiv:2201.03545) and ConvNeXt V2.
 
-Follows timm's models, whose smaller sizes (atto to nano) are Wightman's. V2 (Woo et al., 2023,
-arXiv:2301.00808) normalises each channel's global response in place of the layer scale.
+The reference implementation is timm's, which adds the sizes atto to nano. ConvNeXt V2 (Woo et al.,
+2023, arXiv:2301.00808) replaces the layer scale by global response normalisation.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, maybe_remat
 from bloodjax.models.norms import LayerNorm
 from bloodjax.ops.elementwise import gelu, precise
 
 SIZES = {
-    # name: (blocks a stage, channels a stage)
+    # name: (blocks per stage, channels per stage)
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
     "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
     "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
@@ -37,27 +38,28 @@ NETWORKS = {
     for size, (depths, widths) in SIZES.items()
     if size != unpublished
 }
-# Pixels a side that leave every map at least one.
-SMALLEST = 32
-# What differs between the sources of weights.
-FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {}}
+MIN_IMAGE_SIZE = 32
+VARIANTS = {"timm": {}, "torchvision": {}, "keras": {}}
 
 _INIT = nn.initializers.truncated_normal(0.02)
 
 
-class ResponseNorm(nn.Module):
-    """Global response normalisation: each channel by its norm over the map, beside the others'."""
+class GlobalResponseNorm(nn.Module):
+    """Global response normalisation (Woo et al., 2023, arXiv:2301.00808, section 3.2).
+
+    Scales each channel by its L2 norm over the map, relative to the mean norm of all channels.
+    """
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Adds the normalised map, scaled and shifted, to its input."""
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.zeros_init(), (channels,))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        # Sums over a whole map stay in float32.
+        """Adds the normalised map, scaled and shifted per channel, to the input."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.zeros_init(), channels)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        # Sums over all pixels of a map need float32.
         squares = jnp.square(precise(x))
         squares = squares.sum(axis=(1, 2), keepdims=True)
-        # A channel that is 0 all over has norm 0 and, as in PyTorch, gradient 0 (not sqrt's).
+        # The square root's gradient at 0 is infinite; PyTorch's norm has gradient 0 there.
         positive = squares > 0
         norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
         norm = norm / (norm.mean(axis=-1, keepdims=True) + 1e-6)
@@ -66,14 +68,14 @@ class ResponseNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, a two-layer perceptron, layer scale, on a residual branch.
+    """Residual block: depthwise 7x7, LayerNorm, two-layer MLP, layer scale.
 
     Attributes:
-      drop_path: the rate at which stochastic depth leaves the branch out.
+      drop_path: stochastic depth's drop rate, in [0, 1).
       layer_scale: initial value of the branch's per-channel scale.
-      v2: normalise the global response inside the perceptron; there is no layer scale.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation.
+      v2: use global response normalisation inside the MLP instead of a layer scale.
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype.
     """
 
     drop_path: float
@@ -84,14 +86,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        """Adds the branch to its input."""
+        """Returns input plus branch; `train` enables stochastic depth."""
         channels = x.shape[-1]
         y = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")(x)
         y = LayerNorm(dtype=self.dtype, name="norm")(y)
         y = Dense(4 * channels, self.dtype, _INIT, name="expand")(y)
         y = gelu(y)
         if self.v2:
-            y = ResponseNorm(name="response_norm")(y)
+            y = GlobalResponseNorm(name="response_norm")(y)
         y = Dense(channels, self.dtype, _INIT, name="project")(y)
         if not self.v2:
             scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
@@ -99,42 +101,28 @@ class Block(nn.Module):
         return x + Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
 
 
-class ConvNeXt(nn.Module):
-    """The network without its classifier.
+class ConvNeXt(Backbone):
+    """ConvNeXt V1 or V2. Has no BatchNorm, so `update_stats` has no effect.
 
     Attributes:
-      depths: blocks in each stage.
-      widths: channels of each stage.
-      drop_path: stochastic depth's rate at the last block; it grows linearly from 0 at the first.
-      layer_scale: initial value of the residual branches' scales.
-      v2: blocks of ConvNeXt V2.
-      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      depths: blocks per stage.
+      widths: channels per stage.
+      layer_scale: initial value of the residual branches' scales (V1).
+      v2: build ConvNeXt V2's blocks.
     """
 
     depths: Sequence[int]
     widths: Sequence[int]
-    drop_path: float = 0.0
     layer_scale: float = 1e-6
     v2: bool = False
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns pooled and normalised features.
-
-        Args:
-          x: normalised images; 32 pixels a side at least.
-          train: stochastic depth is on.
-          update_stats: without effect, as there is no BatchNorm here.
-        """
+        """Returns normalised features of `widths[-1]` channels; see `Backbone`."""
         del update_stats
-        rates = [self.drop_path * i / max(sum(self.depths) - 1, 1) for i in range(sum(self.depths))]
+        rates = drop_path_rates(self.drop_path, sum(self.depths))
         x = PatchConv(self.widths[0], 4, self.dtype, _INIT, name="stem")(x)
         x = LayerNorm(dtype=self.dtype, name="stem_norm")(x)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):

@@ -1,10 +1,12 @@
 """DenseNet (Huang et al., "Densely Connected Convolutional Networks", 2017, arXiv:1608.06993).
 
-The published DenseNet-BC sizes: bottlenecks in the layers, transitions that halve the channels.
+The published DenseNet-BC sizes, with bottleneck layers and transitions that halve the channels.
+The reference implementations are torchvision's and `keras.applications`'.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -13,30 +15,29 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
-    "densenet_121": {"depths": (6, 12, 24, 16), "growth": 32},
-    "densenet_161": {"depths": (6, 12, 36, 24), "growth": 48},
-    "densenet_169": {"depths": (6, 12, 32, 32), "growth": 32},
-    "densenet_201": {"depths": (6, 12, 48, 32), "growth": 32},
+    "densenet121": {"depths": (6, 12, 24, 16), "growth": 32},
+    "densenet161": {"depths": (6, 12, 36, 24), "growth": 48},
+    "densenet169": {"depths": (6, 12, 32, 32), "growth": 32},
+    "densenet201": {"depths": (6, 12, 48, 32), "growth": 32},
 }
-# Pixels a side that leave every map at least one.
-SMALLEST = 32
-# What differs between the sources of weights.
-FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {"epsilon": 1.001e-5}}
+MIN_IMAGE_SIZE = 32
+VARIANTS = {"timm": {}, "torchvision": {}, "keras": {"epsilon": 1.001e-5}}
 
 
 class Layer(nn.Module):
-    """BatchNorm, ReLU, 1x1 convolution, BatchNorm, ReLU, 3x3 convolution.
+    """Bottleneck layer: BatchNorm, ReLU, 1x1 convolution, BatchNorm, ReLU, 3x3 convolution.
 
     Attributes:
-      growth: channels out; the 1x1 convolution gives four times as many.
-      epsilon: BatchNorm's.
-      drop_path: the rate at which an example's new channels are left out.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation.
+      growth: output channels; the 1x1 convolution has four times as many.
+      epsilon: BatchNorm's epsilon.
+      drop_path: drop rate of an example's new channels, in [0, 1).
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype.
     """
 
     growth: int
@@ -49,7 +50,7 @@ class Layer(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, update_stats: bool
     ) -> Float[Array, "b h w growth"]:
-        """Returns the new channels alone."""
+        """Returns the new channels only, without the input's."""
         for i, (size, features) in enumerate(((1, 4 * self.growth), (3, self.growth))):
             norm = BatchNorm(
                 update_stats,
@@ -62,57 +63,42 @@ class Layer(nn.Module):
         return Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(x, train)
 
 
-def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Means over squares of 2x2; an odd last row or column is left out."""
+def _avg_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Average pooling over 2x2 windows; an odd last row or column is dropped."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
     return x.mean(axis=(2, 4))
 
 
-class DenseNet(nn.Module):
-    """The network without its classifier.
+class DenseNet(Backbone):
+    """Dense blocks, each layer of which takes the outputs of all layers before it.
 
     Attributes:
-      depths: layers in each dense block.
-      growth: channels that a layer adds; the stem gives twice as many.
-      epsilon: BatchNorm's.
-      drop_path: stochastic depth's rate at the last layer; it grows linearly from 0 at the first.
-      remat: whether layers keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      depths: layers per dense block.
+      growth: channels that each layer adds; the stem has twice as many.
+      epsilon: BatchNorm's epsilon.
     """
 
     depths: Sequence[int]
     growth: int
     epsilon: float = 1e-5
-    drop_path: float = 0.0
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns pooled and normalised features.
-
-        Args:
-          x: normalised images; 32 pixels a side at least.
-          train: stochastic depth is on.
-          update_stats: BatchNorm uses the batch's statistics and updates the running ones.
-        """
-        layers = sum(self.depths)
-        rates = [self.drop_path * i / max(layers - 1, 1) for i in range(layers)]
+        """Returns normalised features; see `Backbone`."""
+        rates = drop_path_rates(self.drop_path, sum(self.depths))
+        norm = functools.partial(
+            BatchNorm,
+            update_stats,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            epsilon=self.epsilon,
+        )
 
         def norm_relu(x, name):
-            norm = BatchNorm(
-                update_stats,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-                epsilon=self.epsilon,
-                name=name,
-            )
-            return jax.nn.relu(norm(x))
+            return jax.nn.relu(norm(name=name)(x))
 
         x = Conv(2 * self.growth, 7, stride=2, dtype=self.dtype, name="stem")(x)
         x = max_pool(norm_relu(x, "stem_norm"), 3, 2)
@@ -121,7 +107,7 @@ class DenseNet(nn.Module):
                 x = norm_relu(x, f"transition_{stage - 1}_norm")
                 half = x.shape[-1] // 2
                 x = Conv(half, 1, dtype=self.dtype, name=f"transition_{stage - 1}")(x)
-                x = _halve(x)
+                x = _avg_pool_2x2(x)
             for layer in range(depth):
                 new = maybe_remat(Layer, self.remat)(
                     growth=self.growth,

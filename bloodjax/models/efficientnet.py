@@ -1,8 +1,9 @@
 """EfficientNet B0 to B7 (Tan and Le, 2019, arXiv:1905.11946), Lite0 to Lite4, and V2 S, M and L.
 
-The Lite networks (Google's TPU repository, 2020) leave squeeze-and-excitation out, clip at 6, and
-keep the stem, the first and the last stage unscaled; V2 (Tan and Le, 2021, arXiv:2104.00298) starts
-with blocks whose first two convolutions are fused into one.
+The Lite networks (Google's TPU repository, 2020) omit squeeze-and-excitation, use ReLU6, and do not
+scale the stem, the first stage and the last. V2 (Tan and Le, 2021, arXiv:2104.00298) begins with
+blocks that fuse the expanding and the depthwise convolution. The reference implementation is
+timm's.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
@@ -26,15 +27,15 @@ _DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_a
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Blocks of one kind; the first has the stride.
+    """Configuration of a stage: consecutive blocks of one type.
 
     Attributes:
-      blocks: how many.
-      channels: out of each block.
-      expand: the hidden channels as a multiple of the block's input.
-      size: of the kernel.
-      stride: of the first block.
-      fused: one dense convolution in place of an expanding and a depthwise one.
+      blocks: number of blocks.
+      channels: output channels of each block.
+      expand: hidden channels as a multiple of the block's input channels.
+      size: kernel size.
+      stride: stride of the first block; the others have stride 1.
+      fused: replace the expanding and the depthwise convolution by one full convolution.
     """
 
     blocks: int
@@ -54,10 +55,10 @@ _B0 = (
     Stage(4, 192, 6, 5, 2),
     Stage(1, 320, 6),
 )
-# (width, depth) as multiples of B0's.
+# B0 to B7: (width, depth) as multiples of B0's.
 _SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2), (1.8, 2.6))
 _SCALES += ((2.0, 3.1),)
-# Of each V2 network, its stages as (blocks, channels): three fused, then the others.
+# V2: (blocks, channels) per stage; the first three stages are fused.
 _V2 = {
     "s": ((2, 24), (4, 48), (4, 64), (6, 128), (9, 160), (15, 256)),
     "m": ((3, 24), (5, 48), (5, 80), (7, 160), (14, 176), (18, 304), (5, 512)),
@@ -67,7 +68,7 @@ _V2_EXPAND, _V2_STRIDES = (1, 4, 4, 4, 6, 6, 6), (1, 2, 2, 2, 1, 2, 1)
 
 
 def _round(channels: float) -> int:
-    """The nearest multiple of 8 that is not more than a tenth below."""
+    """Rounds to the nearest multiple of 8, but never down by more than 10 %."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -103,30 +104,29 @@ NETWORKS = (
     | {f"efficientnet_lite{i}": _scaled(*scale, lite=True) for i, scale in enumerate(_SCALES[:5])}
     | {f"efficientnetv2_{size}": _v2(sizes) for size, sizes in _V2.items()}
 )
-# Pixels a side that leave every map at least one.
-SMALLEST = 32
-# "tf" is Google's own training, which timm's tf_efficientnet_* and Keras's applications carry on.
-FLAVOURS = {
-    "tf": {"padding": "same", "norm_epsilon": 1e-3},
-    "timm": {"padding": "symmetric", "norm_epsilon": 1e-5},
-    # torchvision's B5 to B7 and V2.
-    "torchvision": {"padding": "symmetric", "norm_epsilon": 1e-3},
+MIN_IMAGE_SIZE = 32
+# "tf" is Google's original implementation, as in timm's tf_efficientnet_* and in Keras.
+VARIANTS = {
+    "tf": {"padding": "same", "epsilon": 1e-3},
+    "timm": {"padding": "symmetric", "epsilon": 1e-5},
+    # torchvision's B5 to B7 and V2; its B0 to B4 are as timm's.
+    "torchvision": {"padding": "symmetric", "epsilon": 1e-3},
 }
 
 
 class Block(nn.Module):
-    """An inverted residual block (MBConv), its fused form, or a depthwise separable convolution.
+    """Inverted residual block (MBConv), its fused form, or a depthwise separable convolution.
 
     Attributes:
-      stage: what its stage's blocks share.
+      stage: configuration of the stage that the block belongs to.
       stride: 1 or 2.
-      drop_path: the rate at which stochastic depth leaves the branch out.
-      squeeze: whether it has squeeze-and-excitation, if it is not fused.
+      drop_path: stochastic depth's drop rate, in [0, 1).
+      squeeze: whether unfused blocks have squeeze-and-excitation.
       activation: a key of `_ACTIVATIONS`.
-      padding: a kind of `layers.pads`.
-      norm_epsilon: of every BatchNorm.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation.
+      padding: padding mode, see `layers.pads`.
+      epsilon: BatchNorm's epsilon.
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype.
     """
 
     stage: Stage
@@ -135,7 +135,7 @@ class Block(nn.Module):
     squeeze: bool
     activation: str
     padding: str
-    norm_epsilon: float
+    epsilon: float
     axis_name: str | None
     dtype: DTypeLike
 
@@ -143,7 +143,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, update_stats: bool
     ) -> Float[Array, "b h2 w2 d"]:
-        """Convolves; where the shape stays, the input is added."""
+        """Convolves, and adds the input where the shape is unchanged."""
         stage, act = self.stage, _ACTIVATIONS[self.activation]
 
         def norm(y, name):
@@ -151,7 +151,7 @@ class Block(nn.Module):
                 update_stats,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
-                epsilon=self.norm_epsilon,
+                epsilon=self.epsilon,
                 name=f"{name}_norm",
             )
             return layer(y)
@@ -194,21 +194,19 @@ class Block(nn.Module):
         return y * jax.nn.sigmoid(scale)[:, None, None]
 
 
-class EfficientNet(nn.Module):
-    """The network without its classifier.
+class EfficientNet(Backbone):
+    """EfficientNet, EfficientNet-Lite or EfficientNetV2.
+
+    As in timm, stochastic depth's rate is `drop_path` times the fraction of blocks before a block.
 
     Attributes:
-      stages: the kinds of blocks, in order.
+      stages: configuration of each stage.
       stem: channels of the first convolution.
-      features: channels of the last one.
+      features: channels of the last convolution.
       activation: "silu" or "relu6".
-      squeeze: whether blocks that are not fused have squeeze-and-excitation.
-      padding: a kind of `layers.pads`.
-      norm_epsilon: of every BatchNorm.
-      drop_path: stochastic depth's rate after the last block; it grows linearly from 0.
-      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      squeeze: whether unfused blocks have squeeze-and-excitation.
+      padding: padding mode, see `layers.pads`.
+      epsilon: BatchNorm's epsilon.
     """
 
     stages: tuple[Stage, ...]
@@ -217,23 +215,13 @@ class EfficientNet(nn.Module):
     activation: str = "silu"
     squeeze: bool = True
     padding: str = "same"
-    norm_epsilon: float = 1e-3
-    drop_path: float = 0.0
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
+    epsilon: float = 1e-3
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns pooled features; sows `stage_0`, ..., the map at the end of each stage.
-
-        Args:
-          x: normalised images, 32 pixels a side at least.
-          train: stochastic depth is on.
-          update_stats: BatchNorm uses and updates the batch's statistics.
-        """
+        """Returns features of `features` channels; see `Backbone`."""
         x = self._conv(x, self.stem, 3, 2, "stem", update_stats)
         total, done = sum(stage.blocks for stage in self.stages), 0
         for i, stage in enumerate(self.stages):
@@ -245,7 +233,7 @@ class EfficientNet(nn.Module):
                     squeeze=self.squeeze,
                     activation=self.activation,
                     padding=self.padding,
-                    norm_epsilon=self.norm_epsilon,
+                    epsilon=self.epsilon,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{i}_block_{block}",
@@ -260,7 +248,7 @@ class EfficientNet(nn.Module):
             update_stats,
             axis_name=self.axis_name,
             dtype=self.dtype,
-            epsilon=self.norm_epsilon,
+            epsilon=self.epsilon,
             name=f"{name}_norm",
         )
         return _ACTIVATIONS[self.activation](norm(conv(x)))

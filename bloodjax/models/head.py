@@ -1,4 +1,4 @@
-"""Network: a backbone and the head that turns its features into logits."""
+"""`Network`: a backbone, and the head that computes logits from its features."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
 class Head(nn.Module):
     """BatchNorm, dropout, dense layers with an activation, dropout, and a last dense layer.
 
-    With `hidden=(512, 256, 128, 64)` this is the head that the project's founding report put on
-    each of its networks; with `hidden=()` and `batch_norm=False`, a plain linear one.
+    The default is the head of the report that this project reproduces. With `hidden=()` and
+    `batch_norm=False` it is a linear head.
 
     Attributes:
       num_classes: number of logits.
-      hidden: sizes of the dense layers between features and logits.
-      batch_norm: whether the features are normalised first.
-      dropout: rates before the hidden layers and before the last layer.
+      hidden: widths of the dense layers between features and logits.
+      batch_norm: apply BatchNorm to the features first.
+      dropout: dropout rates before the hidden layers and before the last layer, in [0, 1).
       activation: a key of `ACTIVATIONS`.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the hidden layers; logits are float32.
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype of the hidden layers; logits are float32.
     """
 
     num_classes: int
@@ -46,7 +46,13 @@ class Head(nn.Module):
     def __call__(
         self, x: Float[Array, "batch features"], train: bool, update_stats: bool
     ) -> Float[Array, "batch classes"]:
-        """Returns logits; `train` turns dropout on, `update_stats` the batch's statistics."""
+        """Returns float32 logits.
+
+        Args:
+          x: features.
+          train: apply dropout; needs a "dropout" RNG.
+          update_stats: see `Backbone.__call__`.
+        """
         if self.batch_norm:
             x = BatchNorm(update_stats, axis_name=self.axis_name, dtype=self.dtype, name="norm")(x)
         x = Dropout(self.dropout[0], axis_name=self.axis_name, name="dropout_in")(x, train)
@@ -58,10 +64,10 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """A whole network: normalised images in, logits out.
+    """A backbone and a head: normalised images in, logits out.
 
     Attributes:
-      backbone: a module that maps (images, train, update_stats) to features [batch, features].
+      backbone: a `Backbone`, which maps images to features [batch, features].
       head: a `Head`.
     """
 
@@ -74,12 +80,15 @@ class Network(nn.Module):
         """Returns float32 logits.
 
         Args:
-          x: images, normalised as the weights expect.
-          train: dropout and stochastic depth are on, and BatchNorm that is not frozen uses and
-            updates the batch's statistics (apply with `mutable=["batch_stats"]` and a "dropout"
-            key). Otherwise everything is in inference mode.
-          freeze: what stays in inference mode while training. "none": nothing. "batchnorm": every
-            BatchNorm. "backbone": the whole backbone, and no gradient flows into it.
+          x: RGB images, normalised as the weights expect.
+          train: training mode: dropout and stochastic depth are applied, and BatchNorm that is not
+            frozen uses the batch's statistics and updates its running averages. Apply it with
+            `mutable=["batch_stats"]` and a "dropout" RNG. Otherwise inference mode.
+          freeze: part that stays in inference mode during training. "none": nothing. "batchnorm":
+            every BatchNorm. "backbone": the backbone, which also receives no gradient.
+
+        Raises:
+          ValueError: `freeze` is none of these.
         """
         if freeze not in FREEZE:
             raise ValueError(f"freeze is {freeze!r}, expected one of {FREEZE}")
@@ -92,11 +101,11 @@ class Network(nn.Module):
         return self.classify(features, train, freeze)
 
     def features(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
-        """The backbone's features of normalised images, in inference mode and in its dtype."""
+        """Returns the backbone's features in inference mode, in its compute dtype."""
         return self.backbone(x, train=False, update_stats=False)
 
     def classify(
         self, features: Float[Array, "batch features"], train: bool = False, freeze: str = "none"
     ) -> Float[Array, "batch classes"]:
-        """Float32 logits from features; `train` and `freeze` as in `__call__`."""
+        """Returns float32 logits for features; `train` and `freeze` as in `__call__`."""
         return self.head(features, train=train, update_stats=train and freeze != "batchnorm")

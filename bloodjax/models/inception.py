@@ -1,6 +1,7 @@
 """Inception-v3 (Szegedy et al., 2015, arXiv:1512.00567), without its auxiliary classifier.
 
-The blocks' names are those of the authors' release, which PyTorch's libraries keep too.
+Block names are those of the authors' TensorFlow release, which torchvision and timm also use. The
+reference implementations are torchvision's and `keras.applications`'.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 
 class Unit(NamedTuple):
-    """A convolution with BatchNorm and ReLU; at stride 2 it pads nothing."""
+    """Configuration of a convolution with BatchNorm and ReLU; see `layers.Conv` for the fields."""
 
     name: str
     features: int
@@ -29,7 +31,7 @@ class Unit(NamedTuple):
     padding: str = "symmetric"
 
 
-# A branch is a sequence of steps: a unit, two units side by side, or the pool that it begins with.
+# A branch is a sequence of steps: a unit, two parallel units, or a pooling ("avg" or "max").
 Step = Unit | tuple[Unit, Unit] | str
 Branches = tuple[tuple[Step, ...], ...]
 
@@ -86,7 +88,7 @@ def _block_e() -> Branches:
     )
 
 
-# Each is followed by a max pool.
+# A max pool follows each of the two.
 STEMS = (
     (
         Unit("stem_1a", 32, 3, 2, "valid"),
@@ -108,29 +110,29 @@ BLOCKS = {
     "mixed_7b": _block_e(),
     "mixed_7c": _block_e(),
 }
+# The last block of each resolution -> the number of its stage.
 _STAGES = {"mixed_5d": 2, "mixed_6e": 3, "mixed_7c": 4}
 
 NETWORKS = {"inception_v3": {}}
-# Pixels a side that leave every map at least one.
-SMALLEST = 75
-# What differs between the sources of weights.
-FLAVOURS = {"timm": {}, "torchvision": {}, "keras": {"count_padding": False, "norm_scale": False}}
+MIN_IMAGE_SIZE = 75
+VARIANTS = {"timm": {}, "torchvision": {}, "keras": {"count_padding": False, "norm_scale": False}}
 
 
-def _covered(size: int) -> Float[np.ndarray, " size"]:
-    """Positions inside the map that a window of 3 around each position covers."""
+def _pixels_in_window(size: int) -> Float[np.ndarray, " size"]:
+    """For each position along an axis: how many pixels a window of 3 around it covers."""
     centre = np.arange(size)
     return (np.minimum(centre + 1, size - 1) - np.maximum(centre - 1, 0) + 1).astype(np.float32)
 
 
-class ConvNorm(nn.Module):
-    """What makes and runs units, for the modules that contain them.
+class Units(nn.Module, kw_only=True):
+    """Base of the modules that apply units and poolings.
 
     Attributes:
-      count_padding: average pools at a map's edge count the zeros outside it.
-      norm_scale: BatchNorm has a learnt scale.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation.
+      count_padding: average pooling divides by 9 everywhere, so that it counts the zeros outside
+        the map; otherwise by the number of pixels inside the map.
+      norm_scale: BatchNorm has a learnable scale.
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype.
     """
 
     count_padding: bool = True
@@ -139,7 +141,7 @@ class ConvNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def run(self, unit: Unit, x: Float[Array, "b h w c"], update_stats: bool) -> Array:
-        """Applies a unit under its name."""
+        """Applies a unit, with parameters under the unit's name."""
         x = Conv(
             unit.features, unit.size, unit.stride, unit.padding, dtype=self.dtype, name=unit.name
         )(x)
@@ -153,23 +155,23 @@ class ConvNorm(nn.Module):
         )
         return jax.nn.relu(norm(x))
 
-    def pool(self, kind: str, x: Float[Array, "b h w c"]) -> Array:
-        """The pool that a branch begins with."""
-        if kind == "max":
+    def pool(self, reduction: str, x: Float[Array, "b h w c"]) -> Array:
+        """Applies 3x3 pooling: "max" with stride 2, or "avg" with stride 1."""
+        if reduction == "max":
             return max_pool(x, 3, 2, "valid")
-        # A plain 0: only so does JAX see a sum, which it can differentiate.
+        # With a Python 0.0, JAX recognises the reduction as a sum, which it can differentiate.
         total = nn.pooling.pool(x, 0.0, lax.add, (3, 3), (1, 1), ((1, 1), (1, 1)))
         if self.count_padding:
             return total / 9.0
-        rows, columns = (_covered(n) for n in x.shape[1:3])
+        rows, columns = (_pixels_in_window(n) for n in x.shape[1:3])
         return total / jnp.asarray(np.outer(rows, columns), x.dtype)[None, :, :, None]
 
 
-class Mixed(ConvNorm):
-    """An Inception block: branches whose results are concatenated; attributes as `ConvNorm`.
+class Mixed(Units):
+    """Inception block: parallel branches whose outputs are concatenated.
 
     Attributes:
-      branches: their steps.
+      branches: the steps of each branch.
     """
 
     branches: Branches = ()
@@ -178,7 +180,7 @@ class Mixed(ConvNorm):
     def __call__(
         self, x: Float[Array, "b h w c"], update_stats: bool
     ) -> Float[Array, "b h2 w2 features"]:
-        """Runs the branches side by side."""
+        """Returns the concatenated outputs of all branches."""
         results = []
         for branch in self.branches:
             y = x
@@ -194,31 +196,18 @@ class Mixed(ConvNorm):
         return jnp.concatenate(results, axis=-1)
 
 
-class InceptionV3(ConvNorm):
-    """The network without its classifiers; attributes as `ConvNorm`.
+class InceptionV3(Backbone, Units):
+    """Inception-v3; attributes as in `Backbone` and `Units`.
 
-    Sows five maps: before each of the stem's two max pools, and after the last block of each
-    resolution.
-
-    Attributes:
-      drop_path: without effect, as there are no residual branches.
-      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
+    It sows five stages: the maps before the stem's two max pools, and the map after the last block
+    of each of three resolutions.
     """
-
-    drop_path: float = 0.0
-    remat: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b 2048"]:
-        """Returns the averages of the last map.
-
-        Args:
-          x: normalised images; 75 pixels a side at least.
-          train: without effect.
-          update_stats: BatchNorm uses and updates the batch's statistics.
-        """
+        """Returns features of 2048 channels; see `Backbone`."""
         del train
         for stage, stem in enumerate(STEMS):
             for unit in stem:

@@ -1,4 +1,7 @@
-"""How deep in a network each of its parameters lies, by the names of the backbone's modules."""
+"""Depth of each parameter in a network, by the names of the backbone's modules.
+
+Layer-wise learning-rate decay uses it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import re
 import flax.traverse_util
 from jaxtyping import PyTree
 
-# A module directly within a backbone -> the stage and the place within it, before all of which the
-# stem lies, and after them the rest. What leads into a stage belongs to its first block.
+# Names of a backbone's direct submodules. Groups are the stage and the position within it; a module
+# that leads into a stage (downsampling, transition) belongs to the stage's first block.
 _BLOCK = re.compile(r"stage_(\d+)_(?:block|layer|conv)_(\d+)(?:_norm)?")
 _INTO = re.compile(r"downsample_(\d+)(?:_norm)?")
 _OUT_OF = re.compile(r"transition_(\d+)(?:_norm)?")
@@ -17,26 +20,30 @@ _AFTER = re.compile(r"norm|last(?:_norm)?|top_\d+")
 
 
 def depths(params: PyTree) -> PyTree:
-    """The depth of each parameter: 0 in the stem, 1 in the first block, and largest in the head.
+    """Returns the depth of each parameter: 0 in the stem, 1 in the first block, most in the head.
 
-    What follows the backbone's last block counts as the head, and a network without a stem of its
-    own begins at 1.
+    Layers after the backbone's last block have the depth of the head. In a network without a stem
+    the smallest depth is 1.
 
     Args:
-      params: a `models.head.Network`'s parameters; only their paths count.
+      params: parameters of a `models.head.Network`; only their paths matter.
+
+    Returns:
+      A tree of `params`' structure with an integer for each parameter.
 
     Raises:
-      ValueError: a module whose place is not known.
+      ValueError: the name of a module is unknown.
     """
     paths = flax.traverse_util.flatten_dict(params)
-    places = {path: _place(path) for path in paths}
-    blocks = {place for place in places.values() if isinstance(place, tuple)}
-    depth = {place: i for i, place in enumerate(sorted(blocks), 1)}
+    positions = {path: _position(path) for path in paths}
+    blocks = {position for position in positions.values() if isinstance(position, tuple)}
+    depth = {position: i for i, position in enumerate(sorted(blocks), 1)}
     depth |= {"stem": 0, "head": len(blocks) + 1}
-    return flax.traverse_util.unflatten_dict({path: depth[place] for path, place in places.items()})
+    return flax.traverse_util.unflatten_dict({path: depth[p] for path, p in positions.items()})
 
 
-def _place(path: tuple[str, ...]) -> str | tuple[int, int]:
+def _position(path: tuple[str, ...]) -> str | tuple[int, int]:
+    """The position of a parameter: "stem", "head", or (stage, block)."""
     if path[0] != "backbone":
         return "head"
     name = path[1]
@@ -52,4 +59,4 @@ def _place(path: tuple[str, ...]) -> str | tuple[int, int]:
         return int(found[1]) + 1, 0
     if found := _MIXED.fullmatch(name):
         return int(found[1]), ord(found[2])
-    raise ValueError(f"the depth of {'/'.join(path)} is not known")
+    raise ValueError(f"{'/'.join(path)}: unknown module, cannot tell its depth")

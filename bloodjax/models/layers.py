@@ -1,8 +1,8 @@
 """Layers that the families share.
 
-Randomness belongs to the example, not to the device: a layer that drops something folds the
-example's index in the global batch into its key, so that one device, eight devices under jit and
-eight under pmap all drop the same.
+Dropout does not depend on the number of devices: the key of each example is derived from its index
+in the global batch, so that one device, eight devices under jit and eight under pmap drop the same
+values.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from bloodjax.ops.conv import conv
 from bloodjax.ops.depthwise import depthwise_conv
 from bloodjax.ops.pointwise import pointwise_conv
 
-# (index, number) while a micro-batch is traced. Flax hands a layer its inputs and a key that it has
-# folded the layer's path into, so that there is no other way down to a layer from the step.
+# (index, number) while the step of a micro-batch is traced: `micro_batch` sets it, `example_keys`
+# reads it. It is a context variable because Flax gives a layer only its inputs and a key; an
+# argument would have to pass through every module of every network.
 _MICRO_BATCH = contextvars.ContextVar("micro_batch", default=(0, 1))
 
 
 @contextlib.contextmanager
 def micro_batch(index: Int32[Array, ""], number: int) -> Iterator[None]:
-    """While it lasts, batches are the examples `index`, `index + number`, ... of the global batch.
+    """Context in which batches are micro-batches, for `example_keys`.
+
+    Micro-batch `index` consists of the examples `index`, `index + number`, ... of the global batch.
 
     Args:
-      index: of the micro-batch, in 0..number - 1.
-      number: of micro-batches that the global batch is worked through in.
+      index: index of the micro-batch, in 0..number - 1; may be traced.
+      number: number of micro-batches per global batch.
     """
     token = _MICRO_BATCH.set((index, number))
     try:
@@ -44,12 +47,13 @@ def micro_batch(index: Int32[Array, ""], number: int) -> Iterator[None]:
 
 
 def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[Array, " batch"]:
-    """One key for every example of this device's share of the batch.
+    """Returns a key per example, which depends only on the example's index in the global batch.
 
     Args:
-      key: the global batch's key.
-      batch: examples on this device (under jit, the global batch); of the present `micro_batch`.
-      axis_name: pmap's axis, or None under jit.
+      key: key of the global batch.
+      batch: number of examples on this device (under jit: in the global batch), of the current
+        `micro_batch` if there is one.
+      axis_name: pmap axis name; None under jit.
     """
     start = jnp.int32(0) if axis_name is None else lax.axis_index(axis_name) * batch
     first, stride = _MICRO_BATCH.get()
@@ -58,16 +62,16 @@ def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[
 
 
 def maybe_remat(target: Callable, remat: bool) -> Callable:
-    """`target`, or with `remat` a form of it that keeps its input alone for the gradient.
+    """Returns `target`, with rematerialisation if `remat`: only its input is stored.
 
-    What lies between is computed anew in the backward pass (Chen et al., "Training deep nets with
-    sublinear memory cost", 2016, arXiv:1604.06174). Variables and masks stay what they are.
-    On CPU that saves no memory: XLA drops the barriers that hold the recomputation back there.
+    The activations inside are recomputed in the backward pass (Chen et al., "Training deep nets
+    with sublinear memory cost", 2016, arXiv:1604.06174). Variables and dropout masks do not change.
+    It saves no memory on CPU, where XLA removes the barriers that delay the recomputation.
 
     Args:
-      target: a module class whose `__call__` takes a map and then static arguments, or a method of
-        a module that does, to be called with the module first.
-      remat: whether.
+      target: a module class whose `__call__` takes a map and then static arguments; or such a
+        method of a module, which is then called with the module as its first argument.
+      remat: whether to rematerialise.
     """
     if not remat:
         return target
@@ -77,13 +81,13 @@ def maybe_remat(target: Callable, remat: bool) -> Callable:
 
 
 class Dropout(nn.Module):
-    """Sets a random part of the inputs to zero and scales the rest (Srivastava et al., 2014).
+    """Dropout (Srivastava et al., 2014, JMLR 15), or stochastic depth with `broadcast`.
 
     Attributes:
-      rate: the expected part that is dropped, in [0, 1).
-      broadcast: drop whole examples at once: stochastic depth (Huang et al., 2016) when this
-        stands on a residual branch.
-      axis_name: pmap's axis, or None under jit.
+      rate: drop rate, in [0, 1).
+      broadcast: one decision per example instead of per value; on a residual branch this is
+        stochastic depth (Huang et al., 2016, arXiv:1603.09382).
+      axis_name: pmap axis name; None under jit.
     """
 
     rate: float
@@ -92,7 +96,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch ..."], train: bool) -> Float[Array, "batch ..."]:
-        """Drops while training; the identity otherwise."""
+        """Zeroes random values and scales the others by 1 / (1 - rate); only while training."""
         if not train or self.rate == 0.0:
             return x
         keys = example_keys(self.make_rng("dropout"), x.shape[0], self.axis_name)
@@ -102,10 +106,10 @@ class Dropout(nn.Module):
 
 
 class PatchConv(nn.Module):
-    """A convolution whose stride equals its kernel size, as one matrix product over patches.
+    """Convolution whose stride equals its kernel size, computed as a matrix product of patches.
 
-    The kernel keeps a convolution's shape [size, size, in, out]. Rows and columns that do not fill
-    a patch are left out, as by a convolution without padding.
+    The kernel has a convolution's shape [size, size, in, out]. Rows and columns that do not fill a
+    patch are dropped, as in a convolution without padding. Attributes as in `Conv`.
     """
 
     features: int
@@ -115,7 +119,7 @@ class PatchConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-        """Returns the map, `size` times smaller each way."""
+        """Returns a map of 1 / `size` of the height and width."""
         b, h, w, c = x.shape
         s = self.size
         kernel = self.param("kernel", self.kernel_init, (s, s, c, self.features))
@@ -126,31 +130,32 @@ class PatchConv(nn.Module):
 
 
 def pads(
-    kind: str, shape: tuple[int, int], size: int | tuple[int, int], stride: int
+    mode: str, shape: tuple[int, int], size: int | tuple[int, int], stride: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Zeros (before, after) the height and the width, as one of the sources of weights pads.
+    """Returns the padding ((top, bottom), (left, right)) in pixels of a padding mode.
 
     Args:
-      kind: "symmetric", half the kernel on either side (PyTorch); "same", as little as makes the
-        output `ceil(shape / stride)`, the odd one after (TensorFlow's SAME); "valid", none;
-        "keras", what Keras's applications do explicitly: as "symmetric", and at stride 2 on a map
-        of even size one less before (`keras.src.applications.imagenet_utils.correct_pad`); or
-        "after", as "symmetric", and at stride 2 only after (Keras's MobileNet).
-      shape: the map's height and width.
-      size: the kernel's, one number or (rows, columns).
-      stride: the same in both directions.
+      mode: "symmetric": half the kernel on both sides, as in PyTorch. "same": the least that gives
+        an output of `ceil(shape / stride)`, with the odd pixel after, as TensorFlow's SAME.
+        "valid": none. "keras": as `keras.applications` pads explicitly
+        (`keras.src.applications.imagenet_utils.correct_pad`): "symmetric", with one pixel less
+        before at stride 2 on a map of even size. "after": "symmetric", but at stride 2 only after,
+        as in Keras's MobileNet.
+      shape: height and width of the map.
+      size: kernel size, one number or (rows, columns).
+      stride: stride of both axes.
     """
     sizes = (size, size) if isinstance(size, int) else size
-    if kind == "valid":
+    if mode == "valid":
         return ((0, 0), (0, 0))
-    if kind == "symmetric":
+    if mode == "symmetric":
         return tuple((k // 2, k // 2) for k in sizes)
-    if kind == "keras" and stride > 1:
+    if mode == "keras" and stride > 1:
         return tuple((k // 2 - (1 - n % 2), k // 2) for n, k in zip(shape, sizes, strict=True))
-    if kind == "after":
+    if mode == "after":
         return tuple((0 if stride > 1 else k // 2, k // 2) for k in sizes)
-    if kind not in ("same", "keras"):
-        raise ValueError(f"padding is {kind!r}, expected symmetric, same, valid, keras or after")
+    if mode not in ("same", "keras"):
+        raise ValueError(f"padding is {mode!r}, expected symmetric, same, valid, keras or after")
     total = [
         max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(shape, sizes, strict=True)
     ]
@@ -158,16 +163,16 @@ def pads(
 
 
 class Conv(nn.Module):
-    """A convolution; a 1x1 one is a matrix product.
+    """Convolution; 1x1 kernels are computed as a matrix product.
 
     Attributes:
-      features: channels out.
-      size: of the kernel, one number or (rows, columns).
-      stride: the same in both directions.
-      padding: a kind of `pads`.
-      use_bias: whether a bias is added.
-      dtype: of the computation.
-      kernel_init: the kernel's initialiser.
+      features: output channels.
+      size: kernel size, one number or (rows, columns).
+      stride: stride of both axes.
+      padding: padding mode, see `pads`.
+      use_bias: whether to add a bias.
+      dtype: compute dtype.
+      kernel_init: initialiser of the kernel.
     """
 
     features: int
@@ -180,7 +185,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-        """Convolves."""
+        """Returns the convolution of the input."""
         rows, columns = (self.size, self.size) if isinstance(self.size, int) else self.size
         kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -196,7 +201,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """A dense layer over the channels of a map; attributes as in `Conv`."""
+    """Dense layer over the channels of a map; attributes as in `Conv`."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -204,7 +209,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... features"]:
-        """Multiplies by the kernel and adds the bias."""
+        """Returns input times kernel plus bias."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
@@ -212,7 +217,7 @@ class Dense(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A depthwise convolution; attributes as in `Conv`, of square kernels."""
+    """Depthwise convolution with a square kernel; attributes as in `Conv`."""
 
     size: int
     stride: int = 1
@@ -223,7 +228,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """Convolves each channel with its own filter."""
+        """Returns the convolution of each channel with its own filter."""
         channels = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -238,6 +243,6 @@ class DepthwiseConv(nn.Module):
 def max_pool(
     x: Float[Array, "b h w c"], size: int, stride: int, padding: str = "symmetric"
 ) -> Float[Array, "b h2 w2 c"]:
-    """The largest value in each window; what pads is below every value."""
+    """Max pooling over windows of `size`; pads with -inf. For `padding` see `pads`."""
     padding = pads(padding, x.shape[1:3], size, stride)
     return nn.max_pool(x, (size, size), (stride, stride), padding)

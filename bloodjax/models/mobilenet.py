@@ -1,4 +1,7 @@
-"""MobileNet, the first version (Howard et al., 2017, arXiv:1704.04861), in its four widths."""
+"""MobileNetV1 (Howard et al., 2017, arXiv:1704.04861), in its four widths.
+
+The reference implementations are `keras.applications`' and timm's.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,37 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
-    f"mobilenet_v1_{percent:03d}": {"multiplier": percent / 100} for percent in (100, 75, 50, 25)
+    f"mobilenetv1_{percent:03d}": {"multiplier": percent / 100} for percent in (100, 75, 50, 25)
 }
-# Pixels a side that leave every map at least one.
-SMALLEST = 32
-# What differs between the sources of weights.
-FLAVOURS = {
+MIN_IMAGE_SIZE = 32
+VARIANTS = {
     "keras": {},
     "timm": {"stem_padding": "symmetric", "padding": "symmetric", "epsilon": 1e-5},
 }
 
-# Blocks in each stage; all but the first stage begin with a stride of 2.
+# Blocks per stage; every stage but the first begins with stride 2.
 DEPTHS = (1, 2, 2, 6, 2)
 _WIDTHS = (64, 128, 256, 512, 1024)
 
 
 class Block(nn.Module):
-    """A depthwise 3x3 and a pointwise convolution, each with BatchNorm and ReLU6.
+    """Depthwise separable convolution, with BatchNorm and ReLU6 after each of its two parts.
 
     Attributes:
-      features: channels out.
-      stride: of the depthwise convolution.
-      padding: a kind of `layers.pads`.
-      epsilon: of BatchNorm.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation.
+      features: output channels.
+      stride: stride of the depthwise convolution.
+      padding: padding mode of the depthwise convolution, see `layers.pads`.
+      epsilon: BatchNorm's epsilon.
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype.
     """
 
     features: int
@@ -52,7 +53,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], update_stats: bool
     ) -> Float[Array, "b h2 w2 features"]:
-        """Convolves twice."""
+        """Applies the depthwise, then the pointwise convolution."""
         depthwise = DepthwiseConv(
             3,
             self.stride,
@@ -74,22 +75,18 @@ class Block(nn.Module):
         return x
 
 
-class MobileNet(nn.Module):
-    """The network without its classifier.
+class MobileNet(Backbone):
+    """MobileNetV1. Has no residual branches, so `drop_path` and `train` have no effect.
 
-    Sows the map after the last block of each of the five resolutions.
+    It sows five stages: the map after the last block of each resolution.
 
     Attributes:
-      multiplier: of every layer's channels.
-      depths: blocks in each stage.
-      widths: channels of each stage, before `multiplier`.
-      stem_padding: a kind of `layers.pads`, for the first convolution.
-      padding: a kind of `layers.pads`, for the depthwise convolutions.
-      epsilon: of BatchNorm.
-      drop_path: without effect, as there are no residual branches.
-      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      multiplier: width multiplier of every layer's channels.
+      depths: blocks per stage.
+      widths: channels per stage, before `multiplier`.
+      stem_padding: padding mode of the first convolution, see `layers.pads`.
+      padding: padding mode of the depthwise convolutions.
+      epsilon: BatchNorm's epsilon.
     """
 
     multiplier: float = 1.0
@@ -98,26 +95,15 @@ class MobileNet(nn.Module):
     stem_padding: str = "same"
     padding: str = "after"
     epsilon: float = 1e-3
-    drop_path: float = 0.0
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns the averages of the last map, 1024 times `multiplier`.
-
-        Args:
-          x: normalised images; 32 pixels a side at least.
-          train: without effect.
-          update_stats: BatchNorm uses and updates the batch's statistics.
-        """
+        """Returns features of 1024 times `multiplier` channels; see `Backbone`."""
         del train
-        x = Conv(int(32 * self.multiplier), 3, 2, self.stem_padding, dtype=self.dtype, name="stem")(
-            x
-        )
+        stem = int(32 * self.multiplier)
+        x = Conv(stem, 3, 2, self.stem_padding, dtype=self.dtype, name="stem")(x)
         x = BatchNorm(
             update_stats,
             axis_name=self.axis_name,

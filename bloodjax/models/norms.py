@@ -1,4 +1,4 @@
-"""BatchNorm and LayerNorm, in the forms that cost the fewest passes over a map."""
+"""BatchNorm and LayerNorm with as few passes over a map as possible."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from bloodjax.ops.elementwise import layer_norm, precise
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, 2015, arXiv:1502.03167) over all axes but the last.
 
-    Its variables are Flax's: parameters `scale` and `bias`, running statistics `mean` and `var`,
-    the variance biased. Flax subtracts the mean first, and then keeps that difference, as large as
-    the map, for the gradient; here mean and variance go into one factor and one summand a channel,
-    so that nothing but the input is kept and what follows fuses with it.
+    Its variables are those of Flax's BatchNorm: parameters `scale` and `bias`, running averages
+    `mean` and `var` of the batch's mean and biased variance. Flax subtracts the mean first, and
+    stores the difference, which is as large as the map, for the backward pass. Here mean and
+    variance are combined into one factor and one offset per channel, so that only the input is
+    stored and the operations after it fuse with it.
 
     Attributes:
-      update: use the batch's statistics, and take a part of them into the running ones, if the
-        collection "batch_stats" is mutable; otherwise the running ones are used, and stay.
-      momentum: the part that the running statistics keep.
+      update: use the batch's statistics and, if the collection "batch_stats" is mutable, update the
+        running averages. Otherwise use the running averages.
+      momentum: decay of the running averages, in [0, 1].
       epsilon: added to the variance.
-      use_scale: whether there is a learnt factor.
-      axis_name: pmap's axis, over which the batch lies; None under jit, where the compiler's view
-        is the global batch.
-      dtype: of the output; statistics are float32 at least.
+      use_scale: whether there is a learnable scale.
+      axis_name: pmap axis name over which statistics are averaged; None under jit, where the batch
+        is global.
+      dtype: output dtype; statistics are at least float32.
     """
 
     update: bool
@@ -39,7 +40,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch ... channels"]) -> Float[Array, "batch ... channels"]:
-        """Normalises."""
+        """Returns the normalised input."""
         channels = (x.shape[-1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -61,11 +62,11 @@ class BatchNorm(nn.Module):
         return (x * factor[every] + (bias - centre * factor)[every]).astype(self.dtype)
 
     def _statistics(self, x):
-        """The batch's mean and biased variance of each channel."""
+        """Per-channel mean and biased variance of the batch."""
         axes = tuple(range(x.ndim - 1))
         both = jnp.stack((x.mean(axes), jnp.square(x).mean(axes)))
         mean, square = both if self.axis_name is None else lax.pmean(both, self.axis_name)
-        # Rounding may take the difference below 0.
+        # Rounding can make the difference negative.
         return mean, jnp.maximum(square - jnp.square(mean), jnp.zeros((), x.dtype))
 
 
@@ -74,7 +75,7 @@ class LayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
-      dtype: of the output; the computation is in float32 at least.
+      dtype: output dtype; the computation is in float32 at least.
     """
 
     epsilon: float = 1e-6
@@ -82,7 +83,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
-        """Normalises."""
+        """Returns the normalised input."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones_init(), channels)
         bias = self.param("bias", nn.initializers.zeros_init(), channels)

@@ -1,8 +1,8 @@
 """ResNet (He et al., "Deep Residual Learning for Image Recognition", 2016, arXiv:1512.03385).
 
-Sizes 18 and 34 have blocks of two 3x3 convolutions; 50, 101 and 152 have bottlenecks of 1x1, 3x3
-and 1x1. PyTorch's weights halve the map in a bottleneck's 3x3 convolution, Keras's in its first
-1x1, as in the paper.
+ResNet-18 and 34 have blocks of two 3x3 convolutions; 50, 101 and 152 have bottlenecks of 1x1, 3x3
+and 1x1. In timm and torchvision the stride is in the bottleneck's 3x3 convolution, in Keras in its
+first 1x1 convolution, as in the paper. The reference implementations are these three.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {
-    "resnet_18": {"depths": (2, 2, 2, 2), "bottleneck": False},
-    "resnet_34": {"depths": (3, 4, 6, 3), "bottleneck": False},
-    "resnet_50": {"depths": (3, 4, 6, 3), "bottleneck": True},
-    "resnet_101": {"depths": (3, 4, 23, 3), "bottleneck": True},
-    "resnet_152": {"depths": (3, 8, 36, 3), "bottleneck": True},
+    "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
+    "resnet34": {"depths": (3, 4, 6, 3), "bottleneck": False},
+    "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
+    "resnet101": {"depths": (3, 4, 23, 3), "bottleneck": True},
+    "resnet152": {"depths": (3, 8, 36, 3), "bottleneck": True},
 }
-# Pixels a side that leave every map at least one.
-SMALLEST = 32
-# What differs between the sources of weights. Keras pads with zeros before its max pooling; behind
-# a ReLU that is what padding below every value gives.
-FLAVOURS = {
+MIN_IMAGE_SIZE = 32
+# Keras pads its max pooling with zeros and PyTorch with -inf; after a ReLU both give the same.
+VARIANTS = {
     "timm": {},
     "torchvision": {},
     "keras": {"stride_first": True, "use_bias": True, "epsilon": 1.001e-5},
@@ -37,20 +35,20 @@ FLAVOURS = {
 
 
 class Block(nn.Module):
-    """Convolutions, each with BatchNorm, on a residual branch.
+    """Residual block of convolutions, each with BatchNorm.
 
-    Where the shape changes, a strided 1x1 convolution with BatchNorm stands in for the identity.
+    Where the shape changes, the shortcut is a strided 1x1 convolution with BatchNorm.
 
     Attributes:
-      width: channels between the convolutions; a bottleneck gives four times as many.
-      stride: of the block as a whole.
-      bottleneck: 1x1, 3x3 and 1x1 convolutions; otherwise two of 3x3.
-      stride_first: a bottleneck's stride is in its first convolution, not in its 3x3.
-      use_bias: whether convolutions have biases in spite of the BatchNorm behind them.
-      epsilon: BatchNorm's.
-      drop_path: the rate at which stochastic depth leaves the branch out.
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation.
+      width: channels of the inner convolutions; a bottleneck has four times as many outputs.
+      stride: stride of the block.
+      bottleneck: 1x1, 3x3 and 1x1 convolutions; otherwise two 3x3 convolutions.
+      stride_first: put a bottleneck's stride into its first convolution instead of its 3x3.
+      use_bias: whether convolutions have biases, although BatchNorm follows them.
+      epsilon: BatchNorm's epsilon.
+      drop_path: stochastic depth's drop rate, in [0, 1).
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype.
     """
 
     width: int
@@ -67,7 +65,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, update_stats: bool
     ) -> Float[Array, "b h2 w2 c2"]:
-        """Adds the branch to its input, or to the input's projection."""
+        """Returns ReLU of shortcut plus branch."""
         width, stride = self.width, self.stride
 
         def conv_norm(x, size, features, stride, conv_name, norm_name):
@@ -103,20 +101,16 @@ class Block(nn.Module):
         return jax.nn.relu(x + y)
 
 
-class ResNet(nn.Module):
-    """The network without its classifier.
+class ResNet(Backbone):
+    """ResNet V1, with basic or bottleneck blocks.
 
     Attributes:
-      depths: blocks in each stage.
-      bottleneck: which kind of block, see `Block`.
-      widths: channels between the convolutions of each stage's blocks.
+      depths: blocks per stage.
+      bottleneck: block type, see `Block`.
+      widths: channels of the inner convolutions per stage.
       stride_first: see `Block`.
       use_bias: whether convolutions have biases.
-      epsilon: BatchNorm's.
-      drop_path: stochastic depth's rate at the last block; it grows linearly from 0 at the first.
-      remat: whether blocks keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      epsilon: BatchNorm's epsilon.
     """
 
     depths: Sequence[int]
@@ -125,24 +119,13 @@ class ResNet(nn.Module):
     stride_first: bool = False
     use_bias: bool = False
     epsilon: float = 1e-5
-    drop_path: float = 0.0
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns pooled features.
-
-        Args:
-          x: normalised images; 32 pixels a side at least.
-          train: stochastic depth is on.
-          update_stats: BatchNorm uses the batch's statistics and updates the running ones.
-        """
-        blocks = sum(self.depths)
-        rates = [self.drop_path * i / max(blocks - 1, 1) for i in range(blocks)]
+        """Returns features of the last block's channels; see `Backbone`."""
+        rates = drop_path_rates(self.drop_path, sum(self.depths))
         x = Conv(
             self.widths[0], 7, stride=2, use_bias=self.use_bias, dtype=self.dtype, name="stem"
         )(x)

@@ -1,7 +1,7 @@
-"""A plain convolutional network: the baseline to train from scratch on small images.
+"""`simple_cnn`: a small convolutional network, the baseline to train from scratch.
 
-In the manner of VGG (Simonyan and Zisserman, 2014) with BatchNorm (Ioffe and Szegedy, 2015): stages
-of 3x3 convolutions, each stage halving the map, then the average over what is left of it.
+VGG-style (Simonyan and Zisserman, 2014, arXiv:1409.1556) with BatchNorm (Ioffe and Szegedy, 2015,
+arXiv:1502.03167): stages of 3x3 convolutions that halve the map, then global average pooling.
 """
 
 from __future__ import annotations
@@ -10,64 +10,49 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
 NETWORKS = {"simple_cnn": {}}
-# Pixels a side that leave every map at least one.
-SMALLEST = 16
-FLAVOURS = {"bloodjax": {}}
+MIN_IMAGE_SIZE = 16
+VARIANTS = {"bloodjax": {}}
 
 
-class SimpleCNN(nn.Module):
-    """The network without its classifier.
+class SimpleCNN(Backbone):
+    """Stages of 3x3 convolutions, BatchNorm and ReLU.
+
+    `drop_path` is the dropout rate of the pooled features, as there are no residual branches.
 
     Attributes:
-      depths: convolutions in each stage; the first of a stage has stride 2.
-      widths: channels of each stage.
-      drop_path: part of the pooled features that dropout zeroes (there are no residual branches).
-      remat: whether stages keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      depths: convolutions per stage; the first of a stage has stride 2.
+      widths: channels per stage.
     """
 
     depths: Sequence[int] = (1, 2, 2, 2)
     widths: Sequence[int] = (32, 64, 128, 256)
-    drop_path: float = 0.0
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns pooled features.
-
-        Args:
-          x: normalised images, 2 pixels a side and stage at least.
-          train: dropout is on.
-          update_stats: BatchNorm uses and updates the batch's statistics.
-        """
+        """Returns features of `widths[-1]` channels; see `Backbone`."""
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
-            convolve = maybe_remat(SimpleCNN._stage, self.remat)
-            x = convolve(self, x, stage, depth, width, update_stats)
+            run_stage = maybe_remat(SimpleCNN._stage, self.remat)
+            x = run_stage(self, x, stage, depth, width, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
         x = x.mean(axis=(1, 2))
         return Dropout(self.drop_path, axis_name=self.axis_name)(x, train)
 
     def _stage(self, x, stage, depth, width, update_stats):
         for layer in range(depth):
-            stride = 2 if layer == 0 else 1
             name = f"stage_{stage}_conv_{layer}"
             x = nn.Conv(
                 width,
                 (3, 3),
-                strides=stride,
+                strides=2 if layer == 0 else 1,
                 padding=1,
                 use_bias=False,
                 dtype=self.dtype,

@@ -1,4 +1,4 @@
-"""What a network is made of and costs: kinds of modules, parameters, operations."""
+"""Model summary: parameter counts, FLOPs and layer types."""
 
 from __future__ import annotations
 
@@ -14,36 +14,44 @@ from bloodjax.models.head import Network
 from bloodjax.models.norms import BatchNorm, LayerNorm
 
 
-def parameters(name: str, num_classes: int = 1000) -> int:
-    """Trainable parameters under a linear head of `num_classes`."""
+def num_parameters(name: str, num_classes: int = 1000) -> int:
+    """Returns the number of trainable parameters with a linear head of `num_classes`.
+
+    Raises:
+      UserError: `name` is unknown.
+    """
     return sum(leaf.size for leaf in jax.tree.leaves(_shapes(name, num_classes, 96)[1]["params"]))
 
 
 def flops(name: str, size: int, num_classes: int = 1000) -> int:
-    """Floating-point operations of one image's forward pass, two a multiply-add.
+    """Returns the floating-point operations of one image's forward pass.
 
-    Those of convolutions and matrix products, which are nearly all; by tracing, nothing is run.
+    A multiply-add counts as two operations. Only convolutions and matrix products are counted. The
+    network is traced, not run.
 
     Args:
-      name: one of `registry.names()`.
-      size: pixels a side of the image.
-      num_classes: of the linear head.
+      name: name of the network, or an alias.
+      size: side of the image in pixels.
+      num_classes: number of classes of the linear head.
+
+    Raises:
+      UserError: `name` is unknown.
     """
     return _forward(*_shapes(name, num_classes, size), size)
 
 
 def training_flops(network: Network, size: int, freeze: str = "none", cached: bool = False) -> int:
-    """Floating-point operations of one image's training step, two a multiply-add.
+    """Returns the floating-point operations of one image's training step.
 
-    By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) three times a
-    forward pass for what is trained: forward, and the gradients of inputs and of weights. A frozen
-    backbone runs forward only. What is computed twice to save memory counts once.
+    By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) trained layers
+    count three times their forward pass: forward, and the gradients with respect to inputs and to
+    weights. A frozen backbone counts once. Recomputation (`remat`) is not counted.
 
     Args:
-      network: with its head.
-      size: pixels a side of the image.
+      network: the network with its head.
+      size: side of the image in pixels.
       freeze: see `Network.__call__`.
-      cached: the backbone's features are at hand.
+      cached: whether the step reads the backbone's features from a cache instead of computing them.
     """
     variables = jax.eval_shape(network.init, jax.random.key(0), _image(size))
     leaves = flax.traverse_util.flatten_dict(variables["params"]["head"])
@@ -54,29 +62,30 @@ def training_flops(network: Network, size: int, freeze: str = "none", cached: bo
     return forward + 2 * head if freeze == "backbone" else 3 * forward
 
 
-def kinds(network: nn.Module, size: int) -> dict[str, str]:
-    """Path of a module, such as "backbone/stage_0_block_1/dwconv" -> its kind, in a reader's words.
+def layer_types(network: nn.Module, size: int) -> dict[str, str]:
+    """Returns the type of each layer, by the layer's path.
 
-    Only modules of a kind stand there, not the blocks made of them.
+    For example "backbone/stage_0_block_1/norm" -> "LayerNorm". Blocks, which consist of layers, are
+    not included. The network is traced, not run.
 
     Args:
-      network: any; it is traced, not run.
-      size: pixels a side of the image.
+      network: the network.
+      size: side of the image in pixels.
     """
-    found = {}
+    types = {}
 
-    def note(call, args, kwargs, context):
-        kind = _kind(context.module)
-        if kind:
-            found["/".join(context.module.path)] = kind
+    def record(call, args, kwargs, context):
+        layer_type = _layer_type(context.module)
+        if layer_type:
+            types["/".join(context.module.path)] = layer_type
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), _image(size))
-    return found
+    return types
 
 
-def _kind(module: nn.Module) -> str | None:
+def _layer_type(module: nn.Module) -> str | None:
     match module:
         case layers.DepthwiseConv():
             return "depthwise convolution"
@@ -118,7 +127,8 @@ def _count(jaxpr) -> int:
             contracted = equation.params["dimension_numbers"][0][0]
             total += 2 * math.prod(out.shape) * math.prod(shapes[0][i] for i in contracted)
         elif equation.primitive.name == "cond":
-            # A depthwise convolution in one form a platform: the plain one does only what it must.
+            # A depthwise convolution has one implementation per platform. Take the one without
+            # redundant operations.
             counts = [_count(branch.jaxpr) for branch in equation.params["branches"]]
             total += max(counts) if 0 in counts else min(counts)
         else:

@@ -1,6 +1,7 @@
-"""VGG (Simonyan and Zisserman, 2014, arXiv:1409.1556): 11, 13, 16 and 19 layers.
+"""VGG-11, 13, 16 and 19 (Simonyan and Zisserman, 2014, arXiv:1409.1556).
 
-The "_bn" networks have BatchNorm after every convolution, as torchvision introduced them.
+The "_bn" networks, which torchvision introduced, have BatchNorm after every convolution. The
+reference implementations are torchvision's, timm's and `keras.applications`'.
 """
 
 from __future__ import annotations
@@ -11,30 +12,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
-# Convolutions in each of the five stages, by the number of layers with weights.
+# Number of layers with weights -> convolutions in each of the five stages.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 NETWORKS = {
-    f"vgg_{layers}{'_bn' if norm else ''}": {"depths": depths, "norm": norm}
+    f"vgg{layers}{'_bn' if norm else ''}": {"depths": depths, "norm": norm}
     for layers, depths in DEPTHS.items()
     for norm in (False, True)
 }
-# Pixels a side that leave every map at least one.
-SMALLEST = 32
-# What differs between the sources of weights.
-FLAVOURS = {"torchvision": {}, "timm": {"sliding": True}, "keras": {}}
+MIN_IMAGE_SIZE = 32
+VARIANTS = {"torchvision": {}, "timm": {"sliding": True}, "keras": {}}
 
-_WINDOW = 7  # the side of the map that the dense layers see, 224 / 32
+_WINDOW = 7  # side of the dense layers' input map: 224 / 32
 
 
-def _averages(size: int, out: int) -> Float[np.ndarray, "out size"]:
-    """Row i averages the positions from floor(i * size / out) to ceil((i + 1) * size / out)."""
+def _pooling_matrix(size: int, out: int) -> Float[np.ndarray, "out size"]:
+    """Matrix that averages windows [floor(i * size / out), ceil((i + 1) * size / out))."""
     weights = np.zeros((out, size), np.float32)
     for i in range(out):
         start, end = i * size // out, -(-(i + 1) * size // out)
@@ -45,36 +44,32 @@ def _averages(size: int, out: int) -> Float[np.ndarray, "out size"]:
 def adaptive_avg_pool(
     x: Float[Array, "b h w c"], size: tuple[int, int]
 ) -> Float[Array, "b h2 w2 c"]:
-    """Averages to a map of `size`, from a smaller or a larger one.
+    """Average pooling to an output of `size` (height, width), as PyTorch's `adaptive_avg_pool2d`.
 
-    The windows are those of PyTorch's `adaptive_avg_pool2d`: they may overlap, and where the map
-    is smaller than `size` they repeat.
+    Windows overlap where the input's side is no multiple of the output's, and repeat where the
+    input is smaller.
     """
     for axis, out in zip((1, 2), size, strict=True):
         if x.shape[axis] != out:
-            weights = jnp.asarray(_averages(x.shape[axis], out), x.dtype)
+            weights = jnp.asarray(_pooling_matrix(x.shape[axis], out), x.dtype)
             pooled = jnp.tensordot(x, weights, axes=((axis,), (1,)), precision="highest")
             x = jnp.moveaxis(pooled, -1, axis)
     return x
 
 
-class VGG(nn.Module):
-    """The network without its classifier.
+class VGG(Backbone):
+    """VGG. Has no residual branches, so `drop_path` and `train` have no effect.
 
-    Sows the map before each of the five max pools, after its ReLU.
+    It sows five stages: the maps before the max pools.
 
     Attributes:
-      depths: convolutions in each stage.
+      depths: convolutions per stage.
       norm: whether BatchNorm follows each convolution.
-      widths: channels of each stage.
-      top: whether the features go through the two dense layers of 4096 of the ImageNet network;
-        otherwise they are the averages of the last map.
-      sliding: where the last map is larger than 7x7, the dense layers see each of its 7x7 windows,
-        and the features are averages over these; otherwise the map is averaged to 7x7 first.
-      drop_path: without effect, as there are no residual branches.
-      remat: whether stages keep their inputs alone for the gradient (`layers.maybe_remat`).
-      axis_name: pmap's axis, or None under jit.
-      dtype: of the computation; parameters stay float32.
+      widths: channels per stage.
+      top: include the ImageNet network's two dense layers of 4096; otherwise the features are the
+        global average of the last map.
+      sliding: on a last map larger than 7x7, apply the dense layers to every 7x7 window and average
+        the results, as timm does; otherwise pool the map to 7x7 first, as torchvision does.
     """
 
     depths: Sequence[int]
@@ -82,27 +77,17 @@ class VGG(nn.Module):
     widths: Sequence[int] = (64, 128, 256, 512, 512)
     top: bool = False
     sliding: bool = False
-    drop_path: float = 0.0
-    remat: bool = False
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
-        """Returns features: 4096 with `top`, otherwise as many as the last stage's channels.
-
-        Args:
-          x: normalised images; 32 pixels a side at least.
-          train: without effect.
-          update_stats: BatchNorm uses and updates the batch's statistics.
-        """
+        """Returns features of 4096 channels with `top`, else `widths[-1]`; see `Backbone`."""
         del train
         x = x.astype(self.dtype)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
-            convolve = maybe_remat(VGG._stage, self.remat)
-            x = convolve(self, x, stage, depth, width, update_stats)
+            run_stage = maybe_remat(VGG._stage, self.remat)
+            x = run_stage(self, x, stage, depth, width, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
             x = max_pool(x, 2, 2, "valid")
         return self._top(x) if self.top else x.mean(axis=(1, 2))
@@ -123,9 +108,9 @@ class VGG(nn.Module):
         return x
 
     def _top(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 4096"]:
-        """The dense layers, over one window or several."""
-        floor = x.shape[1:3] if self.sliding else (_WINDOW, _WINDOW)
-        rows, columns = (max(_WINDOW, n) for n in floor)
+        """Applies the dense layers to each 7x7 window, and averages over windows."""
+        size = x.shape[1:3] if self.sliding else (_WINDOW, _WINDOW)
+        rows, columns = (max(_WINDOW, n) for n in size)
         x = adaptive_avg_pool(x, (rows, columns))
         windows = [
             x[:, i : i + _WINDOW, j : j + _WINDOW].reshape(x.shape[0], -1)

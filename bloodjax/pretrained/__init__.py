@@ -1,1 +1,1 @@
-"""Pretrained weights: where they come from, how their tensors map onto ours, and a strict merge."""
+"""Pretrained weights: reading files, mapping tensor names, and a strict merge into a network."""

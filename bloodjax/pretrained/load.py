@@ -1,4 +1,8 @@
-"""A network's initial weights: the source that a config or a caller names, merged strictly."""
+"""Loading pretrained weights: find the file, read its tensors, and merge them into a network.
+
+`load_weights` returns `Weights`, which know the architecture that they are weights of; their
+methods build the network and fill its variables.
+"""
 
 from __future__ import annotations
 
@@ -12,119 +16,188 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from bloodjax import models
 from bloodjax.errors import UserError
-from bloodjax.models import registry
+from bloodjax.models import Architecture
 from bloodjax.models.head import Network
-from bloodjax.pretrained import bloodjax_file, hub, name_maps, readers, terms
+from bloodjax.pretrained import bloodjax_file, hub, name_maps, pretrained_cfg, readers
 from bloodjax.pretrained.merge import merge
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 
-# The value of `config.model.weights` that stands for the network's default source.
+# Value of `config.model.weights` that stands for the network's default weights.
 DEFAULT = "imagenet"
-# What a new head takes the place of: the classifier, and VGG's dense layers before it.
-HEAD = ("head", "backbone/top_0", "backbone/top_1")
+# Modules that a new head replaces: the classifier, and VGG's dense layers before it.
+_HEAD = ("head", "backbone/top_0", "backbone/top_1")
 _CLASSIFIER = "params/head/logits/bias"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights as their source has them.
+    """Pretrained weights and the network that they are of.
 
     Attributes:
-      name: of the network that they are for.
-      source: where they come from, and their terms; its `location` names one revision for good
-        where the source has revisions.
-      arrays: by the source's names.
+      architecture: the network.
+      pretrained_cfg: origin, preprocessing and licence. On the Hub, `location` names the commit.
+      arrays: tensors by their names in the file.
     """
 
-    name: str
-    source: PretrainedCfg
+    architecture: Architecture
+    pretrained_cfg: PretrainedCfg
     arrays: Mapping[str, np.ndarray]
 
     @property
     def num_classes(self) -> int:
-        """Of their classifier; 0 where they have none."""
-        logits = [array for key, array in self.arrays.items() if self._path(key) == _CLASSIFIER]
-        return logits[0].size if logits else 0
+        """Number of classes of the classifier; 0 if the weights have none."""
+        name_map = self._name_map()
+        biases = [
+            array
+            for name, array in self.arrays.items()
+            if name_maps.map_name(name, name_map)[0] == _CLASSIFIER
+        ]
+        return biases[0].size if biases else 0
 
-    def into(self, variables: PyTree, replace: tuple[str, ...] = ()) -> PyTree:
-        """`variables` with these weights in place of its own.
+    def backbone(self) -> PyTree:
+        """Returns the backbone's variables, without VGG's dense layers.
 
-        Args:
-          variables: `{"params": ..., "batch_stats": ...}`, arrays or shapes.
-          replace: what keeps its own variables; see `merge.merge`.
+        Returns:
+          `{"params": {"backbone": ...}, "batch_stats": {"backbone": ...}}`, as
+          `models.init_variables` accepts them.
 
         Raises:
-          UserError: these are not the network's weights.
+          UserError: the weights are not this network's.
         """
-        return merge(
-            self.arrays, self._table, variables, source=self.source.location, replace=replace
-        )
+        return self._merged(_backbone(_shapes(self.linear(1))), _HEAD)
 
-    @property
-    def _table(self) -> name_maps.Table:
-        return name_maps.table(registry.family(self.name), self.source.rules, self.name)
+    def classifier(self) -> tuple[Network, PyTree]:
+        """Returns the network as published, with its linear classifier, and its variables.
 
-    def _path(self, key: str) -> str | None:
-        return name_maps.target(key, self._table)[0]
+        If the weights have no classifier, the variables have none either.
+
+        Raises:
+          UserError: the weights are not this network's.
+        """
+        classes = self.num_classes
+        model = self.linear(classes or 1, top=classes > 0)
+        shapes = _shapes(model)
+        return model, self._merged(shapes if classes else _backbone(shapes))
+
+    def model(self, num_classes: int, *, replace_head: bool = False) -> tuple[Network, PyTree]:
+        """Returns a network with a linear head, and its variables.
+
+        Args:
+          num_classes: number of logits.
+          replace_head: initialise the head at random instead of taking it from the weights.
+
+        Raises:
+          UserError: the weights are not this network's, or are of another number of classes.
+        """
+        model = self.linear(num_classes, top=not replace_head)
+        if not replace_head:
+            return model, self._merged(_shapes(model))
+        return model, models.init_variables(model, given=self.backbone())
+
+    def linear(self, num_classes: int, *, top: bool = False) -> Network:
+        """Builds the network, in the variant of the weights, with a linear head."""
+        return self.architecture.linear(num_classes, variant=self.pretrained_cfg.variant, top=top)
+
+    def _merged(self, variables: PyTree, replace: tuple[str, ...] = ()) -> PyTree:
+        location = self.pretrained_cfg.location
+        return merge(self.arrays, self._name_map(), variables, location=location, replace=replace)
+
+    def _name_map(self) -> name_maps.NameMap:
+        return name_maps.name_map(self.architecture, self.pretrained_cfg.naming)
 
 
-def read(name: str, weights: str, flavour: str = "") -> Weights:
-    """The weights that `weights` stands for.
+def load_weights(name: str, weights: str, variant: str = "") -> Weights:
+    """Reads a network's pretrained weights.
 
     Args:
-      name: of the network.
-      weights: "imagenet", the network's default source; or a location as `readers.locate` takes it.
-      flavour: of the network; by default what the source says, or what its naming suggests.
+      name: name of the network, or an alias.
+      weights: "imagenet" for the network's default weights, or a location that `readers.locate`
+        accepts.
+      variant: variant of the network; by default the one that the weights were trained with.
 
     Raises:
-      UserError: the network has no default source, or the weights cannot be had or read.
+      UserError: the name is unknown, the network has no default weights, or the weights cannot be
+        found or read.
     """
-    default = DEFAULTS.get(name)
+    architecture = models.architecture(name)
+    default = DEFAULTS.get(architecture.name)
     if weights == DEFAULT:
         if default is None:
             raise UserError(
-                f"{name} has no default weights: expected config.model.weights=FILE, or empty to "
-                "train from scratch"
+                f"{architecture.name} has no default weights: expected config.model.weights=FILE, "
+                "or empty to train from scratch"
             )
         weights = default.location
     path = readers.locate(weights)
-    tensors = readers.read(path)
-    source = bloodjax_file.source(weights, name, tensors.metadata)
-    if source is None and default and _pinned(weights, "-") == _pinned(default.location, "-"):
-        source = default
-    if source is None:
-        naming = _naming(name, tensors.arrays)
-        config = _beside(weights)
-        source = (
-            terms.from_timm(name, weights, naming, config)
-            if config
-            else terms.assumed(name, weights, naming, default)
+    tensors = readers.read_tensors(path)
+    cfg = bloodjax_file.parse_metadata(weights, architecture, tensors.metadata)
+    if cfg is None and default and _pin(weights, "-") == _pin(default.location, "-"):
+        cfg = default
+    if cfg is None:
+        naming = _detect_naming(architecture, tensors.arrays)
+        stated = _config_on_hub(weights)
+        cfg = (
+            pretrained_cfg.from_timm(architecture, weights, naming, stated)
+            if stated
+            else pretrained_cfg.inferred(architecture, weights, naming)
         )
-    source = dataclasses.replace(
-        source,
-        location=_pinned(weights, hub.revision(path)),
-        flavour=flavour or source.flavour,
+    cfg = dataclasses.replace(
+        cfg, location=_pin(weights, hub.revision(path)), variant=variant or cfg.variant
     )
-    return Weights(name, source, tensors.arrays)
+    return Weights(architecture, cfg, tensors.arrays)
 
 
-def _naming(name: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """The naming whose rules lead the most tensors to a variable; the merge is strict later."""
-    family = registry.family(name)
-    tables = {naming: name_maps.table(family, naming, name) for naming in name_maps.names(family)}
-    if not tables:
-        return bloodjax_file.FORMAT  # the merge says what does not fit
-    ours = flax.traverse_util.flatten_dict(_shapes(registry.linear(name, 1, top=True)), sep="/")
+def create_model(
+    name: str, weights: str | None = None, num_classes: int = 1000, *, replace_head: bool = False
+) -> tuple[Network, PyTree]:
+    """Creates a network with a linear head, and its variables.
 
-    def placed(naming: str) -> int:
-        return sum(name_maps.target(tensor, tables[naming])[0] in ours for tensor in arrays)
+    Run it with `model.apply(variables, x, train=False)`.
 
-    return max(tables, key=placed)
+    Args:
+      name: name of the network, as `bloodjax.list_models` returns it, or an alias such as Keras's
+        `ResNet50`.
+      weights: "imagenet" (the network's default weights), a file, `hf:OWNER/NAME[@REVISION][:FILE]`
+        or `package:NAME`; None for random weights from a fixed seed.
+      num_classes: number of logits.
+      replace_head: initialise the classifier at random instead of taking it from the weights;
+        necessary if the weights are of another number of classes.
+
+    Returns:
+      The module, and `{"params": ..., "batch_stats": ...}` in float32. The module maps normalised
+      float32 RGB images [batch, height, width, 3] to float32 logits [batch, num_classes].
+
+    Raises:
+      UserError: the name is unknown; the weights cannot be found or read; or they are not this
+        network's, or are of another number of classes and `replace_head` is False.
+    """
+    if weights is None:
+        return models.random_model(name, num_classes)
+    return load_weights(name, weights).model(num_classes, replace_head=replace_head)
 
 
-def _beside(location: str) -> pathlib.Path | None:
-    """The `config.json` in the same repository of the Hub, where there is one."""
+def _detect_naming(architecture: Architecture, arrays: Mapping[str, np.ndarray]) -> str:
+    """The naming whose map matches the most tensors to variables; the merge is strict later."""
+    candidates = {
+        naming: name_maps.name_map(architecture, naming)
+        for naming in name_maps.namings(architecture.family)
+    }
+    if not candidates:
+        return bloodjax_file.FORMAT  # the merge then lists what does not match
+    shapes = _shapes(architecture.linear(1, top=True))
+    ours = flax.traverse_util.flatten_dict(shapes, sep="/")
+
+    def matches(naming: str) -> int:
+        name_map = candidates[naming]
+        return sum(name_maps.map_name(tensor, name_map)[0] in ours for tensor in arrays)
+
+    return max(candidates, key=matches)
+
+
+def _config_on_hub(location: str) -> pathlib.Path | None:
+    """The `config.json` in the weights' repository on the Hub, if there is one."""
     match = re.match(r"hf:([^@:]+)(?:@([^:]+))?", location)
     try:
         return hub.fetch(match[1], "config.json", match[2]) if match else None
@@ -132,69 +205,14 @@ def _beside(location: str) -> pathlib.Path | None:
         return None
 
 
-def _pinned(location: str, revision: str) -> str:
-    """The location, naming the revision that it was found to stand for."""
+def _pin(location: str, revision: str) -> str:
+    """A location on the Hub with its revision replaced; other locations unchanged."""
     match = re.fullmatch(r"(hf:[^@:]+)(?:@[^:]+)?(:.+)?", location)
     return f"{match[1]}@{revision}{match[2] or ''}" if match and revision else location
 
 
-def backbone(weights: Weights) -> PyTree:
-    """`{"params": {"backbone": ...}, "batch_stats": {"backbone": ...}}` of the weights.
-
-    Raises:
-      UserError: these are not the network's weights.
-    """
-    model = registry.build(weights.name, 1, flavour=weights.source.flavour)
-    return weights.into(_backbone(_shapes(model)), HEAD)
-
-
-def classifier(weights: Weights) -> tuple[Network, PyTree]:
-    """The network that the weights are of, linear classifier and all, and its variables.
-
-    Without a classifier in the weights, the variables have none either.
-
-    Raises:
-      UserError: these are not the network's weights.
-    """
-    flavour, classes = weights.source.flavour, weights.num_classes
-    model = registry.linear(weights.name, classes or 1, flavour=flavour, top=classes > 0)
-    shapes = _shapes(model)
-    return model, weights.into(shapes if classes else _backbone(shapes))
-
-
-def create_model(
-    name: str, weights: str | None = None, num_classes: int = 1000, *, replace_head: bool = False
-) -> tuple[Network, PyTree]:
-    """A network with a linear head, and its variables: `model.apply(variables, x, train=False)`.
-
-    Args:
-      name: one of `bloodjax.models.names()`.
-      weights: "imagenet" (the network's default source), a file, `hf:OWNER/NAME`, `package:NAME`,
-        or None for random weights, the same ones every time.
-      num_classes: number of logits.
-      replace_head: keep a random classifier in place of the source's.
-
-    Returns:
-      The module, and `{"params": ..., "batch_stats": ...}`. It maps normalised float32 images
-      [batch, height, width, 3] to logits [batch, num_classes].
-
-    Raises:
-      UserError: `name` is not known; the weights cannot be had or read, or are not this network's,
-        such as those of another number of classes without `replace_head`.
-    """
-    if weights is None:
-        return registry.create_model(name, num_classes)
-    registry.family(name)  # an unknown name is the first thing to say
-    loaded = read(name, weights)
-    model = registry.linear(name, num_classes, flavour=loaded.source.flavour, top=not replace_head)
-    shapes = _shapes(model)
-    if not replace_head:
-        return model, loaded.into(shapes)
-    return model, registry.draw(model, given=loaded.into(_backbone(shapes), HEAD))
-
-
 def _shapes(model: Network) -> PyTree:
-    return jax.eval_shape(lambda: registry.draw(model))
+    return jax.eval_shape(lambda: models.init_variables(model))
 
 
 def _backbone(variables: PyTree) -> PyTree:

@@ -1,7 +1,7 @@
-"""The strict merge of a source's tensors into a network's variables.
+"""Strict merge of a file's tensors into a network's variables.
 
-In the manner of big_vision's `merge_params`: whatever is missing, unexpected or misshapen is
-listed, and then nothing is merged at all.
+As in big_vision's `merge_params`, any missing, unexpected or misshapen tensor is an error, which
+lists them.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax.errors import UserError
-from bloodjax.pretrained.name_maps import TRANSFORMS, Table, target
+from bloodjax.pretrained.name_maps import TRANSFORMS, NameMap, map_name
 
-# Of each kind of difference, this many are named.
-_NAMED = 4
+# An error lists at most this many tensors of each category.
+_LISTED = 4
 
 
 def merge(
     tensors: Mapping[str, np.ndarray],
-    table: Table,
+    name_map: NameMap,
     variables: PyTree,
     *,
-    source: str,
+    location: str,
     replace: tuple[str, ...] = (),
 ) -> PyTree:
-    """`variables` with the source's tensors in place of its own.
+    """Returns a network's variables with the values of the tensors.
 
     Args:
-      tensors: arrays by the source's names.
-      table: the rules that name ours.
-      variables: `{"params": ..., "batch_stats": ...}` of arrays or of shapes.
-      source: what errors call the weights.
-      replace: paths such as "head" whose variables are kept as they are: the source's tensors
-        for them are left out, and they need none. Each is compared with the part of a path that
-        follows "params/" or "batch_stats/".
+      tensors: arrays by their names in the file.
+      name_map: maps these names to our variables.
+      variables: `{"params": ..., "batch_stats": ...}` of arrays or shapes.
+      location: location of the weights, for errors.
+      replace: modules, such as "head" or "backbone/top_0", whose variables are kept. Tensors of
+        these modules are ignored and may be missing.
 
     Returns:
-      The merged variables; float32, whatever the source's precision.
+      The merged variables, in float32 whatever the tensors' dtype.
 
     Raises:
-      UserError: tensors are missing, unexpected or of another shape, or two are for one variable.
+      UserError: tensors are missing, unexpected or of another shape, or two map to one variable.
     """
     ours = flax.traverse_util.flatten_dict(variables, sep="/")
     kept = {path for path in ours if _under(path, replace)}
     merged, unexpected, misshapen = {}, [], []
     for name, tensor in tensors.items():
-        path, transform = target(name, table)
+        path, transform = map_name(name, name_map)
         if path == "":
             unexpected.append(name)
         elif path is None or _under(path, replace):
@@ -71,15 +70,15 @@ def merge(
     ]
     if any(problems):
         raise UserError(
-            f"{source}: these are not the network's weights: {'; '.join(filter(None, problems))}"
+            f"{location}: these are not the network's weights: {'; '.join(filter(None, problems))}"
         )
     kept_values = {path: ours[path] for path in kept}
-    whole = flax.traverse_util.unflatten_dict(merged | kept_values, sep="/")
-    return {"params": whole.get("params", {}), "batch_stats": whole.get("batch_stats", {})}
+    result = flax.traverse_util.unflatten_dict(merged | kept_values, sep="/")
+    return {"params": result.get("params", {}), "batch_stats": result.get("batch_stats", {})}
 
 
 def flatten(variables: PyTree) -> dict[str, np.ndarray]:
-    """Host arrays by path, such as "params/backbone/stem/kernel"."""
+    """Returns variables as NumPy arrays by path, such as "params/backbone/stem/kernel"."""
     flat = flax.traverse_util.flatten_dict(jax.device_get(variables), sep="/")
     return {path: np.asarray(value) for path, value in flat.items()}
 
@@ -93,12 +92,12 @@ def _transformed(tensor: np.ndarray, transform: str) -> np.ndarray | None:
     try:
         return TRANSFORMS[transform](np.asarray(tensor))
     except (IndexError, ValueError):
-        return None  # not even the number of axes fits
+        return None  # the number of axes is wrong
 
 
-def _list(kind: str, found: list[str]) -> str:
+def _list(problem: str, found: list[str]) -> str:
     if not found:
         return ""
-    found = sorted(found)  # a file's own order is no one's concern, and may change
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f"{len(found)} {kind} ({', '.join(found[:_NAMED])}{more})"
+    found = sorted(found)  # the order in the file is arbitrary
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"{len(found)} {problem} ({', '.join(found[:_LISTED])}{more})"

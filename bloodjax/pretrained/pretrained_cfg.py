@@ -1,34 +1,49 @@
-"""Each network's default ImageNet weights, and what must be known to use them rightly."""
+"""`PretrainedCfg`: origin, preprocessing and licence of weights, and each network's default.
+
+The default ImageNet weights are listed in `DEFAULTS`. For other files the preprocessing comes from
+the `config.json` that timm writes (`from_timm`) or follows from the tensors' naming (`inferred`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 
+from bloodjax.errors import UserError
+from bloodjax.models.registry import Architecture
+
+# (mean, std): ImageNet's statistics, and the mapping of 0..1 to -1..1.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _HALVED = {"mean": HALF[0], "std": HALF[1]}
-_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+# Keras's `preprocess_input` has three modes: "caffe" subtracts ImageNet's mean from images in
+# 0..255 and does not divide; "tf" maps to -1..1; "torch" normalises by ImageNet's mean and std, as
+# do the networks that normalise inside the model. Families that are not listed use the last.
+_CAFFE = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+_KERAS_STATISTICS = {"mobilenet": HALF, "inception": HALF, "vgg": _CAFFE, "resnet": _CAFFE}
+_KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedCfg:
-    """Weights and their terms.
+    """Origin, preprocessing and licence of pretrained weights.
 
     Attributes:
-      location: as `readers.locate` takes it.
-      rules: the naming of its tensors, a key of the family's `RULES`.
-      flavour: of the network that the weights were trained in.
-      mean: of the red, green and blue channel, in 0..1, subtracted from the images.
-      std: of each channel, in 0..1, by which they are divided then.
-      size: pixels a side of the images in training.
-      interpolation: by which images were brought to that size.
-      licence: an SPDX identifier; empty where it is not known.
-      citation: the paper.
+      location: where the file is, as `readers.locate` accepts it.
+      naming: naming convention of its tensors, a key of the family's `NAME_MAPS`.
+      variant: variant of the network that the weights were trained with.
+      mean: per-channel (RGB) mean that images in 0..1 are normalised with.
+      std: per-channel standard deviation in 0..1 that images are normalised with.
+      size: side of the training images in pixels.
+      interpolation: interpolation that training images were resized with.
+      licence: SPDX identifier; empty if unknown.
+      citation: the paper; empty if unknown.
     """
 
     location: str
-    rules: str
-    flavour: str
+    naming: str
+    variant: str
     mean: tuple[float, float, float] = IMAGENET[0]
     std: tuple[float, float, float] = IMAGENET[1]
     size: int = 224
@@ -37,25 +52,25 @@ class PretrainedCfg:
     citation: str = ""
 
 
-# The paper of each family, by the start of its networks' names.
+# Prefix of network names -> paper.
 _CITATIONS = {
     "convnext_": "Liu et al., A ConvNet for the 2020s, 2022, arXiv:2201.03545",
     "convnextv2_": "Woo et al., ConvNeXt V2, 2023, arXiv:2301.00808",
-    "densenet_": "Huang et al., Densely Connected Convolutional Networks, 2016, arXiv:1608.06993",
+    "densenet": "Huang et al., Densely Connected Convolutional Networks, 2016, arXiv:1608.06993",
     "efficientnet_": "Tan and Le, EfficientNet, 2019, arXiv:1905.11946",
     "efficientnetv2_": "Tan and Le, EfficientNetV2, 2021, arXiv:2104.00298",
     "inception_v3": "Szegedy et al., Rethinking the Inception Architecture, 2015, arXiv:1512.00567",
-    "mobilenet_v1_": "Howard et al., MobileNets, 2017, arXiv:1704.04861",
-    "resnet_": "He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385",
-    "vgg_": "Simonyan and Zisserman, Very Deep Convolutional Networks, 2014, arXiv:1409.1556",
+    "mobilenetv1_": "Howard et al., MobileNets, 2017, arXiv:1704.04861",
+    "resnet": "He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385",
+    "vgg": "Simonyan and Zisserman, Very Deep Convolutional Networks, 2014, arXiv:1409.1556",
 }
 
 
 def _citation(name: str) -> str:
-    return next(paper for start, paper in _CITATIONS.items() if name.startswith(start))
+    return next(paper for prefix, paper in _CITATIONS.items() if name.startswith(prefix))
 
 
-# What timm publishes on the Hub, and where its terms are not the usual ones of `PretrainedCfg`.
+# Network -> (timm's name on the Hub, fields that differ from `PretrainedCfg`'s defaults).
 _TIMM: dict[str, tuple[str, dict[str, object]]] = {
     "convnext_atto": ("convnext_atto.d2_in1k", {}),
     "convnext_femto": ("convnext_femto.d1_in1k", {}),
@@ -65,13 +80,13 @@ _TIMM: dict[str, tuple[str, dict[str, object]]] = {
         f"convnext_{size}": (f"convnext_{size}.fb_in22k_ft_in1k", {})
         for size in ("tiny", "small", "base", "large", "xlarge")
     },
-    # V2's "small" was never published with weights.
+    # No weights of convnextv2_small were published.
     **{
         f"convnextv2_{size}": (f"convnextv2_{size}.fcmae_ft_in1k", {"licence": "cc-by-nc-4.0"})
         for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
     },
-    "densenet_121": ("densenet121.ra_in1k", {}),
-    **{f"densenet_{layers}": (f"densenet{layers}.tv_in1k", {}) for layers in (161, 169, 201)},
+    "densenet121": ("densenet121.ra_in1k", {}),
+    **{f"densenet{layers}": (f"densenet{layers}.tv_in1k", {}) for layers in (161, 169, 201)},
     "efficientnet_b0": ("efficientnet_b0.ra_in1k", {}),
     "efficientnet_b1": ("efficientnet_b1.ft_in1k", {}),
     "efficientnet_b2": ("efficientnet_b2.ra_in1k", {"size": 256}),
@@ -94,10 +109,10 @@ _TIMM: dict[str, tuple[str, dict[str, object]]] = {
     "efficientnetv2_m": ("tf_efficientnetv2_m.in21k_ft_in1k", {**_HALVED, "size": 384}),
     "efficientnetv2_l": ("tf_efficientnetv2_l.in21k_ft_in1k", {**_HALVED, "size": 384}),
     "inception_v3": ("inception_v3.tv_in1k", {**_HALVED, "size": 299}),
-    "mobilenet_v1_100": ("mobilenetv1_100.ra4_e3600_r224_in1k", _HALVED),
-    **{f"resnet_{layers}": (f"resnet{layers}.a1_in1k", {}) for layers in (18, 34, 50, 101, 152)},
+    "mobilenetv1_100": ("mobilenetv1_100.ra4_e3600_r224_in1k", _HALVED),
+    **{f"resnet{layers}": (f"resnet{layers}.a1_in1k", {}) for layers in (18, 34, 50, 101, 152)},
     **{
-        f"vgg_{layers}": (
+        f"vgg{layers}": (
             f"vgg{layers}.tv_in1k",
             {"interpolation": "bilinear", "licence": "bsd-3-clause"},
         )
@@ -106,11 +121,11 @@ _TIMM: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def _timm(name: str, model: str, terms: dict[str, object]) -> PretrainedCfg:
-    """The weights of timm's name `model`; by "tf_" it marks what follows Google's own code."""
-    terms = {"licence": "apache-2.0", "citation": _citation(name), **terms}
-    flavour = "tf" if model.startswith("tf_") else "timm"
-    return PretrainedCfg(f"hf:timm/{model}", "timm", flavour, **terms)
+def _timm(name: str, model: str, fields: dict[str, object]) -> PretrainedCfg:
+    """The configuration of weights on the Hub; "tf_" in timm's name means the variant "tf"."""
+    fields = {"licence": "apache-2.0", "citation": _citation(name), **fields}
+    variant = "tf" if model.startswith("tf_") else "timm"
+    return PretrainedCfg(f"hf:timm/{model}", "timm", variant, **fields)
 
 
 DEFAULTS: dict[str, PretrainedCfg] = {
@@ -123,16 +138,77 @@ DEFAULTS: dict[str, PretrainedCfg] = {
         licence="apache-2.0",
         citation=_citation("efficientnet_lite0"),
     ),
-    # Only Keras has the narrower ones, and not on the Hub.
+    # The narrower widths exist in Keras only, and not on the Hub.
     **{
-        f"mobilenet_v1_{width}": PretrainedCfg(
-            f"{_KERAS}/mobilenet/mobilenet_{url}_224_tf.h5",
+        f"mobilenetv1_{width}": PretrainedCfg(
+            f"{_KERAS_URL}/mobilenet/mobilenet_{url}_224_tf.h5",
             "keras",
             "keras",
             *HALF,
             licence="apache-2.0",
-            citation=_citation("mobilenet_v1_"),
+            citation=_citation("mobilenetv1_"),
         )
         for width, url in (("075", "7_5"), ("050", "5_0"), ("025", "2_5"))
     },
 }
+
+
+def inferred(architecture: Architecture, location: str, naming: str) -> PretrainedCfg:
+    """Infers the configuration of weights that have no metadata, from the naming of their tensors.
+
+    The network's default weights decide if they have the same naming; otherwise the conventions of
+    the library that the naming belongs to.
+
+    Args:
+      architecture: the network.
+      location: location of the weights.
+      naming: naming convention of their tensors, a key of the family's `NAME_MAPS`.
+    """
+    default = DEFAULTS.get(architecture.name)
+    if default and default.naming == naming:
+        return PretrainedCfg(
+            location, naming, default.variant, default.mean, default.std, default.size
+        )
+    mean, std = IMAGENET
+    if naming.startswith("keras"):
+        mean, std = _KERAS_STATISTICS.get(architecture.family, IMAGENET)
+    elif naming == "flat":  # Google's Lite networks
+        mean, std = HALF
+    return PretrainedCfg(location, naming, _variant(architecture, naming), mean, std)
+
+
+def from_timm(
+    architecture: Architecture, location: str, naming: str, path: pathlib.Path
+) -> PretrainedCfg:
+    """Reads the configuration from the `config.json` that timm writes beside weights on the Hub.
+
+    Args:
+      architecture: the network.
+      location: location of the weights.
+      naming: naming convention of their tensors.
+      path: path of the downloaded `config.json`.
+
+    Raises:
+      UserError: the file cannot be read, or timm did not write it.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        stated = content["pretrained_cfg"]
+        tf = "tf" in architecture.variants and content["architecture"].startswith("tf_")
+        return PretrainedCfg(
+            location,
+            naming,
+            "tf" if tf else _variant(architecture, naming),
+            tuple(map(float, stated["mean"])),
+            tuple(map(float, stated["std"])),
+            int(stated["input_size"][-1]),
+            stated["interpolation"],
+            stated.get("license") or "",
+        )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{location}: config.json is not timm's ({error!r})") from error
+
+
+def _variant(architecture: Architecture, naming: str) -> str:
+    """The variant of the library that a naming belongs to, or else the network's default."""
+    return naming if naming in architecture.variants else next(iter(architecture.variants))

@@ -1,7 +1,7 @@
-"""Files of weights: where a source's file is, and the tensors in it by the source's names.
+"""Locating weight files and reading their tensors, whatever the format.
 
-A source is what `config.model.weights` says: a path, `hf:OWNER/NAME[@REVISION][:FILE]` on the
-Hugging Face Hub, or `package:NAME`, a Python package that is installed for the file in it.
+A location, the value of `config.model.weights`, is a path, `hf:OWNER/NAME[@REVISION][:FILE]` on the
+Hugging Face Hub, or `package:NAME`: an installed Python package that contains one weight file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -26,26 +25,26 @@ _HUB_FILE = "model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """What a file of weights holds.
+    """Content of a weight file.
 
     Attributes:
-      arrays: by the source's names; Keras's as "<layer>/<variable>" (see `keras_file`).
-      metadata: a safetensors file's; {} for the others, which have none.
+      arrays: tensors by their names in the file; Keras's as "<layer>/<variable>".
+      metadata: metadata of a safetensors file; {} for the other formats, which have none.
     """
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, str]
 
 
-def read(path: pathlib.Path) -> Tensors:
-    """The tensors of a file, whose suffix says what it is. No code in it is ever run.
+def read_tensors(path: pathlib.Path) -> Tensors:
+    """Reads a weight file in the format that its suffix says, without running code from it.
 
     Raises:
-      UserError: the file is missing, damaged, of another kind, or wants code run.
+      UserError: the file is missing or damaged, has another format, or refers to code.
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {found}, expected a file of weights ({', '.join(SUFFIXES)})")
+        raise UserError(f"{path}: {found}, expected a weight file ({', '.join(SUFFIXES)})")
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return Tensors(*safetensors_file.read(path))
@@ -56,54 +55,43 @@ def read(path: pathlib.Path) -> Tensors:
     raise UserError(f"{path}: suffix {suffix!r}, expected one of {', '.join(SUFFIXES)}")
 
 
-def write_safetensors(
-    path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> None:
-    """Writes what `read` reads back, whole or not at all.
+def locate(location: str) -> pathlib.Path:
+    """Returns the path of a weight file; one on the Hub is downloaded unless it is cached.
 
     Raises:
-      UserError: `path` cannot be written to.
+      UserError: the location is malformed or is a web address, or the file cannot be found or
+        downloaded.
     """
-    safetensors_file.write(path, arrays, metadata)
-
-
-def locate(source: str) -> pathlib.Path:
-    """The file of a source; one on the Hub is downloaded unless it is cached.
-
-    Raises:
-      UserError: the source is malformed, or its file is not to be had; a web address among them,
-        which a user fetches.
-    """
-    if source.startswith("hf:"):
-        match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([^:]+))?", source)
+    if location.startswith("hf:"):
+        match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([^:]+))?", location)
         if not match:
-            raise UserError(f"{source!r}: expected hf:OWNER/NAME[@REVISION][:FILE]")
+            raise UserError(f"{location!r}: expected hf:OWNER/NAME[@REVISION][:FILE]")
         return hub.fetch(match[1], match[3] or _HUB_FILE, match[2])
-    if source.startswith("package:"):
-        return _in_package(source.removeprefix("package:"))
-    if source.startswith(("https://", "http://")):
+    if location.startswith("package:"):
+        return _in_package(location.removeprefix("package:"))
+    if location.startswith(("https://", "http://")):
         raise UserError(
-            f"{source}: nothing is downloaded from there: fetch it, and pass it with "
+            f"{location}: web addresses are not downloaded: download the file, and pass it with "
             "--config.model.weights=FILE"
         )
-    path = pathlib.Path(source).expanduser()
-    if not source or not path.is_file():
+    path = pathlib.Path(location).expanduser()
+    if not location or not path.is_file():
         raise UserError(
-            f"{source!r}: no such file, expected a path, hf:OWNER/NAME[@REVISION][:FILE] or "
+            f"{location!r}: no such file, expected a path, hf:OWNER/NAME[@REVISION][:FILE] or "
             "package:NAME"
         )
     return path
 
 
 def _in_package(name: str) -> pathlib.Path:
-    """The one file of weights that an installed package holds; nothing of it is imported."""
+    """The only weight file of an installed package, which is not imported."""
     if not re.fullmatch(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?", name):
-        raise UserError(f"'package:{name}': expected package:NAME, a package's name on PyPI")
+        raise UserError(f"'package:{name}': expected package:NAME, the name of a package on PyPI")
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(f"package {name} is not installed: pip install {name}") from error
-    # A .pth beside the packages, not within one, is Python's own: it extends the import path.
+    # A .pth file at the top of site-packages is Python's own: it extends the import path.
     files = [
         file
         for file in distribution.files or ()
@@ -112,9 +100,9 @@ def _in_package(name: str) -> pathlib.Path:
     if len(files) != 1:
         found = ", ".join(map(str, files)) or "none"
         raise UserError(
-            f"package {name}: files of weights in it: {found}; expected one ({', '.join(SUFFIXES)})"
+            f"package {name}: weight files in it: {found}; expected one ({', '.join(SUFFIXES)})"
         )
     path = pathlib.Path(distribution.locate_file(files[0]))
     if not path.is_file():
-        raise UserError(f"{path}: no such file, expected package {name} whole: pip install {name}")
+        raise UserError(f"{path}: no such file, package {name} is incomplete: pip install {name}")
     return path

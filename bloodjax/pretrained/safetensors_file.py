@@ -1,4 +1,4 @@
-"""The door to safetensors: named arrays and a header of text, in one file."""
+"""Reader and writer of safetensors files; the only module that imports safetensors."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ _DTYPES = {
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays by name, and the header's metadata ({} where there is none).
+    """Reads a file's tensors and metadata.
+
+    Returns:
+      Arrays by name, and the metadata; {} if there is none.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or holds numbers of a kind NumPy lacks.
+      UserError: the file cannot be read, is damaged, or has a dtype that NumPy lacks.
     """
     try:
         content = path.read_bytes()
         tensors = safetensors.deserialize(content)
-        # The library hands out the metadata of a file, not that of bytes.
+        # The library returns metadata for files, but not for bytes.
         with safetensors.safe_open(path, framework="numpy") as opened:
             metadata = dict(opened.metadata() or {})
     except OSError as error:
@@ -48,7 +51,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         ) from error
     except safetensors.SafetensorError as error:
         raise UserError(
-            f"{path}: truncated or not a safetensors file ({error}), expected a whole one"
+            f"{path}: truncated or not a safetensors file ({error}), expected an intact one"
         ) from error
     arrays = {}
     for name, tensor in tensors:
@@ -64,13 +67,13 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def write(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes the file beside `path` first and then puts it in its place, at once.
+    """Writes a file atomically: to a temporary name first, then renamed to `path`.
 
     Raises:
-      UserError: `path` cannot be written to.
+      UserError: `path` cannot be written.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # A scalar would come out of ascontiguousarray with an axis.
+    # ascontiguousarray adds an axis to a scalar.
     contiguous = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}
     content = safetensors.numpy.save(contiguous, metadata=dict(metadata))
     unfinished = path.with_name(path.name + ".tmp")

@@ -1,9 +1,9 @@
-"""PyTorch's files of tensors, read without PyTorch and without running anything they hold.
+"""Reader of PyTorch's weight files, without PyTorch and without running code from the file.
 
-Both layouts of `torch.save` are read: the zip archive (PyTorch 1.6 and later) and the stream of
-pickles before it. A pickle can name any function of Python and have it called. Ours can name no
-more than `_GLOBALS`, whose values are inert and belong to this module (but for `OrderedDict`);
-the first other name refuses the whole file. That is the promise of `torch.load(weights_only=True)`.
+It reads both formats of `torch.save`: the zip archive (PyTorch 1.6 and later) and the older stream
+of pickles. A pickle can name any Python function and have it called. This reader resolves only the
+names in `_GLOBALS`, whose values are inert; a file with any other name is rejected. This is the
+guarantee of `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ import numpy as np
 
 from bloodjax.errors import UserError
 
-# The first two pickles of a file in the older layout.
+# The first two pickles of a file in the older format.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
-# What training scripts wrap the state dict in.
+# Keys under which training scripts store the state dict.
 _WRAPPERS = ("state_dict", "model")
 
 
 class _Damaged(Exception):
-    """The file's bytes contradict one another."""
+    """The file is inconsistent."""
 
 
-# What a pickle gets hold of are named tuples: its BUILD instruction, which sets the attributes of
-# any other object, can neither change them for the next file nor move a window that was checked.
+# The objects that a pickle can reach are named tuples, because they are immutable: the pickle's
+# BUILD instruction, which sets attributes, could otherwise change them for the next file, or change
+# a tensor's window after it was checked.
 class _StorageType(NamedTuple):
-    """Stands for torch.FloatStorage and the like."""
+    """Replaces torch.FloatStorage and the like."""
 
     dtype: np.dtype
 
 
 class _Storage(NamedTuple):
-    """A run of numbers in the file; `start` of them come before a view's first."""
+    """A sequence of numbers in the file; a view of a storage begins at number `start`."""
 
     key: str
     dtype: np.dtype
@@ -52,7 +53,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A window on a storage, checked but not yet read."""
+    """A strided window on a storage, checked but not yet read."""
 
     storage: _Storage
     offset: int
@@ -61,25 +62,25 @@ class _Tensor(NamedTuple):
 
 
 class _Rebuild(NamedTuple):
-    """Stands for one of PyTorch's functions that make a tensor."""
+    """Replaces one of the PyTorch functions that rebuild a tensor."""
 
     name: str
 
     def __call__(self, *args: Any) -> _Tensor | tuple[int, ...]:
         if self.name == "size":
-            return _whole_numbers(args[0] if args else ())
-        if self.name == "parameter":  # the tensor, whether it is trained, its hooks
+            return _sizes(args[0] if args else ())
+        if self.name == "parameter":  # arguments: tensor, requires_grad, hooks
             if not isinstance(args[0], _Tensor):
                 raise _Damaged("a parameter is not a tensor")
             return args[0]
-        storage, offset, size, stride = args[:4]  # after these: requires_grad, hooks, metadata
+        storage, offset, size, stride = args[:4]  # then requires_grad, hooks, metadata
         if not isinstance(storage, _Storage):
             raise _Damaged("a tensor has no storage")
-        size, stride = _whole_numbers(size), _whole_numbers(stride)
-        (offset,) = _whole_numbers((offset,))
+        size, stride = _sizes(size), _sizes(stride)
+        (offset,) = _sizes((offset,))
         if len(size) != len(stride):
             raise _Damaged(f"a tensor of {len(size)} axes has {len(stride)} strides")
-        # A stride of 0 would make a tensor of any size out of one number.
+        # With a stride of 0, one number could become a tensor of any size.
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
         if math.prod(size) and (math.prod(size) > storage.numel or last >= storage.numel):
             raise _Damaged(f"a tensor of shape {size} is larger than its {storage.numel} numbers")
@@ -109,10 +110,10 @@ _GLOBALS = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names of `_GLOBALS` and storages, nothing else.
+    """Unpickler that resolves only the names in `_GLOBALS`, and storages.
 
     Attributes:
-      dtypes: of the storages met so far, by key.
+      dtypes: storage key -> dtype, of the storages seen so far.
     """
 
     def __init__(self, stream: io.BufferedIOBase, path: pathlib.Path):
@@ -123,20 +124,20 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in _GLOBALS:
             raise UserError(
-                f"{self._path}: refers to {module}.{name}, which may run code and is refused: "
+                f"{self._path}: refers to {module}.{name}, which may run code and is rejected: "
                 "expected a state dict of plain tensors, as torch.save(model.state_dict()) writes"
             )
         return _GLOBALS[f"{module}.{name}"]
 
     def persistent_load(self, saved: Any) -> _Storage:
-        kind, storage_type, key, _, numel, *view = saved
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise _Damaged(f"holds a {str(kind)[:40]!r} where storages are expected")
-        (numel,) = _whole_numbers((numel,))
+        tag, storage_type, key, _, numel, *view = saved
+        if tag != "storage" or not isinstance(storage_type, _StorageType):
+            raise _Damaged(f"contains a {str(tag)[:40]!r} instead of a storage")
+        (numel,) = _sizes((numel,))
         start = 0
         if view and view[0] is not None:
             _, start, size = view[0]
-            start, size = _whole_numbers((start, size))
+            start, size = _sizes((start, size))
             if start + size > numel:
                 raise _Damaged("a view is larger than its storage")
             numel = size
@@ -146,10 +147,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a `.pth`, `.pt` or `.bin` file by name, out of `{"state_dict": ...}` too.
+    """Reads the tensors of a `.pth`, `.pt` or `.bin` file.
+
+    Returns:
+      Arrays by name. A state dict under the key "state_dict" or "model" is unwrapped.
 
     Raises:
-      UserError: it cannot be read, is damaged, refers to code, or holds no state dict.
+      UserError: the file cannot be read, is damaged, refers to code, or contains no state dict.
     """
     try:
         with path.open("rb") as stream:
@@ -160,7 +164,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}, expected a PyTorch file") from error
-    except Exception as error:  # on damaged bytes pickle and zipfile raise anything
+    except Exception as error:  # on damaged bytes, pickle and zipfile raise any exception
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{path}: truncated or not a PyTorch file ({reason}), expected what torch.save writes"
@@ -169,7 +173,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_zip(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(stream) as archive:
-        # torch.save never compresses, and what is not compressed cannot swell.
+        # torch.save never compresses; without compression a small file stays small in memory.
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise _Damaged("the archive is compressed")
         pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
@@ -187,7 +191,7 @@ def _read_zip(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.nda
 
         tensors = _state_dict(state, path)
         arrays, key, raw = {}, None, b""
-        # One storage at a time: those of one key lie together.
+        # Sorted by storage, so that each is read once and only one is in memory.
         for name in sorted(tensors, key=lambda name: tensors[name].storage.key):
             if tensors[name].storage.key != key:
                 key = tensors[name].storage.key
@@ -197,14 +201,14 @@ def _read_zip(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.nda
 
 
 def _read_stream(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The older layout: five pickles, then for each storage its length and numbers."""
+    """Reads the older format: five pickles, then length and numbers of each storage."""
 
     def load() -> Any:
         return _Unpickler(stream, path).load()
 
     magic, protocol = load(), load()
     if (magic, protocol) != (_MAGIC, _PROTOCOL):
-        raise _Damaged("does not begin as one")
+        raise _Damaged("wrong magic number")
     swapped = load()["little_endian"] != (sys.byteorder == "little")
     unpickler = _Unpickler(stream, path)
     tensors = _state_dict(unpickler.load(), path)
@@ -226,17 +230,20 @@ def _state_dict(state: Any, path: pathlib.Path) -> dict[str, _Tensor]:
             state = dict.get(state, wrapper)
             break
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, expected a state dict of tensors")
+        raise UserError(
+            f"{path}: contains a {type(state).__name__}, expected a state dict of tensors"
+        )
     for name, tensor in dict.items(state):
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise UserError(
-                f"{path}: entry {str(name)[:80]!r} is no tensor, expected a state dict of tensors"
+                f"{path}: entry {str(name)[:80]!r} is not a tensor, expected a state dict of "
+                "tensors"
             )
     return dict(dict.items(state))
 
 
 def _array(tensor: _Tensor, raw: bytes, swapped: bool) -> np.ndarray:
-    """The tensor in C order, a copy of its own."""
+    """Copies a tensor out of its storage's bytes, in C order."""
     dtype = tensor.storage.dtype
     if len(raw) % dtype.itemsize or len(raw) // dtype.itemsize < (
         tensor.storage.start + tensor.storage.numel
@@ -250,8 +257,9 @@ def _array(tensor: _Tensor, raw: bytes, swapped: bool) -> np.ndarray:
     return view.byteswap() if swapped else view.copy(order="C")
 
 
-def _whole_numbers(values: Any) -> tuple[int, ...]:
+def _sizes(values: Any) -> tuple[int, ...]:
+    """Checks that all values are integers of at least 0."""
     values = tuple(values)
     if not all(type(value) is int and value >= 0 for value in values):
-        raise _Damaged("a size is not a whole number")
+        raise _Damaged("a size is not a non-negative integer")
     return values

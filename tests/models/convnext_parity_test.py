@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from bloodjax.models.convnext import NETWORKS
-from bloodjax.pretrained.name_maps.convnext import RULES
+from bloodjax.pretrained.name_maps.convnext import NAME_MAPS
 
 STAGES = [f"stages.{i}" for i in range(4)]
 
@@ -12,26 +12,28 @@ STAGES = [f"stages.{i}" for i in range(4)]
 @pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
 def test_equals_timm(timm, parity, name):
     reference = timm.create_model(name, num_classes=10)
-    parity.check(reference, name, RULES["timm"], STAGES, sizes=(96, 101))
+    parity.check(reference, name, NAME_MAPS["timm"], STAGES, sizes=(96, 101))
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
 def test_gradients_equal_timm(timm, parity, name):
     reference = timm.create_model(name, num_classes=10)
-    parity.check_gradients(reference, name, RULES["timm"])
+    parity.check_gradients(reference, name, NAME_MAPS["timm"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_equals_timm(timm, parity, name):
     reference = timm.create_model(name, num_classes=10)
-    parity.check(reference, name, RULES["timm"], STAGES)
+    parity.check(reference, name, NAME_MAPS["timm"], STAGES)
 
 
 def check_torchvision(torchvision, parity, name, sizes):
     reference = torchvision.models.get_model(name, num_classes=10)
     stages = [f"features.{i}" for i in (1, 3, 5, 7)]
-    parity.check(reference, name, RULES["torchvision"], stages, flavour="torchvision", sizes=sizes)
+    parity.check(
+        reference, name, NAME_MAPS["torchvision"], stages, variant="torchvision", sizes=sizes
+    )
 
 
 def test_equals_torchvision(torchvision, parity):

@@ -84,7 +84,7 @@ def torch_logits(params, x, depths):
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_parameter_counts(name):
-    variables = jax.eval_shape(lambda: models.create_model(name)[1])
+    variables = jax.eval_shape(lambda: models.random_model(name)[1])
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     version, _, size = name.partition("_")
     millions = V2_MILLIONS if version == "convnextv2" else MILLIONS

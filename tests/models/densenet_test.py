@@ -8,31 +8,31 @@ import pytest
 from bloodjax import models
 from bloodjax.models.densenet import NETWORKS, DenseNet
 from bloodjax.pretrained.merge import merge
-from bloodjax.pretrained.name_maps.densenet import RULES
+from bloodjax.pretrained.name_maps.densenet import NAME_MAPS
 
 from .parity import MODES, RUNNING
 
 # Millions of parameters with a classifier of 1000 classes, as torchvision publishes them.
 MILLIONS = {
-    "densenet_121": 7.979,
-    "densenet_161": 28.681,
-    "densenet_169": 14.149,
-    "densenet_201": 20.014,
+    "densenet121": 7.979,
+    "densenet161": 28.681,
+    "densenet169": 14.149,
+    "densenet201": 20.014,
 }
 STAGES = [f"features.denseblock{i}" for i in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_parameter_counts(name):
-    variables = jax.eval_shape(lambda: models.create_model(name)[1])
+    variables = jax.eval_shape(lambda: models.random_model(name)[1])
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.001)
 
 
 def test_equals_torchvision(torchvision, parity):
     reference = torchvision.models.densenet121(num_classes=10)
-    table = RULES["torchvision"]
-    parity.check(reference, "densenet_121", table, STAGES, flavour="torchvision", sizes=(101,))
+    table = NAME_MAPS["torchvision"]
+    parity.check(reference, "densenet121", table, STAGES, variant="torchvision", sizes=(101,))
 
 
 def renamed(layer):
@@ -42,11 +42,11 @@ def renamed(layer):
 
 def test_the_published_files_names(torchvision, parity):
     reference = parity.randomised(torchvision.models.densenet121(num_classes=10))
-    table = RULES["torchvision"]
-    _, expected = parity.from_torch(reference, "densenet_121", table, flavour="torchvision")
+    table = NAME_MAPS["torchvision"]
+    _, expected = parity.from_torch(reference, "densenet121", table, variant="torchvision")
     tensors = {renamed(name): value.numpy() for name, value in reference.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in tensors
-    found = merge(tensors, table, expected, source="renamed")
+    found = merge(tensors, table, expected, location="renamed")
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
@@ -56,13 +56,13 @@ def test_the_published_files_names(torchvision, parity):
 def test_every_network_equals_its_source(source, name, parity, request):
     library = request.getfixturevalue(source)
     create = library.create_model if source == "timm" else library.models.get_model
-    reference = create(name.replace("_", ""), num_classes=10)
+    reference = create(name, num_classes=10)
     modes = MODES if source == "timm" else RUNNING
-    parity.check(reference, name, RULES[source], STAGES, flavour=source, modes=modes)
+    parity.check(reference, name, NAME_MAPS[source], STAGES, variant=source, modes=modes)
 
 
 def check_keras(keras, parity, name, size):
-    application = getattr(keras.applications, name.replace("densenet_", "DenseNet"))
+    application = getattr(keras.applications, name.replace("densenet", "DenseNet"))
     reference = application(
         weights=None, classes=10, classifier_activation=None, input_shape=(size, size, 3)
     )
@@ -73,7 +73,7 @@ def check_keras(keras, parity, name, size):
 @pytest.mark.slow  # Keras takes its time to make the network
 @pytest.mark.parametrize("size", [224, 96, 101])
 def test_equals_keras(keras, parity, size):
-    check_keras(keras, parity, "densenet_121", size)
+    check_keras(keras, parity, "densenet121", size)
 
 
 @pytest.fixture(scope="module")

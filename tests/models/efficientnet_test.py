@@ -22,7 +22,7 @@ _STAGES = [f"blocks.{i}" for i in range(7)]
 
 
 def _table(name, source):
-    return name_maps.table("efficientnet", source, name)
+    return name_maps.name_map(models.architecture(name), source)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -36,42 +36,42 @@ def test_parameters_as_published(name):
     assert millions == pytest.approx((V2_MILLIONS if "v2" in name else MILLIONS)[size], abs=0.01)
 
 
-def _timm_reference(timm, name, flavour):
-    prefix = "tf_" if flavour == "tf" else ""
+def _timm_reference(timm, name, variant):
+    prefix = "tf_" if variant == "tf" else ""
     return timm.create_model(f"{prefix}{name}", num_classes=10)
 
 
-@pytest.mark.parametrize("flavour", ["tf", "timm"])
+@pytest.mark.parametrize("variant", ["tf", "timm"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0"])
-def test_equals_timm(timm, parity, name, flavour):
-    reference = _timm_reference(timm, name, flavour)
-    parity.check(reference, name, _table(name, "timm"), _STAGES, flavour=flavour, sizes=(96, 101))
+def test_equals_timm(timm, parity, name, variant):
+    reference = _timm_reference(timm, name, variant)
+    parity.check(reference, name, _table(name, "timm"), _STAGES, variant=variant, sizes=(96, 101))
 
 
 def test_gradients_equal_timm(timm, parity):
     name = "efficientnet_b0"
     reference = _timm_reference(timm, name, "tf")
-    parity.check_gradients(reference, name, _table(name, "timm"), flavour="tf")
+    parity.check_gradients(reference, name, _table(name, "timm"), variant="tf")
 
 
 @pytest.mark.slow
 def test_the_lite_gradients_equal_timm(timm, parity):
     name = "efficientnet_lite0"
     reference = _timm_reference(timm, name, "tf")
-    parity.check_gradients(reference, name, _table(name, "timm"), flavour="tf", modes=DOUBLE)
+    parity.check_gradients(reference, name, _table(name, "timm"), variant="tf", modes=DOUBLE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_equals_timm(timm, parity, name):
-    flavour = DEFAULTS[name].flavour
-    reference = _timm_reference(timm, name, flavour)
+    variant = DEFAULTS[name].variant
+    reference = _timm_reference(timm, name, variant)
     stages = [f"blocks.{i}" for i in range(len(NETWORKS[name]["stages"]))]
     modes = DOUBLE if name in DEEPEST else MODES
-    parity.check(reference, name, _table(name, "timm"), stages, flavour=flavour, modes=modes)
+    parity.check(reference, name, _table(name, "timm"), stages, variant=variant, modes=modes)
 
 
-def _torchvision_flavour(name):
+def _torchvision_variant(name):
     """torchvision's smaller networks have PyTorch's epsilon, as timm's own have."""
     return "timm" if name in [f"efficientnet_b{i}" for i in range(5)] else "torchvision"
 
@@ -79,9 +79,9 @@ def _torchvision_flavour(name):
 def _check_torchvision(torchvision, parity, name, sizes):
     reference = torchvision.models.get_model(name.replace("tv2", "t_v2"), num_classes=10)
     stages = [f"features.{i + 1}" for i in range(len(NETWORKS[name]["stages"]))]
-    flavour = _torchvision_flavour(name)
+    variant = _torchvision_variant(name)
     modes = DOUBLE[:1] if name in DEEPEST else RUNNING
-    settings = {"flavour": flavour, "sizes": sizes, "modes": modes}
+    settings = {"variant": variant, "sizes": sizes, "modes": modes}
     parity.check(reference, name, _table(name, "torchvision"), stages, **settings)
 
 
@@ -105,7 +105,7 @@ def _check_keras(keras, parity, name, size):
         f"block{i}{chr(ord('a') + n - 1)}_{'add' if n > 1 else 'project_bn'}"
         for i, n in enumerate(blocks, 1)
     ]
-    parity.check_keras(reference, name, ends, parity.images(size), flavour="tf", scale=255)
+    parity.check_keras(reference, name, ends, parity.images(size), variant="tf", scale=255)
 
 
 @pytest.mark.slow  # Keras takes its time to make the network

@@ -10,7 +10,6 @@ from bloodjax.pretrained.merge import merge
 
 from .parity import RUNNING
 
-FAMILY = "inception"
 NAME = "inception_v3"
 
 # What PyTorch's libraries call the last module of each stage.
@@ -29,7 +28,9 @@ def test_parameters_as_published():
 
 def _check_timm(timm, parity, sizes):
     reference = timm.create_model(NAME, num_classes=10, aux_logits=False)
-    parity.check(reference, NAME, name_maps.table(FAMILY, "timm", NAME), _STAGES, sizes=sizes)
+    parity.check(
+        reference, NAME, name_maps.name_map(models.architecture(NAME), "timm"), _STAGES, sizes=sizes
+    )
 
 
 def _check_torchvision(torchvision, parity, sizes):
@@ -38,8 +39,8 @@ def _check_torchvision(torchvision, parity, sizes):
         num_classes=10, aux_logits=True, transform_input=False, init_weights=False
     )
     assert any(name.startswith("AuxLogits") for name in reference.state_dict())
-    table = name_maps.table(FAMILY, "torchvision", NAME)
-    settings = {"flavour": "torchvision", "sizes": sizes, "modes": RUNNING}
+    table = name_maps.name_map(models.architecture(NAME), "torchvision")
+    settings = {"variant": "torchvision", "sizes": sizes, "modes": RUNNING}
     parity.check(reference, NAME, table, _STAGES, **settings)
 
 
@@ -68,9 +69,9 @@ def test_equals_keras(keras, parity, size):
 
 def test_early_keras_counts_from_one():
     def target(source, name):
-        table = name_maps.table(FAMILY, source, NAME)
+        table = name_maps.name_map(models.architecture(NAME), source)
         ours = {"params": {"backbone": {"stem_3b": {"kernel": np.ones((1, 1, 1, 1))}}}}
-        return merge({name: np.zeros((1, 1, 1, 1))}, table, ours, source="a test")
+        return merge({name: np.zeros((1, 1, 1, 1))}, table, ours, location="a test")
 
     for source, name in (("keras", "conv2d_3/kernel"), ("keras_from_1", "conv2d_4/kernel")):
         assert not jax.tree.leaves(target(source, name)["params"])[0].any()

@@ -11,16 +11,16 @@ from bloodjax.models.layer_depth import depths
 NETWORKS = {
     "convnext_atto": 12,
     "convnextv2_atto": 12,
-    "densenet_121": 58,
+    "densenet121": 58,
     "efficientnet_b0": 16,
     "efficientnetv2_s": 40,
     "inception_v3": 11,
-    "mobilenet_v1_025": 13,
-    "resnet_18": 8,
-    "resnet_50": 16,
+    "mobilenetv1_025": 13,
+    "resnet18": 8,
+    "resnet50": 16,
     "simple_cnn": 7,
-    "vgg_11": 8,
-    "vgg_11_bn": 8,
+    "vgg11": 8,
+    "vgg11_bn": 8,
 }
 
 
@@ -50,26 +50,26 @@ def test_depth_grows_from_the_input_to_the_head(name, blocks):
     assert found["head", "logits"] == blocks + 1
     first = next(path for path in called if path in found)
     assert found[first] == (0 if first[1].startswith("stem") else 1)
-    assert name in ("simple_cnn", "vgg_11", "vgg_11_bn") or 0 in in_order
+    assert name in ("simple_cnn", "vgg11", "vgg11_bn") or 0 in in_order
 
 
-def test_what_follows_the_last_block_counts_as_the_head():
-    params, _ = traced("vgg_11", top=True)
+def test_layers_after_the_last_block_count_as_the_head():
+    params, _ = traced("vgg11", top=True)
     found = depths(params)
     assert found["backbone"]["top_0"]["kernel"] == found["head"]["logits"]["kernel"] == 9
     params, _ = traced("efficientnet_b0")
     assert depths(params)["backbone"]["last"]["kernel"] == 17
 
 
-def test_a_module_whose_place_is_not_known():
+def test_an_unknown_module_is_an_error():
     params = {"backbone": {"attention": {"kernel": 0}}, "head": {"logits": {"kernel": 0}}}
-    with pytest.raises(ValueError, match="depth of backbone/attention/kernel is not known"):
+    with pytest.raises(ValueError, match="backbone/attention/kernel: unknown module"):
         depths(params)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.names())
-def test_every_network_has_a_place_for_each_module(name):
+@pytest.mark.parametrize("name", models.list_models())
+def test_every_module_of_every_network_has_a_depth(name):
     params, _ = traced(name)
     found = set(jax.tree.leaves(depths(params)))
     assert found | {0} == set(range(max(found) + 1))

@@ -10,7 +10,6 @@ from bloodjax.pretrained.merge import merge
 
 # Millions of parameters with 1000 classes, as the paper and Keras publish them.
 MILLIONS = {"100": 4.23, "075": 2.59, "050": 1.33, "025": 0.47}
-FAMILY = "mobilenet"
 
 # Keras's last layer of each resolution.
 _LAYERS = [f"conv_pw_{i}_relu" for i in (1, 3, 5, 11, 13)]
@@ -39,7 +38,7 @@ def _check_keras(keras, parity, name, size):
 # Even and odd maps are padded differently.
 @pytest.mark.parametrize("size", [96, 101])
 def test_equals_keras(keras, parity, size):
-    _check_keras(keras, parity, "mobilenet_v1_025", size)
+    _check_keras(keras, parity, "mobilenetv1_025", size)
 
 
 @pytest.mark.slow
@@ -57,12 +56,12 @@ def _timm(timm, name):
 
 
 def _check_timm(timm, parity, name, **settings):
-    table = name_maps.table(FAMILY, "timm", name)
+    table = name_maps.name_map(models.architecture(name), "timm")
     parity.check(_timm(timm, name), name, table, [f"blocks.{i}" for i in range(5)], **settings)
 
 
 def test_equals_timm(timm, parity):
-    _check_timm(timm, parity, "mobilenet_v1_025", sizes=(96, 101))
+    _check_timm(timm, parity, "mobilenetv1_025", sizes=(96, 101))
 
 
 @pytest.mark.slow
@@ -72,10 +71,10 @@ def test_every_network_equals_timm(timm, parity, name):
 
 
 def test_keras_2_names_the_depthwise_kernels_otherwise():
-    new = name_maps.table(FAMILY, "keras", "mobilenet_v1_100")
+    new = name_maps.name_map(models.architecture("mobilenetv1_100"), "keras")
     drawn = {"conv_dw_4/depthwise_kernel": np.zeros((3, 3, 8, 1), np.float32)}
     ours = {
         "params": {"backbone": {"stage_2_block_0": {"depthwise": {"kernel": np.ones((3, 3, 8))}}}}
     }
-    merged = merge(drawn, new, ours, source="a test")
+    merged = merge(drawn, new, ours, location="a test")
     assert not jax.tree.leaves(merged["params"])[0].any()

@@ -96,10 +96,10 @@ def _norm(tensors):
     return np.sqrt(sum(np.sum(np.square(tensor, dtype=np.float64)) for tensor in tensors))
 
 
-def _library(torch_model, flavour):
-    """What the table calls a reference: its package, and the flavour where that differs."""
+def _library(torch_model, variant):
+    """What the table calls a reference: its package, and the variant where that differs."""
     package = type(torch_model).__module__.partition(".")[0]
-    return package if flavour == package else f"{package} (flavour {flavour})"
+    return package if variant == package else f"{package} (variant {variant})"
 
 
 class Parity:
@@ -119,9 +119,9 @@ class Parity:
         assert error <= BOUND, errors
 
     @staticmethod
-    def linear(name, flavour, top=True):
+    def linear(name, variant, top=True):
         """Our network with a linear head, and the shapes of its variables."""
-        model = models.linear(name, 10, flavour=flavour, top=top)
+        model = models.linear(name, 10, variant=variant, top=top)
         x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), x)
         return model, {
@@ -129,11 +129,11 @@ class Parity:
             "batch_stats": shapes.get("batch_stats", {}),
         }
 
-    def from_torch(self, torch_model, name, table, flavour="timm"):
+    def from_torch(self, torch_model, name, table, variant="timm"):
         """Our network of `name`, with a linear head, and the torch model's weights in it."""
-        model, shapes = self.linear(name, flavour)
+        model, shapes = self.linear(name, variant)
         tensors = {k: v.numpy() for k, v in torch_model.state_dict().items()}
-        return model, merge(tensors, table, shapes, source=name)
+        return model, merge(tensors, table, shapes, location=name)
 
     def check(
         self,
@@ -142,7 +142,7 @@ class Parity:
         table,
         modules,
         *,
-        flavour="timm",
+        variant="timm",
         sizes=(224, 96, 101),
         modes=MODES,
     ):
@@ -153,7 +153,7 @@ class Parity:
         import torch
 
         reference = torch_reference.calibrated(torch_reference.comparable(torch_model))
-        model, variables = self.from_torch(reference, name, table, flavour)
+        model, variables = self.from_torch(reference, name, table, variant)
         before, errors = torch_reference.running(reference), []
         for train, dtype in modes if variables["batch_stats"] else modes[:1]:
             reference = reference.to(getattr(torch, dtype))
@@ -167,14 +167,14 @@ class Parity:
                         after = torch_reference.running(reference)
                         tensors = {name: tensor.numpy() for name, tensor in after.items()}
                         shapes = {"batch_stats": updated}
-                        expected = merge(tensors, table, shapes, source=name)["batch_stats"]
+                        expected = merge(tensors, table, shapes, location=name)["batch_stats"]
                         found, expected = flatten(updated), flatten(expected)
                         errors += [worst(found[path], expected[path]) for path in expected]
                         reference.load_state_dict(before, strict=False)
-        self._settle(name, _library(torch_model, flavour), sizes, errors)
+        self._settle(name, _library(torch_model, variant), sizes, errors)
 
     def check_keras(
-        self, keras_model, name, layers, x, *, flavour="keras", bgr=False, scale=1, top=False
+        self, keras_model, name, layers, x, *, variant="keras", bgr=False, scale=1, top=False
     ):
         """Logits and the named layers' outputs, with running statistics.
 
@@ -183,14 +183,14 @@ class Parity:
           name: of our network.
           layers: Keras's names of those whose outputs are our stages, or the outputs themselves.
           x: normalised RGB images.
-          flavour: of our network.
+          variant: of our network.
           bgr: whether Keras's network takes BGR.
           scale: of the images that Keras's network takes; it divides by this itself.
           top: as in `models.build`.
         """
         import keras
 
-        model, shapes = self.linear(name, flavour, top)
+        model, shapes = self.linear(name, variant, top)
         outputs = [
             keras_model.get_layer(layer).output if isinstance(layer, str) else layer
             for layer in layers
@@ -203,11 +203,11 @@ class Parity:
             *stages, logits = jax.device_get(
                 keras_reference.apply(whole, x_theirs, training=False)[0]
             )
-        table = name_maps.table(models.registry.family(name), "keras", name)
-        found = ours(model, merge(tensors, table, shapes, source=name), x)[:2]
+        table = name_maps.name_map(models.architecture(name), "keras")
+        found = ours(model, merge(tensors, table, shapes, location=name), x)[:2]
         self._settle(name, "keras", x.shape[1:2], _compared(found, (logits, stages)))
 
-    def check_gradients(self, torch_model, name, table, *, flavour="timm", size=49, modes=MODES):
+    def check_gradients(self, torch_model, name, table, *, variant="timm", size=49, modes=MODES):
         """The gradient of the cross-entropy with respect to every parameter, in every mode.
 
         With the batch's statistics, float32 does not settle the gradient: PyTorch's own float32
@@ -216,7 +216,7 @@ class Parity:
         import torch
 
         reference = torch_reference.comparable(torch_model)
-        model, variables = self.from_torch(reference, name, table, flavour)
+        model, variables = self.from_torch(reference, name, table, variant)
         labels, totals = np.array([1, 7, 3, 1], np.int32), []
         for train, dtype in modes if variables["batch_stats"] else modes[:1]:
             x = images(size, batch=len(labels)).astype(dtype)
@@ -226,7 +226,7 @@ class Parity:
             torch.nn.functional.cross_entropy(logits, torch.tensor(labels).long()).backward()
             expected = {k: tensor.grad.numpy() for k, tensor in reference.named_parameters()}
             shapes = {"params": variables["params"]}
-            expected = flatten(merge(expected, table, shapes, source="gradients"))
+            expected = flatten(merge(expected, table, shapes, location="gradients"))
             with _computing(model, variables, dtype) as (network, held):
                 gradient = jax.jit(jax.grad(_cross_entropy), static_argnums=(2, 5))
                 arguments = (held["params"], held["batch_stats"], network, jnp.asarray(x), labels)
@@ -239,4 +239,4 @@ class Parity:
                 # A bias that the next BatchNorm takes out again has a gradient of 0, but for
                 # rounding.
                 assert _norm([difference[path]]) <= 1e-3 * max(_norm([tensor]), 1e-9 * total), path
-        self._settle(name, f"{_library(torch_model, flavour)}: gradient", [size], totals)
+        self._settle(name, f"{_library(torch_model, variant)}: gradient", [size], totals)

@@ -47,7 +47,7 @@ def test_logits_equal_timms(logits, timm, parity):
     import torch
 
     reference = timm.create_model("tf_efficientnet_lite0").eval()
-    tensors = readers.read(readers.locate(DEFAULTS[NAME].location)).arrays
+    tensors = readers.read_tensors(readers.locate(DEFAULTS[NAME].location)).arrays
     # Both list their tensors in the order of computation, which no rule of ours has a part in.
     expected = reference.state_dict()
     named = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}

@@ -9,37 +9,37 @@ from bloodjax import models
 from bloodjax.errors import UserError
 from bloodjax.models.resnet import NETWORKS, ResNet
 from bloodjax.pretrained.merge import merge
-from bloodjax.pretrained.name_maps.resnet import RULES
+from bloodjax.pretrained.name_maps.resnet import NAME_MAPS
 
 from .parity import DOUBLE, MODES, RUNNING
 
 # Millions of parameters with a classifier of 1000 classes, as torchvision publishes them.
 MILLIONS = {
-    "resnet_18": 11.690,
-    "resnet_34": 21.798,
-    "resnet_50": 25.557,
-    "resnet_101": 44.549,
-    "resnet_152": 60.193,
+    "resnet18": 11.690,
+    "resnet34": 21.798,
+    "resnet50": 25.557,
+    "resnet101": 44.549,
+    "resnet152": 60.193,
 }
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_parameter_counts(name):
-    variables = jax.eval_shape(lambda: models.create_model(name)[1])
+    variables = jax.eval_shape(lambda: models.random_model(name)[1])
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.001)
 
 
 def test_equals_torchvision(torchvision, parity):
     reference = torchvision.models.resnet18(num_classes=10)
-    table = RULES["torchvision"]
-    parity.check(reference, "resnet_18", table, STAGES, flavour="torchvision", sizes=(96, 101))
+    table = NAME_MAPS["torchvision"]
+    parity.check(reference, "resnet18", table, STAGES, variant="torchvision", sizes=(96, 101))
 
 
 def test_bottlenecks_equal_timm(timm, parity):
     reference = timm.create_model("resnet50", num_classes=10)
-    parity.check(reference, "resnet_50", RULES["timm"], STAGES, sizes=(65,))
+    parity.check(reference, "resnet50", NAME_MAPS["timm"], STAGES, sizes=(65,))
 
 
 @pytest.mark.slow
@@ -48,13 +48,13 @@ def test_bottlenecks_equal_timm(timm, parity):
 def test_every_network_equals_its_source(source, name, parity, request):
     library = request.getfixturevalue(source)
     create = library.create_model if source == "timm" else library.models.get_model
-    reference = create(name.replace("_", ""), num_classes=10)
+    reference = create(name, num_classes=10)
     modes = MODES if source == "timm" else RUNNING
-    parity.check(reference, name, RULES[source], STAGES, flavour=source, modes=modes)
+    parity.check(reference, name, NAME_MAPS[source], STAGES, variant=source, modes=modes)
 
 
 def check_keras(keras, parity, name, size):
-    application = getattr(keras.applications, name.replace("resnet_", "ResNet"))
+    application = getattr(keras.applications, name.replace("resnet", "ResNet"))
     reference = application(
         weights=None, classes=10, classifier_activation=None, input_shape=(size, size, 3)
     )
@@ -63,11 +63,11 @@ def check_keras(keras, parity, name, size):
 
 
 def test_equals_keras(keras, parity):
-    check_keras(keras, parity, "resnet_50", 101)
+    check_keras(keras, parity, "resnet50", 101)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet_50", "resnet_101", "resnet_152"])
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152"])
 @pytest.mark.parametrize("size", [224, 96, 101])
 def test_every_network_equals_keras(keras, parity, name, size):
     check_keras(keras, parity, name, size)
@@ -75,21 +75,21 @@ def test_every_network_equals_keras(keras, parity, name, size):
 
 def test_gradients_equal_torch(torchvision, parity):
     reference = torchvision.models.resnet18(num_classes=10)
-    table = RULES["torchvision"]
-    parity.check_gradients(reference, "resnet_18", table, flavour="torchvision")
+    table = NAME_MAPS["torchvision"]
+    parity.check_gradients(reference, "resnet18", table, variant="torchvision")
 
 
 @pytest.mark.slow
 def test_a_bottlenecks_gradients_equal_timm(timm, parity):
     reference = timm.create_model("resnet50", num_classes=10)
-    parity.check_gradients(reference, "resnet_50", RULES["timm"], size=96, modes=DOUBLE)
+    parity.check_gradients(reference, "resnet50", NAME_MAPS["timm"], size=96, modes=DOUBLE)
 
 
 def test_a_foreign_table_is_refused(parity):
-    _, shapes = parity.linear("resnet_18", "timm")
+    _, shapes = parity.linear("resnet18", "timm")
     tensors = {"conv1/kernel": np.zeros((7, 7, 3, 64), np.float32)}
     with pytest.raises(UserError, match=r"1 unexpected \(conv1/kernel\)"):
-        merge(tensors, RULES["timm"], shapes, source="here")
+        merge(tensors, NAME_MAPS["timm"], shapes, location="here")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from bloodjax.models import summary
 
 # Millions of parameters and billions of multiply-adds at 224 px, from the papers and torchvision.
 PUBLISHED = {
-    "resnet_50": (25.56, 4.09),
-    "vgg_16": (138.36, 15.47),
+    "resnet50": (25.56, 4.09),
+    "vgg16": (138.36, 15.47),
     "efficientnet_b0": (5.29, 0.39),
     "convnext_tiny": (28.59, 4.46),
 }
@@ -15,7 +15,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_costs_are_those_published(name):
     millions, giga = PUBLISHED[name]
-    assert summary.parameters(name) / 1e6 == pytest.approx(millions, rel=1e-3)
+    assert summary.num_parameters(name) / 1e6 == pytest.approx(millions, rel=1e-3)
     assert summary.flops(name, 224) / 2e9 == pytest.approx(giga, rel=0.02)
 
 
@@ -29,13 +29,14 @@ def test_training_is_three_forward_passes_of_what_is_trained():
     assert summary.training_flops(network, 32, "backbone") == forward + 2 * head
 
 
-def test_kinds_of_modules():
-    kinds = summary.kinds(models.build("efficientnet_b0", 8, hidden=(16,)), 32)
-    assert kinds["backbone/stem"] == "convolution"
-    assert kinds["backbone/stage_1_block_0/depthwise"] == "depthwise convolution"
-    assert kinds["backbone/stage_1_block_0/expand"] == "pointwise convolution, dense"
-    assert kinds["backbone/stage_1_block_0/expand_norm"] == "BatchNorm"
-    assert kinds["head/dense_0"] == "pointwise convolution, dense"
-    assert kinds["head/dropout_in"] == "dropout"
-    assert "backbone/stage_1_block_0" not in kinds
-    assert summary.kinds(models.build("convnext_atto", 8), 32)["backbone/stem_norm"] == "LayerNorm"
+def test_layer_types():
+    types = summary.layer_types(models.build("efficientnet_b0", 8, hidden=(16,)), 32)
+    assert types["backbone/stem"] == "convolution"
+    assert types["backbone/stage_1_block_0/depthwise"] == "depthwise convolution"
+    assert types["backbone/stage_1_block_0/expand"] == "pointwise convolution, dense"
+    assert types["backbone/stage_1_block_0/expand_norm"] == "BatchNorm"
+    assert types["head/dense_0"] == "pointwise convolution, dense"
+    assert types["head/dropout_in"] == "dropout"
+    assert "backbone/stage_1_block_0" not in types
+    types = summary.layer_types(models.build("convnext_atto", 8), 32)
+    assert types["backbone/stem_norm"] == "LayerNorm"

@@ -10,9 +10,8 @@ from bloodjax.pretrained import name_maps
 from .parity import RUNNING
 
 # Millions of parameters with 1000 classes, as torchvision publishes them.
-MILLIONS = {"vgg_11": 132.86, "vgg_13": 133.05, "vgg_16": 138.36, "vgg_19": 143.67}
-MILLIONS |= {"vgg_11_bn": 132.87, "vgg_13_bn": 133.05, "vgg_16_bn": 138.37, "vgg_19_bn": 143.68}
-FAMILY = "vgg"
+MILLIONS = {"vgg11": 132.86, "vgg13": 133.05, "vgg16": 138.36, "vgg19": 143.67}
+MILLIONS |= {"vgg11_bn": 132.87, "vgg13_bn": 133.05, "vgg16_bn": 138.37, "vgg19_bn": 143.68}
 
 
 def _stages(name):
@@ -44,7 +43,7 @@ def test_adaptive_pooling_equals_torch(size):
 
 
 def test_without_the_dense_layers_features_are_averages():
-    model = models.build("vgg_11", 10, hidden=(), batch_norm=False)
+    model = models.build("vgg11", 10, hidden=(), batch_norm=False)
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     assert "top_0" not in shapes["backbone"]
@@ -52,25 +51,25 @@ def test_without_the_dense_layers_features_are_averages():
 
 
 def _check_torchvision(torchvision, parity, name, sizes):
-    build = getattr(torchvision.models, name.replace("vgg_", "vgg"))
+    build = getattr(torchvision.models, name)
     reference = build(num_classes=10, dropout=0.0, init_weights=False)
-    table = name_maps.table(FAMILY, "torchvision", name)
-    settings = {"flavour": "torchvision", "sizes": sizes, "modes": RUNNING}
+    table = name_maps.name_map(models.architecture(name), "torchvision")
+    settings = {"variant": "torchvision", "sizes": sizes, "modes": RUNNING}
     parity.check(reference, name, table, _stages(name), **settings)
 
 
 def _check_timm(timm, parity, name, sizes):
-    reference = timm.create_model(name.replace("vgg_", "vgg"), num_classes=10)
-    table = name_maps.table(FAMILY, "timm", name)
-    parity.check(reference, name, table, _stages(name), flavour="timm", sizes=sizes)
+    reference = timm.create_model(name, num_classes=10)
+    table = name_maps.name_map(models.architecture(name), "timm")
+    parity.check(reference, name, table, _stages(name), variant="timm", sizes=sizes)
 
 
 def test_equals_torchvision(torchvision, parity):
     # One size and mode only, as the dense layers hold half a gigabyte.
     reference = torchvision.models.vgg11_bn(num_classes=10, init_weights=False)
-    table = name_maps.table(FAMILY, "torchvision", "vgg_11_bn")
-    settings = {"flavour": "torchvision", "sizes": (101,), "modes": RUNNING}
-    parity.check(reference, "vgg_11_bn", table, _stages("vgg_11_bn"), **settings)
+    table = name_maps.name_map(models.architecture("vgg11_bn"), "torchvision")
+    settings = {"variant": "torchvision", "sizes": (101,), "modes": RUNNING}
+    parity.check(reference, "vgg11_bn", table, _stages("vgg11_bn"), **settings)
 
 
 @pytest.mark.slow
@@ -101,11 +100,11 @@ def _check_keras(keras, parity, name, size, top):
 
 
 def test_equals_keras(keras, parity):
-    _check_keras(keras, parity, "vgg_16", 96, False)
+    _check_keras(keras, parity, "vgg16", 96, False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "top"), [(224, True), (101, False)])
-@pytest.mark.parametrize("name", ["vgg_16", "vgg_19"])
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 def test_every_network_equals_keras(keras, parity, name, size, top):
     _check_keras(keras, parity, name, size, top)

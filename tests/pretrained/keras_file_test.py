@@ -159,7 +159,7 @@ def test_another_hdf5_file_is_named(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["numbers"] = np.ones(3)
-    with pytest.raises(UserError, match=r"a\.h5: holds no tensors"):
+    with pytest.raises(UserError, match=r"a\.h5: contains no tensors"):
         keras_file.read(path)
 
 
@@ -176,7 +176,7 @@ def test_numbers_without_layers_names_are_refused(tmp_path):
     path = tmp_path / "a.weights.h5"
     with h5py.File(path, "w") as file:
         file["layers/conv2d/vars/0"] = np.ones(3)
-    with pytest.raises(UserError, match="layers/conv2d/vars has no layer's name"):
+    with pytest.raises(UserError, match="layers/conv2d/vars has no layer name"):
         keras_file.read(path)
 
 

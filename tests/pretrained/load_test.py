@@ -10,12 +10,12 @@ import bloodjax
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.errors import UserError
-from bloodjax.pretrained import bloodjax_file, load, readers
+from bloodjax.pretrained import bloodjax_file, load
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 from bloodjax.training import factory
 
 NAME = "efficientnet_lite0"
-SMALL = "mobilenet_v1_025"
+SMALL = "mobilenetv1_025"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_weights_of_another_network_are_refused_whole(lite0):
 
 def test_a_network_without_default_weights_says_what_to_do():
     with pytest.raises(UserError, match=r"simple_cnn has no default weights: expected .*FILE"):
-        load.read("simple_cnn", "imagenet")
+        load.load_weights("simple_cnn", "imagenet")
 
 
 def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_path):
@@ -51,8 +51,11 @@ def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_pa
     filled, backbone = factory.pretrained(config)
     assert factory.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
     (tmp_path / "config.json").write_text(config_lib.to_json(filled))
-    assert config_lib.read(tmp_path / "config.json") == filled
-    assert (filled.model.source.licence, filled.model.source.flavour) == ("apache-2.0", "tf")
+    assert config_lib.load_json(tmp_path / "config.json") == filled
+    assert (filled.model.pretrained_cfg.licence, filled.model.pretrained_cfg.variant) == (
+        "apache-2.0",
+        "tf",
+    )
     own = make_config(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.4, 0.5, 0.6)})
     assert factory.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     drawn = factory.variables(filled, 4)
@@ -66,33 +69,33 @@ def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_pa
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A small network's variables, and a file of ours that holds them."""
-    _, variables = models.create_model(SMALL, 5, flavour="keras")
-    source = PretrainedCfg("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    _, variables = models.random_model(SMALL, 5, variant="keras")
+    cfg = PretrainedCfg("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
-    bloodjax_file.write(path, SMALL, 5, source, variables)
+    bloodjax_file.write(path, SMALL, 5, cfg, variables)
     return path, variables
 
 
 def test_our_own_file_comes_back_with_its_terms(small):
     path, variables = small
-    weights = load.read(SMALL, str(path))
-    assert (weights.num_classes, weights.source.flavour) == (5, "keras")
-    assert weights.source.mean == (0.1, 0.2, 0.3)
-    assert load.read(SMALL, str(path), "timm").source.flavour == "timm"
-    model, found = load.classifier(weights)
+    weights = load.load_weights(SMALL, str(path))
+    assert (weights.num_classes, weights.pretrained_cfg.variant) == (5, "keras")
+    assert weights.pretrained_cfg.mean == (0.1, 0.2, 0.3)
+    assert load.load_weights(SMALL, str(path), "timm").pretrained_cfg.variant == "timm"
+    model, found = weights.classifier()
     jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
-    assert model.backbone == models.linear(SMALL, 5, flavour="keras").backbone
-    assert set(load.backbone(weights)["params"]) == {"backbone"}
+    assert model.backbone == models.linear(SMALL, 5, variant="keras").backbone
+    assert set(weights.backbone()["params"]) == {"backbone"}
 
 
 def test_weights_without_a_classifier_are_a_backbone(small, tmp_path):
     path, variables = small
-    source = load.read(SMALL, str(path)).source
+    cfg = load.load_weights(SMALL, str(path)).pretrained_cfg
     headless = {k: {"backbone": v["backbone"]} for k, v in variables.items()}
-    bloodjax_file.write(tmp_path / "a.safetensors", SMALL, 0, source, headless)
-    weights = load.read(SMALL, str(tmp_path / "a.safetensors"))
+    bloodjax_file.write(tmp_path / "a.safetensors", SMALL, 0, cfg, headless)
+    weights = load.load_weights(SMALL, str(tmp_path / "a.safetensors"))
     assert weights.num_classes == 0
-    _, found = load.classifier(weights)
+    _, found = weights.classifier()
     assert jax.tree.structure(found) == jax.tree.structure(headless)
     with pytest.raises(UserError, match=r"2 missing \(params/head/logits/"):
         bloodjax.create_model(SMALL, str(tmp_path / "a.safetensors"))
@@ -100,21 +103,21 @@ def test_weights_without_a_classifier_are_a_backbone(small, tmp_path):
 
 def test_other_networks_and_numbers_of_classes_are_refused(small):
     path = str(small[0])
-    with pytest.raises(UserError, match=rf"holds weights of {SMALL}, expected mobilenet_v1_050"):
-        load.read("mobilenet_v1_050", path)
+    with pytest.raises(UserError, match=rf"contains weights of {SMALL}, expected mobilenetv1_050"):
+        load.load_weights("mobilenetv1_050", path)
     with pytest.raises(UserError, match="2 of another shape"):
         bloodjax.create_model(SMALL, path, num_classes=4)
-    with pytest.raises(UserError, match="no flavour 'tf': expected one of"):
-        load.backbone(load.read(SMALL, path, "tf"))
+    with pytest.raises(UserError, match="no variant 'tf': expected one of"):
+        load.load_weights(SMALL, path, "tf").backbone()
 
 
 def test_a_network_of_our_own_takes_our_own_files(tmp_path):
-    _, variables = models.create_model("simple_cnn", 3)
+    _, variables = models.random_model("simple_cnn", 3)
     path = tmp_path / "own.safetensors"
     bloodjax_file.write(path, "simple_cnn", 3, PretrainedCfg("", "", ""), variables)
     _, found = bloodjax.create_model("simple_cnn", str(path), 3)
     jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
-    readers.write_safetensors(path, {"conv.weight": np.zeros(3, np.float32)}, {})
+    safetensors_file.write(path, {"conv.weight": np.zeros(3, np.float32)}, {})
     with pytest.raises(UserError, match=r"own\.safetensors: these are not the network's weights"):
         bloodjax.create_model("simple_cnn", str(path), 3)
 
@@ -138,8 +141,8 @@ def hub_of(monkeypatch, tmp_path):
 
 def test_the_hubs_revision_is_pinned(hub_of, small):
     hub_of(**{"model.safetensors": small[0]})
-    assert load.read(SMALL, "hf:a/b").source.location == "hf:a/b@c0ffee"
-    assert load.read(SMALL, "hf:a/b@main").source.location == "hf:a/b@c0ffee"
+    assert load.load_weights(SMALL, "hf:a/b").pretrained_cfg.location == "hf:a/b@c0ffee"
+    assert load.load_weights(SMALL, "hf:a/b@main").pretrained_cfg.location == "hf:a/b@c0ffee"
 
 
 def test_what_the_hub_says_beside_the_weights_is_taken(hub_of, tmp_path):
@@ -148,10 +151,10 @@ def test_what_the_hub_says_beside_the_weights_is_taken(hub_of, tmp_path):
     text = json.dumps({"architecture": "mobilenetv1_100", "pretrained_cfg": config})
     (tmp_path / "stated").write_text(text)
     tensors = {"conv_stem.weight": np.zeros((8, 3, 3, 3), np.float32)}
-    readers.write_safetensors(tmp_path / "w.safetensors", tensors, {"format": "pt"})
+    safetensors_file.write(tmp_path / "w.safetensors", tensors, {"format": "pt"})
     hub_of(**{"config.json": tmp_path / "stated", "model.safetensors": tmp_path / "w.safetensors"})
-    source = load.read(SMALL, "hf:a/b").source
-    assert (source.rules, source.mean, source.licence) == ("timm", (0.1,) * 3, "mit")
+    cfg = load.load_weights(SMALL, "hf:a/b").pretrained_cfg
+    assert (cfg.naming, cfg.mean, cfg.licence) == ("timm", (0.1,) * 3, "mit")
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -160,4 +163,6 @@ def test_the_naming_is_the_one_that_places_the_most(first):
     numbers = range(first, first + 94)
     names = [f"conv2d_{i}/kernel" if i else "conv2d/kernel" for i in numbers]
     arrays = dict.fromkeys(names, np.zeros((1, 1, 1, 1), np.float32))
-    assert load._naming("inception_v3", arrays) == ("keras_from_1" if first else "keras")
+    assert load._detect_naming(models.architecture("inception_v3"), arrays) == (
+        "keras_from_1" if first else "keras"
+    )

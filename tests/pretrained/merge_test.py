@@ -36,7 +36,7 @@ def tensors():
 
 
 def test_every_tensor_lands_in_its_place_as_float32(tensors):
-    merged = flatten(merge(tensors, TABLE, VARIABLES, source="file"))
+    merged = flatten(merge(tensors, TABLE, VARIABLES, location="file"))
     assert merged["params/backbone/conv/kernel"][0, 1, 1, 3] == np.float32(
         tensors["conv.weight"][3, 1, 0, 1]
     )
@@ -54,7 +54,7 @@ def test_all_differences_are_listed_in_one_line(tensors):
     tensors["extra"] = np.zeros(1)
     tensors["fc.bias"] = np.zeros(6)
     with pytest.raises(UserError) as error:
-        merge(tensors, TABLE, VARIABLES, source="file")
+        merge(tensors, TABLE, VARIABLES, location="file")
     assert str(error.value) == (
         "file: these are not the network's weights: 1 missing (params/backbone/conv/kernel); "
         "1 unexpected (extra); 1 of another shape (fc.bias (6,) for params/head/logits/bias (5,))"
@@ -64,7 +64,7 @@ def test_all_differences_are_listed_in_one_line(tensors):
 def test_what_is_replaced_needs_no_tensor_and_takes_none(tensors):
     tensors["fc.weight"] = np.zeros((1000, 4))
     del tensors["fc.bias"]
-    merged = merge(tensors, TABLE, VARIABLES, source="file", replace=("head",))
+    merged = merge(tensors, TABLE, VARIABLES, location="file", replace=("head",))
     assert (
         merged["params"]["head"]["logits"]["bias"] is VARIABLES["params"]["head"]["logits"]["bias"]
     )
@@ -74,4 +74,4 @@ def test_two_tensors_for_one_variable_are_refused(tensors):
     table = (*TABLE, *kernel("other", "head/logits", "dense"))
     tensors["other.weight"] = tensors["fc.weight"]
     with pytest.raises(UserError, match=r"1 unexpected \(other.weight\)"):
-        merge(tensors, table, VARIABLES, source="file")
+        merge(tensors, table, VARIABLES, location="file")

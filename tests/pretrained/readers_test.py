@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from bloodjax.errors import UserError
-from bloodjax.pretrained import hub, readers
+from bloodjax.pretrained import hub, readers, safetensors_file
 
 
 def test_the_suffix_says_what_a_file_is(tmp_path):
     path = tmp_path / "a.safetensors"
-    readers.write_safetensors(path, {"a": np.ones(3, np.float32)}, {"k": "v"})
-    tensors = readers.read(path)
+    safetensors_file.write(path, {"a": np.ones(3, np.float32)}, {"k": "v"})
+    tensors = readers.read_tensors(path)
     np.testing.assert_array_equal(tensors.arrays["a"], np.ones(3, np.float32))
     assert tensors.metadata == {"k": "v"}
     for name in ("a.h5", "a.weights.h5"):
         with h5py.File(tmp_path / name, "w") as file:
             file.create_group("layers/conv2d/vars").attrs["name"] = "conv1"
             file["layers/conv2d/vars/0"] = np.ones(3)
-        tensors = readers.read(tmp_path / name)
+        tensors = readers.read_tensors(tmp_path / name)
         assert list(tensors.arrays) == ["conv1/kernel"]
         assert tensors.metadata == {}
 
@@ -32,19 +32,19 @@ def test_torchs_suffixes(tmp_path, suffix):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     path = tmp_path / f"a{suffix}"
     torch.save({"a": torch.ones(2)}, path)
-    tensors = readers.read(path)
+    tensors = readers.read_tensors(path)
     np.testing.assert_array_equal(tensors.arrays["a"], np.ones(2, np.float32))
     assert tensors.metadata == {}
 
 
 def test_missing_and_unknown_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.pth: no such file, expected a file of weights"):
-        readers.read(tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth: no such file, expected a weight file"):
+        readers.read_tensors(tmp_path / "a.pth")
     with pytest.raises(UserError, match="is a folder"):
-        readers.read(tmp_path)
+        readers.read_tensors(tmp_path)
     (tmp_path / "a.onnx").write_bytes(b"")
     with pytest.raises(UserError, match=r"suffix '\.onnx', expected one of \.safetensors"):
-        readers.read(tmp_path / "a.onnx")
+        readers.read_tensors(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("suffix", readers.SUFFIXES)
@@ -53,7 +53,7 @@ def test_a_file_of_noise_is_one_line(tmp_path, suffix):
     for content in (b"", b"PK\x03\x04", np.random.default_rng(0).bytes(1000)):
         path.write_bytes(content)
         with pytest.raises(UserError, match="truncated or not") as caught:
-            readers.read(path)
+            readers.read_tensors(path)
         assert "\n" not in str(caught.value)
 
 
@@ -67,7 +67,7 @@ def test_locates_a_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "expected"),
+    ("location", "expected"),
     [
         ("hf:timm/a.b_c-d", ("timm/a.b_c-d", "model.safetensors", None)),
         ("hf:timm/a@refs/pr/1", ("timm/a", "model.safetensors", "refs/pr/1")),
@@ -75,21 +75,25 @@ def test_locates_a_path(tmp_path):
         ("hf:timm/a@v1:b.bin", ("timm/a", "b.bin", "v1")),
     ],
 )
-def test_locates_on_the_hub(monkeypatch, source, expected):
+def test_locates_on_the_hub(monkeypatch, location, expected):
     calls = []
     monkeypatch.setattr(hub, "fetch", lambda *args: calls.append(args) or pathlib.Path("a"))
-    assert readers.locate(source) == pathlib.Path("a")
+    assert readers.locate(location) == pathlib.Path("a")
     assert calls == [expected]
 
 
-@pytest.mark.parametrize("source", ["hf:", "hf:a", "hf:a/b/c", "hf:a/b@", "hf:a/b:", "hf:a/b:c:d"])
-def test_malformed_hub_sources_are_named(source):
+@pytest.mark.parametrize(
+    "location", ["hf:", "hf:a", "hf:a/b/c", "hf:a/b@", "hf:a/b:", "hf:a/b:c:d"]
+)
+def test_malformed_hub_locations_are_named(location):
     with pytest.raises(UserError, match="expected hf:OWNER/NAME"):
-        readers.locate(source)
+        readers.locate(location)
 
 
 def test_a_web_address_is_left_to_the_user():
-    with pytest.raises(UserError, match=r"https://a/b\.h5: nothing is downloaded .*weights=FILE"):
+    with pytest.raises(
+        UserError, match=r"https://a/b\.h5: web addresses are not downloaded: .*weights=FILE"
+    ):
         readers.locate("https://a/b.h5")
 
 
@@ -116,7 +120,7 @@ def test_locates_in_a_package_without_importing_it(tmp_path, monkeypatch, suffix
 
 def test_packages_with_no_file_or_two_are_named(tmp_path, monkeypatch):
     _install(tmp_path / "none", monkeypatch)
-    with pytest.raises(UserError, match="package weigher: files of weights in it: none"):
+    with pytest.raises(UserError, match="package weigher: weight files in it: none"):
         readers.locate("package:weigher")
     _install(tmp_path / "two", monkeypatch, "weigher/a.pth", "weigher/b.h5")
     with pytest.raises(UserError, match=r"weigher/a\.pth, weigher/b\.h5; expected one"):
@@ -126,7 +130,7 @@ def test_packages_with_no_file_or_two_are_named(tmp_path, monkeypatch):
 def test_a_package_whose_file_is_gone_is_named(tmp_path, monkeypatch):
     _install(tmp_path, monkeypatch, "weigher/a.pth")
     (tmp_path / "weigher/a.pth").unlink()
-    with pytest.raises(UserError, match=r"a\.pth: no such file.*pip install weigher"):
+    with pytest.raises(UserError, match=r"a\.pth: no such file, .*pip install weigher"):
         readers.locate("package:weigher")
 
 
@@ -146,4 +150,4 @@ def test_reads_the_packaged_efficientnet():
         pytest.skip(f"needs the package {name}")
     path = readers.locate(f"package:{name}")
     assert isinstance(path, pathlib.Path)
-    assert readers.read(path).arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    assert readers.read_tensors(path).arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)

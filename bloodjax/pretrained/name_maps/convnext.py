@@ -1,12 +1,12 @@
-"""Name rules of ConvNeXt and ConvNeXt V2."""
+"""Name maps of ConvNeXt and ConvNeXt V2."""
 
 from __future__ import annotations
 
 import re
 
 from bloodjax.pretrained.name_maps import (
+    NameMap,
     Rule,
-    Table,
     Target,
     keras_kernel,
     keras_norm,
@@ -15,7 +15,7 @@ from bloodjax.pretrained.name_maps import (
 )
 
 
-def _timm() -> Table:
+def _timm() -> NameMap:
     block, ours = r"stages\.(\d+)\.blocks\.(\d+)\.", r"backbone/stage_\1_block_\2/"
     return (
         *kernel(r"stem\.0", "backbone/stem"),
@@ -24,7 +24,7 @@ def _timm() -> Table:
         *kernel(r"stages\.([1-9])\.downsample\.1", r"backbone/downsample_\1"),
         *kernel(block + "conv_dw", ours + "depthwise", "depthwise"),
         *layer_norm(block + "norm", ours + "norm"),
-        # 1x1 convolutions in the smaller sizes, dense layers in the others.
+        # 1x1 convolutions in the smaller sizes, dense layers in the larger ones.
         *kernel(block + r"mlp\.fc1", ours + "expand", "dense"),
         *layer_norm(block + r"mlp\.grn", ours + "response_norm"),
         *kernel(block + r"mlp\.fc2", ours + "project", "dense"),
@@ -35,17 +35,17 @@ def _timm() -> Table:
 
 
 def _every_second(first: int, module: str) -> Target:
-    """In torchvision, `features` alternate: the stem, stage 0, downsampling 1, stage 1, ..."""
+    """In torchvision, `features` alternate: stem, stage 0, downsampling 1, stage 1, ..."""
 
     def target(match: re.Match[str]) -> str:
         stage, odd = divmod(int(match[1]) - first, 2)
-        # A number of the other kind is no stage, so that the merge refuses it.
+        # A number of the other parity gets a path that does not exist; the merge reports it.
         return match.expand(module.replace("#", "none" if odd else str(stage)))
 
     return target
 
 
-def _torchvision() -> Table:
+def _torchvision() -> NameMap:
     block = r"features\.(\d+)\.(\d+)\."
 
     def ours(part: str) -> Target:
@@ -69,8 +69,8 @@ def _torchvision() -> Table:
     )
 
 
-def _keras() -> Table:
-    # In `.h5` the stem's and the downsampling's layers go by the name of what holds them.
+def _keras() -> NameMap:
+    # In `.h5` files the stem's and downsampling's layers have the names of their containers.
     block, ours = r".*_stage_(\d)_block_(\d+)_", r"backbone/stage_\1_block_\2/"
 
     def between(part: str) -> Target:
@@ -85,11 +85,11 @@ def _keras() -> Table:
         *keras_norm(block + "layernorm", ours + "norm"),
         *keras_kernel(block + "pointwise_conv_1", ours + "expand"),
         *keras_kernel(block + "pointwise_conv_2", ours + "project"),
-        # Keras's variable has no name of its own: gamma, variable, variable_7, ...
+        # The name of Keras's variable varies: gamma, variable, variable_7, ...
         Rule(block + "layer_scale/.+", f"params/{ours}scale"),
         *keras_norm(".*_head_layernorm", "backbone/norm"),
         *keras_kernel(".*_head_dense", "head/logits"),
     )
 
 
-RULES = {"timm": _timm(), "torchvision": _torchvision(), "keras": _keras()}
+NAME_MAPS = {"timm": _timm(), "torchvision": _torchvision(), "keras": _keras()}

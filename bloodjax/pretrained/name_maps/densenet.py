@@ -1,4 +1,4 @@
-"""DenseNet's tables: timm and torchvision, which name alike, and Keras."""
+"""Name maps of DenseNet: timm and torchvision, which use the same names, and Keras."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import re
 
 from bloodjax.pretrained.name_maps import Target, batch_norm, keras_kernel, keras_norm, kernel
 
-# Blocks and layers count from 1; torchvision's published files have "norm.1" for "norm1".
+# Blocks and layers count from 1. torchvision's published files have "norm.1" for "norm1".
 _LAYER = r"features\.denseblock(\d)\.denselayer(\d+)"
 _TRANSITION = r"features\.transition(\d)"
-# "conv2_block1" is the first block's first layer; Keras's older names have "conv1/bn" for
-# "conv1_bn".
+# "conv2_block1" is the first layer of the first block. Older files have "conv1/bn" for "conv1_bn".
 _KERAS_LAYER = r"conv([2-5])_block(\d+)"
 
 
 def _layer(name: str, first_stage: int, first: int) -> Target:
-    """Our "norm_{}" or "conv_{}", where the source counts stages and these from the given."""
+    """Our path of a layer's part.
+
+    Args:
+      name: template of our part's name, "norm_{}" or "conv_{}".
+      first_stage: the file's number of the first stage.
+      first: the file's number of the first norm or convolution.
+    """
 
     def module(match: re.Match[str]) -> str:
         layer = f"stage_{int(match[1]) - first_stage}_layer_{int(match[2]) - 1}"
@@ -50,4 +55,4 @@ _KERAS = (
     *keras_kernel("(?:predictions|fc1000)", "head/logits"),
 )
 
-RULES = {"timm": _TORCH, "torchvision": _TORCH, "keras": _KERAS}
+NAME_MAPS = {"timm": _TORCH, "torchvision": _TORCH, "keras": _KERAS}

@@ -1,19 +1,26 @@
-"""Name rules of EfficientNet, Lite and V2."""
+"""Name maps of EfficientNet, EfficientNet-Lite and EfficientNetV2."""
 
 from __future__ import annotations
 
 import re
 
-from bloodjax.models.efficientnet import NETWORKS
-from bloodjax.pretrained.name_maps import Rule, Table, batch_norm, keras_kernel, keras_norm, kernel
+from bloodjax.models.registry import Architecture
+from bloodjax.pretrained.name_maps import (
+    NameMap,
+    Rule,
+    batch_norm,
+    keras_kernel,
+    keras_norm,
+    kernel,
+)
 
 
-def _timm(name: str) -> Table:
+def _timm(architecture: Architecture) -> NameMap:
     block = r"blocks\.(\d+)\.(\d+)\."
     ours = r"backbone/stage_\1_block_\2/"
-    # The first stage's blocks do not expand, and number their norms accordingly.
+    # The first stage's blocks do not expand, so their norms have other numbers.
     first, ours_first = r"blocks\.0\.(\d+)\.", r"backbone/stage_0_block_\1/"
-    table = (
+    name_map = (
         *kernel("conv_stem", "backbone/stem"),
         *batch_norm("bn1", "backbone/stem_norm"),
         *kernel("conv_head", "backbone/last"),
@@ -22,22 +29,22 @@ def _timm(name: str) -> Table:
         *kernel(block + r"se\.conv_(reduce|expand)", ours + r"se_\3", "dense"),
         *kernel(block + "conv_dw", ours + "depthwise", "depthwise"),
     )
-    if "v2" in name:
-        table += (
+    if "v2" in architecture.name:
+        name_map += (
             *kernel(first + "conv", ours_first + "project"),
             *batch_norm(first + "bn1", ours_first + "project_norm"),
-            # Two of the stages that follow are fused.
+            # The next two stages are fused.
             *kernel(block + "conv_exp", ours + "expand"),
             *batch_norm(r"blocks\.([12])\.(\d+)\.bn2", ours + "project_norm"),
         )
     else:
-        table += (
+        name_map += (
             *batch_norm(first + "bn1", ours_first + "depthwise_norm"),
             *kernel(first + "conv_pw", ours_first + "project"),
             *batch_norm(first + "bn2", ours_first + "project_norm"),
         )
     return (
-        *table,
+        *name_map,
         *kernel(block + "conv_pw", ours + "expand"),
         *kernel(block + "conv_pwl", ours + "project"),
         *batch_norm(block + "bn1", ours + "expand_norm"),
@@ -46,11 +53,11 @@ def _timm(name: str) -> Table:
     )
 
 
-def _torchvision(name: str) -> Table:
-    """Its blocks are lists, so what a number means depends on the stage."""
-    stages = NETWORKS[name]["stages"]
+def _torchvision(architecture: Architecture) -> NameMap:
+    """In torchvision the parts of a block are numbered, and depend on the stage."""
+    stages = architecture.fields["stages"]
     last = len(stages) + 1
-    table: Table = (
+    name_map: NameMap = (
         *kernel(r"features\.0\.0", "backbone/stem"),
         *batch_norm(r"features\.0\.1", "backbone/stem_norm"),
         *kernel(rf"features\.{last}\.0", "backbone/last"),
@@ -65,21 +72,21 @@ def _torchvision(name: str) -> Table:
             parts = ("expand",) * (stage.expand != 1) + ("depthwise", "se", "project")
         for number, part in enumerate(parts):
             if part == "se":
-                table += kernel(rf"{block}{number}\.fc1", ours + "se_reduce", "dense")
-                table += kernel(rf"{block}{number}\.fc2", ours + "se_expand", "dense")
+                name_map += kernel(rf"{block}{number}\.fc1", ours + "se_reduce", "dense")
+                name_map += kernel(rf"{block}{number}\.fc2", ours + "se_expand", "dense")
             else:
                 transform = "depthwise" if part == "depthwise" else "conv"
-                table += kernel(rf"{block}{number}\.0", ours + part, transform)
-                table += batch_norm(rf"{block}{number}\.1", ours + part + "_norm")
-    return table
+                name_map += kernel(rf"{block}{number}\.0", ours + part, transform)
+                name_map += batch_norm(rf"{block}{number}\.1", ours + part + "_norm")
+    return name_map
 
 
-def _flat(name: str) -> Table:
-    """The names of Melas-Kyriazi's EfficientNet-PyTorch, which numbers all blocks in one go."""
+def _flat(architecture: Architecture) -> NameMap:
+    """Names of Melas-Kyriazi's EfficientNet-PyTorch, which numbers blocks across all stages."""
     places = [
         (stage, block)
-        for stage, kind in enumerate(NETWORKS[name]["stages"])
-        for block in range(kind.blocks)
+        for stage, config in enumerate(architecture.fields["stages"])
+        for block in range(config.blocks)
     ]
 
     def ours(part: str):
@@ -109,7 +116,7 @@ def _flat(name: str) -> Table:
 
 
 def _keras_block(part: str):
-    """Ours for Keras's "block2a_", which counts stages from 1 and blocks by letters."""
+    """Our path for Keras's "block2a_", which counts stages from 1 and blocks by letters."""
 
     def target(match: re.Match[str]) -> str:
         stage, block = int(match[1]) - 1, ord(match[2]) - ord("a")
@@ -120,7 +127,7 @@ def _keras_block(part: str):
 
 _BLOCK = r"block(\d)([a-z])_"
 
-_KERAS: Table = (
+_KERAS: NameMap = (
     *keras_kernel("stem_conv", "backbone/stem"),
     *keras_norm("stem_bn", "backbone/stem_norm"),
     *keras_kernel("top_conv", "backbone/last"),
@@ -139,9 +146,8 @@ _KERAS: Table = (
     *keras_kernel(_BLOCK + "se_expand", _keras_block("se_expand"), "keras_conv_as_dense"),
     *keras_kernel(_BLOCK + "project_conv", _keras_block("project")),
     *keras_norm(_BLOCK + "project_bn", _keras_block("project_norm")),
-    # ImageNet's mean and variance, which travel as the source's mean and std instead.
+    # ImageNet's mean and variance; we take them from `PretrainedCfg` instead.
     Rule(r"normalization(_\d+)?/(mean|variance|count)", None),
 )
 
-# An entry may be a function of the network's name.
-RULES = {"timm": _timm, "torchvision": _torchvision, "keras": _KERAS, "flat": _flat}
+NAME_MAPS = {"timm": _timm, "torchvision": _torchvision, "keras": _KERAS, "flat": _flat}

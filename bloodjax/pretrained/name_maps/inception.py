@@ -1,9 +1,8 @@
-"""Name rules of Inception-v3.
+"""Name maps of Inception-v3.
 
-Keras leaves the layers to its automatic names: "conv2d", "conv2d_1", ... in the order in which
-they were made, which is that of `models.inception`'s tables. A network that is built first in its
-process starts at "conv2d" ("keras"). Early versions of Keras counted from 1 instead, "conv2d_1"
-being the first ("keras_from_1"). Nothing in a single name tells the two apart.
+Keras gives the layers automatic names ("conv2d", "conv2d_1", ...) in the order of creation, which
+is the order of `STEMS` and `BLOCKS`. The first network of a process starts at "conv2d" ("keras").
+Early versions of Keras started at "conv2d_1" ("keras_from_1"). A single name does not tell which.
 """
 
 from __future__ import annotations
@@ -11,9 +10,16 @@ from __future__ import annotations
 import re
 
 from bloodjax.models.inception import BLOCKS, STEMS, Unit
-from bloodjax.pretrained.name_maps import Rule, Table, batch_norm, keras_kernel, keras_norm, kernel
+from bloodjax.pretrained.name_maps import (
+    NameMap,
+    Rule,
+    batch_norm,
+    keras_kernel,
+    keras_norm,
+    kernel,
+)
 
-_TORCH: Table = (
+_TORCH: NameMap = (
     *kernel(r"Conv2d_(\d[a-z])_\dx\d\.conv", r"backbone/stem_\1"),
     *batch_norm(r"Conv2d_(\d[a-z])_\dx\d\.bn", r"backbone/stem_\1_norm"),
     *kernel(r"Mixed_(\d[a-z])\.(branch\w+)\.conv", r"backbone/mixed_\1/\2"),
@@ -24,7 +30,7 @@ _TORCH: Table = (
 
 
 def _in_order() -> list[str]:
-    """The paths of all convolutions, in the order in which Keras makes them."""
+    """Paths of all convolutions, in the order in which Keras creates them."""
     paths = [unit.name for stem in STEMS for unit in stem]
     for name, branches in BLOCKS.items():
         for step in (step for branch in branches for step in branch):
@@ -34,8 +40,8 @@ def _in_order() -> list[str]:
     return paths
 
 
-def _keras(first: int) -> Table:
-    """The table where the first convolution has the number `first`; no number counts as 0."""
+def _keras(first: int) -> NameMap:
+    """Keras's name map if the first convolution has number `first`; no number means 0."""
     paths = _in_order()
 
     def ours(suffix: str):
@@ -53,4 +59,4 @@ def _keras(first: int) -> Table:
     )
 
 
-RULES = {"timm": _TORCH, "torchvision": _TORCH, "keras": _keras(0), "keras_from_1": _keras(1)}
+NAME_MAPS = {"timm": _TORCH, "torchvision": _TORCH, "keras": _keras(0), "keras_from_1": _keras(1)}

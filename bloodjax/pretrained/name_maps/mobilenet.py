@@ -1,16 +1,23 @@
-"""Name rules of MobileNet, the first version."""
+"""Name maps of MobileNetV1."""
 
 from __future__ import annotations
 
 import re
 
 from bloodjax.models.mobilenet import DEPTHS
-from bloodjax.pretrained.name_maps import Rule, Table, batch_norm, keras_kernel, keras_norm, kernel
+from bloodjax.pretrained.name_maps import (
+    NameMap,
+    Rule,
+    batch_norm,
+    keras_kernel,
+    keras_norm,
+    kernel,
+)
 
 _BLOCK = r"blocks\.(\d)\.(\d)\."
 _OURS = r"backbone/stage_\1_block_\2/"
 
-_TIMM: Table = (
+_TIMM: NameMap = (
     *kernel("conv_stem", "backbone/stem"),
     *batch_norm("bn1", "backbone/stem_norm"),
     *kernel(_BLOCK + "conv_dw", _OURS + "depthwise", "depthwise"),
@@ -20,7 +27,7 @@ _TIMM: Table = (
     *kernel("classifier", "head/logits", "dense"),
 )
 
-# Keras numbers all blocks in one go, from 1.
+# Keras numbers blocks across all stages, from 1.
 _PLACES = [(stage, block) for stage, depth in enumerate(DEPTHS) for block in range(depth)]
 
 
@@ -33,10 +40,10 @@ def _keras_block(part: str):
     return target
 
 
-_KERAS: Table = (
+_KERAS: NameMap = (
     *keras_kernel("conv1", "backbone/stem"),
     *keras_norm("conv1_bn", "backbone/stem_norm"),
-    # Keras 2 called the kernel depthwise_kernel.
+    # Keras 2 calls the kernel depthwise_kernel.
     Rule(
         r"conv_dw_(\d+)/(depthwise_)?kernel",
         lambda match: f"params/{_keras_block('depthwise')(match)}/kernel",
@@ -48,4 +55,4 @@ _KERAS: Table = (
     *keras_kernel("conv_preds", "head/logits", "keras_conv_as_dense"),
 )
 
-RULES = {"keras": _KERAS, "timm": _TIMM}
+NAME_MAPS = {"keras": _KERAS, "timm": _TIMM}

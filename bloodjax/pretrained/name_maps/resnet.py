@@ -1,4 +1,4 @@
-"""ResNet's tables: timm and torchvision, which name alike, and Keras."""
+"""Name maps of ResNet: timm and torchvision, which use the same names, and Keras."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 
 from bloodjax.pretrained.name_maps import Target, batch_norm, keras_kernel, keras_norm, kernel
 
-# "layer1.0" is the first stage's first block; in it layers count from 1.
+# "layer1.0" is the first block of the first stage; layers in a block count from 1.
 _BLOCK = r"layer(\d)\.(\d+)"
-# "conv2_block1" is the first stage's first block; in it 0 is the shortcut.
+# "conv2_block1" is the first block of the first stage; layer 0 is the shortcut.
 _KERAS_BLOCK = r"conv([2-5])_block(\d+)"
 
 
 def _block(layer: str, first_stage: int, first_block: int) -> Target:
-    """Our `layer` of a block.
+    """Our path of a layer in a block.
 
     Args:
-      layer: such as "shortcut", or "conv_{}" for the source's third number less one.
-      first_stage: the number that the source gives the first stage.
-      first_block: and the first block in it.
+      layer: our name, such as "shortcut"; "conv_{}" is filled with the file's layer number minus 1.
+      first_stage: the file's number of the first stage.
+      first_block: the file's number of the first block.
     """
 
     def module(match: re.Match[str]) -> str:
@@ -40,7 +40,7 @@ _TORCH = (
 )
 
 _KERAS = (
-    # The published weights take BGR images; ours take RGB.
+    # The published weights are for BGR images; ours are for RGB.
     *keras_kernel("conv1_conv", "backbone/stem", "keras_conv_bgr"),
     *keras_norm("conv1_bn", "backbone/stem_norm"),
     *keras_kernel(rf"{_KERAS_BLOCK}_0_conv", _block("shortcut", 2, 1)),
@@ -51,4 +51,4 @@ _KERAS = (
     *keras_kernel("(?:predictions|probs)", "head/logits"),
 )
 
-RULES = {"timm": _TORCH, "torchvision": _TORCH, "keras": _KERAS}
+NAME_MAPS = {"timm": _TORCH, "torchvision": _TORCH, "keras": _KERAS}

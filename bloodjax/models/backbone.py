@@ -1,0 +1,49 @@
+"""Backbone: the fields and the interface that the networks of all families share."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+class Backbone(nn.Module, kw_only=True):
+    """A network without its classifier: images in, pooled features out.
+
+    A subclass implements `__call__` and sows the map at the end of each stage into the collection
+    "intermediates" as `stage_0`, `stage_1`, ..., the largest first.
+
+    Attributes:
+      drop_path: stochastic depth's drop rate at the last block, in [0, 1). The rate grows linearly
+        with depth, from 0 at the first block. Families without residual branches ignore it, unless
+        they say otherwise.
+      remat: recompute the activations within each block during the backward pass instead of storing
+        them (see `layers.maybe_remat`).
+      axis_name: pmap axis name; None under jit.
+      dtype: compute dtype; parameters are float32.
+    """
+
+    drop_path: float = 0.0
+    remat: bool = False
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
+    ) -> Float[Array, "b features"]:
+        """Returns pooled features.
+
+        Args:
+          x: normalised RGB images, at least the family's `MIN_IMAGE_SIZE` pixels a side.
+          train: apply dropout and stochastic depth; needs a "dropout" RNG.
+          update_stats: BatchNorm normalises by the batch's statistics and, where the collection
+            "batch_stats" is mutable, updates its running averages. Otherwise it uses the running
+            averages.
+        """
+        raise NotImplementedError
+
+
+def drop_path_rates(last: float, blocks: int) -> list[float]:
+    """Stochastic depth's drop rate of each block: linear from 0 at the first to `last`."""
+    return [last * i / max(blocks - 1, 1) for i in range(blocks)]
