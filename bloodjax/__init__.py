@@ -1,22 +1,208 @@
-"""bloodjax: fine-tune ImageNet CNNs to classify cells under a microscope, in pure JAX."""
+"""bloodjax: fine-tune ImageNet CNNs to classify cells under a microscope, in pure JAX.
+
+`train` turns labelled images into a run's folder, `evaluate` scores it, and `load` returns its
+classifier. Each function imports what it needs when it is called, so `import bloodjax` is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+import sys
+import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from bloodjax.config import Config
+    from bloodjax.data.dataset import Dataset
+    from bloodjax.evaluation.ensemble import load
+    from bloodjax.models import list_models
+    from bloodjax.pretrained.load import create_model
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "create_model", "load"]
+__all__ = [
+    "Dataset",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "get_config",
+    "list_models",
+    "load",
+    "load_dataset",
+    "train",
+]
+
+# Name -> the module that defines it.
+_ELSEWHERE = {
+    "Dataset": "bloodjax.data.dataset",
+    "create_model": "bloodjax.pretrained.load",
+    "list_models": "bloodjax.models",
+    "load": "bloodjax.evaluation.ensemble",
+}
+
+
+def get_config(name: str | os.PathLike[str]) -> Config:
+    """A recipe's config, to be changed and given to `train`.
+
+    Args:
+      name: Name of a packaged recipe, such as "quickstart" (`bloodjax configs` lists them), or path
+        of a Python file that defines `get_config()`.
+
+    Returns:
+      A mutable `ConfigDict`. Its values are checked by `train`.
+
+    Raises:
+      UserError: There is no such recipe or file, or the file cannot be run.
+    """
+    from bloodjax import config as config_lib
+
+    return config_lib.get_config(os.fspath(name))
+
+
+def train(
+    config: Config | str | os.PathLike[str], workdir: str | os.PathLike[str]
+) -> dict[str, dict]:
+    """Trains a classifier, or resumes the run in `workdir`; then evaluates it and reports.
+
+    Lines and a progress bar are shown unless the application handles the logger "bloodjax" itself;
+    `logging.getLogger("bloodjax").setLevel(logging.WARNING)` silences both.
+
+    Args:
+      config: From `get_config`, or what `get_config` takes.
+      workdir: Folder of the run, created if need be. The report is `report/index.html` in it.
+
+    Returns:
+      Split ("test", "validation") -> the content of its `metrics.json`.
+
+    Raises:
+      UserError: A config value, the data or the folder is wrong.
+      Stopped: SIGINT or SIGTERM stopped the run after a checkpoint; the same call resumes it.
+    """
+    from bloodjax import config as config_lib
+    from bloodjax import cross_validation, distributed, run
+    from bloodjax.cli import console
+
+    console.show_lines_by_default()
+    if isinstance(config, (str, os.PathLike)):
+        config = config_lib.load(os.fspath(config))
+    else:
+        config = config_lib.validate(config)
+    start = cross_validation.train if config.folds else run.train
+    with distributed.session(None, None, None, config.peer_timeout):
+        return start(config, _path(workdir))
+
+
+def evaluate(
+    workdir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    data: str | os.PathLike[str],
+    split: str | None = None,
+    tta: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    tta_select: str = "none",
+    corruptions: str | None = None,
+) -> dict:
+    """Scores a trained classifier on labelled images, and writes metrics.json and predictions.csv.
+
+    Args:
+      workdir: Folder of a run. The folds of one run, or several folders, are an ensemble: the mean
+        of their probabilities.
+      data: SPEC of the images: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or
+        synthetic[:N].
+      split: Part of `data`. If `data` is the source that the run was trained on: train, validation
+        or test of its splits.json, by default test. Otherwise: one of the source's own splits, by
+        default test, or everything if it has none.
+      tta: Views for test-time augmentation: none, flip, d4, crops, colour, robust, several joined
+        by "+", or selected. By default those that the run selected, or its config's.
+      out: Folder to write to; by default one in WORKDIR/evaluate.
+      tta_select: How to weight the views on the run's validation split first: none, greedy or
+        weights.
+      corruptions: Distortions to score the images under too: all, extra, everything, or
+        NAME,NAME,...; `corruptions.json` and `corruptions.html` contain the result.
+
+    Returns:
+      The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.
+
+    Raises:
+      UserError: There is no trained run, the data is wrong or the classes differ.
+    """
+    from bloodjax.cli import console
+    from bloodjax.evaluation import scoring
+
+    console.show_lines_by_default()
+    workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else workdir
+    return scoring.evaluate_runs(
+        [_path(folder) for folder in workdirs],
+        os.fspath(data),
+        split,
+        tta,
+        None if out is None else _path(out),
+        tta_select=tta_select,
+        corruptions=corruptions,
+    )
+
+
+def load_dataset(
+    spec: str | os.PathLike[str],
+    image_size: int = 96,
+    *,
+    bad_images: Literal["fail", "skip"] = "fail",
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+) -> Dataset:
+    """All labelled images of a source, centre-cropped and resized.
+
+    Args:
+      spec: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N].
+      image_size: Side in pixels of the resized images.
+      bad_images: Whether an unreadable image in a folder or zip raises ("fail") or is left out with
+        a warning ("skip").
+      class_names: Classes in label order; by default the source's.
+      seed: Random seed of the synthetic images.
+
+    Returns:
+      The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], `names`,
+      `classes`. Images of a large source are read when they are indexed.
+
+    Raises:
+      UserError: The source is missing, damaged or has no image of a class.
+    """
+    from bloodjax.data import sources
+
+    return sources.load(
+        os.fspath(spec), image_size, bad_images=bad_images, class_names=class_names, seed=seed
+    )
+
+
+def _path(path: str | os.PathLike[str]) -> pathlib.Path:
+    return pathlib.Path(path).expanduser()
 
 
 def __getattr__(name: str):
-    # On demand, so that `import bloodjax` and a command's --help do not wait for JAX.
-    if name == "create_model":
-        from bloodjax.pretrained.load import create_model
-
-        return create_model
-    if name == "load":
-        from bloodjax.evaluation.ensemble import load
-
-        return load
-    if name == "settings":  # what config files imported before it was called config
-        from bloodjax import config
-
-        return config
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
+    if name == "settings":  # name of `bloodjax.config` in old config files
+        return importlib.import_module("bloodjax.config")
     raise AttributeError(f"module 'bloodjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """Keeps a function of the package when the module of the command of that name is imported.
+
+    `bloodjax.evaluate` is a function, and `python -m bloodjax.evaluate` runs a module. Importing
+    the module would replace the function, as Python sets each submodule as an attribute.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

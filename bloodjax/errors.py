@@ -1,11 +1,16 @@
-"""The one exception that means "the user can put this right"."""
+"""Exceptions: `UserError` (bad input, exit status 2) and `Stopped` (clean stop after a signal)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """A mistake in what the user gave: a file, a flag, a config value.
 
     The message is one line that names what is wrong and where, what was found, and what is
-    expected. The command-line programs print it and exit with status 2, without a traceback.
+    expected. The commands print it and exit with status 2, without a traceback.
     """
 
     def __init__(self, message: str):
@@ -13,12 +18,27 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal ended the run in good order.
+    """A signal stopped the run, which had time to save or had nothing to save.
 
     Attributes:
-      signal: its number; a program ends with status 128 + signal.
+      signal: Number of the signal; a command exits with status 128 + signal.
     """
 
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.signal = signal
+
+
+def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
+    """The end of an error about an unknown word: the nearest known one, or all of them.
+
+    Args:
+      word: What was given.
+      known: What is allowed.
+      form: How to write each of them, such as `"--{}"`.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
+    if near:
+        return f"did you mean {form.format(near[0])}?"
+    return f"expected one of {', '.join(map(form.format, known))}"

@@ -1,31 +1,34 @@
-"""Packs a data set into ArrayRecord shards, from which training reads it image by image.
+"""Writes a dataset as ArrayRecord shards, from which training reads images one by one.
 
 python -m bloodjax.pack --data=SPEC --out=DIR [--image_size=96] [--shards=16]
 
-DIR is a SPEC then. Without `--image_size` images are kept as they are, and training on DIR is
-training on SPEC, at any size. With it they are kept as pixels of that size, which are read several
-times faster: for training at that size.
+DIR is then a SPEC. Without `--image_size` the encoded images are kept, and training on DIR gives
+the same results as training on SPEC, at any size. With it decoded images of that size are stored,
+which are read several times faster by training at that size.
 """
 
 from __future__ import annotations
 
 from bloodjax.cli import command
 
-_DATA = command.flags.DEFINE_string("data", None, "A SPEC.")
-command.flags.DEFINE_string("out", None, "A new or empty folder for the shards.")
+_DATA = command.flags.DEFINE_string("data", None, "SPEC: The labelled images.")
+command.flags.DEFINE_string("out", None, "DIR: New or empty folder for the shards.")
 _SIZE = command.flags.DEFINE_integer(
-    "image_size", None, "Side in pixels at which to keep them; by default as they are.", 16, 2048
+    "image_size", None, "PIXELS: Side of the stored images. By default as they are.", 16, 2048
 )
 _SHARDS = command.flags.DEFINE_integer(
-    "shards", None, "Files for each split; by default one for every 8,192 images.", 1, 99_999
+    "shards", None, "N: Files per split. By default one for every 8,192 images.", 1, 99_999
 )
 _BAD = command.flags.DEFINE_enum(
-    "bad_images", "fail", ["fail", "skip"], "What to do about an unreadable image in a folder."
+    "bad_images",
+    "fail",
+    ["fail", "skip"],
+    "What to do about an unreadable image in a folder or zip.",
 )
 _CLASSES = command.flags.DEFINE_list(
-    "classes", [], "Class names in label order, for a file that does not name its own."
+    "classes", [], "A,B,C: Class names in label order, for a file without its own."
 )
-_SEED = command.flags.DEFINE_integer("seed", 0, "Of rendered cells.", 0, 2**31 - 1)
+_SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 0, 2**31 - 1)
 
 
 def main(_: list[str]) -> None:
@@ -34,7 +37,7 @@ def main(_: list[str]) -> None:
     from bloodjax.data import packing
 
     size, out = _SIZE.value, command.local_path("out")
-    dataset = packing.read(
+    dataset = packing.load_source(
         _DATA.value,
         size,
         bad_images=_BAD.value,
@@ -49,4 +52,6 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, required=("data", "out"))
+    command.run(
+        main, name="pack", required=("data", "out"), example="--data=cells.zip --out=cells_packed"
+    )

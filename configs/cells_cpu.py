@@ -1,13 +1,5 @@
-"""The best that trains from scratch on real cells in 40 minutes on two CPU cores."""
+"""The recipe `cells_cpu` of the package."""
 
-from configs import common
+from bloodjax.configs.cells_cpu import get_config
 
-
-def get_config():
-    """A plain network on 96x96 images; give `config.data.train`."""
-    config = common.from_scratch()
-    config.model.name = "simple_cnn"
-    config.phases.finetune.epochs = 24
-    config.phases.finetune.schedule.warmup = 2.0
-    config.evaluation.tta = "d4"
-    return config
+__all__ = ["get_config"]

@@ -1,12 +1,5 @@
-"""ConvNeXt-Base (Liu et al., 2022) in the founding report's setting."""
+"""The recipe `convnext_base` of the package."""
 
-from configs import common
+from bloodjax.configs.convnext_base import get_config
 
-
-def get_config():
-    """Give `config.data.train`."""
-    config = common.report()
-    config.model.name = "convnext_base"
-    config.model.weights = "imagenet"
-    config.model.drop_path = 0.1
-    return config
+__all__ = ["get_config"]

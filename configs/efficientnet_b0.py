@@ -1,11 +1,5 @@
-"""EfficientNet-B0 (Tan and Le, 2019) in the founding report's setting."""
+"""The recipe `efficientnet_b0` of the package."""
 
-from configs import common
+from bloodjax.configs.efficientnet_b0 import get_config
 
-
-def get_config():
-    """Give `config.data.train`."""
-    config = common.report()
-    config.model.name = "efficientnet_b0"
-    config.model.weights = "imagenet"
-    return config
+__all__ = ["get_config"]

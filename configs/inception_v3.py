@@ -1,11 +1,5 @@
-"""Inception-v3 (Szegedy et al., 2015) in the founding report's setting."""
+"""The recipe `inception_v3` of the package."""
 
-from configs import common
+from bloodjax.configs.inception_v3 import get_config
 
-
-def get_config():
-    """Give `config.data.train`."""
-    config = common.report()
-    config.model.name = "inception_v3"
-    config.model.weights = "imagenet"
-    return config
+__all__ = ["get_config"]

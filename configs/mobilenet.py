@@ -1,11 +1,5 @@
-"""MobileNet (Howard et al., 2017) in the founding report's setting."""
+"""The recipe `mobilenet` of the package."""
 
-from configs import common
+from bloodjax.configs.mobilenet import get_config
 
-
-def get_config():
-    """Give `config.data.train`."""
-    config = common.report()
-    config.model.name = "mobilenet_v1_100"
-    config.model.weights = "imagenet"
-    return config
+__all__ = ["get_config"]

@@ -1,12 +1,5 @@
-"""A first run on rendered cells: minutes on a laptop, and nothing to download."""
+"""The recipe `quickstart` of the package."""
 
-from configs import common
+from bloodjax.configs.quickstart import get_config
 
-
-def get_config():
-    """A small plain network, trained from scratch."""
-    config = common.from_scratch()
-    config.data.train = "synthetic:2400"
-    config.model.name = "simple_cnn"
-    config.phases.finetune.epochs = 12
-    return config
+__all__ = ["get_config"]

@@ -1,11 +1,5 @@
-"""ResNet-50 (He et al., 2015) in the founding report's setting."""
+"""The recipe `resnet50` of the package."""
 
-from configs import common
+from bloodjax.configs.resnet50 import get_config
 
-
-def get_config():
-    """Give `config.data.train`."""
-    config = common.report()
-    config.model.name = "resnet_50"
-    config.model.weights = "imagenet"
-    return config
+__all__ = ["get_config"]

@@ -1,11 +1,5 @@
-"""VGG16 (Simonyan and Zisserman, 2014) in the founding report's setting."""
+"""The recipe `vgg16` of the package."""
 
-from configs import common
+from bloodjax.configs.vgg16 import get_config
 
-
-def get_config():
-    """Give `config.data.train`."""
-    config = common.report()
-    config.model.name = "vgg_16"
-    config.model.weights = "imagenet"
-    return config
+__all__ = ["get_config"]

@@ -1,1 +1,1 @@
-"""What every command shares: flags, exit statuses, the terminal, the compilation cache."""
+"""Shared by all commands: flags, exit statuses, the terminal, the compilation cache."""

@@ -1,60 +1,73 @@
-"""How every command starts and ends: flags in, one line and a status out. The one door to absl."""
+"""How every command starts and ends: flags and `--help`, exit statuses. The one door to absl."""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import pathlib
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from bloodjax.cli import huge_pages
-from bloodjax.errors import Stopped, UserError
+from bloodjax.errors import Stopped, UserError, did_you_mean
 from bloodjax.io import files
 
 __all__ = ["flags", "local_path", "local_paths", "run"]
 
 _OVERRIDE = "--config."
+_HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+_WIDTH = 96  # columns of --help
+_FLAG_WIDTH = 28
+_SPEC = "SPEC: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N]."
 
 
 def run(
-    main: Callable[[list[str]], None], *, required: Sequence[str], takes_config: bool = False
+    main: Callable[[list[str]], None],
+    *,
+    required: Sequence[str],
+    name: str = "",
+    takes_config: bool = False,
+    example: str = "",
 ) -> None:
-    """Starts the process again with huge pages, parses the flags, calls `main`, and ends.
+    """Parses the flags, restarts the process with huge pages, calls `main`, and exits.
 
-    A `UserError` is printed as one line and ends with status 2, as does a disk that takes no more;
-    `Stopped` ends with 128 + signal. Anything else is a bug and keeps its traceback.
+    The restart replaces this process by one with the same command line and the environment variable
+    `GLIBC_TUNABLES` set, before anything but the flags has been read. `huge_pages.restart` says
+    when, and `BLOODJAX_HUGE_PAGES=0` prevents it.
+
+    `--help` prints the first line of the docstring of `main`'s module, the flags and the example,
+    and exits with status 0. A `UserError` or a full disk is printed as one line, with status 2;
+    `Stopped` exits with 128 + signal. Any other exception is a bug and keeps its traceback.
 
     Args:
-      main: takes the config's overrides, as `"key=value"`.
-      required: names of flags that must be given.
-      takes_config: whether there may be any.
+      main: Called with the config overrides, as `"key=value"`.
+      required: Names of flags that must be given.
+      name: The command as in `bloodjax NAME`; by default the name of the script.
+      takes_config: Whether `--config.key=value` overrides are allowed.
+      example: Arguments for the example in `--help`.
     """
-
-    def parse(argv: list[str]) -> list[str]:
-        rest, overrides = _split_overrides(argv) if takes_config else (argv, [])
-        try:
-            unknown = flags.FLAGS(rest)[1:]
-        except flags.Error as error:
-            raise UserError(str(error).partition("\n")[0]) from error
-        for name in required:
-            if flags.FLAGS[name].value in (None, ""):
-                raise UserError(f"--{name} is missing; --help says what it is")
-        if unknown:
-            raise UserError(f"unexpected argument {unknown[0]!r}: expected --flag=value only")
-        return [argv[0], *overrides]
-
-    def quietly(argv: list[str]) -> None:
-        # Orbax tells of every step that it takes, and at length of the errors that it raises.
-        logging.set_verbosity(logging.FATAL)
-        main(argv[1:])
-
-    huge_pages.restart()
-    from bloodjax.cli import console  # takes a second, which a restart would spend twice
-
-    console.route_warnings()
+    name = name or pathlib.Path(sys.argv[0]).stem
+    if _HELP.intersection(sys.argv[1:]):
+        print(_help(name, main, required, takes_config, example))
+        sys.exit(0)
     try:
-        app.run(quietly, flags_parser=parse)
+        overrides = _parse(sys.argv, required, takes_config)
+    except UserError as error:
+        sys.exit(_end(f"error: {error}", 2))
+    huge_pages.restart()
+    from bloodjax.cli import console  # takes half a second, which a restart would spend twice
+
+    console.show_lines()
+    # Other libraries' messages: orbax logs every step that it takes, and each error at length.
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.FATAL)
+    with contextlib.suppress(Exception):  # stderr may be closed
+        faulthandler.enable()
+    try:
+        main(overrides)
     except UserError as error:
         sys.exit(_end(f"error: {error}", 2))
     except Stopped as error:
@@ -67,27 +80,34 @@ def run(
         sys.exit(_end(f"error: {where}{why}; what was saved before is whole", 2))
     except KeyboardInterrupt:
         sys.exit(_end("stopped", 130))
+    sys.exit(0)
 
 
 def local_path(flag: str) -> pathlib.Path:
     """The value of `--flag` as a path.
 
     Raises:
-      UserError: it is a remote one, such as gs://bucket/folder.
+      UserError: It is a remote path, such as gs://bucket/folder.
     """
     return _local(flag, flags.FLAGS[flag].value)
 
 
 def local_paths(flag: str) -> list[pathlib.Path]:
-    """The values of a flag that may be repeated, or list several with commas between them.
+    """The paths in a flag that may be repeated; each value may be several, separated by commas.
+
+    A value that is itself the path of an existing folder or file is one path, commas or not.
 
     Raises:
-      UserError: one is a remote path, or none is left.
+      UserError: A path is remote, or there is none.
     """
-    values = [text for value in flags.FLAGS[flag].value for text in value.split(",") if text]
-    if not values:
+    paths = []
+    for value in flags.FLAGS[flag].value:
+        path = pathlib.Path(value).expanduser()
+        texts = [value] if "," in value and path.exists() else value.split(",")
+        paths += [_local(flag, text) for text in texts if text]
+    if not paths:
         raise UserError(f"--{flag} is missing; --help says what it is")
-    return [_local(flag, value) for value in values]
+    return paths
 
 
 def _local(flag: str, value: str) -> pathlib.Path:
@@ -101,8 +121,29 @@ def _end(message: str, status: int) -> int:
     return status
 
 
+def _parse(argv: list[str], required: Sequence[str], takes_config: bool) -> list[str]:
+    """Sets the flags from the command line; returns the config overrides, as `"key=value"`."""
+    rest, overrides = _split_overrides(argv) if takes_config else (argv, [])
+    try:
+        unexpected = flags.FLAGS(rest)[1:]
+    except flags.UnrecognizedFlagError as error:
+        group, dot, key = error.flagname.partition(".")
+        known = [flag.name for flag in _own_flags()]
+        # Of a misspelt --config.key, only the first word is a flag's name.
+        hint = did_you_mean(group, known, f"--{{}}{dot}{key}")
+        raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
+    except flags.Error as error:
+        raise UserError(str(error).partition("\n")[0]) from error
+    for name in required:
+        if flags.FLAGS[name].value in (None, ""):
+            raise UserError(f"--{name} is missing; --help says what it is")
+    if unexpected:
+        raise UserError(f"unexpected argument {unexpected[0]!r}: expected --flag=value only")
+    return overrides
+
+
 def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Parts `--config.key=value` and `--config.key value` from the other arguments."""
+    """Separates `--config.key=value` and `--config.key value` from the other arguments."""
     rest, overrides = [], []
     arguments = iter(argv)
     for argument in arguments:
@@ -114,3 +155,57 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
             override += "=" + next(arguments, "")
         overrides.append(override)
     return rest, overrides
+
+
+def _own_flags() -> list[flags.Flag]:
+    """The flags that the command defines, without absl's."""
+    by_module = flags.FLAGS.flags_by_module_dict()
+    return [f for module in by_module if not module.startswith("absl.") for f in by_module[module]]
+
+
+def _help(
+    name: str,
+    main: Callable[[list[str]], None],
+    required: Sequence[str],
+    takes_config: bool,
+    example: str,
+) -> str:
+    """The text of `--help`, for one screen."""
+    shown = [flag for flag in _own_flags() if not flag.help.startswith("Former name")]
+    rows = [_help_row(flag) for flag in shown]
+    values = {flag.removeprefix("--").partition("=")[0]: flag for flag, _ in rows}
+    usage = ["usage: bloodjax", name, *(values[flag] for flag in required)]
+    if takes_config:
+        rows.append(("--config.KEY=VALUE", "Sets a config key, such as --config.batch_size=32."))
+    if rows:
+        usage.append("[--flag=value ...]")
+    lines = [" ".join(usage), ""]
+    lines += textwrap.wrap((main.__globals__["__doc__"] or "").partition("\n")[0], _WIDTH)
+    lines += [""] * bool(rows)
+    width = min(_FLAG_WIDTH, max((len(flag) for flag, _ in rows), default=0) + 4)
+    for flag, text in rows:
+        lines += textwrap.wrap(
+            text,
+            _WIDTH,
+            initial_indent=f"  {flag}  ".ljust(width),
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+    if any("SPEC" in flag for flag, _ in rows):
+        lines += ["", _SPEC]
+    if example:
+        lines += ["", f"Example:\n  bloodjax {name} {example}"]
+    return "\n".join(lines)
+
+
+def _help_row(flag: flags.Flag) -> tuple[str, str]:
+    """A flag with a placeholder for its value, and what it does.
+
+    The help of a flag starts with the placeholder: `"DIR: Folder of the run."`; that of an
+    enumeration, with its values, which absl puts there.
+    """
+    text = flag.help.partition(";\n")[0]  # absl adds that a flag can be repeated
+    placeholder, _, text = text.partition(": ")
+    if flag.default not in (None, "", []):
+        text = f"{text.removesuffix('.')} (default {flag.default})."
+    return f"--{flag.name}={placeholder.strip('<>')}", text

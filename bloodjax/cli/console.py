@@ -1,70 +1,150 @@
-"""The terminal: log lines and progress bars. The one door to rich."""
+"""The terminal or notebook: log lines and progress bars. The one door to rich.
+
+All output goes through the logger "bloodjax". Its lines are at level INFO, so that
+`logging.getLogger("bloodjax").setLevel(logging.WARNING)` silences both lines and bars.
+"""
 
 from __future__ import annotations
 
+import html
 import logging
+import time
 
 import rich.console
-import rich.logging
 import rich.progress
 
 from bloodjax import distributed
 
 _console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+_log = logging.getLogger("bloodjax")
+
+
+class _LineHandler(logging.Handler):
+    """Prints records above a progress bar: plain at INFO, with the level's name above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Nothing is caught here: a signal may raise `Stopped` at any point.
+        line = self.format(record)
+        if record.levelno > logging.INFO:
+            line = f"{record.levelname.lower()}: {line}"
+        if _console.is_jupyter:
+            print(line)  # a line of the cell's text; rich would make an element of each
+        else:
+            _console.print(line, markup=False)
+
+
+def show_lines() -> None:
+    """Shows lines and bars of the logger "bloodjax" on stderr or in the notebook; for commands."""
+    _log.handlers = [_LineHandler()]
+    _log.propagate = False
+    _log.setLevel(logging.INFO)
+
+
+def show_lines_by_default() -> None:
+    """`show_lines`, unless the application handles these lines itself; for library functions.
+
+    It does, if the logger "bloodjax" has a handler, or if the root logger has one and the level of
+    either logger was set for it: of "bloodjax" to any level, or of the root to INFO or below.
+    A level that was set stays.
+    """
+    root, level = logging.getLogger(), _log.level
+    by_root = root.handlers and (level != logging.NOTSET or root.level <= logging.INFO)
+    if _log.handlers or by_root:
+        return
+    show_lines()
+    _log.setLevel(level or logging.INFO)
 
 
 def log_info(message: str) -> None:
-    """Prints one line to the terminal, above a progress bar where there is one.
-
-    Of a run's several processes, the primary one does.
-    """
+    """Logs one line at level INFO, in the run's primary process only."""
     if distributed.is_primary():
-        _console.print(message, markup=False)
-
-
-def route_warnings() -> None:
-    """Sends the library's own warnings to the terminal, above a progress bar."""
-    handler = rich.logging.RichHandler(console=_console, show_time=False, show_path=False)
-    logger = logging.getLogger("bloodjax")
-    logger.handlers = [handler]
-    logger.propagate = False
+        _log.info(message, stacklevel=2)
 
 
 class ProgressBar:
-    """A bar with time left; an epoch's with loss, accuracy and images a second too.
+    """A bar with the time left; an epoch's also with loss, accuracy and images per second.
 
-    It shows nothing where the output is not a terminal.
+    It is shown only where `show_lines` shows lines at level INFO, on a terminal or in a notebook.
     """
 
     def __init__(self, description: str, steps: int, done: int):
+        shown = _shows_lines() and distributed.is_primary()
+        self._time = rich.progress.TimeRemainingColumn()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=24),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TextColumn("{task.fields[figures]}"),
-            rich.progress.TimeRemainingColumn(),
+            self._time,
             console=_console,
             transient=True,
-            disable=not (_console.is_terminal and distributed.is_primary()),
+            disable=not (shown and _console.is_terminal) or _console.is_jupyter,
         )
         self._task = self._bar.add_task(description, total=steps, completed=done, figures="")
+        self._cell = _NotebookCell() if shown and _console.is_jupyter else None
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
+        self._update()
         return self
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
+        if self._cell is not None:
+            self._cell.clear()
 
     def advance(self, done: int) -> None:
-        """Shows that so many of the steps are done."""
-        self._bar.update(self._task, completed=done)
+        """Sets the number of steps that are done."""
+        self._update(completed=done)
 
     def describe(self, description: str) -> None:
-        """Changes what the bar says that it is about."""
-        self._bar.update(self._task, description=description)
+        """Changes the bar's description."""
+        self._update(description=description)
 
     def update(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Shows that `step` steps of the epoch are done, and the epoch's figures so far."""
+        """Sets the number of steps done in the epoch, and the epoch's figures so far."""
         figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
-        self._bar.update(self._task, completed=step, figures=figures)
+        self._update(completed=step, figures=figures)
+
+    def _update(self, **changes) -> None:
+        self._bar.update(self._task, **changes)
+        if self._cell is not None:
+            task = self._bar.tasks[0]
+            done, total = int(task.completed), int(task.total)
+            words = (f"{done}/{total}", task.fields["figures"], self._time.render(task).plain)
+            self._cell.show(task.description, done, total, "  ".join(filter(None, words)))
+
+
+class _NotebookCell:
+    """A bar in the output of a notebook's cell, replaced in place a few times a second.
+
+    rich's own needs the package ipywidgets, and repeats the bar with every line.
+    """
+
+    _EVERY = 0.2  # seconds
+
+    def __init__(self):
+        from IPython.display import display
+
+        self._handle, self._next = display({"text/plain": ""}, raw=True, display_id=True), 0.0
+
+    def show(self, description: str, done: int, total: int, text: str) -> None:
+        """Shows these values, unless the last ones are too recent."""
+        if time.monotonic() < self._next and done < total:
+            return
+        self._next = time.monotonic() + self._EVERY
+        bar = f'<progress value="{done}" max="{total}"></progress>'
+        content = {
+            "text/html": f"{html.escape(description)} {bar} {html.escape(text)}",
+            "text/plain": f"{description}  {text}",
+        }
+        self._handle.update(content, raw=True)
+
+    def clear(self) -> None:
+        """Removes the bar."""
+        self._handle.update({"text/plain": ""}, raw=True)
+
+
+def _shows_lines() -> bool:
+    ours = any(isinstance(handler, _LineHandler) for handler in _log.handlers)
+    return ours and _log.isEnabledFor(logging.INFO)

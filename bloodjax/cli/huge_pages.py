@@ -1,8 +1,9 @@
-"""Huge pages for a process's memory, by which training on a CPU is up to a third faster.
+"""Huge pages for a process's memory, which make training on a CPU up to a third faster.
 
-XLA takes the memory of each step anew from the C library, gigabytes in pages of 4 KiB, and the
-kernel clears and maps every page as it is first touched. glibc asks for pages of 2 MiB instead if
-the environment says so as a process starts, and only then; so a command starts once more.
+XLA allocates the memory of each step from the C library again, gigabytes in pages of 4 KiB, and the
+kernel clears and maps each page when it is first touched. glibc requests pages of 2 MiB instead if
+an environment variable says so when the process starts, and only then. So a command restarts
+itself once with that variable, see `command.run`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import os
 import platform
 import sys
 
+OPT_OUT = "BLOODJAX_HUGE_PAGES"
 _VARIABLE = "GLIBC_TUNABLES"
 _TUNABLE = "glibc.malloc.hugetlb"
 
 
 def restart() -> None:
-    """Runs this process's command line again, with huge pages; returns where that is no use.
+    """Replaces this process by one with the same command line and huge pages.
 
-    That is where they are asked for already, or refused (`GLIBC_TUNABLES=glibc.malloc.hugetlb=0`);
-    where the C library is another; and where Python was not started on a module of ours.
+    Returns, and changes nothing, if
+    - the environment has `BLOODJAX_HUGE_PAGES=0`;
+    - `GLIBC_TUNABLES` sets `glibc.malloc.hugetlb` to any value, as it does after the restart;
+    - the C library is not glibc; or
+    - the process is neither `bloodjax COMMAND` nor `python -m bloodjax.COMMAND`.
     """
-    spec = sys.modules["__main__"].__spec__
-    ours = spec is not None and spec.name.startswith(f"{__package__}.")
+    spec = sys.modules["__main__"].__spec__  # of the command's module under `bloodjax` too
+    ours = spec is not None and spec.name.startswith("bloodjax.")
     chosen = os.environ.get(_VARIABLE, "")
-    if not ours or _TUNABLE in chosen or platform.libc_ver()[0] != "glibc":
+    refused = os.environ.get(OPT_OUT) == "0" or _TUNABLE in chosen
+    if not ours or refused or platform.libc_ver()[0] != "glibc":
         return
     os.environ[_VARIABLE] = f"{chosen}:{_TUNABLE}=1".lstrip(":")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it is None where it was closed before the start
+            stream.flush()
     os.execv(sys.executable, sys.orig_argv)

@@ -1,4 +1,4 @@
-"""Tests of bloodjax/cli.py, in this process; the commands' own tests start real ones."""
+"""Runs functions as commands in this process; the commands' own tests start real processes."""
 
 import errno
 import logging
@@ -13,9 +13,11 @@ from bloodjax.cli import command
 from bloodjax.errors import Stopped, UserError
 
 # The commands' flags have the same names, so that no process can import two of them.
-_NAME = command.flags.DEFINE_string("cli_test_name", None, "A name.")
-command.flags.DEFINE_multi_string("cli_test_folders", None, "Folders.")
-_COUNT = command.flags.DEFINE_integer("cli_test_count", 1, "A count.")
+_NAME = command.flags.DEFINE_string("cli_test_name", None, "SPEC: A name.")
+command.flags.DEFINE_multi_string("cli_test_folders", None, "DIR: Folders.")
+_COUNT = command.flags.DEFINE_integer("cli_test_count", 1, "N: A count.")
+command.flags.DEFINE_enum("cli_test_kind", "a", ["a", "b"], "A kind.")
+command.flags.DEFINE_string("cli_test_old", None, "Former name of --cli_test_name.")
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +25,13 @@ def _leaves_no_trace(monkeypatch):
     logger = logging.getLogger("bloodjax")
     monkeypatch.setattr(logger, "handlers", logger.handlers)
     monkeypatch.setattr(logger, "propagate", logger.propagate)
+    root, levels = logging.getLogger(), (logger.level, logging.getLogger().level)
+    handlers = root.handlers[:]
     with flagsaver.flagsaver():
         yield
+    root.handlers[:] = handlers
+    logger.setLevel(levels[0])
+    root.setLevel(levels[1])
 
 
 @pytest.fixture
@@ -35,7 +42,8 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         with pytest.raises(SystemExit) as ended:
             command.run(main, **{"required": ("cli_test_name",)} | options)
-        return ended.value.code, capsys.readouterr().err
+        printed = capsys.readouterr()
+        return ended.value.code, printed.err or printed.out
 
     return run
 
@@ -91,6 +99,9 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
         (["--cli_test_name=x", "--cli_test_count=y"], "cli_test_count"),
         (["--cli_test_name=x", "y"], "unexpected argument 'y'"),
         (["--cli_test_name=x", "--config.seed=1"], "config.seed"),
+        (["--cli_tset_name=x"], "unknown flag --cli_tset_name: did you mean --cli_test_name?"),
+        (["--cli_tset_name.a=x"], "did you mean --cli_test_name.a?"),
+        (["--zzz=x"], "expected one of --cli_test_name, --cli_test_folders, --cli_test_count"),
     ],
 )
 def test_a_wrong_flag_ends_before_main(run, arguments, message):
@@ -119,3 +130,50 @@ def test_local_paths_are_repeated_or_listed(run):
 def test_local_paths_are_checked(run, value, message):
     arguments = ("--cli_test_name=x", f"--cli_test_folders={value}")
     assert run(lambda _: command.local_paths("cli_test_folders"), *arguments) == (2, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("lr=0.1,wd=0", ["lr=0.1,wd=0"]), ("a,wd=0", ["a", "wd=0"])]
+)
+def test_a_folder_with_a_comma_in_its_name_is_one_path(run, tmp_path, monkeypatch, name, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1,wd=0").mkdir()
+    seen = []
+    arguments = ("--cli_test_name=x", f"--cli_test_folders={name}")
+    run(lambda _: seen.extend(command.local_paths("cli_test_folders")), *arguments)
+    assert seen == [pathlib.Path(path) for path in expected]
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_a_screen_with_the_own_flags_and_an_example(run, flag):
+    called = []
+    status, printed = run(
+        lambda _: called.append(1),
+        *("--cli_test_name", "x", flag),
+        name="test",
+        example="--cli_test_name=a.npz",
+    )
+    assert (status, called) == (0, [])
+    assert printed == (
+        "usage: bloodjax test --cli_test_name=SPEC [--flag=value ...]\n\n"
+        f"{__doc__}\n\n"
+        "  --cli_test_name=SPEC    A name.\n"
+        "  --cli_test_folders=DIR  Folders.\n"
+        "  --cli_test_count=N      A count (default 1).\n"
+        "  --cli_test_kind=a|b     A kind (default a).\n\n"
+        "SPEC: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N].\n\n"
+        "Example:\n  bloodjax test --cli_test_name=a.npz\n"
+    )
+
+
+def test_help_names_config_keys(run):
+    printed = run(lambda _: None, "--help", takes_config=True)[1]
+    assert "\n  --config.KEY=VALUE " in printed
+
+
+def test_other_libraries_are_silent_and_our_warnings_are_not(run):
+    def main(_):
+        logging.getLogger("another").error("noise")
+        logging.getLogger("bloodjax.data").warning("skipped")
+
+    assert run(main, "--cli_test_name=x") == (0, "warning: skipped\n")

@@ -1,6 +1,9 @@
+import inspect
 import io
 import json
 import logging
+import sys
+import types
 
 import pytest
 import rich.console
@@ -18,7 +21,22 @@ def steps(workdir):
 
 
 @pytest.fixture
-def screen(monkeypatch):
+def loggers(monkeypatch):
+    """The logger "bloodjax" and the root logger, not configured; restored after the test."""
+    logger, root = logging.getLogger("bloodjax"), logging.getLogger()
+    for one in (logger, root):
+        monkeypatch.setattr(one, "handlers", [])
+        monkeypatch.setattr(one, "propagate", one.propagate)
+    levels = logger.level, root.level
+    logger.setLevel(logging.NOTSET)
+    root.setLevel(logging.WARNING)
+    yield logger, root
+    logger.setLevel(levels[0])
+    root.setLevel(levels[1])
+
+
+@pytest.fixture
+def screen(monkeypatch, loggers):
     """Where lines go; a terminal if `is_terminal` is set."""
 
     def make(is_terminal):
@@ -27,6 +45,7 @@ def screen(monkeypatch):
             file=file, force_terminal=is_terminal, soft_wrap=True, width=120
         )
         monkeypatch.setattr(console, "_console", screen)
+        console.show_lines()
         return file
 
     return make
@@ -68,7 +87,8 @@ def test_a_last_line_that_was_cut_short_is_left_out(tmp_path):
     assert metric_writer.read_history(tmp_path) == [entry(1), entry(3)]
 
 
-def test_a_damaged_line_is_left_out_and_said(tmp_path, capsys):
+def test_a_damaged_line_is_left_out_and_said(tmp_path, capsys, loggers):
+    console.show_lines()
     whole = [json.dumps(entry(step)) for step in (1, 3)]
     for damaged in ("{", "[1]", '{"event": "epoch"}', "\0", "[" * 100_000):
         (tmp_path / "metrics.jsonl").write_text("\n".join([whole[0], damaged, whole[1], ""]))
@@ -105,15 +125,120 @@ def test_say_prints_one_plain_line(screen):
     assert file.getvalue() == message + "\n"
 
 
-def test_warnings_of_the_library_go_to_the_same_place(screen, monkeypatch):
-    logger = logging.getLogger("bloodjax")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "propagate", True)
+def test_warnings_of_the_library_go_to_the_same_place(screen):
     file = screen(False)
-    console.route_warnings()
-    console.route_warnings()
+    console.show_lines()
+    console.show_lines()
     logging.getLogger("bloodjax.data.formats.folders").warning("skipped %d images", 3)
-    assert file.getvalue().count("skipped 3 images") == 1
+    assert file.getvalue().count("warning: skipped 3 images") == 1
+
+
+def test_a_level_silences_lines_and_bars(screen, loggers):
+    file = screen(True)
+    loggers[0].setLevel(logging.WARNING)
+    console.log_info("a line")
+    show(FIGURES)
+    assert file.getvalue() == ""
+
+
+def test_a_library_shows_its_lines_by_default(screen, loggers, capsys):
+    console.log_info("nothing is set up")
+    console.show_lines_by_default()
+    console.log_info("a line")
+    console.show_lines_by_default()
+    console.log_info("another")
+    assert capsys.readouterr().err == "a line\nanother\n"
+
+
+def test_a_level_set_before_is_kept(loggers, capsys):
+    loggers[1].handlers.clear()  # pytest's
+    loggers[0].setLevel(logging.WARNING)
+    console.show_lines_by_default()
+    console.log_info("a line")
+    loggers[0].warning("careful")
+    assert capsys.readouterr().err == "warning: careful\n"
+
+
+@pytest.mark.parametrize("logger", ["bloodjax", "root"])
+def test_an_application_that_handles_the_lines_gets_them_instead(loggers, capsys, logger):
+    file = io.StringIO()
+    chosen = logging.getLogger(None if logger == "root" else logger)
+    chosen.addHandler(logging.StreamHandler(file))
+    chosen.setLevel(logging.INFO)
+    console.show_lines_by_default()
+    console.log_info("a line")
+    show(FIGURES)
+    assert file.getvalue() == "a line\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_handlers_for_warnings_alone_do_not_hide_the_lines(loggers, capsys):
+    # As in some hosted notebooks, where the root logger has a handler from the start.
+    loggers[1].addHandler(logging.StreamHandler(io.StringIO()))
+    console.show_lines_by_default()
+    console.log_info("a line")
+    assert capsys.readouterr().err == "a line\n"
+
+
+def test_a_line_names_the_module_that_logged_it(loggers, caplog):
+    caplog.set_level(logging.INFO)
+    loggers[1].addHandler(caplog.handler)
+    inspect.unwrap(console.log_info)("a line")
+    assert [record.module for record in caplog.records] == ["console_test"]
+
+
+class Cell:
+    """What a notebook shows of a display: each of its contents."""
+
+    def __init__(self):
+        self.shown = []
+
+    def display(self, content, *, raw, display_id):
+        assert (raw, display_id) == (True, True)
+        return types.SimpleNamespace(update=lambda content, raw: self.shown.append(content))
+
+
+@pytest.fixture
+def notebook(monkeypatch, loggers):
+    cell = Cell()
+    module = types.ModuleType("IPython.display")
+    module.display = cell.display
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr(console, "_console", rich.console.Console(force_jupyter=True))
+    monkeypatch.setattr(console._NotebookCell, "_EVERY", 0.0)
+    console.show_lines_by_default()
+    return cell
+
+
+def test_in_a_notebook_the_bar_is_replaced_in_its_cell(notebook):
+    show(FIGURES)
+    texts = [content.get("text/html", "") for content in notebook.shown]
+    assert texts[-2].startswith('epoch 1 <progress value="3" max="4"></progress> 3/4  loss 0.2500 ')
+    assert notebook.shown[-1] == {"text/plain": ""}  # it goes when the epoch ends
+
+
+def test_in_a_notebook_a_bar_changes_a_few_times_a_second(notebook, monkeypatch):
+    monkeypatch.setattr(console._NotebookCell, "_EVERY", 1e9)
+    with console.ProgressBar("<one>", 3, 0) as bar:
+        bar.advance(1)
+        bar.advance(2)
+        bar.advance(3)
+    texts = [content.get("text/html", "") for content in notebook.shown]
+    assert [text[:40] for text in texts] == [
+        '&lt;one&gt; <progress value="0" max="3">',
+        '&lt;one&gt; <progress value="3" max="3">',
+        "",
+    ]
+
+
+def test_in_a_notebook_lines_are_its_text_and_a_level_silences_all(notebook, capsys, loggers):
+    console.log_info("a line")
+    loggers[0].setLevel(logging.WARNING)
+    console.log_info("another")
+    show(FIGURES)
+    assert capsys.readouterr().out == "a line\n"
+    assert not notebook.shown
 
 
 def test_a_bar_says_what_it_is_about():

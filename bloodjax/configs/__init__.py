@@ -1,0 +1,1 @@
+"""The recipes: config files that `--config=NAME` finds. `bloodjax configs` lists them."""

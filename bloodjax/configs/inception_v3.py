@@ -1,0 +1,11 @@
+"""Inception-v3 (Szegedy et al., 2015) in the founding report's setting."""
+
+from bloodjax.configs import common
+
+
+def get_config():
+    """Give `config.data.train`."""
+    config = common.report()
+    config.model.name = "inception_v3"
+    config.model.weights = "imagenet"
+    return config

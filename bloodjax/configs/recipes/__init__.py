@@ -1,0 +1,1 @@
+"""Recipes for any network: clean, fast and robust."""
