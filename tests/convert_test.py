@@ -3,13 +3,14 @@
 import subprocess
 
 import jax
-import numpy as np
 import pytest
 
 import bloodjax
 from bloodjax import models
 from bloodjax.pretrained import bloodjax_file, load, readers, safetensors_file
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
+
+from .trees import assert_trees_equal
 
 NAME = "mobilenetv1_025"
 
@@ -38,7 +39,7 @@ def test_writes_a_file_that_training_takes(command, weights, tmp_path):
     found = load.load_weights(NAME, str(out))
     assert (found.pretrained_cfg.licence, found.pretrained_cfg.variant) == ("mit", "keras")
     _, variables = bloodjax.create_model(NAME, str(out), 5)
-    jax.tree.map(np.testing.assert_array_equal, variables, jax.device_get(weights[1]))
+    assert_trees_equal(variables, jax.device_get(weights[1]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`simple_cnn`: a small convolutional network, the baseline to train from scratch.
+"""`simple_cnn`: small convolutional networks, the baseline to train from scratch.
 
 VGG-style (Simonyan and Zisserman, 2014, arXiv:1409.1556) with BatchNorm (Ioffe and Szegedy, 2015,
 arXiv:1502.03167): stages of 3x3 convolutions that halve the map, then global average pooling.
@@ -16,7 +16,8 @@ from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm
 
-NETWORKS = {"simple_cnn": {}}
+# "050" has half the channels, as in MobileNet's names.
+NETWORKS = {"simple_cnn": {}, "simple_cnn_050": {"widths": (16, 32, 64, 128)}}
 MIN_IMAGE_SIZE = 16
 VARIANTS = {"bloodjax": {}}
 

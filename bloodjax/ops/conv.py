@@ -1,9 +1,9 @@
-"""Dense convolution whose kernel gradient is fast on CPU for large maps too.
+"""Convolution whose kernel gradient is fast on CPU for large maps too.
 
-The kernel's gradient is a convolution whose "kernel" is a whole map, for which XLA's CPU back end
-lays both operands out anew, at a third of the speed that it has on small maps. There it is computed
-in tiles of a few rows instead: each a matrix product of the output's gradient with the patches that
-it came from, small enough to stay in cache. GPU and TPU get XLA's own.
+The kernel gradient is a convolution with a window as large as the map. For large maps XLA's CPU
+backend transposes both operands, and reaches a third of its speed on small maps. This module
+computes it in tiles of a few rows instead: each tile is a matrix product of the output gradient
+with the input patches, and fits into the cache. GPU and TPU use XLA's own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bloodjax.ops.depthwise_cpu import pad
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _TILE_ROWS = 8
-# Measured on x86: of 24x24 pixels XLA is as fast, of 48x48 and above it takes 1.4 to 2 times as
-# long.
-# Few channels, as the three of an image, were not measured, and are left to XLA.
+# Fewest output pixels and input channels for which tiles are used. Measured on x86: at 24x24
+# pixels XLA is as fast; at 48x48 and above it takes 1.4 to 2 times as long. Fewer channels, such as
+# an image's three, were not measured and are left to XLA.
 _LARGE_MAP = 1024
 _CHANNELS = 16
 
@@ -34,13 +34,16 @@ def conv(
     stride: int = 1,
     padding: Padding,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Convolves as `jax.lax.conv_general_dilated` does.
+    """Convolution, as computed by `jax.lax.conv_general_dilated`.
 
     Args:
       x: input.
-      kernel: in `x`'s dtype.
-      stride: the same in both directions.
-      padding: zeros (before, after) the height and the width.
+      kernel: kernel, in `x`'s dtype.
+      stride: stride of both axes.
+      padding: zeros ((top, bottom), (left, right)).
+
+    Returns:
+      The output in `x`'s dtype, of size `(size + padding - kernel) // stride + 1`.
     """
     return _conv(x, kernel, stride, padding)
 
@@ -84,23 +87,23 @@ def _kernel_grad_in_tiles(x, grad, *, window, stride, padding):
     (rows, columns), (height, width) = window, grad.shape[1:3]
     tiles = -(-height // _TILE_ROWS)
     grad = pad(grad, ((0, tiles * _TILE_ROWS - height), (0, 0)))
-    # As much of the input as the whole tiles see.
-    reach = [(n - 1) * stride + k for n, k in ((tiles * _TILE_ROWS, rows), (width, columns))]
+    # Rows and columns of the padded input that the tiles read.
+    extent = [(n - 1) * stride + k for n, k in ((tiles * _TILE_ROWS, rows), (width, columns))]
     margins = [
-        (before, seen - before - size)
-        for (before, _), seen, size in zip(padding, reach, x.shape[1:3], strict=True)
+        (before, total - before - size)
+        for (before, _), total, size in zip(padding, extent, x.shape[1:3], strict=True)
     ]
     x = pad(x, margins)
-    seen_rows = (_TILE_ROWS - 1) * stride + rows
+    tile_rows = (_TILE_ROWS - 1) * stride + rows
 
     def add_tile(index, total):
         example, tile = index // tiles, index % tiles
         start = (example, tile * _TILE_ROWS * stride, 0, 0)
-        pixels = lax.dynamic_slice(x, start, (1, seen_rows, *x.shape[2:]))[0]
+        pixels = lax.dynamic_slice(x, start, (1, tile_rows, *x.shape[2:]))[0]
         start = (example, tile * _TILE_ROWS, 0, 0)
         grads = lax.dynamic_slice(grad, start, (1, _TILE_ROWS, *grad.shape[2:]))[0]
         windows = (
-            pixels[i : i + seen_rows - rows + 1, j : j + reach[1] - columns + 1]
+            pixels[i : i + tile_rows - rows + 1, j : j + extent[1] - columns + 1]
             for i in range(rows)
             for j in range(columns)
         )

@@ -1,7 +1,7 @@
-"""Depthwise convolution with its own gradient, in the form that suits backend and map.
+"""Depthwise convolution with a custom gradient and an implementation per platform.
 
-XLA's own grouped convolution is slow on CPU, and its gradients are on GPU. `depthwise_cpu` and
-`depthwise_gpu` hold other forms of the same sums and choose among them; TPUs take XLA's.
+XLA's grouped convolution is slow on CPU, and its gradients are slow on GPU. `depthwise_cpu` and
+`depthwise_gpu` implement alternatives and choose among them; TPUs use XLA's.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def depthwise_conv(
     stride: int = 1,
     padding: Padding | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Convolves every channel with its own kernel, as `torch.nn.Conv2d(groups=channels)` does.
+    """Convolves each channel with its own filter, as `torch.nn.Conv2d(groups=channels)`.
 
     Args:
       x: input.
-      kernel: one filter a channel, in `x`'s dtype.
-      stride: the same in both directions.
-      padding: zeros (before, after) the height and the width; by default half the kernel on either
-        side, so that an odd kernel at stride 1 keeps the size.
+      kernel: one filter per channel, in `x`'s dtype.
+      stride: stride of both axes.
+      padding: zeros ((top, bottom), (left, right)); by default half the kernel on both sides, so
+        that an odd kernel at stride 1 preserves the size.
 
     Returns:
       The output in `x`'s dtype, of size `(size + padding - kernel) // stride + 1`, summed in

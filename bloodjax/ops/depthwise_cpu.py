@@ -1,18 +1,19 @@
-"""Depthwise convolution on CPU: sums of shifted slices, or Toeplitz matrices, by map size.
+"""Depthwise convolution on CPU: sums of shifted slices, or Toeplitz matrices on small maps.
 
-XLA's CPU back end runs a grouped convolution one group at a time: tens to hundreds of times slower
-than it need be. This module computes the same sums in one of two other forms:
+XLA's CPU backend runs a grouped convolution one group at a time, which is tens to hundreds of times
+slower than necessary. This module computes the same sums in one of two ways:
 
-- *shifted*: a sum over kernel taps of the shifted input, which XLA makes one loop of. Best where
-  the map has more pixels than the kernel has taps.
-- *Toeplitz*: on smaller maps most taps of a 7x7 kernel fall outside; one matrix of
-  [pixels in, pixels out] a channel, and a batched matrix product, do only the useful work.
+- *shifted*: a sum over kernel taps of the shifted input, which XLA fuses into one loop. Faster
+  where the map has more pixels than the kernel has taps.
+- *Toeplitz*: on smaller maps most taps of a 7x7 kernel fall outside the map. A batched matrix
+  product with one matrix [input pixels, output pixels] per channel skips them.
 
-Automatic differentiation of the shifted sum would be slow again (one padded add a tap), so the
-gradients are written out. The input's is a sum of shifted slices of the output's gradient; of a
-strided convolution, one such sum for each phase of the input's pixels, so that no zero of a dilated
-map is multiplied. The kernel's adds a few pixels' outer products at a time, as one expression: XLA
-would copy every slice for a reduction.
+Automatic differentiation of the shifted sum would be slow again, with one padded addition per tap,
+so the gradients are written by hand. The input gradient is a sum of shifted slices of the output
+gradient. With a stride there is one such sum per phase (position modulo stride) of the input's
+pixels, so that the zeros of a dilated map are never multiplied. The kernel gradient adds the
+products of a few pixels at a time in one expression, because XLA would copy each slice for a
+reduction.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Pixels whose products are added in one loop's body: more only take longer to compile, and above
-# about 64 they are slower.
+# Pixels whose products one loop body adds. More only take longer to compile.
 _UNROLLED = 24
+# Widest row that one loop body covers; above about 64 pixels it becomes slower.
 _WIDEST = 64
 
 
 def forward(x, kernel, *, stride, padding):
-    """The convolution, in the form that suits the map's size."""
+    """The convolution, by the faster method for the map's size."""
     if use_toeplitz(x, kernel, stride):
         return _toeplitz(x, kernel, padding)
-    # Without a barrier XLA computes what comes before, and the padding, anew for many of the taps.
+    # Without the barrier XLA recomputes the padding, and the operations before it, for many taps.
     return shifted(lax.optimization_barrier(pad(x, padding)), kernel, stride, ((0, 0), (0, 0)))
 
 
 def backward(x, kernel, grad, *, stride, padding):
-    """The input's and the kernel's gradients, in the forms that suit the map's size."""
+    """Gradients of input and kernel, by the faster method for the map's size."""
     window, size = kernel.shape[:2], x.shape[1:3]
     if use_toeplitz(x, kernel, stride):
         x_grad = _toeplitz(grad, kernel[::-1, ::-1], _back(size, grad, window, padding))
@@ -51,14 +52,14 @@ def backward(x, kernel, grad, *, stride, padding):
 
 
 def use_toeplitz(x, kernel, stride):
-    """Whether the Toeplitz form is the faster one; a 3x3 kernel's matrices are hardly smaller."""
+    """Whether the Toeplitz method is faster. For a 3x3 kernel it saves hardly any work."""
     _, height, width, _ = x.shape
     taps = kernel.shape[0] * kernel.shape[1]
     return stride == 1 and height * width <= taps and taps > 9
 
 
 def _back(size, grad, window, padding):
-    """The padding of the convolution that is the input's gradient, at stride 1."""
+    """Padding of the convolution that computes the input gradient, at stride 1."""
     return tuple(
         (k - 1 - before, n + before - out)
         for n, out, k, (before, _) in zip(size, grad.shape[1:3], window, padding, strict=True)
@@ -66,20 +67,20 @@ def _back(size, grad, window, padding):
 
 
 def _taps(size, out, k, stride, before):
-    """The kernel offsets along one axis that touch the input at all."""
+    """Indices of the kernel taps that touch the input, along one axis."""
     last = stride * (out - 1)
     return [i for i in range(k) if i - before < size and i - before + last >= 0]
 
 
 def pad(x, padding):
-    """Zeros around height and width."""
-    # lax.pad, because a transposed convolution's padding can be negative.
+    """Pads height and width with zeros."""
+    # lax.pad accepts negative padding, which a transposed convolution can have.
     zero = jnp.zeros((), x.dtype)
     return lax.pad(x, zero, ((0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)))
 
 
 def geometry(x, rows, columns, stride, padding):
-    """Output height and width, and the taps that matter along each axis."""
+    """Output height and width, and the taps that touch the input along each axis."""
     out, taps = [], []
     for size, k, (before, after) in zip(x.shape[1:3], (rows, columns), padding, strict=True):
         out.append((size + before + after - k) // stride + 1)
@@ -88,13 +89,13 @@ def geometry(x, rows, columns, stride, padding):
 
 
 def _window(x, row, column, stride, size):
-    """`size` (height, width) pixels from (row, column) on, every `stride`-th."""
+    """A strided window of `size` (height, width) that starts at (row, column)."""
     height, width = ((n - 1) * stride + 1 for n in size)
     return x[:, row : row + height : stride, column : column + width : stride]
 
 
 def _sum_over_taps(windows, taps):
-    """The float32 sum of the windows, each times its tap: a factor a channel."""
+    """The float32 sum of windows times taps; a tap has a factor per channel."""
     total = jnp.zeros((), jnp.float32)
     for window, tap in zip(windows, taps, strict=True):
         total = total + window.astype(jnp.float32) * tap.astype(jnp.float32)[None, None, None]
@@ -110,16 +111,17 @@ def shifted(x, kernel, stride, padding):
 
 
 def _phase_taps(phase, k, stride, before):
-    """Along one axis, the taps that join input pixels `phase + stride * m` with an output pixel,
-    each with the latter's offset from m.
+    """The taps that connect input pixels `phase + stride * m` to an output pixel, along one axis.
+
+    Each comes with the output pixel's offset from m.
     """
     first = (phase + before) % stride
     return [(i, (phase + before - i) // stride) for i in range(first, k, stride)]
 
 
 def input_grad(grad, kernel, *, size, stride, padding):
-    """The gradient by an input of `size` (height, width), given the output's."""
-    pixels = [-(-n // stride) for n in size]  # of each phase
+    """Gradient of an input of `size` (height, width), given the output gradient."""
+    pixels = [-(-n // stride) for n in size]  # per phase
     axes = [
         [_phase_taps(phase, k, stride, before) for phase in range(stride)]
         for k, (before, _) in zip(kernel.shape[:2], padding, strict=True)
@@ -131,48 +133,49 @@ def input_grad(grad, kernel, *, size, stride, padding):
     padded = lax.optimization_barrier(pad(grad, margins))
 
     def one_phase(rows, columns):
-        joined = list(itertools.product(rows, columns))
+        pairs = list(itertools.product(rows, columns))
         windows = (
             _window(padded, margins[0][0] + row, margins[1][0] + column, 1, pixels)
-            for (_, row), (_, column) in joined
+            for (_, row), (_, column) in pairs
         )
-        total = _sum_over_taps(windows, (kernel[i, j] for (i, _), (j, _) in joined))
+        total = _sum_over_taps(windows, (kernel[i, j] for (i, _), (j, _) in pairs))
         shape = (grad.shape[0], *pixels, grad.shape[-1])
         return jnp.broadcast_to(total, shape).astype(grad.dtype)
 
     if stride == 1:
         return one_phase(axes[0][0], axes[1][0])
     phases = [jnp.stack([one_phase(rows, columns) for columns in axes[1]], 3) for rows in axes[0]]
-    whole = (grad.shape[0], stride * pixels[0], stride * pixels[1], grad.shape[-1])
-    return jnp.stack(phases, 2).reshape(whole)[:, : size[0], : size[1]]
+    shape = (grad.shape[0], stride * pixels[0], stride * pixels[1], grad.shape[-1])
+    return jnp.stack(phases, 2).reshape(shape)[:, : size[0], : size[1]]
 
 
 def _kernel_grad(x, grad, rows, columns, stride, padding):
-    """The float32 gradient by a kernel of (rows, columns), a tile of the map after the other."""
+    """The float32 gradient of a kernel of (rows, columns), one tile of the map after another."""
     size, taps = geometry(x, rows, columns, stride, padding)
     across = size[1] if size[1] <= _WIDEST else _UNROLLED
     tile = (min(size[0], max(1, _UNROLLED // across)), across)
     tiles = tuple(-(-n // t) for n, t in zip(size, tile, strict=True))
-    # Zeros fill the last tiles up. Taps that never touch the input are left out.
-    whole = [n * t for n, t in zip(tiles, tile, strict=True)]
-    grad = pad(grad, [(0, n - out) for n, out in zip(whole, size, strict=True)])
+    # The last tiles are filled with zeros. Taps that never touch the input are left out.
+    padded = [n * t for n, t in zip(tiles, tile, strict=True)]
+    grad = pad(grad, [(0, n - out) for n, out in zip(padded, size, strict=True)])
     margins = [
         (before - tap[0], (n - 1) * stride + tap[-1] + 1 - before - length)
-        for n, length, tap, (before, _) in zip(whole, x.shape[1:3], taps, padding, strict=True)
+        for n, length, tap, (before, _) in zip(padded, x.shape[1:3], taps, padding, strict=True)
     ]
-    halves = 2 - x.shape[0] % 2  # of the batch: one for each of two threads
+    halves = 2 - x.shape[0] % 2  # of the batch, so that two threads have work
     x, grad = (a.reshape(halves, -1, *a.shape[1:]) for a in (pad(x, margins), grad))
     window = [len(tap) for tap in taps]
-    reach = [(t - 1) * stride + w for t, w in zip(tile, window, strict=True)]
+    extent = [(t - 1) * stride + w for t, w in zip(tile, window, strict=True)]
 
     def cut(a, example, start, size):
         size = (halves, 1, *size, a.shape[-1])
         return lax.dynamic_slice(a, (0, example, *start, 0), size)[:, 0].astype(jnp.float32)
 
     def add_tile(index, total):
-        example, place = index // (tiles[0] * tiles[1]), index % (tiles[0] * tiles[1])
-        start = [p * t for p, t in zip((place // tiles[1], place % tiles[1]), tile, strict=True)]
-        pixels = cut(x, example, [stride * p for p in start], reach)
+        example, number = index // (tiles[0] * tiles[1]), index % (tiles[0] * tiles[1])
+        position = (number // tiles[1], number % tiles[1])
+        start = [p * t for p, t in zip(position, tile, strict=True)]
+        pixels = cut(x, example, [stride * p for p in start], extent)
         grads = cut(grad, example, start, tile)
         for i, j in itertools.product(*map(range, tile)):
             ends = [stride * n + w for n, w in zip((i, j), window, strict=True)]
@@ -188,7 +191,7 @@ def _kernel_grad(x, grad, rows, columns, stride, padding):
 
 @functools.cache
 def _toeplitz_taps(height, width, rows, columns, padding):
-    """For (pixel in, pixel out): the kernel tap that joins them, or rows * columns for none."""
+    """For (input pixel, output pixel): the tap that connects them; rows * columns if none does."""
     (top, bottom), (left, right) = padding
     out_height, out_width = height + top + bottom - rows + 1, width + left + right - columns + 1
     p, q, a, b = np.ix_(range(height), range(width), range(out_height), range(out_width))
@@ -223,7 +226,7 @@ def _kernel_grad_toeplitz(x, grad, rows, columns, padding):
         grad.reshape(batch, -1, channels),
         preferred_element_type=jnp.float32,
     )
-    # Each tap's gradient is the sum over the pixel pairs that it joins: a 0/1 matrix product.
-    joins = np.eye(rows * columns + 1, dtype=np.float32)[taps.ravel()][:, :-1]
-    sums = jnp.einsum("nk,nc->kc", jnp.asarray(joins), joint.reshape(-1, channels))
+    # A tap's gradient is the sum over the pixel pairs it connects, computed with a 0/1 matrix.
+    connections = np.eye(rows * columns + 1, dtype=np.float32)[taps.ravel()][:, :-1]
+    sums = jnp.einsum("nk,nc->kc", jnp.asarray(connections), joint.reshape(-1, channels))
     return sums.reshape(rows, columns, channels)

@@ -1,13 +1,13 @@
-"""Depthwise convolution on accelerators: its forms, and which of them a CUDA device takes.
+"""Depthwise convolution on accelerators: implementations, and the choice for CUDA devices.
 
-- *native*: XLA's grouped convolution and its derivatives. What TPUs take.
-- *shifted*: sums over kernel taps of the shifted input, which XLA fuses; the input's gradient in
-  the same way, the kernel's as one reduction a tap.
-- *pallas*: kernels of our own (`depthwise_pallas`).
+- *native*: XLA's grouped convolution and its derivatives. TPUs use it.
+- *shifted*: a sum over kernel taps of the shifted input, which XLA fuses. The input gradient is
+  computed in the same way, the kernel gradient with one reduction per tap.
+- *pallas*: custom kernels (`depthwise_pallas`).
 
-`CUDA_FORMS` holds what was measured to be faster than native. For measurements, the environment
-variable `BLOODJAX_CUDA_DEPTHWISE` names one form for everything on CUDA devices; it is read when a
-computation is traced, so it is to be set before the process starts.
+`CUDA_FORMS` lists the cases in which another form was measured to be faster than native. For
+measurements, the environment variable `BLOODJAX_CUDA_DEPTHWISE` selects one form for all cases on
+CUDA devices. It is read when a computation is traced, so set it before the process starts.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ from bloodjax.ops import depthwise_cpu
 
 FORCE = "BLOODJAX_CUDA_DEPTHWISE"
 
-# (direction, kernel, stride, dtype) -> (largest side of the input map, form), by rising side; the
-# last holds for all larger maps too. What is not listed is native. `python -m benchmarks.depthwise`
-# prints entries; those that stand here must name the file in benchmarks/results that shows them.
+# (direction, kernel size, stride, dtype) -> ((largest side of the input map, form), ...), in
+# increasing order; the last form also applies to larger maps. Cases that are not listed are native.
+# `python -m benchmarks.depthwise` prints entries. An entry must name the file in benchmarks/results
+# that contains its measurement.
 CUDA_FORMS: dict[tuple[str, int, int, str], tuple[tuple[int, str], ...]] = {}
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 class Form(NamedTuple):
-    """One way to compute the convolution and its gradients.
+    """An implementation of the convolution and its gradients.
 
     Attributes:
-      forward: of (x, kernel), with `stride` and `padding`.
-      input_grad: of (gradient, kernel), with the input's `size`, `stride` and `padding`.
-      kernel_grad: of (x, gradient), with the kernel's `window`, `stride` and `padding`; in float32
-        or the input's dtype.
+      forward: function of (x, kernel, stride, padding).
+      input_grad: function of (output gradient, kernel, size, stride, padding); `size` is the
+        input's (height, width).
+      kernel_grad: function of (x, output gradient, window, stride, padding); `window` is the
+        kernel's (rows, columns). The result is in float32 or the input's dtype.
     """
 
     forward: Callable[..., jax.Array]
@@ -79,7 +81,7 @@ def _shifted_input_grad(grad, kernel, *, size, stride, padding):
     zero = jnp.zeros((), grad.dtype)
 
     def spread(offset, axis):
-        # To where the tap took its inputs from; what lies outside of them is cut off.
+        # Moves the gradients to the tap's input pixels, and crops those outside the input.
         low = offset - padding[axis][0]
         high = size[axis] - low - ((grad.shape[1 + axis] - 1) * stride + 1)
         return low, high, stride - 1
@@ -87,9 +89,9 @@ def _shifted_input_grad(grad, kernel, *, size, stride, padding):
     total = jnp.zeros((), jnp.float32)
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
-            there = lax.pad(grad, zero, ((0, 0, 0), spread(i, 0), spread(j, 1), (0, 0, 0)))
+            moved = lax.pad(grad, zero, ((0, 0, 0), spread(i, 0), spread(j, 1), (0, 0, 0)))
             tap = kernel[i, j].astype(jnp.float32)
-            total = total + there.astype(jnp.float32) * tap[None, None, None]
+            total = total + moved.astype(jnp.float32) * tap[None, None, None]
     return total.astype(grad.dtype)
 
 
@@ -114,13 +116,13 @@ _SHIFTED = Form(_shifted, _shifted_input_grad, _shifted_kernel_grad)
 
 
 def form(name: str) -> Form:
-    """The form of a name.
+    """Returns a form by name: native, shifted or pallas.
 
     Raises:
-      ValueError: there is none of that name.
+      ValueError: the name is unknown.
     """
     if name == "pallas":
-        from bloodjax.ops import depthwise_pallas as pallas  # takes long to import
+        from bloodjax.ops import depthwise_pallas as pallas  # slow to import
 
         return Form(pallas.forward, pallas.input_grad, pallas.kernel_grad)
     forms = {"native": NATIVE, "shifted": _SHIFTED}
@@ -132,14 +134,14 @@ def form(name: str) -> Form:
 def cuda_form(
     direction: str, window: tuple[int, int], stride: int, size: tuple[int, int], dtype
 ) -> str:
-    """The name of the form that a CUDA device takes.
+    """Returns the name of the form that CUDA devices use.
 
     Args:
       direction: "forward", "input_grad" or "kernel_grad".
-      window: of the kernel (rows, columns).
-      stride: in both directions.
-      size: of the input map (height, width).
-      dtype: of the input.
+      window: (rows, columns) of the kernel.
+      stride: stride of both axes.
+      size: (height, width) of the input map.
+      dtype: dtype of the input.
     """
     if dtype not in (jnp.float32, jnp.bfloat16):
         return "native"  # the others sum in float32
@@ -149,20 +151,20 @@ def cuda_form(
         return "native"
     steps = CUDA_FORMS.get((direction, window[0], stride, jnp.dtype(dtype).name), ())
     name = next((name for side, name in steps if max(size) <= side), steps[-1][1] if steps else "")
-    # The partitioner knows nothing of our kernels: on several devices each would do all the work.
+    # XLA cannot partition Pallas kernels: each of several devices would compute the full batch.
     if not name or (name == "pallas" and jax.device_count() > 1):
         return "native"
     return name
 
 
 def forward(x, kernel, *, stride, padding):
-    """The convolution, in the form that a CUDA device takes."""
+    """The convolution, in the form that CUDA devices use."""
     name = cuda_form("forward", kernel.shape[:2], stride, x.shape[1:3], x.dtype)
     return form(name).forward(x, kernel, stride=stride, padding=padding)
 
 
 def backward(x, kernel, grad, *, stride, padding):
-    """The input's and the kernel's gradients, in the forms that a CUDA device takes."""
+    """Gradients of input and kernel, in the forms that CUDA devices use."""
     window, size = kernel.shape[:2], x.shape[1:3]
     forms = (
         form(cuda_form(direction, window, stride, size, x.dtype))
@@ -172,7 +174,7 @@ def backward(x, kernel, grad, *, stride, padding):
 
 
 def gradients(input_form: Form, kernel_form: Form, x, kernel, grad, *, stride, padding):
-    """The input's gradient in one form, the kernel's in another."""
+    """Gradients of input and kernel, each in its own form."""
     window, size = kernel.shape[:2], x.shape[1:3]
     x_grad = input_form.input_grad(grad, kernel, size=size, stride=stride, padding=padding)
     kernel_grad = kernel_form.kernel_grad(x, grad, window=window, stride=stride, padding=padding)

@@ -1,17 +1,17 @@
 """Depthwise convolution as Pallas kernels, which Triton compiles for NVIDIA GPUs.
 
-Channels lie side by side in memory, so a program takes a block of them, at several pixels. Pixels
-of one row are counted on through the batch, so that maps of 3x3 fill a block as well as large ones;
-further rows are unrolled, and each row of the input that is read serves all output rows that it
-touches. All taps are unrolled; sums are in float32.
+Channels are contiguous in memory, so a program processes a block of channels at several pixels.
+The pixels of a row are numbered across the batch, so that maps of 3x3 fill a block as well as large
+maps. Further rows are unrolled, and a row of the input is read once for all output rows that it
+contributes to. All taps are unrolled. Sums are in float32.
 
-The input's gradient is the same kernel: a correlation of the output's gradient, dilated by the
-stride, with the flipped kernel. Of a dilated map only each d-th pixel is not zero, and which taps
-meet one depends on the output pixel modulo d, its phase; a program does one phase, and so never
-reads or multiplies the zeros.
+The input gradient uses the same kernel: it is a correlation of the output gradient, dilated by the
+stride, with the flipped kernel. Only every d-th pixel of a dilated map is non-zero, and the output
+pixel modulo d, its phase, determines which taps meet such a pixel. A program computes one phase, so
+it never reads or multiplies zeros.
 
-The kernel's gradient is summed over parts of the batch, each by a program of its own, and the sums
-of the parts by XLA: no atomic operations, so that every run gives the same bits.
+For the kernel gradient each program sums a part of the batch, and XLA adds the parts. There are no
+atomic operations, so the result is deterministic.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-# Starting values, from the sizes of an H100; `python -m benchmarks.depthwise` is their judge.
-_BLOCK_BYTES = 128  # of neighbouring channels: a line of the cache
-_WARP_VALUES = 256  # sums that a warp keeps for each output row: eight a thread
-_PROGRAMS = 512  # enough to fill a large GPU
-_ROWS = 4  # output rows of a program, where a map has more than
-_WHOLE_ROWS = 6  # these; a map of no more is done whole, and its rows outside never read
+# Initial values, derived from an H100's sizes; measure them with `python -m benchmarks.depthwise`.
+_BLOCK_BYTES = 128  # of contiguous channels: a cache line
+_WARP_VALUES = 256  # sums per warp and output row: eight per thread
+_PROGRAMS = 512  # enough programs to occupy a large GPU
+# One program computes all rows of a map with at most `_MAX_ROWS` output rows, and never reads rows
+# outside it. Larger maps are divided into blocks of about `_ROWS` rows.
+_ROWS = 4
+_MAX_ROWS = 6
 _KERNEL_GRAD_WARPS = 4
-_KERNEL_GRAD_VALUES = 100  # sums that a thread keeps, over all taps
+_KERNEL_GRAD_VALUES = 100  # sums per thread, over all taps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class _Axis:
     dilation: int = 1
 
     def phase(self, phase):
-        """The first tap that meets an input pixel, and by how much the pixels are shifted."""
+        """The first tap that meets a non-zero pixel, and the shift of the pixels."""
         if self.dilation == 1:
             return 0, self.before
         lift = abs(self.before) + 1  # keeps the division's operand positive
@@ -73,7 +75,7 @@ class _Axis:
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    """What one program does at a time: `pixels` of a row, by `rows`, by `channels`."""
+    """Block that one program computes: `pixels` of a row x `rows` x `channels`."""
 
     pixels: int
     rows: int
@@ -82,23 +84,23 @@ class _Tile:
 
 
 def _channel_block(channels: int, dtype) -> int:
-    """A power of two; half as many where the last block would be half empty."""
+    """Channels per block: a power of two, halved if the last block would be half empty."""
     block = min(_BLOCK_BYTES // jnp.dtype(dtype).itemsize, pl.next_power_of_2(channels))
     return block // 2 if 0 < channels % block <= block // 2 else block
 
 
 def _row_block(rows: int) -> int:
-    return rows if rows <= _WHOLE_ROWS else pl.cdiv(rows, pl.cdiv(rows, _ROWS))
+    return rows if rows <= _MAX_ROWS else pl.cdiv(rows, pl.cdiv(rows, _ROWS))
 
 
 def _both(*masks):
-    """Where all of them hold; None stands for everywhere."""
+    """The conjunction of masks; None means everywhere."""
     present = [mask for mask in masks if mask is not None]
     return functools.reduce(operator.and_, present) if present else None
 
 
 def _within(index, size: int):
-    """Whether 0 <= index < size, as a mask, or None if that is known."""
+    """Mask of 0 <= index < size. For a static index: None if it is inside, False if outside."""
     if isinstance(index, int):
         return None if 0 <= index < size else False
     return (index >= 0) & (index < size)
@@ -110,7 +112,7 @@ def _load(ref, index, mask):
 
 
 def _block(start, length: int, size: int):
-    """Indices from `start` on, and where they are below `size`."""
+    """`length` indices from `start`, and the mask of those below `size`."""
     index = start + lax.iota(jnp.int32, length)
     return index, None if size % length == 0 else index < size
 
@@ -195,7 +197,7 @@ def _convolve(x, kernel, rows: _Axis, columns: _Axis, interpret):
 
 
 def forward(x, kernel, *, stride, padding, interpret=False):
-    """The convolution; arguments as of `depthwise.depthwise_conv`."""
+    """The convolution; arguments as in `depthwise.depthwise_conv`."""
     axes = [
         _Axis(size, (size + before + after - k) // stride + 1, k, stride, before)
         for size, k, (before, after) in zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)
@@ -204,7 +206,7 @@ def forward(x, kernel, *, stride, padding, interpret=False):
 
 
 def input_grad(grad, kernel, *, size, stride, padding, interpret=False):
-    """The gradient by an input of `size` (height, width), given the output's."""
+    """Gradient of an input of `size` (height, width), given the output gradient."""
     axes = [
         _Axis(out, n, k, 1, k - 1 - before, dilation=stride)
         for out, n, k, (before, _) in zip(
@@ -265,7 +267,7 @@ def _kernel_grad_kernel(
 
 
 def kernel_grad(x, grad, *, window, stride, padding, interpret=False):
-    """The gradient by a kernel of `window` (rows, columns), in float32, given the output's."""
+    """The float32 gradient of a kernel of `window` (rows, columns), given the output gradient."""
     batch, channels = x.shape[0], x.shape[-1]
     rows, columns = (
         _Axis(size, out, k, stride, before)

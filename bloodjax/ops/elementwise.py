@@ -1,8 +1,8 @@
-"""GELU and layer normalisation that keep nothing but their input for the gradient.
+"""GELU and layer normalisation that store only their input for the backward pass.
 
-Differentiated automatically, both keep intermediate maps, each as large as the input; written out,
-their gradients are one pass over input and output gradient each. On a CPU the passes are what such
-layers cost.
+Automatic differentiation stores intermediate maps, each as large as the input. The custom gradients
+take one pass over the input and the output gradient. On CPU these layers are limited by memory
+bandwidth, so the number of passes is their cost.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Gaussian error linear unit (Hendrycks and Gimpel, 2016, arXiv:1606.08415), exact.
+    """Exact Gaussian error linear unit (Hendrycks and Gimpel, 2016, arXiv:1606.08415).
 
-    `x` times the normal distribution's cumulative function, as `torch.nn.functional.gelu` has it.
+    `x` times the cumulative distribution function of the standard normal distribution, as in
+    `torch.nn.functional.gelu`. Computed in float32 at least, returned in `x`'s dtype.
     """
     wide = precise(x)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 def precise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`x` in float32 at least, which statistics need."""
+    """Returns `x` in float32, or in float64 if it is that already."""
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
@@ -60,9 +61,12 @@ def layer_norm(
 
     Args:
       x: input, float32 at least.
-      scale: in `x`'s dtype.
-      bias: likewise.
+      scale: per-channel scale, in `x`'s dtype.
+      bias: per-channel bias, in `x`'s dtype.
       epsilon: added to the variance.
+
+    Returns:
+      The normalised input, in `x`'s dtype.
     """
     return _layer_norm(x, scale, bias, epsilon)[0]
 
@@ -70,7 +74,7 @@ def layer_norm(
 def _layer_norm(x, scale, bias, epsilon):
     every = (None,) * (x.ndim - 1)
     mean = x.mean(-1, keepdims=True)
-    # Two passes: the mean of squares less the squared mean loses digits where the mean is large.
+    # Two passes, because E[x^2] - E[x]^2 loses precision where the mean is large.
     inverse = lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
     return (x - mean) * inverse * scale[every] + bias[every], mean, inverse
 

@@ -1,9 +1,9 @@
 """Pointwise convolution: a matrix product over channels whose gradient is fast on CPU too.
 
-The kernel's gradient contracts over all pixels. XLA's CPU back end lays the output's gradient out
-anew for it, [channels, pixels], in the loop that computes that gradient, and so writes with a
-stride of the whole map: of a 48x48 map with 96 channels, more time than everything else there.
-A barrier keeps the gradient as it is, and the matrix product reads it transposed.
+The kernel gradient contracts over all pixels. XLA's CPU backend transposes the output gradient to
+[channels, pixels] for it, inside the loop that computes the output gradient, and so writes with the
+stride of a full map. For a 48x48 map with 96 channels this takes longer than the rest of the step.
+An optimization barrier prevents it, and the matrix product reads the gradient transposed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from jaxtyping import Array, Float
 def pointwise_conv(
     x: Float[Array, "*batch channels"], kernel: Float[Array, "channels features"]
 ) -> Float[Array, "*batch features"]:
-    """`x @ kernel`: a 1x1 convolution, or a dense layer without its bias.
+    """Returns `x @ kernel`: a 1x1 convolution, or a dense layer without bias.
 
     Args:
       x: input.
-      kernel: in `x`'s dtype.
+      kernel: kernel, in `x`'s dtype.
+
+    Returns:
+      The output, in `x`'s dtype.
     """
     return x @ kernel
 
@@ -49,7 +52,7 @@ def _kernel_grad(x, grad):
     pixels = tuple(range(x.ndim - 1))
     if x.shape[-1] <= grad.shape[-1]:
         return jnp.tensordot(x, grad, (pixels, pixels))
-    return jnp.tensordot(grad, x, (pixels, pixels)).T  # the left one is laid out anew
+    return jnp.tensordot(grad, x, (pixels, pixels)).T  # XLA transposes the left operand
 
 
 pointwise_conv.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""How a network is held against a reference."""
+"""Fixture that compares a network with a reference implementation."""
 
 import pytest
 

@@ -49,7 +49,7 @@ def test_every_network_equals_torchvision(torchvision, parity, size):
 def check_keras(keras, parity, name, size):
     size_name = {"xlarge": "XLarge"}.get(name[9:], name[9:].capitalize())
     application = getattr(keras.applications, f"ConvNeXt{size_name}")
-    with jax.numpy_rank_promotion("allow"):  # Keras computes by JAX here
+    with jax.numpy_rank_promotion("allow"):  # Keras runs on its JAX backend here
         reference = application(
             weights=None,
             include_preprocessing=False,
@@ -57,13 +57,13 @@ def check_keras(keras, parity, name, size):
             classes=10,
             classifier_activation=None,
         )
-    # A stage ends in a sum, which is no layer: what the next layer takes.
+    # A stage ends in an addition, which is not a layer, so take the next layer's input.
     after = [f"downsampling_block_{i}" for i in range(3)] + ["head_gap"]
     ends = [reference.get_layer(f"{reference.name}_{layer}").input for layer in after]
     parity.check_keras(reference, name, ends, parity.images(size))
 
 
-@pytest.mark.slow  # Keras takes its time to make the network
+@pytest.mark.slow  # Keras takes long to build the network
 @pytest.mark.parametrize("size", [224, 96, 101])
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", "convnext_large"])
 def test_every_network_equals_keras(keras, parity, name, size):

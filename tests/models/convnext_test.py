@@ -40,7 +40,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def small():
-    """A network with random weights, its residual branches as strong as the rest."""
+    """A network with random weights, whose residual branches have layer scale 1."""
     model = ConvNeXt(depths=(1, 2), widths=(8, 16), drop_path=0.5, layer_scale=1.0)
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
@@ -99,7 +99,7 @@ def test_equals_the_same_network_in_torch(images):
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
-        # Near 1 what multiplies, so that no branch vanishes, and kernels that keep the variance.
+        # Scales near 1, so that no branch vanishes, and kernels that preserve the variance.
         if path[-1].key == "scale":
             return rng.normal(1.0, 0.2, leaf.shape).astype(np.float32)
         fan_in = np.prod(leaf.shape[: 2 if len(leaf.shape) == 3 else -1]) or 1

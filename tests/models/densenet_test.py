@@ -10,6 +10,7 @@ from bloodjax.models.densenet import NETWORKS, DenseNet
 from bloodjax.pretrained.merge import merge
 from bloodjax.pretrained.name_maps.densenet import NAME_MAPS
 
+from ..trees import assert_trees_equal
 from .parity import MODES, RUNNING
 
 # Millions of parameters with a classifier of 1000 classes, as torchvision publishes them.
@@ -36,7 +37,7 @@ def test_equals_torchvision(torchvision, parity):
 
 
 def renamed(layer):
-    """The names that torchvision's published files have, "norm.1" for "norm1"."""
+    """The tensor's name in torchvision's published files: "norm.1" for "norm1"."""
     return layer.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.")
 
 
@@ -47,7 +48,7 @@ def test_the_published_files_names(torchvision, parity):
     tensors = {renamed(name): value.numpy() for name, value in reference.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in tensors
     found = merge(tensors, table, expected, location="renamed")
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
 
 
 @pytest.mark.slow
@@ -70,7 +71,7 @@ def check_keras(keras, parity, name, size):
     parity.check_keras(reference, name, ends, parity.images(size))
 
 
-@pytest.mark.slow  # Keras takes its time to make the network
+@pytest.mark.slow  # Keras takes long to build the network
 @pytest.mark.parametrize("size", [224, 96, 101])
 def test_equals_keras(keras, parity, size):
     check_keras(keras, parity, "densenet121", size)

@@ -15,7 +15,7 @@ MILLIONS |= {"b6": 43.04, "b7": 66.35}
 MILLIONS |= {"lite0": 4.65, "lite1": 5.42, "lite2": 6.09, "lite3": 8.20, "lite4": 13.01}
 V2_MILLIONS = {"s": 21.46, "m": 54.14, "l": 118.52}
 
-# In its last stage PyTorch's float32 is 1.2e-4 from its own float64.
+# In its last stage PyTorch's float32 differs from its float64 by 1.2e-4.
 DEEPEST = ("efficientnetv2_l",)
 
 _STAGES = [f"blocks.{i}" for i in range(7)]
@@ -72,7 +72,7 @@ def test_every_network_equals_timm(timm, parity, name):
 
 
 def _torchvision_variant(name):
-    """torchvision's smaller networks have PyTorch's epsilon, as timm's own have."""
+    """torchvision's B0 to B4 have PyTorch's default epsilon, as timm's networks have."""
     return "timm" if name in [f"efficientnet_b{i}" for i in range(5)] else "torchvision"
 
 
@@ -99,7 +99,7 @@ def _check_keras(keras, parity, name, size):
     reference = getattr(keras.applications, f"EfficientNet{name[-2:].upper()}")(
         weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
     )
-    # A stage of one block has no sum at its end.
+    # A stage of one block does not end in an addition.
     blocks = [stage.blocks for stage in NETWORKS[name]["stages"]]
     ends = [
         f"block{i}{chr(ord('a') + n - 1)}_{'add' if n > 1 else 'project_bn'}"
@@ -108,7 +108,7 @@ def _check_keras(keras, parity, name, size):
     parity.check_keras(reference, name, ends, parity.images(size), variant="tf", scale=255)
 
 
-@pytest.mark.slow  # Keras takes its time to make the network
+@pytest.mark.slow  # Keras takes long to build the network
 @pytest.mark.parametrize("size", [224, 96, 101])
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b4"])
 def test_every_network_equals_keras(keras, parity, name, size):

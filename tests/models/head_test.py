@@ -6,6 +6,8 @@ import pytest
 from bloodjax.models.head import FREEZE, Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 
+from ..trees import assert_trees_equal
+
 MODEL = Network(SimpleCNN(depths=(1,), widths=(4,)), Head(3, hidden=(5,), dropout=(0.2, 0.2)))
 
 
@@ -120,4 +122,4 @@ def test_a_network_is_its_features_classified(variables, images):
     expected, stats = MODEL.apply(variables, images, rngs=rngs, **training)
     found, found_stats = MODEL.apply(variables, features, rngs=rngs, method="classify", **training)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    jax.tree.map(np.testing.assert_array_equal, found_stats, stats)
+    assert_trees_equal(found_stats, stats)

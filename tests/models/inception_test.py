@@ -12,7 +12,7 @@ from .parity import RUNNING
 
 NAME = "inception_v3"
 
-# What PyTorch's libraries call the last module of each stage.
+# timm's and torchvision's names of the last module of each stage.
 _STAGES = ["Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"]
 _LAYERS = ["activation_2", "activation_4", "mixed2", "mixed7", "mixed10"]
 
@@ -34,7 +34,7 @@ def _check_timm(timm, parity, sizes):
 
 
 def _check_torchvision(torchvision, parity, sizes):
-    # In inference mode alone: in training its auxiliary classifier wants images of 299.
+    # In inference mode only: in training its auxiliary classifier needs images of 299 pixels.
     reference = torchvision.models.inception_v3(
         num_classes=10, aux_logits=True, transform_input=False, init_weights=False
     )
@@ -58,7 +58,7 @@ def test_equals_torch_at_every_size(timm, torchvision, parity):
     _check_torchvision(torchvision, parity, (299, 224, 96))
 
 
-@pytest.mark.slow  # Keras takes its time to make the network
+@pytest.mark.slow  # Keras takes long to build the network
 @pytest.mark.parametrize("size", [299, 224, 96, 101])
 def test_equals_keras(keras, parity, size):
     reference = keras.applications.InceptionV3(

@@ -1,45 +1,45 @@
-"""A Keras network with random weights."""
+"""Keras networks with random weights."""
 
 import functools
 
 import jax
 import numpy as np
 
-from .draws import images, kernel_std
+from .random_inputs import images, kernel_std
 
 
 def _randomise(layer, rng):
-    """Draws a Keras layer's weights anew."""
+    """Randomises the weights of a Keras layer."""
     if type(layer).__name__ == "Normalization":
-        return  # of the images
+        return  # the normalisation of the images
     for weight in layer.weights:
-        shape, kind = tuple(weight.shape), weight.name
-        if kind == "kernel":
+        shape, name = tuple(weight.shape), weight.name
+        if name == "kernel":
             depthwise = type(layer).__name__ == "DepthwiseConv2D"
             fan_in = np.prod(shape[: 2 if depthwise else -1])
             weight.assign(kernel_std(layer.name, fan_in) * rng.standard_normal(shape))
-        elif kind in ("gamma", "moving_variance") or type(layer).__name__ == "LayerScale":
+        elif name in ("gamma", "moving_variance") or type(layer).__name__ == "LayerScale":
             weight.assign(rng.uniform(0.7, 1.3, shape))
         else:
             weight.assign(rng.normal(0.0, 0.1, shape))
 
 
 def apply(model, x, training):
-    """A Keras model's outputs, and its other state after them."""
+    """Returns a Keras model's outputs, and its updated non-trainable variables."""
     call = jax.jit(functools.partial(model.stateless_call, training=training))
     variables = (model.trainable_variables, model.non_trainable_variables)
     return call(*([variable.value for variable in each] for each in variables), x)
 
 
 def prepared(model, size, scale):
-    """Draws every weight of a Keras model anew; returns them by `layer/variable`."""
+    """Randomises all weights of a Keras model, and returns them by `layer/variable`."""
     rng = np.random.default_rng(0)
-    # ConvNeXt's layers are partly in models of their own.
+    # Some of ConvNeXt's layers are in nested models.
     layers = [inner for outer in model.layers for inner in getattr(outer, "layers", [outer])]
     norms = [layer for layer in layers if type(layer).__name__ == "BatchNormalization"]
     for layer in layers:
         _randomise(layer, rng)
-    if norms:  # as `parity.calibrated` does
+    if norms:  # as in `torch_reference.calibrated`
         for norm in norms:
             norm.momentum = 0.0
         _, state = apply(model, images(size, batch=8) * scale, training=True)

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict
 from bloodjax import models
 from bloodjax.models.layer_depth import depths
 
-# The smallest of each family, and how many blocks its backbone has.
+# The smallest network of each family -> number of blocks.
 NETWORKS = {
     "convnext_atto": 12,
     "convnextv2_atto": 12,
@@ -25,7 +25,7 @@ NETWORKS = {
 
 
 def traced(name, **options):
-    """The network's parameters as shapes, and its modules' paths in the order of their calls."""
+    """Returns the shapes of the parameters, and the modules' paths in the order of their calls."""
     model, called = models.linear(name, 3, **options), []
 
     def record(function, arguments, keywords, context):

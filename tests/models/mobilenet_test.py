@@ -51,7 +51,7 @@ def test_every_network_equals_keras(keras, parity, name, size):
 def _timm(timm, name):
     from timm.models.efficientnet import _gen_mobilenet_v1
 
-    # timm names only the full width; its builder knows the others.
+    # timm registers only the full width, but its builder supports the others.
     return _gen_mobilenet_v1("mobilenetv1_100", NETWORKS[name]["multiplier"], num_classes=10)
 
 

@@ -9,6 +9,8 @@ from jax import lax
 
 from bloodjax.models.norms import BatchNorm, LayerNorm
 
+from ..trees import assert_trees_equal
+
 
 @pytest.fixture(scope="module")
 def x():
@@ -16,7 +18,7 @@ def x():
 
 
 def variables_of(layer, x):
-    """Drawn, with nothing left at 0 or 1."""
+    """Random variables, none of which is 0 or 1."""
     variables = layer.init(jax.random.key(0), x)
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(1)
@@ -25,7 +27,7 @@ def variables_of(layer, x):
 
 
 def results(layer, variables, x):
-    """The output, the updated statistics, and gradients that no sum over the batch settles."""
+    """Output, updated statistics, and gradients of a loss that is not linear in the output."""
 
     def loss(params, x):
         out, updated = layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])
@@ -62,15 +64,15 @@ def test_is_over_the_global_batch(x):
     np.testing.assert_allclose(var[0], updated["batch_stats"]["var"], rtol=1e-5)
 
 
-def test_what_it_starts_with_leaves_pictures_as_they_are(x):
+def test_initial_statistics_leave_images_unchanged(x):
     layer = BatchNorm(False)
     variables = layer.init(jax.random.key(0), x)
     out, updated = layer.apply(variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(out, x, rtol=1e-4)  # mean 0 and variance 1 so far
     np.testing.assert_array_equal(updated["batch_stats"]["mean"], jnp.zeros(4))
-    # Nor does drawing the variables take the blank image into the statistics.
+    # Initialisation does not update the statistics either.
     drawn = BatchNorm(True).init(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, drawn, variables)
+    assert_trees_equal(drawn, variables)
 
 
 def test_a_batch_in_bfloat16_has_float32_statistics(x):

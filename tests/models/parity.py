@@ -1,4 +1,4 @@
-"""How a network is held against a reference in PyTorch or Keras, on random weights."""
+"""Comparison of a network with its reference in PyTorch or Keras, on random weights."""
 
 import contextlib
 import functools
@@ -13,35 +13,35 @@ from bloodjax.pretrained import name_maps
 from bloodjax.pretrained.merge import flatten, merge
 
 from . import keras_reference, torch_reference
-from .draws import images
+from .random_inputs import images
 
-# Of the reference's largest value, in each stage and in the logits.
+# Largest error of each stage and of the logits, relative to the reference's largest value.
 BOUND = 1e-4
-# (whether BatchNorm uses the batch's statistics, the type computed in). Each norm over the few
-# values of a small batch enlarges what rounding has left: in float32 PyTorch itself is 6e-4 from
-# its float64 in ResNet-101's last stage. So that mode is float64 on both sides.
+# (whether BatchNorm uses the batch's statistics, dtype). With the batch's statistics every norm
+# amplifies rounding errors: in ResNet-101's last stage, PyTorch's float32 differs from its float64
+# by 6e-4. Therefore that mode computes in float64 on both sides.
 MODES = ((False, "float32"), (True, "float64"))
-# PyTorch's libraries share their layers: the batch's statistics are held against one of them.
+# timm and torchvision share PyTorch's layers, so the batch's statistics are compared with one only.
 RUNNING = MODES[:1]
-# For gradients of deep networks with kinks: an activation within rounding of one passes its
-# gradient in one computation and not in the next.
+# For gradients of deep networks with ReLU: an activation within rounding of the kink passes its
+# gradient in one computation and not in another.
 DOUBLE = ((False, "float64"), (True, "float64"))
 
 
 def worst(ours, theirs):
-    """The largest error relative to the reference's largest value."""
+    """Returns the largest error, relative to the reference's largest value."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
 
 def ours(model, variables, x, train=False):
-    """Our logits, stages (in order) and, with `train`, the updated running statistics.
+    """Returns our logits, stages in order and, with `train`, the updated running statistics.
 
-    With `train` BatchNorm uses the batch's statistics; dropout must be 0 in the model.
+    With `train` BatchNorm uses the batch's statistics; the model's dropout rates must be 0.
     """
 
-    # Compiling takes most of the time here; in float64 its last refinements are left out.
+    # Compilation takes most of the time, so LLVM's optimisations are off in float64.
     options = {"xla_backend_optimization_level": 0} if x.dtype == np.float64 else {}
 
     @functools.partial(jax.jit, compiler_options=options)
@@ -61,9 +61,9 @@ def ours(model, variables, x, train=False):
 
 
 def _compared(found, expected):
-    """The error of each stage and of the logits; both are (logits, stages)."""
+    """Returns the errors of all stages and of the logits; both arguments are (logits, stages)."""
     logits = expected[0]
-    # What the network makes of an image shows, not its biases alone.
+    # The logits depend on the image, not on the biases alone.
     assert worst(logits[:1], logits[1:2]) > 1e-2
     pairs = zip([*found[1], found[0]], [*expected[1], logits], strict=True)
     return [worst(a, b) for a, b in pairs]
@@ -71,7 +71,7 @@ def _compared(found, expected):
 
 @contextlib.contextmanager
 def _computing(model, variables, dtype):
-    """The network and its variables in a type, in which JAX computes meanwhile."""
+    """Context in which JAX computes in a dtype; yields the network and its variables in it."""
     double = dtype == "float64"
     # The head's last layer mixes float32 with float64.
     promotion = jax.numpy_dtype_promotion("standard" if double else "strict")
@@ -97,13 +97,13 @@ def _norm(tensors):
 
 
 def _library(torch_model, variant):
-    """What the table calls a reference: its package, and the variant where that differs."""
+    """A reference's name in the table: its package, and the variant if that differs."""
     package = type(torch_model).__module__.partition(".")[0]
     return package if variant == package else f"{package} (variant {variant})"
 
 
 class Parity:
-    """Holds a network against a reference, and records the worst error for `--parity-table`."""
+    """Compares networks with references, and records the worst error for `--parity-table`."""
 
     worst = staticmethod(worst)
     images = staticmethod(images)
@@ -120,7 +120,7 @@ class Parity:
 
     @staticmethod
     def linear(name, variant, top=True):
-        """Our network with a linear head, and the shapes of its variables."""
+        """Returns our network with a linear head, and the shapes of its variables."""
         model = models.linear(name, 10, variant=variant, top=top)
         x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -130,7 +130,7 @@ class Parity:
         }
 
     def from_torch(self, torch_model, name, table, variant="timm"):
-        """Our network of `name`, with a linear head, and the torch model's weights in it."""
+        """Returns our network with a linear head, and the torch model's weights for it."""
         model, shapes = self.linear(name, variant)
         tensors = {k: v.numpy() for k, v in torch_model.state_dict().items()}
         return model, merge(tensors, table, shapes, location=name)
@@ -146,9 +146,9 @@ class Parity:
         sizes=(224, 96, 101),
         modes=MODES,
     ):
-        """Logits, stages and updated running statistics, at every size and in every mode.
+        """Compares logits, stages and updated running statistics, at every size, in every mode.
 
-        A network without BatchNorm has but the first mode.
+        A network without BatchNorm has the first mode only.
         """
         import torch
 
@@ -157,11 +157,11 @@ class Parity:
         before, errors = torch_reference.running(reference), []
         for train, dtype in modes if variables["batch_stats"] else modes[:1]:
             reference = reference.to(getattr(torch, dtype))
-            with _computing(model, variables, dtype) as (network, held):
+            with _computing(model, variables, dtype) as (network, cast):
                 for size in sizes:
                     x = images(size).astype(dtype)
                     theirs = torch_reference.stages(reference, x, modules, train)
-                    *found, updated = ours(network, held, x, train)
+                    *found, updated = ours(network, cast, x, train)
                     errors += _compared(found, theirs)
                     if train:
                         after = torch_reference.running(reference)
@@ -176,16 +176,16 @@ class Parity:
     def check_keras(
         self, keras_model, name, layers, x, *, variant="keras", bgr=False, scale=1, top=False
     ):
-        """Logits and the named layers' outputs, with running statistics.
+        """Compares logits and stages, in inference mode.
 
         Args:
-          keras_model: with logits for its output; takes normalised images.
-          name: of our network.
-          layers: Keras's names of those whose outputs are our stages, or the outputs themselves.
+          keras_model: maps normalised images to logits.
+          name: name of our network.
+          layers: names of the Keras layers whose outputs are our stages, or the outputs themselves.
           x: normalised RGB images.
-          variant: of our network.
-          bgr: whether Keras's network takes BGR.
-          scale: of the images that Keras's network takes; it divides by this itself.
+          variant: variant of our network.
+          bgr: whether the Keras network expects BGR images.
+          scale: factor of the images for the Keras network, which divides by it itself.
           top: as in `models.build`.
         """
         import keras
@@ -195,23 +195,23 @@ class Parity:
             keras_model.get_layer(layer).output if isinstance(layer, str) else layer
             for layer in layers
         ]
-        # Keras computes by JAX here, and leans on promotion.
+        # Keras runs on its JAX backend here, and relies on dtype promotion.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             tensors = keras_reference.prepared(keras_model, x.shape[1], scale)
-            whole = keras.Model(keras_model.inputs, [*outputs, keras_model.output])
+            with_stages = keras.Model(keras_model.inputs, [*outputs, keras_model.output])
             x_theirs = x[..., ::-1] if bgr else x * scale
             *stages, logits = jax.device_get(
-                keras_reference.apply(whole, x_theirs, training=False)[0]
+                keras_reference.apply(with_stages, x_theirs, training=False)[0]
             )
         table = name_maps.name_map(models.architecture(name), "keras")
         found = ours(model, merge(tensors, table, shapes, location=name), x)[:2]
         self._settle(name, "keras", x.shape[1:2], _compared(found, (logits, stages)))
 
     def check_gradients(self, torch_model, name, table, *, variant="timm", size=49, modes=MODES):
-        """The gradient of the cross-entropy with respect to every parameter, in every mode.
+        """Compares the gradient of the cross-entropy for every parameter, in every mode.
 
-        With the batch's statistics, float32 does not settle the gradient: PyTorch's own float32
-        is as far as 5e-3 from its float64. In float32 a single tensor may be 1e-3 off.
+        With the batch's statistics float32 is not precise enough: PyTorch's float32 differs from
+        its float64 by up to 5e-3. A single tensor may differ by 1e-3.
         """
         import torch
 
@@ -227,16 +227,15 @@ class Parity:
             expected = {k: tensor.grad.numpy() for k, tensor in reference.named_parameters()}
             shapes = {"params": variables["params"]}
             expected = flatten(merge(expected, table, shapes, location="gradients"))
-            with _computing(model, variables, dtype) as (network, held):
+            with _computing(model, variables, dtype) as (network, cast):
                 gradient = jax.jit(jax.grad(_cross_entropy), static_argnums=(2, 5))
-                arguments = (held["params"], held["batch_stats"], network, jnp.asarray(x), labels)
+                arguments = (cast["params"], cast["batch_stats"], network, jnp.asarray(x), labels)
                 found = flatten({"params": gradient(*arguments, train)})
             assert set(found) == set(expected)
             difference = {path: found[path] - expected[path] for path in expected}
             total = _norm(expected.values())
             totals.append(_norm(difference.values()) / total)
             for path, tensor in expected.items():
-                # A bias that the next BatchNorm takes out again has a gradient of 0, but for
-                # rounding.
+                # The gradient of a bias before a BatchNorm is 0 up to rounding.
                 assert _norm([difference[path]]) <= 1e-3 * max(_norm([tensor]), 1e-9 * total), path
         self._settle(name, f"{_library(torch_model, variant)}: gradient", [size], totals)

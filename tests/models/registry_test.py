@@ -8,6 +8,10 @@ import pytest
 from bloodjax import models
 from bloodjax.errors import UserError
 from bloodjax.models.convnext import SIZES
+from bloodjax.models.head import Head, Network
+from bloodjax.models.simple_cnn import SimpleCNN
+
+from ..trees import assert_trees_equal
 
 
 def test_names_are_sorted_and_hold_every_size():
@@ -92,7 +96,16 @@ def test_random_model_gives_float32_logits_and_the_same_weights_every_time():
     assert logits.dtype == jnp.float32
     assert np.all(np.isfinite(logits))
     _, again = models.random_model("simple_cnn", num_classes=5)
-    jax.tree.map(np.testing.assert_array_equal, variables, again)
+    assert_trees_equal(variables, again)
+
+
+def test_initial_variables_are_those_of_a_fully_optimised_program():
+    """`init_variables` compiles with less optimisation, which must not change a bit."""
+    model = Network(SimpleCNN(depths=(1, 2), widths=(8, 16)), Head(5, hidden=(16,)))
+    found = models.init_variables(model, size=16, seed=3)
+    images = jnp.zeros((1, 16, 16, 3), jnp.float32)
+    expected = jax.jit(model.init)(jax.random.key(3), images)
+    assert_trees_equal(found, expected)
 
 
 def test_given_modules_are_not_initialised():
@@ -100,7 +113,7 @@ def test_given_modules_are_not_initialised():
     given = {"params": {"backbone": variables["params"]["backbone"]}}
     found = models.init_variables(model, given=given)
     assert jax.tree.leaves(found["params"]["backbone"])[0] is jax.tree.leaves(given)[0]
-    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    assert_trees_equal(found, variables)
     other = models.init_variables(model, seed=1)
     assert np.any(
         other["params"]["head"]["logits"]["kernel"]

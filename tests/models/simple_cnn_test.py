@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bloodjax import models
 from bloodjax.models.simple_cnn import SimpleCNN
 
 MODEL = SimpleCNN(depths=(1, 2), widths=(4, 6), drop_path=0.5)
@@ -35,6 +36,12 @@ def test_the_default_has_seven_convolutions():
     kernels = [v["kernel"].shape for v in shapes["params"].values() if "kernel" in v]
     channels = [3, 32, 64, 64, 128, 128, 256, 256]
     assert sorted(kernels) == sorted((3, 3, a, b) for a, b in itertools.pairwise(channels))
+
+
+def test_050_has_half_the_channels():
+    assert models.build("simple_cnn_050", 8).backbone.depths == SimpleCNN().depths
+    widths = models.build("simple_cnn_050", 8).backbone.widths
+    assert tuple(2 * width for width in widths) == SimpleCNN().widths
 
 
 @pytest.mark.parametrize("update_stats", [False, True])

@@ -1,10 +1,10 @@
-"""A PyTorch network with random weights. PyTorch is imported only where it is needed."""
+"""PyTorch networks with random weights. PyTorch is imported on first use only."""
 
-from .draws import images, kernel_std
+from .random_inputs import images, kernel_std
 
 
 def randomised(model, seed=0):
-    """A torch model with every tensor drawn anew, so that no zero or one hides a mistake."""
+    """Randomises every tensor of a torch model, so that no zero or one hides a mistake."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -31,17 +31,17 @@ def _norms(model):
 
 
 def comparable(model):
-    """A torch model with random weights that trains as ours does in these tests.
+    """A torch model with random weights whose training mode is comparable with ours.
 
-    It drops nothing. Its running averages take in a tenth, and of the variance the biased one, as
-    ours do; PyTorch's is n / (n - 1) of that.
+    Dropout is off. Running averages have momentum 0.1 and, as ours, average the biased variance;
+    PyTorch averages the unbiased one, which is n / (n - 1) times as large.
     """
 
     def bias(norm, inputs, _):
         if norm.training:
             x = inputs[0].detach()
             excess = x.var((0, 2, 3)) / (x.numel() / x.shape[1])
-            # A new tensor: the backward pass wants the old one as it is.
+            # Not in place: the backward pass needs the old tensor.
             norm.running_var = norm.running_var - norm.momentum * excess
 
     for module in model.modules():
@@ -54,9 +54,9 @@ def comparable(model):
 
 
 def calibrated(model):
-    """The same model with running statistics near those of images.
+    """Sets the model's running statistics to values near those of random images.
 
-    So signals neither die out in a deep network, nor explode.
+    Otherwise signals would vanish or explode in a deep network.
     """
     import torch
 
@@ -77,7 +77,7 @@ def calibrated(model):
 
 
 def stages(model, x, modules, train=False):
-    """A torch model's logits, and the outputs of the named modules as NHWC maps."""
+    """Returns a torch model's logits, and the outputs of the named modules as NHWC maps."""
     import torch
 
     kept, hooks = {}, []

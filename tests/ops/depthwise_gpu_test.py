@@ -1,4 +1,4 @@
-"""The forms of accelerators. Without a GPU, the Pallas kernels are interpreted, and lowered."""
+"""Forms for accelerators. Without a GPU the Pallas kernels are interpreted, and lowered only."""
 
 import functools
 
@@ -34,14 +34,14 @@ CUDA = {
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """So that small maps take several programs, and each of them several steps."""
+    """Makes small maps need several programs, and each program several steps."""
     if jax.default_backend() == "cpu":
         monkeypatch.setattr(depthwise_pallas, "_WARP_VALUES", 32)
         monkeypatch.setattr(depthwise_pallas, "_PROGRAMS", 6)
 
 
 def all_directions(name, x, kernel, grad, stride, padding):
-    """The output and the two gradients, in a form."""
+    """Output and gradients, computed by a form."""
     form = depthwise_gpu.form(name)
     shape = {"stride": stride, "padding": padding}
     if name == "pallas":
@@ -54,7 +54,7 @@ def all_directions(name, x, kernel, grad, stride, padding):
             form.kernel_grad(x, grad, window=kernel.shape[:2], **shape),
         )
 
-    # Interpreted kernels are long to compile and short to run.
+    # Interpreted kernels compile slowly and run fast.
     options = {"xla_backend_optimization_level": 0} if shape.get("interpret") else None
     return jax.jit(run, compiler_options=options)(x, kernel, grad)
 
@@ -93,7 +93,7 @@ def test_bfloat16_is_summed_in_float32(name, case):
     found = all_directions(name, *(a.astype(jnp.bfloat16) for a in arguments), *case[2:4])
     assert [a.dtype for a in found] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
     for a, b, digits in zip(found, results, (8, 8, 16), strict=True):
-        # Within the last digit of the result, which sums in bfloat16 would miss.
+        # Within the result's last bit, which sums in bfloat16 would not achieve.
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2.0**-digits, atol=1e-4)
 
 
@@ -135,12 +135,12 @@ def lowered(platform):
         jax.ShapeDtypeStruct((2, 6, 6, 4), jnp.float32),
         jax.ShapeDtypeStruct((3, 3, 4), jnp.float32),
     )
-    # A new function each time: what was traced before does not see the variable.
+    # A new function each time, because the environment variable is read during tracing.
     function = jax.jit(lambda x, kernel: depthwise_conv(x, kernel))
     return export.export(function, **(CUDA | {"platforms": [platform]}))(*shapes).mlir_module()
 
 
-def test_cuda_takes_xlas_own_unless_told_otherwise(monkeypatch):
+def test_cuda_uses_xlas_own_by_default(monkeypatch):
     monkeypatch.delenv(depthwise_gpu.FORCE, raising=False)
     assert "stablehlo.convolution" in lowered("cuda")
     monkeypatch.setenv(depthwise_gpu.FORCE, "shifted")
@@ -167,7 +167,7 @@ def test_the_table_goes_by_the_side_of_the_map(monkeypatch):
         choice(6, dtype=jnp.float64),
     ]
     assert others == ["native"] * 6
-    # XLA would gather the whole batch on each device, for a kernel it cannot divide.
+    # XLA cannot partition a Pallas kernel, and would gather the full batch on each device.
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert [choice(side) for side in (6, 24)] == ["shifted", "native"]
 

@@ -9,8 +9,8 @@ from bloodjax.ops.depthwise import depthwise_conv
 
 from .reference import grouped_conv
 
-# (height, width), kernel, stride, padding: small maps take the Toeplitz form, the others the
-# shifted one; 7x7 maps stand at the limit. The kernel's gradient of wide maps goes by tiles.
+# (height, width), kernel, stride, padding. Small maps use the Toeplitz method, larger ones the
+# shifted one; 7x7 is the limit. The kernel gradient of wide maps is computed in tiles.
 CASES = [
     ((1, 1), (7, 7), 1, None),
     ((2, 3), (5, 5), 1, None),
@@ -54,7 +54,7 @@ def assert_close(found, expected):
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def case(request):
-    """A case's arguments, and the output and gradients found for them."""
+    """A case's arguments, and our output and gradients."""
     size, window, stride, padding = request.param
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 3)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_bfloat16_stays_bfloat16_and_is_summed_in_float32(size):
     exact = output_and_gradients(depthwise_conv, *(a.astype(jnp.float32) for a in (x, kernel, x)))
     for a, b in zip((out, *gradients), exact, strict=True):
         assert a.dtype == jnp.bfloat16
-        # Within bfloat16's last digit of the result, which sums in bfloat16 would miss.
+        # Within bfloat16's last bit, which sums in bfloat16 would not achieve.
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-3)
 
 
@@ -109,7 +109,7 @@ def test_under_vmap(size):
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks at what a CPU runs")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="inspects the CPU's program")
 @pytest.mark.parametrize(("size", "stride"), [(6, 1), (12, 1), (12, 2)])
 def test_no_grouped_convolution_on_cpu(size, stride):
     shapes = (

@@ -78,7 +78,7 @@ def test_layer_norm_keeps_its_digits_far_from_zero():
 
 
 @pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x, x[0], x[0], EPSILON)])
-def test_nothing_but_the_input_is_kept_of_a_map(function):
+def test_only_the_input_is_stored_for_the_backward_pass(function):
     x = draw(64, 32)
     _, vjp = jax.vjp(function, x)
     maps = [leaf for leaf in jax.tree.leaves(vjp) if getattr(leaf, "size", 0) >= x.size]

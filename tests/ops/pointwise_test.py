@@ -26,7 +26,7 @@ def test_equals_the_matrix_product(shape, features):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_the_forms_of_both_kinds_of_platform_agree():
+def test_cpu_and_accelerator_forms_agree():
     x, kernel = jnp.ones((4, 7), jnp.bfloat16), jnp.full((7, 2), 2.0, jnp.bfloat16)
 
     def gradient(kernel):

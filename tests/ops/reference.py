@@ -1,4 +1,4 @@
-"""XLA's own convolutions, which the tests hold ours against."""
+"""XLA's convolutions, which the tests compare ours with."""
 
 from jax import lax
 
@@ -11,7 +11,7 @@ def dense_conv(x, kernel, stride, padding, groups=1):
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
-        precision="highest",  # on a GPU the default is coarser than the tests' tolerances
+        precision="highest",  # a GPU's default is less precise than the tests' tolerances
     )
 
 

@@ -10,7 +10,7 @@ from bloodjax.pretrained import hub
 
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
-    """Records the downloads; `calls.cached` says whether the cache has the file."""
+    """Records the downloads; `calls.cached` sets whether the file is cached."""
 
     class Calls(list):
         cached, error = True, None
@@ -54,7 +54,7 @@ def test_another_is_downloaded(calls, tmp_path):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_cannot_be_had_says_how_to_pass_it(calls, error):
+def test_a_failed_download_says_how_to_pass_the_file(calls, error):
     calls.cached, calls.error = False, error
     with pytest.raises(UserError) as caught:
         hub.fetch("timm/a", "model.safetensors", "v1")
@@ -72,7 +72,7 @@ def test_offline_the_library_itself_fails_in_one_line(monkeypatch, tmp_path):
         hub.fetch("timm/a", "model.safetensors", None)
 
 
-def test_what_cannot_be_reached_is_asked_for_once(calls, monkeypatch):
+def test_an_unreachable_file_is_requested_once(calls, monkeypatch):
     asked = []
 
     def unreachable(address):
@@ -83,4 +83,4 @@ def test_what_cannot_be_reached_is_asked_for_once(calls, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
     with pytest.raises(UserError, match=r"could not be downloaded \(Name or service not known\)"):
         hub.fetch("timm/a", "model.safetensors", None)
-    assert len(asked) == len(calls) == 1  # of the calls, the one to the cache
+    assert len(asked) == len(calls) == 1  # the only call was to the cache

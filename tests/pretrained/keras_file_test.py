@@ -15,7 +15,7 @@ from bloodjax.pretrained import keras_file
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-# Keras's own, as it saves.
+# Keras's own warning when it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -32,7 +32,7 @@ def _randomise(model):
 def _small(keras):
     layers = keras.layers
     inputs = keras.Input((8, 8, 3))
-    # Names that do not follow the order of the classes, as where several networks were made.
+    # Numbers that do not follow the order of creation, as after building several networks.
     x = layers.Conv2D(4, 3, name="conv2d_7", use_bias=False)(inputs)
     x = layers.BatchNormalization(name="batch_normalization_9", scale=False)(x)
     x = layers.DepthwiseConv2D(3, name="dw")(x)
@@ -57,7 +57,7 @@ def _check(path, model):
 
 
 def _save_old(model, path):
-    """Weights alone in the older layout, which today's `save_weights` no longer writes."""
+    """Writes weights in the legacy format, which `save_weights` no longer writes."""
     from keras.src.legacy.saving import legacy_h5_format
 
     with h5py.File(path, "w") as file:
@@ -109,7 +109,7 @@ def test_reads_a_network_within_a_network(keras, tmp_path):
 
 
 def _write_old(path, layers, cut=None):
-    """The older layout, as Keras 1 and 2 wrote it: bytes in attributes, suffixes on names."""
+    """Writes the legacy format as Keras 1 and 2 did: bytes in attributes, suffixes on names."""
     with h5py.File(path, "w") as file:
         names = [layer.encode() for layer in layers]
         if cut:

@@ -14,6 +14,8 @@ from bloodjax.pretrained import bloodjax_file, load
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 from bloodjax.training import factory
 
+from ..trees import assert_trees_equal
+
 NAME = "efficientnet_lite0"
 SMALL = "mobilenetv1_025"
 
@@ -32,7 +34,7 @@ def test_replacing_the_head_is_explicit(lite0):
         bloodjax.create_model(NAME, weights="imagenet", num_classes=8)
     _, variables = bloodjax.create_model(NAME, weights="imagenet", num_classes=8, replace_head=True)
     ours, theirs = variables["params"]["backbone"], lite0["params"]["backbone"]
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert_trees_equal(ours, theirs)
     assert variables["params"]["head"]["logits"]["kernel"].shape == (1280, 8)
 
 
@@ -41,12 +43,12 @@ def test_weights_of_another_network_are_refused_whole(lite0):
         bloodjax.create_model("convnext_atto", weights=DEFAULTS[NAME].location)
 
 
-def test_a_network_without_default_weights_says_what_to_do():
+def test_a_network_without_default_weights_is_an_error():
     with pytest.raises(UserError, match=r"simple_cnn has no default weights: expected .*FILE"):
         load.load_weights("simple_cnn", "imagenet")
 
 
-def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_path):
+def test_a_run_records_the_preprocessing_of_its_weights(lite0, make_config, tmp_path):
     config = make_config(**{"model.name": NAME, "model.weights": "imagenet"})
     filled, backbone = factory.pretrained(config)
     assert factory.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
@@ -62,13 +64,13 @@ def test_what_the_weights_expect_travels_into_the_run(lite0, make_config, tmp_pa
     merged = factory.variables(filled, 4, backbone)
     stem = merged["params"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(stem, lite0["params"]["backbone"]["stem"]["kernel"])
-    jax.tree.map(np.testing.assert_array_equal, merged["params"]["head"], drawn["params"]["head"])
+    assert_trees_equal(merged["params"]["head"], drawn["params"]["head"])
     assert jax.tree.structure(merged) == jax.tree.structure(drawn)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A small network's variables, and a file of ours that holds them."""
+    """A file of a small network's weights, and its variables."""
     _, variables = models.random_model(SMALL, 5, variant="keras")
     cfg = PretrainedCfg("elsewhere", "timm", "keras", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
@@ -76,14 +78,14 @@ def small(tmp_path_factory):
     return path, variables
 
 
-def test_our_own_file_comes_back_with_its_terms(small):
+def test_our_own_file_keeps_its_pretrained_cfg(small):
     path, variables = small
     weights = load.load_weights(SMALL, str(path))
     assert (weights.num_classes, weights.pretrained_cfg.variant) == (5, "keras")
     assert weights.pretrained_cfg.mean == (0.1, 0.2, 0.3)
     assert load.load_weights(SMALL, str(path), "timm").pretrained_cfg.variant == "timm"
     model, found = weights.classifier()
-    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
+    assert_trees_equal(found, jax.device_get(variables))
     assert model.backbone == models.linear(SMALL, 5, variant="keras").backbone
     assert set(weights.backbone()["params"]) == {"backbone"}
 
@@ -116,7 +118,7 @@ def test_a_network_of_our_own_takes_our_own_files(tmp_path):
     path = tmp_path / "own.safetensors"
     bloodjax_file.write(path, "simple_cnn", 3, PretrainedCfg("", "", ""), variables)
     _, found = bloodjax.create_model("simple_cnn", str(path), 3)
-    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(variables))
+    assert_trees_equal(found, jax.device_get(variables))
     safetensors_file.write(path, {"conv.weight": np.zeros(3, np.float32)}, {})
     with pytest.raises(UserError, match=r"own\.safetensors: these are not the network's weights"):
         bloodjax.create_model("simple_cnn", str(path), 3)
@@ -124,7 +126,7 @@ def test_a_network_of_our_own_takes_our_own_files(tmp_path):
 
 @pytest.fixture
 def hub_of(monkeypatch, tmp_path):
-    """Puts files where the Hub's would be cached."""
+    """Replaces the Hub by local files."""
 
     def put(**files):
         def fetch(repository, file, revision):
@@ -145,7 +147,7 @@ def test_the_hubs_revision_is_pinned(hub_of, small):
     assert load.load_weights(SMALL, "hf:a/b@main").pretrained_cfg.location == "hf:a/b@c0ffee"
 
 
-def test_what_the_hub_says_beside_the_weights_is_taken(hub_of, tmp_path):
+def test_the_config_beside_the_weights_on_the_hub_is_read(hub_of, tmp_path):
     config = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 64, 64]}
     config |= {"interpolation": "bilinear", "license": "mit"}
     text = json.dumps({"architecture": "mobilenetv1_100", "pretrained_cfg": config})
@@ -159,7 +161,7 @@ def test_what_the_hub_says_beside_the_weights_is_taken(hub_of, tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_naming_is_the_one_that_places_the_most(first):
-    # Keras counted from 1 once, and nothing in a single name tells which.
+    # Early Keras counted from 1; a single name does not tell which.
     numbers = range(first, first + 94)
     names = [f"conv2d_{i}/kernel" if i else "conv2d/kernel" for i in numbers]
     arrays = dict.fromkeys(names, np.zeros((1, 1, 1, 1), np.float32))

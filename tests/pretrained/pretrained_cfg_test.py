@@ -10,8 +10,8 @@ from bloodjax.errors import UserError
 from bloodjax.pretrained import name_maps, pretrained_cfg
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS, HALF, IMAGENET
 
-# Nobody publishes weights for ImageNet of these.
-WITHOUT = {"simple_cnn", "convnextv2_small"}
+# Networks without published ImageNet weights.
+WITHOUT = {"simple_cnn", "simple_cnn_050", "convnextv2_small"}
 
 
 def test_every_network_has_default_weights():
@@ -60,7 +60,7 @@ def test_weights_named_as_the_default_share_its_preprocessing():
     found = pretrained_cfg.inferred(models.architecture("mobilenetv1_100"), "a.pth", "timm")
     assert (found.location, found.naming, found.variant) == ("a.pth", "timm", default.variant)
     assert (found.mean, found.std, found.size) == (default.mean, default.std, default.size)
-    # Whose licence they have is not known.
+    # Their licence is unknown.
     assert found.licence == ""
 
 
@@ -77,7 +77,7 @@ def test_weights_named_as_the_default_share_its_preprocessing():
         ("convnext_tiny", 0.485, 0.229),
     ],
 )
-def test_keras_feeds_each_family_its_own_way(name, mean, std):
+def test_keras_normalises_each_family_its_own_way(name, mean, std):
     found = pretrained_cfg.inferred(models.architecture(name), "a.h5", "keras")
     assert (found.mean[0], found.std[0]) == pytest.approx((mean, std))
     assert found.variant == ("tf" if name.startswith("efficientnet") else "keras")
@@ -101,7 +101,7 @@ def hub_config(**changes):
     return {"architecture": "tf_efficientnet_b1", "num_classes": 1000, "pretrained_cfg": config}
 
 
-def test_what_timm_states_is_taken(tmp_path):
+def test_timms_config_is_read(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(hub_config()))
     found = pretrained_cfg.from_timm(models.architecture("efficientnet_b1"), "hf:a/b", "timm", path)
@@ -110,7 +110,7 @@ def test_what_timm_states_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps(hub_config(mean=["x"]))])
-def test_what_timm_did_not_write_is_refused(tmp_path, text):
+def test_a_config_that_timm_did_not_write_is_an_error(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"hf:a/b: config\.json is not timm's"):

@@ -98,7 +98,7 @@ def test_a_web_address_is_left_to_the_user():
 
 
 def _install(site, monkeypatch, *files):
-    """A package, on the import path, that may not be imported."""
+    """Installs a package that raises when it is imported."""
     content = {"weigher/__init__.py": b"raise AssertionError('imported')"}
     content |= dict.fromkeys(files, b"")
     content["weigher-1.0.dist-info/METADATA"] = b"Metadata-Version: 2.1\nName: weigher\n"
@@ -111,7 +111,7 @@ def _install(site, monkeypatch, *files):
 
 @pytest.mark.parametrize("suffix", readers.SUFFIXES)
 def test_locates_in_a_package_without_importing_it(tmp_path, monkeypatch, suffix):
-    # The first .pth is the interpreter's own kind: a path, beside the packages.
+    # The first .pth is Python's own: a file at the top of site-packages.
     _install(tmp_path, monkeypatch, "weigher.pth", f"weigher/data/net{suffix}")
     path = readers.locate("package:weigher")
     assert path.resolve() == (tmp_path / f"weigher/data/net{suffix}").resolve()

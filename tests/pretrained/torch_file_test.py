@@ -57,7 +57,7 @@ def _check(arrays, state, torch):
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 def test_reads_what_torch_saves(torch, tmp_path, zipped, wrapper):
     path, state = tmp_path / "weights.pth", _state(torch)
-    # An optimizer's tensors, beside the state dict, are passed over.
+    # An optimizer's tensors beside the state dict are ignored.
     content = {"epoch": 3, "optimizer": {"m": torch.ones(7)}, wrapper: state} if wrapper else state
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     _check(torch_file.read(path), state, torch)
@@ -65,7 +65,7 @@ def test_reads_what_torch_saves(torch, tmp_path, zipped, wrapper):
 
 @_LAYOUTS
 def test_reads_a_modules_state_dict(torch, tmp_path, zipped):
-    # It carries an attribute, `_metadata`, beside its entries.
+    # It has an attribute, `_metadata`, besides its entries.
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     path = tmp_path / "weights.pt"
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=zipped)
