@@ -1,9 +1,9 @@
-"""K-fold training: k runs, each with another part of train for validation, and their ensemble.
+"""K-fold cross-validation: k runs that validate on different parts of train, and their ensemble.
 
-WORKDIR/fold0 ... fold{k-1}   the runs, each a workdir of its own
-WORKDIR/evaluate              out_of_fold: each image judged by the one run that did not see
-                              it; test: the ensemble on the part kept back from all runs
-WORKDIR/report                both
+WORKDIR/fold0 ... fold{k-1}   the runs, each with a workdir of its own
+WORKDIR/evaluate/out_of_fold  each image, predicted by the one run that validated on it
+WORKDIR/evaluate/test         the ensemble on the test split, which no run trains on
+WORKDIR/report                the report on both
 """
 
 from __future__ import annotations
@@ -18,72 +18,77 @@ from bloodjax import config as config_lib
 from bloodjax import distributed, run
 from bloodjax.cli import console
 from bloodjax.config import Config
-from bloodjax.data import splits
+from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, evaluator, histogram_baseline
+from bloodjax.evaluation import ensemble, evaluator, run_report
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.training import input_pipeline
-from bloodjax.training.input_pipeline import Parts
-from bloodjax.training.workdir import BASELINE_FILE, CONFIG_FILE, lock_workdir, open_config
+from bloodjax.training.input_pipeline import Splits
+from bloodjax.training.workdir import CONFIG_FILE, lock_workdir, open_config
 
 _SPLITS_FILE = "splits.json"
 OUT_OF_FOLD = "out_of_fold"
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
-    """Trains the folds one after another, or goes on with the first unfinished one; then reports.
+    """Trains the folds one after another, from the first unfinished one on; then reports.
+
+    Args:
+      config: Config of the folds. `config.folds` is their number.
+      workdir: Folder of the folds; it is created if missing.
 
     Returns:
-      The content of `metrics.json` of the ensemble on "test", where there is a test part, and of
+      The content of `metrics.json` of the ensemble on "test", if there is a test split, and of
       "out_of_fold".
 
     Raises:
-      UserError: anything that the user can put right, too few images of a class among it.
-      Stopped: SIGINT or SIGTERM came; the same command goes on.
+      UserError: The user can correct the cause, such as too few images of a class.
+      Stopped: SIGINT or SIGTERM came. The same command resumes.
     """
-    message = "stopped between the folds; the same command goes on"
+    single = distributed.count() == 1
     with (
         lock_workdir(workdir),
-        graceful_shutdown(config.grace_seconds, alone=distributed.count() == 1) as stop,
-        stop.interruptible(message),
+        graceful_shutdown(config.grace_seconds, single_process=single) as stop,
+        stop.interruptible("stopped between the folds; the same command resumes"),
     ):
         stored = open_config(config, workdir)
         config = stored or config
-        distributed.barrier()  # all have looked; only now may the primary process write
+        distributed.barrier()  # all processes have looked; now the primary one may write
         if stored is None and distributed.is_primary():
-            _share_out(config, workdir)
+            _draw_folds(config, workdir)
         distributed.barrier()
         atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
-        distributed.barrier()  # it says how many folds there are
+        distributed.barrier()  # all processes read the number of folds from it
         for fold, folder in enumerate(ensemble.fold_folders(workdir)):
-            report = (folder / "report" / "index.html").exists()  # the last thing that a run writes
-            if distributed.exchange(report)[0]:
+            finished = (folder / "report" / "index.html").exists()  # a run writes its report last
+            if distributed.exchange(finished)[0]:
                 continue
             console.log_info(f"fold {fold + 1} of {config.folds}")
             run.train(_fold_config(config), folder)
-        # Read anew, so that the folds had the memory for themselves.
-        return _finish(config, workdir, input_pipeline.prepare(config, workdir, resumes=True))
+        # Read again only now, so that the folds have all memory.
+        splits = input_pipeline.prepare_splits(config, workdir, resumes=True)
+        return _finish(config, workdir, splits)
 
 
 def _fold_config(config: Config) -> Config:
-    # `splits.json` says which images validate; "auto" says that there are some.
+    # `splits.json` lists the validation images; "auto" makes sure that the run has some.
     content = config.to_dict()
-    return config_lib.check(
+    return config_lib.validate(
         content | {"folds": 0, "data": content["data"] | {"validation": "auto"}}
     )
 
 
-def _share_out(config: Config, workdir: pathlib.Path) -> None:
-    """Draws the folds, and leaves each a workdir as of a run that has just drawn its parts."""
-    prepared = input_pipeline.prepare(config, workdir, resumes=False)
-    saved = splits.read(workdir / _SPLITS_FILE)
-    pool = _joined(prepared)
-    fold_of = _draw(config, pool, workdir)
+def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
+    """Draws the folds, and gives each a workdir like that of a run that has drawn its splits."""
+    splits = input_pipeline.prepare_splits(config, workdir, resumes=False)
+    saved = splits_lib.load(workdir / _SPLITS_FILE)
+    pool = _pool(splits)
+    fold_of = _assign_folds(config, pool, workdir)
     test = {"test": saved["parts"]["test"]} if "test" in saved["parts"] else {}
-    saved["sources"] = {part: saved["sources"][part] for part in ("train", *test)}
+    saved["sources"] = {split: saved["sources"][split] for split in ("train", *test)}
     validation = {"validation": saved["sources"]["train"]}
     names = np.array(pool.names)
     for fold in range(config.folds):
@@ -94,7 +99,7 @@ def _share_out(config: Config, workdir: pathlib.Path) -> None:
         content = {**saved, "sources": saved["sources"] | validation, "parts": own}
         _write(folder / _SPLITS_FILE, content)
         shutil.copytree(workdir / "audit", folder / "audit", dirs_exist_ok=True)
-        # Last: with a config the run goes on from these parts.
+        # Last, because a run with a config resumes from its splits.
         atomic_write(folder / CONFIG_FILE, config_lib.to_json(_fold_config(config)))
     _write(workdir / _SPLITS_FILE, {**saved, "parts": {"train": names.tolist(), **test}})
 
@@ -103,34 +108,34 @@ def _write(path: pathlib.Path, content: dict[str, object]) -> None:
     atomic_write(path, json.dumps(content, indent=1))
 
 
-def _joined(prepared: Parts) -> Dataset:
-    """Train and validation, which are of one source, as one."""
-    if prepared.validation is None:
-        return prepared.train
-    return prepared.train.joined(prepared.validation)
+def _pool(splits: Splits) -> Dataset:
+    """The images that the folds share: train and validation, which have the same source."""
+    if splits.validation is None:
+        return splits.train
+    return splits.train.concatenate(splits.validation)
 
 
-def _draw(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
-    """The fold of each image of `pool`, int [n]; duplicates and groups stay in one.
+def _assign_folds(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
+    """The fold of each image of `pool`, int [n]. Duplicates and groups stay in one fold.
 
     Raises:
-      UserError: a fold would leave a class without images to train on, or be empty.
+      UserError: A fold would be empty, or leave a class without images to train on.
     """
     findings = read_json(workdir / "audit" / "audit.json", "an audit", dict)
-    groups = splits.merge_groups(pool.groups, _duplicates(findings, pool))
-    shares = {f"fold{i}": 1 / config.folds for i in range(config.folds)}
-    drawn = splits.split(pool.labels, shares, groups, config.seed)
+    groups = splits_lib.merge_groups(pool.groups, _duplicates(findings, pool))
+    fractions = {f"fold{i}": 1 / config.folds for i in range(config.folds)}
+    drawn = splits_lib.split(pool.labels, fractions, groups, config.seed)
     fold_of = np.empty(len(pool), int)
     for fold, index in enumerate(drawn.values()):
         fold_of[index] = fold
-        left = np.delete(pool.labels, index)
-        missing = set(range(len(pool.classes))) - set(left.tolist())
+        rest = np.delete(pool.labels, index)
+        missing = set(range(len(pool.classes))) - set(rest.tolist())
         if missing or not len(index):
             what = f"class {pool.classes[min(missing)]}" if missing else "data"
             raise UserError(
                 f"config.folds is {config.folds}, but the {what} of {config.data.train} cannot be "
-                "shared out: expected images of each class, no duplicates or of one group, in at "
-                "least two folds"
+                "split into as many: expected images of each class, no duplicates or of one group, "
+                "in at least two folds"
             )
     return fold_of
 
@@ -138,7 +143,7 @@ def _draw(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.ndarray:
 def _duplicates(findings: dict, pool: Dataset) -> list[list[int]]:
     """The audit's groups of duplicates, as indices into `pool`.
 
-    Where several sources were audited, the names of train's have "train:" in front.
+    If several sources were audited, names of train's images have the prefix "train:".
     """
     position = {name: i for i, name in enumerate(pool.names)}
     position |= {f"train:{name}": i for i, name in enumerate(pool.names)}
@@ -146,63 +151,60 @@ def _duplicates(findings: dict, pool: Dataset) -> list[list[int]]:
     return [[position[name] for name in group if name in position] for group in found if group]
 
 
-def _finish(config: Config, workdir: pathlib.Path, pooled: Parts) -> dict[str, dict]:
-    """Evaluates and reports what the folds give together."""
-    train = pooled.train
-    baseline = histogram_baseline.HistogramBaseline.fit(
-        train.images, train.labels, len(train.classes)
-    )
-    atomic_write(workdir / BASELINE_FILE, json.dumps(baseline.to_dict()))
+def _finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, dict]:
+    """Evaluates the folds together and writes the report."""
+    train = splits.train
+    evaluator.write_baseline(workdir, train)
     distributed.barrier()
     model = ensemble.load(workdir)
     results, mistakes = {}, ()
-    if pooled.test is not None:
+    if splits.test is not None:
         out = workdir / "evaluate" / "test"
-        results["test"], probabilities = evaluator.evaluate(model, pooled.test, out, tta=None)
-        mistakes = evaluator.confident_mistakes(model, pooled.test, probabilities)
+        results["test"], probabilities = evaluator.evaluate(model, splits.test, out, tta=None)
+        mistakes = run_report.confident_mistakes(splits.test, probabilities)
     results[OUT_OF_FOLD], probabilities = out_of_fold(model, train, workdir)
-    if pooled.test is None:
-        mistakes = evaluator.confident_mistakes(model, train, probabilities)
+    if splits.test is None:
+        mistakes = run_report.confident_mistakes(train, probabilities)
     for name, result in results.items():
         console.log_info(evaluator.summary(name, result))
-    evaluator.write_report(config, workdir, pooled, model, results, mistakes)
+    run_report.write(config, workdir, splits, model, results, mistakes)
     return results
 
 
 def out_of_fold(
     model: Ensemble, train: Dataset, workdir: pathlib.Path
 ) -> tuple[dict[str, object], np.ndarray]:
-    """Judges each image by the one member that had it in its validation part.
+    """Evaluates each image with the one member that validated on it.
 
-    Writes `evaluate/out_of_fold` in `workdir`. The members stopped training where they were best
-    on these images, so that the figures may be a little too good; those on test are not.
+    Writes `evaluate/out_of_fold` in `workdir`. Each member's best epoch was selected on these
+    images, so their metrics are slightly optimistic; those on test are not.
 
     Args:
-      model: the ensemble of the folds.
-      train: the images that the folds share.
-      workdir: the folder that the folds lie in.
+      model: Ensemble of the folds.
+      train: Images that the folds share.
+      workdir: Folder of the folds.
 
     Returns:
-      The content of `metrics.json`, with the share of the colour histogram that was also fitted
+      The content of `metrics.json`, with the accuracy of colour histograms that were also fitted
       without the image, and the probabilities [n, classes].
     """
     position = {name: i for i, name in enumerate(train.names)}
     probabilities = np.empty((len(train), len(train.classes)), np.float32)
-    guesses = np.empty(len(train), int)
+    baseline = np.empty(len(train), int)
     fold_of = np.empty(len(train), int)
     for fold, (folder, member) in enumerate(model.members.items()):
-        names = splits.read(folder / _SPLITS_FILE)["parts"]["validation"]
+        names = splits_lib.load(folder / _SPLITS_FILE)["parts"]["validation"]
         index = np.array([position[name] for name in names], int)
-        judged = train.take(index).images
-        probabilities[index] = member.predict(judged)
-        guesses[index] = member.baseline.predict(judged).argmax(axis=1)
+        images = train.take(index).images
+        probabilities[index] = member.predict(images)
+        baseline[index] = member.baseline.predict(images).argmax(axis=1)
         fold_of[index] = fold
     result = evaluator.score(probabilities, train, model.config)
     result |= {"step": None, "tta": model.tta}
-    result["baseline"] = {"accuracy": float(np.mean(guesses == train.labels))}
-    right = probabilities.argmax(axis=1) == train.labels
+    result["baseline"] = {"accuracy": float(np.mean(baseline == train.labels))}
+    correct = probabilities.argmax(axis=1) == train.labels
     result["folds"] = [
-        {"n": int(np.sum(fold_of == fold)), "accuracy": float(right[fold_of == fold].mean())}
+        {"n": int(np.sum(fold_of == fold)), "accuracy": float(correct[fold_of == fold].mean())}
         for fold in range(len(model.members))
     ]
     out = workdir / "evaluate" / OUT_OF_FOLD

@@ -1,1 +1,1 @@
-"""Checkpoints on the disk: what a run saves, how it proves intact, how it is restored."""
+"""Checkpoints: what a run saves, how it is verified, and how it is restored."""

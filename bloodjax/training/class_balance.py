@@ -1,7 +1,7 @@
-"""What the loss does about classes of unequal size: it weighs them, or shifts their logits.
+"""Class weights and logit shifts for classes of unequal size.
 
-Nothing is corrected twice: where `config.data.oversample` draws all classes equally often, or
-`config.loss.logit_adjustment` shifts their logits, weights are 1 whatever the config says.
+Imbalance is corrected only once: with `config.data.oversample` or `config.loss.logit_adjustment`,
+all class weights are 1.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from bloodjax.config import Config
 def balanced_class_weights(
     labels: Int[np.ndarray, " n"], num_classes: int
 ) -> Float32[np.ndarray, " classes"]:
-    """scikit-learn's "balanced" weights, n / (classes * count): rare classes weigh more.
+    """scikit-learn's "balanced" weights, n / (classes * count).
 
     Raises:
-      ValueError: a label out of range, or a class without images.
+      ValueError: A label is out of range, or a class has no images.
     """
     counts = _counts(labels, num_classes).astype(np.float64)
     return (len(labels) / (num_classes * counts)).astype(np.float32)
@@ -32,12 +32,12 @@ def effective_class_weights(
     Cui et al., "Class-balanced loss based on effective number of samples", 2019, arXiv:1901.05555.
 
     Args:
-      labels: of the training part.
-      num_classes: number of classes.
-      beta: in [0, 1): 0 weighs all classes alike, and close to 1 it is by 1 / count.
+      labels: Class index of each training image.
+      num_classes: Number of classes.
+      beta: In [0, 1). With 0 all weights are equal; close to 1 they are proportional to 1 / count.
 
     Raises:
-      ValueError: a label out of range, or a class without images.
+      ValueError: A label is out of range, or a class has no images.
     """
     weights = (1 - beta) / (1 - beta ** _counts(labels, num_classes))
     return (weights / weights.mean()).astype(np.float32)
@@ -46,10 +46,10 @@ def effective_class_weights(
 def class_weights(
     config: Config, labels: Int[np.ndarray, " n"], num_classes: int
 ) -> Float32[np.ndarray, " classes"]:
-    """The weight of each class in the loss, as `config.loss.class_weights` names it.
+    """Per-class weights in the loss, as `config.loss.class_weights` says.
 
     Raises:
-      ValueError: a label out of range, or a class without images.
+      ValueError: A label is out of range, or a class has no images.
     """
     loss = config.loss
     if loss.class_weights == "none" or config.data.oversample or loss.logit_adjustment:
@@ -62,10 +62,12 @@ def class_weights(
 def logit_shift(
     config: Config, labels: Int[np.ndarray, " n"], num_classes: int
 ) -> tuple[float, ...]:
-    """`tau * log(frequency)` of each class, which `losses.adjust_logits` takes; () where tau is 0.
+    """Per-class `tau * log(frequency)` for `losses.adjust_logits`; () if tau is 0.
+
+    Tau is `config.loss.logit_adjustment`.
 
     Raises:
-      ValueError: a label out of range, or a class without images.
+      ValueError: A label is out of range, or a class has no images.
     """
     tau = config.loss.logit_adjustment
     if tau == 0:

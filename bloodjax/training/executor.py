@@ -1,4 +1,4 @@
-"""The one place that compiles the pure steps: under jit over a mesh of devices, or under pmap."""
+"""Compiles the pure steps: under jit over a mesh of devices, or under pmap."""
 
 from __future__ import annotations
 
@@ -20,96 +20,107 @@ from bloodjax.errors import UserError
 from bloodjax.training.predict_step import features_step, predict_step, views_step
 from bloodjax.training.train_step import Phase, StepConfig, train_steps
 
-# Batches of images to predict that may wait on the device: a part may be larger than its memory.
-_UNDER_WAY = 8
+# Batches of a prediction that may wait on the device. A split may be larger than its memory.
+_IN_FLIGHT = 8
 
 
 class _Compiled:
-    """What compiled training steps can tell of themselves, however they were compiled."""
+    """The text of compiled training steps, for both executors."""
 
     _train: Any
 
-    def program(self, phase: Phase, steps: int, *arguments: PyTree) -> str:
-        """The text of what XLA made of `train`, with the names that a profile's trace has."""
-        return self._train.lower(phase, steps, *arguments).compile().as_text()
+    def program(self, phase: Phase, num_steps: int, *arguments: PyTree) -> str:
+        """XLA's optimized HLO of `train`, with the names that a profiler's trace uses."""
+        return self._train.lower(phase, num_steps, *arguments).compile().as_text()
 
 
 class JitExecutor(_Compiled):
-    """The steps under jit: the batch split over the devices, of all processes.
+    """Runs steps under jit. The batch is split over the devices of all processes.
 
     Attributes:
-      layout: how the state and a network's variables lie on them.
+      step_config: The parts of a step that are fixed for the run.
+      layout: Sharding of the state and of a network's variables.
     """
 
     axis_name = None
 
     def __init__(
-        self, recipe: StepConfig, devices: Sequence[jax.Device] | None = None, layout: str = "data"
+        self,
+        step_config: StepConfig,
+        devices: Sequence[jax.Device] | None = None,
+        layout: str = "data",
     ):
+        """Compiles nothing yet.
+
+        Args:
+          step_config: The parts of a step that are fixed for the run.
+          devices: By default all devices of all processes.
+          layout: "data" or "fsdp"; see `sharding.Layout`.
+        """
+        self.step_config = step_config
         self._mesh = sharding.mesh(devices)
-        self._recipe = recipe
         self.layout = sharding.Layout(self._mesh, layout)
-        self._whole = sharding.replicated(self._mesh)
+        self._replicated = sharding.replicated(self._mesh)
         self._split = sharding.by_batch(self._mesh)
-        # Where the state is split, each of its arrays goes its own way, as `layout` has it.
-        of_state = None if self.layout.splits else self._whole
+        # If the state is split, `layout` shards each of its arrays inside the step.
+        state_sharding = None if self.layout.splits else self._replicated
         self._train = jax.jit(
-            partial(train_steps, recipe, split=self._split, layout=self.layout),
+            partial(train_steps, step_config, split=self._split, layout=self.layout),
             static_argnums=(0, 1),
             donate_argnums=2,
-            out_shardings=(of_state, self._whole),
+            out_shardings=(state_sharding, self._replicated),
         )
         prediction = {
-            "in_shardings": (of_state, self._split),
-            "out_shardings": self._whole,
+            "in_shardings": (state_sharding, self._split),
+            "out_shardings": self._replicated,
         }
-        self._predict = jax.jit(self._whole_in(predict_step, 1), static_argnums=0, **prediction)
-        self._each_view = jax.jit(self._whole_in(views_step, 1), static_argnums=0, **prediction)
-        self._features = jax.jit(self._whole_in(features_step, 0), **prediction)
+        self._predict = jax.jit(self._gathering(predict_step, 1), static_argnums=0, **prediction)
+        self._each_view = jax.jit(self._gathering(views_step, 1), static_argnums=0, **prediction)
+        self._features = jax.jit(self._gathering(features_step, 0), **prediction)
 
-    def _whole_in(self, step: Callable, position: int) -> Callable:
-        """`step` of the recipe, with the variables, its argument at `position`, gathered."""
+    def _gathering(self, step: Callable, position: int) -> Callable:
+        """`step` with its first argument bound, and the variables at `position` gathered."""
 
         @functools.wraps(step)
         def gathering(*arguments):
             arguments = list(arguments)
             arguments[position] = self.layout.gathered(arguments[position])
-            return step(self._recipe, *arguments)
+            return step(self.step_config, *arguments)
 
         return gathering
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Host arrays, of which each device gets all, as `train` takes them."""
-        return sharding.put(tree, self._whole)
+        """Copies host arrays to every device."""
+        return sharding.put(tree, self._replicated)
 
     def shard_state(self, tree: PyTree) -> PyTree:
-        """A state or a network's variables as `train` and `predict` take them."""
+        """Puts a state or a network's variables on the devices, sharded as `layout` says."""
         return sharding.put(tree, self.layout.of(tree))
 
     def unreplicate(self, tree: PyTree) -> PyTree:
-        """The inverse of `replicate` and `shard_state`, without leaving the devices."""
+        """The inverse of `replicate` and `shard_state`; the arrays stay on the devices."""
         return tree
 
     def local_rows(self) -> np.ndarray:
-        """Which examples of each batch `shard_batches` takes: those of this process's devices."""
-        return sharding.local_rows(self._mesh, self._recipe.batch_size)
+        """Indices of a batch's examples that this process's devices hold."""
+        return sharding.local_rows(self._mesh, self.step_config.batch_size)
 
     def shard_batches(self, data: StackedBatches) -> StackedBatches:
-        """The `local_rows` of a call's batches on the host, split over the devices for `train`."""
-        return sharding.put_rows(data, self._mesh, self._recipe.batch_size)
+        """Splits the `local_rows` of host batches over the devices, for `train`."""
+        return sharding.put_rows(data, self._mesh, self.step_config.batch_size)
 
     def train(
-        self, phase: Phase, steps: int, state, data, order, class_weights
+        self, phase: Phase, num_steps: int, state, data, order, class_weights
     ) -> tuple[TrainState, Metrics]:
-        """See `train_steps`; the arrays placed. `state` is donated."""
-        return self._train(phase, steps, state, data, order, class_weights)
+        """Runs `train_steps` on arrays that are on the devices. `state` is donated."""
+        return self._train(phase, num_steps, state, data, order, class_weights)
 
     def predict(self, variables: PyTree, images: Images, views: str | TTAConfig) -> np.ndarray:
         """Probabilities [n, classes] of uint8 images [n, size, size, 3] on the host."""
         return _in_batches(
             lambda batch: self._predict(views, variables, sharding.put(batch, self._split)),
             images,
-            self._recipe.batch_size,
+            self.step_config.batch_size,
         )
 
     def each_view(self, variables: PyTree, images: Images, views: str) -> np.ndarray:
@@ -117,7 +128,7 @@ class JitExecutor(_Compiled):
         return _in_batches(
             lambda batch: self._each_view(views, variables, sharding.put(batch, self._split)),
             images,
-            self._recipe.batch_size,
+            self.step_config.batch_size,
         )
 
     def features(self, variables: PyTree, images: Images) -> np.ndarray:
@@ -125,69 +136,76 @@ class JitExecutor(_Compiled):
         return _in_batches(
             lambda batch: self._features(variables, sharding.put(batch, self._split)),
             images,
-            self._recipe.batch_size,
+            self.step_config.batch_size,
         )
 
     @property
     def compilations(self) -> int:
-        """How many variants of the training step have been compiled."""
+        """Number of variants of the training step that have been compiled."""
         return self._train._cache_size()
 
 
 class PmapExecutor(_Compiled):
-    """The steps under pmap: a copy of the state for each device along a leading axis.
+    """Runs steps under pmap. The state has a leading axis with a copy for each device.
 
-    Raises:
-      UserError: there are several processes, or the state is to be split.
+    Attributes:
+      step_config: The parts of a step that are fixed for the run.
     """
 
     axis_name = sharding.AXIS
     layout = None
 
-    def __init__(self, recipe: StepConfig, layout: str = "data"):
+    def __init__(self, step_config: StepConfig, layout: str = "data"):
+        """Compiles nothing yet.
+
+        Raises:
+          UserError: There are several processes, or `layout` is not "data".
+        """
         if jax.process_count() > 1 or layout != "data":
             raise UserError(
                 "config.parallel is 'pmap', expected jit for a run of several processes or with "
                 "config.sharding fsdp"
             )
-        self._recipe = recipe
+        self.step_config = step_config
         self._mesh = sharding.mesh()
         self._train = jax.pmap(
-            partial(train_steps, recipe),
+            partial(train_steps, step_config),
             axis_name=self.axis_name,
             static_broadcasted_argnums=(0, 1),
             donate_argnums=2,
         )
         self._predict = jax.pmap(
-            partial(predict_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
+            partial(predict_step, step_config),
+            axis_name=self.axis_name,
+            static_broadcasted_argnums=0,
         )
         self._each_view = jax.pmap(
-            partial(views_step, recipe), axis_name=self.axis_name, static_broadcasted_argnums=0
+            partial(views_step, step_config), axis_name=self.axis_name, static_broadcasted_argnums=0
         )
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Host arrays as `train` and `predict` take them."""
+        """Copies host arrays to every device, along a new leading axis."""
         return sharding.stack(tree, self._mesh)
 
     shard_state = replicate
 
     def unreplicate(self, tree: PyTree) -> PyTree:
-        """The inverse of `replicate`, without leaving the devices."""
+        """The inverse of `replicate`; the arrays stay on their device."""
         return sharding.unstack(tree)
 
     def local_rows(self) -> np.ndarray:
-        """Which examples of each batch `shard_batches` takes: all."""
-        return np.arange(self._recipe.batch_size)
+        """Indices of a batch's examples that this process's devices hold: all."""
+        return np.arange(self.step_config.batch_size)
 
     def shard_batches(self, data: StackedBatches) -> StackedBatches:
-        """A call's batches on the host as `train` takes them, each split over the devices."""
+        """Splits host batches over the devices, for `train`."""
         return sharding.split(data, self._mesh)
 
     def train(
-        self, phase: Phase, steps: int, state, data, order, class_weights
+        self, phase: Phase, num_steps: int, state, data, order, class_weights
     ) -> tuple[TrainState, Metrics]:
-        """See `train_steps`; the arrays placed. `state` is donated."""
-        state, metrics = self._train(phase, steps, state, data, order, class_weights)
+        """Runs `train_steps` on arrays that are on the devices. `state` is donated."""
+        state, metrics = self._train(phase, num_steps, state, data, order, class_weights)
         return state, sharding.unstack(metrics)
 
     def predict(self, variables: PyTree, images: Images, views: str | TTAConfig) -> np.ndarray:
@@ -203,17 +221,17 @@ class PmapExecutor(_Compiled):
             out = function(batch.reshape(self._mesh.size, -1, *batch.shape[1:]))
             return out.reshape(len(batch), *out.shape[2:])
 
-        return _in_batches(of_batch, images, self._recipe.batch_size)
+        return _in_batches(of_batch, images, self.step_config.batch_size)
 
 
 def _in_batches(
     function: Callable[[np.ndarray], Array], images: Images, batch_size: int
 ) -> np.ndarray:
-    """Applies `function` to whole batches; the last is filled up, and what filled it left out."""
+    """Applies `function` to batches of equal size. Results of the last batch's padding are cut."""
     results = []
     for start in range(0, len(images), batch_size):
-        if len(results) >= _UNDER_WAY:
-            jax.block_until_ready(results[-_UNDER_WAY][0])
+        if len(results) >= _IN_FLIGHT:
+            jax.block_until_ready(results[-_IN_FLIGHT][0])
         batch = images[start : start + batch_size]
         short = batch_size - len(batch)
         padded = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))

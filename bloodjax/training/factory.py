@@ -1,4 +1,4 @@
-"""From a config to its network, its variables and its compiled steps."""
+"""From a config to its network, variables, step config, phases and executor."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from jaxtyping import PyTree
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.augment.geometry import VIEWS
-from bloodjax.augment.policy import parse
 from bloodjax.config import Config
+from bloodjax.data.batches import steps_per_epoch
 from bloodjax.models.head import Network
 from bloodjax.pretrained import load
+from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
-from bloodjax.training.train_step import StepConfig
+from bloodjax.training.train_step import Phase, StepConfig
 
-# Of the features that are kept unasked.
+# Most bytes of features that `cache_features` = "auto" keeps on the device.
 _CACHE_BYTES = 2**30
-_WRAPPERS = {"jit": JitExecutor, "pmap": PmapExecutor}
+_EXECUTORS = {"jit": JitExecutor, "pmap": PmapExecutor}
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """The dtype of computations: `name`, or for "auto" float32 on CPU and bfloat16 elsewhere."""
+    """Compute dtype: `name`, or for "auto" float32 on CPU and bfloat16 elsewhere."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
 
 
 def normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the images: the config's, else those that the weights expect."""
+    """Per-channel mean and std: the config's, or by default those that the weights expect."""
     model = config.model
     return tuple(model.mean or model.source.mean), tuple(model.std or model.source.std)
 
@@ -42,7 +43,7 @@ def network(config: Config, num_classes: int, axis_name: str | None = None) -> N
     return models.build(
         config.model.name,
         num_classes,
-        flavour=config.model.flavour or config.model.source.flavour,
+        variant=config.model.variant or config.model.source.variant,
         drop_path=config.model.drop_path,
         remat=config.model.remat,
         axis_name=axis_name,
@@ -57,57 +58,69 @@ def network(config: Config, num_classes: int, axis_name: str | None = None) -> N
 def variables(
     config: Config, num_classes: int, backbone: PyTree | None = None
 ) -> dict[str, PyTree]:
-    """A run's weights at its start: the `backbone` that `pretrained` gave, the rest drawn."""
+    """Initial variables: the `backbone` from `pretrained`, and random values for the rest."""
     model = network(config, num_classes)
-    return models.draw(model, config.data.image_size, config.seed, backbone)
+    return models.init_variables(model, config.data.image_size, config.seed, backbone)
 
 
 def shapes(config: Config, num_classes: int) -> dict[str, PyTree]:
-    """The shapes and dtypes of a run's weights."""
+    """Shapes and dtypes of a run's variables."""
     return jax.eval_shape(lambda: variables(config, num_classes))
 
 
 def pretrained(config: Config) -> tuple[Config, PyTree]:
-    """The backbone's weights, and the config with their terms filled in.
+    """Loads the backbone's pretrained weights.
 
     Returns:
-      The config, and `{"params": {"backbone": ...}, ...}`, which `variables` takes; for a run
-      from scratch, the config as it is and {}.
+      The config, with the licence and preprocessing of the weights filled in, and
+      `{"params": {"backbone": ...}, ...}`, which `variables` takes. For a run from scratch, the
+      unchanged config and {}.
 
     Raises:
-      UserError: the weights cannot be had, or are not this network's.
+      UserError: The weights cannot be read, or are not this network's.
     """
     model = config.model
     if not model.weights:
         return config, {}
-    weights = load.read(model.name, model.source.location or model.weights, model.flavour)
-    return config_lib.with_source(config, weights.source), load.backbone(weights)
+    weights = load.read(model.name, model.source.location or model.weights, model.variant)
+    return config_lib.with_source(config, weights.pretrained_cfg), weights.backbone()
 
 
 def origin(config: Config) -> str:
-    """Where the initial weights come from, in a line; `config` as `pretrained` returned it."""
+    """One line on where the initial weights come from; `config` is the one from `pretrained`."""
     if not config.model.weights:
         return "from random weights"
     source = config.model.source
     mean, std = ("/".join(f"{v:.3g}" for v in values) for values in normalisation(config))
     return (
         f"from {source.location} ({source.licence or 'licence not known'}): "
-        f"flavour {source.flavour}, mean {mean}, std {std}"
+        f"variant {source.variant}, mean {mean}, std {std}"
     )
 
 
 def caches_features(config: Config, name: str, images: int, num_classes: int) -> bool:
-    """Whether the phase `name` trains its head on features that are computed once.
+    """Whether phase `name` trains the head on features that are computed once per image and view.
 
-    "auto" does where that takes fewer passes through the backbone, and at most `_CACHE_BYTES`.
+    With `cache_features` = "auto" it does if that needs fewer passes through the backbone, and the
+    features take at most 1 GiB.
+
+    Args:
+      config: Config of the run.
+      name: "head" or "finetune".
+      images: Number of training images.
+      num_classes: Number of classes.
     """
-    phase, policy = config.phases[name], parse(config.augment)
+    options, policy = config.phases[name], config_lib.augmentation(config)
     views = len(VIEWS[policy.views])
-    if phase.freeze != "backbone" or config.parallel != "jit" or phase.cache_features == "never":
+    if (
+        options.freeze != "backbone"
+        or config.parallel != "jit"
+        or options.cache_features == "never"
+    ):
         return False
     if not policy.only_views:
         return False
-    if phase.cache_features == "always":
+    if options.cache_features == "always":
         return True
 
     model, size = network(config, num_classes), config.data.image_size
@@ -115,12 +128,48 @@ def caches_features(config: Config, name: str, images: int, num_classes: int) ->
     features = functools.partial(model.apply, method="features")
     one = jax.eval_shape(features, shapes(config, num_classes), blank)
     size = images * views * one.size * one.dtype.itemsize
-    return phase.epochs > views and size <= _CACHE_BYTES
+    return options.epochs > views and size <= _CACHE_BYTES
 
 
-def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()) -> StepConfig:
-    """What of a step is fixed for the run; `logit_shift` is `class_balance.logit_shift`'s."""
-    axis_name = _WRAPPERS[config.parallel].axis_name
+def phase(
+    config: Config,
+    name: str,
+    *,
+    variables: PyTree,
+    num_images: int,
+    num_classes: int,
+    lr_scale: float = 1.0,
+) -> Phase:
+    """The freeze policy and the optimizer of phase `name`.
+
+    The executor compiles once per `Phase` object, so a caller keeps the one that it got.
+
+    Args:
+      config: Config of the run.
+      name: "head" or "finetune".
+      variables: The network's variables, or their shapes; only their paths count.
+      num_images: Number of training images.
+      num_classes: Number of classes.
+      lr_scale: Factor of the learning rate.
+    """
+    options = config.phases[name]
+    per_epoch = steps_per_epoch(num_images, config.batch_size)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    tx = optim.optimizer(options, per_epoch, params, batch_stats, lr_scale)
+    return Phase(options.freeze, tx, caches_features(config, name, num_images, num_classes))
+
+
+def step_config(
+    config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
+) -> StepConfig:
+    """The parts of a step that are fixed for the run.
+
+    Args:
+      config: Config of the run.
+      num_classes: Number of classes.
+      logit_shift: Per-class shift of the logits, from `class_balance.logit_shift`.
+    """
+    axis_name = _EXECUTORS[config.parallel].axis_name
     mean, std = normalisation(config)
     return StepConfig(
         model=network(config, num_classes, axis_name),
@@ -129,7 +178,7 @@ def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
         batch_size=config.batch_size,
         accumulate_steps=config.accumulate_steps,
         seed=config.seed,
-        augment=parse(config.augment),
+        augment=config_lib.augmentation(config),
         label_smoothing=config.loss.label_smoothing,
         focal_gamma=config.loss.gamma if config.loss.name == "focal" else 0.0,
         logit_shift=logit_shift,
@@ -139,9 +188,9 @@ def recipe(config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
     )
 
 
-def steps(
+def executor(
     config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
 ) -> JitExecutor | PmapExecutor:
-    """The training and prediction steps, under jit or pmap as `config.parallel` says."""
-    fixed = recipe(config, num_classes, logit_shift)
-    return _WRAPPERS[config.parallel](fixed, layout=config.sharding)
+    """The executor that `config.parallel` names, with arguments as for `step_config`."""
+    fixed = step_config(config, num_classes, logit_shift)
+    return _EXECUTORS[config.parallel](fixed, layout=config.sharding)

@@ -1,7 +1,7 @@
-"""From the config to the parts that a run trains, selects and tests on.
+"""From the config to the splits that a run trains, validates and tests on.
 
-Sources are read, audited, cleaned and shared out once; what came of it stands in `splits.json` and
-`audit/`, and a run that goes on takes it from there.
+A new run reads, audits, cleans and splits its sources, and writes `splits.json` and `audit/`. A
+resumed run reads its splits from `splits.json`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from bloodjax.config import Config
-from bloodjax.config.validation import fraction
-from bloodjax.data import sources, splits
-from bloodjax.data.audit import audit
+from bloodjax.config import Config, split_source
+from bloodjax.data import audit, sources
+from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
 
-PARTS = ("train", "validation", "test")
-# The share of train that a part gets where neither the config nor the source says.
+SPLITS = ("train", "validation", "test")
+# Fraction of train that "auto" splits off if the source has no such split of its own.
 DEFAULT_FRACTION = 0.15
-_SPLIT_OF_PART = {"validation": "val", "test": "test"}
+# Names that sources give to their own splits.
+_SOURCE_SPLIT = {"validation": "val", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """The cleaned parts of a run; `validation` and `test` are None where the config says 0.
+class Splits:
+    """The cleaned images of a run.
 
-    The distorted ones are the same images, distorted (see `training.corrupted_splits`), where the config asks.
+    Attributes:
+      train: Training split.
+      validation: Validation split, or None if `config.data.validation` is 0.
+      test: Test split, or None if `config.data.test` is 0.
+      validation_distorted: Distorted copy of validation (see `corrupted_splits`), or None.
+      test_distorted: Distorted copy of test, or None.
     """
 
     train: Dataset
@@ -42,25 +47,30 @@ class Parts:
     test_distorted: Dataset | None = None
 
     def items(self) -> list[tuple[str, Dataset]]:
-        """The parts that there are, by name."""
-        return [(name, getattr(self, name)) for name in PARTS if getattr(self, name) is not None]
+        """Name and images of the run's splits, without distorted copies."""
+        return [(name, getattr(self, name)) for name in SPLITS if getattr(self, name) is not None]
 
     def evaluated(self, *names: str) -> dict[str, Dataset]:
-        """The parts `names` that there are, each followed by its distorted twin."""
-        both = [part for name in names for part in (name, f"{name}_distorted")]
-        return {part: getattr(self, part) for part in both if getattr(self, part) is not None}
+        """Those of the splits `names` that exist, each followed by its distorted copy."""
+        both = [split for name in names for split in (name, f"{name}_distorted")]
+        return {split: getattr(self, split) for split in both if getattr(self, split) is not None}
 
 
-def prepare(config: Config, workdir: pathlib.Path, resumes: bool) -> Parts:
-    """Reads, audits, cleans and splits the data of a run; one that resumes has `splits.json`.
+def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Splits:
+    """Reads, audits, cleans and splits the images of a run.
 
-    Cleaning (`config.data.clean` = "drop") leaves junk out of every part, and leaves out of a part
-    the images that a later part holds too, so that nothing is tested that was trained on.
-    Duplicates within a part stay, on one side of every split.
+    With `config.data.clean` = "drop", junk is removed from every split, and images that a later
+    split contains too are removed from the earlier one, so that no test image was trained on.
+    Duplicates within a source stay together in one split.
+
+    Args:
+      config: Config of the run.
+      workdir: Folder of the run.
+      resumes: Whether to read the splits from `splits.json` instead of drawing them.
 
     Raises:
-      UserError: a source is wrong, has changed since `splits.json` was written, lacks a class, or
-        the audit found something and `config.data.clean` is "fail".
+      UserError: A source is invalid, has changed since `splits.json` was written or lacks a class,
+        or the audit found something and `config.data.clean` is "fail".
     """
     specs = _specs(config)
     loaded = _load(config, specs)
@@ -72,15 +82,15 @@ def prepare(config: Config, workdir: pathlib.Path, resumes: bool) -> Parts:
         audit_page.write(findings, loaded, workdir / "audit")
         indices = _clean_and_split(config, loaded, findings)
         _save(path, config.seed, specs, loaded, indices)
-    parts = {name: loaded[_source(name, loaded)].take(index) for name, index in indices.items()}
-    train = parts["train"]
+    splits = {name: loaded[_source(name, loaded)].take(index) for name, index in indices.items()}
+    train = splits["train"]
     missing = set(range(len(train.classes))) - set(train.labels.tolist())
     if missing:
         raise UserError(
             f"{config.data.train}: no image of {train.classes[min(missing)]} is left to train "
             "on, expected at least one of each class"
         )
-    return Parts(train, parts.get("validation"), parts.get("test"))
+    return Splits(train, splits.get("validation"), splits.get("test"))
 
 
 def select(
@@ -90,19 +100,22 @@ def select(
     spec: str,
     split: str | None,
 ) -> tuple[str, Dataset]:
-    """The images of `spec` to evaluate a trained run on, and a name for them.
+    """Reads the images that a trained run is to be evaluated on.
 
     Args:
-      config: the run's.
-      splits_file: the run's `splits.json`.
-      classes: the run's classes, whose order the labels take.
-      spec: a SPEC.
-      split: of a source that the run was trained on, one of its parts (by default the last that
-        was drawn from it); of another, one of the source's splits (by default "test" where it has
-        several, and everything otherwise).
+      config: Config of the run.
+      splits_file: `splits.json` of the run.
+      classes: Class names of the run; the labels follow their order.
+      spec: SPEC of the images.
+      split: If the run was trained on this source, one of the run's splits; by default the last
+        one that comes from it. For another source, one of the source's own splits; by default
+        "test" if it has several, and otherwise everything.
+
+    Returns:
+      A name for the images, and the images.
 
     Raises:
-      UserError: the source is wrong, or has no such split.
+      UserError: The source is invalid, or has no such split.
     """
     dataset = sources.load(
         spec,
@@ -111,36 +124,42 @@ def select(
         class_names=classes,
         seed=config.seed,
     )
-    saved = splits.read(splits_file)
+    saved = splits_lib.load(splits_file)
     fingerprint = sources.fingerprint(spec)
-    own = [part for part in PARTS if _is_of(saved, part, fingerprint)]
+    own = [name for name in SPLITS if _is_of(saved, name, fingerprint)]
     if "train" in own:
-        part = split or own[-1]
-        if part not in own:
-            raise UserError(f"--split={part}: {spec} holds of this run {', '.join(own)}")
-        return part, dataset.take(_positions(dataset, saved["parts"][part]))
-    held = sorted(set(dataset.splits))
+        name = split or own[-1]
+        if name not in own:
+            raise UserError(f"--split={name}: {spec} has the splits {', '.join(own)} of this run")
+        return name, dataset.take(_positions(dataset, saved["parts"][name]))
+    available = sorted(set(dataset.splits))
     stem = re.sub(r"[^\w.-]+", "-", pathlib.Path(spec).stem)
-    if split is None and (len(held) == 1 or "test" not in held):
+    if split is None and (len(available) == 1 or "test" not in available):
         return stem, dataset
     split = split or "test"
-    if split not in held:
+    if split not in available:
         raise UserError(
-            f"--split={split}: {spec} has the splits {', '.join(filter(None, held)) or 'none'}"
+            f"--split={split}: {spec} has the splits {', '.join(filter(None, available)) or 'none'}"
         )
     return f"{stem}-{split}", dataset.take(np.array(dataset.splits) == split)
 
 
-def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], part: str) -> Dataset:
-    """A part of a trained run, read from the source that its `splits.json` names.
+def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], name: str) -> Dataset:
+    """Reads a split of a trained run from the source that its `splits.json` names.
+
+    Args:
+      config: Config of the run.
+      splits_file: `splits.json` of the run.
+      classes: Class names of the run; the labels follow their order.
+      name: "train", "validation" or "test".
 
     Raises:
-      UserError: the run has no such part, or its source is missing or has changed.
+      UserError: The run has no such split, or its source is missing or has changed.
     """
-    saved = splits.read(splits_file)
-    if part not in saved["parts"]:
-        raise UserError(f"{splits_file}: the run has no {part} part")
-    source = saved["sources"][part]
+    saved = splits_lib.load(splits_file)
+    if name not in saved["parts"]:
+        raise UserError(f"{splits_file}: the run has no {name} split")
+    source = saved["sources"][name]
     if sources.fingerprint(source["spec"]) != source["fingerprint"]:
         raise UserError(
             f"{source['spec']}: has changed since {splits_file} was written; expected the same data"
@@ -152,19 +171,19 @@ def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], pa
         class_names=classes,
         seed=config.seed,
     )
-    return dataset.take(_positions(dataset, saved["parts"][part]))
+    return dataset.take(_positions(dataset, saved["parts"][name]))
 
 
 def trained_on(splits_file: pathlib.Path, spec: str, names: Sequence[str]) -> int:
-    """How many of the images `names` of `spec` a run was trained on."""
-    saved = splits.read(splits_file)
+    """Number of the images `names` of `spec` that a run was trained on."""
+    saved = splits_lib.load(splits_file)
     if not _is_of(saved, "train", sources.fingerprint(spec)):
         return 0
     return len(set(names) & set(saved["parts"]["train"]))
 
 
-def _is_of(saved: Mapping[str, Any], part: str, fingerprint: str) -> bool:
-    return part in saved["parts"] and saved["sources"][part]["fingerprint"] == fingerprint
+def _is_of(saved: Mapping[str, Any], split: str, fingerprint: str) -> bool:
+    return split in saved["parts"] and saved["sources"][split]["fingerprint"] == fingerprint
 
 
 def _positions(dataset: Dataset, names: Sequence[str]) -> np.ndarray:
@@ -173,14 +192,14 @@ def _positions(dataset: Dataset, names: Sequence[str]) -> np.ndarray:
 
 
 def _specs(config: Config) -> dict[str, str]:
-    """The SPEC of each part that has one of its own."""
+    """The SPEC of each split that has one of its own."""
     if not config.data.train:
         raise UserError("config.data.train is empty, expected a SPEC such as training_set.npz")
     specs = {"train": config.data.train}
     for name in ("validation", "test"):
-        value = config.data[name]
-        if value != "auto" and fraction(value) is None:
-            specs[name] = value
+        source = split_source(config, name)
+        if source.spec is not None:
+            specs[name] = source.spec
     return specs
 
 
@@ -198,9 +217,9 @@ def _load(config: Config, specs: Mapping[str, str]) -> dict[str, Dataset]:
     return loaded
 
 
-def _source(part: str, loaded: Mapping[str, Dataset]) -> str:
-    """The part whose SPEC holds `part`."""
-    return part if part in loaded else "train"
+def _source(split: str, loaded: Mapping[str, Dataset]) -> str:
+    """Name of the source that `split` comes from."""
+    return split if split in loaded else "train"
 
 
 def _clean_and_split(
@@ -218,36 +237,36 @@ def _clean_and_split(
     for name, dataset in loaded.items():
         junk = findings.junk_in(name) if drop else []
         indices[name] = np.setdiff1d(np.arange(len(dataset)), junk)
-    groups = splits.merge_groups(loaded["train"].groups, findings.duplicates_in("train"))
-    indices |= _share_out(config, loaded["train"], indices["train"], groups)
+    groups = splits_lib.merge_groups(loaded["train"].groups, findings.duplicates_in("train"))
+    indices |= _split_train(config, loaded["train"], indices["train"], groups)
     if drop:
         indices = _without_leaks(loaded, indices, findings)
-    return {name: indices[name] for name in PARTS if name in indices}
+    return {name: indices[name] for name in SPLITS if name in indices}
 
 
-def _share_out(
+def _split_train(
     config: Config, dataset: Dataset, kept: np.ndarray, groups: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The images `kept` of train's source, by part: its own splits, or fractions of its train."""
+    """Indices by split of the images `kept` of train's source: its own splits, or fractions."""
     own = np.array(dataset.splits)[kept]
     has_splits = len(set(own)) > 1
     if has_splits and "train" not in own:
-        raise UserError(f"{config.data.train}: holds splits, but none is called train")
-    indices, shares = {}, {}
+        raise UserError(f"{config.data.train}: has splits, but none is called train")
+    indices, fractions = {}, {}
     for name in ("validation", "test"):
-        value = config.data[name]
-        if value == "auto" and has_splits and _SPLIT_OF_PART[name] in own:
-            indices[name] = kept[own == _SPLIT_OF_PART[name]]
-        elif value == "auto":
-            shares[name] = DEFAULT_FRACTION
-        elif fraction(value):
-            shares[name] = fraction(value)
+        source = split_source(config, name)
+        if source.is_auto and has_splits and _SOURCE_SPLIT[name] in own:
+            indices[name] = kept[own == _SOURCE_SPLIT[name]]
+        elif source.is_auto:
+            fractions[name] = DEFAULT_FRACTION
+        elif source.fraction:
+            fractions[name] = source.fraction
     train = kept[own == "train"] if has_splits else kept
-    rest = 1.0 - sum(shares.values())
+    rest = 1.0 - sum(fractions.values())
     if rest <= 0:
         raise UserError(f"config.data.validation and config.data.test leave {rest:.0%} to train on")
-    drawn = splits.split(
-        dataset.labels[train], {"train": rest, **shares}, groups[train], config.seed
+    drawn = splits_lib.split(
+        dataset.labels[train], {"train": rest, **fractions}, groups[train], config.seed
     )
     return indices | {name: train[index] for name, index in drawn.items()}
 
@@ -255,17 +274,17 @@ def _share_out(
 def _without_leaks(
     loaded: Mapping[str, Dataset], indices: dict[str, np.ndarray], findings: audit.Audit
 ) -> dict[str, np.ndarray]:
-    """Leaves out of each part what a later one holds too."""
-    part_of = {
-        (_source(name, loaded), int(i)): PARTS.index(name)
+    """Removes from each split the images that a later one contains too."""
+    split_of = {
+        (_source(name, loaded), int(i)): SPLITS.index(name)
         for name, index in indices.items()
         for i in index
     }
     leaked = set()
     for group in findings.leakage:
         members = [(image.key, image.index) for image in group]
-        found = [part_of[member] for member in members if member in part_of]
-        leaked.update(m for m in members if m in part_of and part_of[m] < max(found))
+        found = [split_of[member] for member in members if member in split_of]
+        leaked.update(m for m in members if m in split_of and split_of[m] < max(found))
     return {
         name: np.array([i for i in index if (_source(name, loaded), int(i)) not in leaked], int)
         for name, index in indices.items()
@@ -280,12 +299,12 @@ def _save(
     indices: Mapping[str, np.ndarray],
 ) -> None:
     source = {name: _source(name, loaded) for name in indices}
-    prints = {name: sources.fingerprint(spec) for name, spec in specs.items()}
-    splits.save(
+    fingerprints = {name: sources.fingerprint(spec) for name, spec in specs.items()}
+    splits_lib.save(
         path,
         indices,
         {name: loaded[source[name]].names for name in indices},
-        {name: {"spec": specs[s], "fingerprint": prints[s]} for name, s in source.items()},
+        {name: {"spec": specs[s], "fingerprint": fingerprints[s]} for name, s in source.items()},
         seed,
     )
 
@@ -293,12 +312,12 @@ def _save(
 def _recall(
     path: pathlib.Path, specs: Mapping[str, str], loaded: Mapping[str, Dataset]
 ) -> dict[str, np.ndarray]:
-    saved = splits.read(path)
-    prints = {name: sources.fingerprint(spec) for name, spec in specs.items()}
+    saved = splits_lib.load(path)
+    fingerprints = {name: sources.fingerprint(spec) for name, spec in specs.items()}
     indices = {}
     for name, names in saved["parts"].items():
         source = _source(name, loaded)
-        if saved["sources"][name]["fingerprint"] != prints[source]:
+        if saved["sources"][name]["fingerprint"] != fingerprints[source]:
             raise UserError(
                 f"{specs[source]}: has changed since {path} was written; expected the same data, "
                 "or another --workdir"

@@ -1,4 +1,4 @@
-"""A run's history: `metrics.jsonl` and TensorBoard events. The one door to tensorboardX."""
+"""The log of a run: `metrics.jsonl` and TensorBoard events. The only module with tensorboardX."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from bloodjax.io.files import atomic_write
 
 
 class MetricWriter:
-    """A run's history: lines in `metrics.jsonl`, and the same scalars as TensorBoard events.
+    """Writes the log of a run: lines in `metrics.jsonl`, and the same scalars for TensorBoard.
 
-    Of a run's several processes, the primary one writes it.
+    In a run of several processes, only the primary one writes.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int, *, unfinished: bool = False):
-        """Opens the log; what it holds of later steps than `step` will be trained again.
+        """Opens the log, and removes the entries of steps that will be repeated.
 
-        With `unfinished`, the epoch that ends at `step` will be validated again, too.
+        Args:
+          workdir: Folder of the run.
+          step: Step that the run resumes from; later entries are removed.
+          unfinished: Whether the epoch that ends at `step` will be validated again.
         """
         self._writes = distributed.is_primary()
         if not self._writes:
             return
         path = workdir / "metrics.jsonl"
 
-        def stays(entry: dict[str, Any]) -> bool:
-            again = unfinished and entry["event"] == "epoch"
-            return entry["step"] < step or (entry["step"] == step and not again)
+        def is_kept(entry: dict[str, Any]) -> bool:
+            repeated = unfinished and entry["event"] == "epoch"
+            return entry["step"] < step or (entry["step"] == step and not repeated)
 
-        kept = [entry for entry in read_history(workdir) if stays(entry)]
+        kept = [entry for entry in read_history(workdir) if is_kept(entry)]
         atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = path.open("a", encoding="utf-8")
         purge = step + 1 if step else None
-        import tensorboardX  # it imports PyTorch where that is installed, which takes a second
+        import tensorboardX  # imports PyTorch if that is installed, which takes a second
 
         self._events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=purge, write_to_disk=True
@@ -51,52 +54,52 @@ class MetricWriter:
             self._events.close()
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Appends an entry, which has an int `step`; numbers in it, nested too, become scalars."""
+        """Appends an entry with an int `step`. Numbers in it, also nested ones, become scalars."""
         if not self._writes:
             return
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
-        os.fsync(self._file.fileno())  # the checkpoint that counts on it comes after it
+        os.fsync(self._file.fileno())  # the checkpoint of this step is written after it
         for name, value in _scalars(entry):
             self._events.add_scalar(name, value, entry["step"])
         self._events.flush()
 
 
 def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]:
-    """The entries of `metrics.jsonl`; a last line that was cut short is left out.
+    """Reads the entries of `metrics.jsonl`.
 
-    So is a line before it that is damaged, but that is said.
+    A last line that was cut short is skipped. Another damaged line is skipped and logged.
 
     Args:
-      workdir: of the run.
-      event: which ones alone: epoch, skipped or rollback; empty for all.
+      workdir: Folder of the run.
+      event: Only entries of this event: epoch, skipped or rollback; empty for all.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
     lines = path.read_text("utf-8", errors="replace").split("\n")
     entries = []
-    for number, line in enumerate(lines[:-1], 1):  # after the last whole one nothing follows
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline was cut short
         try:
             entry = json.loads(line)
             entries.append({**entry, "step": int(entry["step"]), "event": str(entry["event"])})
         except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
-            console.log_info(f"{path}: line {number} is damaged and left out")
+            console.log_info(f"{path}: line {number} is damaged and was skipped")
     return [entry for entry in entries if event in ("", entry["event"])]
 
 
 def epoch_line(entry: dict[str, Any]) -> str:
-    """An epoch's entry of the history in a line."""
+    """One line of text for the log entry of an epoch."""
     line = (
         f"epoch {entry['epoch']} ({entry['phase']}): loss {entry['train']['loss']:.4f}, "
         f"accuracy {entry['train']['accuracy']:.4f}"
     )
-    for part, title in (("validation", "validation"), ("validation_distorted", "distorted")):
-        if part in entry:
-            line += f"; {title} loss {entry[part]['loss']:.4f}, "
-            line += f"accuracy {entry[part]['accuracy']:.4f}"
-        if f"{part}_raw" in entry:
-            line += f" (of the raw weights {entry[f'{part}_raw']['accuracy']:.4f})"
+    for split, title in (("validation", "validation"), ("validation_distorted", "distorted")):
+        if split in entry:
+            line += f"; {title} loss {entry[split]['loss']:.4f}, "
+            line += f"accuracy {entry[split]['accuracy']:.4f}"
+        if f"{split}_raw" in entry:
+            line += f" (of the raw weights {entry[f'{split}_raw']['accuracy']:.4f})"
     return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"
 
 

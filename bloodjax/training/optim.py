@@ -1,4 +1,4 @@
-"""Optimisers and schedules, and what is trained, decayed, slowed or frozen by parameter path."""
+"""Optimizers and schedules; which parameters are trained, decayed or frozen, by their path."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def sgdr(
 ) -> optax.Schedule:
     """Cosine decay with warm restarts (Loshchilov and Hutter, 2017, arXiv:1608.03983).
 
-    After a linear warm-up it equals Keras's `CosineDecayRestarts` at every step, float32 rounding
-    at the restarts included.
+    After a linear warm-up it equals Keras's `CosineDecayRestarts` at every step, including its
+    float32 rounding at the restarts.
 
     Args:
-      peak: the learning rate at the start of the first cycle.
-      first_cycle_steps: length of the first cycle.
-      warmup_steps: steps over which the rate grows from 0, before the first cycle.
-      t_mul: each cycle is this many times as long as the one before.
-      m_mul: each cycle starts at this many times the rate that the one before started at.
-      alpha: the lowest rate, as a part of `peak`.
+      peak: Learning rate at the start of the first cycle.
+      first_cycle_steps: Length of the first cycle.
+      warmup_steps: Steps of linear warm-up from 0, before the first cycle.
+      t_mul: Factor between the lengths of successive cycles.
+      m_mul: Factor between the highest rates of successive cycles.
+      alpha: Lowest rate, as a fraction of `peak`.
     """
 
     def decayed(step: Float[Array, ""]) -> Float[Array, ""]:
@@ -59,14 +59,17 @@ def sgdr(
 def wsd(
     peak: float, steps: int, *, warmup_steps: int = 0, decay_steps: int = 0, alpha: float = 0.0
 ) -> optax.Schedule:
-    """Linear warm-up, a stable rate, and linear decay at the end (Hu et al., 2024, 2404.06395).
+    """Warmup-stable-decay: linear warm-up, a constant rate, linear decay (Hu et al., 2404.06395).
+
+    `optax.join_schedules` of linear pieces has the same values except for rounding (1.5e-6
+    relative), and needs non-strict dtype promotion. This form keeps runs bit-identical.
 
     Args:
-      peak: the stable rate.
-      steps: at which the decay has come to its end.
-      warmup_steps: steps over which the rate grows from 0.
-      decay_steps: steps over which it falls; 0 for a rate that stays.
-      alpha: the lowest rate, as a part of `peak`.
+      peak: The constant rate.
+      steps: Step at which the decay ends.
+      warmup_steps: Steps of linear warm-up from 0.
+      decay_steps: Steps of linear decay; 0 for none.
+      alpha: Lowest rate, as a fraction of `peak`.
     """
 
     def schedule(count):
@@ -78,9 +81,15 @@ def wsd(
     return schedule
 
 
-def phase_schedule(phase: Config, steps_per_epoch: int, rate: float = 1.0) -> optax.Schedule:
-    """`rate` times the learning rate over one phase's steps; `phase` is a `config.phases.*`."""
-    options, peak = phase.schedule, rate * phase.learning_rate
+def phase_schedule(phase: Config, steps_per_epoch: int, lr_scale: float = 1.0) -> optax.Schedule:
+    """The learning rate over the steps of one phase.
+
+    Args:
+      phase: `config.phases.head` or `config.phases.finetune`.
+      steps_per_epoch: Steps in an epoch, the unit of the schedule's lengths.
+      lr_scale: Factor of the learning rate.
+    """
+    options, peak = phase.schedule, lr_scale * phase.learning_rate
     warmup = round(options.warmup * steps_per_epoch)
     total = phase.epochs * steps_per_epoch
     after = max(total - warmup, 1)
@@ -104,9 +113,9 @@ def freeze_labels(params: PyTree, batch_stats: PyTree, freeze: str) -> PyTree:
     """Labels every parameter "train" or "freeze".
 
     Args:
-      params: a `models.head.Network`'s parameters.
-      batch_stats: its running averages, by which a BatchNorm is known from a LayerNorm.
-      freeze: "none", "batchnorm" (every BatchNorm's scale and bias) or "backbone".
+      params: Parameters of a `models.head.Network`.
+      batch_stats: Its running statistics, which tell a BatchNorm from a LayerNorm.
+      freeze: "none", "batchnorm" (scale and bias of every BatchNorm) or "backbone".
     """
     norms = {path[:-1] for path in flax.traverse_util.flatten_dict(batch_stats)}
 
@@ -120,25 +129,25 @@ def freeze_labels(params: PyTree, batch_stats: PyTree, freeze: str) -> PyTree:
 
 
 def decay_mask(params: PyTree) -> PyTree:
-    """True where weight decay applies: kernels, and not biases, norms or layer scales."""
+    """True for parameters with weight decay: kernels, but not biases, norms or layer scales."""
     return flax.traverse_util.path_aware_map(lambda path, _: path[-1] == "kernel", params)
 
 
 def layerwise_lr_decay(params: PyTree, decay: float) -> optax.GradientTransformation:
-    """Multiplies updates by `decay^(D - d)` at depth d of D: by 1 in the head, least in the stem.
+    """Layer-wise learning-rate decay: multiplies updates by `decay^(D - d)` at depth d of D.
 
-    Layer-wise learning rates (Howard and Ruder, 2018, arXiv:1801.06146; Bao et al., 2021,
-    arXiv:2106.08254), when it stands after an optimiser: weight decay is slowed as well.
+    The factor is 1 in the head and smallest in the stem (Howard and Ruder, 2018, arXiv:1801.06146;
+    Bao et al., 2021, arXiv:2106.08254). Chained after an optimizer, it scales weight decay too.
 
     Args:
-      params: a `models.head.Network`'s parameters, for their paths alone.
-      decay: in (0, 1].
+      params: Parameters of a `models.head.Network`; only their paths matter.
+      decay: Factor between successive depths, in (0, 1].
     """
     depth = dict(jax.tree_util.tree_leaves_with_path(depths(params)))
     deepest = max(depth.values())
 
     def update(updates, _):
-        # Frozen leaves are missing here.
+        # Frozen leaves are masked out here.
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf * decay ** (deepest - depth[path]), updates
         )
@@ -147,16 +156,20 @@ def layerwise_lr_decay(params: PyTree, decay: float) -> optax.GradientTransforma
 
 
 def trainable_grad_norm(grads: PyTree, batch_stats: PyTree, freeze: str) -> Float[Array, ""]:
-    """The global norm of the gradients of what is trained; the rest as in `freeze_labels`."""
+    """Global norm of the gradients of trained parameters; arguments as for `freeze_labels`."""
     labels = jax.tree.leaves(freeze_labels(grads, batch_stats, freeze))
     pairs = zip(jax.tree.leaves(grads), labels, strict=True)
     return optax.tree.norm([leaf for leaf, label in pairs if label == "train"])
 
 
 def clip_by_precomputed_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.clip_by_global_norm` that may be handed the global norm, as `update`'s `norm`.
+    """`optax.clip_by_global_norm`, whose `update` may be given the global norm as `norm`.
 
-    A step needs it for itself, to see whether it is finite, and would read all gradients again.
+    The step computes the norm to check that it is finite; computing it again would read all
+    gradients again.
+
+    Args:
+      max_norm: Norm above which gradients are scaled down.
     """
 
     def update(updates, state, params=None, *, norm=None, **_):
@@ -172,7 +185,7 @@ def clip_by_precomputed_norm(max_norm: float) -> optax.GradientTransformationExt
 
 
 def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW, Lion or SGD, each with decoupled weight decay: `rate * weight_decay * parameter`."""
+    """AdamW, Lion or SGD, with decoupled weight decay: `rate * weight_decay * parameter`."""
     options = {"weight_decay": phase.weight_decay, "mask": decay_mask}
     if phase.optimizer == "adamw":
         return optax.adamw(schedule, mu_dtype=phase.mu_dtype, **options)
@@ -186,28 +199,29 @@ def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformati
 
 
 def optimizer(
-    phase: Config, steps_per_epoch: int, params: PyTree, batch_stats: PyTree, rate: float = 1.0
+    phase: Config, steps_per_epoch: int, params: PyTree, batch_stats: PyTree, lr_scale: float = 1.0
 ) -> optax.GradientTransformation:
-    """The optimiser of one phase: clipping, its rule, and frozen leaves left bit-identical.
+    """The optimizer of one phase: gradient clipping, then AdamW, Lion or SGD.
 
-    The rule is AdamW (Loshchilov and Hutter, 2019), Lion (Chen et al., 2023, arXiv:2302.06675), or
-    SGD with Nesterov's momentum of 0.9. All decay weights apart from the gradient, SGD too (in
-    contrast to PyTorch's), so that `weight_decay` means the same to each.
+    AdamW: Loshchilov and Hutter, 2019. Lion: Chen et al., 2023, arXiv:2302.06675. SGD has Nesterov
+    momentum 0.9. Weight decay is decoupled from the gradient in all three (in PyTorch's SGD it is
+    not), so that `weight_decay` means the same.
 
-    Frozen leaves get zero updates and keep no moments, and do not count in the clipped norm.
+    Frozen parameters get zero updates, so they stay bit-identical, have no moments, and do not
+    count in the clipped norm.
 
     Args:
-      phase: a `config.phases.*`.
-      steps_per_epoch: the unit of the schedule's lengths.
-      params: the parameters, for their paths alone.
-      batch_stats: the running averages, likewise.
-      rate: what the schedule is multiplied by.
+      phase: `config.phases.head` or `config.phases.finetune`.
+      steps_per_epoch: Steps in an epoch, the unit of the schedule's lengths.
+      params: Parameters of a `models.head.Network`; only their paths matter.
+      batch_stats: Its running statistics; only their paths matter.
+      lr_scale: Factor of the learning rate.
     """
     clip = clip_by_precomputed_norm(phase.clip_norm) if phase.clip_norm else optax.identity()
-    parts = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch, rate))]
+    chain = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch, lr_scale))]
     if phase.layer_decay < 1:
-        parts.append(layerwise_lr_decay(params, phase.layer_decay))
+        chain.append(layerwise_lr_decay(params, phase.layer_decay))
     return optax.partition(
-        {"train": optax.chain(*parts), "freeze": optax.set_to_zero()},
+        {"train": optax.chain(*chain), "freeze": optax.set_to_zero()},
         freeze_labels(params, batch_stats, phase.freeze),
     )

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: its config, weights, images and compiled steps."""
+"""Everything that a run needs before its first step: config, weights, images and executor."""
 
 from __future__ import annotations
 
@@ -9,65 +9,68 @@ from jaxtyping import PyTree
 
 from bloodjax import config as config_lib
 from bloodjax import distributed
-from bloodjax.augment.policy import parse
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.distributed import sharding
 from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, factory
 from bloodjax.training.corrupted_splits import with_distorted
-from bloodjax.training.input_pipeline import Parts, prepare
+from bloodjax.training.input_pipeline import Splits, prepare_splits
 from bloodjax.training.loader import TrainLoader
 from bloodjax.training.workdir import CONFIG_FILE
 
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """A run that may begin, or go on.
+    """A run that is ready to start or resume.
 
     Attributes:
-      config: the run's own.
-      parts: its images.
-      feed: of the training images to its steps.
-      backbone: the weights that a run without a checkpoint starts from; {} for one with.
+      config: Config of the run.
+      splits: Images of the run.
+      loader: Feeds the training split to the executor, which it holds.
+      backbone: Pretrained weights that a new run starts from; {} for random ones, and for a run
+        that resumes.
     """
 
     config: Config
-    parts: Parts
-    feed: TrainLoader
+    splits: Splits
+    loader: TrainLoader
     backbone: PyTree
 
 
-def set_up(config: Config, stored: Config | None, workdir: pathlib.Path, fresh: bool) -> RunContext:
-    """Reads all that the run needs, and writes its config into the workdir.
+def prepare_run(
+    config: Config, stored: Config | None, workdir: pathlib.Path, fresh: bool
+) -> RunContext:
+    """Reads everything that the run needs, and writes its config to the workdir.
 
     Args:
-      config: what is asked for.
-      stored: the config that the workdir's run has, if there is one.
-      workdir: the run's folder.
-      fresh: whether there is no checkpoint.
+      config: Config that the user asked for.
+      stored: Config of the run in the workdir, or None if there is none.
+      workdir: Folder of the run.
+      fresh: Whether the workdir has no checkpoint.
 
     Raises:
-      UserError: the weights or the images are not to be had, or do not go with the config.
+      UserError: The weights or the images cannot be read, or do not match the config.
     """
     config = stored or config
-    distributed.barrier()  # only now may the primary process write to the workdir
-    mixes = bool(parse(config.augment).mix)
+    distributed.barrier()  # all processes have looked; now the primary one may write
+    mixes = bool(config_lib.augmentation(config).mix)
     sharding.per_device(config.batch_size, config.accumulate_steps, pairs=mixes)
     backbone: PyTree = {}
     if fresh:
-        # Before the data are read, which takes long: that weights are missing shows at once.
+        # Before the images are read, which takes long, so that missing weights show at once.
         config, backbone = factory.pretrained(config)
         console.log_info(factory.origin(config))
-    parts = distributed.primary_first(
-        # What the primary process has drawn, the others take from `splits.json`.
-        lambda primary: prepare(config, workdir, resumes=not primary or stored is not None)
+    splits = distributed.primary_first(
+        # The primary process draws the splits; the others read them from `splits.json`.
+        lambda primary: prepare_splits(config, workdir, resumes=not primary or stored is not None)
     )
-    parts = with_distorted(config, parts, workdir)
-    classes = len(parts.train.classes)
-    shift = class_balance.logit_shift(config, parts.train.labels, classes)
-    feed = TrainLoader(config, factory.steps(config, classes, shift), parts.train)
-    if not feed.on_device:
+    splits = with_distorted(config, splits, workdir)
+    num_classes = len(splits.train.classes)
+    logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)
+    executor = factory.executor(config, num_classes, logit_shift)
+    loader = TrainLoader(config, executor, splits.train)
+    if not loader.on_device:
         console.log_info("the training images stream from the host")
     atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
-    return RunContext(config, parts, feed, backbone)
+    return RunContext(config, splits, loader, backbone)

@@ -1,53 +1,57 @@
-"""The training step, as a pure function; `executor` compiles it, and `predict_step`'s functions.
+"""The training step as pure functions; `executor` compiles them.
 
 The same step runs under jit over a mesh of all devices, where the compiler sees the global batch,
-and under pmap, where it sees one device's share and asks for sums across the devices.
+and under pmap, where it sees one device's share and sums across devices with `psum`.
+
+Read from top to bottom: `train_steps` scans over `train_step`, which prepares a batch, computes the
+loss and its gradients, and applies the optimizer's update if both are finite.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int32, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int32, Key, Num, PyTree
 
+from bloodjax.augment import geometry, mix, pipeline
 from bloodjax.augment.policy import Policy
 from bloodjax.checkpoints.state import Metrics, TrainState
 from bloodjax.data.batches import Batch, DeviceDataset, StackedBatches, gather, nth
 from bloodjax.distributed import sharding
 from bloodjax.models.head import Network
-from bloodjax.models.layers import micro_batch
-from bloodjax.training import inputs, optim
+from bloodjax.models.layers import example_keys, micro_batch
+from bloodjax.training import optim
 from bloodjax.training.losses import adjust_logits, weighted_cross_entropy
-from bloodjax.training.skipping import apply_if_finite
 
-# The stream of random numbers, of those that a step's key branches into; `inputs` has the others.
-_DROPOUT = 1
+# Streams of random numbers that the key of a step is folded into.
+_AUGMENT, _DROPOUT, _MIX = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
-    """Everything about a step that is fixed while it is compiled.
+    """The parts of a step that are fixed for the run.
 
     Attributes:
-      model: built for `axis_name`.
-      mean: of each colour channel, in 0..1, subtracted from the images.
-      std: of each colour channel, in 0..1, by which they are divided then.
-      batch_size: of the global batch.
-      accumulate_steps: micro-batches that a training step works through the batch in.
-      seed: of everything random.
-      augment: what training sees of the images.
-      label_smoothing: in [0, 1).
-      focal_gamma: of focal loss; 0 for cross-entropy.
-      logit_shift: of each class in the loss (`losses.adjust_logits`); () for none.
-      ema: how much of the average of the variables a step keeps, where the state has one.
-      skip: how many steps in a row may be skipped; after more, no step is taken any longer.
-      axis_name: pmap's axis, or None under jit.
+      model: The network, built for `axis_name`.
+      mean: Per-channel mean in 0..1, subtracted from the images.
+      std: Per-channel standard deviation in 0..1, by which the images are then divided.
+      batch_size: Size of the global batch.
+      accumulate_steps: Number of micro-batches that a training step splits its batch into.
+      seed: Random seed.
+      augment: Augmentation policy of training.
+      label_smoothing: Label smoothing, in [0, 1).
+      focal_gamma: Exponent of the focal loss; 0 for cross-entropy.
+      logit_shift: Per-class shift of the logits in the loss (`losses.adjust_logits`); () for none.
+      ema: Decay per step of the average of the variables, if the state has one.
+      skip: Number of consecutive steps that may be skipped. After more, every step is skipped.
+      axis_name: Name of pmap's axis, or None under jit.
     """
 
     model: Network
@@ -67,12 +71,13 @@ class StepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What of a training step changes from phase to phase.
+    """The parts of a training step that differ between phases.
 
     Attributes:
-      freeze: what is not trained; see `models.head.Network.__call__`.
-      tx: the optimiser, which leaves frozen parameters alone.
-      cached: the data are what `features_step` gave, in place of images; `freeze` is "backbone".
+      freeze: What is not trained; see `models.head.Network.__call__`.
+      tx: Optimizer. It gives frozen parameters zero updates.
+      cached: Whether the data are features of `predict_step.features_step` instead of images;
+        `freeze` is "backbone" then.
     """
 
     freeze: str
@@ -80,21 +85,76 @@ class Phase:
     cached: bool = False
 
 
-@jax.named_scope("normalise")
-def normalise(
-    images: Num[Array, "*batch size size 3"],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Float[Array, "*batch size size 3"]:
-    """Images in 0..255 as a network takes them: `(x / 255 - mean) / std` of each channel."""
-    shape = (1,) * (images.ndim - 1) + (3,)
-    scale = jnp.asarray(255.0 * np.asarray(std), jnp.float32).reshape(shape)
-    shift = jnp.asarray(np.asarray(mean) / np.asarray(std), jnp.float32).reshape(shape)
-    return images.astype(jnp.float32) / scale - shift
+def train_steps(
+    step_config: StepConfig,
+    phase: Phase,
+    num_steps: int,
+    state: TrainState,
+    data: DeviceDataset | StackedBatches,
+    order: Int32[Array, " n"] | None,
+    class_weights: Float[Array, " classes"],
+    *,
+    split: jax.sharding.NamedSharding | None = None,
+    layout: sharding.Layout | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Takes `num_steps` steps on the next batches of the epoch.
+
+    Args:
+      step_config: The parts of a step that are fixed for the run.
+      phase: The parts that differ between phases.
+      num_steps: Number of steps; they must end within the epoch.
+      state: State before the first step.
+      data: All training images, or this device's share of the batches of these steps.
+      order: Order of the images in this epoch; None if `data` are batches.
+      class_weights: Per-class weight in the loss.
+      split: Under jit, the sharding of a batch.
+      layout: Under jit, the sharding of the state.
+
+    Returns:
+      The new state, and a copy of its metrics, which stays valid when the state is donated.
+    """
+    batch_at = _batches(step_config, data, order)
+    devices = 1 if split is None else split.mesh.size
+
+    def one_step(state: TrainState, i) -> TrainState:
+        batch = batch_at(state.step, i)
+        if split is not None:
+            batch = lax.with_sharding_constraint(batch, split)
+        state = train_step(step_config, phase, state, batch, class_weights, devices, layout)
+        return state if layout is None else layout.scattered(state)
+
+    if num_steps == 1:
+        state = one_step(state, 0)
+    else:
+        indices = jnp.arange(num_steps)
+        state, _ = lax.scan(lambda carry, i: (one_step(carry, i), None), state, indices)
+    return state, jax.tree.map(jnp.copy, state.metrics)
+
+
+def _batches(
+    step_config: StepConfig,
+    data: DeviceDataset | StackedBatches,
+    order: Int32[Array, " n"] | None,
+) -> Callable[..., Batch]:
+    """A function of (step of the run, index within the call) that gives this device's batch."""
+    if order is None:
+        return lambda _, i: nth(data, i)
+    steps_per_epoch = len(order) // step_config.batch_size
+    if step_config.axis_name is None:
+        size, offset = step_config.batch_size, jnp.int32(0)
+    else:
+        size = sharding.per_device(step_config.batch_size)
+        offset = lax.axis_index(step_config.axis_name) * size
+
+    def next_in_order(step, _) -> Batch:
+        start = step % steps_per_epoch * step_config.batch_size + offset
+        return gather(data, order, start, size)
+
+    return next_in_order
 
 
 def train_step(
-    recipe: StepConfig,
+    step_config: StepConfig,
     phase: Phase,
     state: TrainState,
     batch: Batch,
@@ -102,24 +162,35 @@ def train_step(
     devices: int = 1,
     layout: sharding.Layout | None = None,
 ) -> TrainState:
-    """One step of the optimiser; `batch` is this device's share, or under jit all `devices`'.
+    """Takes one optimizer step.
 
-    A step whose loss or gradient is not finite is skipped: but for the step's number and
-    `Metrics.bad_step`, the state stays what it was, bit for bit. `layout` says, under jit, how the
-    state lies on the devices.
+    If the loss or the gradient is not finite, the step is skipped: only the step number and
+    `Metrics.bad_step` change.
+
+    Args:
+      step_config: The parts of a step that are fixed for the run.
+      phase: The parts that differ between phases.
+      state: State before the step.
+      batch: Under pmap this device's share of the batch; under jit the global batch.
+      class_weights: Per-class weight in the loss.
+      devices: Under jit, the number of devices that share the batch.
+      layout: Under jit, the sharding of the state.
     """
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    shape = {"classes": len(class_weights), "axis_name": recipe.axis_name}
+    key = jax.random.fold_in(jax.random.key(step_config.seed), state.step)
+    shape = {"classes": len(class_weights), "axis_name": step_config.axis_name}
     if phase.cached:
-        batch = inputs.drawn_view(recipe.augment, key, batch, **shape)
+        batch = select_cached_view(step_config.augment, key, batch, **shape)
     else:
-        batch = inputs.prepare_batch(recipe.augment, key, batch, devices=devices, **shape)
-    count = _sum_over_devices(recipe, jnp.sum(batch.mask.astype(jnp.float32)))
+        batch = prepare_batch(step_config.augment, key, batch, devices=devices, **shape)
+    count = _sum_over_devices(step_config, jnp.sum(batch.mask.astype(jnp.float32)))
 
     def loss_fn(params, batch_stats, batch):
-        logits, updated = recipe.model.apply(
+        inputs = batch.image
+        if not phase.cached:
+            inputs = normalise(inputs, step_config.mean, step_config.std)
+        logits, updated = step_config.model.apply(
             {"params": params, "batch_stats": batch_stats},
-            batch.image if phase.cached else normalise(batch.image, recipe.mean, recipe.std),
+            inputs,
             method="classify" if phase.cached else None,
             train=True,
             freeze=phase.freeze,
@@ -127,43 +198,45 @@ def train_step(
             rngs={"dropout": jax.random.fold_in(key, _DROPOUT)},
         )
         total, _ = weighted_cross_entropy(
-            adjust_logits(logits, recipe.logit_shift),
+            adjust_logits(logits, step_config.logit_shift),
             batch.targets,
             class_weights,
             batch.mask,
-            recipe.label_smoothing,
-            recipe.focal_gamma,
+            step_config.label_smoothing,
+            step_config.focal_gamma,
         )
         hit = logits.argmax(-1) == batch.targets.argmax(-1)
         correct = jnp.sum((hit & batch.mask).astype(jnp.float32))
-        # Divided by the global count, so that the gradients of devices and micro-batches add up to
-        # the mean's.
+        # Dividing by the global count makes the gradients of devices and micro-batches sum to the
+        # gradient of the mean.
         return total / count, (correct, updated.get("batch_stats", {}))
 
-    def sums(batch_stats, batch):
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (correct, batch_stats)), grads = gradient(params, batch_stats, batch)
+    def loss_and_gradient(batch_stats, batch):
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (correct, batch_stats)), grads = value_and_grad(params, batch_stats, batch)
         return (loss, correct, grads), batch_stats
 
     params, batch_stats = state.params, state.batch_stats
     if layout is not None:
         params, batch_stats = layout.gathered((params, batch_stats))
-    totals, batch_stats = _accumulate(recipe.accumulate_steps, sums, batch_stats, batch)
-    loss, correct, grads = _sum_over_devices(recipe, totals)
+    sums, batch_stats = _accumulate(
+        step_config.accumulate_steps, loss_and_gradient, batch_stats, batch
+    )
+    loss, correct, grads = _sum_over_devices(step_config, sums)
     if layout is not None:
         grads, batch_stats = layout.scattered((grads, batch_stats))
     norm = optim.trainable_grad_norm(grads, state.batch_stats, phase.freeze)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     def apply_update(state, grads, norm, batch_stats, loss, correct):
-        # Optax raises Python floats to an int32 count, which strict promotion does not allow.
+        # Optax promotes Python floats to an int32 count, which strict promotion does not allow.
         with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
             tx = optax.with_extra_args_support(phase.tx)
             updates, opt_state = tx.update(grads, state.opt_state, state.params, norm=norm)
             params = optax.apply_updates(state.params, updates)
             ema = state.ema
             if ema is not None:
-                ema = ema.updated(params, batch_stats, recipe.ema)
+                ema = ema.updated(params, batch_stats, step_config.ema)
         return TrainState(
             step=state.step,
             params=params,
@@ -174,7 +247,77 @@ def train_step(
         )
 
     new = (grads, norm, batch_stats, loss, correct)
-    return apply_if_finite(finite, recipe.skip, apply_update, state, *new)
+    return apply_if_finite(finite, step_config.skip, apply_update, state, *new)
+
+
+def prepare_batch(
+    policy: Policy,
+    key: Key[Array, ""],
+    batch: Batch,
+    *,
+    classes: int,
+    axis_name: str | None = None,
+    devices: int = 1,
+) -> Batch:
+    """Augments and mixes a batch and fills in its targets.
+
+    Args:
+      policy: Augmentation policy.
+      key: Key of the step.
+      batch: Images in 0..255; under pmap this device's share.
+      classes: Number of classes.
+      axis_name: Name of pmap's axis, or None under jit.
+      devices: Under jit, the number of devices that share the batch.
+
+    Returns:
+      The batch with images in 0..255, float32 or uint8, and targets.
+    """
+    keys = _example_keys(key, _AUGMENT, batch, axis_name)
+    images = pipeline.augment(policy, keys, batch.image, devices=devices)
+    targets = _one_hot(batch.label, classes)
+    if policy.mix:
+        keys = _example_keys(key, _MIX, batch, axis_name)
+        images, targets = mix.mix(policy.mix, keys, images, targets)
+    return batch.replace(image=images, targets=targets)
+
+
+def select_cached_view(
+    policy: Policy, key: Key[Array, ""], batch: Batch, *, classes: int, axis_name: str | None = None
+) -> Batch:
+    """`prepare_batch` for cached features: selects the view that `prepare_batch` would draw.
+
+    Args:
+      policy: Augmentation policy, of views only.
+      key: Key of the step.
+      batch: Features [batch, views, features] of each view; under pmap this device's share.
+      classes: Number of classes.
+      axis_name: Name of pmap's axis, or None under jit.
+    """
+    keys = _example_keys(key, _AUGMENT, batch, axis_name)
+    index = geometry.random_index(keys, policy.views)
+    drawn = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
+    return batch.replace(image=drawn, targets=_one_hot(batch.label, classes))
+
+
+def _example_keys(key, stream: int, batch: Batch, axis_name: str | None):
+    return example_keys(jax.random.fold_in(key, stream), len(batch.label), axis_name)
+
+
+def _one_hot(labels: Int32[Array, " batch"], classes: int) -> Float[Array, "batch classes"]:
+    return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+
+
+@jax.named_scope("normalise")
+def normalise(
+    images: Num[Array, "*batch size size 3"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Array, "*batch size size 3"]:
+    """The network's input: `(images / 255 - mean) / std` per channel, for images in 0..255."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    scale = jnp.asarray(255.0 * np.asarray(std), jnp.float32).reshape(shape)
+    shift = jnp.asarray(np.asarray(mean) / np.asarray(std), jnp.float32).reshape(shape)
+    return images.astype(jnp.float32) / scale - shift
 
 
 def _accumulate(
@@ -183,16 +326,21 @@ def _accumulate(
     carry: PyTree,
     batch: Batch,
 ) -> tuple[PyTree, PyTree]:
-    """What `function(carry, batch)` gives, summed over `number` micro-batches one after another.
+    """Applies `function(carry, micro_batch)` to `number` micro-batches, one after another.
 
-    The function returns what is to be summed, and what is carried on to the next micro-batch.
+    `optax.microbatch` could not replace it: it carries nothing from one micro-batch to the next,
+    which BatchNorm's statistics need, and does not tell the function which micro-batch it has,
+    which the keys of dropout depend on.
+
+    Returns:
+      The sum of the first results of `function`, and the last carry.
     """
     if number == 1:
         return function(carry, batch)
 
-    def taken(index):
-        # Examples index, index + number, ...: the same ones on any number of devices, each of which
-        # keeps those that it has.
+    def micro_batch_at(index):
+        # Examples index, index + number, ...: each device uses examples that it holds, and the
+        # micro-batches are the same on any number of devices.
         def take(x):
             rows = x.reshape(-1, number, *x.shape[1:])
             return lax.dynamic_index_in_dim(rows, index, axis=1, keepdims=False)
@@ -200,14 +348,59 @@ def _accumulate(
         return jax.tree.map(take, batch)
 
     def one(carried, index):
-        totals, carry = carried
+        sums, carry = carried
         with micro_batch(index, number):
-            new, carry = function(carry, taken(index))
-        return (jax.tree.map(jnp.add, totals, new), carry), None
+            new, carry = function(carry, micro_batch_at(index))
+        return (jax.tree.map(jnp.add, sums, new), carry), None
 
-    like, _ = jax.eval_shape(lambda: function(carry, taken(0)))
+    like, _ = jax.eval_shape(lambda: function(carry, micro_batch_at(0)))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     return lax.scan(one, (zeros, carry), jnp.arange(number, dtype=jnp.int32))[0]
+
+
+def apply_if_finite(
+    finite: Bool[Array, ""],
+    skip: int,
+    apply_update: Callable[..., TrainState],
+    state: TrainState,
+    *new: PyTree,
+) -> TrainState:
+    """Applies the update or skips the step, without asking the host.
+
+    Args:
+      finite: Whether the loss and the gradient of the step are finite. If not, it is skipped.
+      skip: Number of consecutive steps that may be skipped. After more, every step is skipped.
+      apply_update: Function of `state` and `new` that gives the state after an applied step.
+      state: State before the step.
+      *new: Other arguments of `apply_update`, such as the gradient.
+
+    Returns:
+      The next state. After a skipped step, only `step` and `metrics.bad_step` differ from `state`.
+    """
+    bad_step = state.metrics.bad_step
+    applied = finite & ((bad_step < 0) | (state.step - bad_step <= skip))
+    # On CPU a branch keeps the update's loops as they are, whereas a select inside them makes XLA
+    # copy much of the state. On GPU the host would wait for the branch's condition in each step.
+    after = lax.platform_dependent(
+        applied,
+        state,
+        *new,
+        cpu=partial(_branch, apply_update),
+        default=partial(_select, apply_update),
+    )
+    first_bad = jnp.where(bad_step < 0, state.step, bad_step)
+    metrics = after.metrics.replace(bad_step=jnp.where(applied, -1, first_bad))
+    return after.replace(step=state.step + 1, metrics=metrics)
+
+
+def _branch(apply_update, applied, state: TrainState, *new) -> TrainState:
+    return lax.cond(applied, apply_update, lambda state, *_: state, state, *new)
+
+
+def _select(apply_update, applied, state: TrainState, *new) -> TrainState:
+    after = apply_update(state, *new)
+    with jax.named_scope("optimizer"):
+        return jax.tree.map(partial(lax.select, applied), after, state)
 
 
 @jax.named_scope("metrics")
@@ -219,69 +412,5 @@ def _add(metrics: Metrics, loss, correct, count) -> Metrics:
     )
 
 
-def _sum_over_devices(recipe: StepConfig, tree: PyTree) -> PyTree:
-    return tree if recipe.axis_name is None else lax.psum(tree, recipe.axis_name)
-
-
-def train_steps(
-    recipe: StepConfig,
-    phase: Phase,
-    steps: int,
-    state: TrainState,
-    data: DeviceDataset | StackedBatches,
-    order: Int32[Array, " n"] | None,
-    class_weights: Float[Array, " classes"],
-    *,
-    split: jax.sharding.NamedSharding | None = None,
-    layout: sharding.Layout | None = None,
-) -> tuple[TrainState, Metrics]:
-    """`steps` steps on the batches that come next in the epoch's `order`.
-
-    Args:
-      recipe: what never changes.
-      phase: what changes from phase to phase.
-      steps: how many; they must not run past the epoch's end.
-      state: before the first of them.
-      data: the training part, whole; or this device's share of these steps' batches.
-      order: of the present epoch; None where the batches are handed in.
-      class_weights: of the loss.
-      split: under jit, how a batch lies on the devices.
-      layout: under jit, how the state does.
-
-    Returns:
-      The new state, and a copy of its metrics that outlives the state's donation.
-    """
-    batch_of = _batches(recipe, data, order)
-    devices = 1 if split is None else split.mesh.size
-
-    def one(state: TrainState, i) -> TrainState:
-        batch = batch_of(state.step, i)
-        if split is not None:
-            batch = lax.with_sharding_constraint(batch, split)
-        state = train_step(recipe, phase, state, batch, class_weights, devices, layout)
-        return state if layout is None else layout.scattered(state)
-
-    if steps == 1:
-        state = one(state, 0)
-    else:
-        state, _ = lax.scan(lambda carry, i: (one(carry, i), None), state, jnp.arange(steps))
-    return state, jax.tree.map(jnp.copy, state.metrics)
-
-
-def _batches(
-    recipe: StepConfig, data: DeviceDataset | StackedBatches, order: Int32[Array, " n"] | None
-) -> Callable[..., Batch]:
-    """From a step, in the run and in the call, to this device's share of its batch."""
-    if order is None:
-        return lambda _, i: nth(data, i)
-    per_epoch = len(order) // recipe.batch_size
-    if recipe.axis_name is None:
-        size, offset = recipe.batch_size, jnp.int32(0)
-    else:
-        size = sharding.per_device(recipe.batch_size)
-        offset = lax.axis_index(recipe.axis_name) * size
-
-    def next_in_order(step, _) -> Batch:
-        return gather(data, order, step % per_epoch * recipe.batch_size + offset, size)
-
-    return next_in_order
+def _sum_over_devices(step_config: StepConfig, tree: PyTree) -> PyTree:
+    return tree if step_config.axis_name is None else lax.psum(tree, step_config.axis_name)

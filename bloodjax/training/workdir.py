@@ -1,8 +1,9 @@
-"""A run's folder: one run of one config lives there, and one process at a time trains it."""
+"""The folder of a run: locked by the process that trains it, opened by those that read it."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -11,8 +12,12 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from jaxtyping import PyTree
+
 from bloodjax import config as config_lib
 from bloodjax import distributed
+from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.checkpoints.state import RunProgress
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.errors import UserError
@@ -22,22 +27,25 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 BASELINE_FILE = "baseline.json"
 LOCK_FILE = "lock"
-# Seconds: NFS 4 keeps the lock of a machine that is gone for about 90.
+# Seconds to wait for the lock. NFS 4 keeps the lock of a machine that is gone for about 90 s.
 _PATIENCE = 120.0
-_LOOK_EVERY = 1.0
+_RETRY_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from training in `workdir`, which is made if need be.
+    """Keeps other processes from training in `workdir`, which is created if missing.
 
-    The lock is the system's, on the file `lock`: it vanishes with the process, however that ends.
-    Reading the folder takes none. Of a run's several processes, the primary one holds it. A holder
-    on another machine, or one that a run of several processes follows upon, may be ending, and a
-    network's file system lets go late: these are waited for.
+    It is an operating system's lock on the file `lock`, and ends with the process. Reading the
+    folder needs no lock. In a run of several processes, the primary one holds the lock. A holder on
+    another machine, or before a run of several processes, may be exiting, and network file systems
+    release locks late: then this function waits for up to two minutes.
+
+    Args:
+      workdir: Folder of the run.
 
     Raises:
-      UserError: another process holds it, or the folder cannot be written to.
+      UserError: Another process holds the lock, or the folder cannot be written to.
     """
     make_folder(workdir)
     if not distributed.is_primary():
@@ -53,7 +61,7 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _lock(file: TextIO, workdir: pathlib.Path) -> None:
-    started, said = time.monotonic(), False
+    started, logged = time.monotonic(), False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,40 +69,96 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> None:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-        except OSError as error:  # a network's file system may have no locks
+        except OSError as error:  # some network file systems have no locks
             console.log_info(
-                f"{file.name}: {error.strerror}; see to it that one process trains here"
+                f"{file.name}: {error.strerror}; make sure that only one process trains here"
             )
             return
-        here = holder.endswith(f" on {socket.gethostname()}")
-        patience = 0.0 if here and distributed.count() == 1 else _PATIENCE
+        on_this_host = holder.endswith(f" on {socket.gethostname()}")
+        patience = 0.0 if on_this_host and distributed.count() == 1 else _PATIENCE
         if time.monotonic() - started >= patience:
             raise UserError(
                 f"--workdir={workdir}: {holder} is training here; expected one process at a time, "
                 "or another --workdir"
             )
-        if not said:
+        if not logged:
             console.log_info(
-                f"--workdir={workdir}: waiting for {holder} to let go, {patience:g} s at most"
+                f"--workdir={workdir}: waiting up to {patience:g} s for {holder} to release it"
             )
-            said = True
-        time.sleep(_LOOK_EVERY)
+            logged = True
+        time.sleep(_RETRY_SECONDS)
 
 
 def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
-    """The config of the run that lives in `workdir`, or None where there is none yet.
+    """The config to resume the run in `workdir` with, or None if the workdir has no run.
+
+    Args:
+      config: Config that the user asked for.
+      workdir: Folder of the run.
 
     Raises:
-      UserError: it is another than `config`.
+      UserError: The run has another config.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
         return None
-    stored = config_lib.read(path)
+    stored = config_lib.load_json(path)
     changes = config_lib.differences(stored, config)
     if changes:
         raise UserError(
-            f"--workdir={workdir}: holds a run with another config ({'; '.join(changes[:3])}); "
+            f"--workdir={workdir}: contains a run with another config ({'; '.join(changes[:3])}); "
             "expected the same config, or another --workdir"
         )
     return config_lib.resumed(stored, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A run that is open for reading.
+
+    Attributes:
+      workdir: Folder of the run.
+      config: Config of the run.
+      checkpoints: Its checkpoints, of which there is at least one.
+      progress: Progress of the latest checkpoint.
+    """
+
+    workdir: pathlib.Path
+    config: Config
+    checkpoints: Checkpoints
+    progress: RunProgress
+
+    @property
+    def best_step(self) -> int:
+        """Step of the best checkpoint; of the latest one if no epoch was validated."""
+        best = self.progress.best_step
+        return self.checkpoints.latest_step if best is None else best
+
+    def best_variables(self, like: PyTree, *, ema: bool) -> PyTree:
+        """The network's variables at `best_step`.
+
+        Args:
+          like: Variables of the same shapes and dtypes.
+          ema: Whether to read their moving average, which the run must have kept.
+        """
+        return self.checkpoints.restore_variables(self.best_step, like, ema=ema)
+
+
+@contextlib.contextmanager
+def open_run(workdir: pathlib.Path) -> Iterator[SavedRun]:
+    """Opens the run in `workdir` for reading: its config, and its checkpoints, verified once.
+
+    Args:
+      workdir: Folder of the run.
+
+    Raises:
+      UserError: The folder contains no run, or the run has no valid checkpoint.
+    """
+    config_file = workdir / CONFIG_FILE
+    if not config_file.is_file():
+        raise UserError(f"{workdir}: no run is here, expected a folder with {CONFIG_FILE}")
+    config = config_lib.load_json(config_file)
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise UserError(f"{workdir}: the run has no valid checkpoint yet")
+        yield SavedRun(workdir, config, checkpoints, checkpoints.progress())

@@ -15,11 +15,12 @@ import pytest
 
 from bloodjax.checkpoints import integrity
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.progress import RunProgress
-from bloodjax.checkpoints.state import Average, TrainState
+from bloodjax.checkpoints.state import Average, RunProgress, TrainState
 from bloodjax.cli import console
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
+
+from ..trees import assert_trees_equal
 
 TX = optax.adamw(1e-3)
 
@@ -36,25 +37,20 @@ def state_at(step, tx=TX):
     )
 
 
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-
-
 def steps_in(folder):
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 def test_gives_back_the_same_bits(tmp_path):
-    leaders = ((7, 0.3),)
-    state, progress = state_at(7), RunProgress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7, leaders=leaders)
+    top_k = ((7, 0.3),)
+    state, progress = state_at(7), RunProgress(("a", "b"), 1, 2, 1, 0.1, 0.3, 7, top_k=top_k)
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.latest_step is None
         checkpoints.save(state, progress)
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.latest_step == 7
         assert checkpoints.progress() == progress
-        assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
+        assert_trees_equal(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
 
 
 def test_a_bfloat16_moment_stays_one(tmp_path):
@@ -63,7 +59,7 @@ def test_a_bfloat16_moment_stays_one(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, RunProgress(("a",)))
         found = checkpoints.restore(7, jax.eval_shape(lambda: state_at(0, tx)))
-    assert_same(found, state)
+    assert_trees_equal(found, state)
     kinds = [[leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (found, state)]
     assert kinds[0] == kinds[1]
     assert jnp.bfloat16 in kinds[0]
@@ -92,7 +88,7 @@ def test_a_run_from_before_there_were_averages_goes_on(tmp_path):
             ),
         )
     with Checkpoints(tmp_path) as checkpoints:
-        assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
+        assert_trees_equal(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
 
 
 def test_an_average_is_kept_and_read_alone(tmp_path):
@@ -100,11 +96,11 @@ def test_an_average_is_kept_and_read_alone(tmp_path):
     state = state.replace(ema=Average.of(state_at(8).variables))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, RunProgress(("a",)))
-        assert_same(checkpoints.restore(7, jax.eval_shape(lambda: state)), state)
+        assert_trees_equal(checkpoints.restore(7, jax.eval_shape(lambda: state)), state)
         shapes = jax.eval_shape(lambda: state_at(0).variables)
         found = checkpoints.restore_variables(7, shapes, ema=True)
-        assert_same(checkpoints.restore_variables(7, shapes), state.variables)
-    assert_same(found, state_at(8).variables)
+        assert_trees_equal(checkpoints.restore_variables(7, shapes), state.variables)
+    assert_trees_equal(found, state_at(8).variables)
 
 
 def test_reads_the_variables_alone(tmp_path):
@@ -113,7 +109,7 @@ def test_reads_the_variables_alone(tmp_path):
         checkpoints.save(state, RunProgress(("a",)))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         shapes = jax.eval_shape(lambda: state_at(0).variables)
-        assert_same(checkpoints.restore_variables(7, shapes), state.variables)
+        assert_trees_equal(checkpoints.restore_variables(7, shapes), state.variables)
 
 
 def test_keeps_the_latest_two_and_what_they_need(tmp_path):
@@ -160,7 +156,7 @@ def test_while_steps_are_skipped_the_last_good_one_stays(tmp_path):
         checkpoints.save(state_at(3), RunProgress(("a",)))  # of another course of the run
     assert steps_in(tmp_path) == [1, 3]
     with Checkpoints(tmp_path) as checkpoints:
-        assert_same(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
+        assert_trees_equal(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
         checkpoints.drop_after(None)
         assert checkpoints.latest_step is None
 
@@ -168,7 +164,7 @@ def test_while_steps_are_skipped_the_last_good_one_stays(tmp_path):
 def test_progress_from_before_there_were_leaders(tmp_path):
     progress = RunProgress(("a",), phase=1, best_step=3)
     earlier = dataclasses.asdict(progress)
-    del earlier["leaders"]
+    del earlier["top_k"]
     with ocp.CheckpointManager(tmp_path, item_names=("state", "progress")) as manager:
         items = {"progress": ocp.args.JsonSave(earlier), "state": ocp.args.PyTreeSave({"a": 1})}
         manager.save(3, args=ocp.args.Composite(**items))
@@ -187,15 +183,13 @@ def test_a_step_is_written_anew_where_its_progress_is_another(tmp_path):
     assert written[0] == written[1] < written[2]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.progress() == second
-        assert_same(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
+        assert_trees_equal(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
 
 
 def test_a_step_that_is_not_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(3), RunProgress(("a",)))
-        with pytest.raises(
-            UserError, match=f"{tmp_path}: no checkpoint of step 2 is here and whole"
-        ):
+        with pytest.raises(UserError, match=f"{tmp_path}: there is no valid checkpoint of step 2"):
             checkpoints.restore(2, state_at(0))
         with pytest.raises(UserError, match="step 2"):
             checkpoints.restore_variables(2, state_at(0).variables)
@@ -235,12 +229,12 @@ def test_goes_back_to_the_last_good_step(tmp_path, said):
     name = damage(tmp_path / "3")
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 2
-        assert_same(checkpoints.restore(2, jax.eval_shape(lambda: state_at(0))), state_at(2))
+        assert_trees_equal(checkpoints.restore(2, jax.eval_shape(lambda: state_at(0))), state_at(2))
         assert (tmp_path / "broken/3").is_dir()
         checkpoints.save(state_at(3), checkpoints.progress())
     assert said == [
-        f"the checkpoint {tmp_path}/3 is broken: {name} has other bytes than were written; "
-        f"it is now in {tmp_path}/broken/3"
+        f"the checkpoint {tmp_path}/3 is corrupt: {name} has other bytes than were written; "
+        f"it was moved to {tmp_path}/broken/3"
     ]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 3
@@ -263,7 +257,7 @@ def test_reading_moves_nothing(tmp_path, said):
     for _ in range(2):
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
             assert checkpoints.latest_step == 2
-            with pytest.raises(UserError, match="step 3 is here and whole"):
+            with pytest.raises(UserError, match="no valid checkpoint of step 3"):
                 checkpoints.restore(3, state_at(0))
     assert steps_in(tmp_path) == [1, 2, 3]
     assert len(said) == 2
@@ -308,7 +302,7 @@ def test_a_best_checkpoint_that_is_lost(how, tmp_path, said):
         with Checkpoints(tmp_path, read_only=read_only) as checkpoints:
             assert checkpoints.latest_step == 3
             assert (checkpoints.progress().best_step, checkpoints.progress().best) == (None, None)
-    line = "the best checkpoint, of step 1, is lost; that of step 3 takes its place"
+    line = "the best checkpoint, of step 1, is lost; the one of step 3 takes its place"
     assert said[-1] == f"{tmp_path}: {line}"
     assert len(said) == (4 if how == "broken" else 2)
 
@@ -320,7 +314,7 @@ def test_a_stray_folder_is_no_checkpoint(tmp_path, said):
         assert checkpoints.latest_step == 3
         checkpoints.save(state_at(4), checkpoints.progress())
     assert steps_in(tmp_path) == [1, 3, 4]
-    assert said[0].startswith(f"the checkpoint {tmp_path}/99 is broken: checksums.json and its pro")
+    assert said[0].startswith(f"the checkpoint {tmp_path}/99 is corrupt: checksums.json and its p")
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
@@ -338,9 +332,11 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_a_later_format(tmp_path):
     three(tmp_path)
     progress = tmp_path / "3/progress/metadata"
-    progress.write_text(json.dumps(json.loads(progress.read_text()) | {"format": 2}))
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | {"format": 3}))
     integrity.write(tmp_path / "3")
-    with pytest.raises(UserError, match=rf"{tmp_path}/3: a checkpoint of format 2, expected 1"):
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/3: a checkpoint of format 3, expected at most 2"
+    ):
         Checkpoints(tmp_path)
     assert steps_in(tmp_path) == [1, 2, 3]
 
@@ -360,9 +356,9 @@ def test_restores_onto_any_devices(devices, tmp_path):
             found = checkpoints.restore(7, like, layout)
             places = jax.tree.map(lambda x: x.sharding, found)
             assert jax.tree.leaves(places) == jax.tree.leaves(layout.of(like))
-            assert_same(found, state)
+            assert_trees_equal(found, state)
             found = checkpoints.restore_variables(7, like.variables, layout=layout)
-            assert_same(found, state.variables)
+            assert_trees_equal(found, state.variables)
         assert len(checkpoints.restore(7, like).params["dense"]["kernel"].devices()) == 1
 
 
@@ -406,7 +402,9 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, small_disk):
             save_large(tmp_path, [3, 4] if wait else [3])
         with Checkpoints(tmp_path) as checkpoints:
             assert checkpoints.latest_step == 2
-            assert_same(checkpoints.restore(2, jax.eval_shape(lambda: state_at(0))), state_at(2))
+            assert_trees_equal(
+                checkpoints.restore(2, jax.eval_shape(lambda: state_at(0))), state_at(2)
+            )
             checkpoints.save(state_at(3), checkpoints.progress())
         assert steps_in(tmp_path) == [1, 2, 3]
         shutil.rmtree(tmp_path)

@@ -1,10 +1,15 @@
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from bloodjax.checkpoints.state import Average, Metrics, TrainState
+from bloodjax.checkpoints.state import Average, Metrics, RunProgress, TrainState
+
+from ..trees import assert_trees_equal
 
 
 @pytest.fixture
@@ -17,7 +22,7 @@ def test_create_starts_at_step_zero_with_a_fresh_optimiser(variables):
     state = TrainState.create(variables, tx)
     assert (state.step, state.step.dtype) == (0, jnp.int32)
     assert state.variables == variables
-    jax.tree.map(np.testing.assert_array_equal, state.opt_state, tx.init(variables["params"]))
+    assert_trees_equal(state.opt_state, tx.init(variables["params"]))
 
 
 def test_a_network_without_batch_norm_has_empty_statistics(variables):
@@ -56,7 +61,7 @@ def test_what_does_not_change_is_its_own_average_to_the_bit(variables):
     average = Average.of(same)
     for _ in range(5):
         average = average.updated(same["params"], same["batch_stats"], 0.999)
-    jax.tree.map(np.testing.assert_array_equal, average.variables, same)
+    assert_trees_equal(average.variables, same)
 
 
 def test_a_state_may_keep_an_average(variables):
@@ -70,7 +75,7 @@ def test_a_state_may_keep_an_average(variables):
     np.testing.assert_allclose(state.averaged["params"]["w"], variables["params"]["w"] + 0.9)
     after = state.begin_phase(best, optax.adam(0.1))
     assert after.ema.count == 0
-    jax.tree.map(np.testing.assert_array_equal, after.averaged, best)
+    assert_trees_equal(after.averaged, best)
     assert plain.begin_phase(best, optax.adam(0.1)).ema is None
 
 
@@ -83,3 +88,94 @@ def test_an_epoch_begins_with_the_steps_skipped_in_a_row():
     metrics = Metrics(jnp.float32(3), jnp.float32(2), jnp.float32(16), jnp.int32(5))
     after = metrics.next_epoch(Metrics.zeros())
     assert (after.loss, after.correct, after.count, after.bad_step) == (0, 0, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("larger_is_better", "values"), [(True, (1.0, 2.0, 2.0)), (False, (3.0, 2.0, 2.0))]
+)
+def test_progress_counts_epochs_without_a_better_value(larger_is_better, values):
+    progress = RunProgress(("a", "b"))
+    first = progress.after_epoch(values[0], larger_is_better, 10)
+    assert first == RunProgress(("a", "b"), 0, 1, 0, values[0], values[0], 10)
+    second = first.after_epoch(values[1], larger_is_better, 20)
+    assert (second.phase_best, second.best_step, second.epochs_without_improvement) == (
+        values[1],
+        20,
+        0,
+    )
+    third = second.after_epoch(values[2], larger_is_better, 30)
+    assert (third.best, third.best_step, third.epochs_without_improvement) == (values[1], 20, 1)
+
+
+def test_progress_without_a_value_counts_epochs_alone():
+    after = RunProgress(("a",)).after_epoch(None, True, 10)
+    assert after == RunProgress(("a",), phase_epochs=1)
+
+
+def test_a_phase_waits_for_its_own_best():
+    progress = (
+        RunProgress(("a",)).after_epoch(0.9, True, 10).after_epoch(0.8, True, 20).next_phase()
+    )
+    assert progress == RunProgress(("a",), 1, 0, 0, None, 0.9, 10)
+    after = progress.after_epoch(0.7, True, 30)
+    assert (after.phase_best, after.epochs_without_improvement, after.best, after.best_step) == (
+        0.7,
+        0,
+        0.9,
+        10,
+    )
+
+
+@pytest.mark.parametrize("larger_is_better", [True, False])
+def test_the_best_epochs_so_far_lead(larger_is_better):
+    progress, sign = RunProgress(("a",)), 1 if larger_is_better else -1
+    seen = []
+    for step, value in [(1, 0.5), (2, 0.9), (3, 0.5), (4, 0.7), (5, 0.9)]:
+        progress = progress.after_epoch(sign * value, larger_is_better, step, keep=3)
+        seen.append([step for step, _ in progress.top_k])
+    assert seen == [[1], [2, 1], [2, 1, 3], [2, 4, 1], [2, 5, 4]]
+    assert progress.top_k[2] == (4, sign * 0.7)
+    assert progress.best_step == 2
+    assert progress.next_phase().top_k == progress.top_k
+    assert progress.after_epoch(sign * 1.0, larger_is_better, 6).top_k == ()
+
+
+def test_what_a_run_may_go_back_to():
+    assert RunProgress(("a",)).needs == set()
+    assert RunProgress(("a",), best_step=7, top_k=((7, 0.1), (5, 0.2))).needs == {5, 7}
+
+
+def test_a_best_checkpoint_that_is_lost():
+    progress = RunProgress(("a",), best=0.1, best_step=7, top_k=((7, 0.1), (5, 0.2), (6, 0.3)))
+    assert progress.without({1}) == progress
+    left = progress.without({7, 6})
+    assert (left.best_step, left.best, left.top_k) == (5, 0.2, ((5, 0.2),))
+    none = progress.without({5, 6, 7})
+    assert (none.best_step, none.best, none.top_k) == (None, None, ())
+    assert none.after_epoch(0.9, False, 8).best_step == 8
+
+
+def test_progress_of_a_checkpoint_in_format_1():
+    content = json.loads(
+        '{"classes": ["a", "b"], "phase": 1, "phase_epochs": 11, "waited": 2, "phase_best": 0.9,'
+        ' "best": 0.95, "best_step": 26, "source": {"licence": "mit"},'
+        ' "leaders": [[26, 0.95], [13, 0.9]], "trained": true}'
+    )
+    expected = RunProgress(
+        classes=("a", "b"),
+        phase=1,
+        phase_epochs=11,
+        epochs_without_improvement=2,
+        phase_best=0.9,
+        best=0.95,
+        best_step=26,
+        source={"licence": "mit"},
+        top_k=((26, 0.95), (13, 0.9)),
+        trained=True,
+    )
+    assert RunProgress.from_json(content) == expected
+
+
+def test_progress_survives_json():
+    progress = RunProgress(("a",), 1, 2, 1, 0.1, 0.3, 7, top_k=((7, 0.3),))
+    assert RunProgress.from_json(json.loads(json.dumps(dataclasses.asdict(progress)))) == progress

@@ -93,7 +93,7 @@ def test_a_damaged_line_is_left_out_and_said(tmp_path, capsys, loggers):
     for damaged in ("{", "[1]", '{"event": "epoch"}', "\0", "[" * 100_000):
         (tmp_path / "metrics.jsonl").write_text("\n".join([whole[0], damaged, whole[1], ""]))
         assert metric_writer.read_history(tmp_path) == [entry(1), entry(3)]
-        assert "metrics.jsonl: line 2 is damaged and left out" in capsys.readouterr().err
+        assert "metrics.jsonl: line 2 is damaged and was skipped" in capsys.readouterr().err
 
 
 def show(figures):

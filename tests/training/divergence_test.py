@@ -1,4 +1,4 @@
-"""Tests of bloodjax/training/divergence.py, alone and in whole runs of which some steps go wrong."""
+"""Divergence and rollback, alone and in whole runs with bad steps."""
 
 import json
 import os
@@ -21,6 +21,8 @@ from bloodjax.evaluation import evaluator
 from bloodjax.training import divergence, factory, metric_writer, optim
 from bloodjax.training.divergence import Diverged, Divergence
 from bloodjax.training.executor import JitExecutor
+
+from ..trees import assert_trees_equal
 
 # An epoch of seven steps each, after which there is a checkpoint.
 TWO_EPOCHS = {
@@ -68,27 +70,27 @@ def said(monkeypatch):
 
 def test_a_look_counts_and_says_what_was_skipped(tmp_path, said):
     seen = watch(tmp_path)
-    assert seen.look(sums(3), 10) == {"loss": 0.5, "accuracy": 0.25}
+    assert seen.sync_metrics(sums(3), 10) == {"loss": 0.5, "accuracy": 0.25}
     assert (seen.skipped, said) == (0, [])
-    seen.look(sums(3, 10), 12)
-    seen.look(sums(4), 13)
+    seen.sync_metrics(sums(3, 10), 12)
+    seen.sync_metrics(sums(4), 13)
     assert seen.skipped == 2
     assert len(said) == 1
     assert said[0].startswith("step 12: 2 of this epoch's 5 steps skipped")
-    assert np.isnan(seen.look(sums(0, 14), 16)["loss"])
+    assert np.isnan(seen.sync_metrics(sums(0, 14), 16)["loss"])
     assert seen.skipped == 2
 
 
 def test_too_many_in_a_row_or_a_whole_epoch_is_a_divergence(tmp_path, said):
     seen = watch(tmp_path)
-    seen.look(sums(5, 12), 14)
+    seen.sync_metrics(sums(5, 12), 14)
     with pytest.raises(Diverged, match="not finite at step 13") as found:
-        seen.look(sums(0, 12), 15)
+        seen.sync_metrics(sums(0, 12), 15)
     assert found.value.step == 12
     patient = watch(tmp_path, skip=20)
-    patient.look(sums(0, 5), 13)
+    patient.sync_metrics(sums(0, 5), 13)
     with pytest.raises(Diverged):
-        patient.look(sums(0, 5), 14)
+        patient.sync_metrics(sums(0, 5), 14)
 
 
 def test_predictions_that_are_not_finite_are_one_too(tmp_path, said):
@@ -96,24 +98,24 @@ def test_predictions_that_are_not_finite_are_one_too(tmp_path, said):
     seen = watch(tmp_path)
     with pytest.raises(Diverged, match="at step 15"):
         seen.check(np.array([[1.0, np.nan]]), 14)
-    seen.look(sums(5, 12), 14)
+    seen.sync_metrics(sums(5, 12), 14)
     with pytest.raises(Diverged, match="at step 13"):
         seen.check(np.array([[1.0, np.nan]]), 14)
 
 
 def test_it_goes_back_as_often_as_it_may(tmp_path, said):
     seen = watch(tmp_path, 7, 14, 16)
-    assert seen.rate == 1
-    # The weights at step 14 are those of which the next step was not good.
+    assert seen.lr_scale == 1
+    # The weights at step 14 are those that made the next step fail.
     seen.rollback(Diverged(14), 19)
     assert seen._checkpoints.steps == [7]
-    assert seen.rate == 0.5
-    assert "going back to the checkpoint of step 7 with 0.5 times the learning rate" in said[0]
+    assert seen.lr_scale == 0.5
+    assert "rolling back to the checkpoint of step 7 with 0.5 times the learning rate" in said[0]
     again = watch(tmp_path)
     assert again.rollbacks == seen.rollbacks
     again.rollback(Diverged(3), 6)
-    assert again.rate == 0.25
-    assert "going back to the run's start with 0.25 times" in said[1]
+    assert again.lr_scale == 0.25
+    assert "rolling back to the run's start with 0.25 times" in said[1]
     assert [(e["step"], e["from"], e["rate"]) for e in again.rollbacks] == [
         *((7, 19, 0.5), (0, 6, 0.25))
     ]
@@ -135,7 +137,7 @@ def test_the_log_gets_what_it_lacks(tmp_path, said):
             seen.log_rollbacks(log, tmp_path)
             seen.log_skipped(log, 7)
     assert metric_writer.read_history(tmp_path) == seen.rollbacks
-    seen.look(sums(5), 14)
+    seen.sync_metrics(sums(5), 14)
     with metric_writer.MetricWriter(tmp_path, 14) as log:
         seen.log_skipped(log, 14)
     skipped = {"event": "skipped", "step": 14, "skipped": 2}
@@ -195,7 +197,7 @@ def config(make_config):
 
 @pytest.fixture(scope="module")
 def gone_back(config, tmp_path_factory):
-    """A run whose steps 9, and 11 to 13, go wrong at first."""
+    """A run whose steps 9 and 11 to 13 fail at first."""
     workdir = tmp_path_factory.mktemp("gone_back")
     train(config, workdir, bad=(9, 11, 12, 13))
     return workdir
@@ -237,9 +239,7 @@ def test_it_ends_the_same_after_a_stop_and_a_kill_right_after_the_rollback(
     for entry in (entries[1], expected[1]):
         del entry["from"]  # where the host looked
     assert entries == expected
-    jax.tree.map(
-        np.testing.assert_array_equal, checkpoint(tmp_path, config), checkpoint(gone_back, config)
-    )
+    assert_trees_equal(checkpoint(tmp_path, config), checkpoint(gone_back, config))
 
 
 def test_a_few_steps_that_go_wrong_are_left_out_and_the_report_is_right(make_config, tmp_path):

@@ -17,6 +17,8 @@ from bloodjax.evaluation import classifier, evaluator
 from bloodjax.training import factory, metric_writer, trainer
 from bloodjax.training.executor import JitExecutor
 
+from ..trees import assert_trees_equal
+
 # Under class weights (the default), with images that are mixed: all of it must go on bit for bit.
 EMA = {
     "ema": 0.9,
@@ -33,20 +35,16 @@ def variables_of(workdir, config, step=None, ema=False):
         return jax.device_get(checkpoints.restore_variables(step, like, ema=ema))
 
 
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 @pytest.fixture(scope="module")
 def averaged(make_config, tmp_path_factory):
     """A finished run: its config, workdir, lines, and the state its second phase began with."""
     workdir, starts, said = tmp_path_factory.mktemp("ema"), [], []
 
     class Watched(trainer.Trainer):
-        def next_phase(self, progress, state):
-            progress, state = super().next_phase(progress, state)
-            starts.append(jax.device_get(state))
-            return progress, state
+        def start_next_phase(self, progress):
+            progress = super().start_next_phase(progress)
+            starts.append(jax.device_get(self.state))
+            return progress
 
     config = make_config(**EMA)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,8 +71,8 @@ def test_the_best_average_is_kept_loaded_and_evaluated(averaged):
     best = min(entries, key=lambda entry: entry["validation"]["loss"])
     model, raw = bloodjax.load(workdir), classifier.load(workdir, "raw")
     assert model.step == raw.step == best["step"]
-    assert_same(model._variables, variables_of(workdir, config, best["step"], ema=True))
-    assert_same(raw._variables, variables_of(workdir, config, best["step"]))
+    assert_trees_equal(model._variables, variables_of(workdir, config, best["step"], ema=True))
+    assert_trees_equal(raw._variables, variables_of(workdir, config, best["step"]))
     result = json.loads((workdir / "evaluate/validation/metrics.json").read_text())
     assert result["nll"] == pytest.approx(best["validation"]["loss"], rel=1e-5)
     beside = result["beside"]["raw weights"]
@@ -85,7 +83,7 @@ def test_the_best_average_is_kept_loaded_and_evaluated(averaged):
 
 def test_the_next_phase_starts_from_the_average(averaged):
     *_, start = averaged
-    assert_same(start.ema.variables, start.variables)
+    assert_trees_equal(start.ema.variables, start.variables)
     assert (start.ema.count, start.step) == (0, 7)
 
 
@@ -93,7 +91,7 @@ def test_what_is_frozen_stays_bit_identical_in_the_average(averaged):
     config, _, _, start = averaged
     drawn = jax.device_get(factory.variables(config, 8))
     for kind in ("params", "batch_stats"):
-        assert_same(start.ema.variables[kind]["backbone"], drawn[kind]["backbone"])
+        assert_trees_equal(start.ema.variables[kind]["backbone"], drawn[kind]["backbone"])
     assert np.any(
         start.ema.params["head"]["logits"]["kernel"] != drawn["params"]["head"]["logits"]["kernel"]
     )
@@ -117,7 +115,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(averaged, at, tmp_path, mon
             run.train(config, tmp_path)
     run.train(config, tmp_path)
     for ema in (False, True):
-        assert_same(variables_of(tmp_path, config, 21, ema), variables_of(workdir, config, 21, ema))
+        assert_trees_equal(
+            variables_of(tmp_path, config, 21, ema), variables_of(workdir, config, 21, ema)
+        )
     kept = ("step", "validation", "validation_raw")
     found, expected = (
         [[entry[key] for key in kept] for entry in metric_writer.read_history(folder)]
@@ -135,6 +135,6 @@ def test_without_validation_the_last_average_is_loaded(make_config, tmp_path):
     run.train(config, tmp_path)
     assert "validation_raw" not in metric_writer.read_history(tmp_path)[0]
     model = bloodjax.load(tmp_path)
-    assert_same(model._variables, variables_of(tmp_path, config, ema=True))
+    assert_trees_equal(model._variables, variables_of(tmp_path, config, ema=True))
     apart = jax.tree.map(np.array_equal, model._variables, variables_of(tmp_path, config))
     assert not all(jax.tree.leaves(apart))

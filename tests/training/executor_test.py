@@ -21,6 +21,8 @@ from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.optim import optimizer
 from bloodjax.training.train_step import Phase, StepConfig, normalise
 
+from ..trees import assert_trees_close, assert_trees_equal
+
 # BatchNorm and dropout in the head of both; stochastic depth in the one, BatchNorm in the other.
 BACKBONES = {
     "convnext": functools.partial(
@@ -40,7 +42,7 @@ def network(name, axis_name=None):
     return Network(backbone, Head(CLASSES, hidden=(16,), axis_name=axis_name))
 
 
-def recipe(name, axis_name=None, **changes):
+def step_config(name, axis_name=None, **changes):
     values = {"batch_size": BATCH, "seed": 1, "augment": parse("d4"), "label_smoothing": 0.1}
     values |= changes
     return StepConfig(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
@@ -62,7 +64,7 @@ def initial(name):
 
 def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, part=None):
     """The state and metrics on the host, after calls of so many steps in each epoch."""
-    ema = runner._recipe.ema > 0
+    ema = runner.step_config.ema > 0
     state = runner.replicate(TrainState.create(initial(name), phase.tx, ema=ema))
     on_device, weights = runner.replicate(part or data()), runner.replicate(weights)
     for epoch in range(epochs):
@@ -72,23 +74,16 @@ def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, p
     return jax.device_get((runner.unreplicate(state), metrics))
 
 
-def assert_same(found, expected, tolerance=1e-5):
-    def check(a, b):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-
-    jax.tree.map(check, found, expected)
-
-
 @pytest.fixture(scope="module", params=list(BACKBONES))
 def on_eight(request):
     """A network's name, its runner on all devices, and what two epochs of two steps gave."""
-    runner = JitExecutor(recipe(request.param))
+    runner = JitExecutor(step_config(request.param))
     return request.param, runner, train(runner, request.param, calls=(1, 1))
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return JitExecutor(recipe("simple_cnn"))
+    return JitExecutor(step_config("simple_cnn"))
 
 
 def test_training_moves_and_counts(on_eight):
@@ -106,20 +101,22 @@ def test_training_moves_and_counts(on_eight):
 
 def test_one_device_gives_the_same_as_eight(on_eight):
     name, _, expected = on_eight
-    single = JitExecutor(recipe(name), devices=jax.devices()[:1])
-    assert_same(train(single, name, calls=(1, 1)), expected)
+    single = JitExecutor(step_config(name), devices=jax.devices()[:1])
+    assert_trees_close(train(single, name, calls=(1, 1)), expected)
 
 
 def test_pmap_gives_the_same_as_jit(on_eight):
     name, _, expected = on_eight
-    mapped = PmapExecutor(recipe(name, sharding.AXIS))
-    assert_same(train(mapped, name, calls=(1, 1)), expected)
+    mapped = PmapExecutor(step_config(name, sharding.AXIS))
+    assert_trees_close(train(mapped, name, calls=(1, 1)), expected)
 
 
 RUNNERS = {
-    "one": lambda name, **changes: JitExecutor(recipe(name, **changes), devices=jax.devices()[:1]),
-    "eight": lambda name, **changes: JitExecutor(recipe(name, **changes)),
-    "pmap": lambda name, **changes: PmapExecutor(recipe(name, sharding.AXIS, **changes)),
+    "one": lambda name, **changes: JitExecutor(
+        step_config(name, **changes), devices=jax.devices()[:1]
+    ),
+    "eight": lambda name, **changes: JitExecutor(step_config(name, **changes)),
+    "pmap": lambda name, **changes: PmapExecutor(step_config(name, sharding.AXIS, **changes)),
 }
 
 
@@ -134,7 +131,7 @@ def test_accumulated_steps_are_those_of_the_whole_batch(kind, whole_batches):
     # Dropout, stochastic depth and augmentation among them.
     runner = RUNNERS[kind]("convnext", accumulate_steps=2)
     found = train(runner, "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
-    assert_same(found, whole_batches)
+    assert_trees_close(found, whole_batches)
 
 
 MIXED = parse("d4|choice('standard', 0.5, 2)|erase(0.3, p=0.3)|mixup(0.4, p=0.4)|cutmix(p=0.4)")
@@ -151,14 +148,12 @@ def mixed_on_one():
 def test_mixed_pictures_are_the_same_on_any_number_of_devices(kind, mixed_on_one):
     runner = RUNNERS[kind]("simple_cnn", augment=MIXED)
     found = train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
-    assert_same(found, mixed_on_one, 1e-4)
+    assert_trees_close(found, mixed_on_one, 1e-4)
 
 
 def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
     state, _ = mixed_on_one
-    jax.tree.map(
-        np.testing.assert_array_equal, state.batch_stats, initial("simple_cnn")["batch_stats"]
-    )
+    assert_trees_equal(state.batch_stats, initial("simple_cnn")["batch_stats"])
     plain, _ = train(
         RUNNERS["one"]("simple_cnn"), "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1)
     )
@@ -168,17 +163,17 @@ def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
 
 @pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
 def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
-    runner = JitExecutor(recipe(name, accumulate_steps=accumulate_steps))
+    runner = JitExecutor(step_config(name, accumulate_steps=accumulate_steps))
     expected = train(runner, name, Phase("backbone", SGD.tx), calls=(1, 1))
     features = runner.features(runner.replicate(initial(name)), data().images)
     assert features.shape == (40, 8, 16)
     cached = DeviceDataset(features, data().labels)
     found = train(runner, name, Phase("backbone", SGD.tx, True), calls=(1, 1), part=cached)
-    assert_same(found, expected)
+    assert_trees_close(found, expected)
     for kind in ("params", "batch_stats"):
         trees = (getattr(found[0], kind), initial(name)[kind])
         one, other = (tree.get("backbone", {}) for tree in trees)
-        jax.tree.map(np.testing.assert_array_equal, one, other)
+        assert_trees_equal(one, other)
 
 
 def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
@@ -187,7 +182,7 @@ def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
         for kind, make in RUNNERS.items()
     }
     for kind in ("eight", "pmap"):
-        assert_same(found[kind], found["one"])
+        assert_trees_close(found[kind], found["one"])
 
 
 def test_a_focal_loss_with_shifted_logits_is_the_same_on_any_devices():
@@ -197,7 +192,7 @@ def test_a_focal_loss_with_shifted_logits_is_the_same_on_any_devices():
         for kind, make in RUNNERS.items()
     }
     for kind in ("eight", "pmap"):
-        assert_same(found[kind], found["one"])
+        assert_trees_close(found[kind], found["one"])
     _, plain = train(RUNNERS["one"]("simple_cnn"), "simple_cnn", epochs=1)
     assert abs(found["one"][1].loss - plain.loss) > 0.1
 
@@ -220,8 +215,8 @@ def test_the_average_of_the_weights_is_the_same_on_any_devices():
         runner = make("simple_cnn", ema=0.15)
         state, _ = train(runner, "simple_cnn", calls=(1, 1), epochs=1)
         assert state.ema.count == 2
-        assert_same(state.variables, history[2])
-        assert_same(state.averaged, expected)
+        assert_trees_close(state.variables, history[2])
+        assert_trees_close(state.averaged, expected)
 
 
 def test_new_steps_epochs_and_weights_compile_nothing(on_eight):
@@ -232,7 +227,7 @@ def test_new_steps_epochs_and_weights_compile_nothing(on_eight):
 
 def test_steps_in_one_call_are_as_those_in_single_calls(runner):
     expected = train(runner, "simple_cnn", calls=(1, 1))
-    assert_same(train(runner, "simple_cnn", calls=(2,)), expected, 1e-6)
+    assert_trees_close(train(runner, "simple_cnn", calls=(2,)), expected, 1e-6)
 
 
 def test_the_state_is_donated_and_the_metrics_are_not(runner):
@@ -286,9 +281,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch
         return total + jnp.sqrt(jnp.sum(logits * 0.0)), rest  # 0, of slope infinity times 0
 
     monkeypatch.setattr(pure, "weighted_cross_entropy", steep)
-    state, metrics = train(JitExecutor(recipe("simple_cnn")), "simple_cnn", epochs=1)
+    state, metrics = train(JitExecutor(step_config("simple_cnn")), "simple_cnn", epochs=1)
     assert (state.step, metrics.bad_step, metrics.count) == (1, 0, 0)
-    jax.tree.map(np.testing.assert_array_equal, state.params, initial("simple_cnn")["params"])
+    assert_trees_equal(state.params, initial("simple_cnn")["params"])
 
 
 @pytest.mark.parametrize("freeze", ["batchnorm", "backbone"])
@@ -310,27 +305,27 @@ def test_what_is_frozen_stays_bit_identical(runner, freeze):
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     if parallel == "pmap":
-        runner = PmapExecutor(recipe("simple_cnn", sharding.AXIS))
+        runner = PmapExecutor(step_config("simple_cnn", sharding.AXIS))
     variables, images = initial("simple_cnn"), data().images[:21]
     placed = runner.replicate(variables)
     apply = jax.jit(network("simple_cnn").apply)
     logits = apply(variables, normalise(jnp.asarray(images), MEAN, STD))
     plain = runner.predict(placed, images, "none")
     assert plain.shape == (21, CLASSES)
-    assert_same(plain, jax.nn.softmax(logits))
+    assert_trees_close(plain, jax.nn.softmax(logits))
     turned = [
         runner.predict(placed, np.rot90(mirror, k, axes=(1, 2)), "none")
         for mirror in (images, images[:, ::-1])
         for k in range(4)
     ]
-    assert_same(runner.predict(placed, images, "d4"), np.mean(turned, axis=0))
+    assert_trees_close(runner.predict(placed, images, "d4"), np.mean(turned, axis=0))
     each = runner.each_view(placed, images, "d4")
     assert each.shape == (21, 8, CLASSES)
-    assert_same(each.mean(axis=1), np.mean(turned, axis=0))
-    first = TTAConfig("d4", weights=(("picture", 1.0),))
-    assert_same(runner.predict(placed, images, first), plain)
+    assert_trees_close(each.mean(axis=1), np.mean(turned, axis=0))
+    first = TTAConfig("d4", weights=(("image", 1.0),))
+    assert_trees_close(runner.predict(placed, images, first), plain)
     many = runner.each_view(placed, images, "d4+robust")
-    assert_same(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
+    assert_trees_close(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
 
 
 def test_a_registered_network_trains():

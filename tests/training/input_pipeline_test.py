@@ -18,7 +18,7 @@ def challenge(path, dataset):
 
 
 def cells(n, seed=0):
-    return render.render(n, SIZE, seed=seed)
+    return render.render_dataset(n, SIZE, seed=seed)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def prepare(make_config, tmp_path):
         changes = {f"data.{key}": value for key, value in data.items()}
         config = make_config(**{"data.train": train} | changes)
         (tmp_path / workdir).mkdir(exist_ok=True)
-        return input_pipeline.prepare(config, tmp_path / workdir, resumes)
+        return input_pipeline.prepare_splits(config, tmp_path / workdir, resumes)
 
     return run
 
@@ -123,7 +123,7 @@ def test_a_fraction_is_of_the_source_s_own_train(prepare, split_folders):
 
 @pytest.fixture
 def flawed(tmp_path):
-    dataset, planted = render.plant(cells(80), duplicates=4, junk=6)
+    dataset, planted = render.plant_flaws(cells(80), duplicates=4, junk=6)
     return challenge(tmp_path / "flawed.npz", dataset), planted
 
 
@@ -284,7 +284,7 @@ def test_recall_reads_a_part_from_where_it_came(prepare, make_config, file, medm
         assert found.names == dataset.names
         np.testing.assert_array_equal(found.images, dataset.images)
         np.testing.assert_array_equal(found.labels, dataset.labels)
-    with pytest.raises(UserError, match=r"splits\.json: the run has no holiday part"):
+    with pytest.raises(UserError, match=r"splits\.json: the run has no holiday split"):
         input_pipeline.recall(config, path, classes, "holiday")
     challenge(tmp_path / "cells.npz", cells(152, seed=5))
     with pytest.raises(UserError, match=r"cells\.npz: has changed since .*splits\.json"):

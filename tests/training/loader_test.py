@@ -1,4 +1,4 @@
-"""Tests of bloodjax/training/loader.py: streamed or on the device, training is the same to the bit."""
+"""Training is bit-identical whether the images are streamed or stay on the device."""
 
 import contextlib
 import functools
@@ -19,11 +19,13 @@ from bloodjax.training import loader, optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.train_step import Phase, StepConfig
 
+from ..trees import assert_trees_equal
+
 # No power of two, so that dividing by it is not exact; 7 steps in an epoch.
 BATCH, IMAGES, PER_EPOCH = 24, 175, 7
 
 
-def pictures():
+def dataset():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 16, 16, 3)).astype(np.uint8)
     labels = rng.integers(0, 3, IMAGES).astype(np.int32)
@@ -32,67 +34,67 @@ def pictures():
 
 
 @functools.cache
-def steps_of(parallel):
+def executor_of(parallel):
     """Compiled steps of a tiny network, with what is random in a step, for all tests."""
     axis_name = sharding.AXIS if parallel == "pmap" else None
     backbone = SimpleCNN(depths=(1, 1), widths=(8, 16), drop_path=0.2, axis_name=axis_name)
     model = Network(backbone, Head(3, hidden=(16,), axis_name=axis_name))
     thirds = (0.3, 0.3, 0.3)
-    recipe = StepConfig(
+    step_config = StepConfig(
         model, thirds, thirds, BATCH, seed=1, augment=parse("d4"), axis_name=axis_name
     )
-    return JitExecutor(recipe) if axis_name is None else PmapExecutor(recipe)
+    return JitExecutor(step_config) if axis_name is None else PmapExecutor(step_config)
 
 
 @functools.cache
 def start():
     """The phase, and variables on the host."""
-    model = steps_of("jit")._recipe.model
+    model = executor_of("jit").step_config.model
     variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3))))
     options = config_lib.defaults().phases.finetune
     tx = optim.optimizer(options, PER_EPOCH, variables["params"], variables["batch_stats"])
     return Phase("none", tx), variables
 
 
-def feed_of(make_config, on_device, parallel, at_once, **changes):
+def loader_of(make_config, on_device, parallel, at_once, **changes):
     values = {"batch_size": BATCH, "steps_per_call": at_once, "data.on_device": on_device}
     config = make_config(**values, **changes)
-    source = loader.TrainLoader(config, steps_of(parallel), pictures())
-    assert source.per_epoch == PER_EPOCH
+    source = loader.TrainLoader(config, executor_of(parallel), dataset())
+    assert source.steps_per_epoch == PER_EPOCH
     assert source.on_device == (on_device == "always")
     return source
 
 
 @pytest.mark.parametrize("on_device", ["always", "never"])
 def test_features_are_computed_once_and_left_when_pictures_are_asked_for(make_config, on_device):
-    source = feed_of(make_config, on_device, "jit", 3)
-    variables = source.steps.replicate(start()[1])
-    assert list(source.cache(variables)) == [*range(BATCH, IMAGES, BATCH), IMAGES]
-    assert list(source.cache(variables)) == []
-    (steps, data, order), *_ = source.calls(0, 0, cached=True)
+    source = loader_of(make_config, on_device, "jit", 3)
+    variables = source.executor.replicate(start()[1])
+    assert list(source.cache_features(variables)) == [*range(BATCH, IMAGES, BATCH), IMAGES]
+    assert list(source.cache_features(variables)) == []
+    (steps, data, order), *_ = source.epoch(0, cached=True)
     assert steps == 3
-    expected = source.steps.features(variables, pictures().images)
+    expected = source.executor.features(variables, dataset().images)
     np.testing.assert_allclose(data.images, expected, atol=1e-5)
     assert data.images.shape == (IMAGES, 8, 16)
     np.testing.assert_array_equal(np.sort(order), np.arange(IMAGES))
-    with contextlib.closing(source.calls(1, 0)) as calls:
-        assert next(calls)[1].images.ndim > 3
-    assert next(iter(source.cache(variables))) == BATCH
+    with contextlib.closing(source.epoch(1, 0)) as inputs:
+        assert next(inputs)[1].images.ndim > 3
+    assert next(iter(source.cache_features(variables))) == BATCH
 
 
 def train(make_config, on_device, parallel, at_once, **changes):
     """The state on the host after two epochs, and what was compiled after each."""
-    source = feed_of(make_config, on_device, parallel, at_once, **changes)
+    source = loader_of(make_config, on_device, parallel, at_once, **changes)
     phase, variables = start()
-    state = source.steps.replicate(TrainState.create(variables, phase.tx))
-    weights = source.steps.replicate(np.array([0.5, 1.0, 2.0], np.float32))
+    state = source.executor.replicate(TrainState.create(variables, phase.tx))
+    weights = source.executor.replicate(np.array([0.5, 1.0, 2.0], np.float32))
     compiled = []
     for epoch in range(2):
-        with contextlib.closing(source.calls(epoch, 0)) as calls:
-            for steps, *data in calls:
-                state, _ = source.steps.train(phase, steps, state, *data, weights)
-        compiled.append(steps_of("jit").compilations)
-    return jax.device_get(source.steps.unreplicate(state)), compiled
+        with contextlib.closing(source.epoch(epoch, 0)) as inputs:
+            for steps, *data in inputs:
+                state, _ = source.executor.train(phase, steps, state, *data, weights)
+        compiled.append(executor_of("jit").compilations)
+    return jax.device_get(source.executor.unreplicate(state)), compiled
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
@@ -104,7 +106,7 @@ def test_streaming_trains_bit_for_bit_as_the_device_s_own_pictures_do(
     expected, _ = train(make_config, "always", parallel, at_once)
     found, (first, second) = train(make_config, "never", parallel, at_once)
     assert found.step == 2 * PER_EPOCH
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
     assert first == second  # an epoch compiles nothing that the first one did not
 
 
@@ -114,42 +116,42 @@ def test_oversampling_streams_the_pictures_that_the_device_would_take(make_confi
     expected, _ = train(make_config, "always", parallel, 3, **changes)
     found, _ = train(make_config, "never", parallel, 3, **changes)
     assert found.step == 2 * PER_EPOCH
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
     plain, _ = train(make_config, "always", parallel, 3)
     kernels = [s.params["head"]["logits"]["kernel"] for s in (expected, plain)]
     assert not np.array_equal(*kernels)
 
 
 def test_oversampling_shows_each_class_equally_often(make_config):
-    source = feed_of(make_config, "never", "jit", 3, **{"data.oversample": True})
-    with contextlib.closing(source.calls(0, 0)) as calls:
-        labels = np.concatenate([np.ravel(data.labels) for _, data, _ in calls])
+    source = loader_of(make_config, "never", "jit", 3, **{"data.oversample": True})
+    with contextlib.closing(source.epoch(0, 0)) as inputs:
+        labels = np.concatenate([np.ravel(data.labels) for _, data, _ in inputs])
     assert np.bincount(labels).tolist() == [PER_EPOCH * BATCH // 3] * 3
-    assert len(set(np.bincount(pictures().labels))) > 1
+    assert len(set(np.bincount(dataset().labels))) > 1
 
 
-def calls_of(make_config, on_device, done, parallel="jit"):
-    source = feed_of(make_config, on_device, parallel, at_once=3)
-    with contextlib.closing(source.calls(1, done)) as calls:
-        return list(calls)
+def inputs_of(make_config, on_device, done, parallel="jit"):
+    source = loader_of(make_config, on_device, parallel, at_once=3)
+    with contextlib.closing(source.epoch(1, done)) as inputs:
+        return list(inputs)
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_an_epoch_goes_on_in_its_middle(make_config, parallel):
-    whole = calls_of(make_config, "never", 0, parallel)
-    rest = calls_of(make_config, "never", 3, parallel)
+    whole = inputs_of(make_config, "never", 0, parallel)
+    rest = inputs_of(make_config, "never", 3, parallel)
     assert [steps for steps, *_ in whole] == [3, 3, 1]
     assert [steps for steps, *_ in rest] == [3, 1]
     for (_, data, order), (_, expected, _) in zip(rest, whole[1:], strict=True):
         assert order is None
-        jax.tree.map(np.testing.assert_array_equal, data, expected)
-    assert [steps for steps, *_ in calls_of(make_config, "always", 5)] == [2]
-    assert calls_of(make_config, "never", PER_EPOCH) == []
+        assert_trees_equal(data, expected)
+    assert [steps for steps, *_ in inputs_of(make_config, "always", 5)] == [2]
+    assert inputs_of(make_config, "never", PER_EPOCH) == []
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_batches_are_split_over_the_devices(make_config, parallel):
-    _, data, _ = calls_of(make_config, "never", 0, parallel)[0]
+    _, data, _ = inputs_of(make_config, "never", 0, parallel)[0]
     shapes = {shard.data.shape for shard in data.images.addressable_shards}
     assert shapes == {(3, 3, 16, 16, 3) if parallel == "jit" else (1, 3, 3, 16, 16, 3)}
     assert len(data.images.sharding.device_set) == 8

@@ -5,7 +5,7 @@ jax. They are counted on the program as it is lowered for the CPU, which does no
 machine; a loop's body counts once, whatever its number of turns. They are written anew, where a
 change means to alter them or for a new jax, by
 
-python -m pytest tests/speed_test.py --write-speed-figures
+python -m pytest tests/training/speed_test.py --write-speed-figures
 """
 
 import json
@@ -20,7 +20,7 @@ from bloodjax import run
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.evaluation import evaluator
-from bloodjax.training import factory, optim, trainer
+from bloodjax.training import factory, optim, timing, trainer
 from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 
 def prepared(config):
     """The steps on one device, the last phase, its state's shapes, and a step's other arguments."""
-    steps = JitExecutor(factory.recipe(config, CLASSES), jax.devices()[:1])
+    steps = JitExecutor(factory.step_config(config, CLASSES), jax.devices()[:1])
     variables = jax.eval_shape(lambda: factory.variables(config, CLASSES))
     options = config.phases.finetune
     tx = optim.optimizer(options, 5, variables["params"], variables["batch_stats"])
@@ -93,25 +93,25 @@ def test_steps_within_an_epoch_take_nothing_from_the_host(small, make_config):
 
 @pytest.fixture(scope="module")
 def watched(make_config, tmp_path_factory):
-    """A run whose clock moves by 0.3 s a call: compilations and looks at the device by epoch."""
+    """A run whose clock moves by 0.3 s a call: compilations and syncs with the device by epoch."""
     clock = types.SimpleNamespace(now=0.0)
-    seen = {"compilations": [], "looks": []}
-    jit_train, device_get, looks = JitExecutor.train, jax.device_get, []
+    seen = {"compilations": [], "syncs": []}
+    jit_train, device_get, syncs = JitExecutor.train, jax.device_get, []
 
     class Watched(trainer.Trainer):
-        def epoch(self, progress, state):
-            looks.clear()
-            state = super().epoch(progress, state)
-            seen["looks"].append(len(looks))
-            seen["compilations"].append((progress.phase, self.steps.compilations))
-            return state
+        def train_epoch(self, progress):
+            syncs.clear()
+            throughput = super().train_epoch(progress)
+            seen["syncs"].append(len(syncs))
+            seen["compilations"].append((progress.phase, self.executor.compilations))
+            return throughput
 
     def counted_train(self, *arguments):
         clock.now += 0.3
         return jit_train(self, *arguments)
 
     def counted_get(tree):
-        looks.append(clock.now)
+        syncs.append(clock.now)
         return device_get(tree)
 
     # Eleven steps an epoch, two a call: the last of an epoch's six calls takes one.
@@ -122,7 +122,7 @@ def watched(make_config, tmp_path_factory):
         **{"phases.head.epochs": 2, "phases.finetune.epochs": 2},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+        patch.setattr(timing, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
         patch.setattr(trainer, "Trainer", Watched)
         patch.setattr(JitExecutor, "train", counted_train)
         patch.setattr(jax, "device_get", counted_get)
@@ -135,6 +135,6 @@ def test_a_run_compiles_two_lengths_of_call_in_each_phase_and_no_more(watched):
     assert watched["compilations"] == [(0, 2), (0, 2), (1, 4), (1, 4)]
 
 
-def test_a_run_looks_at_the_device_once_a_second_at_most(watched):
+def test_a_run_syncs_with_the_device_once_a_second_at_most(watched):
     # After four calls, that is 1.2 s, and at the epoch's end.
-    assert watched["looks"] == [2] * 4
+    assert watched["syncs"] == [2] * 4

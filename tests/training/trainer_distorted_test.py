@@ -14,7 +14,9 @@ from bloodjax.errors import Stopped
 from bloodjax.evaluation import evaluator
 from bloodjax.training import executor, factory, metric_writer
 from bloodjax.training.corrupted_splits import with_distorted
-from bloodjax.training.input_pipeline import prepare
+from bloodjax.training.input_pipeline import prepare_splits
+
+from ..trees import assert_trees_equal
 
 SHORT = {
     "data.train": "synthetic:80",
@@ -125,7 +127,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(distorted_run, tmp_path, mo
         variables(path, config) for path in (tmp_path, workdir)
     )
     assert progress == expected_progress
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
 
 
 def test_training_is_that_of_a_run_without_the_set(
@@ -139,13 +141,15 @@ def test_training_is_that_of_a_run_without_the_set(
     for name, changes in (("with", {}), ("without", without)):
         run.train(make_config(**SHORT | one_phase | changes), tmp_path / name)
     (_, found), (_, expected) = (variables(tmp_path / n, config) for n in ("with", "without"))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
     assert "validation_distorted" not in metric_writer.read_history(tmp_path / "without")[0]
 
 
 def test_a_resumed_run_s_sets_are_the_first_ones(distorted_run):
     config, workdir, _ = distorted_run
-    one, other = (with_distorted(config, prepare(config, workdir, resumes=True)) for _ in "ab")
+    one, other = (
+        with_distorted(config, prepare_splits(config, workdir, resumes=True)) for _ in "ab"
+    )
     np.testing.assert_array_equal(
         one.validation_distorted.images, other.validation_distorted.images
     )

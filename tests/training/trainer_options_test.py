@@ -14,6 +14,8 @@ from bloodjax.evaluation import evaluator
 from bloodjax.training import factory
 from bloodjax.training.executor import JitExecutor
 
+from ..trees import assert_trees_equal
+
 HEAD_ALONE = {
     "data.train": "synthetic:60",
     "data.validation": "0",
@@ -56,16 +58,12 @@ def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
             run.train(config, tmp_path / "stopped")
     run.train(config, tmp_path / "stopped")
     runs = {name: last_variables(tmp_path / name, config) for name in ("pictures", "cached")}
-    jax.tree.map(
-        np.testing.assert_array_equal, last_variables(tmp_path / "stopped", config), runs["cached"]
-    )
+    assert_trees_equal(last_variables(tmp_path / "stopped", config), runs["cached"])
     (_, found), (step, expected) = runs["cached"], runs["pictures"]
     assert step == 6
     start = jax.device_get(factory.variables(config, 8))
     for kind in ("params", "batch_stats"):
-        jax.tree.map(
-            np.testing.assert_array_equal, found[kind]["backbone"], start[kind]["backbone"]
-        )
+        assert_trees_equal(found[kind]["backbone"], start[kind]["backbone"])
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5),
         found,
@@ -132,22 +130,22 @@ def test_a_cache_that_cannot_be(changes, make_config):
 def test_the_loss_of_the_steps_is_the_config_s(
     changes, gamma, tau, even, make_config, tmp_path, monkeypatch
 ):
-    recipes, weights, original = [], [], JitExecutor.train
+    step_configs, weights, original = [], [], JitExecutor.train
 
     def watched(self, phase, steps, state, data, order, class_weights):
-        recipes.append(self._recipe)
+        step_configs.append(self.step_config)
         weights.append(np.asarray(class_weights))
         return original(self, phase, steps, state, data, order, class_weights)
 
     monkeypatch.setattr(JitExecutor, "train", watched)
     run.train(make_config(**HEAD_ALONE | {"phases.head.epochs": 1}, **changes), tmp_path)
-    assert recipes[0].focal_gamma == gamma
+    assert step_configs[0].focal_gamma == gamma
     if tau:
-        shift = np.array(recipes[0].logit_shift)
+        shift = np.array(step_configs[0].logit_shift)
         np.testing.assert_allclose(np.exp(shift / tau).sum(), 1, rtol=1e-6)
         assert shift.std() > 0.01
     else:
-        assert recipes[0].logit_shift == ()
+        assert step_configs[0].logit_shift == ()
     assert (weights[0].std() < 1e-6) == even
 
 

@@ -1,7 +1,6 @@
 """Tests of bloodjax/training/trainer.py: runs that start from a file of weights."""
 
 import jax
-import numpy as np
 import pytest
 
 import bloodjax
@@ -13,6 +12,8 @@ from bloodjax.evaluation import evaluator
 from bloodjax.pretrained import bloodjax_file
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 from bloodjax.training import factory
+
+from ..trees import assert_trees_equal
 
 
 @pytest.fixture
@@ -42,10 +43,8 @@ def test_a_run_starts_from_weights_and_keeps_their_terms(
         found = jax.device_get(checkpoints.restore_variables(step, drawn))
     assert progress.source["licence"] == "mit"
     # The head's phase leaves the backbone as it came.
-    jax.tree.map(
-        np.testing.assert_array_equal, found["params"]["backbone"], variables["params"]["backbone"]
-    )
-    # A workdir that goes on needs its weights no more.
+    assert_trees_equal(found["params"]["backbone"], variables["params"]["backbone"])
+    # A run that resumes no longer needs the file of its weights.
     path.unlink()
     run.train(config, workdir)
 

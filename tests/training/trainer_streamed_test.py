@@ -6,7 +6,6 @@ import threading
 import time
 
 import jax
-import numpy as np
 import pytest
 
 from bloodjax import run
@@ -14,6 +13,8 @@ from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.training import executor, factory, metric_writer
+
+from ..trees import assert_trees_equal
 
 
 def last_variables(workdir, config):
@@ -49,7 +50,7 @@ def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
     assert len(taken) == 21
 
     found, expected = last_variables(tmp_path, config), last_variables(trained, config)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
     for one, other in zip(
         metric_writer.read_history(tmp_path), metric_writer.read_history(trained), strict=True
     ):

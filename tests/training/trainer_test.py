@@ -1,4 +1,4 @@
-"""Tests of bloodjax/training/trainer.py: whole runs, most of them of one phase and without evaluation."""
+"""Whole runs, most of them of one phase and without evaluation."""
 
 import contextlib
 import io
@@ -19,6 +19,7 @@ from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.training import executor, factory, metric_writer, trainer
 
+from ..trees import assert_trees_equal
 from .runs import history, last_state
 
 ONE_EPOCH = {
@@ -46,10 +47,6 @@ def stop_after(monkeypatch, n, number=signal.SIGINT):
 
     monkeypatch.setattr(executor.JitExecutor, "train", counted)
     return taken
-
-
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_a_workdir_holds_what_it_should(trained):
@@ -94,7 +91,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     progress, state = last_state(tmp_path, config)
     expected_progress, expected = last_state(trained, config)
     assert progress == expected_progress
-    assert_same(state, expected)
+    assert_trees_equal(state, expected)
     assert history(tmp_path) == history(trained)
 
 
@@ -104,14 +101,14 @@ def test_a_finished_run_trains_no_more(trained, make_config, tmp_path, monkeypat
     run.train(make_config(), workdir)
     assert taken == []
     assert history(workdir) == history(trained)
-    assert_same(last_state(workdir, make_config()), last_state(trained, make_config()))
+    assert_trees_equal(last_state(workdir, make_config()), last_state(trained, make_config()))
 
 
 @pytest.fixture(scope="module")
 def early(make_config, tmp_path_factory):
-    """A run that early stopping ends, phase by phase, with what it looked like on its way.
+    """A run whose phases end by early stopping, with records of its phases and epochs.
 
-    It is stopped by a signal while the head's third epoch waits for a better loss.
+    A signal stops it in the head's third epoch, while early stopping counts.
     """
     losses = {7: 1.0, 14: 2.0, 21: 3.0, 28: 5.0, 35: 4.0, 42: 4.5, 49: 4.2}
     config = make_config(
@@ -126,19 +123,19 @@ def early(make_config, tmp_path_factory):
     seen = {"phases": [], "epochs": {}, "compilations": [], "workdir": workdir}
 
     class Watched(trainer.Trainer):
-        def next_phase(self, progress, state):
-            result = super().next_phase(progress, state)
-            seen["phases"].append((self.step, jax.device_get(result[1].variables)))
+        def start_next_phase(self, progress):
+            result = super().start_next_phase(progress)
+            seen["phases"].append((self.step, jax.device_get(self.state.variables)))
             return result
 
-        def after_epoch(self, progress, state):
+        def validate(self, progress, throughput):
             loss = losses[self.step]
             with pytest.MonkeyPatch.context() as patch:
                 figures = dict.fromkeys(trainer.METRICS, 0.5) | {"loss": loss}
                 patch.setattr(trainer.metrics, "quick", lambda *_: figures)
-                result = super().after_epoch(progress, state)
-            seen["epochs"][self.step] = jax.device_get(state.variables)
-            seen["compilations"].append((progress.phase, self.steps.compilations))
+                result = super().validate(progress, throughput)
+            seen["epochs"][self.step] = jax.device_get(self.state.variables)
+            seen["compilations"].append((progress.phase, self.executor.compilations))
             return result
 
     with pytest.MonkeyPatch.context() as patch:
@@ -163,21 +160,21 @@ def test_early_stopping_ends_each_phase_after_its_patience(early):
 def test_a_phase_starts_from_the_best_weights_so_far(early):
     (step, start), (last, _) = early["phases"]
     assert (step, last) == (21, 49)
-    assert_same(start, early["epochs"][7])
+    assert_trees_equal(start, early["epochs"][7])
 
 
 def test_the_head_phase_leaves_the_backbone_alone(early, make_config):
     start = jax.device_get(factory.variables(make_config(), 8))
     after = early["epochs"][7]
     for kind in ("params", "batch_stats"):
-        assert_same(after[kind]["backbone"], start[kind]["backbone"])
+        assert_trees_equal(after[kind]["backbone"], start[kind]["backbone"])
     kernels = [v["params"]["head"]["logits"]["kernel"] for v in (start, after)]
     assert not np.array_equal(*kernels)
 
 
 def test_frozen_batchnorm_stays_bit_identical(early):
     before, after = early["epochs"][7], early["epochs"][49]
-    assert_same(after["batch_stats"], before["batch_stats"])
+    assert_trees_equal(after["batch_stats"], before["batch_stats"])
     flat_before, flat_after = (flatten_dict(v["params"]) for v in (before, after))
     norms = {path[:-1] for path in flatten_dict(before["batch_stats"])}
     assert any(path[0] == "backbone" for path in norms)
@@ -242,7 +239,7 @@ def test_pmap_and_jit_train_the_same(one_epoch, make_config, tmp_path, no_evalua
 
 def test_a_workdir_with_another_config(trained, make_config):
     before = (trained / "config.json").read_bytes()
-    message = rf"--workdir={trained}: holds a run with another config \(seed: 0 -> 1\)"
+    message = rf"--workdir={trained}: contains a run with another config \(seed: 0 -> 1\)"
     with pytest.raises(UserError, match=message):
         run.train(make_config(seed=1), trained)
     assert (trained / "config.json").read_bytes() == before

@@ -14,7 +14,7 @@ from bloodjax.training import workdir
 
 HOLDER = """
 import pathlib, sys, time
-from bloodjax import workdir
+from bloodjax.training import workdir
 with workdir.lock_workdir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -50,7 +50,7 @@ def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="process 7 on elsewhere is training here"):
             workdir.lock_workdir(tmp_path).__enter__()
     assert len(said) == 1
-    assert "waiting for process 7 on elsewhere to let go" in said[0]
+    assert "for process 7 on elsewhere to release it" in said[0]
 
 
 def test_one_that_lets_go_in_time_is_followed(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     with workdir.lock_workdir(tmp_path):
         pass
     assert said == [
-        f"{tmp_path}/lock: Operation not supported; see to it that one process trains here"
+        f"{tmp_path}/lock: Operation not supported; make sure that only one process trains here"
     ]
 
 
@@ -89,6 +89,6 @@ def test_the_config_that_lives_there(tmp_path, make_config):
     assert workdir.open_config(config, tmp_path) == config
     changed = make_config(grace_seconds=5.0)
     assert workdir.open_config(changed, tmp_path) == changed
-    message = rf"--workdir={tmp_path}: holds a run with another config \(seed: 0 -> 1\)"
+    message = rf"--workdir={tmp_path}: contains a run with another config \(seed: 0 -> 1\)"
     with pytest.raises(UserError, match=message):
         workdir.open_config(make_config(seed=1), tmp_path)
