@@ -220,6 +220,25 @@ def test_an_old_key_is_read_from_json(tmp_path, renamed):
     assert len(renamed) == 1
 
 
+def test_the_config_of_an_older_run_is_read(tmp_path):
+    source = PretrainedCfg("hf:a/b", "timm", "tf", licence="mit")
+    config = config_lib.validate({"model": {"name": "resnet50", "variant": "keras"}})
+    config = config_lib.with_source(config, source)
+    old = config.to_dict()
+    old["model"]["name"] = "resnet_50"
+    old["model"]["flavour"] = old["model"].pop("variant")
+    for new, before in (("variant", "flavour"), ("naming", "rules")):
+        old["model"]["source"][before] = old["model"]["source"].pop(new)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert config_lib.load_json(tmp_path / "config.json") == config
+
+
+def test_a_model_may_be_named_by_an_alias():
+    config = config_lib.validate(nested("model.name", "resnet50"))
+    for alias in ("resnet_50", "ResNet50"):
+        assert not config_lib.differences(config_lib.validate(nested("model.name", alias)), config)
+
+
 def test_an_old_key_beside_the_new_one(renamed):
     with pytest.raises(UserError, match=r"config\.n was renamed to config\.seed, .*one of them"):
         config_lib.validate({"seed": 1, "n": 2})
