@@ -1,3 +1,4 @@
+import importlib
 import json
 import pathlib
 import re
@@ -6,11 +7,12 @@ import ml_collections
 import pytest
 
 from bloodjax import config as config_lib
-from bloodjax.config import load as loading
 from bloodjax.config import validation
 from bloodjax.errors import UserError
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
+# `bloodjax.config.load` is the function.
+loading = importlib.import_module("bloodjax.config.load")
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 PHASE_RULES = {
     "epochs": -1,
