@@ -201,9 +201,7 @@ def renamed(monkeypatch):
 def test_an_old_key_is_read_from_a_config_file_and_an_override(config_file, renamed):
     body = "def get_config():\n c = settings.defaults()\n c.model.arch = 'vgg16'\n c.n = 2\n"
     path = config_file(f"{body} return c\n")
-    assert config_lib.load(path).to_dict() == config_lib.validate(
-        {"seed": 2, "model": {"name": "vgg16"}}
-    )
+    assert config_lib.load(path) == config_lib.validate({"seed": 2, "model": {"name": "vgg16"}})
     assert sorted(renamed) == [
         "config.model.arch was renamed to config.model.name; the old name still works",
         "config.n was renamed to config.seed; the old name still works",
