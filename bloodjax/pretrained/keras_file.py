@@ -126,9 +126,9 @@ def _numbered(file: h5py.File, path: pathlib.Path) -> Iterator[tuple[str, h5py.D
                 f"{path}: {inside} has no layer name, expected weights that a newer Keras saved"
             )
         layer = _text(group.attrs["name"])
-        kind = re.sub(r"_\d+$", "", inside.split("/")[-2]) if "/" in inside else ""
-        variables = _VARIABLES.get(kind, ())
-        if kind == "batch_normalization" and len(group) == len(_BATCH_NORM_UNSCALED):
+        layer_class = re.sub(r"_\d+$", "", inside.split("/")[-2]) if "/" in inside else ""
+        variables = _VARIABLES.get(layer_class, ())
+        if layer_class == "batch_normalization" and len(group) == len(_BATCH_NORM_UNSCALED):
             variables = _BATCH_NORM_UNSCALED
         for key in sorted(group, key=int):
             # For an unknown class the number is kept, and the merge reports the variable.

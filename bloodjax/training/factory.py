@@ -14,7 +14,7 @@ from bloodjax.augment.geometry import VIEWS
 from bloodjax.config import Config
 from bloodjax.data.batches import steps_per_epoch
 from bloodjax.models.head import Network
-from bloodjax.pretrained import load
+from bloodjax.pretrained.load import load_weights
 from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.train_step import Phase, StepConfig
@@ -82,7 +82,8 @@ def pretrained(config: Config) -> tuple[Config, PyTree]:
     model = config.model
     if not model.weights:
         return config, {}
-    weights = load.read(model.name, model.source.location or model.weights, model.variant)
+    location = model.source.location or model.weights
+    weights = load_weights(model.name, location, model.variant)
     return config_lib.with_source(config, weights.pretrained_cfg), weights.backbone()
 
 
