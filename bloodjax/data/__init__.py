@@ -1,1 +1,1 @@
-"""From a SPEC to clean, split, labelled images: sources -> audit -> splits -> batches."""
+"""Labelled images, from a SPEC to batches: sources -> audit -> splits -> batches."""

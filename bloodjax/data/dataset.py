@@ -1,4 +1,4 @@
-"""Dataset: labelled images, the currency of everything under `bloodjax.data`."""
+"""Dataset: labelled images, as all modules of `bloodjax.data` exchange them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Dataset:
     """Labelled images, all of one size.
 
     Attributes:
-      images: uint8 RGB in 0..255, in memory or read when they are indexed.
-      labels: class index of each image, in range(len(classes)).
-      names: one unique name an image: its path in its folder or zip, or `[split/]index` in an npz.
-      classes: class names in label order.
-      splits: the part that the source itself puts each image in ("train", "val", "test", ...), or
-        "" where the source has none.
-      groups: a key shared by images that must stay on one side of a split (a patient, a slide),
-        or "" where the source has none.
+      images: uint8 RGB in 0..255, in memory or lazy.
+      labels: Class index of each image, in range(len(classes)).
+      names: Unique name of each image: its path in a folder or zip, or `[split/]index` in an npz.
+      classes: Class names in label order.
+      splits: Split that the source assigns to each image ("train", "val", "test", ...), or "" if
+        it assigns none.
+      groups: Key of each image, such as a patient or a slide; images with the same key must not be
+        separated by a split. "" for an image without a key.
     """
 
     images: Images
@@ -43,7 +43,7 @@ class Dataset:
         return len(self.images)
 
     def take(self, indices: np.ndarray) -> Dataset:
-        """The images at `indices` (int [m] or bool [n]), in that order."""
+        """Selects the images at `indices` (int [m] or bool [n]), without reading lazy images."""
         indices = np.asarray(indices)
         if indices.dtype == bool:
             indices = np.flatnonzero(indices)
@@ -56,10 +56,10 @@ class Dataset:
             groups=tuple(self.groups[i] for i in indices),
         )
 
-    def joined(self, other: Dataset) -> Dataset:
-        """These images and then those of `other`, both of one source."""
+    def concatenate(self, other: Dataset) -> Dataset:
+        """The images of `self`, then those of `other`; lazy images must have the same source."""
         return Dataset(
-            images=lazy.joined(self.images, other.images),
+            images=lazy.concatenate(self.images, other.images),
             labels=np.concatenate([self.labels, other.labels]),
             names=self.names + other.names,
             classes=self.classes,

@@ -1,4 +1,4 @@
-"""Images in and out of bytes, resampled, drawn on. The one module that imports Pillow."""
+"""Decodes, resizes and encodes images. The only module that imports Pillow."""
 
 from __future__ import annotations
 
@@ -9,34 +9,42 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-# What microscopes and archives write. Pillow's other readers (EPS starts Ghostscript) stay shut.
+# Formats that microscopes and archives use. Pillow's other readers are not used, because they are
+# unsafe: the one for EPS starts Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (
     *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
 )
 
-# An image of one cell is far smaller; a file of a few bytes can claim far more.
+# An image of one cell is far smaller. A file of a few bytes can claim to be far larger.
 MAX_PIXELS = 64_000_000
 
 
 def decode(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The centre square of an encoded image, as RGB of `size` x `size`.
+    """Decodes an image, crops it to its central square and resizes that.
 
-    The square over the whole shorter side is resized by antialiased bicubic interpolation; a
-    image that already fits keeps its exact pixels. Transparency is dropped, 16-bit greys keep
-    their upper 8 bits, EXIF orientation is left alone and of several frames the first counts.
+    Resizing uses antialiased bicubic interpolation; an image that already has the size keeps its
+    exact pixels. Transparency is dropped, 16-bit grey values keep their upper 8 bits, EXIF
+    orientation is ignored, and only the first of several frames is used.
+
+    Args:
+      data: An encoded image in one of `FORMATS`.
+      size: Height and width of the result in pixels.
+
+    Returns:
+      uint8 RGB.
 
     Raises:
-      ValueError: `data` is no image, is cut short, or holds more than `MAX_PIXELS`.
+      ValueError: `data` is not an image, is truncated, or has more than `MAX_PIXELS` pixels.
     """
-    return _opened(data, lambda image: _centre_square(image, size))
+    return _decode(data, lambda image: _centre_square(image, size))
 
 
-def _opened(
+def _decode(
     data: bytes, change: Callable[[Image.Image], Image.Image] = lambda image: image
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """An encoded image as RGB, after `change`; raises ValueError as `decode`."""
+    """Decodes an image as RGB, after `change`; raises ValueError as `decode` does."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
@@ -44,15 +52,15 @@ def _opened(
             raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
         return np.asarray(change(_to_rgb(image)))
     except Image.UnidentifiedImageError:
-        raise ValueError("no image format that is known") from None
-    except Exception as error:  # on damaged bytes Pillow's readers raise anything
+        raise ValueError("unknown image format") from None
+    except Exception as error:  # Pillow's readers raise any type on damaged data
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def resize(
     images: UInt8[np.ndarray, "n height width 3"], size: int
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-    """Resizes and crops each image as `decode` does; images that already fit are not copied."""
+    """Crops and resizes each image as `decode` does; images of that size are not copied."""
     if images.shape[1:3] == (size, size):
         return images
     resized = np.empty((len(images), size, size, 3), np.uint8)
@@ -62,23 +70,23 @@ def resize(
 
 
 def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The bytes of `image` as a PNG file."""
+    """Encodes `image` as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def as_png_or_jpeg(data: bytes) -> bytes:
-    """An encoded image as it is, where it is one of these; else a PNG of all of it, as RGB.
+    """Returns a PNG or JPEG file unchanged, and re-encodes any other image as an RGB PNG file.
 
-    `decode` gives the same of both.
+    `decode` gives the same result before and after.
 
     Raises:
-      ValueError: as `decode`.
+      ValueError: As for `decode`.
     """
     if data.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff")):
         return data
-    return encode_png(_opened(data))
+    return encode_png(_decode(data))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -88,7 +96,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError("grey values of more than 16 bits")
         image = Image.fromarray((grey >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise ValueError("grey values that are not whole numbers")
+        raise ValueError("grey values that are not integers")
     elif "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -107,7 +115,7 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
 def reencode(
     image: UInt8[np.ndarray, "height width 3"], file_format: str, quality: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """What is left of `image` after a lossy file: "JPEG" or "WEBP" of `quality` in 1..100."""
+    """Compresses `image` as "JPEG" or "WEBP" of `quality` in 1..100, and decodes it again."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, file_format, quality=quality)
     return np.array(Image.open(buffer).convert("RGB"))
@@ -116,7 +124,7 @@ def reencode(
 def shrink_and_enlarge(
     image: UInt8[np.ndarray, "height width 3"], factor: float, method: str
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """`image` at `factor` of its size and back; `method` is "box" or "bicubic"."""
+    """Resizes `image` to `factor` of its size and back, by `method` "box" or "bicubic"."""
     resampling = Image.Resampling[method.upper()]
     height, width = image.shape[:2]
     small = (max(1, int(width * factor)), max(1, int(height * factor)))
@@ -127,7 +135,7 @@ def shrink_and_enlarge(
 def draw_discs(
     height: int, width: int, discs: Sequence[tuple[int, int, int, int]]
 ) -> UInt8[np.ndarray, "{height} {width}"]:
-    """A grey image of discs (x, y, radius, value), later ones over earlier ones, on 0."""
+    """A grey image of discs (x, y, radius, value) on 0; later discs cover earlier ones."""
     canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     for x, y, radius, value in discs:

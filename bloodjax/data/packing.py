@@ -1,4 +1,4 @@
-"""A data set -> ArrayRecord shards that `packed.read`, and tensorflow_datasets, can read."""
+"""Writes a dataset as ArrayRecord shards, which tensorflow_datasets can read as well."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
-# Images a shard, unless their number is given.
-PER_SHARD = 8192
+# Images per shard by default.
+IMAGES_PER_SHARD = 8192
 
 _NAME = "cells"
-_OURS = re.compile(rf"{_NAME}-\w+\.array_record-\d+-of-\d+|index\.json|[\w.]+\.(json|txt)")
-# At which images that stay as they are get decoded, to see that they can be.
-_ANY_SIZE = 96
+_OWN_FILE = re.compile(rf"{_NAME}-\w+\.array_record-\d+-of-\d+|index\.json|[\w.]+\.(json|txt)")
+# Size in pixels at which images are decoded when only whether they can be decoded matters.
+_CHECK_SIZE = 96
 
 
-def read(
+def load_source(
     spec: str,
     image_size: int | None = None,
     *,
@@ -37,27 +37,28 @@ def read(
     class_names: Sequence[str] = (),
     seed: int = 0,
 ) -> Dataset:
-    """What `spec` holds, unread where that can be, to be packed.
+    """Loads a source to be packed, as lazy images if it supports them.
 
     Args:
-      spec: a SPEC.
-      image_size: side of the images; None leaves their files, or their pixels, as they are.
-      bad_images: as for `sources.load`.
-      class_names: as for `sources.load`.
-      seed: of rendered cells.
+      spec: A SPEC.
+      image_size: Height and width in pixels; None keeps the encoded images, or the pixels, of the
+        source.
+      bad_images: As for `sources.load`.
+      class_names: As for `sources.load`.
+      seed: Random seed of synthetic images.
 
     Raises:
-      UserError: the source cannot be read, or its images have no size of their own.
+      UserError: The source cannot be read, or its images have no native size.
     """
     if image_size is None and spec.startswith("synthetic"):
-        raise UserError(f"{spec}: rendered cells have no size of their own, expected --image_size")
+        raise UserError(f"{spec}: synthetic images have no native size, expected --image_size")
     return sources.load(
         spec,
-        image_size or sources.own_side(spec) or _ANY_SIZE,
+        image_size or sources.native_size(spec) or _CHECK_SIZE,
         bad_images=bad_images,
         class_names=class_names,
         seed=seed,
-        unread=True,
+        lazy=True,
     )
 
 
@@ -69,69 +70,70 @@ def pack(
     shards: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Writes the data set to the folder `out`, which is no set before all of it is there.
+    """Writes a dataset to the folder `out`, which is marked as unfinished until all is written.
 
-    The same data set gives the same bytes. Few images are in memory at a time, if `dataset` is
-    unread.
+    The same dataset gives the same bytes. At most `lazy.AT_ONCE` lazy images are in memory.
 
     Args:
-      dataset: what to pack; names, classes, splits and groups are kept, and the order.
-      out: a new or empty folder, or what an earlier call did not finish.
-      as_pixels: keep pixels of the images' present size, which are the fastest to read. Otherwise
-        their files as they are (of other formats than PNG and JPEG a PNG at full size), or a PNG
-        of those that have none.
-      shards: files that each split is shared out to; by default one for every 8,192 images.
-      progress: told how many images are done.
+      dataset: The dataset; its order, names, classes, splits and groups are kept.
+      out: A new or empty folder, or one that an earlier call did not finish.
+      as_pixels: Whether to store pixels at the images' present size, which are the fastest to
+        read. Otherwise PNG and JPEG files are stored unchanged, files of other formats as PNG at
+        full size, and images that have no file as PNG.
+      shards: Number of files per split; by default one for every 8,192 images.
+      progress: Called with the number of images that are done.
 
     Raises:
-      UserError: `out` holds something else, or cannot be written to; or an image cannot be read.
+      UserError: `out` contains other files or cannot be written to, or an image cannot be read.
     """
-    odd = [name for name in dataset.classes if name != name.strip() or len(name.splitlines()) != 1]
-    if odd:  # features.json's list of classes is a line each
+    multiline = [
+        name for name in dataset.classes if name != name.strip() or len(name.splitlines()) != 1
+    ]
+    if multiline:  # features.json lists the classes with one line each
         raise UserError(
-            f"--out={out}: cannot keep the class {odd[0]!r}, expected names of one line"
+            f"--out={out}: cannot store the class {multiline[0]!r}, expected names of one line"
         )
-    unfinished = _claim(out)
+    unfinished = _prepare_folder(out)
     splits = [tfds.split_name(split) for split in dataset.splits]
-    of_split, records = _numbered(splits)
+    counts, records = _number_records(splits)
     writers = {
-        split: _Split(out, split, count, _shards(count, shards))
-        for split, count in of_split.items()
+        split: _ShardWriter(out, split, count, _shard_count(count, shards))
+        for split, count in counts.items()
     }
     done = 0
-    for i, image in enumerate(encoded(dataset, as_pixels)):
+    for i, image in enumerate(encode(dataset, as_pixels)):
         label, name, group = int(dataset.labels[i]), dataset.names[i], dataset.groups[i]
-        writers[splits[i]].write(tfds.example(image, label, name, group))
+        writers[splits[i]].write(tfds.encode_example(image, label, name, group))
         if (done := i + 1) % lazy.AT_ONCE == 0:
             progress(done)
     progress(done)
     written = {split: writer.shards for split, writer in writers.items()}
     side = dataset.images.shape[1] if as_pixels else None
-    tfds.describe(out, _NAME, tfds.features(dataset.classes, side), written)
-    told = {shard.path.name: _told(shard) for of in written.values() for shard in of}
-    array_record.write_index(out / array_record.INDEX, told, dataset, records)
+    tfds.write_metadata(out, _NAME, tfds.features(dataset.classes, side), written)
+    metadata = {s.path.name: _metadata(s) for shards in written.values() for s in shards}
+    array_record.write_index(out / array_record.INDEX, metadata, dataset, records)
     unfinished.unlink()
 
 
-def _claim(out: pathlib.Path) -> pathlib.Path:
-    """Makes `out` ready, and says of it that it is unfinished; gives what says so."""
+def _prepare_folder(out: pathlib.Path) -> pathlib.Path:
+    """Makes or empties the folder `out`, and returns the file that marks it as unfinished."""
     unfinished = out / array_record.UNFINISHED
-    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    ours = unfinished.exists() and all(
-        _OURS.fullmatch(name) or name == array_record.UNFINISHED for name in held
+    files = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    is_own = unfinished.exists() and all(
+        _OWN_FILE.fullmatch(name) or name == array_record.UNFINISHED for name in files
     )
-    if held and not ours:
-        raise UserError(f"--out={out}: holds {held[0]}, expected a new or an empty folder")
+    if files and not is_own:
+        raise UserError(f"--out={out}: contains {files[0]}, expected a new or an empty folder")
     make_folder(out)
     unfinished.touch()
-    for name in held:
+    for name in files:
         if name != array_record.UNFINISHED:
             (out / name).unlink()
     return unfinished
 
 
-def _numbered(splits: Sequence[str]) -> tuple[dict[str, int], Int[np.ndarray, " n"]]:
-    """How many images each split has, and the number of each image's record."""
+def _number_records(splits: Sequence[str]) -> tuple[dict[str, int], Int[np.ndarray, " n"]]:
+    """The number of images in each split, and the number of each image's record."""
     names, split_of = np.unique(splits, return_inverse=True)
     counts = np.bincount(split_of, minlength=len(names))
     records = np.empty(len(splits), np.int64)
@@ -139,13 +141,13 @@ def _numbered(splits: Sequence[str]) -> tuple[dict[str, int], Int[np.ndarray, " 
     return dict(zip(names.tolist(), counts.tolist(), strict=True)), records
 
 
-def _shards(count: int, wanted: int | None) -> int:
-    return min(count, wanted) if wanted else -(-count // PER_SHARD)
+def _shard_count(images: int, requested: int | None) -> int:
+    return min(images, requested) if requested else -(-images // IMAGES_PER_SHARD)
 
 
 @dataclasses.dataclass
-class _Split:
-    """The files of a split, filled one after the other, in equal parts."""
+class _ShardWriter:
+    """Writes the records of a split to `n` shards of equal size, one shard after another."""
 
     folder: pathlib.Path
     split: str
@@ -157,7 +159,7 @@ class _Split:
         self._writer, self._left = None, 0
 
     def write(self, record: bytes) -> None:
-        """Adds a record; the last of a shard ends it."""
+        """Adds a record, and closes the shard if it is now full."""
         if self._writer is None:
             i = len(self.shards)
             path = self.folder / tfds.shard_name(_NAME, self.split, i, self.n)
@@ -171,31 +173,31 @@ class _Split:
             self._writer = None
 
 
-def encoded(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
-    """The images as records keep them, in the data set's order."""
-    pictures, n = dataset.images, len(dataset)
-    files = pictures.files if isinstance(pictures, LazyImages) else None
+def encode(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
+    """Yields each image as a record stores it, in the order of the dataset."""
+    pixels, n = dataset.images, len(dataset)
+    read_files = pixels.read_files if isinstance(pixels, LazyImages) else None
     for start in range(0, n, lazy.AT_ONCE):
         numbers = range(start, min(start + lazy.AT_ONCE, n))
         if as_pixels:
-            yield from (picture.tobytes() for picture in pictures[start : numbers.stop])
-        elif files is not None:
-            yield from map(images.as_png_or_jpeg, files(numbers))
+            yield from (image.tobytes() for image in pixels[start : numbers.stop])
+        elif read_files is not None:
+            yield from map(images.as_png_or_jpeg, read_files(numbers))
         else:
-            yield from _as_png(pictures[start : numbers.stop])
+            yield from _encode_png(pixels[start : numbers.stop])
 
 
-def _as_png(pictures: np.ndarray) -> list[bytes]:
-    found = [b""] * len(pictures)
+def _encode_png(pixels: np.ndarray) -> list[bytes]:
+    encoded = [b""] * len(pixels)
 
-    def encode(i: int) -> None:
-        found[i] = images.encode_png(pictures[i])
+    def encode_one(i: int) -> None:
+        encoded[i] = images.encode_png(pixels[i])
 
-    lazy.in_threads(encode, range(len(pictures)))
-    return found
+    lazy.run_in_threads(encode_one, range(len(pixels)))
+    return encoded
 
 
-def _told(shard: Shard) -> dict[str, int | str]:
+def _metadata(shard: Shard) -> dict[str, int | str]:
     with shard.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"records": shard.records, "bytes": shard.path.stat().st_size, "sha256": digest}

@@ -1,8 +1,8 @@
-"""Batches read on the host while the device computes. The one module that imports grain.
+"""Reads batches on the host while the device computes. The only module that imports grain.
 
-One item of the pipeline is all that one call to the device takes: grain's threads gather whole
-batches by index and send them off; the loop only ever picks up what is on the device already. From
-an array that copies memory; images that are unread are read and decoded there.
+One item of the grain pipeline holds all batches of one dispatch. Grain's threads gather the
+batches by index, which reads and decodes lazy images, and send them to the device, so the training
+loop only receives batches that are already there.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from jaxtyping import Int32
 from bloodjax.data.batches import StackedBatches
 from bloodjax.data.lazy import Images
 
-# Calls that are read ahead of the one that the device computes, each by a thread of its own.
+# Dispatches that are read ahead of the one that the device computes, each by its own thread.
 _AHEAD = 2
 
 
-def read(
+def prefetch(
     images: Images,
     labels: Int32[np.ndarray, " n"],
     calls: Sequence[Int32[np.ndarray, "_ batch"]],
-    place: Callable[[StackedBatches], Any],
+    to_device: Callable[[StackedBatches], Any],
 ) -> Iterator[Any]:
-    """What each of `calls` takes, in their order.
+    """Yields the batches of each dispatch, in order.
 
     Closing the iterator ends its threads.
 
     Args:
-      images: of the data set: in memory, mapped into it, or unread.
-      labels: of the data set.
-      calls: for each call, where the images of its steps stand in the data set.
-      place: puts the batches of a call on the devices; called from the threads.
+      images: Images of the dataset: in memory, memory-mapped or lazy.
+      labels: Class index of each image.
+      calls: For each dispatch, the indices of its images, [steps, batch].
+      to_device: Copies the batches of a dispatch to the devices; called from the threads.
 
     Yields:
-      `place(StackedBatches)` of each call.
+      `to_device(StackedBatches)` of each dispatch.
 
     Raises:
-      Exception: whatever reading or placing raised, as it is, at the call that it belongs to.
+      Exception: An error of reading or of `to_device`, unchanged, at the dispatch it belongs to.
     """
 
     def gather(index):
-        return place(StackedBatches(images[index], labels[index]))
+        return to_device(StackedBatches(images[index], labels[index]))
 
     pipeline = grain.MapDataset.source(calls).map(gather)
     options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)

@@ -1,10 +1,10 @@
-"""From a SPEC, the one grammar for data, to a Dataset.
+"""Loads the dataset that a SPEC names.
 
-FILE.npz        a challenge file or a MedMNIST file, told apart by their arrays
+FILE.npz        a challenge file or a MedMNIST file, distinguished by the names of their arrays
 FOLDER, X.zip   <class>/<image> or <split>/<class>/<image>
-FOLDER          of ArrayRecord shards, which bloodjax.pack writes
-tfds:NAME[:VERSION]   a set that tensorflow_datasets has built on this machine
-synthetic[:N]   N rendered cells
+FOLDER          ArrayRecord shards, as bloodjax.pack writes them
+tfds:NAME[:VERSION]   a dataset that tensorflow_datasets has built on this machine
+synthetic[:N]   N rendered images of blood cells, by default 2,400
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Literal
 
 import numpy as np
 
-from bloodjax.data import images, lazy
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, folders, npz
 from bloodjax.data.formats.archive import keep_open, open_archive, open_zip
-from bloodjax.data.lazy import Images
+from bloodjax.data.images import SUFFIXES, decode
+from bloodjax.data.lazy import Images, take
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -38,38 +38,38 @@ def load(
     bad_images: Literal["fail", "skip"] = "fail",
     class_names: Sequence[str] = (),
     seed: int = 0,
-    unread: bool = False,
+    lazy: bool = False,
 ) -> Dataset:
-    """All images of a source, centre-cropped and resized to `image_size` pixels a side.
+    """Loads all images of a source, center-cropped and resized to `image_size`.
 
-    Those of shards are read when they are asked for (`lazy.LazyImages`), and so are those of a
-    folder or zip that would take more than a quarter of the host's memory.
+    Images of shards are always lazy (`lazy.LazyImages`). Images of a folder or zip are lazy if
+    they would take more than a quarter of the host's memory.
 
     Args:
-      spec: where the images are.
-      image_size: side of the images that come out.
-      bad_images: whether a file that is no readable image ends the reading or is left out with a
-        warning. Of shards it is always an error.
-      class_names: the classes in label order, such as a trained model's. The source may then lack
-        some of them, and must hold no others. Without it the source's own order counts, and each
-        class must have an image.
-      seed: of the synthetic cells.
-      unread: read a folder's or zip's images when they are asked for, too, whatever they take.
+      spec: The SPEC of the source.
+      image_size: Height and width of the images in pixels.
+      bad_images: What to do about an unreadable image in a folder or zip: "fail" raises an error,
+        "skip" leaves it out with a warning. An unreadable image in shards is always an error.
+      class_names: Classes in label order, such as those of a trained model. The source may lack
+        some of them, and must not contain others. By default the order is the source's own, and
+        each class must have an image.
+      seed: Random seed of synthetic images.
+      lazy: Whether images of a folder or zip are always lazy.
 
     Raises:
-      UserError: whatever is wrong with the source, in one line that names it.
+      UserError: The source cannot be loaded; the message names it.
     """
     count = _synthetic_count(spec)
     if count is not None:
-        dataset = render.render(count, image_size, seed=seed)
+        dataset = render.render_dataset(count, image_size, seed=seed)
     else:
         path = _local_path(spec)
         if path.is_file() and path.suffix.lower() == ".npz":
-            dataset = npz.read(path, image_size, class_names)
-        elif array_record.is_set(path):
-            dataset = array_record.read(path, image_size)
+            dataset = npz.read_dataset(path, image_size, class_names)
+        elif array_record.is_shards(path):
+            dataset = array_record.read_dataset(path, image_size)
         else:
-            dataset = folders.read(path, image_size, bad_images, unread=unread)
+            dataset = folders.read_dataset(path, image_size, bad_images, lazy=lazy)
     if class_names:
         return _in_label_order(spec, dataset, class_names)
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
@@ -85,27 +85,30 @@ def load(
 def load_images(
     path: str, image_size: int, *, bad_images: Literal["fail", "skip"] = "fail", seed: int = 0
 ) -> tuple[Images, tuple[str, ...]]:
-    """Reads images to classify, and their names; labels are not asked for.
+    """Loads images without labels, to classify them.
 
     Args:
-      path: an image, a folder or zip with images at any depth, an npz with `images`, or any
+      path: An image, a folder or zip with images at any depth, an npz with `images`, or any
         other SPEC.
-      image_size: side of the images that come out.
-      bad_images: as for `load`.
-      seed: of the synthetic cells.
+      image_size: Height and width of the images in pixels.
+      bad_images: As for `load`.
+      seed: Random seed of synthetic images.
+
+    Returns:
+      The images and their names.
 
     Raises:
-      UserError: whatever is wrong with the source, in one line that names it.
+      UserError: The source cannot be loaded; the message names it.
     """
-    is_shards = path.startswith(_TFDS) or array_record.is_set(
+    is_shards = path.startswith(_TFDS) or array_record.is_shards(
         pathlib.Path(os.path.expanduser(path))
     )
     if is_shards or _synthetic_count(path) is not None:
         dataset = load(path, image_size, seed=seed)
         return dataset.images, dataset.names
-    if path.lower().endswith(images.SUFFIXES) and os.path.isfile(path):
+    if path.lower().endswith(SUFFIXES) and os.path.isfile(path):
         try:
-            image = images.decode(pathlib.Path(path).read_bytes(), image_size)
+            image = decode(pathlib.Path(path).read_bytes(), image_size)
         except ValueError as error:
             raise UserError(f"{path}: is not a readable image ({error})") from error
         return image[None], (pathlib.Path(path).name,)
@@ -113,42 +116,42 @@ def load_images(
     if source.suffix.lower() == ".npz":
         return npz.read_images(source, image_size)
     archive = keep_open(source)
-    names = tuple(n for n in archive.files if n.lower().endswith(images.SUFFIXES))
-    pictures, readable = folders.images_of(source, archive, names, image_size, bad_images)
+    names = tuple(n for n in archive.files if n.lower().endswith(SUFFIXES))
+    images, readable = folders.read_images(source, archive, names, image_size, bad_images)
     if not readable.any():
-        raise UserError(f"{path}: holds no readable images")
+        raise UserError(f"{path}: contains no readable images")
     if readable.all():
-        return pictures, names
-    left = np.flatnonzero(readable)
-    return lazy.take(pictures, left), tuple(names[i] for i in left)
+        return images, names
+    kept = np.flatnonzero(readable)
+    return take(images, kept), tuple(names[i] for i in kept)
 
 
-def own_side(spec: str) -> int | None:
-    """The side in pixels of a source's images, where it keeps them as pixels of one size.
+def native_size(spec: str) -> int | None:
+    """Height and width in pixels of the images of a source that stores pixels; None for files.
 
     Raises:
-      UserError: the source is missing or damaged, or its images are not square.
+      UserError: The source is missing or damaged, or its images are not square.
     """
     path = _local_path(spec)
-    if array_record.is_set(path):
-        return array_record.own_side(path)
-    return npz.own_side(path) if path.is_file() and path.suffix.lower() == ".npz" else None
+    if array_record.is_shards(path):
+        return array_record.native_size(path)
+    return npz.native_size(path) if path.is_file() and path.suffix.lower() == ".npz" else None
 
 
 def fingerprint(spec: str) -> str:
-    """A short text that stays the same as long as the source does; reads no images.
+    """A short text that changes when the source changes; computing it reads no images.
 
-    For an npz or zip it covers the size and checksum of every file inside, for a folder the path
-    and size of every file, for shards see `packed.fingerprint`, for synthetic cells their number.
+    It covers the size and checksum of every member of an npz or zip, the path and size of every
+    file in a folder, and the number of synthetic images. See `array_record.fingerprint` for shards.
 
     Raises:
-      UserError: the source is missing or damaged.
+      UserError: The source is missing or damaged.
     """
     count = _synthetic_count(spec)
     if count is not None:
         return f"synthetic:{count}"
     path = _local_path(spec)
-    if array_record.is_set(path):
+    if array_record.is_shards(path):
         return array_record.fingerprint(path)
     if path.is_dir():
         with open_archive(path) as archive:
@@ -160,7 +163,7 @@ def fingerprint(spec: str) -> str:
 
 
 def _synthetic_count(spec: str) -> int | None:
-    """N of `synthetic[:N]`, None for any other spec."""
+    """N of `synthetic[:N]`; None for any other SPEC."""
     kind, colon, count = spec.partition(":")
     if kind != "synthetic":
         return None
@@ -173,12 +176,12 @@ def _synthetic_count(spec: str) -> int | None:
 
 def _local_path(spec: str) -> pathlib.Path:
     if spec.startswith(_TFDS):
-        from bloodjax.data.formats import tfds  # takes its time, and most runs do without
+        from bloodjax.data.formats import tfds  # slow to import, and most runs do not need it
 
         return tfds.locate(spec)
     if re.match(r"[a-z0-9]+://", spec):
         raise UserError(f"{spec}: this version reads local files only, expected a path")
-    path = pathlib.Path(os.path.expanduser(spec))  # unlike pathlib's, never raises
+    path = pathlib.Path(os.path.expanduser(spec))  # pathlib's expanduser raises without a home
     if not path.exists():
         raise UserError(f"{spec}: no such file or folder")
     if not path.is_dir() and path.suffix.lower() not in (".npz", ".zip"):
@@ -190,7 +193,7 @@ def _in_label_order(spec: str, dataset: Dataset, class_names: Sequence[str]) -> 
     unknown = sorted(set(dataset.classes) - set(class_names))
     if unknown:
         raise UserError(
-            f"{spec}: holds the class {unknown[0]}, expected only {', '.join(class_names)}"
+            f"{spec}: contains the class {unknown[0]}, expected only {', '.join(class_names)}"
         )
     new_label = np.array([class_names.index(name) for name in dataset.classes], np.int32)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Who trains and who tests: stratified, grouped, seeded parts, and the file that keeps them."""
+"""Stratified, group-aware, seeded train/validation/test splits, and `splits.json`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ from bloodjax.io.files import atomic_write, read_json
 def merge_groups(
     groups: Sequence[str], duplicates: Sequence[Sequence[int]]
 ) -> Int[np.ndarray, " n"]:
-    """One number an image, equal for images that must stay on one side of a split.
+    """Merges groups and duplicates to the groups that a split must not separate.
 
-    Two images belong together when they share a key in `groups` (an image with the key "" is
-    alone), when they are listed in the same entry of `duplicates` (indices into `groups`), or
-    through a chain of such links.
+    Two images are in one group if they share a key in `groups`, if they are in the same entry of
+    `duplicates`, or if a chain of such links connects them.
+
+    Args:
+      groups: Key of each image; an image with the key "" shares it with no other.
+      duplicates: Groups of indices into `groups`.
+
+    Returns:
+      Number of each image's group.
     """
     members = collections.defaultdict(list)
     for i, key in enumerate(groups):
@@ -44,26 +50,26 @@ def split(
     groups: Sequence[Hashable] | Int[np.ndarray, " n"],
     seed: int,
 ) -> dict[str, Int[np.ndarray, " _"]]:
-    """Shares images out between parts, each class in the same proportions.
+    """Splits images so that each split has the same proportions of classes.
 
-    Groups go one by one, the largest first and equal ones in an order drawn from `seed`, to the
-    part that is furthest below its quota of their classes. A class with as few groups left as
-    there are parts without it goes to those parts. When every image is a group of its own, a
-    class therefore differs from its exact share of a part by less than one image, or by what it
-    takes to be in every part.
+    Groups are assigned one by one, the largest first and equal ones in random order, to the split
+    that is furthest below its quota of their classes. If a class has no more groups left than
+    there are splits without it, these groups go to these splits. If every image is its own group,
+    the number of images of a class in a split thus differs from its exact quota by less than one,
+    or by what it takes to put the class into every split.
 
     Args:
-      labels: the class of each image, from 0 up.
-      fractions: the share of each part, such as {"train": 0.7, "validation": 0.15, "test": 0.15}.
-      groups: a key for each image, such as `merge_groups` gives; images with equal keys stay in
-        one part.
-      seed: same seed, same parts.
+      labels: Class index of each image.
+      fractions: Fraction of each split, such as {"train": 0.7, "validation": 0.15, "test": 0.15}.
+      groups: Key of each image, such as `merge_groups` returns; images with equal keys go to the
+        same split.
+      seed: Random seed.
 
     Returns:
-      The sorted indices of the images in each part.
+      Sorted indices of the images in each split.
 
     Raises:
-      UserError: the fractions are not positive or do not sum to 1.
+      UserError: The fractions are not positive or do not sum to 1.
     """
     shares = list(fractions.values())
     if min(shares, default=0) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
@@ -84,14 +90,14 @@ def save(
     sources: Mapping[str, Mapping[str, str]],
     seed: int,
 ) -> None:
-    """Writes `splits.json`, whole or not at all.
+    """Writes `splits.json` atomically.
 
     Args:
-      path: the file.
-      parts: the indices of the images in each part.
-      names: for each part, the names that its indices count in (those of its source).
-      sources: for each part, the "spec" and "fingerprint" of its source.
-      seed: what `split` was given.
+      path: The file to write.
+      parts: Indices of the images in each split.
+      names: For each split, the names of all images of its source, which the indices refer to.
+      sources: For each split, the "spec" and "fingerprint" of its source.
+      seed: Random seed of `split`.
     """
     content = {
         "seed": seed,
@@ -101,14 +107,15 @@ def save(
     atomic_write(path, json.dumps(content, indent=1))
 
 
-def read(path: pathlib.Path) -> dict:
-    """What `save` wrote, by the keys "seed", "sources" and "parts".
+def load(path: pathlib.Path) -> dict:
+    """Loads what `save` wrote.
 
-    `sources` holds for each part the "spec" and "fingerprint" of its source, `parts` the names of
-    its images.
+    Returns:
+      "seed": the random seed; "sources": for each split the "spec" and "fingerprint" of its
+      source; "parts": for each split the names of its images.
 
     Raises:
-      UserError: the file is missing, damaged, or of another form.
+      UserError: The file is missing, damaged, or has other content.
     """
     expected = "seed, parts (lists of names) and, for each part, sources (spec and fingerprint)"
     return read_json(path, expected, _well_formed)
@@ -117,14 +124,14 @@ def read(path: pathlib.Path) -> dict:
 def _well_formed(content: Any) -> dict:
     sources, parts = dict(content["sources"]), dict(content["parts"])
     if sources.keys() != parts.keys():
-        raise ValueError("sources and parts are not of the same names")
+        raise ValueError("sources and parts have different names")
     if not all(source.keys() == {"spec", "fingerprint"} for source in sources.values()):
         raise ValueError("a source has other keys")
     texts = [[*source.values()] for source in sources.values()]
     if not isinstance(content["seed"], int) or not all(
         map(_are_strings, [*texts, *parts.values()])
     ):
-        raise ValueError("a value is of the wrong type")
+        raise ValueError("a value has the wrong type")
     return content
 
 
@@ -135,7 +142,7 @@ def _are_strings(values: object) -> bool:
 def _contents(
     labels: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " n"], n_groups: int
 ) -> list[collections.Counter]:
-    """For each group, the number of its images in each class that it holds."""
+    """For each group, the number of its images in each of its classes."""
     contents = [collections.Counter() for _ in range(n_groups)]
     for group, label in zip(group_of.tolist(), labels.tolist(), strict=True):
         contents[group][label] += 1
@@ -145,13 +152,13 @@ def _contents(
 def _assign(
     contents: Sequence[collections.Counter], shares: Sequence[float], seed: int
 ) -> Int[np.ndarray, " groups"]:
-    """The part of each group, by the rule that `split` states."""
+    """The split of each group, by the rule in the docstring of `split`."""
     images, groups_left = collections.Counter(), collections.Counter()
     for content in contents:
         images.update(content)
         groups_left.update(content.keys())
-    # By part and class, how many images the part is below its quota; by class, which parts have
-    # none of it yet.
+    # missing: for each split and class, how many images are missing to the quota. without: for
+    # each class, the splits that have no image of it yet.
     missing = [{label: share * n for label, n in images.items()} for share in shares]
     without = {label: set(range(len(shares))) for label in images}
 

@@ -1,1 +1,1 @@
-"""Files: atomic writes and careful reads."""
+"""Atomic writes, and reading files with one-line errors."""

@@ -1,4 +1,4 @@
-"""Files that are never seen half-written, in folders that can be written to, and read with care."""
+"""Atomic writes, JSON files with one-line errors, and checks of folders and disks."""
 
 from __future__ import annotations
 
@@ -15,36 +15,46 @@ from bloodjax.errors import UserError
 
 T = TypeVar("T")
 
-# What the system says where a disk takes no more.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Errors of the system for a disk that is full or cannot be written to.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a text, or bytes, beside `path` first and then puts it in its place, at once.
+    """Writes a file atomically: `path` has either its old or its new content, at any time.
 
-    The content is on the disk before it takes the place of what was there. Of a run's several
-    processes, the primary one does.
+    The content is written to a temporary file and flushed to the disk; then the file is renamed to
+    `path`. Only the primary process of a run writes; the others do nothing.
+
+    Args:
+      path: The file to write or replace.
+      content: Text, written as UTF-8, or bytes.
+
+    Raises:
+      OSError: The file cannot be written.
     """
     if not distributed.is_primary():
         return
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("wb") as file:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    os.replace(temporary, path)
 
 
 def read_json(path: pathlib.Path, expected: str, parse: Callable[[Any], T]) -> T:
-    """What `parse` makes of the content of a JSON file.
+    """Reads a JSON file and converts its content.
 
     Args:
-      path: the file.
-      expected: what it should be, for the message.
-      parse: takes the content, and may fail in any way on one of another form.
+      path: The file.
+      expected: What the file should contain, for the error message.
+      parse: Converts the decoded JSON; may raise any exception for unexpected content.
+
+    Returns:
+      The result of `parse`.
 
     Raises:
-      UserError: the file cannot be read, or is damaged.
+      UserError: The file cannot be read, or `parse` rejects its content.
     """
     try:
         return parse(json.loads(path.read_text("utf-8")))
@@ -52,16 +62,16 @@ def read_json(path: pathlib.Path, expected: str, parse: Callable[[Any], T]) -> T
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, expected {expected}") from error
-    except Exception as error:  # ours in `parse` show as well, by their type
+    except Exception as error:  # the type is in the message, so a bug in `parse` can be recognised
         reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(f"{path}: is damaged ({reason}), expected {expected}") from error
 
 
 def make_folder(path: pathlib.Path) -> None:
-    """Makes the folder `path`, and those above it, where they are missing.
+    """Makes the folder `path` and its parents if they do not exist.
 
     Raises:
-      UserError: it cannot be made or written to.
+      UserError: The folder cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -72,14 +82,14 @@ def make_folder(path: pathlib.Path) -> None:
 
 
 def disk_full_reason(error: BaseException) -> str | None:
-    """In the system's words why a disk took no more, if that is behind `error`; else None.
+    """The system's message if `error` was caused by a disk that cannot be written to, else None.
 
-    Libraries wrap the system's errors in their own, as causes or as text.
+    Libraries wrap the system's errors in their own, as causes or as text, so both are searched.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        for number in _NO_ROOM:
-            if getattr(seen, "errno", None) == number or os.strerror(number) in str(seen):
+    cause: BaseException | None = error
+    while cause is not None:
+        for number in _DISK_FULL:
+            if getattr(cause, "errno", None) == number or os.strerror(number) in str(cause):
                 return os.strerror(number)
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None

@@ -53,7 +53,7 @@ def test_a_balanced_order_shows_classes_and_their_pictures_equally_often():
 
 def test_whole_batches_in_an_epoch():
     assert [steps_per_epoch(n, 8) for n in (8, 15, 16)] == [1, 1, 2]
-    with pytest.raises(UserError, match="batch_size is 8, but the training part has 7 images"):
+    with pytest.raises(UserError, match="batch_size is 8, but the training split has 7 images"):
         steps_per_epoch(7, 8)
 
 

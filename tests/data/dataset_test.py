@@ -47,7 +47,7 @@ def test_unread_pictures_stay_unread_when_taken():
 
 def test_joined_is_one_after_the_other():
     dataset = Dataset(**FIELDS)
-    joined = dataset.take(np.array([2])).joined(dataset.take(np.array([0, 1])))
+    joined = dataset.take(np.array([2])).concatenate(dataset.take(np.array([0, 1])))
     assert joined.images[:, 0, 0, 0].tolist() == [2, 0, 1]
     assert joined.labels.tolist() == [0, 0, 1]
     assert (joined.names, joined.splits) == (("c", "a", "b"), ("val", "train", ""))

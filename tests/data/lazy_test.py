@@ -21,7 +21,7 @@ def unread(asked=None, files=FILES, size=8):
             asked.append(list(places))
         return [files[i] for i in places]
 
-    return lazy.encoded(read, len(files), size, refusal)
+    return lazy.decode_lazily(read, len(files), size, refusal)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_nothing_is_read_before_it_is_asked_for(monkeypatch):
 def test_taken_of_what_was_taken():
     pictures = unread().take(np.array([5, 7, 9])).take(np.array([2, 0]))
     np.testing.assert_array_equal(pictures[:], PIXELS[[9, 5]])
-    assert pictures.files([1]) == [FILES[5]]
+    assert pictures.read_files([1]) == [FILES[5]]
 
 
 def test_take_leaves_unread_what_is():
@@ -77,10 +77,10 @@ def test_take_leaves_unread_what_is():
 def test_joined_keeps_the_order():
     pictures = unread()
     one, other = pictures.take(np.array([5, 7])), pictures.take(np.array([1]))
-    np.testing.assert_array_equal(lazy.joined(one, other)[:], PIXELS[[5, 7, 1]])
-    np.testing.assert_array_equal(lazy.joined(PIXELS[:2], PIXELS[4:5]), PIXELS[[0, 1, 4]])
+    np.testing.assert_array_equal(lazy.concatenate(one, other)[:], PIXELS[[5, 7, 1]])
+    np.testing.assert_array_equal(lazy.concatenate(PIXELS[:2], PIXELS[4:5]), PIXELS[[0, 1, 4]])
     with pytest.raises(ValueError, match="two sources"):
-        lazy.joined(one, unread())
+        lazy.concatenate(one, unread())
 
 
 @pytest.mark.parametrize("pictures", [unread(), PIXELS])
@@ -92,7 +92,7 @@ def test_resize_is_that_of_images(pictures):
 def test_a_picture_that_cannot_be_decoded_is_the_caller_s_exception():
     pictures = unread(files=[*FILES, b"no image"]).take(np.arange(21)[::-1])
     assert pictures[1:].shape == (20, 8, 8, 3)
-    with pytest.raises(UserError, match="image 20: no image format that is known"):
+    with pytest.raises(UserError, match="image 20: unknown image format"):
         pictures[:]
 
 
@@ -104,11 +104,11 @@ def test_in_threads_shares_the_work_out():
         threads.add(threading.current_thread())
         found[i : i + 2] = 2
 
-    lazy.in_threads(double, range(0, 40, 2))
+    lazy.run_in_threads(double, range(0, 40, 2))
     assert found.tolist() == [2] * 40
     assert threading.main_thread() not in threads
     with pytest.raises(ZeroDivisionError):
-        lazy.in_threads(lambda i: 1 // (i - 3), range(8))
+        lazy.run_in_threads(lambda i: 1 // (i - 3), range(8))
 
 
 def test_outgrows_memory(monkeypatch):

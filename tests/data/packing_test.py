@@ -78,7 +78,7 @@ def assert_same(one, other):
 
 
 def pack(spec, out, size=None, **options):
-    packing.pack(packing.read(spec, size), out, as_pixels=size is not None, **options)
+    packing.pack(packing.load_source(spec, size), out, as_pixels=size is not None, **options)
     return str(out)
 
 
@@ -103,11 +103,11 @@ def test_pixels_are_the_source_at_their_size(spec, tmp_path):
 
 
 def test_rendered_cells(tmp_path):
-    dataset = packing.read("synthetic:24", 32, seed=5)
+    dataset = packing.load_source("synthetic:24", 32, seed=5)
     packing.pack(dataset, tmp_path / "out", as_pixels=True)
-    assert_same(sources.load(str(tmp_path / "out"), 32), render.render(24, 32, seed=5))
-    with pytest.raises(UserError, match="synthetic:24: rendered cells have no size of their own"):
-        packing.read("synthetic:24")
+    assert_same(sources.load(str(tmp_path / "out"), 32), render.render_dataset(24, 32, seed=5))
+    with pytest.raises(UserError, match="synthetic:24: synthetic images have no native size"):
+        packing.load_source("synthetic:24")
 
 
 def test_packed_again_it_is_the_same(spec, tmp_path):
@@ -127,7 +127,9 @@ def test_the_same_source_gives_the_same_bytes_and_fingerprint(spec, tmp_path):
 def test_files_are_kept_as_they_are_or_as_png(tmp_path):
     folder = write_folder(tmp_path / "cells")
     dataset = sources.load(pack(str(folder), tmp_path / "out"), 16)
-    for name, file in zip(dataset.names, dataset.images.files(range(len(dataset))), strict=True):
+    for name, file in zip(
+        dataset.names, dataset.images.read_files(range(len(dataset))), strict=True
+    ):
         original = (folder / name).read_bytes()
         if name.endswith((".png", ".jpeg")):
             assert file == original
@@ -163,7 +165,7 @@ def test_tensorflow_datasets_reads_it(tmp_path):
 
 def test_few_pictures_are_in_memory_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(lazy, "AT_ONCE", 5)
-    dataset = packing.read(str(write_folder(tmp_path / "cells")))
+    dataset = packing.load_source(str(write_folder(tmp_path / "cells")))
     assert isinstance(dataset.images, lazy.LazyImages)
     asked, original = [], dataset.images._read
 
@@ -185,7 +187,7 @@ def test_nothing_else_is_overwritten(tmp_path):
     (out / "thesis.txt").write_text("mine")
     (out / array_record.UNFINISHED).touch()
     (out / "thesis.md").write_text("mine")
-    with pytest.raises(UserError, match=r"out: holds \S+, expected a new or an empty folder"):
+    with pytest.raises(UserError, match=r"out: contains \S+, expected a new or an empty folder"):
         pack(spec, out)
     assert (out / "thesis.md").read_text() == (out / "thesis.txt").read_text() == "mine"
     done = tmp_path / "done"
@@ -208,16 +210,16 @@ def test_what_was_not_finished_is_no_set_and_can_be_done_again(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     where = {
-        "first": (packing, "encoded"),
-        "shards": (packing.tfds_sets, "describe"),
-        "described": (packing.packed, "write_index"),
+        "first": (packing, "encode"),
+        "shards": (packing.tfds, "write_metadata"),
+        "described": (packing.array_record, "write_index"),
     }
     with monkeypatch.context() as patched:
         patched.setattr(*where[broken_at], killed)
         with pytest.raises(KeyboardInterrupt):
             pack(spec, out, shards=2)
     for read in (lambda: sources.load(str(out), 20), lambda: sources.fingerprint(str(out))):
-        with pytest.raises(UserError, match="out: packing it was not finished; run the same"):
+        with pytest.raises(UserError, match="out: packing was interrupted; run the same"):
             read()
     pack(spec, out, shards=3)
     assert content(out) == whole
@@ -227,15 +229,15 @@ def test_a_bad_picture_is_named_or_left_out(tmp_path):
     folder = write_folder(tmp_path / "cells")
     (folder / "val/b/0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"val/b/0.png is not a readable image"):
-        packing.read(str(folder))
-    assert len(packing.read(str(folder), bad_images="skip")) == 23
+        packing.load_source(str(folder))
+    assert len(packing.load_source(str(folder), bad_images="skip")) == 23
 
 
 def test_a_class_name_that_cannot_be_kept_is_an_error(tmp_path):
     path = tmp_path / "cells.npz"
     pixels = np.zeros((2, 8, 8, 3), np.uint8)
     np.savez(path, images=pixels, labels=[0, 1], classes=["x", "two\nlines"])
-    with pytest.raises(UserError, match=r"cannot keep the class 'two\\nlines'"):
+    with pytest.raises(UserError, match=r"cannot store the class 'two\\nlines'"):
         pack(str(path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -27,7 +27,7 @@ def ended(threads):
 
 
 def test_each_call_takes_its_pictures_in_order():
-    placed = list(prefetch.read(IMAGES, LABELS, CALLS, lambda data: data))
+    placed = list(prefetch.prefetch(IMAGES, LABELS, CALLS, lambda data: data))
     assert len(placed) == 3
     for data, index in zip(placed, CALLS, strict=True):
         assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int32)
@@ -38,7 +38,7 @@ def test_each_call_takes_its_pictures_in_order():
 def test_pictures_may_lie_in_a_file(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    placed = list(prefetch.read(mapped, LABELS, CALLS, lambda data: data))
+    placed = list(prefetch.prefetch(mapped, LABELS, CALLS, lambda data: data))
     np.testing.assert_array_equal(placed[1].images, IMAGES[CALLS[1]])
 
 
@@ -49,7 +49,7 @@ def test_it_reads_two_calls_ahead_and_no_more():
         placed.append(threading.current_thread())
         return data
 
-    calls = prefetch.read(IMAGES, LABELS, CALLS * 4, place)
+    calls = prefetch.prefetch(IMAGES, LABELS, CALLS * 4, place)
     for taken in (1, 2, 3):
         next(calls)
         deadline = time.monotonic() + 10
@@ -63,7 +63,7 @@ def test_it_reads_two_calls_ahead_and_no_more():
 
 def test_closing_it_ends_its_threads():
     before = readers()
-    calls = prefetch.read(IMAGES, LABELS, CALLS * 100, lambda data: data)
+    calls = prefetch.prefetch(IMAGES, LABELS, CALLS * 100, lambda data: data)
     next(calls)
     started = readers() - before
     assert started
@@ -81,7 +81,7 @@ def test_a_reader_s_exception_arrives_as_it_is():
             raise gone
         return data
 
-    calls = prefetch.read(IMAGES, LABELS, CALLS[:2], place)
+    calls = prefetch.prefetch(IMAGES, LABELS, CALLS[:2], place)
     with pytest.raises(OSError, match="the disk is gone") as raised:
         list(calls)
     assert raised.value is gone

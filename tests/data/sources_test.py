@@ -84,7 +84,7 @@ def test_reads_a_challenge_file(challenge):
 
 
 def test_renders_synthetic_cells():
-    assert_same(sources.load("synthetic:16", 32, seed=5), render.render(16, 32, seed=5))
+    assert_same(sources.load("synthetic:16", 32, seed=5), render.render_dataset(16, 32, seed=5))
 
 
 def test_class_names_give_the_label_order(folder):
@@ -101,7 +101,7 @@ def test_class_names_order_the_names_that_an_npz_holds(tmp_path):
 
 
 def test_a_class_that_is_not_among_class_names_is_an_error(folder):
-    with pytest.raises(UserError, match=r"cells: holds the class c, expected only a, b$"):
+    with pytest.raises(UserError, match=r"cells: contains the class c, expected only a, b$"):
         sources.load(str(folder), 24, class_names=("a", "b"))
 
 
@@ -130,7 +130,7 @@ def test_a_cell_type_without_pictures_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tfds:mnist:3.0.1", "it is not there in .*; nothing is downloaded: build it with"),
+        ("tfds:mnist:3.0.1", "it is not in .*, and bloodjax does not download it: build it with"),
         ("gs://bucket/cells.zip", "reads local files only"),
         ("https://host/cells.npz", "reads local files only"),
         ("synthetic:", "expected synthetic:N"),
@@ -224,22 +224,22 @@ def test_what_outgrows_the_memory_stays_unread(source, request, monkeypatch):
 def test_unreadable_pictures_are_left_out_unread_too(folder, caplog):
     (folder / "b/2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"b/2.png is not a readable image"):
-        sources.load(str(folder), 24, unread=True)
-    dataset = sources.load(str(folder), 24, bad_images="skip", unread=True)
+        sources.load(str(folder), 24, lazy=True)
+    dataset = sources.load(str(folder), 24, bad_images="skip", lazy=True)
     assert dataset.names == ("a/1.png", "a/2.png", "b/1.png", "c/1.png", "c/2.png")
     np.testing.assert_array_equal(dataset.images[2], image(0))
 
 
 def test_a_picture_that_has_gone_since_is_named(folder):
-    dataset = sources.load(str(folder), 24, unread=True)
+    dataset = sources.load(str(folder), 24, lazy=True)
     (folder / "b/1.png").unlink()
     with pytest.raises(UserError, match=r"cells: b/1.png is not a readable image \(cannot be read"):
         dataset.images[:]
 
 
-def test_own_side(folder, challenge, tmp_path):
-    assert sources.own_side(str(folder)) is None
-    assert sources.own_side(str(challenge)) == 24
+def test_native_size(folder, challenge, tmp_path):
+    assert sources.native_size(str(folder)) is None
+    assert sources.native_size(str(challenge)) == 24
     np.savez(tmp_path / "wide.npz", train_images=np.zeros((2, 8, 9), np.uint8), train_labels=[0, 1])
-    with pytest.raises(UserError, match="train_images are of 8x9 pixels, expected square ones"):
-        sources.own_side(str(tmp_path / "wide.npz"))
+    with pytest.raises(UserError, match="train_images has 8x9 pixels, expected square ones"):
+        sources.native_size(str(tmp_path / "wide.npz"))

@@ -104,7 +104,7 @@ def saved(tmp_path):
 
 
 def test_read_gives_what_save_wrote(saved):
-    content = splits.read(saved)
+    content = splits.load(saved)
     assert content["seed"] == 7
     assert content["parts"] == {"train": ["c", "a"], "validation": ["1"]}
     assert content["sources"]["train"] == {"spec": "train.zip", "fingerprint": "sha256:0"}
@@ -112,7 +112,7 @@ def test_read_gives_what_save_wrote(saved):
 
 def test_save_replaces_the_file_and_leaves_nothing_beside_it(saved):
     splits.save(saved, {}, {}, {}, 8)
-    assert splits.read(saved)["seed"] == 8
+    assert splits.load(saved)["seed"] == 8
     assert list(saved.parent.iterdir()) == [saved]
 
 
@@ -133,13 +133,13 @@ def test_read_refuses_another_form(saved, damage):
     damage(content)
     saved.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"splits.json: is damaged .*, expected seed, parts"):
-        splits.read(saved)
+        splits.load(saved)
 
 
 def test_read_refuses_a_file_that_is_cut_short_or_missing(saved):
     saved.write_text(saved.read_text()[:-10])
     with pytest.raises(UserError, match=r"splits.json: is damaged"):
-        splits.read(saved)
+        splits.load(saved)
     saved.unlink()
     with pytest.raises(UserError, match=r"splits.json: No such file"):
-        splits.read(saved)
+        splits.load(saved)

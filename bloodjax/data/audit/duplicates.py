@@ -1,4 +1,4 @@
-"""The same image twice: identical pixels, or one image that was processed in two ways."""
+"""Exact duplicates (equal pixels) and near duplicates (two versions of one image)."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from jaxtyping import Float32, Int, UInt8
 from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import csgraph
 
-# Side of the thumbnails that near duplicates are compared on, and of the codes that propose pairs.
+# Height and width of the thumbnails that are compared, and of the codes that propose pairs.
 THUMBNAIL = 48
 _CODE = 16
 
-# Proposed: the cosine of two codes. A shift by 2 % of the side leaves 0.9 or more.
+# Cosine of two codes above which a pair is proposed. After a shift by 2 % of the side it is 0.9 or
+# more.
 _PROPOSE = 0.88
-# Accepted: the correlation of fine structure. Among 13,671 blood cells, different ones reach 0.87
-# (two lone platelets, one mirrored); a copy that was shifted by 3 %, blurred by 1.5 pixels of 96 or
-# saved as a JPEG of quality 25 keeps 0.92.
+# Correlation of fine structure above which a pair is accepted. Different cells among 13,671 reach
+# 0.87 (two lone platelets, one mirrored). A copy that is shifted by 3 %, blurred by 1.5 of 96
+# pixels or saved as JPEG with quality 25 has at least 0.92.
 _ACCEPT = 0.9
 
-_TURNS = 8  # quarter turns and mirror images
-_ROWS = 1024  # images a block: bounds the memory of the pairwise comparison
+_ORIENTATIONS = 8  # quarter turns, each also mirrored
+_ROWS = 1024  # images per block; bounds the memory of the pairwise comparison
 
 
 def exact_ids(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Int[np.ndarray, " n"]:
-    """For each image, the index of the first one with the same pixels."""
+    """For each image, the index of the first image with the same pixels."""
     first: dict[bytes, int] = {}
     digests = (hashlib.blake2b(np.ascontiguousarray(image).data).digest() for image in images)
     return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int64)
 
 
 def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"]:
-    """For each image, a number that it shares with its near duplicates and with no other.
+    """For each image, a number that it shares with exactly its near duplicates.
 
-    Found: an image saved again as a JPEG, made brighter, darker or of another tint, slightly
-    blurred or noisy, resized, shifted or zoomed by up to about 3 % of its
-    side; each of these also mirrored or turned by quarter turns. Not found: larger shifts, other
-    angles, other crops, and images without any structure.
+    Near duplicates are versions of an image that were saved again as JPEG, changed in brightness
+    or tint, slightly blurred or noisy, resized, or shifted or zoomed by up to about 3 % of the
+    side; each may also be mirrored or turned by quarter turns. Larger shifts, other angles, other
+    crops, and images without structure are not found. A near duplicate of a near duplicate is in
+    the same group.
 
-    Each image's closest earlier one in each of the eight orientations is proposed by a blocked
-    matrix product of 16x16 grey codes (time grows with n^2, memory with n), and kept when fine
-    structure agrees too: the phase-shifted correlation of band-passed thumbnails with evened-out
-    local contrast, which tells apart cells that only share size, place and darkness.
+    A blocked matrix product of 16x16 grey codes proposes each image's closest earlier image in
+    each of eight orientations (time grows with n^2, memory with n). A pair is accepted if its fine
+    structure agrees too: the phase-shifted correlation of band-passed thumbnails with normalised
+    local contrast. It distinguishes cells that only share size, position and darkness.
 
     Args:
-      thumbnails: images reduced to 48x48, no two of them identical. Chains are followed: a copy
-        of a copy belongs to the same group.
+      thumbnails: Images resized to 48x48, no two of them identical.
     """
     n = len(thumbnails)
     codes = np.empty((n, _CODE, _CODE), np.float32)
@@ -60,7 +61,7 @@ def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"
         grey = thumbnails[rows] @ np.full(3, 1 / 3, np.float32)
         codes[rows], details[rows] = _codes(grey), _details(grey)
     links = [np.empty((2, 0), np.int64)]
-    for turn in range(_TURNS):
+    for turn in range(_ORIENTATIONS):
         for later, earlier in _proposals(codes, turn):
             same = _correlation(details[later], _turned(details[earlier], turn)) > _ACCEPT
             links.append(np.stack([later[same], earlier[same]]))
@@ -70,7 +71,7 @@ def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"
 
 
 def groups(ids: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " _"]]:
-    """The indices that share an id, for each id in order of its first index."""
+    """The groups of indices with the same id, in the order of their first index."""
     members = collections.defaultdict(list)
     for i, number in enumerate(ids.tolist()):
         members[number].append(i)
@@ -78,14 +79,14 @@ def groups(ids: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " _"]]:
 
 
 def _codes(grey: Float32[np.ndarray, "n 48 48"]) -> Float32[np.ndarray, "n 16 16"]:
-    """16x16 means with zero mean and unit norm; a blank image gives zeros."""
+    """Means over a 16x16 grid, with zero mean and unit norm; zeros for a blank image."""
     step = THUMBNAIL // _CODE
     codes = grey.reshape(-1, _CODE, step, _CODE, step).mean((2, 4))
     return _unit(codes - codes.mean((1, 2), keepdims=True))
 
 
 def _details(grey: Float32[np.ndarray, "n 48 48"]) -> Float32[np.ndarray, "n 48 48"]:
-    """Structure of 2 to 8 pixels, its local contrast evened out, faded to the border, unit norm."""
+    """Structures of 2 to 8 pixels, with normalised local contrast, a faded border and unit norm."""
     band = _blur(grey, 0.7) - _blur(grey, 2.0)
     contrast = np.sqrt(np.maximum(_blur(band**2, 2.0), 0))
     overall = band.std((1, 2), keepdims=True)
@@ -103,7 +104,7 @@ def _unit(x: Float32[np.ndarray, "n s s"]) -> Float32[np.ndarray, "n s s"]:
 
 
 def _turned(x: Float32[np.ndarray, "n s s"], turn: int) -> Float32[np.ndarray, "n s s"]:
-    """`turn` % 4 quarter turns, then from 4 up a mirror image."""
+    """Turns `turn` % 4 quarter turns, and mirrors if `turn` is 4 or more."""
     x = np.rot90(x, turn % 4, axes=(1, 2))
     return x[:, :, ::-1] if turn >= 4 else x
 
@@ -111,9 +112,9 @@ def _turned(x: Float32[np.ndarray, "n s s"], turn: int) -> Float32[np.ndarray, "
 def _proposals(
     codes: Float32[np.ndarray, "n 16 16"], turn: int
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]]:
-    """Blocks of pairs (later, earlier): each image with its closest earlier one, turned.
+    """Yields blocks of pairs (later, earlier): each image with its closest earlier one, turned.
 
-    One earlier image is enough to join a group, however large: no need to list all pairs.
+    One pair per image suffices, because groups are connected components.
     """
     flat = codes.reshape(len(codes), -1)
     turned = _turned(codes, turn).reshape(len(codes), -1)
@@ -129,7 +130,7 @@ def _proposals(
 def _correlation(
     a: Float32[np.ndarray, "m 48 48"], b: Float32[np.ndarray, "m 48 48"]
 ) -> Float32[np.ndarray, " m"]:
-    """The highest circular correlation over shifts of up to 2 pixels, in steps of half a pixel."""
+    """Highest circular correlation over shifts of up to 2 pixels, in steps of half a pixel."""
     product = scipy.fft.fft2(a, workers=-1) * scipy.fft.fft2(b, workers=-1).conj()
     shifts = np.arange(-2, 2.25, 0.5)
     waves = np.exp(2j * np.pi * np.outer(shifts, scipy.fft.fftfreq(THUMBNAIL)))

@@ -1,4 +1,4 @@
-"""Images that are unlike all others: how far each one is from its nearest kin."""
+"""Outlier scores: how far each image is from its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -12,52 +12,55 @@ _DIRECTIONS = np.concatenate([_AXES, np.array(_DIAGONALS) / np.sqrt(2)]).astype(
 # ... at these quantiles of an image's pixels.
 _QUANTILES = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
 
-# What the eye takes for a clear change is the unit of each kind of feature.
+# Unit of each kind of feature: a change that is clearly visible.
 _COLOUR_UNIT = 0.07  # of the range from black to white
 _ENERGY_UNIT = 0.4  # nats: contrast at one scale or in one direction
-# Two random cells of one stain and different types are about this far apart.
-_LEAST_SPREAD = 10.0
+# Distance of two random cells of different types in one stain.
+_MIN_SPREAD = 10.0
 
-_KIN = 3  # up to three strange images of one kind do not vouch for each other
-_MIN_IMAGES = 50  # fewer say too little of what is usual
-_ROWS = 512  # images a block: bounds the memory
-# Of more images than the first, each is compared with as many of them as the second, drawn by
-# chance: time grows with their number then, no longer with its square.
-MOST = 50_000
-_KIN_DRAWN = 10_000
+_NEIGHBOURS = 3  # up to three similar junk images do not hide one another
+_MIN_IMAGES = 50  # fewer do not show what is usual
+_ROWS = 512  # images per block; bounds the memory
+# Up to MAX_PAIRWISE images are compared in pairs. Of more, each is compared with _SAMPLED random
+# ones, so that the time grows linearly with their number.
+MAX_PAIRWISE = 50_000
+_SAMPLED = 10_000
 
 
-def oddness(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float64[np.ndarray, " n"]:
-    """How unlike the others each image is; 1 is as unlike as two random images are.
+def outlier_scores(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float64[np.ndarray, " n"]:
+    """Distance of each image to its third nearest neighbour, over that of random pairs of images.
 
-    The distance of an image to its third nearest neighbour, over the median distance of random
-    pairs: a rare cell has kin at about that distance, a foreign frame at twice as much. The scale
-    comes from the data and does not depend on their number. It has a lower bound, so that a set of
-    one type of cells does not make its every variant odd.
+    A rare cell has neighbours at about the median distance of random pairs, which is a score of 1;
+    an image that is not a cell has them at twice that distance. The scale comes from the data and
+    does not depend on the number of images. It has a lower bound, so that the variants within a
+    dataset of one cell type do not get high scores.
 
-    Distances are Euclidean, over colour and texture without position: quantiles of colour along
-    nine directions (a sliced Wasserstein distance), the log energy of brightness and of two colour
-    differences at four scales, and the balance of upright and level edges.
+    Distances are Euclidean, in features of colour and texture without position: quantiles of colour
+    along nine directions (a sliced Wasserstein distance), the log energy of brightness and of two
+    colour differences at four scales, and the ratio of vertical to horizontal edges.
 
     Args:
-      thumbnails: distinct images, reduced to 48x48; with copies among them, an odd image would
-        find its own copies near. With fewer than 50 nothing is odd: zeros.
+      thumbnails: Distinct images, resized to 48x48. An outlier with copies would have these as
+        near neighbours.
+
+    Returns:
+      Scores; zeros for fewer than 50 images.
     """
-    return oddness_of(features(thumbnails))
+    return scores_from_features(features(thumbnails))
 
 
-def oddness_of(features: Float32[np.ndarray, "n 76"]) -> Float64[np.ndarray, " n"]:
-    """`oddness`, from the `features` of the images."""
+def scores_from_features(features: Float32[np.ndarray, "n 76"]) -> Float64[np.ndarray, " n"]:
+    """`outlier_scores` of images with these `features`."""
     n = len(features)
     if n < _MIN_IMAGES:
         return np.zeros(n)
     one, other = np.random.default_rng(0).integers(0, n, (2, 10_000))
     pairs = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
-    return _distance_to_kin(features) / max(float(np.median(pairs)), _LEAST_SPREAD)
+    return _neighbour_distance(features) / max(float(np.median(pairs)), _MIN_SPREAD)
 
 
 def features(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float32[np.ndarray, "n 76"]:
-    """Colour and texture of each image, in units of what the eye takes for a clear change."""
+    """Colour and texture of each image; 1 is a change that is clearly visible."""
     found = np.empty((len(thumbnails), 76), np.float32)
     for start in range(0, len(found), _ROWS):
         found[start : start + _ROWS] = _features(thumbnails[start : start + _ROWS])
@@ -89,20 +92,21 @@ def _log_energy(x: Float32[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n c"]
     return np.log((x**2).mean((2, 3)) + np.float32(1e-6))  # 1e-6: a quarter of a grey level
 
 
-def _distance_to_kin(features: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+def _neighbour_distance(features: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
     features = features - features.mean(0)
     n = len(features)
     squares = (features**2).sum(1)
-    is_kin = np.ones(n, bool)
-    if n > MOST:
-        is_kin[:] = False
-        is_kin[np.random.default_rng(0).choice(n, _KIN_DRAWN, replace=False)] = True
-    kin, kin_squares = features[is_kin], squares[is_kin]
+    is_candidate = np.ones(n, bool)
+    if n > MAX_PAIRWISE:
+        is_candidate[:] = False
+        is_candidate[np.random.default_rng(0).choice(n, _SAMPLED, replace=False)] = True
+    candidates, candidate_squares = features[is_candidate], squares[is_candidate]
     nearest = np.empty(n)
     for start in range(0, n, _ROWS):
         rows = slice(start, start + _ROWS)
-        squared = squares[rows, None] + kin_squares - 2 * features[rows] @ kin.T
-        ranked = np.partition(squared, (_KIN - 1, _KIN), axis=1)
-        # Of its kin, an image that is among them is its own first.
-        nearest[rows] = np.where(is_kin[rows], ranked[:, _KIN], ranked[:, _KIN - 1])
+        squared = squares[rows, None] + candidate_squares - 2 * features[rows] @ candidates.T
+        ranked = np.partition(squared, (_NEIGHBOURS - 1, _NEIGHBOURS), axis=1)
+        # A candidate is its own nearest neighbour, which does not count.
+        nth = np.where(is_candidate[rows], _NEIGHBOURS, _NEIGHBOURS - 1)
+        nearest[rows] = np.take_along_axis(ranked, nth[:, None], axis=1)[:, 0]
     return np.sqrt(np.maximum(nearest, 0))

@@ -1,4 +1,4 @@
-"""A folder or a zip file as one thing: a set of files that can be listed and read by path."""
+"""Lists and reads the files of a folder or a zip file through one interface."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 from bloodjax.errors import UserError
 
-# What a zip, and one image in it, may unpack to, in bytes: a few kilobytes can claim terabytes.
+# Largest unpacked size of a zip and of one member, in bytes: kilobytes can unpack to terabytes.
 MAX_UNPACKED = 16 * 2**30
 MAX_MEMBER = 2**30
 
-# Deeper than any layout of images; also ends a loop of links.
+# Deeper than any supported layout of images; it also ends loops of symbolic links.
 MAX_DEPTH = 6
 
-# What `zipfile` raises on damaged bytes, beside ValueError.
+# Errors that `zipfile` raises for damaged data, apart from ValueError.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError)
 
 _JUNK = {"__macosx", "desktop.ini", "thumbs.db"}
@@ -28,13 +28,13 @@ _JUNK = {"__macosx", "desktop.ini", "thumbs.db"}
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """The files of a folder or zip, without hidden files and what operating systems leave behind.
+    """The files of a folder or zip, without hidden files and metadata of operating systems.
 
     Attributes:
-      files: path of each file, sorted; "/" separates folders.
-      folders: path of each folder, the empty ones included.
-      read: the bytes of the file at a path; safe to call from several threads. Raises ValueError
-        where they are damaged or cannot be read.
+      files: Path of each file, sorted; "/" separates folders.
+      folders: Path of each folder, including empty ones.
+      read: Returns the content of the file at a path; several threads may call it at once. It
+        raises ValueError if the file is damaged or cannot be read.
     """
 
     files: tuple[str, ...]
@@ -44,11 +44,11 @@ class Archive:
 
 @contextlib.contextmanager
 def open_archive(path: pathlib.Path) -> Iterator[Archive]:
-    """Opens a folder or zip file for the time of a `with` block.
+    """Opens a folder or zip file for the duration of a `with` block.
 
     Raises:
-      UserError: the zip is damaged, encrypted, larger than `MAX_UNPACKED` once unpacked, or names
-        files outside its own folder.
+      UserError: The zip is damaged or encrypted, unpacks to more than `MAX_UNPACKED` bytes, or has
+        members outside its own folder.
     """
     if path.is_dir():
         yield _folder(path)
@@ -58,19 +58,19 @@ def open_archive(path: pathlib.Path) -> Iterator[Archive]:
 
 
 def keep_open(path: pathlib.Path) -> Archive:
-    """As `open_archive`, for as long as the archive's `read` is in use.
+    """Opens a folder or zip file for as long as the archive's `read` is referenced.
 
     Raises:
-      UserError: see `open_archive`.
+      UserError: As for `open_archive`.
     """
     return _folder(path) if path.is_dir() else _zip(open_zip(path))
 
 
 def open_zip(path: pathlib.Path) -> zipfile.ZipFile:
-    """Opens a zip file (an npz is one) after checking that unpacking it is safe.
+    """Opens a zip file, such as an npz, after checking that unpacking it is safe.
 
     Raises:
-      UserError: see `open_archive`.
+      UserError: As for `open_archive`.
     """
     try:
         zipped = zipfile.ZipFile(path)
@@ -82,7 +82,7 @@ def open_zip(path: pathlib.Path) -> zipfile.ZipFile:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
         found = "truncated or damaged" if is_zip else "not a zip file"
-        raise UserError(f"{path}: {found}, expected a whole .npz or .zip") from error
+        raise UserError(f"{path}: {found}, expected a complete .npz or .zip") from error
     try:
         _check_members(path, zipped.infolist())
     except UserError:
@@ -106,7 +106,7 @@ def _check_members(path: pathlib.Path, members: list[zipfile.ZipInfo]) -> None:
         seen.add(name)
         if member.flag_bits & 1:
             raise UserError(f"{where} is encrypted, expected a zip without a password")
-        # The other methods unpack without a bound on the memory they take.
+        # Other methods use unbounded memory when they unpack.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(
                 f"{where} has compression method {member.compress_type}, expected stored or deflate"
@@ -129,7 +129,7 @@ def _zip(zipped: zipfile.ZipFile) -> Archive:
             raise ValueError(f"{size} bytes unpacked, expected at most {MAX_MEMBER}")
         try:
             with zipped.open(members[name]) as file:
-                # A bounded read: without a number zlib unpacks up to 2 GiB, whatever was declared.
+                # Without a limit zlib unpacks up to 2 GiB, whatever size the zip declares.
                 return file.read(size + 1)
         except DAMAGE as error:
             raise ValueError(f"damaged in the zip: {error}") from error
@@ -140,10 +140,10 @@ def _zip(zipped: zipfile.ZipFile) -> Archive:
 def _folder(root: pathlib.Path) -> Archive:
     files, folders = [], set()
 
-    def refuse(error: OSError):
+    def raise_user_error(error: OSError):
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
-    for where, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+    for where, subfolders, names in os.walk(root, onerror=raise_user_error, followlinks=True):
         here = pathlib.Path(where).relative_to(root)
         folders.add(here.as_posix())
         files += [(here / name).as_posix() for name in names if not _is_junk(name)]

@@ -1,10 +1,10 @@
-"""Sets of ArrayRecord shards: those that `bloodjax.pack` wrote, and tensorflow_datasets' own.
+"""Datasets in ArrayRecord shards, written by `bloodjax.pack` or by tensorflow_datasets.
 
 FOLDER/dataset_info.json, features.json, <name>-<split>.array_record-00000-of-00001, ...
 
-What `pack` wrote has `index.json` beside them: names, labels, groups and splits in the source's
-order, and the size and checksum of each shard. Another set's records are all read once for that.
-Images are read when they are asked for, in whatever thread asks.
+`bloodjax.pack` also writes `index.json`, which contains names, labels, groups and splits in the
+source's order, and the size and checksum of each shard. For a dataset without it, all records are
+read once. Images are lazy.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from bloodjax.data import images, lazy
+from bloodjax.data import lazy
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats.folders import SPLITS
 from bloodjax.data.formats.records import Reader, Shard
+from bloodjax.data.images import resize
 from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 
@@ -36,15 +37,15 @@ _SHARDS = "*.array_record-*"
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What is known of a set without reading its images.
+    """Everything about a dataset except its images, in the order of the dataset.
 
     Attributes:
-      shards: of all splits, in the order in which their records are counted.
-      records: for each image, in the data set's order, the number of its record.
-      labels: its class.
-      names: its name.
-      splits: its split.
-      groups: its group.
+      shards: Shards of all splits, in the order in which their records are numbered.
+      records: Number of each image's record.
+      labels: Class index of each image.
+      names: Name of each image.
+      splits: Split of each image.
+      groups: Group of each image, or "".
     """
 
     shards: tuple[Shard, ...]
@@ -55,83 +56,83 @@ class Index:
     groups: tuple[str, ...]
 
 
-def is_set(folder: pathlib.Path) -> bool:
-    """Whether `folder` holds a set of shards, or was to become one."""
+def is_shards(folder: pathlib.Path) -> bool:
+    """Whether `folder` contains shards, or is marked as an unfinished dataset of shards."""
     described = any((folder / name).exists() for name in (INFO, UNFINISHED))
     return described or any(folder.glob(_SHARDS))
 
 
-def read(folder: pathlib.Path, size: int) -> Dataset:
-    """The set in `folder`, its images unread, of `size` pixels a side.
+def read_dataset(folder: pathlib.Path, size: int) -> Dataset:
+    """Reads the dataset in `folder`, with lazy images of `size` pixels in height and width.
 
     Raises:
-      UserError: its description, its index or a shard is missing or damaged; or later, when
-        images are read, their shard is.
+      UserError: The metadata, the index or a shard is missing or damaged. Indexing the images
+        raises it too, if their shard is damaged.
     """
-    from bloodjax.data.formats import tfds  # takes its time, and most runs do without
+    from bloodjax.data.formats import tfds  # slow to import, and most runs do not need it
 
     _check_finished(folder)
-    layout = tfds.read_layout(folder)
+    schema = tfds.read_schema(folder)
     if (folder / INDEX).exists():
-        index = _read_index(folder, len(layout.classes))
+        index = _read_index(folder, len(schema.classes))
         reader = Reader(index.shards)
     else:
-        reader, index = _scan(folder, layout)
+        reader, index = _scan(folder, schema)
 
-    def read_files(places: Sequence[int]) -> list[bytes]:
-        numbers = index.records[np.asarray(places, int)].tolist()
+    def read_files(indices: Sequence[int]) -> list[bytes]:
+        numbers = index.records[np.asarray(indices, int)].tolist()
         records = zip(numbers, reader.read(numbers), strict=True)
-        return [_parsed(reader, number, record, layout)[0] for number, record in records]
+        return [_parse(reader, number, record, schema)[0] for number, record in records]
 
-    def load_pixels(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
-        found = np.empty((len(places), layout.side, layout.side, 3), np.uint8)
-        for i, pixels in enumerate(read_files(places.tolist())):
-            found[i] = tfds.pixels(pixels, layout)
-        return images.resize(found, size)
+    def load_pixels(indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
+        pixels = np.empty((len(indices), schema.size, schema.size, 3), np.uint8)
+        for i, data in enumerate(read_files(indices.tolist())):
+            pixels[i] = tfds.decode_pixels(data, schema)
+        return resize(pixels, size)
 
-    def refusal(place: int, error: ValueError) -> UserError:
-        return _refusal(reader, int(index.records[place]), error)
+    def to_error(i: int, error: ValueError) -> UserError:
+        return _record_error(reader, int(index.records[i]), error)
 
     n = len(index.names)
-    if layout.side is None:
-        pictures = lazy.encoded(read_files, n, size, refusal)
+    if schema.size is None:
+        images = lazy.decode_lazily(read_files, n, size, to_error)
     else:
-        pictures = LazyImages(load_pixels, np.arange(n), size)
+        images = LazyImages(load_pixels, np.arange(n), size)
     return Dataset(
-        images=pictures,
+        images=images,
         labels=index.labels.astype(np.int32),
         names=index.names,
-        classes=layout.classes,
+        classes=schema.classes,
         splits=index.splits,
         groups=index.groups,
     )
 
 
-def own_side(folder: pathlib.Path) -> int | None:
-    """The side of the images of a set that keeps them as pixels; None where as files."""
+def native_size(folder: pathlib.Path) -> int | None:
+    """Height and width of the images if the records store pixels; None if they store files."""
     from bloodjax.data.formats import tfds
 
     _check_finished(folder)
-    return tfds.read_layout(folder).side
+    return tfds.read_schema(folder).size
 
 
 def fingerprint(folder: pathlib.Path) -> str:
-    """A short text that stays the same as long as the set does; reads no images.
+    """A short text that changes when the dataset changes; computing it reads no images.
 
-    It covers the index, with the checksums of all shards, or what another set says of itself, and
+    It covers the metadata files, the index with the checksums of all shards if there is one, and
     the name and size of every shard.
 
     Raises:
-      UserError: the set is unfinished, or cannot be read.
+      UserError: The dataset is unfinished, or cannot be read.
     """
     _check_finished(folder)
     try:
-        told = [(path.name, path.stat().st_size) for path in folder.glob(_SHARDS)]
+        entries = [(path.name, path.stat().st_size) for path in folder.glob(_SHARDS)]
         for pattern in (INFO, INDEX, "features.json", "*.labels.txt"):
-            told += [(path.name, path.read_bytes()) for path in folder.glob(pattern)]
+            entries += [(path.name, path.read_bytes()) for path in folder.glob(pattern)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    return "sha256:" + hashlib.sha256(repr(sorted(told)).encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()
 
 
 def write_index(
@@ -140,11 +141,11 @@ def write_index(
     """Writes `index.json`.
 
     Args:
-      path: the file.
-      shards: by file name, in the order in which their records are counted: how many "records" it
-        holds, its "bytes", and their "sha256".
-      dataset: what the set is of; its images are not looked at.
-      records: the number of each image's record, int [n].
+      path: The file to write.
+      shards: File name -> number of "records", number of "bytes", and "sha256", in the order in
+        which records are numbered.
+      dataset: The dataset that the shards contain; its images are not read.
+      records: Number of each image's record, int [n].
     """
     groups = dataset.groups if any(dataset.groups) else ()
     content = {
@@ -161,9 +162,9 @@ def write_index(
 
 def _check_finished(folder: pathlib.Path) -> None:
     if (folder / UNFINISHED).exists():
-        raise UserError(f"{folder}: packing it was not finished; run the same command again")
+        raise UserError(f"{folder}: packing was interrupted; run the same command again")
     if not (folder / INFO).exists():
-        raise UserError(f"{folder}: has no {INFO}, expected all files of a set of shards")
+        raise UserError(f"{folder}: has no {INFO}, expected all files of a dataset of shards")
 
 
 def _read_index(folder: pathlib.Path, classes: int) -> Index:
@@ -174,64 +175,66 @@ def _read_index(folder: pathlib.Path, classes: int) -> Index:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if isinstance(content, dict) and content.get("format") != FORMAT:
         found = content.get("format")
-        raise UserError(f"{path}: is of format {found!r}, expected {FORMAT}: another version's")
+        raise UserError(f"{path}: has format {found!r} of another version, expected {FORMAT}")
     try:
         index = _index(folder, content, classes)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{path}: is damaged ({error}), expected what bloodjax.pack wrote"
+            f"{path}: is damaged ({error}), expected a file that bloodjax.pack wrote"
         ) from error
-    for shard, told in zip(index.shards, content["shards"].values(), strict=True):
+    for shard, metadata in zip(index.shards, content["shards"].values(), strict=True):
         if not shard.path.is_file():
             raise UserError(f"{shard.path}: no such file, expected the shards of {path}")
         found = shard.path.stat().st_size
-        if found != told["bytes"]:
-            raise UserError(f"{shard.path}: is damaged, {found} bytes, expected {told['bytes']}")
+        if found != metadata["bytes"]:
+            raise UserError(
+                f"{shard.path}: is damaged, {found} bytes, expected {metadata['bytes']}"
+            )
     return index
 
 
 def _index(folder: pathlib.Path, content: Mapping[str, Any], classes: int) -> Index:
     shards = tuple(
-        Shard(folder / pathlib.PurePath(name).name, int(told["records"]))
-        for name, told in content["shards"].items()
+        Shard(folder / pathlib.PurePath(name).name, int(metadata["records"]))
+        for name, metadata in content["shards"].items()
     )
     names = tuple(content["names"])
     n, total = len(names), sum(shard.records for shard in shards)
-    # Few different ones: each is kept once.
+    # There are few distinct texts; interning stores each of them once.
     splits = tuple(map(sys.intern, content["splits"]))
     groups = tuple(map(sys.intern, content["groups"] or ("",) * n))
     numbers = {key: np.array(content[key], np.int64) for key in ("records", "labels")}
     for key, limit in (("records", total), ("labels", classes)):
-        right = (numbers[key] >= 0) & (numbers[key] < limit)
-        if numbers[key].shape != (n,) or not right.all():
+        valid = (numbers[key] >= 0) & (numbers[key] < limit)
+        if numbers[key].shape != (n,) or not valid.all():
             raise ValueError(f"{key} are not {n} numbers below {limit}")
     texts = (*names, *splits, *groups)
     if len(texts) != 3 * n or len(set(names)) != n or not all(isinstance(t, str) for t in texts):
-        raise ValueError(f"names, splits and groups are not {n} texts each, the names distinct")
+        raise ValueError(f"names, splits and groups are not {n} texts each with distinct names")
     if min((shard.records for shard in shards), default=0) < 1:
-        raise ValueError("no shards, or one without records")
+        raise ValueError("there are no shards, or a shard has no records")
     return Index(shards, numbers["records"], numbers["labels"], names, splits, groups)
 
 
-def _scan(folder: pathlib.Path, layout) -> tuple[Reader, Index]:
-    """What `index.json` would say, from the records themselves."""
-    shards = tuple(shard for of_split in layout.splits.values() for shard in of_split)
+def _scan(folder: pathlib.Path, schema) -> tuple[Reader, Index]:
+    """Reads all records for the content that `index.json` would have."""
+    shards = tuple(shard for of_split in schema.splits.values() for shard in of_split)
     reader = Reader(shards)
     if len(reader) == 0:
-        raise UserError(f"{folder}: holds no records, expected at least one")
+        raise UserError(f"{folder}: contains no records, expected at least one")
     splits = [
         (SPLITS.get(split.lower(), split), i)
-        for split, of_split in layout.splits.items()
+        for split, of_split in schema.splits.items()
         for i in range(sum(shard.records for shard in of_split))
     ]
     labels, texts = [], {"name": [], "group": []}
     for start in range(0, len(reader), lazy.AT_ONCE):
         numbers = range(start, min(start + lazy.AT_ONCE, len(reader)))
         for number, record in zip(numbers, reader.read(numbers), strict=True):
-            _, label, found = _parsed(reader, number, record, layout)
-            if not 0 <= label < len(layout.classes):
-                told = f"label {label}, expected 0..{len(layout.classes) - 1}"
-                raise _refusal(reader, number, ValueError(told))
+            _, label, found = _parse(reader, number, record, schema)
+            if not 0 <= label < len(schema.classes):
+                reason = f"label {label}, expected 0..{len(schema.classes) - 1}"
+                raise _record_error(reader, number, ValueError(reason))
             labels.append(label)
             for key, values in texts.items():
                 values.append(found.get(key, ""))
@@ -248,15 +251,15 @@ def _scan(folder: pathlib.Path, layout) -> tuple[Reader, Index]:
     )
 
 
-def _parsed(reader: Reader, number: int, record: bytes, layout) -> tuple[bytes, int, dict]:
+def _parse(reader: Reader, number: int, record: bytes, schema) -> tuple[bytes, int, dict]:
     from bloodjax.data.formats import tfds
 
     try:
-        return tfds.parse(record, layout)
+        return tfds.parse_example(record, schema)
     except ValueError as error:
-        raise _refusal(reader, number, error) from error
+        raise _record_error(reader, number, error) from error
 
 
-def _refusal(reader: Reader, number: int, error: ValueError) -> UserError:
+def _record_error(reader: Reader, number: int, error: ValueError) -> UserError:
     path = reader.shard(number).path
-    return UserError(f"{path}: record {number} of the set cannot be read: {error}")
+    return UserError(f"{path}: record {number} of the dataset cannot be read: {error}")

@@ -1,4 +1,4 @@
-"""Folders and zips of images, one folder a class: `[<split>/]<class>/<image>`."""
+"""Folders and zips with one folder of images per class: `[<split>/]<class>/<image>`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool
 
-from bloodjax.data import images, lazy
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats.archive import Archive, keep_open
-from bloodjax.data.lazy import Images
+from bloodjax.data.images import SUFFIXES, decode
+from bloodjax.data.lazy import Images, decode_lazily, outgrows_memory, run_in_threads
 from bloodjax.errors import UserError
 
 SPLITS = {
@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Which file is an image, and of what: fields as in Dataset, in the order of their paths."""
+class _ImageFiles:
+    """The image files in the order of their paths; fields are as in Dataset."""
 
     names: tuple[str, ...]
     splits: tuple[str, ...]
@@ -43,66 +43,71 @@ class _Layout:
     groups: tuple[str, ...]
 
 
-def read(
-    path: pathlib.Path, size: int, bad_images: Literal["fail", "skip"], *, unread: bool = False
+def read_dataset(
+    path: pathlib.Path, size: int, bad_images: Literal["fail", "skip"], *, lazy: bool = False
 ) -> Dataset:
-    """The images of a folder or zip, sorted by path; its classes are the sorted folders.
+    """Reads the images of a folder or zip, sorted by path; classes are the sorted folder names.
 
-    A single folder around everything is looked through. A file `groups.csv` beside the class (or
-    split) folders, with the header `name,group` and names as it sees them, gives images a group;
-    the others have none.
+    A single folder that contains everything else is skipped. A file `groups.csv` next to the class
+    (or split) folders, with the header `name,group` and names relative to its own folder, assigns
+    groups to images; images that it does not list have none.
 
-    The images stay unread (`lazy.LazyImages`) where they would take too much memory, or `unread`
-    asks for it. They are all decoded once even so, to find what is no image.
+    All images are decoded once, even if they are lazy, to find those that are unreadable.
+
+    Args:
+      path: The folder or zip.
+      size: Height and width of the images in pixels.
+      bad_images: Whether an unreadable image is an error or is skipped with a warning.
+      lazy: Whether the images are lazy even if they fit in memory.
 
     Raises:
-      UserError: no images, a layout other than `LAYOUTS`, a `groups.csv` that does not fit, or
-        (with `bad_images` "fail") a file in a class folder that is not a readable image.
+      UserError: There are no images, the layout is not one of `LAYOUTS`, `groups.csv` does not
+        fit, or (with `bad_images` "fail") a file in a class folder is not a readable image.
     """
     archive = keep_open(path)
-    layout = _find_layout(path, archive)
-    pictures, readable = images_of(path, archive, layout.names, size, bad_images, unread=unread)
+    files = _find_images(path, archive)
+    images, readable = read_images(path, archive, files.names, size, bad_images, lazy=lazy)
     if not readable.any():
-        raise UserError(f"{path}: holds no readable images, {LAYOUTS}")
-    label_of = {name: label for label, name in enumerate(layout.classes)}
+        raise UserError(f"{path}: contains no readable images, {LAYOUTS}")
+    label_of = {name: label for label, name in enumerate(files.classes)}
     dataset = Dataset(
-        images=pictures,
-        labels=np.array([label_of[folder] for folder in layout.folders], np.int32),
-        names=layout.names,
-        classes=layout.classes,
-        splits=layout.splits,
-        groups=layout.groups,
+        images=images,
+        labels=np.array([label_of[folder] for folder in files.folders], np.int32),
+        names=files.names,
+        classes=files.classes,
+        splits=files.splits,
+        groups=files.groups,
     )
     return dataset if readable.all() else dataset.take(readable)
 
 
-def _find_layout(path: pathlib.Path, archive: Archive) -> _Layout:
-    root = _wrapping(archive)
+def _find_images(path: pathlib.Path, archive: Archive) -> _ImageFiles:
+    root = _wrapping_folder(archive)
     files = [name[len(root) :].split("/") for name in archive.files]
     folders = [name[len(root) :].split("/") for name in archive.folders if name.startswith(root)]
     tops = {parts[0] for parts in folders}
     depth = 3 if tops and all(top.lower() in SPLITS for top in tops) else 2
-    pictures = []
+    images = []
     for parts in files:
         if len(parts) == depth:
-            pictures.append(parts)
-        elif len(parts) > depth or parts[-1].lower().endswith(images.SUFFIXES):
+            images.append(parts)
+        elif len(parts) > depth or parts[-1].lower().endswith(SUFFIXES):
             raise UserError(f"{path}: {root}{'/'.join(parts)} is out of place, {LAYOUTS}")
-    classes = {parts[-2] for parts in pictures}
+    classes = {parts[-2] for parts in images}
     classes.update(parts[-1] for parts in folders if len(parts) == depth - 1)
-    relative = ["/".join(parts) for parts in pictures]
+    relative = ["/".join(parts) for parts in images]
     group_of = _read_groups(path, archive, root, relative)
-    return _Layout(
+    return _ImageFiles(
         names=tuple(root + name for name in relative),
-        splits=tuple(SPLITS[parts[0].lower()] if depth == 3 else "" for parts in pictures),
-        folders=tuple(parts[-2] for parts in pictures),
+        splits=tuple(SPLITS[parts[0].lower()] if depth == 3 else "" for parts in images),
+        folders=tuple(parts[-2] for parts in images),
         classes=tuple(sorted(classes)),
         groups=tuple(group_of.get(name, "") for name in relative),
     )
 
 
-def _wrapping(archive: Archive) -> str:
-    """The folder around everything, as "name/"; "" where there is none."""
+def _wrapping_folder(archive: Archive) -> str:
+    """The folder that contains everything else, as "name/"; "" if there is none."""
     paths = [*archive.files, *archive.folders]
     root = ""
     while True:
@@ -115,7 +120,7 @@ def _wrapping(archive: Archive) -> str:
 
 
 def _read_groups(
-    path: pathlib.Path, archive: Archive, root: str, pictures: Sequence[str]
+    path: pathlib.Path, archive: Archive, root: str, images: Sequence[str]
 ) -> dict[str, str]:
     name = root + "groups.csv"
     if name not in archive.files:
@@ -127,31 +132,42 @@ def _read_groups(
     if not rows or rows[0] != ["name", "group"] or any(len(row) != 2 for row in rows if row):
         raise UserError(f"{path}: {name} does not have just the columns name,group")
     groups = {row[0]: row[1] for row in rows[1:] if row}
-    unknown = sorted(groups.keys() - set(pictures))
+    unknown = sorted(groups.keys() - set(images))
     if unknown:
-        raise UserError(f"{path}: {name} names {unknown[0]}, which is no image beside it")
+        raise UserError(f"{path}: {name} names {unknown[0]}, but there is no such image")
     return groups
 
 
-def images_of(
+def read_images(
     path: pathlib.Path,
     archive: Archive,
     names: Sequence[str],
     size: int,
     bad_images: Literal["fail", "skip"],
     *,
-    unread: bool = False,
+    lazy: bool = False,
 ) -> tuple[Images, Bool[np.ndarray, " n"]]:
-    """All of the `names` in an open `archive`, and which of them can be read.
+    """Reads the images `names` of an open `archive`.
+
+    Args:
+      path: The folder or zip, for messages.
+      archive: The same, opened.
+      names: Paths of the images in the archive.
+      size: Height and width of the images in pixels.
+      bad_images: Whether an unreadable image is an error or is skipped with a warning.
+      lazy: Whether the images are lazy even if they fit in memory.
+
+    Returns:
+      All images, and which of them are readable.
 
     Raises:
-      UserError: one cannot, and `bad_images` is "fail".
+      UserError: An image is unreadable and `bad_images` is "fail".
     """
-    unread = unread or lazy.outgrows_memory(len(names) * size**2 * 3)
-    pictures = np.zeros((0 if unread else len(names), size, size, 3), np.uint8)
+    lazy = lazy or outgrows_memory(len(names) * size**2 * 3)
+    images = np.zeros((0 if lazy else len(names), size, size, 3), np.uint8)
     readable = np.ones(len(names), bool)
 
-    def refusal(i: int, error: ValueError) -> UserError:
+    def to_error(i: int, error: ValueError) -> UserError:
         return UserError(
             f"{path}: {names[i]} is not a readable image ({error}); mend or remove it, or set "
             "config.data.bad_images=skip"
@@ -160,29 +176,29 @@ def images_of(
     def decode_chunk(start: int) -> None:
         for i in range(start, min(start + _CHUNK, len(names))):
             try:
-                image = images.decode(archive.read(names[i]), size)
+                image = decode(archive.read(names[i]), size)
             except ValueError as error:
                 if bad_images == "fail":
-                    raise refusal(i, error) from error
+                    raise to_error(i, error) from error
                 readable[i] = False
             else:
-                if not unread:
-                    pictures[i] = image
+                if not lazy:
+                    images[i] = image
 
-    def files(places: Sequence[int]) -> list[bytes]:
-        found = []
-        for i in places:
+    def read_files(indices: Sequence[int]) -> list[bytes]:
+        files = []
+        for i in indices:
             try:
-                found.append(archive.read(names[i]))
+                files.append(archive.read(names[i]))
             except ValueError as error:
-                raise refusal(i, error) from error
-        return found
+                raise to_error(i, error) from error
+        return files
 
-    lazy.in_threads(decode_chunk, range(0, len(names), _CHUNK))
+    run_in_threads(decode_chunk, range(0, len(names), _CHUNK))
     skipped = [names[i] for i in np.flatnonzero(~readable)]
     if skipped:
         shown = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         _log.warning("%s: skipped %d unreadable images: %s", path, len(skipped), shown)
-    if unread:
-        return lazy.encoded(files, len(names), size, refusal), readable
-    return pictures, readable
+    if lazy:
+        return decode_lazily(read_files, len(names), size, to_error), readable
+    return images, readable

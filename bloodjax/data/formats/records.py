@@ -1,6 +1,11 @@
-"""Numbered records in ArrayRecord files. The one module that imports array_record.
+"""Reads and writes records in ArrayRecord files. The only module that imports array_record.
 
-A file keeps a checksum with every record, so that a damaged one is an error and never other pixels.
+A file stores a checksum with every record, so a damaged record is an error and never wrong pixels.
+
+`Reader` takes the place of `array_record`'s own ArrayRecordDataSource. One record at a time they
+read equally fast (50,000 records of 27 kB per second on two cores); for several at once, the data
+source uses twice the processor time per record. It does not check how many records a shard has,
+and its errors do not name the shard, so we would need the shard of each record anyway.
 """
 
 from __future__ import annotations
@@ -16,21 +21,21 @@ import numpy as np
 
 from bloodjax.errors import UserError
 
-# A record a group: any of them can be read alone. Images hardly get smaller by compression, and
-# raw pixels are read three times as fast without it.
+# Groups of one record allow random access. Compression hardly shrinks images, and pixels
+# are read three times as fast without it.
 _WRITE = "group_size:1,uncompressed"
-# Nothing is read ahead, as what is next is anywhere.
+# Reading ahead does not help random access.
 _READ = "readahead_buffer_size:0,max_parallelism:0"
 _BUFFER = 32768  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of a set.
+    """One file of a dataset.
 
     Attributes:
-      path: the file.
-      records: how many it holds.
+      path: The file.
+      records: Number of its records.
     """
 
     path: pathlib.Path
@@ -38,51 +43,51 @@ class Shard:
 
 
 class Reader:
-    """The records of several shards under one count, in the order of the shards.
+    """Random access to the records of several shards, numbered in the order of the shards.
 
-    Safe to use from several threads; a shard is opened when something of it is first asked for.
+    Several threads may read at once. A shard is opened when one of its records is first read.
     """
 
     def __init__(self, shards: Sequence[Shard]):
         self._shards = tuple(shards)
         self._ends = np.array([*itertools.accumulate(shard.records for shard in shards)], np.int64)
-        self._open = [None] * len(self._shards)
+        self._readers = [None] * len(self._shards)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._shards else 0
 
     def read(self, numbers: Sequence[int]) -> list[bytes]:
-        """The records of these `numbers`, in their order.
+        """Reads the records with these `numbers`, in this order.
 
         Raises:
-          UserError: a shard is missing or damaged, or holds more or fewer records than it should.
+          UserError: A shard is missing or damaged, or has the wrong number of records.
         """
         shards = np.searchsorted(self._ends, np.asarray(numbers, np.int64), side="right").tolist()
-        found = []
+        records = []
         for number, i in zip(numbers, shards, strict=True):
-            reader = self._open[i] or self._opened(i)
-            place = int(number) - int(self._ends[i]) + self._shards[i].records
+            reader = self._readers[i] or self._open_shard(i)
+            position = int(number) - int(self._ends[i]) + self._shards[i].records
             try:
-                # One at a time: for several, its threads take twice the processor's time.
-                found += reader.read([place])
+                # One at a time: for several, the reader uses twice the processor time.
+                records += reader.read([position])
             except (RuntimeError, ValueError, IndexError, MemoryError) as error:
-                raise _damaged(self._shards[i].path, error) from error
-        return found
+                raise _read_error(self._shards[i].path, error) from error
+        return records
 
     def shard(self, number: int) -> Shard:
-        """Where the record of this `number` lies."""
+        """The shard that contains the record `number`."""
         return self._shards[int(np.searchsorted(self._ends, number, side="right"))]
 
-    def _opened(self, i: int):
+    def _open_shard(self, i: int):
         with self._lock:
-            if self._open[i] is None:
-                self._open[i] = _open(self._shards[i])
-            return self._open[i]
+            if self._readers[i] is None:
+                self._readers[i] = _open(self._shards[i])
+            return self._readers[i]
 
 
 class Writer:
-    """Writes records to a new file, one after the other; `close` makes it whole."""
+    """Writes records to a new file, which is complete once `close` has returned."""
 
     def __init__(self, path: pathlib.Path):
         from array_record.python import array_record_module
@@ -91,33 +96,33 @@ class Writer:
         try:
             self._writer = array_record_module.ArrayRecordWriter(str(path), _WRITE)
         except (RuntimeError, ValueError) as error:
-            raise _unwritten(path, error) from error
+            raise _write_error(path, error) from error
 
     def write(self, record: bytes) -> None:
-        """Adds a record.
+        """Appends a record.
 
         Raises:
-          UserError: the disk does not take it.
+          UserError: The file cannot be written.
         """
         try:
             self._writer.write(record)
         except (RuntimeError, ValueError) as error:
-            raise _unwritten(self._path, error) from error
+            raise _write_error(self._path, error) from error
 
     def close(self) -> None:
-        """Ends the file.
+        """Writes what is buffered and closes the file.
 
         Raises:
-          UserError: the disk does not take it.
+          UserError: The file cannot be written.
         """
         try:
             self._writer.close()
         except (RuntimeError, ValueError) as error:
-            raise _unwritten(self._path, error) from error
+            raise _write_error(self._path, error) from error
 
 
 def _open(shard: Shard):
-    # Takes its time, and most runs do without.
+    # Imported here because it is slow to import and most runs do not need it.
     from array_record.python import array_record_module
 
     if not shard.path.is_file():
@@ -128,20 +133,20 @@ def _open(shard: Shard):
         )
         found = reader.num_records()
     except (RuntimeError, ValueError, MemoryError) as error:
-        raise _damaged(shard.path, error) from error
+        raise _read_error(shard.path, error) from error
     if found != shard.records:
-        raise UserError(f"{shard.path}: holds {found} records, expected {shard.records}")
+        raise UserError(f"{shard.path}: contains {found} records, expected {shard.records}")
     return reader
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> UserError:
-    return UserError(f"{path}: is damaged ({_short(error)}), expected a whole ArrayRecord file")
+def _read_error(path: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f"{path}: is damaged ({_short(error)}), expected a complete ArrayRecord file")
 
 
-def _unwritten(path: pathlib.Path, error: Exception) -> UserError:
+def _write_error(path: pathlib.Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be written ({_short(error)}), expected space on the disk")
 
 
 def _short(error: Exception) -> str:
-    """The first thing that array_record says, without what it says of itself."""
+    """The first part of array_record's message, without its details of the implementation."""
     return re.split(r";| \[| \(computed", str(error))[0][:120]

@@ -1,8 +1,8 @@
-"""Sets in the layout of TensorFlow Datasets, read and described without TensorFlow.
+"""Metadata and records of datasets in tensorflow_datasets' format, without TensorFlow.
 
-A folder of ArrayRecord shards `<name>-<split>.array_record-00000-of-00001`, whose records are
-`tf.train.Example` messages, with `dataset_info.json` and `features.json` beside them. The one
-module that imports tensorflow_datasets; nothing in it reaches the network.
+Such a dataset is a folder with `dataset_info.json`, `features.json` and ArrayRecord shards
+`<name>-<split>.array_record-00000-of-00001`, whose records are `tf.train.Example` messages. The
+only module that imports tensorflow_datasets; it never accesses the network.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from bloodjax.data.formats.records import Shard
 from bloodjax.errors import UserError
 
 __all__ = [
-    *("INFO", "Layout", "describe", "example", "features", "locate", "parse", "pixels"),
-    *("read_layout", "shard_name", "split_name", "tfds"),
+    *("INFO", "Schema", "decode_pixels", "encode_example", "features", "locate"),
+    *("parse_example", "read_schema", "shard_name", "split_name", "tfds", "write_metadata"),
 ]
 
 INFO = "dataset_info.json"
 _FORMAT = "array_record"
-# In a description, what names a class to import, and what may hold such names as text.
-_NAMES_A_CLASS = ("pythonClassName", "python_class_name")
-_OWN = "tensorflow_datasets.core.features."
-_NESTED = ("content", "jsonFeature", "json_feature")
+# JSON keys whose value names a Python class to import, and keys that can contain such JSON as text.
+_CLASS_KEYS = ("pythonClassName", "python_class_name")
+_OWN_CLASSES = "tensorflow_datasets.core.features."
+_NESTED_KEYS = ("content", "jsonFeature", "json_feature")
 _NAME = re.compile(r"(\w+(?:/[\w.-]+)?)(?::(\d+\.\d+\.\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """What a set's records are.
+class Schema:
+    """The shards of a dataset and the features of its records.
 
     Attributes:
-      splits: the shards of each split.
-      classes: class names in label order.
-      image: the feature that holds the image, as a file or as pixels.
-      label: the feature that holds its class.
-      texts: those of the features "name" and "group" that there are.
-      side: of the images in pixels, where they are kept as pixels; None where as files.
+      splits: Split name -> its shards.
+      classes: Class names in label order.
+      image: Name of the feature that contains the image, as an encoded file or as pixels.
+      label: Name of the feature that contains the class index.
+      texts: The features among "name" and "group" that the records have.
+      size: Height and width of the images if they are stored as pixels; None for files.
     """
 
     splits: dict[str, tuple[Shard, ...]]
@@ -52,21 +52,21 @@ class Layout:
     image: str
     label: str
     texts: tuple[str, ...]
-    side: int | None
+    size: int | None
 
 
 def locate(spec: str) -> pathlib.Path:
-    """The folder of `tfds:NAME[/CONFIG][:VERSION]` in the local data folder, the newest by default.
+    """The folder of the dataset `tfds:NAME[/CONFIG][:VERSION]`, by default of its newest version.
 
-    The data folder is that of tensorflow_datasets: TFDS_DATA_DIR, or ~/tensorflow_datasets.
+    It is looked up in tensorflow_datasets' data folder: TFDS_DATA_DIR, or ~/tensorflow_datasets.
 
     Raises:
-      UserError: the name is malformed, or the set has not been built there.
+      UserError: The SPEC is malformed, or the dataset has not been built there.
     """
-    found = _NAME.fullmatch(spec.removeprefix("tfds:"))
-    if not found or ".." in spec:
+    match = _NAME.fullmatch(spec.removeprefix("tfds:"))
+    if not match or ".." in spec:
         raise UserError(f"{spec}: expected tfds:NAME[:VERSION], as in tfds:blood_cells:1.0.0")
-    name, version = found.groups()
+    name, version = match.groups()
     root = pathlib.Path(tfds.core.constants.get_default_data_dir()).expanduser()
     versions = [
         folder.parent.name
@@ -77,23 +77,21 @@ def locate(spec: str) -> pathlib.Path:
         return root / name / version
     if versions and version is None:
         return root / name / str(max(map(tfds.core.Version, versions)))
-    there = (
-        f"there are the versions {', '.join(sorted(versions))}" if versions else "it is not there"
-    )
+    found = f"only the versions {', '.join(sorted(versions))} are" if versions else "it is not"
     raise UserError(
-        f"{spec}: {there} in {root}; nothing is downloaded: build it with tensorflow_datasets and "
-        f'file_format="{_FORMAT}", or name its data folder in TFDS_DATA_DIR'
+        f"{spec}: {found} in {root}, and bloodjax does not download it: build it with "
+        f'tensorflow_datasets and file_format="{_FORMAT}", or set TFDS_DATA_DIR to its data folder'
     )
 
 
-def read_layout(folder: pathlib.Path) -> Layout:
-    """What the records of the set in `folder` are.
+def read_schema(folder: pathlib.Path) -> Schema:
+    """Reads the metadata of the dataset in `folder`.
 
     Raises:
-      UserError: its description is damaged, or it has no images with one label each.
+      UserError: The metadata is damaged, or the records do not have one image and one label.
     """
     try:
-        _check_no_code(folder)
+        _check_own_classes(folder)
         info = tfds.builder_from_directory(folder).info
         splits = {
             name: tuple(
@@ -104,56 +102,64 @@ def read_layout(folder: pathlib.Path) -> Layout:
         }
         kinds = dict(info.features.items())
         found = info.file_format.value if info.file_format else "no known format"
-    except Exception as error:  # whatever its parsers raise on damaged text
+    except Exception as error:  # its parsers raise any type on damaged text
         raise UserError(
-            f"{folder}: cannot be read as a set of tensorflow_datasets "
-            f"({type(error).__name__}: {str(error)[:120]}), expected a whole {INFO} and "
+            f"{folder}: cannot be read as a dataset of tensorflow_datasets "
+            f"({type(error).__name__}: {str(error)[:120]}), expected a complete {INFO} and "
             "features.json"
         ) from error
     if found != _FORMAT:
-        raise UserError(f"{folder}: its records are {found}, expected {_FORMAT}")
+        raise UserError(f"{folder}: its records have the format {found}, expected {_FORMAT}")
     image, label = _only(folder, kinds, _is_image), _only(folder, kinds, _is_label)
     feature = kinds[image]
     is_file = isinstance(feature, tfds.features.Image)
-    return Layout(
+    return Schema(
         splits=splits,
         classes=tuple(kinds[label].names),
         image=image,
         label=label,
         texts=tuple(n for n in ("name", "group") if isinstance(kinds.get(n), tfds.features.Text)),
-        side=None if is_file else feature.shape[0],
+        size=None if is_file else feature.shape[0],
     )
 
 
-def parse(record: bytes, layout: Layout) -> tuple[bytes, int, dict[str, str]]:
-    """The image, as a file or as pixels, the label, and the `texts` of a record.
+def parse_example(record: bytes, schema: Schema) -> tuple[bytes, int, dict[str, str]]:
+    """Parses a record.
+
+    Returns:
+      The image as an encoded file or as pixels, the class index, and the text features.
 
     Raises:
-      ValueError: it is no record of this layout.
+      ValueError: The record does not match the schema.
     """
     try:
         fields = tf_example_pb2.Example.FromString(record).features.feature
-        (image,) = fields[layout.image].bytes_list.value
-        (label,) = fields[layout.label].int64_list.value
-        texts = {n: fields[n].bytes_list.value[0].decode() for n in layout.texts}
-    except Exception as error:  # protobuf's own errors are not of one kind
-        raise ValueError(f"it has no {layout.image} and {layout.label} that are whole") from error
-    if layout.side is not None and len(image) != layout.side**2 * 3:
-        raise ValueError(f"{layout.image} has {len(image)} bytes, expected {layout.side}^2 * 3")
+        (image,) = fields[schema.image].bytes_list.value
+        (label,) = fields[schema.label].int64_list.value
+        texts = {n: fields[n].bytes_list.value[0].decode() for n in schema.texts}
+    except Exception as error:  # protobuf's errors have no common type
+        raise ValueError(f"{schema.image} or {schema.label} is missing or damaged") from error
+    if schema.size is not None and len(image) != schema.size**2 * 3:
+        raise ValueError(f"{schema.image} has {len(image)} bytes, expected {schema.size}^2 * 3")
     return image, label, texts
 
 
-def pixels(image: bytes, layout: Layout) -> np.ndarray:
-    """The image that is kept as pixels, uint8 [side, side, 3]."""
-    return np.frombuffer(image, np.uint8).reshape(layout.side, layout.side, 3)
+def decode_pixels(image: bytes, schema: Schema) -> np.ndarray:
+    """An image that is stored as pixels, as uint8 [size, size, 3]."""
+    return np.frombuffer(image, np.uint8).reshape(schema.size, schema.size, 3)
 
 
-def features(classes: Sequence[str], side: int | None) -> tfds.features.FeaturesDict:
-    """Our sets' features: image (files, or pixels where `side` says so), label, name and group."""
+def features(classes: Sequence[str], size: int | None) -> tfds.features.FeaturesDict:
+    """The features of records that bloodjax writes: image, label, name and group.
+
+    Args:
+      classes: Class names in label order.
+      size: Height and width of images that are stored as pixels; None for encoded files.
+    """
     kinds = tfds.features
     image = kinds.Image(shape=(None, None, 3))
-    if side is not None:
-        image = kinds.Tensor(shape=(side, side, 3), dtype=np.uint8, encoding="bytes")
+    if size is not None:
+        image = kinds.Tensor(shape=(size, size, 3), dtype=np.uint8, encoding="bytes")
     return kinds.FeaturesDict(
         {
             "image": image,
@@ -164,8 +170,8 @@ def features(classes: Sequence[str], side: int | None) -> tfds.features.Features
     )
 
 
-def example(image: bytes, label: int, name: str, group: str) -> bytes:
-    """A record of the features that `features` lists; the same ones give the same bytes."""
+def encode_example(image: bytes, label: int, name: str, group: str) -> bytes:
+    """Encodes a record with the features of `features`; equal arguments give equal bytes."""
     message = tf_example_pb2.Example()
     fields = message.features.feature
     fields["image"].bytes_list.value.append(image)
@@ -176,7 +182,7 @@ def example(image: bytes, label: int, name: str, group: str) -> bytes:
 
 
 def split_name(split: str) -> str:
-    """What a data set's split is called here; a source without splits is all "train"."""
+    """tensorflow_datasets' name of a split; images without a split belong to "train"."""
     return {"": "train", "val": "validation"}.get(split, re.sub(r"\W", "_", split))
 
 
@@ -185,13 +191,13 @@ def shard_name(name: str, split: str, i: int, n: int) -> str:
     return f"{name}-{split}.{_FORMAT}-{i:05d}-of-{n:05d}"
 
 
-def describe(
+def write_metadata(
     folder: pathlib.Path,
     name: str,
     kinds: tfds.features.FeaturesDict,
     splits: Mapping[str, Sequence[Shard]],
 ) -> None:
-    """Writes what tensorflow_datasets must know of the set `name` in `folder`."""
+    """Writes tensorflow_datasets' metadata of the dataset `name` to `folder`."""
     infos = [
         tfds.core.SplitInfo(
             name=split,
@@ -208,11 +214,13 @@ def describe(
     )
 
 
-def _check_no_code(folder: pathlib.Path) -> None:
-    """Makes sure that a description names no classes but the library's own, which it would import.
+def _check_own_classes(folder: pathlib.Path) -> None:
+    """Checks that the metadata names no Python class outside tensorflow_datasets.
+
+    tensorflow_datasets imports every class that it names.
 
     Raises:
-      ValueError: it does, or has parts in which it could.
+      ValueError: It names another class, or contains JSON as text, which could name one.
     """
     for file in (INFO, "features.json"):
         left = [json.loads((folder / file).read_text("utf-8"))]
@@ -222,9 +230,9 @@ def _check_no_code(folder: pathlib.Path) -> None:
                 left += node
             elif isinstance(node, dict):
                 left += node.values()
-                named = [node[key] for key in _NAMES_A_CLASS if key in node]
-                foreign = [n for n in named if not str(n).startswith(_OWN)]
-                if foreign or any(key in node for key in _NESTED):
+                named = [node[key] for key in _CLASS_KEYS if key in node]
+                foreign = [n for n in named if not str(n).startswith(_OWN_CLASSES)]
+                if foreign or any(key in node for key in _NESTED_KEYS):
                     raise ValueError(f"{file} has features that are not tensorflow_datasets' own")
 
 
@@ -246,6 +254,6 @@ def _only(folder: pathlib.Path, kinds: Mapping, test) -> str:
         return found[0]
     what = "image (an Image)" if test is _is_image else "label (a ClassLabel)"
     raise UserError(
-        f"{folder}: has the features {', '.join(sorted(kinds))}; expected just one {what} among "
+        f"{folder}: has the features {', '.join(sorted(kinds))}; expected exactly one {what} among "
         f"them, found {len(found)}"
     )

@@ -1,1 +1,1 @@
-"""Rendered blood cells, for tests and first runs."""
+"""Synthetic images of blood cells, for tests and first runs."""

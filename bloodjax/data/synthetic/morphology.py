@@ -1,9 +1,9 @@
-"""What each kind of blood cell looks like in a stained film, as ranges to draw cells from.
+"""Appearance of each kind of blood cell in a stained film, as ranges of random parameters.
 
-The structures are those that a haematologist reads: lobes of the nucleus, its size against the
-cell's, granules, vacuoles. Ranges of colour and size overlap between kinds on purpose.
+The structures are those that a haematologist looks at: lobes of the nucleus, its size relative to
+the cell, granules, vacuoles. Ranges of colour and size overlap between kinds on purpose.
 
-Lengths are in half frames: a frame spans -1..1 both ways, whatever its size in pixels.
+Lengths are in units of half the image: an image spans -1..1 in both directions.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ STAINS = {
 
 @dataclasses.dataclass(frozen=True)
 class Morphology:
-    """The structure of one kind of cell; a pair is the range that a cell draws its value from.
+    """The structure of one kind of cell; a `Range` is sampled uniformly for each cell.
 
     Attributes:
-      radius: of the cell, in half frames.
-      lobes: fewest and most lobes of the nucleus; (0, 0) where there is none.
-      lobe: radius of a lobe. This and the other lengths below are in units of the cell's radius.
-      arc: radius of the arc that the lobes' centres stand on.
-      span: angle between the first lobe and the last, in radians.
-      bridge: thickness of the strands between lobes, in units of the lobes' radius.
-      offset: distance of the nucleus from the cell's centre.
-      density: amount of chromatin.
-      rough: standard deviation of the outline from an ellipse.
-      cytoplasm: amount of each stain in the cytoplasm.
-      granule: the granules' stain.
-      granules: its amount.
-      grain: size of a granule, in half frames.
-      sparse: how far the texture must rise, in standard deviations, to make a granule.
-      covered: whether granules lie over the nucleus too.
-      vacuoles: most vacuoles in the cytoplasm.
+      radius: Radius of the cell, in units of half the image.
+      lobes: Fewest and most lobes of the nucleus; (0, 0) for a cell without a nucleus.
+      lobe: Radius of a lobe. This and the lengths below are in units of the cell's radius.
+      arc: Radius of the arc on which the centres of the lobes are.
+      span: Angle between the first and the last lobe, in radians.
+      bridge: Thickness of the strands between lobes, in units of the lobes' radius.
+      offset: Distance of the nucleus from the centre of the cell.
+      density: Amount of chromatin.
+      rough: Standard deviation of the outline from an ellipse.
+      cytoplasm: Stain -> amount in the cytoplasm.
+      granule: Stain of the granules.
+      granules: Amount of that stain.
+      grain: Size of a granule, in units of half the image.
+      sparse: Standard deviations by which the texture must exceed its mean to be a granule.
+      covered: Whether granules also cover the nucleus.
+      vacuoles: Most vacuoles in the cytoplasm.
     """
 
     radius: Range

@@ -1,4 +1,4 @@
-"""The embedded data set: eight kinds of blood cell, drawn on the spot, with flaws on request."""
+"""Synthetic datasets: eight kinds of blood cell, rendered, with flaws on request."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.synthetic.cells import draw_cells
+from bloodjax.data.synthetic.cells import render_cells
 from bloodjax.data.synthetic.morphology import KINDS
 from bloodjax.errors import UserError
 
 CLASSES = tuple(KINDS)
 
 
-def render(
+def render_dataset(
     n: int,
     size: int = 96,
     *,
@@ -22,57 +22,57 @@ def render(
     conflicts: int = 0,
     junk: int = 0,
 ) -> Dataset:
-    """Draws cells in classes of equal size (give or take one), with the flaws that `plant` adds.
+    """Renders a dataset in random order, with classes whose sizes differ by at most one.
 
-    The cells are the same whatever is planted among them; their order is random.
+    The flaws do not change the images of the cells.
 
     Args:
-      n: number of cells, 8 or more.
-      size: height and width in pixels, 16 or more.
-      seed: same arguments, same data set.
-      duplicates: exact copies to add under the label of their original.
-      conflicts: exact copies to add under another label.
-      junk: frames without a cell to add.
+      n: Number of cells, 8 or more.
+      size: Height and width in pixels, 16 or more.
+      seed: Random seed.
+      duplicates: Number of exact copies to add under the label of their original.
+      conflicts: Number of exact copies to add under another label.
+      junk: Number of images without a cell to add.
 
     Raises:
-      UserError: if a number is too small.
+      UserError: A number is too small.
     """
     flaws = {"duplicates": duplicates, "conflicts": conflicts, "junk": junk}
-    least = {"n": len(CLASSES), "size": 16}
+    minimum = {"n": len(CLASSES), "size": 16}
     for name, value in {"n": n, "size": size, "seed": seed, **flaws}.items():
-        bound = least.get(name, 0)
+        bound = minimum.get(name, 0)
         if value < bound:
             raise UserError(f"synthetic data: {name} is {value}, expected {bound} or more")
     labels = np.arange(n, dtype=np.int32) % len(CLASSES)
     cells = Dataset(
-        images=draw_cells(labels, size, seed),
+        images=render_cells(labels, size, seed),
         labels=labels,
         names=tuple(str(i) for i in range(n)),
         classes=CLASSES,
         splits=("",) * n,
         groups=("",) * n,
     )
-    return plant(cells, **flaws, seed=seed)[0]
+    return plant_flaws(cells, **flaws, seed=seed)[0]
 
 
-def plant(
+def plant_flaws(
     dataset: Dataset, duplicates: int = 0, conflicts: int = 0, junk: int = 0, *, seed: int = 0
 ) -> tuple[Dataset, dict[str, list]]:
-    """Plants flaws of known place in a data set: the test of an audit.
+    """Adds known flaws to a dataset, to test an audit.
 
-    Copies are of different images as long as there are any left to copy.
+    No image is copied twice before all have been copied once.
 
     Args:
-      dataset: the images to plant among; two classes or more.
-      duplicates: exact copies to add under the label of their original.
-      conflicts: exact copies to add under another label.
-      junk: copies of one drawing that shows no cell to add, spread over all labels.
-      seed: decides on originals, labels and order.
+      dataset: Images of two or more classes.
+      duplicates: Number of exact copies to add under the label of their original.
+      conflicts: Number of exact copies to add under another label.
+      junk: Number of copies of a drawing without a cell to add, under all labels in turn.
+      seed: Random seed of originals, labels and order.
 
     Returns:
-      The images and the flaws in random order, named "0", "1", ... in that order, and what was
-      planted by those names: "duplicates" and "conflicts" list pairs (original, copy), "junk" lists
-      names. A copy keeps its original's split and group.
+      The images and the flaws in random order, named "0", "1", ... in that order, and the flaws by
+      these names: "duplicates" and "conflicts" list pairs (original, copy), "junk" lists names. A
+      copy keeps the split and group of its original.
     """
     rng = np.random.default_rng(seed)
     n, classes = len(dataset), len(dataset.classes)
@@ -82,7 +82,7 @@ def plant(
     shift = np.repeat([0, 1], [duplicates, conflicts]) * rng.integers(1, classes, len(originals))
     drawing = cartoon(dataset.images.shape[1])
     order = rng.permutation(n + len(originals) + junk)
-    names = tuple(str(place) for place in np.argsort(order))
+    names = tuple(str(position) for position in np.argsort(order))
     flawed = Dataset(
         images=np.concatenate([dataset.images, copied.images, np.repeat(drawing[None], junk, 0)]),
         labels=np.concatenate(
@@ -103,7 +103,7 @@ def plant(
 
 
 def cartoon(size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A smiling face in flat colours: what strays into a folder of cells and is none."""
+    """A smiling face in flat colours: an image that is not a cell."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     x, y = np.abs(axis)[None, :], axis[:, None]
     r = np.hypot(x, y)

@@ -1,1 +1,1 @@
-"""Builders of tensorflow_datasets' sets from files that the user has; none needs TensorFlow."""
+"""tensorflow_datasets builders for local files; none needs TensorFlow."""

@@ -1,10 +1,10 @@
-"""Blood cells (PBC, BloodMNIST, the AN2DL challenge) as a set of tensorflow_datasets.
+"""Blood cells (PBC, BloodMNIST, the AN2DL challenge) as a dataset of tensorflow_datasets.
 
     from bloodjax.data.tfds_builders.blood_cells import BloodCells
     BloodCells(source="training_set.npz").download_and_prepare()
 
-puts them into the data folder of tensorflow_datasets (or `data_dir=...`), where the SPEC
-`tfds:blood_cells` finds them. Nothing is downloaded, and any SPEC of labelled images will do.
+writes the dataset to the data folder of tensorflow_datasets (or `data_dir=...`), where the SPEC
+`tfds:blood_cells` finds it. `source` is any SPEC of labelled images; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,27 +22,31 @@ from bloodjax.data.formats.tfds import features, split_name, tfds
 from bloodjax.errors import UserError
 
 _DESCRIPTION = """
-Images of single blood cells, each under one of the eight labels of BloodMNIST or under those that
-the source names. Acevedo et al., Data in Brief 30, 2020.
+Images of single blood cells, with the eight labels of BloodMNIST or with those of the source.
+Acevedo et al., Data in Brief 30, 2020.
 """
 
 
 class BloodCells(tfds.core.GeneratorBasedBuilder):
-    """Features: image (a file as in the source, else a PNG), label, name and group."""
+    """Features: image (the source's file, or a PNG), label, name and group."""
 
     name = "blood_cells"
     VERSION = tfds.core.Version("1.0.0")
-    # Where checksums of downloads would lie; to find out, the library needs a package that it does
-    # not ask for (importlib_resources).
+    # Folder of the checksums of downloads, of which there are none. Without a value the library
+    # would import importlib_resources, which it does not install.
     code_path = None
 
     def __init__(self, *, source: str | None = None, **options: Any):
-        """A builder that reads `source`, a SPEC; without it, one of a set that is built already.
+        """Creates a builder.
+
+        Args:
+          source: A SPEC to build the dataset from; None to load a dataset that is already built.
+          **options: Arguments of `tfds.core.DatasetBuilder`.
 
         Raises:
-          UserError: the source cannot be read.
+          UserError: The source cannot be read.
         """
-        self._dataset = None if source is None else packing.read(source)
+        self._dataset = None if source is None else packing.load_source(source)
         super().__init__(**{"file_format": "array_record", **options})
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -66,8 +70,8 @@ class BloodCells(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
-        encoded = packing.encoded(dataset, as_pixels=False)
+        encoded = packing.encode(dataset, as_pixels=False)
         columns = zip(dataset.names, dataset.labels.tolist(), dataset.groups, encoded, strict=True)
         for name, label, group, image in columns:
-            picture = io.BytesIO(image)  # an array would ask for TensorFlow
-            yield name, {"image": picture, "label": label, "name": name, "group": group}
+            file = io.BytesIO(image)  # encoding an array would need TensorFlow
+            yield name, {"image": file, "label": label, "name": name, "group": group}

@@ -9,7 +9,7 @@ from bloodjax.data.formats import array_record
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
-CELLS = render.render(24, 32)
+CELLS = render.render_dataset(24, 32)
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,12 @@ def edit(folder, **changes):
 
 
 def everything(folder):
-    return array_record.read(folder, 32).images[:]
+    return array_record.read_dataset(folder, 32).images[:]
 
 
 def test_without_its_index_it_is_a_set_of_tensorflow_datasets(folder):
     (folder / array_record.INDEX).unlink()
-    dataset = array_record.read(folder, 32)
+    dataset = array_record.read_dataset(folder, 32)
     np.testing.assert_array_equal(dataset.images[:], CELLS.images)
     assert (dataset.names, dataset.classes) == (CELLS.names, CELLS.classes)
     assert set(dataset.splits) == {"train"}
@@ -44,15 +44,17 @@ def test_without_its_index_it_is_a_set_of_tensorflow_datasets(folder):
 
 def test_names_that_are_not_distinct_are_numbers_instead(folder, monkeypatch):
     (folder / array_record.INDEX).unlink()
-    monkeypatch.setattr("bloodjax.data.formats.tfds.parse", lambda *_: (b"", 0, {"name": "same"}))
-    assert array_record.read(folder, 32).names[:2] == ("train/0", "train/1")
+    monkeypatch.setattr(
+        "bloodjax.data.formats.tfds.parse_example", lambda *_: (b"", 0, {"name": "same"})
+    )
+    assert array_record.read_dataset(folder, 32).names[:2] == ("train/0", "train/1")
 
 
 def test_a_label_without_a_class_is_an_error(folder, monkeypatch):
     (folder / array_record.INDEX).unlink()
-    monkeypatch.setattr("bloodjax.data.formats.tfds.parse", lambda *_: (b"", 8, {}))
+    monkeypatch.setattr("bloodjax.data.formats.tfds.parse_example", lambda *_: (b"", 8, {}))
     with pytest.raises(UserError, match=r"00000-of-00002: record 0 .*: label 8, expected 0\.\.7"):
-        array_record.read(folder, 32)
+        array_record.read_dataset(folder, 32)
 
 
 @pytest.mark.parametrize("file", ["cells-train.array_record-00001-of-00002"])
@@ -60,13 +62,13 @@ def test_a_missing_or_truncated_shard_is_named(folder, file):
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[:-1])
     with pytest.raises(UserError, match=rf"{file}: is damaged, \d+ bytes, expected \d+"):
-        array_record.read(folder, 32)
+        array_record.read_dataset(folder, 32)
     (folder / file).unlink()
     with pytest.raises(UserError, match=f"{file}: no such file, expected the shards of"):
-        array_record.read(folder, 32)
+        array_record.read_dataset(folder, 32)
     (folder / array_record.INDEX).unlink()
     with pytest.raises(UserError, match=f"{file}: no such file"):
-        array_record.read(folder, 32)
+        array_record.read_dataset(folder, 32)
 
 
 def test_a_damaged_record_is_named_when_it_is_read(folder):
@@ -74,19 +76,19 @@ def test_a_damaged_record_is_named_when_it_is_read(folder):
     damaged = bytearray(path.read_bytes())
     damaged[5000] ^= 1
     path.write_bytes(damaged)
-    dataset = array_record.read(folder, 32)
+    dataset = array_record.read_dataset(folder, 32)
     assert dataset.images[12:].shape == (12, 32, 32, 3)  # the other shard's
     with pytest.raises(UserError, match="00000-of-00002: is damaged"):
         dataset.images[:12]
 
 
 BAD = {
-    "format": ({"format": 2}, "is of format 2, expected 1"),
+    "format": ({"format": 2}, "has format 2 of another version, expected 1"),
     "records": ({"records": [99] * 24}, "records are not 24 numbers below 24"),
     "records are fewer": ({"records": [0]}, "records are not 24 numbers"),
     "labels": ({"labels": [-1] * 24}, "labels are not 24 numbers below 8"),
     "labels are text": ({"labels": ["a"] * 24}, "is damaged"),
-    "names twice": ({"names": ["a"] * 24}, "the names distinct"),
+    "names twice": ({"names": ["a"] * 24}, "with distinct names"),
     "names are numbers": ({"names": [*range(24)]}, "24 texts each"),
     "splits": ({"splits": ["train"]}, "names, splits and groups are not 24 texts each"),
     "groups": ({"groups": [1] * 24}, "is damaged"),
@@ -100,7 +102,7 @@ BAD = {
 def test_a_damaged_index_is_one_line_that_names_it(folder, changes, message):
     edit(folder, **changes)
     with pytest.raises(UserError, match=message) as found:
-        array_record.read(folder, 32)
+        array_record.read_dataset(folder, 32)
     assert str(found.value).startswith(f"{folder / array_record.INDEX}: ")
 
 
@@ -150,17 +152,17 @@ def test_fingerprint_follows_content_and_not_the_place(folder, made, tmp_path):
 
 
 def test_only_sets_are_sets(folder, tmp_path):
-    assert array_record.is_set(folder)
-    assert not array_record.is_set(tmp_path)
-    assert not array_record.is_set(tmp_path / "nowhere")
+    assert array_record.is_shards(folder)
+    assert not array_record.is_shards(tmp_path)
+    assert not array_record.is_shards(tmp_path / "nowhere")
     (tmp_path / "index.json").touch()  # of something else
-    assert not array_record.is_set(tmp_path)
+    assert not array_record.is_shards(tmp_path)
     (folder / array_record.INFO).unlink()
     with pytest.raises(UserError, match=r"set: has no dataset_info.json, expected all files"):
         sources.load(str(folder), 32)
 
 
-def test_own_side(folder, tmp_path):
-    assert array_record.own_side(folder) == 32
+def test_native_size(folder, tmp_path):
+    assert array_record.native_size(folder) == 32
     packing.pack(CELLS, tmp_path / "png", as_pixels=False)
-    assert array_record.own_side(tmp_path / "png") is None
+    assert array_record.native_size(tmp_path / "png") is None

@@ -58,7 +58,7 @@ def test_a_missing_shard_is_named_when_it_is_asked_for(shards):
 
 
 def test_another_number_of_records_is_an_error(shards):
-    with pytest.raises(UserError, match="records-8: holds 22 records, expected 23"):
+    with pytest.raises(UserError, match="records-8: contains 22 records, expected 23"):
         Reader([*shards[:2], Shard(shards[2].path, 23)]).read([8])
 
 

@@ -19,10 +19,10 @@ def folder(tmp_path):
         path = tmp_path / tfds.shard_name("cells", split, 0, 1)
         writer = Writer(path)
         for i in numbers:
-            writer.write(tfds.example(PIXELS[i].tobytes(), i % 2, f"ü{i}", "patient"))
+            writer.write(tfds.encode_example(PIXELS[i].tobytes(), i % 2, f"ü{i}", "patient"))
         writer.close()
         splits[split] = [Shard(path, len(numbers))]
-    tfds.describe(tmp_path, "cells", tfds.features(CLASSES, 8), splits)
+    tfds.write_metadata(tmp_path, "cells", tfds.features(CLASSES, 8), splits)
     return tmp_path
 
 
@@ -33,14 +33,14 @@ def edit(path, change):
 
 
 def test_what_is_described_is_read(folder):
-    layout = tfds.read_layout(folder)
-    assert (layout.classes, layout.side, layout.texts) == (CLASSES, 8, ("name", "group"))
-    assert [sum(s.records for s in of) for of in layout.splits.values()] == [3, 2]
-    (shard,) = layout.splits["test"]
+    schema = tfds.read_schema(folder)
+    assert (schema.classes, schema.size, schema.texts) == (CLASSES, 8, ("name", "group"))
+    assert [sum(s.records for s in of) for of in schema.splits.values()] == [3, 2]
+    (shard,) = schema.splits["test"]
     record = Reader([shard]).read([1])[0]
-    image, label, texts = tfds.parse(record, layout)
+    image, label, texts = tfds.parse_example(record, schema)
     assert (label, texts) == (0, {"name": "ü4", "group": "patient"})
-    np.testing.assert_array_equal(tfds.pixels(image, layout), PIXELS[4])
+    np.testing.assert_array_equal(tfds.decode_pixels(image, schema), PIXELS[4])
 
 
 def test_tensorflow_datasets_reads_it_too(folder):
@@ -51,20 +51,22 @@ def test_tensorflow_datasets_reads_it_too(folder):
 
 
 def test_a_record_of_another_kind_is_an_error(folder):
-    layout = tfds.read_layout(folder)
+    schema = tfds.read_schema(folder)
     for record in (b"", b"\xff" * 9, tfds.tfds.__name__.encode()):
-        with pytest.raises(ValueError, match="it has no image and label that are whole"):
-            tfds.parse(record, layout)
+        with pytest.raises(ValueError, match="image or label is missing or damaged"):
+            tfds.parse_example(record, schema)
     with pytest.raises(ValueError, match=r"image has 3 bytes, expected 8\^2 \* 3"):
-        tfds.parse(tfds.example(b"abc", 0, "", ""), layout)
+        tfds.parse_example(tfds.encode_example(b"abc", 0, "", ""), schema)
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[", '{"splits": 3}', "null", '{"name": "x"}'])
 @pytest.mark.parametrize("file", [tfds.INFO, "features.json"])
 def test_a_damaged_description_is_one_line(folder, file, damage):
     (folder / file).write_text(damage)
-    with pytest.raises(UserError, match="cannot be read as a set of tensorflow_datasets") as found:
-        tfds.read_layout(folder)
+    with pytest.raises(
+        UserError, match="cannot be read as a dataset of tensorflow_datasets"
+    ) as found:
+        tfds.read_schema(folder)
     assert str(found.value).startswith(f"{folder}: ")
 
 
@@ -79,7 +81,7 @@ def test_a_description_names_no_code_to_run(folder, file, key, monkeypatch):
     else:
         edit(folder / file, lambda c: c.update(features=evil))
     with pytest.raises(UserError, match="features that are not tensorflow_datasets' own"):
-        tfds.read_layout(folder)
+        tfds.read_schema(folder)
 
 
 def test_pictures_and_labels_must_be_clear(folder):
@@ -89,15 +91,17 @@ def test_pictures_and_labels_must_be_clear(folder):
 
     edit(folder / "features.json", doubled)
     with pytest.raises(
-        UserError, match="group, image, label, name, second; expected just one image"
+        UserError, match="group, image, label, name, second; expected exactly one image"
     ):
-        tfds.read_layout(folder)
+        tfds.read_schema(folder)
 
 
 def test_other_formats_are_an_error(folder):
     edit(folder / tfds.INFO, lambda content: content.update(fileFormat="tfrecord"))
-    with pytest.raises(UserError, match="its records are tfrecord, expected array_record"):
-        tfds.read_layout(folder)
+    with pytest.raises(
+        UserError, match="its records have the format tfrecord, expected array_record"
+    ):
+        tfds.read_schema(folder)
 
 
 def test_locate_takes_the_newest_version(tmp_path, monkeypatch):
@@ -109,10 +113,12 @@ def test_locate_takes_the_newest_version(tmp_path, monkeypatch):
     assert tfds.locate("tfds:cells") == tmp_path / "cells/10.0.0"
     assert tfds.locate("tfds:cells:9.1.0") == tmp_path / "cells/9.1.0"
     with pytest.raises(
-        UserError, match=r"there are the versions 1.0.0, 10.0.0, 9.1.0 in .*build it"
+        UserError, match=r"only the versions 1.0.0, 10.0.0, 9.1.0 are in .*build it"
     ):
         tfds.locate("tfds:cells:2.0.0")
-    with pytest.raises(UserError, match="nothing is downloaded: build it with tensorflow_datasets"):
+    with pytest.raises(
+        UserError, match="bloodjax does not download it: build it with tensorflow_datasets"
+    ):
         tfds.locate("tfds:mnist")
 
 

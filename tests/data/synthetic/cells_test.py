@@ -9,13 +9,13 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 40)).astyp
 
 @pytest.fixture(scope="module")
 def images():
-    return cells.draw_cells(LABELS, 64, seed=2)
+    return cells.render_cells(LABELS, 64, seed=2)
 
 
 def test_threads_do_not_change_a_bit():
     few = LABELS[:64]
-    alone = cells.draw_cells(few, 96, seed=1, workers=1)
-    np.testing.assert_array_equal(alone, cells.draw_cells(few, 96, seed=1, workers=5))
+    alone = cells.render_cells(few, 96, seed=1, workers=1)
+    np.testing.assert_array_equal(alone, cells.render_cells(few, 96, seed=1, workers=5))
 
 
 def test_every_kind_has_its_own_share_of_stained_pixels(images):

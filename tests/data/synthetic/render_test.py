@@ -16,7 +16,7 @@ def keys(images):
 
 @pytest.fixture(scope="module")
 def cells():
-    return render.render(400, seed=3)
+    return render.render_dataset(400, seed=3)
 
 
 def test_balanced_shuffled_pictures_of_the_eight_kinds(cells):
@@ -41,7 +41,7 @@ def test_balanced_shuffled_pictures_of_the_eight_kinds(cells):
 
 @pytest.mark.parametrize(("n", "size"), [(8, 16), (13, 31), (9, 224)])
 def test_any_number_and_size(n, size):
-    cells = render.render(n, size)
+    cells = render.render_dataset(n, size)
     counts = np.bincount(cells.labels, minlength=8)
     assert cells.images.shape == (n, size, size, 3)
     assert counts.max() - counts.min() <= 1
@@ -49,14 +49,14 @@ def test_any_number_and_size(n, size):
 
 
 def test_the_seed_decides_on_every_bit():
-    first, again, other = (render.render(24, 48, seed=s) for s in (5, 5, 6))
+    first, again, other = (render.render_dataset(24, 48, seed=s) for s in (5, 5, 6))
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.labels, again.labels)
     assert not set(keys(first.images)) & set(keys(other.images))
 
 
 def test_colour_alone_does_not_tell_the_kinds_apart():
-    cells = render.render(1600, 64)
+    cells = render.render_dataset(1600, 64)
     histograms = np.array(
         [[np.histogram(image[..., c], 16, (0, 256))[0] for c in range(3)] for image in cells.images]
     ).reshape(len(cells), 48)
@@ -66,8 +66,8 @@ def test_colour_alone_does_not_tell_the_kinds_apart():
 
 
 def test_render_plants_what_it_is_told():
-    plain = render.render(40, 32, seed=1)
-    flawed = render.render(40, 32, seed=1, duplicates=5, conflicts=3, junk=11)
+    plain = render.render_dataset(40, 32, seed=1)
+    flawed = render.render_dataset(40, 32, seed=1, duplicates=5, conflicts=3, junk=11)
     assert len(flawed) == 59
     assert flawed.names == tuple(str(i) for i in range(59))
     labels_of = {}
@@ -84,7 +84,7 @@ def test_render_plants_what_it_is_told():
 def test_plant_names_what_it_planted(cells):
     few = cells.take(np.arange(20))
     few = dataclasses.replace(few, groups=tuple(f"patient {i}" for i in range(20)))
-    flawed, planted = render.plant(few, duplicates=17, conflicts=12, junk=4, seed=9)
+    flawed, planted = render.plant_flaws(few, duplicates=17, conflicts=12, junk=4, seed=9)
     at = {name: i for i, name in enumerate(flawed.names)}
     for flaw, same in [("duplicates", True), ("conflicts", False)]:
         for original, copy in planted[flaw]:
@@ -125,5 +125,5 @@ def test_cartoon_is_one_drawing_at_any_size():
 )
 def test_impossible_numbers_are_refused_by_name(arguments, message):
     with pytest.raises(UserError) as caught:
-        render.render(**arguments)
+        render.render_dataset(**arguments)
     assert str(caught.value) == message

@@ -45,7 +45,7 @@ def test_the_built_set_is_the_source_in_another_order(source, built):
 
 
 def test_a_built_set_can_be_packed(built, tmp_path):
-    packing.pack(packing.read("tfds:blood_cells"), tmp_path / "out", as_pixels=False)
+    packing.pack(packing.load_source("tfds:blood_cells"), tmp_path / "out", as_pixels=False)
     expected, found = (sources.load(s, 20) for s in ("tfds:blood_cells", str(tmp_path / "out")))
     assert (found.names, found.splits) == (expected.names, expected.splits)
     np.testing.assert_array_equal(found.images[:], expected.images[:])

@@ -1,4 +1,4 @@
-"""Tests of bloodjax/data/audit.py."""
+"""Tests of bloodjax/data/audit/findings.py."""
 
 import dataclasses
 import io
@@ -12,16 +12,14 @@ import pytest
 from PIL import Image
 
 from bloodjax.data import sources
-from bloodjax.data.audit import audit as audit_module
-from bloodjax.data.audit import outliers
-from bloodjax.data.audit.audit import audit
+from bloodjax.data.audit import audit, findings, outliers
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.synthetic import render
 
 
 @pytest.fixture(scope="module")
 def cells():
-    return render.render(240, seed=3)
+    return render.render_dataset(240, seed=3)
 
 
 def with_frames(dataset, frames, labels):
@@ -55,7 +53,7 @@ def test_clean_cells_have_no_findings(cells):
 
 
 def test_planted_flaws_are_found_and_nothing_else(cells):
-    flawed, planted = render.plant(cells, duplicates=6, conflicts=3, junk=40, seed=1)
+    flawed, planted = render.plant_flaws(cells, duplicates=6, conflicts=3, junk=40, seed=1)
     found = audit({"train": flawed})
 
     def as_sets(groups):
@@ -68,7 +66,7 @@ def test_planted_flaws_are_found_and_nothing_else(cells):
     assert as_sets(map(names, found.label_conflicts)) == as_sets(planted["conflicts"])
     assert found.near_duplicates == found.leakage == ()
     assert found.junk_in("train") == [int(name) for name in names(found.junk)]
-    assert found.junk_reasons[0].startswith("one frame 40 times")
+    assert found.junk_reasons[0].startswith("repeated 40 times")
 
 
 def test_repeated_frames_are_junk_when_saved_again_or_noisy(cells):
@@ -128,11 +126,11 @@ def test_labels_compare_by_class_name_across_data_sets(cells):
 
 
 def test_of_many_pictures_near_duplicates_are_left_out_and_that_is_said(cells, monkeypatch):
-    flawed, _ = render.plant(cells, junk=6, duplicates=3, conflicts=2)
+    flawed, _ = render.plant_flaws(cells, junk=6, duplicates=3, conflicts=2)
     few = audit({"train": flawed})
     assert few.left_out == ()
-    monkeypatch.setattr(outliers, "MOST", 200)
-    monkeypatch.setattr(outliers, "_KIN_DRAWN", 150)
+    monkeypatch.setattr(outliers, "MAX_PAIRWISE", 200)
+    monkeypatch.setattr(outliers, "_SAMPLED", 150)
     many = audit({"train": flawed})
     assert many.left_out[0].startswith(f"near duplicates: {len(flawed)} images are more than the")
     assert many.to_json()["left_out"] == list(many.left_out)
@@ -143,7 +141,7 @@ def test_of_many_pictures_near_duplicates_are_left_out_and_that_is_said(cells, m
 
 
 def test_to_json_names_everything(cells):
-    flawed, planted = render.plant(cells, duplicates=2, junk=30, seed=1)
+    flawed, planted = render.plant_flaws(cells, duplicates=2, junk=30, seed=1)
     written = json.loads(json.dumps(audit({"train": flawed}).to_json()))
     assert list(written) == [
         *("n", "junk", "junk_reasons", "exact_duplicates", "near_duplicates"),
@@ -162,7 +160,7 @@ def test_no_pictures_no_findings(cells):
 
 def test_more_than_chance_depends_on_how_common_copies_are():
     def flagged(copies):
-        return audit_module._more_than_chance(np.array(copies)).tolist()
+        return findings._more_than_chance(np.array(copies)).tolist()
 
     assert flagged([1] * 1000 + [2, 2, 2, 8])[-4:] == [False, False, False, True]
     assert not any(flagged([1] * 10 + [8] * 500)), "an oversampled set repeats everything"
