@@ -80,7 +80,26 @@ class Architecture:
         dtype: DTypeLike = jnp.float32,
         **head,
     ) -> Network:
-        """Builds the network; the arguments and errors are those of `registry.build`."""
+        """Builds the network.
+
+        Args:
+          num_classes: number of logits.
+          variant: reference implementation whose padding, epsilons and activations the network has,
+            a key of `variants`; empty for the default.
+          top: include the dense layers that some backbones (VGG) have before the classifier.
+          drop_path: see `Backbone`.
+          remat: see `Backbone`.
+          axis_name: pmap axis name; None under jit.
+          dtype: compute dtype; parameters and logits are float32.
+          **head: fields of `head.Head`, such as `hidden` and `dropout`.
+
+        Returns:
+          A module that maps normalised images [batch, height, width, 3] to float32 logits [batch,
+          num_classes].
+
+        Raises:
+          UserError: `variant` is unknown.
+        """
         if variant and variant not in self.variants:
             raise UserError(
                 f"{self.name} has no variant {variant!r}: expected one of "
@@ -173,11 +192,7 @@ def build(name: str, num_classes: int, **options) -> Network:
     Args:
       name: a name that `list_models` returns, or an alias.
       num_classes: number of logits.
-      **options: `variant`: reference implementation whose padding, epsilons and activations the
-        network has, a key of `Architecture.variants`; empty for the default. `top`: include the
-        dense layers that some backbones (VGG) have before the classifier. `drop_path`, `remat`,
-        `axis_name` and `dtype`: see `Backbone`. Anything else is a field of `head.Head`, such as
-        `hidden` and `dropout`.
+      **options: the other arguments of `Architecture.build`.
 
     Returns:
       A module that maps normalised images [batch, height, width, 3] to float32 logits [batch,
