@@ -134,7 +134,7 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_config_file(path: str) -> ml_collections.ConfigDict:
     path = recipes.locate(path)
-    # Config files build on each other (`from configs import common`), wherever one starts from.
+    # A config file may import others (`from configs import common`) from any working directory.
     folders = pathlib.Path(path).resolve().parents
     roots = [str(folder) for folder in folders[1:3]]  # of configs/x.py and configs/recipes/x.py
     sys.path[:0] = roots
@@ -152,7 +152,7 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
         raise UserError(f"--config={path}: {line}{error.msg}") from error
-    except Exception as error:  # it is the user's code, and may fail in any way
+    except Exception as error:  # the user's code can raise any type
         raise UserError(f"--config={path}: {_where(path, error)}{_what(error)}") from error
     finally:
         for root in roots:
@@ -165,14 +165,14 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
 
 
 def _where(path: str, error: Exception) -> str:
-    """The last line of the file that led to the error."""
+    """Names the last line of the config file that led to the error: "line N: ", or ""."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == path]
     return f"line {lines[-1]}: " if lines else ""
 
 
 def _what(error: Exception) -> str:
-    # A ConfigDict has its own words for a wrong key or a value of the wrong type.
+    """The message, after the error's type, which is left out if a ConfigDict raised it."""
     named = not isinstance(error, (AttributeError, KeyError, TypeError))
     text = str(error.args[0] if error.args else error)
     return f"{type(error).__name__}: {text}" if named else text

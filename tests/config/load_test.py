@@ -420,7 +420,7 @@ def test_whether_to_profile_may_change_as_a_run_goes_on():
     assert config_lib.resumed(filled, asked).model.source.licence == "mit"
 
 
-def test_pictures_too_small_for_the_network_are_named(make_config):
+def test_images_too_small_for_the_network_are_named(make_config):
     make_config(**{"model.name": "inception_v3", "data.image_size": 75})
     message = r"config\.data\.image_size is 74, expected at least 75 for inception_v3"
     with pytest.raises(UserError, match=message):

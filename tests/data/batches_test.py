@@ -14,7 +14,7 @@ from bloodjax.data.batches import (
 from bloodjax.errors import UserError
 
 
-def test_an_epoch_visits_every_picture_once_in_an_order_of_its_own():
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
     orders = {(s, e): np.asarray(epoch_order(s, e, 50)) for s in (0, 1) for e in (0, 1, 2)}
     for (seed, epoch), order in orders.items():
         assert order.dtype == np.int32
@@ -23,7 +23,7 @@ def test_an_epoch_visits_every_picture_once_in_an_order_of_its_own():
     assert len({order.tobytes() for order in orders.values()}) == 6
 
 
-def test_a_balanced_order_shows_classes_and_their_pictures_equally_often():
+def test_a_balanced_order_shows_classes_and_their_images_equally_often():
     labels = np.repeat(np.arange(3), (4, 40, 6)).astype(np.int32)
     orders = {
         (seed, epoch): np.asarray(balanced_order(seed, epoch, labels, 3, 47))

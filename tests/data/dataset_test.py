@@ -32,14 +32,14 @@ def test_fields_of_different_length_are_a_bug(field):
         Dataset(**FIELDS | {field: FIELDS[field][:2]})
 
 
-def test_unread_pictures_stay_unread_when_taken():
+def test_lazy_images_stay_lazy_when_taken():
     def load(places):
         asked.append(places.tolist())
         return FIELDS["images"][places]
 
     asked = []
-    unread = lazy.LazyImages(load, np.arange(3), 4)
-    taken = Dataset(**FIELDS | {"images": unread}).take(np.array([True, False, True]))
+    lazy_images = lazy.LazyImages(load, np.arange(3), 4)
+    taken = Dataset(**FIELDS | {"images": lazy_images}).take(np.array([True, False, True]))
     assert (asked, taken.names) == ([], ("a", "c"))
     assert taken.images[:][:, 0, 0, 0].tolist() == [0, 2]
     assert asked == [[0, 2]]

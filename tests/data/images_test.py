@@ -10,7 +10,7 @@ from bloodjax.data import images
 
 
 @pytest.fixture
-def picture():
+def image():
     """Smooth colours with some grain, wider than high."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:120, :180]
@@ -18,32 +18,32 @@ def picture():
     return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def encoded(picture, mode="RGB", format="PNG", **options):
+def encoded(image, mode="RGB", format="PNG", **options):
     buffer = io.BytesIO()
-    Image.fromarray(picture).convert(mode).save(buffer, format, **options)
+    Image.fromarray(image).convert(mode).save(buffer, format, **options)
     return buffer.getvalue()
 
 
-def reference(picture, size):
+def reference(image, size):
     """Shorter side resized, then centre crop, by Pillow."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = size / min(height, width)
-    image = Image.fromarray(picture)
-    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    scaled = Image.fromarray(image)
+    scaled = scaled.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
+    return np.asarray(scaled.crop((left, top, left + size, top + size)))
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_decode_resizes_and_crops_as_pillow_does(picture, turned):
-    picture = picture.swapaxes(0, 1) if turned else picture
-    found = images.decode(encoded(picture), 40)
-    np.testing.assert_array_equal(found, reference(picture, 40))
+def test_decode_resizes_and_crops_as_pillow_does(image, turned):
+    image = image.swapaxes(0, 1) if turned else image
+    found = images.decode(encoded(image), 40)
+    np.testing.assert_array_equal(found, reference(image, 40))
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "JPEG"])
-def test_decode_keeps_the_pixels_of_a_picture_that_fits(picture, format):
-    data = encoded(picture[:96, :96], format=format)
+def test_decode_keeps_the_pixels_of_an_image_that_fits(image, format):
+    data = encoded(image[:96, :96], format=format)
     np.testing.assert_array_equal(images.decode(data, 96), np.asarray(Image.open(io.BytesIO(data))))
 
 
@@ -51,15 +51,15 @@ def test_decode_keeps_the_pixels_of_a_picture_that_fits(picture, format):
     ("mode", "format"),
     [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "GIF"), ("RGBA", "PNG"), ("CMYK", "TIFF")],
 )
-def test_decode_turns_any_mode_into_rgb(picture, mode, format):
-    expected = Image.fromarray(picture[:96, :96]).convert(mode).convert("RGB")
-    found = images.decode(encoded(picture[:96, :96], mode, format), 96)
+def test_decode_turns_any_mode_into_rgb(image, mode, format):
+    expected = Image.fromarray(image[:96, :96]).convert(mode).convert("RGB")
+    found = images.decode(encoded(image[:96, :96], mode, format), 96)
     np.testing.assert_array_equal(found, np.asarray(expected))
 
 
-def test_decode_drops_a_palette_s_transparency(picture):
-    data = encoded(picture[:96, :96], "P", transparency=bytes(range(256)))
-    expected = images.decode(encoded(picture[:96, :96], "P"), 96)
+def test_decode_drops_a_palette_s_transparency(image):
+    data = encoded(image[:96, :96], "P", transparency=bytes(range(256)))
+    expected = images.decode(encoded(image[:96, :96], "P"), 96)
     np.testing.assert_array_equal(images.decode(data, 96), expected)
 
 
@@ -71,10 +71,10 @@ def test_decode_keeps_the_upper_bits_of_16_bit_greys():
     np.testing.assert_array_equal(images.decode(buffer.getvalue(), 96), expected)
 
 
-def test_decode_leaves_exif_orientation_alone(picture):
+def test_decode_leaves_exif_orientation_alone(image):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    plain, turned = encoded(picture), encoded(picture, exif=exif)
+    plain, turned = encoded(image), encoded(image, exif=exif)
     np.testing.assert_array_equal(images.decode(turned, 96), images.decode(plain, 96))
 
 
@@ -103,9 +103,9 @@ def png_claiming(width, height):
     ],
     ids=["truncated", "header only", "empty", "text", "overwritten", "bomb", "postscript"],
 )
-def test_decode_says_what_is_wrong_with_damaged_bytes(picture, damage, reason):
+def test_decode_says_what_is_wrong_with_damaged_bytes(image, damage, reason):
     with pytest.raises(ValueError, match=reason):
-        images.decode(damage(encoded(picture)), 96)
+        images.decode(damage(encoded(image)), 96)
 
 
 def test_decode_refuses_greys_without_a_known_range():
@@ -115,20 +115,20 @@ def test_decode_refuses_greys_without_a_known_range():
         images.decode(buffer.getvalue(), 96)
 
 
-def test_resize_equals_decode(picture):
-    found = images.resize(np.stack([picture, picture[::-1]]), 64)
-    np.testing.assert_array_equal(found[0], images.decode(encoded(picture), 64))
-    np.testing.assert_array_equal(found[1], images.decode(encoded(picture[::-1]), 64))
+def test_resize_equals_decode(image):
+    found = images.resize(np.stack([image, image[::-1]]), 64)
+    np.testing.assert_array_equal(found[0], images.decode(encoded(image), 64))
+    np.testing.assert_array_equal(found[1], images.decode(encoded(image[::-1]), 64))
 
 
-def test_resize_does_not_copy_what_fits(picture):
-    batch = picture[None, :96, :96]
+def test_resize_does_not_copy_what_fits(image):
+    batch = image[None, :96, :96]
     assert images.resize(batch, 96) is batch
 
 
-def test_encode_png_is_lossless(picture):
-    found = np.asarray(Image.open(io.BytesIO(images.encode_png(picture))))
-    np.testing.assert_array_equal(found, picture)
+def test_encode_png_is_lossless(image):
+    found = np.asarray(Image.open(io.BytesIO(images.encode_png(image))))
+    np.testing.assert_array_equal(found, image)
 
 
 def test_discs_lie_over_one_another():

@@ -15,7 +15,7 @@ def refusal(i, error):
     return UserError(f"image {i}: {error}")
 
 
-def unread(asked=None, files=FILES, size=8):
+def make_lazy(asked=None, files=FILES, size=8):
     def read(places):
         if asked is not None:
             asked.append(list(places))
@@ -35,65 +35,65 @@ def unread(asked=None, files=FILES, size=8):
     ],
 )
 def test_an_index_gives_what_an_array_would(index):
-    found = unread()[index]
+    found = make_lazy()[index]
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, PIXELS[index])
 
 
 def test_it_looks_like_an_array():
-    pictures = unread()
-    assert (pictures.shape, pictures.dtype, pictures.ndim) == (PIXELS.shape, PIXELS.dtype, 4)
-    assert (len(pictures), pictures.nbytes) == (20, PIXELS.nbytes)
-    np.testing.assert_array_equal(np.asarray(pictures), PIXELS)
+    loaded = make_lazy()
+    assert (loaded.shape, loaded.dtype, loaded.ndim) == (PIXELS.shape, PIXELS.dtype, 4)
+    assert (len(loaded), loaded.nbytes) == (20, PIXELS.nbytes)
+    np.testing.assert_array_equal(np.asarray(loaded), PIXELS)
 
 
 def test_nothing_is_read_before_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(lazy, "AT_ONCE", 6)
     asked = []
-    pictures = unread(asked).take(np.arange(20)[::-1]).resized(8)
+    loaded = make_lazy(asked).take(np.arange(20)[::-1]).resized(8)
     assert asked == []
-    np.testing.assert_array_equal([*pictures], PIXELS[::-1])
+    np.testing.assert_array_equal([*loaded], PIXELS[::-1])
     assert max(map(len, asked)) == 6  # never more at once
     assert [*itertools.chain(*asked)] == [*range(20)][::-1]
     asked.clear()
-    np.testing.assert_array_equal(pictures[:], PIXELS[::-1])
+    np.testing.assert_array_equal(loaded[:], PIXELS[::-1])
     assert max(map(len, asked)) == 6
 
 
 def test_taken_of_what_was_taken():
-    pictures = unread().take(np.array([5, 7, 9])).take(np.array([2, 0]))
-    np.testing.assert_array_equal(pictures[:], PIXELS[[9, 5]])
-    assert pictures.read_files([1]) == [FILES[5]]
+    loaded = make_lazy().take(np.array([5, 7, 9])).take(np.array([2, 0]))
+    np.testing.assert_array_equal(loaded[:], PIXELS[[9, 5]])
+    assert loaded.read_files([1]) == [FILES[5]]
 
 
-def test_take_leaves_unread_what_is():
+def test_take_leaves_lazy_images_lazy():
     places = np.array([3, 1])
-    for pictures in (unread(), PIXELS):
-        found = lazy.take(pictures, places)
-        assert type(found) is type(pictures)
+    for loaded in (make_lazy(), PIXELS):
+        found = lazy.take(loaded, places)
+        assert type(found) is type(loaded)
         np.testing.assert_array_equal(found[:], PIXELS[places])
 
 
 def test_joined_keeps_the_order():
-    pictures = unread()
-    one, other = pictures.take(np.array([5, 7])), pictures.take(np.array([1]))
+    loaded = make_lazy()
+    one, other = loaded.take(np.array([5, 7])), loaded.take(np.array([1]))
     np.testing.assert_array_equal(lazy.concatenate(one, other)[:], PIXELS[[5, 7, 1]])
     np.testing.assert_array_equal(lazy.concatenate(PIXELS[:2], PIXELS[4:5]), PIXELS[[0, 1, 4]])
     with pytest.raises(ValueError, match="two sources"):
-        lazy.concatenate(one, unread())
+        lazy.concatenate(one, make_lazy())
 
 
-@pytest.mark.parametrize("pictures", [unread(), PIXELS])
-def test_resize_is_that_of_images(pictures):
-    np.testing.assert_array_equal(lazy.resize(pictures, 5)[:], images.resize(PIXELS, 5))
-    assert lazy.resize(pictures, 8) is pictures
+@pytest.mark.parametrize("loaded", [make_lazy(), PIXELS])
+def test_resize_is_that_of_images(images):
+    np.testing.assert_array_equal(lazy.resize(loaded, 5)[:], images.resize(PIXELS, 5))
+    assert lazy.resize(loaded, 8) is loaded
 
 
-def test_a_picture_that_cannot_be_decoded_is_the_caller_s_exception():
-    pictures = unread(files=[*FILES, b"no image"]).take(np.arange(21)[::-1])
-    assert pictures[1:].shape == (20, 8, 8, 3)
+def test_an_image_that_cannot_be_decoded_is_the_caller_s_exception():
+    loaded = make_lazy(files=[*FILES, b"no image"]).take(np.arange(21)[::-1])
+    assert loaded[1:].shape == (20, 8, 8, 3)
     with pytest.raises(UserError, match="image 20: unknown image format"):
-        pictures[:]
+        loaded[:]
 
 
 def test_in_threads_shares_the_work_out():

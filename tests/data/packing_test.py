@@ -163,7 +163,7 @@ def test_tensorflow_datasets_reads_it(tmp_path):
     assert example["image"].shape == (34, 26, 3)
 
 
-def test_few_pictures_are_in_memory_at_a_time(tmp_path, monkeypatch):
+def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(lazy, "AT_ONCE", 5)
     dataset = packing.load_source(str(write_folder(tmp_path / "cells")))
     assert isinstance(dataset.images, lazy.LazyImages)
@@ -225,7 +225,7 @@ def test_what_was_not_finished_is_no_set_and_can_be_done_again(tmp_path, monkeyp
     assert content(out) == whole
 
 
-def test_a_bad_picture_is_named_or_left_out(tmp_path):
+def test_a_bad_image_is_named_or_left_out(tmp_path):
     folder = write_folder(tmp_path / "cells")
     (folder / "val/b/0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"val/b/0.png is not a readable image"):

@@ -26,7 +26,7 @@ def ended(threads):
     return not readers() & threads
 
 
-def test_each_call_takes_its_pictures_in_order():
+def test_each_call_takes_its_images_in_order():
     placed = list(prefetch.prefetch(IMAGES, LABELS, CALLS, lambda data: data))
     assert len(placed) == 3
     for data, index in zip(placed, CALLS, strict=True):
@@ -35,7 +35,7 @@ def test_each_call_takes_its_pictures_in_order():
         np.testing.assert_array_equal(data.labels, LABELS[index])
 
 
-def test_pictures_may_lie_in_a_file(tmp_path):
+def test_images_may_lie_in_a_file(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     placed = list(prefetch.prefetch(mapped, LABELS, CALLS, lambda data: data))

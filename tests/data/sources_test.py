@@ -119,7 +119,7 @@ def test_a_class_without_readable_images_is_an_error(folder, caplog):
         sources.load(str(folder), 24, bad_images="skip")
 
 
-def test_a_cell_type_without_pictures_is_an_error(tmp_path):
+def test_a_cell_type_without_images_is_an_error(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((6, 8, 8, 3), np.uint8), labels=np.arange(6))
     with pytest.raises(UserError, match=r"a.npz: no image of neutrophil, platelet, expected"):
@@ -207,7 +207,7 @@ def test_random_damage_is_read_or_refused_in_one_line(source, request):
 
 
 @pytest.mark.parametrize("source", ["folder", "zipped"])
-def test_what_outgrows_the_memory_stays_unread(source, request, monkeypatch):
+def test_what_outgrows_the_memory_stays_lazy(source, request, monkeypatch):
     path = str(request.getfixturevalue(source))
     expected = sources.load(path, 16)
     assert isinstance(expected.images, np.ndarray)
@@ -215,13 +215,13 @@ def test_what_outgrows_the_memory_stays_unread(source, request, monkeypatch):
     found = sources.load(path, 16)
     assert isinstance(found.images, lazy.LazyImages)
     assert_same(found, expected)
-    pictures, names = sources.load_images(path, 16)
-    assert isinstance(pictures, lazy.LazyImages)
-    np.testing.assert_array_equal(pictures[:], expected.images)
+    loaded, names = sources.load_images(path, 16)
+    assert isinstance(loaded, lazy.LazyImages)
+    np.testing.assert_array_equal(loaded[:], expected.images)
     assert names == expected.names
 
 
-def test_unreadable_pictures_are_left_out_unread_too(folder, caplog):
+def test_unreadable_images_are_left_out_lazy_too(folder, caplog):
     (folder / "b/2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"b/2.png is not a readable image"):
         sources.load(str(folder), 24, lazy=True)
@@ -230,7 +230,7 @@ def test_unreadable_pictures_are_left_out_unread_too(folder, caplog):
     np.testing.assert_array_equal(dataset.images[2], image(0))
 
 
-def test_a_picture_that_has_gone_since_is_named(folder):
+def test_an_image_that_has_gone_since_is_named(folder):
     dataset = sources.load(str(folder), 24, lazy=True)
     (folder / "b/1.png").unlink()
     with pytest.raises(UserError, match=r"cells: b/1.png is not a readable image \(cannot be read"):

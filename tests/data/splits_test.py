@@ -24,7 +24,7 @@ def counts(labels, parts):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_split_of_single_pictures_keeps_the_fractions_of_each_class(seed):
+def test_split_of_single_images_keeps_the_fractions_of_each_class(seed):
     labels, fractions = random_case(seed)
     parts = splits.split(labels, fractions, np.arange(len(labels)), seed)
     assert list(parts) == list(fractions)
@@ -68,7 +68,7 @@ def test_split_is_a_function_of_its_seed():
     assert any(not np.array_equal(one[part], other[part]) for part in fractions)
 
 
-def test_split_of_many_pictures_takes_seconds():
+def test_split_of_many_images_takes_seconds():
     # 0.8 s on an idle core; time that grows with the square of the number would be minutes.
     labels = np.random.default_rng(0).integers(0, 8, 100_000)
     start = time.process_time()

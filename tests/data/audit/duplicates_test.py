@@ -47,8 +47,8 @@ CHANGES = {
 }
 
 
-def near_groups(pictures):
-    ids = duplicates.near_ids(images.resize(pictures, duplicates.THUMBNAIL))
+def near_groups(pixels):
+    ids = duplicates.near_ids(images.resize(pixels, duplicates.THUMBNAIL))
     return [list(group) for group in duplicates.groups(ids) if len(group) > 1]
 
 
@@ -74,11 +74,11 @@ def test_groups_are_in_order_of_their_first_index():
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_near_ids_find_changed_copies_of_made_up_pictures(change):
-    pictures = blobs(40)
-    copies = [np.asarray(CHANGES[change](Image.fromarray(picture))) for picture in pictures[::4]]
+def test_near_ids_find_changed_copies_of_made_up_images(change):
+    pixels = blobs(40)
+    copies = [np.asarray(CHANGES[change](Image.fromarray(image))) for image in pixels[::4]]
     expected = [[original, 40 + i] for i, original in enumerate(range(0, 40, 4))]
-    assert near_groups(np.concatenate([pictures, copies])) == expected
+    assert near_groups(np.concatenate([pixels, copies])) == expected
 
 
 def test_near_ids_find_changed_copies_of_real_cells_and_nothing_else(cells_dir):
@@ -99,6 +99,6 @@ def test_near_ids_join_many_copies_without_listing_all_pairs():
     assert near_groups(np.concatenate([copies, others])) == [list(range(1200))]
 
 
-def test_near_ids_leave_blank_pictures_alone():
+def test_near_ids_leave_blank_images_alone():
     blank = np.stack([np.full((48, 48, 3), grey, np.uint8) for grey in (0, 120, 255)])
     assert duplicates.near_ids(blank).tolist() == [0, 1, 2]

@@ -42,7 +42,7 @@ def jpeg(image, quality):
 
 
 def names(group):
-    return [picture.name for picture in group]
+    return [image.name for image in group]
 
 
 def test_clean_cells_have_no_findings(cells):
@@ -125,7 +125,7 @@ def test_labels_compare_by_class_name_across_data_sets(cells):
     }
 
 
-def test_of_many_pictures_near_duplicates_are_left_out_and_that_is_said(cells, monkeypatch):
+def test_of_many_images_near_duplicates_are_left_out_and_that_is_said(cells, monkeypatch):
     flawed, _ = render.plant_flaws(cells, junk=6, duplicates=3, conflicts=2)
     few = audit({"train": flawed})
     assert few.left_out == ()
@@ -154,7 +154,7 @@ def test_to_json_names_everything(cells):
     }
 
 
-def test_no_pictures_no_findings(cells):
+def test_no_images_no_findings(cells):
     assert audit({"train": cells.take(np.arange(0))}).n == 0
 
 

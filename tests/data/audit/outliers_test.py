@@ -49,7 +49,7 @@ def test_a_variant_in_a_uniform_set_is_not_odd(cells):
     assert outliers.outlier_scores(np.concatenate([alike, brighter])).max() < 1
 
 
-def test_few_pictures_say_nothing(cells):
+def test_few_images_say_nothing(cells):
     black = np.zeros((1, 48, 48, 3), np.uint8)
     assert outliers.outlier_scores(np.concatenate([cells[:48], black])).tolist() == [0] * 49
     assert outliers.outlier_scores(np.concatenate([cells[:49], black]))[-1] > 1.65
@@ -61,7 +61,7 @@ def test_neighbour_distance_is_that_of_the_third_nearest_across_blocks():
     np.testing.assert_allclose(outliers._neighbour_distance(features), reference, rtol=1e-3)
 
 
-def test_of_many_pictures_kin_are_drawn_by_chance(cells, monkeypatch):
+def test_many_images_are_compared_with_a_random_sample(cells, monkeypatch):
     monkeypatch.setattr(outliers, "MAX_PAIRWISE", 200)
     monkeypatch.setattr(outliers, "_SAMPLED", 120)
     frames = np.stack([frame.astype(np.uint8) for frame in foreign_frames().values()])
@@ -70,7 +70,7 @@ def test_of_many_pictures_kin_are_drawn_by_chance(cells, monkeypatch):
     assert odd[7:].max() < 1.3
 
 
-def test_distance_to_drawn_kin_is_that_of_the_third_nearest_of_them(monkeypatch):
+def test_distance_to_sampled_neighbours_is_that_of_the_third_nearest_of_them(monkeypatch):
     monkeypatch.setattr(outliers, "MAX_PAIRWISE", 1000)
     monkeypatch.setattr(outliers, "_SAMPLED", 300)
     features = np.random.default_rng(0).normal(3, 1, (1100, 8)).astype(np.float32)

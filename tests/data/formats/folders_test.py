@@ -134,7 +134,7 @@ def test_another_layout_is_an_error(tmp_path, form, names):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_no_pictures_is_an_error(tmp_path, form):
+def test_no_images_is_an_error(tmp_path, form):
     path = write(tmp_path, {"README.txt": b"none yet"}, form)
     with pytest.raises(UserError, match="contains no readable images, expected <class>/<image>"):
         folders.read_dataset(path, 24, "fail")

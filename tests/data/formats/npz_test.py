@@ -9,7 +9,7 @@ N = 16
 LABELS = np.arange(N) % 8
 
 
-def pictures(n=N, side=20, seed=0):
+def random_images(n=N, side=20, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), np.uint8)
 
 
@@ -19,7 +19,7 @@ def write(path, **arrays):
 
 
 def challenge(path, **changes):
-    return write(path, **({"images": pictures(), "labels": LABELS} | changes))
+    return write(path, **({"images": random_images(), "labels": LABELS} | changes))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64, np.float32])
@@ -27,7 +27,7 @@ def challenge(path, **changes):
 def test_reads_a_challenge_file(tmp_path, dtype, shape):
     path = challenge(tmp_path / "training_set.npz", labels=LABELS.astype(dtype).reshape(shape))
     dataset = npz.read_dataset(path, 20, ())
-    np.testing.assert_array_equal(dataset.images, pictures())
+    np.testing.assert_array_equal(dataset.images, random_images())
     np.testing.assert_array_equal(dataset.labels, LABELS)
     assert dataset.classes == npz.BLOOD_CELLS
     assert dataset.names == tuple(str(i) for i in range(N))
@@ -36,7 +36,7 @@ def test_reads_a_challenge_file(tmp_path, dtype, shape):
 
 def test_resizes_to_the_size_that_is_asked_for(tmp_path):
     dataset = npz.read_dataset(challenge(tmp_path / "a.npz"), 10, ())
-    expected = Image.fromarray(pictures()[5]).resize((10, 10), Image.Resampling.BICUBIC)
+    expected = Image.fromarray(random_images()[5]).resize((10, 10), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(dataset.images[5], np.asarray(expected))
 
 
@@ -57,7 +57,7 @@ def test_a_challenge_file_without_names_takes_those_given(tmp_path):
 def medmnist(path, n_classes=8, grey=False, **changes):
     arrays = {}
     for seed, (split, n) in enumerate({"train": 16, "val": 9, "test": 10}.items()):
-        images = pictures(n, seed=seed)
+        images = random_images(n, seed=seed)
         arrays[f"{split}_images"] = images[..., 0] if grey else images
         arrays[f"{split}_labels"] = (np.arange(n) % n_classes).astype(np.uint8)[:, None]
     return write(path, **(arrays | changes))
@@ -73,7 +73,7 @@ def test_reads_a_medmnist_file(tmp_path):
         "val/0",
         "test/9",
     )
-    np.testing.assert_array_equal(dataset.images[16:25], pictures(9, seed=1))
+    np.testing.assert_array_equal(dataset.images[16:25], random_images(9, seed=1))
     np.testing.assert_array_equal(dataset.labels[25:], np.arange(10) % 8)
 
 
@@ -81,7 +81,7 @@ def test_a_medmnist_file_may_be_grey_and_of_other_classes(tmp_path):
     path = medmnist(tmp_path / "breastmnist.npz", n_classes=2, grey=True)
     dataset = npz.read_dataset(path, 20, ())
     assert dataset.classes == ("class_0", "class_1")
-    np.testing.assert_array_equal(dataset.images[:16, :, :, 2], pictures()[..., 0])
+    np.testing.assert_array_equal(dataset.images[:16, :, :, 2], random_images()[..., 0])
     assert npz.read_dataset(path, 20, ("benign", "malignant")).classes == ("benign", "malignant")
 
 
@@ -97,12 +97,18 @@ BAD = {
         "images cannot be read .*pickle.* expected an array",
     ),
     "pickled labels": ({"labels": LABELS.astype(object)}, "labels cannot be read .*pickle"),
-    "dtype": ({"images": pictures() / 255}, r"images is float64 .*expected uint8 of shape \(N"),
-    "rank": ({"images": pictures()[0]}, r"of shape \(20, 20, 3\), expected .* \(N, H, W, 3\)"),
-    "grey": ({"images": pictures()[..., :1]}, r"\(16, 20, 20, 1\), expected .* \(N, H, W, 3\)"),
+    "dtype": (
+        {"images": random_images() / 255},
+        r"images is float64 .*expected uint8 of shape \(N",
+    ),
+    "rank": ({"images": random_images()[0]}, r"of shape \(20, 20, 3\), expected .* \(N, H, W, 3\)"),
+    "grey": (
+        {"images": random_images()[..., :1]},
+        r"\(16, 20, 20, 1\), expected .* \(N, H, W, 3\)",
+    ),
     "alpha": ({"images": np.zeros((N, 9, 9, 4), np.uint8)}, r"\(16, 9, 9, 4\), expected"),
     "no images": (
-        {"images": pictures()[:0], "labels": LABELS[:0]},
+        {"images": random_images()[:0], "labels": LABELS[:0]},
         "images .* expected at least one image",
     ),
     "out of range": (
@@ -132,15 +138,15 @@ def test_a_bad_challenge_file_is_one_line_that_names_it(tmp_path, changes, messa
 
 
 def test_wrong_keys_are_listed(tmp_path):
-    path = write(tmp_path / "bad.npz", x=pictures(), y=LABELS)
+    path = write(tmp_path / "bad.npz", x=random_images(), y=LABELS)
     with pytest.raises(UserError, match=r"bad.npz: contains the arrays x, y; expected images and"):
         npz.read_dataset(path, 20, ())
-    path = write(tmp_path / "bad.npz", images=pictures())
+    path = write(tmp_path / "bad.npz", images=random_images())
     with pytest.raises(
         UserError, match=r"bad.npz: contains the arrays images; expected labels too"
     ):
         npz.read_dataset(path, 20, ())
-    path = write(tmp_path / "bad.npz", train_images=pictures(), val_labels=LABELS)
+    path = write(tmp_path / "bad.npz", train_images=random_images(), val_labels=LABELS)
     with pytest.raises(UserError, match=r"bad.npz: contains .* expected train_labels too"):
         npz.read_dataset(path, 20, ())
 
@@ -160,7 +166,7 @@ def test_a_bad_medmnist_file_is_one_line_that_names_it(tmp_path, changes, messag
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_medmnist_label_above_the_number_of_pictures_is_an_error(tmp_path):
+def test_a_medmnist_label_above_the_number_of_images_is_an_error(tmp_path):
     path = medmnist(tmp_path / "a.npz", train_labels=np.full(16, 2_000_000_000))
     with pytest.raises(UserError, match=r"train_labels\[0\] is 2000000000, expected 0..34"):
         npz.read_dataset(path, 20, ())
@@ -168,7 +174,7 @@ def test_a_medmnist_label_above_the_number_of_pictures_is_an_error(tmp_path):
 
 def test_damage_is_an_error(tmp_path):
     path = tmp_path / "cut.npz"
-    np.savez(path, images=pictures(), labels=LABELS)
+    np.savez(path, images=random_images(), labels=LABELS)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(UserError, match=r"cut.npz: truncated or damaged, expected a complete"):
@@ -183,7 +189,7 @@ def test_damage_is_an_error(tmp_path):
 
 def test_an_array_that_claims_more_than_there_is_is_an_error(tmp_path):
     path = challenge(tmp_path / "bomb.npz")
-    np.savez(path, images=pictures(), labels=LABELS)
+    np.savez(path, images=random_images(), labels=LABELS)
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"(16, 20, 20, 3)", b"(99, 99999, 99)", 1))
     with pytest.raises(UserError, match=r"bomb.npz: images "):

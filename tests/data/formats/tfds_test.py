@@ -84,7 +84,7 @@ def test_a_description_names_no_code_to_run(folder, file, key, monkeypatch):
         tfds.read_schema(folder)
 
 
-def test_pictures_and_labels_must_be_clear(folder):
+def test_images_and_labels_must_be_clear(folder):
     def doubled(content):
         features = content["featuresDict"]["features"]
         features["second"] = features["image"]

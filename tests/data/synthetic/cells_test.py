@@ -29,7 +29,7 @@ def test_every_kind_has_its_own_share_of_stained_pixels(images):
     assert share["platelet"] < min(share[kind] for kind in KINDS if kind != "platelet")
 
 
-def test_pictures_differ_in_light_stain_and_focus(images):
+def test_images_differ_in_light_stain_and_focus(images):
     means = images.astype(float).mean((1, 2))
     assert (means.std(0) > 5).all()
     sharpness = np.abs(np.diff(images.astype(float), axis=2)).mean((1, 2, 3))

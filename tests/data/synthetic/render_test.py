@@ -19,7 +19,7 @@ def cells():
     return render.render_dataset(400, seed=3)
 
 
-def test_balanced_shuffled_pictures_of_the_eight_kinds(cells):
+def test_balanced_shuffled_images_of_the_eight_kinds(cells):
     assert cells.classes == (
         "basophil",
         "eosinophil",
