@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SHEET = [sys.executable, "-m", "bloodjax.augment", "--config=configs/quickstart.py"]
+SHEET = [sys.executable, "-m", "bloodjax.preview", "--config=configs/quickstart.py"]
 
 
 def test_a_sheet_has_a_row_a_class(make_config):
-    from bloodjax.report import sheet
+    from bloodjax import preview
 
     config = make_config(augment="d4|randaugment|mixup(p=0.5)|cutmix(p=0.5)")
-    image = np.asarray(Image.open(io.BytesIO(sheet.draw(config, 3))))
+    image = np.asarray(Image.open(io.BytesIO(preview.render_sheet(config, 3))))
     height, width = image.shape[:2]
     assert height / 8 > 100
     assert width / 4 > 100
-    assert sheet.draw(config, 3) == sheet.draw(config, 3)
+    assert preview.render_sheet(config, 3) == preview.render_sheet(config, 3)
 
 
 @pytest.mark.parametrize(

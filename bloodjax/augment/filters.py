@@ -1,9 +1,9 @@
-"""Blur, sharpness, noise and loss: what optics, sensor and files do to an image.
+"""Effects of optics, sensor and file formats: blur, sharpness, noise and compression.
 
-Each function takes one RGB image, float32 in 0..255, with traced strengths, and returns another.
-They are for `jax.vmap`, and on CPU for `lax.map` over the images. A kernel that differs from image
-to image is no convolution but a sum of shifted slices, and its reach is static: strengths beyond it
-are cut off.
+Each function takes one RGB image, float32 in 0..255, and returns another. Strengths may be traced.
+The functions are used with `jax.vmap`, and on CPU with `lax.map`, over the images. Since the kernel
+differs between images, a filter is a sum of shifted slices instead of a convolution. Its reach is
+static, and larger strengths are clipped to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""] | float
 
-# ITU-T T.81, Annex K: JPEG's tables of quality 50, rows by rising vertical frequency.
+# JPEG's quantisation tables for quality 50 (ITU-T T.81, Annex K), by ascending vertical frequency.
 _LUMA = """
 16 11 10 16 24 40 51 61
 12 12 14 19 26 58 60 55
@@ -41,7 +41,7 @@ _CHROMA = (
     + "99 " * 32
 )
 
-# Pillow's SMOOTH, the one that its sharpness goes by.
+# The kernel of Pillow's SMOOTH filter, which `ImageEnhance.Sharpness` uses.
 _SMOOTH = {
     offset: (5 if offset == (0, 0) else 1) / 13
     for offset in itertools.product((-1, 0, 1), repeat=2)
@@ -49,11 +49,11 @@ _SMOOTH = {
 
 
 def vignette(x: Image, strength: Scalar) -> Image:
-    """Darkens towards the corners, with the square of the distance from the centre.
+    """Darkens the image with the square of the distance from the centre.
 
     Args:
-      x: image.
-      strength: the share of light that the corners lose; 0 changes nothing.
+      x: The image.
+      strength: Share of the light lost in the corners, 0..1; 0 changes nothing.
     """
     rows, columns = (np.linspace(-1, 1, size, dtype=np.float32) ** 2 / 2 for size in x.shape[:2])
     distance = rows[:, None, None] + columns[None, :, None]
@@ -61,11 +61,11 @@ def vignette(x: Image, strength: Scalar) -> Image:
 
 
 def sharpness(x: Image, factor: Scalar) -> Image:
-    """Blends with a smoothed image, as Pillow's `ImageEnhance.Sharpness`.
+    """Blends the image with a smoothed one, as Pillow's `ImageEnhance.Sharpness` does.
 
     Args:
-      x: image.
-      factor: 0 smooths, 1 changes nothing, more sharpens. The outermost pixels always stay.
+      x: The image.
+      factor: 0 smooths, 1 changes nothing, more sharpens. The outermost pixels never change.
     """
     smooth = _shifted_sum(x, list(_SMOOTH), list(_SMOOTH.values()))
     change = ((1 - factor) * (smooth - x))[1:-1, 1:-1]
@@ -73,15 +73,15 @@ def sharpness(x: Image, factor: Scalar) -> Image:
 
 
 def gaussian_blur(x: Image, sigma: Scalar, *, reach: int = 6) -> Image:
-    """Gaussian blur; beyond the edge the image is mirrored, as in SciPy's `gaussian_filter`.
+    """Gaussian blur; the image is mirrored at its edges, as in SciPy's `gaussian_filter`.
 
     Args:
-      x: image.
-      sigma: standard deviation in pixels; 0 changes nothing.
-      reach: radius in pixels at which the kernel ends, best 3 `sigma` or more.
+      x: The image.
+      sigma: Standard deviation in pixels; 0 changes nothing.
+      reach: Radius of the kernel in pixels; it should be at least 3 `sigma`.
     """
     steps = range(-reach, reach + 1)
-    # Far below a pixel nothing is left of the kernel but its centre; 0 / 0 would be no number.
+    # Below this deviation only the kernel's centre has weight. It also avoids 0 / 0.
     spread = jnp.maximum(sigma, 1e-2)
     weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1, dtype=jnp.float32) / spread) ** 2)
     weights = weights / weights.sum()
@@ -90,15 +90,15 @@ def gaussian_blur(x: Image, sigma: Scalar, *, reach: int = 6) -> Image:
 
 
 def defocus(x: Image, radius: Scalar, *, reach: int = 3) -> Image:
-    """The mean over a disk, which is how a point out of focus appears.
+    """Defocus: the mean over a disk around each pixel.
 
-    A pixel at distance d of the centre weighs clip(radius + 1/2 - d, 0, 1), divided by the sum of
-    all weights. Beyond the edge the image is mirrored.
+    A pixel at distance d from the centre has the weight clip(radius + 1/2 - d, 0, 1), divided by
+    the sum of all weights. The image is mirrored at its edges.
 
     Args:
-      x: image.
-      radius: of the disk, in pixels; 0 changes nothing.
-      reach: largest radius.
+      x: The image.
+      radius: Radius of the disk in pixels; 0 changes nothing.
+      reach: Largest radius.
     """
     offsets = _within(reach + 0.5)
     distance = np.array([math.hypot(*offset) for offset in offsets], np.float32)
@@ -107,16 +107,16 @@ def defocus(x: Image, radius: Scalar, *, reach: int = 3) -> Image:
 
 
 def motion_blur(x: Image, length: Scalar, angle: Scalar, *, reach: int = 4) -> Image:
-    """The mean along a straight way, which is how a point appears that moved.
+    """Motion blur: the mean along a line segment around each pixel.
 
-    A pixel at distance d of the way, a segment of length - 1 with its middle in the centre, weighs
-    max(1 - d, 0), divided by the sum of all weights. Beyond the edge the image is mirrored.
+    The segment has the length `length` - 1. A pixel at distance d from it has the weight
+    max(1 - d, 0), divided by the sum of all weights. The image is mirrored at its edges.
 
     Args:
-      x: image.
-      length: of the line that a point becomes, in pixels; 1 changes nothing.
-      angle: of the way to the rows, in degrees, anticlockwise.
-      reach: pixels from the line's middle to its end; the greatest length is 2 * reach + 1.
+      x: The image.
+      length: Length of the trail of a point in pixels; 1 changes nothing.
+      angle: Angle between the segment and the rows, in degrees, anticlockwise.
+      reach: Largest distance from the segment's middle to its end, in pixels.
     """
     offsets = _within(reach + 1.0)
     down, right = np.array(offsets, np.float32).T
@@ -128,53 +128,53 @@ def motion_blur(x: Image, length: Scalar, angle: Scalar, *, reach: int = 4) -> I
 
 
 def random_levels(key: Key[Array, ""], size: tuple[int, int], bits: int) -> Image:
-    """An image of independent whole numbers in 0 .. 2**bits - 1, all equally likely.
+    """An image of independent random integers, uniform in 0 .. 2**bits - 1.
 
-    The random bits are most of the time that noise takes on a CPU; a pixel's three channels share
-    one draw of 32.
+    Generating random bits takes most of the time of noise on a CPU, so a pixel's three channels
+    share one 32-bit number.
 
     Args:
-      key: what they are drawn from.
-      size: height and width.
-      bits: of each number, up to 10.
+      key: Random key.
+      size: Height and width.
+      bits: Bits of each integer, at most 10.
     """
     shifts = jnp.array([0, bits, 2 * bits], jnp.uint32)[None, None]
-    drawn = jax.random.bits(key, size, jnp.uint32)[..., None] >> shifts
-    return (drawn & (2**bits - 1)).astype(jnp.float32)
+    shifted = jax.random.bits(key, size, jnp.uint32)[..., None] >> shifts
+    return (shifted & (2**bits - 1)).astype(jnp.float32)
 
 
 def noise(x: Image, key: Key[Array, ""], std: Scalar) -> Image:
-    """Adds Gaussian noise, independent for each pixel and channel, of up to 3.3 deviations.
+    """Adds Gaussian noise, independent for each pixel and channel, up to 3.3 standard deviations.
 
     Args:
-      x: image.
-      key: what the noise is drawn from.
-      std: standard deviation in grey levels; 0 changes nothing.
+      x: The image.
+      key: Random key.
+      std: Standard deviation in grey levels; 0 changes nothing.
     """
     return _clip(x + std * _normal(key, x.shape[:2]))
 
 
 def shot_noise(x: Image, key: Key[Array, ""], std: Scalar) -> Image:
-    """Adds Gaussian noise whose variance is proportional to the intensity, as that of photons is.
+    """Adds Gaussian noise with a variance proportional to the intensity, like photon noise.
 
     Args:
-      x: image.
-      key: what the noise is drawn from.
-      std: standard deviation at white, in grey levels; 0 changes nothing.
+      x: The image.
+      key: Random key.
+      std: Standard deviation at white, in grey levels; 0 changes nothing.
     """
     return _clip(x + std * jnp.sqrt(x / 255) * _normal(key, x.shape[:2]))
 
 
 def pixelate(x: Image, scale: Scalar) -> Image:
-    """Fewer, larger pixels: Pillow's `resize` to size * scale by BOX, and back by NEAREST.
+    """Reduces the resolution: Pillow's `resize` to size * scale by BOX, and back by NEAREST.
 
     Args:
-      x: image.
-      scale: pixels left along a side, as a share; 1 changes nothing.
+      x: The image.
+      scale: Share of the pixels along a side that remain; 1 changes nothing.
     """
     height, width, channels = x.shape
     rows, columns = _box_matrix(height, scale), _box_matrix(width, scale)
-    # In bfloat16, a TPU's default for products, a mean would be off by a grey level.
+    # A TPU multiplies in bfloat16 by default, which would be wrong by a grey level.
     x = jnp.matmul(rows, x.reshape(height, -1), precision=lax.Precision.HIGHEST)
     x = x.reshape(height, width, channels).swapaxes(0, 1).reshape(width, -1)
     x = jnp.matmul(columns, x, precision=lax.Precision.HIGHEST)
@@ -182,14 +182,14 @@ def pixelate(x: Image, scale: Scalar) -> Image:
 
 
 def jpeg(x: Image, quality: Scalar) -> Image:
-    """The image as a JPEG file keeps it: YCbCr, 4:2:0 chroma, quantised in blocks of 8x8.
+    """Simulates JPEG compression: YCbCr, 4:2:0 chroma, blocks of 8x8 quantised.
 
-    Tables, their scaling by quality and the smooth upsampling of chroma are libjpeg's. Nothing but
-    the frequencies is rounded to whole numbers. No quality leaves the image unchanged.
+    Tables, their scaling by quality and the smooth upsampling of chroma are those of libjpeg. Only
+    the frequencies are rounded. Every quality changes the image.
 
     Args:
-      x: image; for whole blocks its edges are repeated to multiples of 16.
-      quality: 1 (worst) to 100, rounded to a whole number.
+      x: The image. It is padded to multiples of 16 by repeating its edges.
+      quality: 1 (worst) to 100, rounded to an integer.
     """
     height, width, _ = x.shape
     padded = jnp.pad(x, ((0, -height % 16), (0, -width % 16), (0, 0)), "edge")
@@ -209,26 +209,26 @@ def _clip(x):
 
 
 def _normal(key, size):
-    """An image of standard normal numbers: the middles of 1024 quantiles."""
+    """An image of standard normal numbers, discretised to 1024 quantiles."""
     middles = (random_levels(key, size, bits=10) + 0.5) / 1024
     return np.float32(math.sqrt(2)) * lax.erf_inv(2 * middles - 1)
 
 
 def _within(distance: float) -> list[tuple[int, int]]:
-    """The (row, column) offsets that are less than `distance` pixels from (0, 0)."""
+    """All (row, column) offsets closer to (0, 0) than `distance` pixels."""
     steps = range(-math.ceil(distance), math.ceil(distance) + 1)
     return [step for step in itertools.product(steps, repeat=2) if math.hypot(*step) < distance]
 
 
 def _shifted_sum(x, offsets, weights):
-    """The sum over (row, column) `offsets` of the image shifted by each, times its weight.
+    """The weighted sum of the image shifted by each of the (row, column) `offsets`.
 
-    Beyond the edge the image is mirrored, the outermost pixel twice (SciPy's "reflect").
+    The image is mirrored at its edges, and the outermost pixel is repeated (SciPy's "reflect").
     """
     height, width, channels = x.shape
     rows, columns = (max(abs(offset[axis]) for offset in offsets) for axis in (0, 1))
     margins = ((rows, rows), (columns, columns), (0, 0))
-    # Rows of width * channels numbers: loops over a last axis of three are slow on a CPU.
+    # Merges columns and channels, because loops over a last axis of length 3 are slow on a CPU.
     padded = jnp.pad(x, margins, "symmetric").reshape(height + 2 * rows, -1)
     total = jnp.zeros((height, width * channels), x.dtype)
     for i, (down, right) in enumerate(offsets):
@@ -239,22 +239,22 @@ def _shifted_sum(x, offsets, weights):
 
 
 def _box_matrix(size: int, scale) -> Float[Array, "size size"]:
-    """Which pixels each new pixel is the mean of; those of one block have the same row.
+    """The matrix that replaces each pixel by the mean of its block.
 
-    All in whole numbers, since Pillow's blocks are intervals, open on the left and closed on the
-    right, that pixels' centres may lie on the ends of.
+    The arithmetic is in integers, because a pixel's centre may be exactly on the border of two
+    blocks. As in Pillow, it then belongs to the left one.
     """
     blocks = jnp.clip(jnp.round(size * scale), 1, size).astype(jnp.int32)
     index = jnp.arange(size, dtype=jnp.int32)
     block = (2 * index + 1) * blocks // (2 * size)
-    # From the block's centre, in pixels, times 2 * blocks; the block's half width is then `size`.
+    # Distance from the block's centre in pixels, times 2 * blocks. Half a block is then `size`.
     distance = ((2 * index + 1) * blocks)[None, :] - ((2 * block + 1) * size)[:, None]
     weights = ((distance > -size) & (distance <= size)).astype(jnp.float32)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _steps(table: str, quality) -> Float[Array, " 64"]:
-    """A quality's steps, one for each of a block's 64 frequencies, as libjpeg scales a table."""
+    """Quantisation steps of a block's 64 frequencies: the table scaled as in libjpeg."""
     quality = jnp.clip(jnp.round(jnp.asarray(quality)), 1, 100).astype(jnp.int32)
     percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     steps = (np.array(table.split(), np.int32) * percent + 50) // 100
@@ -262,7 +262,7 @@ def _steps(table: str, quality) -> Float[Array, " 64"]:
 
 
 def _cosines() -> np.ndarray:
-    """[64, 64]: the orthonormal cosine transform (DCT-II) of a block's 8x8 pixels."""
+    """The orthonormal cosine transform (DCT-II) of 8x8 pixels as a matrix [64, 64]."""
     frequency, pixel = np.mgrid[:8, :8]
     waves = np.cos((2 * pixel + 1) * frequency * np.pi / 16) / 2
     waves[0] /= np.sqrt(2)
@@ -270,11 +270,11 @@ def _cosines() -> np.ndarray:
 
 
 def _quantise(planes, steps):
-    """Planes [..., height, width] with each frequency of each block a multiple of its step."""
+    """Rounds the frequencies of each 8x8 block of planes [..., height, width] to their steps."""
     *many, height, width = planes.shape
     blocks = planes.reshape(*many, height // 8, 8, width // 8, 8).swapaxes(-3, -2)
     cosines, steps = _cosines(), steps[None]
-    # bfloat16, a TPU's default for products, would round more than a good quality does.
+    # A TPU multiplies in bfloat16 by default, which would round more than a high quality does.
     waves = jnp.matmul(blocks.reshape(-1, 64), cosines.T, precision=lax.Precision.HIGHEST)
     waves = jnp.round(waves / steps) * steps
     pixels = jnp.matmul(waves, cosines, precision=lax.Precision.HIGHEST)
@@ -282,13 +282,13 @@ def _quantise(planes, steps):
 
 
 def _halve(planes):
-    """Planes [planes, height, width] of the mean of each 2x2 pixels."""
+    """Averages each 2x2 pixels of planes [planes, height, width]."""
     planes = planes[:, ::2] + planes[:, 1::2]
     return (planes[:, :, ::2] + planes[:, :, 1::2]) / 4
 
 
 def _double(planes, axis: int):
-    """Twice the pixels along an axis: 3/4 of the nearest and 1/4 of the next, as libjpeg does."""
+    """Doubles the pixels along an axis: 3/4 nearest and 1/4 next pixel, as libjpeg does."""
     size = planes.shape[axis]
     margins = [(int(i == axis),) * 2 for i in range(planes.ndim)]
     near, far = 0.75 * planes, 0.25 * jnp.pad(planes, margins, "edge")

@@ -1,4 +1,4 @@
-"""Flips and quarter turns: the symmetries of a cell, which has no up and no left."""
+"""Flips and quarter turns. They do not change the class of a cell, which has no orientation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32, Key, Num
 
-# For each set of views: (transpose, flip up-down, flip left-right) of each, the image itself
-# first. "d4" is the dihedral group of the square.
+# Set of views -> (transpose, flip up-down, flip left-right) of each view. The first view is the
+# image itself. "d4" is the dihedral group of the square.
 VIEWS: dict[str, tuple[tuple[bool, bool, bool], ...]] = {
     "none": ((False, False, False),),
     "flip": tuple((False, up, left) for up in (False, True) for left in (False, True)),
@@ -20,12 +20,12 @@ VIEWS: dict[str, tuple[tuple[bool, bool, bool], ...]] = {
 def views(
     images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "views batch size size channels"]:
-    """Every view of every image; `name` is a key of `VIEWS`, the image itself comes first."""
+    """All views of each image, in the order of `VIEWS[name]`."""
     return jnp.stack([view(images, *flags) for flags in VIEWS[name]])
 
 
 def random_index(keys: Key[Array, " batch"], name: str) -> Int32[Array, " batch"]:
-    """Which of `VIEWS[name]` each key draws; all are equally likely."""
+    """A random index into `VIEWS[name]` for each key; all are equally likely."""
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, len(VIEWS[name])))(keys)
 
 
@@ -33,7 +33,7 @@ def random_index(keys: Key[Array, " batch"], name: str) -> Int32[Array, " batch"
 def random_view(
     keys: Key[Array, " batch"], images: Num[Array, "batch size size channels"], name: str
 ) -> Num[Array, "batch size size channels"]:
-    """One view of each image: that of its key's `random_index`."""
+    """A random view of each image: the one with the index `random_index(keys, name)`."""
     flags = jnp.array(VIEWS[name])[random_index(keys, name)]
     for axis, transform in enumerate((_transpose, _flip_up_down, _flip_left_right)):
         if any(view[axis] for view in VIEWS[name]):
@@ -44,7 +44,7 @@ def random_view(
 def view(
     images: Num[Array, "batch size size channels"], transpose: bool, up_down: bool, left_right: bool
 ) -> Num[Array, "batch size size channels"]:
-    """One view of every image, as an entry of `VIEWS` says it."""
+    """One view of each image; the flags are an entry of `VIEWS`."""
     images = _transpose(images) if transpose else images
     images = _flip_up_down(images) if up_down else images
     return _flip_left_right(images) if left_right else images

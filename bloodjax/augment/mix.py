@@ -1,7 +1,7 @@
-"""MixUp and CutMix: an image mixed with its neighbour in the batch, and its label likewise.
+"""MixUp and CutMix: an image and its label are mixed with those of its neighbour in the batch.
 
-The neighbour of example 2k is 2k + 1 and the other way round. An epoch's order is random, so that
-this is a random partner, and it lies on the same device however many share the batch.
+The neighbour of example 2k is 2k + 1, and vice versa. Because the order of an epoch is random, this
+is a random partner; and it is on the same device, for any number of devices.
 """
 
 from __future__ import annotations
@@ -23,30 +23,34 @@ def mix(
     images: Num[Array, "batch height width 3"],
     targets: Targets,
 ) -> tuple[Images, Targets]:
-    """With the spec's probabilities, each example by MixUp, by CutMix or as it is.
+    """Applies MixUp, CutMix or neither to each example, with the probabilities in `spec`.
 
-    MixUp (Zhang et al., 2018, arXiv:1710.09412) blends images by a part drawn from
-    Beta(alpha, alpha). CutMix (Yun et al., 2019, arXiv:1905.04899) puts a box of the neighbour in
-    place, of that part of the area, less what lies outside. Labels are blended by the part of the
-    image's own that is left. Each example has its own draw.
+    MixUp (Zhang et al., 2018, arXiv:1710.09412) blends two images with a weight from
+    Beta(alpha, alpha). CutMix (Yun et al., 2019, arXiv:1905.04899) replaces a box with the
+    neighbour's pixels; its share of the area is sampled likewise, and the box is clipped at the
+    border. Labels are blended by the share of the image that is its own. The random numbers of
+    the examples are independent.
 
     Args:
-      spec: which, and how often.
-      keys: one an example; an even number of them.
-      images: images.
-      targets: what part of each image is of each class.
+      spec: Probabilities and distributions.
+      keys: A random key for each example; the number of examples is even.
+      images: Images in 0..255.
+      targets: Probability of each class for each image.
+
+    Returns:
+      The mixed images (float32) and targets.
     """
     size = images.shape[1:3]
 
-    def draw(key):
+    def sample(key):
         which, mixup_key, cutmix_key, box_key = jax.random.split(key, 4)
-        part = jax.random.uniform(which)
+        uniform = jax.random.uniform(which)
         blended = jax.random.beta(mixup_key, spec.mixup_alpha, spec.mixup_alpha)
         area = 1 - jax.random.beta(cutmix_key, spec.cutmix_alpha, spec.cutmix_alpha)
         top, bottom, left, right = _box(box_key, area, size)
         kept = 1 - (bottom - top) * (right - left) / (size[0] * size[1])
-        by_mixup = part < spec.mixup_p
-        by_cutmix = ~by_mixup & (part < spec.mixup_p + spec.cutmix_p)
+        by_mixup = uniform < spec.mixup_p
+        by_cutmix = ~by_mixup & (uniform < spec.mixup_p + spec.cutmix_p)
         own = jnp.where(by_mixup, blended, jnp.where(by_cutmix, kept, 1.0))
         rows = jnp.arange(size[0], dtype=jnp.float32)
         columns = jnp.arange(size[1], dtype=jnp.float32)
@@ -55,19 +59,19 @@ def mix(
         weights = jnp.where(by_cutmix, jnp.where(inside, 0.0, 1.0), own)
         return own, weights[..., None]
 
-    own, weights = jax.vmap(draw)(keys)
+    own, weights = jax.vmap(sample)(keys)
     images = images.astype(jnp.float32)
     mixed = images * weights + neighbours(images) * (1 - weights)
     return mixed, targets * own[:, None] + neighbours(targets) * (1 - own[:, None])
 
 
 def neighbours(x: Num[Array, batch * rest]) -> Num[Array, batch * rest]:
-    """Each example's neighbour in its place."""
+    """Swaps each example with its neighbour."""
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
 def _box(key, area, size):
-    """Top, bottom, left and right of a box of so much of the area, anywhere, cut at the border."""
+    """Top, bottom, left and right of a random box with this share of the area, clipped."""
     centre = jax.random.uniform(key, (2,))
     half = jnp.sqrt(area) / 2
     edges = []

@@ -1,13 +1,13 @@
-"""The operations that a policy draws from: a table of names, each with what magnitude 1 means.
+"""The augmentation operations by name, and pools of operations.
 
-A magnitude is a part, 0 to 1, of the range that the operation's description gives; "either way"
-ones go one way or the other with equal chance. Four kinds, in the order in which an image goes
-through them, whatever order they were drawn in:
+A magnitude is between 0 and 1, where 1 is the full range in the operation's description. The sign
+of a `signed` operation is random. There are four kinds of operations. They are applied in this
+order, regardless of the order in the policy:
 
-- "table": values of single channels, composed into one lookup table (`colour`);
-- "affine": places, composed into one map and resampled once (`affine`);
-- "matrix": mixtures of the channels, composed into one 3x3 matrix (`colour`);
-- "effect": everything else, one after the other in the order of `EFFECTS`, each at most once.
+- "table": maps the values of single channels; composed into one lookup table (`colour`);
+- "affine": moves pixels; composed into one map, by which the image is resampled once (`affine`);
+- "matrix": mixes channels; composed into one 3x3 matrix (`colour`);
+- "effect": all others, applied one after another in the order of `EFFECTS`, each at most once.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ class Op:
 
     Attributes:
       kind: "table", "affine", "matrix" or "effect".
-      make: what it does to one image, given a `Setting`: a new table, a map, a matrix, or an
-        effect's parameters.
-      full: what magnitude 1 is.
-      signed: the magnitude's sign is drawn.
-      needs_counts: looks at the image's histogram.
+      make: From a `Setting` to a new table, a map, a matrix, or an effect's parameters, by kind.
+      full: Description of magnitude 1.
+      signed: Whether the magnitude's sign is random.
+      needs_counts: Whether the operation uses the image's histogram.
     """
 
     kind: str
@@ -44,14 +43,14 @@ class Op:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What an operation is made from.
+    """The inputs of `Op.make`, for one image.
 
     Attributes:
-      amount: the magnitude, with its sign.
-      key: of whatever else it draws.
+      amount: Magnitude with its sign.
+      key: Random key for further random numbers.
       size: (height, width) of the image.
-      table: the lookup table so far.
-      counted: the histogram of the image that the table makes.
+      table: Lookup table so far.
+      counted: Histogram of the image after `table`, or None if no operation needs it.
     """
 
     amount: jax.Array
@@ -63,11 +62,11 @@ class Setting:
     def uniform(
         self, low: int | float, high: int | float, shape: tuple[int, ...] = ()
     ) -> jax.Array:
-        """Evenly distributed numbers."""
+        """Random numbers, uniform between `low` and `high`."""
         return jax.random.uniform(self.key, shape, jnp.float32, float(low), float(high))
 
     def either_way(self, shape: tuple[int, ...]) -> jax.Array:
-        """Numbers up to the amount, of either sign."""
+        """Random numbers, uniform between -`amount` and `amount`."""
         return self.amount * self.uniform(-1, 1, shape)
 
 
@@ -82,14 +81,14 @@ def _stretch(s: Setting):
 
 
 def _crop(s: Setting):
-    """A random part of the area, of a random shape, made as large as the image."""
+    """Crops a random share of the area with a random aspect, and enlarges it to the full size."""
     area, shape, down, right = s.uniform(0, 1, (4,))
     part = jnp.sqrt(1 - 0.92 * s.amount * area)
     stretch = jnp.exp(s.amount * (2 * shape - 1) * 0.5 * jnp.log(4 / 3))
     sides = jnp.minimum(jnp.stack([part / stretch, part * stretch]), 1.0)
     room = (1 - sides) * jnp.array(s.size, jnp.float32)
-    away = (jnp.stack([down, right]) - 0.5) * room
-    return affine.scaling(1 / sides[0], 1 / sides[1]).at[:, 2].set(away)
+    offset = (jnp.stack([down, right]) - 0.5) * room
+    return affine.scaling(1 / sides[0], 1 / sides[1]).at[:, 2].set(offset)
 
 
 def _shuffle(s: Setting):
@@ -180,15 +179,18 @@ OPS: dict[str, Op] = {
         lambda s: colour.posterize(s.table, 8 - jnp.round(4 * s.amount)),
         "4 bits left of each value",
     ),
-    "invert": Op("table", lambda s: 255 - s.table, "always whole"),
+    "invert": Op("table", lambda s: 255 - s.table, "always full strength"),
     "autocontrast": Op(
         "table",
         lambda s: colour.autocontrast(s.table, s.counted),
-        "always whole",
+        "always full strength",
         needs_counts=True,
     ),
     "equalize": Op(
-        "table", lambda s: colour.equalize(s.table, s.counted), "always whole", needs_counts=True
+        "table",
+        lambda s: colour.equalize(s.table, s.counted),
+        "always full strength",
+        needs_counts=True,
     ),
     "saturation": Op(
         "matrix",
@@ -198,7 +200,7 @@ OPS: dict[str, Op] = {
     ),
     "hue": Op("matrix", lambda s: colour.hue(0.25 * s.amount), "a quarter turn", signed=True),
     "grey": Op("matrix", lambda s: colour.saturation(1 - s.amount), "no colour left"),
-    "channel_shuffle": Op("matrix", _shuffle, "always whole"),
+    "channel_shuffle": Op("matrix", _shuffle, "always full strength"),
     "stain": Op(
         "effect",
         _stain,
@@ -244,7 +246,7 @@ def _noise_in_box(x, params):
     return erase.erase(x, box, filters.random_levels(key, x.shape[:2], 8))
 
 
-# What each effect does to an image, given what its operation made; in the order of application.
+# Effect -> function of an image and of the parameters from `Op.make`, in order of application.
 EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
     "stain": lambda x, params: stain.stain_jitter(x, *params),
     "vignette": filters.vignette,
@@ -262,13 +264,13 @@ EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
 }
 
 POOLS: dict[str, tuple[str, ...]] = {
-    # The fourteen of RandAugment (Cubuk et al., 2020).
+    # The fourteen operations of RandAugment (Cubuk et al., 2020).
     "standard": (
         *("identity", "autocontrast", "equalize", "rotate", "solarize", "saturation", "posterize"),
         *("contrast", "brightness", "sharpness"),
         *("shear_x", "shear_y", "translate_x", "translate_y"),
     ),
-    # What a microscope, a camera, a stain and a file format do to a cell.
+    # Variations between microscopes, cameras, stains and file formats.
     "microscope": (
         *("identity", "turn", "zoom", "stretch", "translate_x", "translate_y"),
         *("brightness", "contrast", "gamma", "temperature", "channel_shift", "saturation", "hue"),

@@ -1,9 +1,9 @@
-"""A policy carried out on a batch, inside the training step.
+"""Applies a policy to a batch, inside the training step.
 
-What each image's draws come to (one table, one map, one matrix, a few effects) is computed for
-all of them at once. Images go through it one after the other on CPU, where an effect that a
-image did not draw is then skipped; elsewhere all at once, where every effect is computed for
-every image and most results are dropped.
+The transform of each image (one table, one map, one matrix, several effects) is computed for all
+images at once. On CPU, the transforms are then applied to one image after another, which skips the
+effects that an image does not have. Elsewhere they are applied to all images at once: every effect
+is computed for every image, and the result is used where it applies.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from bloodjax.augment import affine, colour, geometry
 from bloodjax.augment.ops import EFFECTS, OPS, Setting
 from bloodjax.augment.policy import Layer, Pass, Policy
 
-# An example's key draws its view; folded with this number and the next ones, it draws its passes.
+# An example's key gives its view. Folded with this number and the following ones, it gives the
+# random numbers of its passes.
 _PASSES = 1
 
 
-# As trees, the fields may hold those of a whole batch along a leading axis as well.
+# The fields are annotated as trees, because they may have a leading axis for the batch.
 @flax.struct.dataclass
-class Draws:
-    """Of one image, layer by layer.
+class Samples:
+    """Random choices for one image, for each layer.
 
     Attributes:
-      chosen: int32 [layers], an operation's place in the layer's pool, or -1: none.
-      amount: float32 [layers], its magnitude, with a sign.
-      key: [layers], of whatever else it draws.
+      chosen: int32 [layers], index of the operation in the layer's pool, or -1 for none.
+      amount: float32 [layers], magnitude with its sign.
+      key: [layers], random key for further random numbers of the operation.
     """
 
     chosen: PyTree
@@ -43,15 +44,15 @@ class Draws:
 
 @flax.struct.dataclass
 class Transform:
-    """What one image's draws come to.
+    """The composed operations of one image.
 
     Attributes:
-      table: float32 [256, 3], new values; see `colour`.
-      map: float32 [2, 3], places; see `affine`.
-      moved: whether the map is not the identity.
-      matrix: float32 [3, 3], a mixture of channels.
-      recoloured: whether it is not the identity.
-      effects: name -> (whether it was drawn, its parameters).
+      table: float32 [256, 3], lookup table; see `colour`.
+      map: float32 [2, 3], affine map; see `affine`.
+      moved: Whether `map` is not the identity.
+      matrix: float32 [3, 3], mixes channels; see `colour`.
+      recoloured: Whether `matrix` is not the identity.
+      effects: Name -> (whether the effect is applied, its parameters).
     """
 
     table: PyTree
@@ -70,92 +71,93 @@ def augment(
     *,
     devices: int = 1,
 ) -> Num[Array, "batch size size 3"]:
-    """Every image as the policy has it, but for `mix`.
+    """Augments each image; `policy.mix` is not applied here.
 
     Args:
-      policy: what to draw from.
-      keys: one an example.
-      images: whole numbers in 0..255.
-      devices: that share the batch, under jit.
+      policy: The policy.
+      keys: A random key for each example.
+      images: Images with integer values in 0..255.
+      devices: Number of devices that share the batch under jit.
 
     Returns:
-      Images in 0..255: float32, or in the dtype of `images` where there are views only.
+      Images in 0..255: float32, or the dtype of `images` if the policy has views only.
     """
     images = geometry.random_view(keys, images, policy.views)
     for number, step in enumerate(policy.passes):
         if number:
             images = jnp.round(images)
-        run = _mixture if step.width else _chain
-        images = run(step, policy.fill, _folded(keys, _PASSES + number), images, devices)
+        apply_pass = _mixture if step.width else _chain
+        images = apply_pass(step, policy.fill, _fold_in(keys, _PASSES + number), images, devices)
     return images
 
 
-def _folded(keys: Key[Array, " batch"], number: int) -> Key[Array, " batch"]:
+def _fold_in(keys: Key[Array, " batch"], number: int) -> Key[Array, " batch"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
-def draw(layers: tuple[Layer, ...], key: Key[Array, ""]) -> Draws:
-    """One image's draws."""
+def sample(layers: tuple[Layer, ...], key: Key[Array, ""]) -> Samples:
+    """Samples the random choices for one image."""
 
     def one(layer, key):
         which, on, amount, sign, rest = jax.random.split(key, 5)
         index = jax.random.randint(which, (), 0, len(layer.pool))
-        taken = jax.random.uniform(on) < layer.p
+        applied = jax.random.uniform(on) < layer.p
         size = jax.random.uniform(amount, (), jnp.float32, layer.low, layer.high)
         signed = jnp.array([OPS[name].signed for name in layer.pool])[index]
         flip = signed & jax.random.bernoulli(sign)
-        return jnp.where(taken, index, -1), jnp.where(flip, -size, size), rest
+        return jnp.where(applied, index, -1), jnp.where(flip, -size, size), rest
 
     keys = jax.random.split(key, len(layers))
-    drawn = [one(layer, k) for layer, k in zip(layers, keys, strict=True)]
-    return Draws(*(jnp.stack(part) for part in zip(*drawn, strict=True)))
+    each = [one(layer, k) for layer, k in zip(layers, keys, strict=True)]
+    return Samples(*(jnp.stack(field) for field in zip(*each, strict=True)))
 
 
 def compose(
     layers: tuple[Layer, ...],
     size: tuple[int, int],
-    draws: Draws,
+    samples: Samples,
     histogram: Float[Array, "256 3"] | None,
 ) -> Transform:
-    """What one image's draws come to.
+    """Composes the chosen operations of one image.
 
     Args:
-      layers: what was drawn from.
+      layers: The layers.
       size: (height, width) of the image.
-      draws: what was drawn.
-      histogram: of the image; None where no operation asks for it.
+      samples: Random choices for the layers.
+      histogram: Histogram of the image; None if no operation needs it.
     """
     false = jnp.zeros((), bool)
     total = Transform(colour.identity_table(), affine.identity(), false, jnp.eye(3), false, {})
     for number, layer in enumerate(layers):
         counted = None if histogram is None else colour.counts(total.table, histogram)
-        amount, key = draws.amount[number], draws.key[number]
+        amount, key = samples.amount[number], samples.key[number]
         setting = Setting(amount, key, size, total.table, counted)
         for index, name in enumerate(layer.pool):
-            total = _with(total, name, draws.chosen[number] == index, OPS[name].make(setting))
+            applied = samples.chosen[number] == index
+            total = _add(total, name, applied, OPS[name].make(setting))
     return total
 
 
-def _with(total: Transform, name: str, taken: Bool[Array, ""], made: Any) -> Transform:
-    """The transform with one more operation in it, where that was `taken`."""
+def _add(total: Transform, name: str, applied: Bool[Array, ""], made: Any) -> Transform:
+    """Adds an operation to the transform, if it is `applied`."""
     kind = OPS[name].kind
     if kind == "table":
-        return total.replace(table=jnp.where(taken, made, total.table))
+        return total.replace(table=jnp.where(applied, made, total.table))
     if kind == "affine":
-        new = jnp.where(taken, affine.compose(total.map, made), total.map)
-        return total.replace(map=new, moved=total.moved | (taken & (name != "identity")))
+        new = jnp.where(applied, affine.compose(total.map, made), total.map)
+        return total.replace(map=new, moved=total.moved | (applied & (name != "identity")))
     if kind == "matrix":
-        new = jnp.where(taken, colour.then(total.matrix, made), total.matrix)
-        return total.replace(matrix=new, recoloured=total.recoloured | taken)
-    on, before = total.effects.get(name, (taken, made))
-    chosen = jax.tree.map(lambda new, old: jnp.where(taken, new, old), made, before)
-    return total.replace(effects={**total.effects, name: (on | taken, chosen)})
+        new = jnp.where(applied, colour.then(total.matrix, made), total.matrix)
+        return total.replace(matrix=new, recoloured=total.recoloured | applied)
+    on, before = total.effects.get(name, (applied, made))
+    chosen = jax.tree.map(lambda new, old: jnp.where(applied, new, old), made, before)
+    return total.replace(effects={**total.effects, name: (on | applied, chosen)})
 
 
 def apply(
     pool: frozenset[str], fill: str, transform: Transform, image: Num[Array, "height width 3"]
 ) -> Float[Array, "height width 3"]:
-    """The image, in 0..255, after what its draws come to; `pool` is all that could be drawn."""
+    """Applies the transform to an image in 0..255; `pool` has all operations that may occur."""
     kinds = {OPS[name].kind for name in pool}
     if "table" in kinds:
         image = colour.look_up(image, transform.table)
@@ -182,70 +184,70 @@ def apply(
 
 
 def _chain(step: Pass, fill: str, keys, images, devices: int):
-    """Each image through one draw of the layers."""
-    draws = jax.vmap(lambda key: draw(step.layers, key))(keys)
-    return _carried_out(step, fill, draws, images, devices)
+    """Applies one random chain to each image."""
+    samples = jax.vmap(lambda key: sample(step.layers, key))(keys)
+    return _apply_samples(step, fill, samples, images, devices)
 
 
 def _mixture(step: Pass, fill: str, keys, images, devices: int):
-    """AugMix: each image mixed with several chains of its own, of one to `depth` layers."""
+    """AugMix: mixes each image with several random chains, each of one or more layers."""
 
     def weights(key):
-        parts, whole, depths = jax.random.split(jax.random.fold_in(key, step.width), 3)
-        dirichlet = jax.random.dirichlet(parts, jnp.full(step.width, step.alpha))
-        own = jax.random.beta(whole, step.alpha, step.alpha)
+        chains, image, depths = jax.random.split(jax.random.fold_in(key, step.width), 3)
+        dirichlet = jax.random.dirichlet(chains, jnp.full(step.width, step.alpha))
+        own = jax.random.beta(image, step.alpha, step.alpha)
         depth = jax.random.randint(depths, (step.width,), 1, len(step.layers) + 1)
         return dirichlet, own, depth
 
     dirichlet, own, depth = jax.vmap(weights)(keys)
     total = jnp.zeros(images.shape, jnp.float32)
     for chain in range(step.width):
-        draws = jax.vmap(lambda key: draw(step.layers, key))(_folded(keys, chain))
-        done = jnp.arange(len(step.layers))[None] < depth[:, chain, None]
-        draws = draws.replace(chosen=jnp.where(done, draws.chosen, -1))
-        changed = _carried_out(step, fill, draws, images, devices)
-        total = total + changed * dirichlet[:, chain, None, None, None]
+        samples = jax.vmap(lambda key: sample(step.layers, key))(_fold_in(keys, chain))
+        used = jnp.arange(len(step.layers))[None] < depth[:, chain, None]
+        samples = samples.replace(chosen=jnp.where(used, samples.chosen, -1))
+        augmented = _apply_samples(step, fill, samples, images, devices)
+        total = total + augmented * dirichlet[:, chain, None, None, None]
     own = own[:, None, None, None]
     return images.astype(jnp.float32) * own + total * (1 - own)
 
 
-def _carried_out(step: Pass, fill: str, draws: Draws, images, devices: int):
+def _apply_samples(step: Pass, fill: str, samples: Samples, images, devices: int):
     size = images.shape[1:3]
     histograms = None
     if any(OPS[name].needs_counts for name in step.pool):
-        asked = jax.vmap(lambda one: _asks_for_counts(step.layers, one))(draws)
-        histograms = _each(_histogram_if, devices, asked, images)
-    transforms = jax.vmap(lambda d, h: compose(step.layers, size, d, h))(draws, histograms)
+        needed = jax.vmap(lambda one: _needs_counts(step.layers, one))(samples)
+        histograms = _each(_histogram_if, devices, needed, images)
+    transforms = jax.vmap(lambda s, h: compose(step.layers, size, s, h))(samples, histograms)
     return _each(lambda t, x: apply(step.pool, fill, t, x), devices, transforms, images)
 
 
-def _asks_for_counts(layers: tuple[Layer, ...], draws: Draws) -> Bool[Array, ""]:
-    asking = [
-        jnp.array([OPS[name].needs_counts for name in layer.pool])[draws.chosen[number]]
-        & (draws.chosen[number] >= 0)
+def _needs_counts(layers: tuple[Layer, ...], samples: Samples) -> Bool[Array, ""]:
+    needed = [
+        jnp.array([OPS[name].needs_counts for name in layer.pool])[samples.chosen[number]]
+        & (samples.chosen[number] >= 0)
         for number, layer in enumerate(layers)
     ]
-    return jnp.stack(asking).any()
+    return jnp.stack(needed).any()
 
 
-def _histogram_if(asked, image):
-    return lax.cond(asked, colour.histogram, lambda _: jnp.zeros((256, 3)), image)
+def _histogram_if(needed, image):
+    return lax.cond(needed, colour.histogram, lambda _: jnp.zeros((256, 3)), image)
 
 
 def _each(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
-    """`function` of each example; see the module's docstring."""
+    """Applies `function` to each example; see the module's docstring."""
 
     def one_by_one(*arguments):
         return lax.map(lambda example: function(*example), arguments)
 
-    def shared_out(*arguments):
-        # Each device goes through its own examples: a loop over all of them would fetch each one.
-        parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arguments)
-        done = jax.vmap(one_by_one)(*parts)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
+    def one_by_one_per_device(*arguments):
+        # Each device loops over its own examples. A loop over all would fetch them across devices.
+        shards = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arguments)
+        results = jax.vmap(one_by_one)(*shards)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 
     return lax.platform_dependent(
         *arguments,
-        cpu=one_by_one if devices == 1 else shared_out,
+        cpu=one_by_one if devices == 1 else one_by_one_per_device,
         default=jax.vmap(function),
     )

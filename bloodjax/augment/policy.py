@@ -1,28 +1,28 @@
-"""What a config says of augmentation, as text: stages, parted by "|".
+"""Parses an augmentation policy: text with stages separated by "|".
 
     d4|randaugment(2, 0.4)|erase(0.5, p=0.25)|mixup(0.2, p=0.5)|cutmix(1.0, p=0.5)
 
-Stages are calls with literal arguments; one without arguments may leave the brackets out.
+A stage is a call with literal arguments; without arguments, the parentheses are optional.
 
-- `none`, `flip`, `d4`: a random view of `geometry.VIEWS`, exact. At most one.
-- NAME(magnitude=0.5, p=1.0), of an operation in `ops.OPS`: with probability p, at a magnitude drawn
-  from 0 to `magnitude`.
-- `choice(pool="standard", magnitude=0.5, num_ops=1)`: operations drawn from a pool, each at a
-  magnitude of its own.
-- `randaugment(num_ops=2, magnitude=0.4, pool="standard")`: all at the same magnitude (Cubuk et al.,
-  2020, arXiv:1909.13719).
-- `trivialaugment(pool="standard")`: one, at any magnitude (Müller and Hutter, 2021,
+- `none`, `flip`, `d4`: a random view from `geometry.VIEWS`, exact. At most one of them.
+- NAME(magnitude=0.5, p=1.0), for an operation in `ops.OPS`: applied with probability p, at a random
+  magnitude from 0 to `magnitude`.
+- `choice(pool="standard", magnitude=0.5, num_ops=1)`: random operations of a pool, each at an
+  independent random magnitude.
+- `randaugment(num_ops=2, magnitude=0.4, pool="standard")`: random operations at a fixed magnitude
+  (Cubuk et al., 2020, arXiv:1909.13719).
+- `trivialaugment(pool="standard")`: one random operation at any magnitude (Müller and Hutter, 2021,
   arXiv:2103.10158).
 - `augmix(width=3, depth=3, magnitude=0.3, pool="standard", alpha=1.0)`: the image mixed with
-  several chains of operations (Hendrycks et al., 2020, arXiv:1912.02781), without its consistency
+  several chains of operations (Hendrycks et al., 2020, arXiv:1912.02781), without the consistency
   loss.
-- `mixup(alpha=0.2, p=1.0)`, `cutmix(alpha=1.0, p=1.0)`: see `mix`; where both stand, one or the
-  other, and their probabilities add up to at most 1.
-- `fill("reflect" or "edge")`: what lies outside an image that has been moved.
+- `mixup(alpha=0.2, p=1.0)`, `cutmix(alpha=1.0, p=1.0)`: see `mix`. If both are given, an image gets
+  at most one of them, and the probabilities must add up to at most 1.
+- `fill("reflect" or "edge")`: the pixels outside an image that has been moved.
 
-A pool is a name of `ops.POOLS`, or names of operations with commas between. What stands before and
-after `augmix` is done before and after it; else operations of one kind are composed, and the kinds
-go in the order of `ops`.
+A pool is a name in `ops.POOLS`, or comma-separated names of operations. Stages before and after
+`augmix` are applied before and after it. Otherwise, operations of one kind are composed, and the
+kinds are applied in the order that `ops` documents.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ from bloodjax.augment.ops import OPS, POOLS
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One operation of a pool, all equally likely, with probability `p`, at a magnitude between
-    `low` and `high`.
+    """A random operation of a pool.
+
+    Attributes:
+      pool: Names of operations, all equally likely.
+      low: Smallest magnitude.
+      high: Largest magnitude.
+      p: Probability that an operation is applied at all.
     """
 
     pool: tuple[str, ...]
@@ -54,12 +59,12 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """Layers that are composed; or with a width, a mixture of as many chains of at most that many.
+    """A chain of layers that are composed, or AugMix's mixture of several chains.
 
     Attributes:
-      layers: of each chain.
-      width: chains; 0 is one chain and no mixture.
-      alpha: of the Dirichlet and Beta distributions of the mixture's weights.
+      layers: Layers of each chain; in a mixture, a chain uses a random number of them.
+      width: Number of chains of a mixture; 0 is a single chain without mixture.
+      alpha: Parameter of the Dirichlet and Beta distributions of the mixture's weights.
     """
 
     layers: tuple[Layer, ...]
@@ -68,13 +73,13 @@ class Pass:
 
     @property
     def pool(self) -> frozenset[str]:
-        """All operations that may be drawn."""
+        """All operations that may be applied."""
         return frozenset(name for layer in self.layers for name in layer.pool)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Mixing images with one another; see `mix`. A probability of 0 is off."""
+    """Parameters of `mix.mix`. A probability of 0 disables the method."""
 
     mixup_alpha: float = 1.0
     mixup_p: float = 0.0
@@ -87,13 +92,13 @@ class Mix:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A whole augmentation, as the step takes it.
+    """A parsed augmentation policy.
 
     Attributes:
-      views: a key of `geometry.VIEWS`.
-      passes: what is done to each image, one after the other.
-      mix: what is done among images.
-      fill: a name of `affine.FILLS`.
+      views: A key of `geometry.VIEWS`.
+      passes: Passes that are applied to each image, one after another.
+      mix: Mixing of images with each other.
+      fill: One of `affine.FILLS`.
     """
 
     views: str = "none"
@@ -103,19 +108,19 @@ class Policy:
 
     @property
     def only_views(self) -> bool:
-        """Whether an image can come in no other form than that of a view."""
+        """Whether the policy does nothing but choose a view of each image."""
         return not self.passes and not self.mix
 
 
 class PolicyError(ValueError):
-    """A text is not a policy; the message says why."""
+    """A text is not a valid policy; the message says why."""
 
 
 def parse(text: str) -> Policy:
-    """The policy that a text describes.
+    """Parses a policy; see the module's docstring for the format.
 
     Raises:
-      PolicyError: it describes none: what is wrong, and what was expected.
+      PolicyError: The text is not a policy. The message says what is wrong and what is expected.
     """
     passes, layers, settings = [], [], {}
     for name, args, kwargs in _calls(text):
@@ -142,7 +147,7 @@ def parse(text: str) -> Policy:
 
 
 def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
-    """Name, positional and named arguments of each stage."""
+    """Parses each stage into its name, positional arguments and keyword arguments."""
     for stage in text.split("|"):
         try:
             node = ast.parse(stage.strip(), mode="eval").body
@@ -159,23 +164,23 @@ def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
 
 
 def _called(name: str, args: list, kwargs: dict) -> Any:
-    """What a stage's function makes of the arguments."""
+    """Calls the function of a stage after checking its arguments."""
     function = _STAGES[name]
     parameters = inspect.signature(function).parameters
     if len(args) > len(parameters) or not set(kwargs) <= set(list(parameters)[len(args) :]):
         given = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
-        takes = ", ".join(f"{p.name}={p.default!r}" for p in parameters.values())
-        raise PolicyError(f"{name}({', '.join(given)}): expected {name}({takes})")
+        signature = ", ".join(f"{p.name}={p.default!r}" for p in parameters.values())
+        raise PolicyError(f"{name}({', '.join(given)}): expected {name}({signature})")
     return function(*args, **kwargs)
 
 
 def _number(
-    name: str, value: Any, low: int | float, high: int | float, whole: bool = False
+    name: str, value: Any, low: int | float, high: int | float, integer: bool = False
 ) -> None:
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise PolicyError(f"{name} is {value!r}, expected {kind} from {low:g} to {high:g}")
+    types = int if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
+        expected = "an integer" if integer else "a number"
+        raise PolicyError(f"{name} is {value!r}, expected {expected} from {low:g} to {high:g}")
 
 
 def _pool(stage: str, pool: Any) -> tuple[str, ...]:
@@ -215,12 +220,12 @@ def _op(name: str, /, magnitude=0.5, p=1.0) -> list[Layer]:
 
 def _choice(pool="standard", magnitude=0.5, num_ops=1) -> list[Layer]:
     _number("choice's magnitude", magnitude, 0, 1)
-    _number("choice's num_ops", num_ops, 1, 16, whole=True)
+    _number("choice's num_ops", num_ops, 1, 16, integer=True)
     return [Layer(_pool("choice", pool), 0.0, float(magnitude))] * num_ops
 
 
 def _randaugment(num_ops=2, magnitude=0.4, pool="standard") -> list[Layer]:
-    _number("randaugment's num_ops", num_ops, 1, 16, whole=True)
+    _number("randaugment's num_ops", num_ops, 1, 16, integer=True)
     _number("randaugment's magnitude", magnitude, 0, 1)
     return [Layer(_pool("randaugment", pool), float(magnitude), float(magnitude))] * num_ops
 
@@ -230,8 +235,8 @@ def _trivialaugment(pool="standard") -> list[Layer]:
 
 
 def _augmix(width=3, depth=3, magnitude=0.3, pool="standard", alpha=1.0) -> Pass:
-    _number("augmix's width", width, 1, 8, whole=True)
-    _number("augmix's depth", depth, 1, 8, whole=True)
+    _number("augmix's width", width, 1, 8, integer=True)
+    _number("augmix's depth", depth, 1, 8, integer=True)
     _number("augmix's magnitude", magnitude, 0, 1)
     _number("augmix's alpha", alpha, 0.01, 100)
     layer = Layer(_pool("augmix", pool), 0.0, float(magnitude))
@@ -258,7 +263,7 @@ def _fill(name="reflect") -> dict[str, str]:
     return {"fill": name}
 
 
-# Each gives layers, a whole pass, or some of the policy's other fields.
+# Stage -> function that returns layers, a pass, or other fields of the policy.
 _STAGES: dict[str, Callable[..., list[Layer] | Pass | dict[str, Any]]] = {
     **{name: functools.partial(_view, name) for name in VIEWS},
     "choice": _choice,

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one answer from an image's views (see `augment.views`)."""
+"""Test-time augmentation: averages the predictions for an image's views (see `augment.views`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from bloodjax.augment import views
 
 AVERAGES = ("probabilities", "logits")
 SELECTED = "selected"
-# Ways to choose the weights of views on the validation part; see `evaluation.tta_selection`.
+# Methods that weight the views on the validation split; see `evaluation.tta_selection`.
 METHODS = ("greedy", "weights")
-# Views that run at once. More run one after another, in the memory of a single batch.
+# Number of views that are computed at once. More are computed one after another, which takes the
+# memory of a single batch.
 _AT_ONCE = 8
 
 Forward = Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]]
@@ -24,60 +25,62 @@ Forward = Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]]
 
 @dataclasses.dataclass(frozen=True)
 class TTAConfig:
-    """Which views an image is seen in, and how their answers become one.
+    """The views of an image, and how their predictions are averaged.
 
     Attributes:
-      views: sets of views, such as "none", "d4" or "d4+crops".
-      average: of what the mean is taken: "probabilities", or "logits" (the normalised geometric
-        mean of the probabilities).
-      weights: name and weight of each view that counts, the weights with a sum of 1; where it is
-        empty, all of them count the same.
-      beside: give the answer to the image alone as well, beside that to the views.
+      views: Sets of views, such as "none", "d4" or "d4+crops".
+      average: What is averaged: "probabilities", or "logits" (the normalised geometric mean of the
+        probabilities).
+      weights: Name and weight of each view that is used; weights sum to 1. If empty, all views have
+        the same weight.
+      with_plain: Whether to return the prediction for the unmodified image as well.
     """
 
     views: str = "none"
     average: str = "probabilities"
     weights: tuple[tuple[str, float], ...] = ()
-    beside: bool = False
+    with_plain: bool = False
 
 
 def probabilities(
-    forward: Forward, images: UInt8[Array, "batch s s 3"], plan: TTAConfig | str
-) -> Float[Array, "batch *answers classes"]:
-    """Class probabilities, averaged over views; views without a weight are not computed.
+    forward: Forward, images: UInt8[Array, "batch s s 3"], config: TTAConfig | str
+) -> Float[Array, "batch *predictions classes"]:
+    """Class probabilities, averaged over the views. Views without a weight are not computed.
 
     Args:
-      forward: images to logits.
-      images: the images.
-      plan: the views and their weights; sets of views alone are averaged equally, by probabilities.
+      forward: Function from images to logits.
+      images: RGB images.
+      config: The views and their weights. A string names sets of views, whose probabilities are
+        averaged with equal weights.
 
     Returns:
-      [batch, classes]; where the plan says "beside", [batch, 2, classes], the views' average first.
+      [batch, classes]. With `config.with_plain`, [batch, 2, classes]: the average, and the
+      prediction for the unmodified image.
     """
-    plan = TTAConfig(plan) if isinstance(plan, str) else plan
-    every = views.named(plan.views)
-    chosen = [name for name, _ in plan.weights] or list(every)
-    alone = [views.PICTURE] if plan.beside and views.PICTURE not in chosen else []
-    logits = _logits(forward, images, [every[name] for name in chosen + alone])
-    by_logits = plan.average == "logits"
+    config = TTAConfig(config) if isinstance(config, str) else config
+    functions = views.named(config.views)
+    chosen = [name for name, _ in config.weights] or list(functions)
+    plain = [views.IMAGE] if config.with_plain and views.IMAGE not in chosen else []
+    logits = _logits(forward, images, [functions[name] for name in chosen + plain])
+    by_logits = config.average == "logits"
     each = jax.nn.log_softmax(logits, axis=-1) if by_logits else jax.nn.softmax(logits, axis=-1)
     each = each[: len(chosen)]
-    if plan.weights:
-        weights = jnp.asarray([weight for _, weight in plan.weights], each.dtype)
+    if config.weights:
+        weights = jnp.asarray([weight for _, weight in config.weights], each.dtype)
         mean = jnp.tensordot(weights, each, axes=1)
     else:
         mean = each.mean(axis=0)
     mean = jax.nn.softmax(mean, axis=-1) if by_logits else mean
-    if not plan.beside:
+    if not config.with_plain:
         return mean
-    plain = logits[(chosen + alone).index(views.PICTURE)]
-    return jnp.stack([mean, jax.nn.softmax(plain, axis=-1)], axis=1)
+    of_image = logits[(chosen + plain).index(views.IMAGE)]
+    return jnp.stack([mean, jax.nn.softmax(of_image, axis=-1)], axis=1)
 
 
 def each_view(
     forward: Forward, images: UInt8[Array, "batch s s 3"], name: str
 ) -> Float[Array, "batch views classes"]:
-    """Class probabilities in every view of the sets `name`, in the order of `views.named`."""
+    """Class probabilities for every view of the sets `name`, in the order of `views.named`."""
     logits = _logits(forward, images, views.named(name).values())
     return jax.nn.softmax(logits, axis=-1).swapaxes(0, 1)
 
@@ -85,7 +88,7 @@ def each_view(
 def _logits(
     forward: Forward, images: UInt8[Array, "batch s s 3"], functions: Iterable[views.View]
 ) -> Float[Array, "views batch classes"]:
-    pictures = jnp.stack([function(images) for function in functions])
-    if len(pictures) <= _AT_ONCE:
-        return jax.vmap(forward)(pictures)
-    return lax.map(forward, pictures)
+    seen = jnp.stack([function(images) for function in functions])
+    if len(seen) <= _AT_ONCE:
+        return jax.vmap(forward)(seen)
+    return lax.map(forward, seen)

@@ -1,14 +1,14 @@
-"""The fixed views of an image that test-time augmentation averages over.
+"""The views of an image that test-time augmentation averages over.
 
-Each is a function of uint8 images [batch, size, size, 3] to as many of the same form. Sets of
-views are joined by "+": "d4+crops" is every crop of every symmetry. The first view of every set is
-the image itself.
+A view is a function from uint8 images [batch, size, size, 3] to images of the same shape and dtype.
+Sets of views are combined with "+": "d4+crops" is every crop of every symmetry. The first view of
+each set is the image itself.
 
   flip, d4  flips; flips and quarter turns (`augment.geometry`)
-  crops     the four corners and the centre, 7/8 of the side, resized back by bilinear weights
+  crops     the four corners and the centre, 7/8 of the side, resized back bilinearly
   colour    brightness and contrast times 0.9 and 1.1, saturation times 0.8 and 1.2
-  robust    what undoes or evens out a distortion: grey-world white balance (Buchsbaum 1980),
-            auto-contrast, a Gaussian blur of 1 pixel, an unsharp mask with it
+  robust    corrections of distortions: grey-world white balance (Buchsbaum 1980), auto-contrast,
+            Gaussian blur of 1 pixel, unsharp masking with that blur
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from bloodjax.errors import UserError
 Images = UInt8[Array, "batch size size 3"]
 View = Callable[[Images], Images]
 
-PICTURE = "picture"
+IMAGE = "image"
+"""Name of the view that is the image itself."""
 _CROP = 7 / 8
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
-_BLUR = 1.0  # pixels
-_REACH = 3  # of the blur's kernel, in pixels
+_BLUR = 1.0  # Standard deviation in pixels.
+_REACH = 3  # Radius of the blur's kernel in pixels.
 _UNSHARP = 0.5
 
 
 def crop(images: Images, down: float, right: float) -> Images:
-    """7/8 of the side, resized to the whole; (0, 0) is top left, (1, 1) bottom right."""
+    """Crops 7/8 of the side and resizes it back; (0, 0) is top left, (1, 1) bottom right."""
     size = images.shape[1]
     side = round(_CROP * size)
     top, left = round(down * (size - side)), round(right * (size - side))
@@ -46,31 +47,31 @@ def crop(images: Images, down: float, right: float) -> Images:
 
 
 def brightness(images: Images, factor: float) -> Images:
-    """Every value times `factor`."""
+    """Multiplies the values by `factor`."""
     return _to_bytes(images.astype(jnp.float32) * factor)
 
 
 def contrast(images: Images, factor: float) -> Images:
-    """The distance from the image's mean grey times `factor`."""
+    """Multiplies the distance from the image's mean grey by `factor`."""
     mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
     return _to_bytes(mean + factor * (images.astype(jnp.float32) - mean))
 
 
 def saturation(images: Images, factor: float) -> Images:
-    """The distance of each pixel from its own grey times `factor`."""
+    """Multiplies the distance of each pixel from its own grey by `factor`."""
     grey = _grey(images)
     return _to_bytes(grey + factor * (images.astype(jnp.float32) - grey))
 
 
 def grey_world(images: Images) -> Images:
-    """Each channel scaled to the mean of all three (Buchsbaum 1980): a tinted light taken away."""
+    """Scales each channel to the mean of all three (Buchsbaum 1980); removes a colour cast."""
     values = images.astype(jnp.float32)
     means = values.mean(axis=(1, 2), keepdims=True)
     return _to_bytes(values * (means.mean(axis=3, keepdims=True) / jnp.maximum(means, 1.0)))
 
 
 def auto_contrast(images: Images) -> Images:
-    """The image's darkest grey becomes 0 and its brightest 255; hues stay, as does a flat one."""
+    """Stretches the image's greys to 0..255; hues, and an image of one grey, do not change."""
     grey = jnp.round(_grey(images))
     low = grey.min(axis=(1, 2, 3), keepdims=True)
     high = grey.max(axis=(1, 2, 3), keepdims=True)
@@ -79,12 +80,12 @@ def auto_contrast(images: Images) -> Images:
 
 
 def blur(images: Images) -> Images:
-    """A Gaussian blur with a standard deviation of 1 pixel; edges are mirrored."""
+    """Gaussian blur with a standard deviation of 1 pixel; edges are mirrored."""
     return _to_bytes(_blurred(images.astype(jnp.float32)))
 
 
 def unsharp(images: Images) -> Images:
-    """The image plus half of what the blur takes away."""
+    """Unsharp masking: adds half of the difference from the blurred image."""
     values = images.astype(jnp.float32)
     return _to_bytes(values + _UNSHARP * (values - _blurred(values)))
 
@@ -97,13 +98,13 @@ def _symmetry(images: Images, flags: tuple[bool, bool, bool]) -> Images:
     return geometry.view(images, *flags)
 
 
-def _image(images: Images) -> Images:
+def _identity(images: Images) -> Images:
     return images
 
 
-# Flips and turns by (transpose, flip up-down, flip left-right); degrees as in `numpy.rot90`.
+# (transpose, flip up-down, flip left-right) -> name; degrees are as in `numpy.rot90`.
 _SYMMETRY = {
-    (False, False, False): PICTURE,
+    (False, False, False): IMAGE,
     (False, False, True): "flip_left_right",
     (False, True, False): "flip_up_down",
     (False, True, True): "rotate_180",
@@ -113,11 +114,11 @@ _SYMMETRY = {
     (True, True, True): "transverse",
 }
 SETS: dict[str, dict[str, View]] = {
-    "none": {PICTURE: _image},
+    "none": {IMAGE: _identity},
     "flip": _symmetries("flip"),
     "d4": _symmetries("d4"),
     "crops": {
-        PICTURE: _image,
+        IMAGE: _identity,
         "top_left": partial(crop, down=0.0, right=0.0),
         "top_right": partial(crop, down=0.0, right=1.0),
         "bottom_left": partial(crop, down=1.0, right=0.0),
@@ -125,7 +126,7 @@ SETS: dict[str, dict[str, View]] = {
         "centre": partial(crop, down=0.5, right=0.5),
     },
     "colour": {
-        PICTURE: _image,
+        IMAGE: _identity,
         "darker": partial(brightness, factor=0.9),
         "brighter": partial(brightness, factor=1.1),
         "less_contrast": partial(contrast, factor=0.9),
@@ -134,7 +135,7 @@ SETS: dict[str, dict[str, View]] = {
         "more_saturation": partial(saturation, factor=1.2),
     },
     "robust": {
-        PICTURE: _image,
+        IMAGE: _identity,
         "grey_world": grey_world,
         "auto_contrast": auto_contrast,
         "blur": blur,
@@ -144,7 +145,7 @@ SETS: dict[str, dict[str, View]] = {
 
 
 def is_known(name: str) -> bool:
-    """Whether `name` is a set of views, or several different ones joined by "+"."""
+    """Whether `name` is a set of views, or several distinct sets joined by "+"."""
     parts = name.split("+")
     distinct = len(set(parts)) == len(parts) and not {"flip", "d4"} <= set(parts)
     return (
@@ -155,15 +156,15 @@ def is_known(name: str) -> bool:
 
 
 def check(name: str, where: str, also: tuple[str, ...] = ()) -> str:
-    """`name`, where it is known or one of `also`.
+    """Returns `name` if it is valid.
 
     Args:
-      name: of sets of views.
-      where: the flag or argument that it stands in.
-      also: other words that may stand there.
+      name: Sets of views, joined by "+".
+      where: Flag or argument that contains the name, for the error message.
+      also: Other valid values.
 
     Raises:
-      UserError: it is neither; the message has the nearest that is.
+      UserError: The name is invalid; the message suggests the closest valid one.
     """
     if name in also or is_known(name):
         return name
@@ -177,22 +178,22 @@ def check(name: str, where: str, also: tuple[str, ...] = ()) -> str:
 
 
 def named(name: str) -> dict[str, View]:
-    """The views of the sets in `name`, by name and in order, the image itself first.
+    """The views of the sets `name`, by name; the first is the image itself.
 
     Raises:
-      UserError: a set is unknown.
+      UserError: A set is unknown.
     """
     parts = check(name, "tta").split("+")
     found = {}
-    for steps in itertools.product(*(SETS[part].items() for part in parts)):
-        moved = [(step, function) for step, function in steps if step != PICTURE]
-        found["+".join(step for step, _ in moved) or PICTURE] = partial(
-            _in_turn, functions=tuple(function for _, function in moved)
+    for combination in itertools.product(*(SETS[part].items() for part in parts)):
+        steps = [(step, function) for step, function in combination if step != IMAGE]
+        found["+".join(step for step, _ in steps) or IMAGE] = partial(
+            _apply_all, functions=tuple(function for _, function in steps)
         )
     return found
 
 
-def _in_turn(images: Images, functions: tuple[View, ...]) -> Images:
+def _apply_all(images: Images, functions: tuple[View, ...]) -> Images:
     for function in functions:
         images = function(images)
     return images
@@ -204,7 +205,7 @@ def _grey(images: Images) -> Float[Array, "batch size size 1"]:
 
 
 def _blurred(values: Float[Array, "batch size size 3"]) -> Float[Array, "batch size size 3"]:
-    return jax.vmap(lambda picture: filters.gaussian_blur(picture, _BLUR, reach=_REACH))(values)
+    return jax.vmap(lambda image: filters.gaussian_blur(image, _BLUR, reach=_REACH))(values)
 
 
 def _to_bytes(values: Float[Array, "batch size size 3"]) -> Images:

@@ -1,32 +1,30 @@
-"""What a classifier's probabilities are worth: accuracy, calibration, and how sure we are of each.
-
-Nothing here knows of models: probabilities and labels in, plain numbers out.
+"""Accuracy and calibration of a classifier's probabilities, with confidence intervals.
 
 Conventions, where the field has several:
-  * Macro averages run over the classes present among labels or predictions, and count a class whose
-    ratio is 0/0 as 0, as scikit-learn does. Balanced accuracy runs over the classes with labels.
-  * `auc_ovr` is the mean one-versus-rest area under the ROC curve over the classes that have both
-    positives and negatives, ties counted half.
+  * Macro averages are over the classes that occur among labels or predictions. As in scikit-learn,
+    a class whose ratio is 0/0 counts as 0. Balanced accuracy is over the classes with labels.
+  * `auc_ovr` is the mean one-versus-rest area under the ROC curve, over the classes that have both
+    positives and negatives. A tie counts half.
   * `nll` is in nats; probabilities below 1e-7 count as 1e-7, as in Keras.
   * `ece` is the expected calibration error of the top label over 15 equal bins of confidence,
     (low, high] (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
   * `brier` is the sum form of Brier (1950), 0..2: mean over images of sum_c (p_c - y_c)^2.
   * `precision_at_50` and `recall_at_50` are Keras's `Precision` and `Recall` at threshold 0.5 over
-    one-hot labels, all classes pooled; the precision of no claim at all is 0.
+    one-hot labels, all classes pooled. Without any positive prediction, precision is 0.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.sparse
+import scipy.stats
 from jaxtyping import Float, Int
 
 ECE_BINS = 15
 SMALLEST_PROBABILITY = 1e-7
-RESAMPLED_AT_ONCE = 2**22  # float64 entries of the largest table: 32 MB
+RESAMPLED_AT_ONCE = 2**22  # Entries (float64) of the largest table: 32 MB.
 
 _QUICK = {
     "loss": "nll",
@@ -45,23 +43,26 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """All of `metrics.json`: plain Python values, None where a figure is undefined, never NaN.
+    """Computes the metrics of `metrics.json`.
 
-    `ci95` holds the 2.5th and 97.5th percentile over `bootstrap` resamples of the images. It
-    shrinks to a point where every image is right, and lies high for `ece`, which noise in the
-    bins can only raise. The intervals in `per_class` are Wilson's, which stay honest for classes
-    of few images (see `wilson_interval`).
+    `ci95` has the 2.5th and 97.5th percentile over `bootstrap` resamples of the images. The
+    interval has no width if every image is correct, and is biased upwards for `ece`, which noise
+    in the bins can only increase. The intervals in `per_class` are Wilson's, which remain valid for
+    classes of few images (see `wilson_interval`).
 
     Args:
-      probabilities: each image's distribution over the classes; rows sum to 1.
-      labels: true class indices.
-      classes: class names in label order.
-      bootstrap: number of resamples, at least 1.
-      seed: of the resamples; the same input and seed give the same intervals.
+      probabilities: Class probabilities of each image; rows sum to 1.
+      labels: True class indices.
+      classes: Class names in label order.
+      bootstrap: Number of resamples, at least 1.
+      seed: Seed of the resamples. The same input and seed give the same intervals.
+
+    Returns:
+      Metrics by name, as plain Python values. An undefined metric is None, never NaN.
 
     Raises:
-      ValueError: no images, a label out of range, rows that are no distributions, or a number of
-        class names that differs from the number of columns.
+      ValueError: There are no images, a label is out of range, a row is not a distribution, or the
+        number of class names is not the number of columns.
     """
     _check(probabilities, labels)
     n, num_classes = probabilities.shape
@@ -73,12 +74,12 @@ def evaluate(
     scalars = statistics(np.ones((n, 1)))
     at_once = max(1, RESAMPLED_AT_ONCE // max(n, num_classes**2))
     parts = [statistics(counts) for counts in _resamples(n, bootstrap, at_once, seed)]
-    draws = {name: np.concatenate([part[name] for part in parts]) for name in scalars}
+    samples = {name: np.concatenate([part[name] for part in parts]) for name in scalars}
     confusion = statistics.confusion
     return {
         "n": n,
         **{name: _number(value[0]) for name, value in scalars.items()},
-        "ci95": {name: _percentiles(values) for name, values in draws.items()},
+        "ci95": {name: _percentiles(values) for name, values in samples.items()},
         "per_class": dict(zip(classes, _per_class(confusion), strict=True)),
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
@@ -89,9 +90,14 @@ def evaluate(
 def quick(
     probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """The figures logged after every epoch: loss (nll), accuracy, balanced_accuracy, f1_macro, ece.
+    """Computes the metrics that are logged every epoch, without intervals.
 
-    The same numbers as `evaluate`, without intervals. Raises ValueError as it does.
+    Returns:
+      `loss` (`nll`), `accuracy`, `balanced_accuracy`, `f1_macro` and `ece`, equal to those of
+      `evaluate`.
+
+    Raises:
+      ValueError: See `evaluate`.
     """
     _check(probabilities, labels)
     scalars = _Statistics(probabilities, labels)(np.ones((len(labels), 1)))
@@ -103,11 +109,19 @@ def reliability(
     labels: Int[np.ndarray, " n"],
     bins: int = ECE_BINS,
 ) -> dict[str, list]:
-    """Confidence against accuracy in `bins` equal bins of the top label's probability.
+    """Confidence and accuracy in equal bins of the top label's probability.
+
+    Args:
+      probabilities: Class probabilities of each image; rows sum to 1.
+      labels: True class indices.
+      bins: Number of bins.
 
     Returns:
-      Lists of length `bins`, from the lowest confidence to the highest: `count`, and the mean
-      `confidence` and `accuracy` of the bin's images, None in an empty bin.
+      Lists of length `bins`, by ascending confidence: `count`, and the mean `confidence` and
+      `accuracy` of the bin's images (None for an empty bin).
+
+    Raises:
+      ValueError: See `evaluate`.
     """
     _check(probabilities, labels)
     confidence = probabilities.max(axis=1)
@@ -126,23 +140,29 @@ def reliability(
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval for a proportion (Wilson 1927; Brown, Cai and DasGupta 2001).
 
-    Unlike the bootstrap it keeps its width at 0 and 1: 20 right of 20 gives (0.84, 1.0).
+    Unlike the bootstrap's, it has a width at 0 and 1: 20 of 20 successes give (0.84, 1.0).
+
+    Args:
+      successes: Number of successes, 0..`trials`.
+      trials: Number of trials, at least 1.
+
+    Returns:
+      The lower and the upper limit, in 0..1.
+
+    Raises:
+      ValueError: The numbers are out of range.
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes in {trials} trials")
-    z = 1.959964
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 class _Statistics:
-    """Every scalar metric as a function of how often each image counts.
+    """Every scalar metric as a function of the number of times that each image counts.
 
-    What one image adds to a metric never changes, so it is tabulated once; a resample is then a
-    weighted sum over that table, and the metric on the set itself is the one where each counts 1.
+    An image's contribution to a metric is the same in every resample, so it is tabulated once. A
+    resample is then a weighted sum over the table; for the original set, every weight is 1.
     """
 
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray):
@@ -151,7 +171,7 @@ class _Statistics:
         predicted = probabilities.argmax(axis=1)
         confidence = probabilities.max(axis=1)
         true = np.arange(self.num_classes) == labels[:, None]
-        claimed = probabilities > 0.5
+        positive = probabilities > 0.5
         one = np.ones(len(labels))
 
         self.cells = _sum_by(labels * self.num_classes + predicted, one, self.num_classes**2)
@@ -159,23 +179,23 @@ class _Statistics:
         self.gaps = _sum_by(_confidence_bin(confidence, ECE_BINS), gap, ECE_BINS)
         nll = -np.log(np.clip(probabilities[true], SMALLEST_PROBABILITY, 1.0))
         brier = ((probabilities - true) ** 2).sum(axis=1)
-        hits = (claimed & true).sum(axis=1)
-        self.additive = np.stack([nll, brier, hits, claimed.sum(axis=1)])
+        hits = (positive & true).sum(axis=1)
+        self.additive = np.stack([nll, brier, hits, positive.sum(axis=1)])
         self.ranked = [
             _sums_by_rank(p, y) for p, y in zip(probabilities.T, true.T, strict=True) if y.any()
         ]
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts of images, int [true, predicted]."""
+        """Number of images, int [true, predicted]."""
         cells = self.cells.sum(axis=1).astype(int)
         return cells.reshape(self.num_classes, self.num_classes)
 
     def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """The metrics of r resamples from `counts` [n, r]: name -> [r], NaN where undefined."""
+        """Metrics of r resamples, given `counts` [n, r]: name -> [r], NaN if undefined."""
         total = counts.sum(axis=0)
         confusion = (self.cells @ counts).reshape(self.num_classes, self.num_classes, -1)
-        nll, brier, hits, claims = self.additive @ counts
+        nll, brier, hits, positives = self.additive @ counts
         areas = np.stack([_area(*sums, counts) for sums in self.ranked])
         return {
             **_from_confusion(confusion),
@@ -183,13 +203,13 @@ class _Statistics:
             "nll": nll / total,
             "ece": np.abs(self.gaps @ counts).sum(axis=0) / total,
             "brier": brier / total,
-            "precision_at_50": np.nan_to_num(_ratio(hits, claims)),
+            "precision_at_50": np.nan_to_num(_ratio(hits, positives)),
             "recall_at_50": hits / total,
         }
 
 
 def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """The metrics that confusion matrices [true, predicted, r] determine."""
+    """Metrics that are functions of confusion matrices [true, predicted, r]."""
     hits = np.einsum("iir->ir", confusion)
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = support + predicted > 0
@@ -209,7 +229,7 @@ def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _per_class(confusion: np.ndarray) -> list[dict]:
-    """Precision, recall and F1 of each class, with Wilson's intervals; None where undefined."""
+    """Precision, recall and F1 of each class, with Wilson intervals; None if undefined."""
     rows = []
     for index, support in enumerate(confusion.sum(axis=1).tolist()):
         hits, predicted = int(confusion[index, index]), int(confusion[:, index].sum())
@@ -217,7 +237,7 @@ def _per_class(confusion: np.ndarray) -> list[dict]:
         for name, trials in (("precision", predicted), ("recall", support)):
             row[name] = hits / trials if trials else None
             row[f"{name}_ci95"] = list(wilson_interval(hits, trials)) if trials else None
-        # F1 = 2J / (1 + J) for J = hits / union, a proportion: its interval carries over.
+        # F1 = 2J / (1 + J) for the proportion J = hits / union, so J's interval gives F1's.
         union = support + predicted - hits
         row["f1"] = 2 * hits / (support + predicted) if union else None
         row["f1_ci95"] = [2 * j / (1 + j) for j in wilson_interval(hits, union)] if union else None
@@ -228,7 +248,7 @@ def _per_class(confusion: np.ndarray) -> list[dict]:
 def _sums_by_rank(
     scores: np.ndarray, positive: np.ndarray
 ) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """Tables that sum the positives and the negatives of each distinct score, in rising order."""
+    """Tables that sum positives and negatives by distinct score, in ascending order."""
     values, rank = np.unique(scores, return_inverse=True)
     return _sum_by(rank, positive, len(values)), _sum_by(rank, ~positive, len(values))
 
@@ -236,7 +256,7 @@ def _sums_by_rank(
 def _area(
     positives: scipy.sparse.csr_array, negatives: scipy.sparse.csr_array, counts: np.ndarray
 ) -> np.ndarray:
-    """Area under the ROC curve of each resample: P(positive outranks negative), ties half."""
+    """ROC AUC of each resample: P(a positive outranks a negative), ties counted half."""
     up, down = positives @ counts, negatives @ counts
     below = np.cumsum(down, axis=0) - down / 2
     return _ratio((up * below).sum(axis=0), up.sum(axis=0) * down.sum(axis=0))
@@ -251,12 +271,12 @@ def _sum_by(group: np.ndarray, values: np.ndarray, size: int) -> scipy.sparse.cs
 
 
 def _resamples(n: int, resamples: int, at_once: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of n images is drawn in each resample: [n, r], r up to `at_once`."""
+    """Number of times that each image occurs in each resample, [n, r] with r <= `at_once`."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, at_once):
         r = min(at_once, resamples - start)
-        drawn = rng.integers(n, size=(n, r)) * r + np.arange(r)
-        yield np.bincount(drawn.ravel(), minlength=n * r).reshape(n, r).astype(np.float64)
+        cells = rng.integers(n, size=(n, r)) * r + np.arange(r)
+        yield np.bincount(cells.ravel(), minlength=n * r).reshape(n, r).astype(np.float64)
 
 
 def _confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
@@ -265,18 +285,18 @@ def _confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient, NaN where the denominator is 0."""
+    """The quotient; NaN if the denominator is 0."""
     undefined = np.full(numerator.shape, np.nan)
     return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is not NaN; NaN where all is."""
+    """Mean over the first axis, ignoring NaN; NaN if all values are."""
     return _ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
 
 
 def _percentiles(values: np.ndarray) -> list[float] | None:
-    """The central 95 % of the resamples in which the metric is defined."""
+    """2.5th and 97.5th percentile of the resamples in which the metric is defined."""
     defined = values[np.isfinite(values)]
     return np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else None
 
@@ -292,6 +312,6 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels {labels.min()}..{labels.max()} for {num_classes} classes")
     sums = probabilities.sum(axis=1, dtype=np.float64)
-    # Written so that NaN fails too.
+    # This form rejects NaN too.
     if not (probabilities.min() >= 0 and np.abs(sums - 1).max() <= 1e-3):
         raise ValueError("probabilities must be at least 0 and sum to 1 in every row")

@@ -1,4 +1,4 @@
-"""Two classifiers on the same images: is one better, or is that chance?"""
+"""Paired comparison of two classifiers on the same images."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ def compare(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, object]:
-    """The difference in accuracy, image by image.
+    """Compares the accuracy of two classifiers.
 
-    The interval is the paired bootstrap's: images are drawn with replacement, and both answers to
-    an image go with it. A resample's difference depends only on how many of its images were
-    gained and lost, which are multinomial. `p` is the exact test of McNemar (1947): whether a
-    image on which the two differ is as likely to be gained as lost.
+    The interval is from the paired bootstrap: a resampled image keeps both of its predictions. The
+    difference in a resample depends only on the number of images gained and lost, which follow a
+    multinomial distribution. `p` is from the exact McNemar test (1947): whether an image that only
+    one classifier gets right is equally likely to be gained or lost.
 
     Args:
-      probabilities: of the one.
-      other: of the one that it is held against.
-      labels: true class indices.
-      bootstrap: number of resamples.
-      seed: of the resamples.
+      probabilities: Class probabilities by the first classifier.
+      other: Class probabilities by the second classifier.
+      labels: True class indices.
+      bootstrap: Number of resamples.
+      seed: Seed of the resamples.
 
     Returns:
-      `accuracy` and `accuracy_without` (the other's), `difference` and its `ci95`, and under
-      "mcnemar" the images `gained` and `lost`, and `p`.
+      `accuracy`, `accuracy_without` (that of `other`), their `difference` with its `ci95`, and
+      under "mcnemar" the number of images `gained` and `lost` by the first, and `p`.
     """
-    right = probabilities.argmax(axis=1) == labels
-    right_without = other.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
+    correct_other = other.argmax(axis=1) == labels
     n = len(labels)
-    gained = int(np.sum(right & ~right_without))
-    lost = int(np.sum(~right & right_without))
+    gained = int(np.sum(correct & ~correct_other))
+    lost = int(np.sum(~correct & correct_other))
     shares = np.array([gained, lost, n - gained - lost]) / n
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=bootstrap)
-    differences = (drawn[:, 0] - drawn[:, 1]) / n
-    differ = gained + lost
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=bootstrap)
+    differences = (counts[:, 0] - counts[:, 1]) / n
+    discordant = gained + lost
     return {
-        "accuracy": float(right.mean()),
-        "accuracy_without": float(right_without.mean()),
+        "accuracy": float(correct.mean()),
+        "accuracy_without": float(correct_other.mean()),
         "difference": (gained - lost) / n,
         "ci95": np.percentile(differences, [2.5, 97.5]).tolist(),
         "mcnemar": {
             "gained": gained,
             "lost": lost,
-            "p": float(scipy.stats.binomtest(gained, differ).pvalue) if differ else 1.0,
+            "p": float(scipy.stats.binomtest(gained, discordant).pvalue) if discordant else 1.0,
         },
     }

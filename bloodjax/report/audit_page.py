@@ -1,4 +1,4 @@
-"""The audit's findings as `audit.json`, for programs, and `index.html`, for people."""
+"""Writes an audit's findings: `audit.json` for programs, and the page `index.html`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bloodjax.data import images
-from bloodjax.data.audit.audit import Audit, AuditedImage, Group
+from bloodjax.data.audit import Audit, AuditedImage, Group
 from bloodjax.data.dataset import Dataset
 from bloodjax.io.files import atomic_write, make_folder
 from bloodjax.report import html
 
-# What one page shows of each finding, so that it stays below 3 MB; audit.json lists everything.
+# Limits per kind of finding, which keep the page below 3 MB. audit.json has everything.
 _MAX_THUMBNAILS = 20
 _MAX_NAMES = 4
-_THUMBNAIL = 96  # pixels
+_THUMBNAIL = 96  # Pixels.
 
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """Images with the same pixels, as the page shows them.
+    """Images with equal pixels, as the page shows them.
 
     Attributes:
-      src: the thumbnail as a data URI.
-      images: the first of them.
-      more: how many further ones there are.
-      labels: how many images each class name has, the commonest first.
-      note: what there is to say about them, or "".
+      src: Thumbnail as a data URI.
+      images: The first of the images.
+      more: Number of images that are not in `images`.
+      labels: Class name and number of images, the most frequent first.
+      note: A remark about the images, or "".
     """
 
     src: str
-    pictures: Group
+    images: Group
     more: int
     labels: tuple[tuple[str, int], ...]
     note: str
@@ -45,7 +45,7 @@ class Version:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One kind of finding: `total` groups, of which `groups` are shown, as versions."""
+    """Findings of one kind: their number, and the groups of versions that the page shows."""
 
     total: int
     groups: tuple[tuple[Version, ...], ...]
@@ -54,15 +54,15 @@ class Finding:
 def write(
     audit: Audit, datasets: Mapping[str, Dataset], out_dir: str | os.PathLike[str]
 ) -> pathlib.Path:
-    """Writes `audit.json` and the self-contained `index.html` to `out_dir`, made if need be.
+    """Writes `audit.json` and the self-contained `index.html` to `out_dir`.
 
     Args:
-      audit: the findings.
-      datasets: the data sets they are about, for the thumbnails.
-      out_dir: a local folder. Files there are replaced whole, never left half-written.
+      audit: The findings.
+      datasets: The audited datasets by key, for the thumbnails.
+      out_dir: A local folder; it is created if needed. Files in it are replaced atomically.
 
     Returns:
-      The page's path.
+      Path of the page.
 
     Raises:
       UserError: `out_dir` cannot be written to.
@@ -83,12 +83,12 @@ def _page(audit: Audit, datasets: Mapping[str, Dataset]) -> str:
 
     def finding(groups: Iterable[Group]) -> Finding:
         groups = tuple(groups)
-        shown, left = [], _MAX_THUMBNAILS
+        shown, remaining = [], _MAX_THUMBNAILS
         for group in groups:
-            if left == 0:
+            if remaining == 0:
                 break
-            versions = _versions(group, datasets)[:left]
-            left -= len(versions)
+            versions = _versions(group, datasets)[:remaining]
+            remaining -= len(versions)
             if versions:
                 shown.append(
                     tuple(
@@ -115,11 +115,11 @@ def _pixels(image: AuditedImage, datasets: Mapping[str, Dataset]) -> UInt8[np.nd
 
 
 def _versions(group: Group, datasets: Mapping[str, Dataset]) -> list[Group]:
-    """The images of `group`, those with the same pixels together, the commonest first."""
-    alike = collections.defaultdict(list)
+    """Splits `group` into images with equal pixels, the most frequent first."""
+    by_pixels = collections.defaultdict(list)
     for image in group:
-        alike[_pixels(image, datasets).tobytes()].append(image)
-    return sorted((tuple(version) for version in alike.values()), key=len, reverse=True)
+        by_pixels[_pixels(image, datasets).tobytes()].append(image)
+    return sorted((tuple(version) for version in by_pixels.values()), key=len, reverse=True)
 
 
 def _shown(version: Group, datasets: Mapping[str, Dataset], note: str) -> Version:
@@ -127,7 +127,7 @@ def _shown(version: Group, datasets: Mapping[str, Dataset], note: str) -> Versio
     thumbnail = images.resize(pixels[None], _THUMBNAIL)[0] if len(pixels) > _THUMBNAIL else pixels
     return Version(
         src=html.data_uri(images.encode_png(thumbnail)),
-        pictures=version[:_MAX_NAMES],
+        images=version[:_MAX_NAMES],
         more=max(0, len(version) - _MAX_NAMES),
         labels=tuple(collections.Counter(image.label for image in version).most_common()),
         note=note,

@@ -1,4 +1,4 @@
-"""The page on how a classifier stands distorted images."""
+"""The page of the robustness benchmark."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bloodjax.report import html, plots
 
 
 def build(name: str, result: Mapping) -> str:
-    """The page as HTML that needs no other file.
+    """Builds a self-contained HTML page.
 
     Args:
-      name: of the evaluated images.
-      result: the content of `corruptions.json`.
+      name: Name of the evaluated split.
+      result: The content of `corruptions.json`.
     """
     rows = result["corruptions"]
     severities = sorted({severity for row in rows.values() for severity in row["balanced_error"]})

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from the templates beside this file; the one door to jinja2."""
+"""Renders self-contained HTML pages from `templates/`. The only module that imports jinja2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jinja2
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("bloodjax.report"),
     autoescape=True,
-    undefined=jinja2.StrictUndefined,  # a figure missing from a page is a bug, not a blank
+    undefined=jinja2.StrictUndefined,  # A missing value is a bug and must not render as a blank.
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -19,17 +19,21 @@ _ENVIRONMENT.filters["thousands"] = "{:,}".format
 
 
 def render(template: str, **context: object) -> str:
-    """The page that `template` (a file name in `templates/`) makes of `context`.
+    """Renders a page. Values are escaped, so a file or class name cannot become markup.
 
-    Every value is escaped, so a file or class name cannot become markup. Templates extend
-    `base.html`, and may use `version` and the filter `thousands` (12345 -> 12,345).
+    Templates extend `base.html`, and may use `version` and the filter `thousands`
+    (12345 -> 12,345).
+
+    Args:
+      template: File name in `templates/`.
+      **context: Values for the template.
 
     Raises:
-      jinja2.UndefinedError: the template uses a value that `context` lacks.
+      jinja2.UndefinedError: `context` lacks a value that the template uses.
     """
     return _ENVIRONMENT.get_template(template).render(context)
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG file's bytes as the `src` of an `<img>`, so that the page needs no second file."""
+    """A PNG file as the `src` of an `<img>`, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -1,7 +1,8 @@
-"""Plots as inline SVG that follow the page's colours, light or dark; the one door to matplotlib.
+"""Plots as inline SVG in the colours of the page. The only module that imports matplotlib.
 
-Text is drawn as outlines, so a plot looks the same on every machine; its meaning is spoken by the
-`aria-label`. Each function returns one `<svg>` element that refers to nothing outside itself.
+Text is rendered as outlines, so that a plot looks the same on every machine. The `aria-label`
+describes the plot for screen readers. Except `image_sheet`, each function returns one
+self-contained `<svg>` element.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
 from bloodjax.metrics import wilson_interval
 
-# matplotlib knows no CSS variables: it draws in these stand-ins, which `_svg` replaces.
+# matplotlib has no CSS variables: it uses these placeholder colours, which `_svg` replaces.
 INK, SOFT, LINE, CARD, ACCENT, GOOD = (f"#0000{i:02x}" for i in range(1, 7))
 PAGE_COLOURS = {
     INK: "var(--ink)",
@@ -33,9 +34,9 @@ PAGE_COLOURS = {
 }
 STYLE = {
     "svg.fonttype": "path",
-    "svg.hashsalt": "bloodjax",  # the same ids at every run
-    "text.parse_math": False,  # a dollar in a class name is a dollar
-    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "svg.hashsalt": "bloodjax",  # Reproducible ids.
+    "text.parse_math": False,  # A class name may contain a dollar sign.
+    "font.family": "DejaVu Sans",  # Part of matplotlib.
     "font.size": 8.5,
     "text.color": INK,
     "axes.facecolor": "none",
@@ -55,16 +56,16 @@ STYLE = {
 
 
 def training_curves(history: Sequence[Mapping], best_step: int | None = None) -> dict[str, str]:
-    """Loss, accuracy and learning rate over the epochs, a plot each.
+    """Plots loss, accuracy and learning rate by epoch.
 
-    Epochs count from 1 over the whole run; dotted lines part the phases.
+    Epochs are counted from 1 over all phases; dotted lines separate the phases.
 
     Args:
-      history: the epoch lines of `metrics.jsonl`, in order. `validation` may be missing or None.
-      best_step: step of the epoch whose parameters were kept, to be marked.
+      history: Epoch lines of `metrics.jsonl`, in order. `validation` may be missing or None.
+      best_step: Step of the best epoch, which is marked.
 
     Returns:
-      "loss", "accuracy" and "learning_rate" -> SVG.
+      SVG by "loss", "accuracy" and "learning_rate".
     """
     phases = [line["phase"] for line in history]
     last = len(history)
@@ -73,10 +74,10 @@ def training_curves(history: Sequence[Mapping], best_step: int | None = None) ->
         with _figure(3.9, 2.6) as figure:
             axes = figure.subplots()
             if quantity == "learning_rate":
-                _draw_learning_rate(axes, history)
+                _plot_learning_rate(axes, history)
             else:
                 best = next((i for i in range(last) if history[i]["step"] == best_step), None)
-                _draw_train_and_validation(axes, history, quantity, best)
+                _plot_train_and_validation(axes, history, quantity, best)
             for epoch in range(1, last):
                 if phases[epoch] != phases[epoch - 1]:
                     axes.axvline(epoch + 0.5, color=SOFT, linewidth=1, linestyle=":")
@@ -87,35 +88,35 @@ def training_curves(history: Sequence[Mapping], best_step: int | None = None) ->
     return plots
 
 
-def _draw_learning_rate(axes: Axes, history: Sequence[Mapping]) -> None:
-    _draw_series(axes, [line["learning_rate"] for line in history], "", ACCENT, "-")
+def _plot_learning_rate(axes: Axes, history: Sequence[Mapping]) -> None:
+    _plot_series(axes, [line["learning_rate"] for line in history], "", ACCENT, "-")
     axes.set_yscale("log", nonpositive="mask")
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
-def _draw_train_and_validation(
+def _plot_train_and_validation(
     axes: Axes, history: Sequence[Mapping], quantity: str, best: int | None
 ) -> None:
     train = [line["train"][quantity] for line in history]
     validation = [(line.get("validation") or {}).get(quantity, np.nan) for line in history]
-    _draw_series(axes, train, "train", SOFT, "--")
+    _plot_series(axes, train, "train", SOFT, "--")
     if np.isfinite(validation).any():
-        _draw_series(axes, validation, "validation", ACCENT, "-")
+        _plot_series(axes, validation, "validation", ACCENT, "-")
         distorted = [(line.get("validation_distorted") or {}).get(quantity) for line in history]
         if None not in distorted:
-            _draw_series(axes, distorted, "validation, distorted", GOOD, "-.")
+            _plot_series(axes, distorted, "validation, distorted", GOOD, "-.")
         if best is not None:
             axes.plot(
-                best + 1, validation[best], "o", color=ACCENT, label=f"kept: epoch {best + 1}"
+                best + 1, validation[best], "o", color=ACCENT, label=f"best: epoch {best + 1}"
             )
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.legend(fontsize=7.5)
 
 
-def _draw_series(axes: Axes, values: Sequence[float], label: str, colour: str, dash: str) -> None:
-    """A line over epochs 1, 2, ...; a lone epoch shows as a dot."""
+def _plot_series(axes: Axes, values: Sequence[float], label: str, colour: str, dash: str) -> None:
+    """Plots a line over epochs 1, 2, ...; a single epoch is a dot."""
     marker = "." if len(values) == 1 else None
     axes.plot(
         range(1, len(values) + 1), values, color=colour, linestyle=dash, marker=marker, label=label
@@ -123,7 +124,7 @@ def _draw_series(axes: Axes, values: Sequence[float], label: str, colour: str, d
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Counts [true][predicted], shaded by the share of the true class's images."""
+    """Plots counts [true][predicted], shaded by the share of the true class's images."""
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ticks = np.arange(len(classes))
@@ -131,7 +132,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes = figure.subplots()
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
-            # The cube root lifts the rare confusions, which are what the reader looks for.
+            # The cube root makes rare confusions visible.
             colour, strength = (GOOD if row == column else ACCENT), np.cbrt(share)
             axes.add_patch(
                 matplotlib.patches.Rectangle(
@@ -150,15 +151,15 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
-        spoken = f"confusion matrix: {np.trace(counts)} of {counts.sum()} images on the diagonal"
-        return _svg(figure, spoken)
+        label = f"confusion matrix: {np.trace(counts)} of {counts.sum()} images on the diagonal"
+        return _svg(figure, label)
 
 
 def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
-    """Accuracy against confidence with 95 % intervals, over a histogram of confidence.
+    """Plots accuracy by confidence with 95 % intervals, above a histogram of confidence.
 
     Args:
-      bins: what `bloodjax.metrics.reliability` returns.
+      bins: Result of `bloodjax.metrics.reliability`.
     """
     filled = [i for i, count in enumerate(bins["count"]) if count]
     confidence, accuracy, count = (
@@ -178,7 +179,7 @@ def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
         below.bar(
             edges[:-1], bins["count"], np.diff(edges), align="edge", color=ACCENT, edgecolor=CARD
         )
-        below.set(xlabel="confidence", ylabel="pictures", yscale="log", ylim=(0.7, None))
+        below.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.7, None))
         below.yaxis.set_major_formatter(LogFormatter())
         for axis in (above.yaxis, below.xaxis):
             axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -187,7 +188,7 @@ def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
 
 
 def class_recalls(per_class: Mapping[str, Mapping]) -> str:
-    """Recall of each class with its 95 % interval; a class without images stays empty."""
+    """Plots the recall of each class with its 95 % interval; classes without images are empty."""
     with _figure(4.6, 0.9 + 0.3 * len(per_class)) as figure:
         axes = figure.subplots()
         for row, scores in enumerate(per_class.values()):
@@ -199,13 +200,18 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         axes.set_xlim(right=1.005)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.spines["left"].set_visible(False)
-        axes.locator_params(axis="x", nbins=5)  # more would run into each other
+        axes.locator_params(axis="x", nbins=5)  # More labels would overlap.
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         return _svg(figure, "recall of each class with its 95 % interval")
 
 
 def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:
-    """A PNG of images in rows, each under its title, as black on white."""
+    """Renders rows of images with titles as a PNG file.
+
+    Args:
+      rows: uint8 RGB images, by row; all rows have the same length.
+      titles: A title for each image.
+    """
     down, across = len(rows), len(rows[0])
     figure = Figure(figsize=(1.15 * across, 1.35 * down), layout="constrained", dpi=120)
     for axes, image, title in zip(
@@ -229,14 +235,14 @@ def heat_map(
     axis: str,
     quantity: str,
 ) -> str:
-    """Shares of 1 as cells, the darker the larger; NaN stays empty.
+    """Plots a table of shares; a larger share is a darker cell, NaN an empty one.
 
     Args:
-      values: [row][column], 0..1.
-      rows: names, from the top.
-      columns: names, from the left.
-      axis: what the columns are.
-      quantity: what the values are.
+      values: Shares [row][column], 0..1.
+      rows: Names of the rows from top to bottom.
+      columns: Names of the columns from left to right.
+      axis: Label of the columns' axis.
+      quantity: Name of the values, for the aria-label.
     """
     with _figure(2.2 + 0.62 * len(columns), 0.7 + 0.27 * len(rows)) as figure:
         axes = figure.subplots()
@@ -260,29 +266,29 @@ def heat_map(
 
 @contextlib.contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure in the page's style, size in inches."""
+    """A figure in the page's style; sizes are in inches."""
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure, spoken: str) -> str:
-    """The figure as an element for an HTML page; `spoken` says what it shows.
+def _svg(figure: Figure, label: str) -> str:
+    """Converts the figure to an `<svg>` element with the given aria-label.
 
-    The page scales it; `--width` is where its text would outgrow the page's.
+    The page scales the element up to `--width`, at which its text would be larger than the page's.
     """
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
-    drawing = file.getvalue()
-    body = drawing[drawing.index(">", drawing.index("<svg")) + 1 :]
-    for stand_in, colour in PAGE_COLOURS.items():
-        body = body.replace(stand_in, colour)
-    # Plots share a page, where an id may stand but once.
-    prefix = "p" + hashlib.sha256((spoken + body).encode()).hexdigest()[:8]
+    svg = file.getvalue()
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    for placeholder, colour in PAGE_COLOURS.items():
+        body = body.replace(placeholder, colour)
+    # Ids must be unique among the plots of a page.
+    prefix = "p" + hashlib.sha256((label + body).encode()).hexdigest()[:8]
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     width, height = figure.get_size_inches() * 72
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" style="--width: {1.6 * width:.0f}px" '
-        f'role="img" aria-label="{html.escape(spoken)}" '
+        f'role="img" aria-label="{html.escape(label)}" '
         f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
     )

@@ -1,4 +1,4 @@
-"""The page on a run: what the model can do, how sure that is, and where it fails."""
+"""The report of a run: accuracy, uncertainty, calibration and errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bloodjax.metrics import wilson_interval
 from bloodjax.profiling import breakdown
 from bloodjax.report import html, plots
 
-# What the counts of an audit mean, in the order of the page.
+# Key in `audit.json` -> description, in the order of the page.
 AUDIT_FINDINGS = {
-    "junk": "images unlike any cell, or one frame many times over",
+    "junk": "images that do not show a cell like the others, or repeat one image many times",
     "exact_duplicates": "groups of identical images",
     "near_duplicates": "groups of nearly identical images",
-    "label_conflicts": "groups in which one image carries several labels",
-    "leakage": "groups with members in several parts of the data",
+    "label_conflicts": "groups in which one image has several labels",
+    "leakage": "groups with images in several splits",
     "dropped": "images left out of this run",
 }
-# metrics.json's figures for the table of all sets: name -> (title, whether it is a share of 1).
+# Key in `metrics.json` -> (title, whether it is a share of 1), for the table of all splits.
 SCORES = {
     "accuracy": ("Accuracy", True),
     "balanced_accuracy": ("Balanced accuracy", True),
@@ -42,14 +42,14 @@ SCORES = {
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """An image the model got wrong.
+    """A misclassified image.
 
     Attributes:
-      image: the uint8 RGB image.
-      name: its name in the data.
-      true: name of its class.
-      predicted: name of the class the model gave it.
-      confidence: probability of that class, 0..1.
+      image: uint8 RGB image.
+      name: Name of the image in its dataset.
+      true: Name of its class.
+      predicted: Name of the predicted class.
+      confidence: Probability of the predicted class, 0..1.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -62,7 +62,7 @@ class Mistake:
 def most_confident_mistakes(
     probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int = 24
 ) -> Int[np.ndarray, " m"]:
-    """Indices of up to `k` wrongly classified images, the most confident first."""
+    """Indices of up to `k` misclassified images, by descending confidence."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
     return wrong[order[:k]]
@@ -85,29 +85,29 @@ def build(
     timings: Mapping[str, float] | None = None,
     profile: Mapping[str, Mapping[str, object]] | None = None,
 ) -> str:
-    """The report as one HTML page that needs no other file; what is missing is said to be.
+    """Builds the report as a self-contained HTML page. It names what is missing.
 
     Args:
-      name: of the run.
-      config: the run's configuration, ready for JSON.
-      history: the epoch lines of `metrics.jsonl`, in order.
-      evaluations: name of a set ("test") -> its `metrics.json`. The first is the headline.
-      best_step: step whose parameters were kept and evaluated.
-      baselines: name of a set -> accuracy of the colour histogram there.
-      mistakes: of the headline set, the most confident first.
-      audit: counts under the names of `audit.json` (groups for duplicates, conflicts and leakage),
-        `n`, `dropped`, and `cleaned`, 1 where leaks were left out, else 0.
-      audit_page: link to the audit's own page.
-      counts: name of a part of the data -> class -> number of images.
-      class_weights: class -> weight in the loss.
-      versions: name of a piece of software, or "device" -> version.
-      timings: what was done -> seconds.
-      profile: phase -> where its steps' time went, as in `profile.json`.
+      name: Name of the run.
+      config: Config of the run, ready for JSON.
+      history: Epoch lines of `metrics.jsonl`, in order.
+      evaluations: Split ("test") -> content of its `metrics.json`. The first split is the headline.
+      best_step: Step of the evaluated weights.
+      baselines: Split -> accuracy of the colour-histogram baseline.
+      mistakes: Misclassified images of the headline split, by descending confidence.
+      audit: Counts by key of `audit.json` (numbers of groups for duplicates, conflicts and
+        leakage), `n`, `dropped`, and `cleaned`: 1 if leaking images were left out, else 0.
+      audit_page: Link to the page of the audit.
+      counts: Split -> class -> number of images.
+      class_weights: Class -> weight in the loss.
+      versions: Name of a package, or "device" -> version.
+      timings: Activity -> seconds.
+      profile: Phase -> its entry in `profile.json`.
     """
     measured = {
-        part: _baseline(accuracy, evaluations[part]["n"])
-        for part, accuracy in (baselines or {}).items()
-        if part in evaluations
+        split: _baseline(accuracy, evaluations[split]["n"])
+        for split, accuracy in (baselines or {}).items()
+        if split in evaluations
     }
     headline = next(iter(evaluations), None)
     return html.render(
@@ -119,7 +119,7 @@ def build(
         scores=SCORES,
         curves=plots.training_curves(history, best_step) if history else {},
         phases=_phases(history),
-        mistakes=[(html.data_uri(encode_png(mistake.image)), mistake) for mistake in mistakes],
+        errors=[(html.data_uri(encode_png(error.image)), error) for error in mistakes],
         audit=audit,
         audit_findings=AUDIT_FINDINGS,
         audit_page=audit_page,
@@ -127,32 +127,32 @@ def build(
         class_weights=class_weights or {},
         config=json.dumps(config, indent=2),
         versions=versions or {},
-        timings={what: _duration(seconds) for what, seconds in (timings or {}).items()},
+        timings={name: _duration(seconds) for name, seconds in (timings or {}).items()},
         profile={
             phase: {**entry, "facts": breakdown.facts(entry)}
             for phase, entry in (profile or {}).items()
         },
         percent=_percent,
         interval=_interval,
-        figure=_figure,
+        number=_format_number,
         points=_points,
     )
 
 
 def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str, object]:
-    """What the page says and draws of the set that stands for the run."""
+    """The values for the headline split."""
     n, expected = metrics["n"], metrics["ci95"]["accuracy"]
-    if metrics["accuracy"] == 1:  # where the bootstrap's interval has no width
+    if metrics["accuracy"] == 1:  # The bootstrap interval has no width here.
         expected = wilson_interval(n, n)
     return {
         "name": name,
         "metrics": metrics,
         "expected": expected,
         "baseline": baseline,
-        # Better for certain where the two intervals do not meet.
+        # Significantly better if the two intervals do not overlap.
         "beats_baseline": baseline and expected[0] > baseline["ci95"][1],
         "confidence": _mean_confidence(metrics),
-        "taken_for": _taken_for(metrics),
+        "confused_with": _confused_with(metrics),
         "confusion": plots.confusion_matrix(metrics["confusion_matrix"], metrics["classes"]),
         "recalls": plots.class_recalls(metrics["per_class"]),
         "reliability": plots.reliability_diagram(metrics["reliability"]),
@@ -169,8 +169,8 @@ def _mean_confidence(metrics: Mapping) -> float:
     return sum(count * mean for count, mean in pairs if count) / metrics["n"]
 
 
-def _taken_for(metrics: Mapping) -> dict[str, tuple[str, int] | None]:
-    """Class -> the class it is most often mistaken for and how often; None where it never is."""
+def _confused_with(metrics: Mapping) -> dict[str, tuple[str, int] | None]:
+    """Class -> (most frequent wrong prediction, number of images); None without errors."""
     confusion = np.array(metrics["confusion_matrix"])
     np.fill_diagonal(confusion, 0)
     return {
@@ -180,7 +180,7 @@ def _taken_for(metrics: Mapping) -> dict[str, tuple[str, int] | None]:
 
 
 def _phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
-    """Name, first and last epoch of each phase, counting epochs from 1 over the whole run."""
+    """Name, first and last epoch of each phase; epochs are counted from 1 over all phases."""
     phases, first = [], 1
     for name, lines in itertools.groupby(history, key=lambda line: line["phase"]):
         last = first + len(list(lines)) - 1
@@ -200,7 +200,7 @@ def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
     return f"{low}–{high}"
 
 
-def _figure(value: float | None, is_share: bool) -> str:
+def _format_number(value: float | None, is_share: bool) -> str:
     return _percent(value) if is_share or value is None else f"{value:.3f}"
 
 

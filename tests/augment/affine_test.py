@@ -46,7 +46,7 @@ def test_a_rotation_is_pillow_s(image, degrees):
     turned = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR)
     found = affine.resample(jnp.asarray(image), affine.rotation(jnp.float32(degrees)), "edge")
     middle = (slice(12, -12), slice(12, -12))
-    # Pillow computes in whole parts of 1/65536 and cuts off.
+    # Pillow truncates to multiples of 1/65536.
     difference = np.abs(np.asarray(turned, np.float32) - np.asarray(found))[middle]
     assert difference.max() <= 1.5
 

@@ -7,15 +7,15 @@ from bloodjax.augment import colour
 
 
 @pytest.fixture
-def picture():
+def image():
     """Cell-like: a narrow range of values, few of them frequent."""
     rng = np.random.default_rng(0)
     return np.clip(rng.normal((180, 120, 150), (30, 40, 20), (37, 42, 3)), 0, 255).astype(np.uint8)
 
 
-def by_table(picture, make):
+def by_table(image, make):
     """The image after a table, made from the identity and the image's histogram."""
-    x = jnp.asarray(picture)
+    x = jnp.asarray(image)
     table = make(colour.identity_table(), colour.histogram(x))
     return np.asarray(colour.look_up(x, table))
 
@@ -51,71 +51,71 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_do_what_pillow_does(picture, name):
+def test_tables_do_what_pillow_does(image, name):
     ours, pillow = TABLES[name]
-    expected = np.asarray(pillow(Image.fromarray(picture)), np.float32)
-    assert np.abs(by_table(picture, ours) - expected).max() <= 1
-    assert np.abs(expected - picture).max() > 6  # the operation did something
+    expected = np.asarray(pillow(Image.fromarray(image)), np.float32)
+    assert np.abs(by_table(image, ours) - expected).max() <= 1
+    assert np.abs(expected - image).max() > 6  # the operation did something
 
 
 @pytest.mark.parametrize("value", [0, 90, 255])
-def test_a_picture_of_one_colour_keeps_it(value):
+def test_an_image_of_one_colour_keeps_it(value):
     flat = np.full((9, 9, 3), value, np.uint8)
     for make in (colour.autocontrast, colour.equalize):
         np.testing.assert_array_equal(by_table(flat, make), flat)
 
 
-def test_tables_compose_as_operations_one_after_the_other(picture):
+def test_tables_compose_as_operations_one_after_the_other(image):
     def both(table, counted):
         brighter = colour.brightness(table, jnp.float32(1.3))
         return colour.equalize(brighter, colour.counts(brighter, counted))
 
-    image = ImageEnhance.Brightness(Image.fromarray(picture)).enhance(1.3)
-    expected = np.asarray(ImageOps.equalize(image), np.float32)
+    brighter = ImageEnhance.Brightness(Image.fromarray(image)).enhance(1.3)
+    expected = np.asarray(ImageOps.equalize(brighter), np.float32)
     # A grey level of Pillow's rounding becomes a step of the equalised values.
-    assert np.abs(by_table(picture, both) - expected).mean() < 2
+    assert np.abs(by_table(image, both) - expected).mean() < 2
 
 
-def test_a_histogram_counts_and_follows_a_table(picture):
-    found = colour.histogram(jnp.asarray(picture))
+def test_a_histogram_counts_and_follows_a_table(image):
+    found = colour.histogram(jnp.asarray(image))
     for c in range(3):
         np.testing.assert_array_equal(
-            found[:, c], np.bincount(picture[..., c].ravel(), minlength=256)
+            found[:, c], np.bincount(image[..., c].ravel(), minlength=256)
         )
     inverted = colour.counts(255 - colour.identity_table(), found)
     np.testing.assert_array_equal(inverted, found[::-1])
 
 
-def test_a_shift_adds_to_each_channel_and_keeps_the_range(picture):
-    found = by_table(picture, lambda t, h: colour.shift(t, jnp.array([20.0, -200.0, 0.0])))
-    expected = np.clip(picture + np.array([20.0, -200.0, 0.0]), 0, 255)
+def test_a_shift_adds_to_each_channel_and_keeps_the_range(image):
+    found = by_table(image, lambda t, h: colour.shift(t, jnp.array([20.0, -200.0, 0.0])))
+    expected = np.clip(image + np.array([20.0, -200.0, 0.0]), 0, 255)
     np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.9])
-def test_saturation_is_pillow_s(picture, factor):
+def test_saturation_is_pillow_s(image, factor):
     found = colour.mix_channels(
-        jnp.asarray(picture, jnp.float32), colour.saturation(jnp.float32(factor))
+        jnp.asarray(image, jnp.float32), colour.saturation(jnp.float32(factor))
     )
-    expected = np.asarray(ImageEnhance.Color(Image.fromarray(picture)).enhance(factor), np.float32)
-    # Pillow's grey is a whole number, and so are its results.
+    expected = np.asarray(ImageEnhance.Color(Image.fromarray(image)).enhance(factor), np.float32)
+    # Pillow's grey is an integer, and so are its results.
     assert np.abs(np.asarray(found) - expected).max() <= 1 + 0.5 * abs(1 - factor)
 
 
 @pytest.mark.parametrize("turns", [0.1, -0.5])
-def test_hue_is_an_angle_in_yiq_space(picture, turns):
+def test_hue_is_an_angle_in_yiq_space(image, turns):
     color = pytest.importorskip("skimage.color", reason="scikit-image is in the extra [parity]")
-    yiq = color.rgb2yiq(picture)
+    yiq = color.rgb2yiq(image)
     turned = (yiq[..., 1] + 1j * yiq[..., 2]) * np.exp(2j * np.pi * turns)
     expected = color.yiq2rgb(np.stack([yiq[..., 0], turned.real, turned.imag], -1))
-    found = colour.mix_channels(jnp.asarray(picture, jnp.float32), colour.hue(jnp.float32(turns)))
+    found = colour.mix_channels(jnp.asarray(image, jnp.float32), colour.hue(jnp.float32(turns)))
     np.testing.assert_allclose(found, np.clip(255 * expected, 0, 255), atol=0.1)
 
 
-def test_matrices_compose_and_permute(picture):
-    x = jnp.asarray(picture, jnp.float32)
+def test_matrices_compose_and_permute(image):
+    x = jnp.asarray(image, jnp.float32)
     swapped = colour.permutation(jnp.array([2, 0, 1]))
-    np.testing.assert_array_equal(colour.mix_channels(x, swapped), picture[..., [2, 0, 1]])
+    np.testing.assert_array_equal(colour.mix_channels(x, swapped), image[..., [2, 0, 1]])
     grey = colour.saturation(jnp.float32(0.0))
     both = colour.mix_channels(x, colour.then(swapped, grey))
     one_by_one = colour.mix_channels(colour.mix_channels(x, swapped), grey)

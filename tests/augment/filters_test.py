@@ -14,20 +14,20 @@ SIZES = [(37, 41), (48, 32)]
 
 
 @pytest.fixture(params=SIZES, ids=str)
-def picture(request):
-    """An image with edges, plain areas, and whole grey levels; the extremes too."""
+def image(request):
+    """An image with edges, plain areas and integer grey levels, including the extremes."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(-60, 315, (*(-(-n // 6) for n in request.param), 3))
     large = coarse.repeat(6, axis=0).repeat(6, axis=1)[: request.param[0], : request.param[1]]
     return np.round(np.clip(large + rng.normal(0, 8, large.shape), 0, 255)).astype(np.float32)
 
 
-def pillow(picture):
-    return Image.fromarray(picture.astype(np.uint8))
+def pillow(image):
+    return Image.fromarray(image.astype(np.uint8))
 
 
-def convolved(picture, kernel):
-    planes = [ndimage.convolve(picture[..., c], kernel, mode="reflect") for c in range(3)]
+def convolved(image, kernel):
+    planes = [ndimage.convolve(image[..., c], kernel, mode="reflect") for c in range(3)]
     return np.stack(planes, axis=-1)
 
 
@@ -35,40 +35,40 @@ def distances(reach):
     return np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
 
 
-def test_vignette_dims_with_the_square_of_the_distance(run, picture):
-    found = run(filters.vignette, picture, 0.6)
-    rows, columns = (np.linspace(-1, 1, n) for n in picture.shape[:2])
+def test_vignette_dims_with_the_square_of_the_distance(run, image):
+    found = run(filters.vignette, image, 0.6)
+    rows, columns = (np.linspace(-1, 1, n) for n in image.shape[:2])
     distance = (rows[:, None] ** 2 + columns[None] ** 2) / 2
-    np.testing.assert_allclose(found, picture * (1 - 0.6 * distance)[..., None], atol=1e-3)
-    np.testing.assert_allclose(found[0, 0], 0.4 * picture[0, 0], atol=1e-3)
+    np.testing.assert_allclose(found, image * (1 - 0.6 * distance)[..., None], atol=1e-3)
+    np.testing.assert_allclose(found[0, 0], 0.4 * image[0, 0], atol=1e-3)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.9, 3.0])
-def test_sharpness_is_pillow_s(run, picture, factor):
-    expected = np.asarray(ImageEnhance.Sharpness(pillow(picture)).enhance(factor), np.float32)
-    # Pillow rounds the smoothed image, then cuts the blend down to a whole number.
+def test_sharpness_is_pillow_s(run, image, factor):
+    expected = np.asarray(ImageEnhance.Sharpness(pillow(image)).enhance(factor), np.float32)
+    # Pillow rounds the smoothed image, then truncates the blend to an integer.
     tolerance = 1.0 + 0.5 * abs(1 - factor)
-    np.testing.assert_allclose(run(filters.sharpness, picture, factor), expected, atol=tolerance)
+    np.testing.assert_allclose(run(filters.sharpness, image, factor), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
-def test_gaussian_blur_is_scipy_s(run, picture, sigma):
-    expected = ndimage.gaussian_filter(picture, (sigma, sigma, 0), mode="reflect", radius=(6, 6, 0))
-    np.testing.assert_allclose(run(filters.gaussian_blur, picture, sigma), expected, atol=1e-3)
+def test_gaussian_blur_is_scipy_s(run, image, sigma):
+    expected = ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="reflect", radius=(6, 6, 0))
+    np.testing.assert_allclose(run(filters.gaussian_blur, image, sigma), expected, atol=1e-3)
 
 
-def test_gaussian_blur_reaches_as_far_as_asked(run, picture):
-    expected = ndimage.gaussian_filter(picture, (4, 4, 0), mode="reflect", radius=(12, 12, 0))
-    found = run(filters.gaussian_blur, picture, 4.0, reach=12)
+def test_gaussian_blur_reaches_as_far_as_asked(run, image):
+    expected = ndimage.gaussian_filter(image, (4, 4, 0), mode="reflect", radius=(12, 12, 0))
+    found = run(filters.gaussian_blur, image, 4.0, reach=12)
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert np.abs(run(filters.gaussian_blur, picture, 4.0) - expected).max() > 1
+    assert np.abs(run(filters.gaussian_blur, image, 4.0) - expected).max() > 1
 
 
 @pytest.mark.parametrize("radius", [0.5, 1.3, 3.0])
-def test_defocus_is_the_convolution_with_a_disk(run, picture, radius):
+def test_defocus_is_the_convolution_with_a_disk(run, image, radius):
     kernel = np.clip(radius + 0.5 - distances(3), 0, 1)
-    expected = convolved(picture, kernel / kernel.sum())
-    np.testing.assert_allclose(run(filters.defocus, picture, radius), expected, atol=1e-3)
+    expected = convolved(image, kernel / kernel.sum())
+    np.testing.assert_allclose(run(filters.defocus, image, radius), expected, atol=1e-3)
 
 
 def test_a_disk_covers_its_radius(run):
@@ -81,7 +81,7 @@ def test_a_disk_covers_its_radius(run):
 
 
 @pytest.mark.parametrize(("length", "angle"), [(1.5, 17.0), (5.0, 0.0), (9.0, 115.0), (6.5, -46.0)])
-def test_motion_blur_is_the_convolution_with_a_line(run, picture, length, angle):
+def test_motion_blur_is_the_convolution_with_a_line(run, image, length, angle):
     kernel = np.zeros((9, 9))
     end = (length - 1) / 2 * np.array([-np.sin(np.radians(angle)), np.cos(np.radians(angle))])
     # The distance to the segment, by the nearest of many points on it.
@@ -89,10 +89,8 @@ def test_motion_blur_is_the_convolution_with_a_line(run, picture, length, angle)
     for row, column in itertools.product(range(-4, 5), repeat=2):
         distance = np.hypot(*(way - (row, column)).T).min()
         kernel[row + 4, column + 4] = max(1 - distance, 0)
-    expected = convolved(picture, kernel / kernel.sum())
-    np.testing.assert_allclose(
-        run(filters.motion_blur, picture, length, angle), expected, atol=1e-2
-    )
+    expected = convolved(image, kernel / kernel.sum())
+    np.testing.assert_allclose(run(filters.motion_blur, image, length, angle), expected, atol=1e-2)
 
 
 def test_motion_blur_goes_along_the_rows_at_angle_0_and_up_to_the_right_at_45_degrees(run):
@@ -107,12 +105,12 @@ def test_motion_blur_goes_along_the_rows_at_angle_0_and_up_to_the_right_at_45_de
     assert rising[5, 5] == 0
 
 
-def test_strengths_beyond_the_reach_are_cut_off(run, picture):
+def test_strengths_beyond_the_reach_are_cut_off(run, image):
     for cut, strongest in (
-        (run(filters.defocus, picture, 9.0), run(filters.defocus, picture, 3.0)),
+        (run(filters.defocus, image, 9.0), run(filters.defocus, image, 3.0)),
         (
-            run(filters.motion_blur, picture, 30.0, 25.0),
-            run(filters.motion_blur, picture, 9.0, 25.0),
+            run(filters.motion_blur, image, 30.0, 25.0),
+            run(filters.motion_blur, image, 9.0, 25.0),
         ),
     ):
         np.testing.assert_array_equal(cut, strongest)
@@ -151,20 +149,20 @@ def test_shot_noise_has_a_variance_proportional_to_intensity(run):
         assert found.var() == pytest.approx(expected, rel=0.06)
 
 
-def test_another_key_is_another_noise(run, picture):
-    first, second = (run(filters.noise, picture, jax.random.key(k), 9.0) for k in (0, 1))
+def test_another_key_is_another_noise(run, image):
+    first, second = (run(filters.noise, image, jax.random.key(k), 9.0) for k in (0, 1))
     assert np.abs(first - second).mean() > 4
 
 
 # Odd sides come to odd ones: of an even one the middle pixel's centre lies on a block's edge, and
 # Pillow's rounding decides which block it is in.
 @pytest.mark.parametrize("scale", [1.0, 0.62, 0.47, 0.18, 0.01])
-def test_pixelate_is_pillow_s_box_and_nearest(run, picture, scale):
-    size = picture.shape[1::-1]
+def test_pixelate_is_pillow_s_box_and_nearest(run, image, scale):
+    size = image.shape[1::-1]
     small = tuple(max(round(n * scale), 1) for n in size)
-    expected = pillow(picture).resize(small, Image.Resampling.BOX)
+    expected = pillow(image).resize(small, Image.Resampling.BOX)
     expected = np.asarray(expected.resize(size, Image.Resampling.NEAREST), np.float32)
-    np.testing.assert_allclose(run(filters.pixelate, picture, scale), expected, atol=1.01)
+    np.testing.assert_allclose(run(filters.pixelate, image, scale), expected, atol=1.01)
 
 
 @pytest.fixture(params=[(37, 41), (48, 32), (96, 96)], ids=str)
@@ -175,10 +173,9 @@ def cell(request):
     return np.round(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255)).astype(np.float32)
 
 
-def by_pillow(picture, quality):
+def by_pillow(image, quality):
     file = io.BytesIO()
-    image = Image.fromarray(picture.astype(np.uint8))
-    image.save(file, "JPEG", quality=quality, subsampling=2)
+    Image.fromarray(image.astype(np.uint8)).save(file, "JPEG", quality=quality, subsampling=2)
     return np.asarray(Image.open(file), np.float32)
 
 
@@ -201,7 +198,7 @@ def test_a_lower_quality_loses_more(run, cell):
     assert losses[0] < losses[-1] / 3
 
 
-def test_a_grey_picture_s_blocks_hold_multiples_of_the_table_s_steps(run):
+def test_a_grey_image_s_blocks_hold_multiples_of_the_table_s_steps(run):
     grey = np.random.default_rng(1).uniform(100, 150, (16, 16, 1)).repeat(3, axis=2)
     found = run(filters.jpeg, grey.astype(np.float32), 50.0)
     np.testing.assert_allclose(found, found[..., :1].repeat(3, axis=2), atol=1e-2)
@@ -211,19 +208,19 @@ def test_a_grey_picture_s_blocks_hold_multiples_of_the_table_s_steps(run):
     np.testing.assert_allclose(waves[0], np.round(waves[0] / steps) * steps, atol=1e-2)
 
 
-def test_no_strength_leaves_the_image_unchanged(run, picture):
+def test_no_strength_leaves_the_image_unchanged(run, image):
     key = jax.random.key(0)
     for same in (
-        run(filters.vignette, picture, 0.0),
-        run(filters.sharpness, picture, 1.0),
-        run(filters.gaussian_blur, picture, 0.0),
-        run(filters.defocus, picture, 0.0),
-        run(filters.motion_blur, picture, 1.0, 40.0),
-        run(filters.noise, picture, key, 0.0),
-        run(filters.shot_noise, picture, key, 0.0),
-        run(filters.pixelate, picture, 1.0),
+        run(filters.vignette, image, 0.0),
+        run(filters.sharpness, image, 1.0),
+        run(filters.gaussian_blur, image, 0.0),
+        run(filters.defocus, image, 0.0),
+        run(filters.motion_blur, image, 1.0, 40.0),
+        run(filters.noise, image, key, 0.0),
+        run(filters.shot_noise, image, key, 0.0),
+        run(filters.pixelate, image, 1.0),
     ):
-        np.testing.assert_array_equal(same, picture)
+        np.testing.assert_array_equal(same, image)
 
 
 STRENGTHS = {
@@ -240,11 +237,11 @@ STRENGTHS = {
 
 
 @pytest.mark.parametrize("name", list(STRENGTHS))
-def test_vmap_and_map_agree_with_one_image_at_a_time(agree, picture, name):
+def test_vmap_and_map_agree_with_one_image_at_a_time(agree, image, name):
     op, strengths = getattr(filters, name), [jnp.array(STRENGTHS[name])]
     if name in ("noise", "shot_noise"):
         strengths.insert(0, jax.random.split(jax.random.key(0), 3))
     if name == "motion_blur":
         strengths.append(jnp.array([10.0, 60.0, 170.0]))
     # A frequency between two multiples of a step may be rounded up here and down there.
-    agree(op, picture, *strengths, share=0.98 if name == "jpeg" else 1.0)
+    agree(op, image, *strengths, share=0.98 if name == "jpeg" else 1.0)

@@ -20,7 +20,7 @@ def own_part(targets):
     return np.diag(targets)
 
 
-def test_mixup_blends_pictures_and_labels_by_the_same_part():
+def test_mixup_blends_images_and_labels_by_the_same_part():
     mixed, targets = run(Mix(mixup_alpha=0.4, mixup_p=1.0))
     own = own_part(targets)
     partner = np.arange(N) ^ 1
@@ -49,8 +49,8 @@ def test_cutmix_labels_by_the_area_that_is_left():
 
 def test_each_happens_as_often_as_asked():
     _, targets = run(Mix(mixup_p=0.25, cutmix_p=0.25), n=2048)
-    whole = np.isclose(own_part(targets), 1).mean()
-    assert 0.45 < whole < 0.6  # boxes too small for a pixel among them
+    unmixed = np.isclose(own_part(targets), 1).mean()
+    assert 0.45 < unmixed < 0.6  # boxes too small for a pixel among them
     mixed, targets = run(Mix(mixup_p=1e-9))
     np.testing.assert_array_equal(targets, np.eye(N))
     np.testing.assert_array_equal(mixed[:, 0, 0, 0], np.arange(N))

@@ -13,7 +13,7 @@ N, SIZE = 16, 32
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     smooth = np.kron(rng.normal((180, 120, 150), (40, 40, 30), (N, 8, 8, 3)), np.ones((1, 4, 4, 1)))
     return np.clip(smooth + rng.normal(0, 5, (N, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
@@ -23,73 +23,72 @@ def keys(seed=0, n=N):
     return jax.random.split(jax.random.key(seed), n)
 
 
-def run(text, pictures, seed=0, devices=1):
+def run(text, images, seed=0, devices=1):
     augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames="devices")
     return np.asarray(
-        augment(parse(text), keys(seed, len(pictures)), jnp.asarray(pictures), devices=devices)
+        augment(parse(text), keys(seed, len(images)), jnp.asarray(images), devices=devices)
     )
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_every_operation_at_magnitude_0_changes_nothing_but_those_that_are_whole(pictures, name):
-    found = run(f"{name}(0.0)", pictures)
-    whole = "always whole" in OPS[name].full
-    if whole:
-        assert np.abs(found - pictures).max() > 5
+def test_only_operations_of_full_strength_change_something_at_magnitude_0(images, name):
+    found = run(f"{name}(0.0)", images)
+    if OPS[name].full == "always full strength":
+        assert np.abs(found - images).max() > 5
     else:
-        # JPEG at its best quality is not lossless, and random erasing's box has a smallest area.
-        difference = np.abs(found - pictures)
+        # JPEG is lossy even at its best quality, and a box of random erasing has a minimum area.
+        difference = np.abs(found - images)
         limit = {"jpeg": 12.0, "erase": 3.0}
         assert difference.mean() < limit[name] if name in limit else difference.max() < 1.01
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_every_operation_does_something_and_keeps_the_range(pictures, name):
-    found = run(f"choice(('{name}',), 1.0, 1)", pictures)
+def test_every_operation_does_something_and_keeps_the_range(images, name):
+    found = run(f"choice(('{name}',), 1.0, 1)", images)
     assert found.dtype == np.float32
     assert found.min() >= 0
     assert found.max() <= 255
     assert np.isfinite(found).all()
-    assert name == "identity" or np.abs(found - pictures).mean() > 0.5
+    assert name == "identity" or np.abs(found - images).mean() > 0.5
 
 
-def test_composed_operations_are_pillow_s_in_turn(pictures):
-    found = run("invert|autocontrast|grey(0.0)", pictures)
-    for ours, picture in zip(found, pictures, strict=True):
-        expected = ImageOps.autocontrast(ImageOps.invert(Image.fromarray(picture)))
+def test_composed_operations_are_pillow_s_in_turn(images):
+    found = run("invert|autocontrast|grey(0.0)", images)
+    for ours, image in zip(found, images, strict=True):
+        expected = ImageOps.autocontrast(ImageOps.invert(Image.fromarray(image)))
         assert np.abs(ours - np.asarray(expected, np.float32)).max() <= 1
 
 
-def test_a_magnitude_and_a_sign_are_drawn_for_each_picture(pictures):
-    found = run("randaugment(1, 0.5, 'brightness')", pictures)
+def test_a_magnitude_and_a_sign_are_drawn_for_each_image(images):
+    found = run("randaugment(1, 0.5, 'brightness')", images)
     signs = set()
-    for ours, picture in zip(found, pictures, strict=True):
+    for ours, image in zip(found, images, strict=True):
         for sign in (1, -1):
-            expected = ImageEnhance.Brightness(Image.fromarray(picture)).enhance(1 + 0.45 * sign)
+            expected = ImageEnhance.Brightness(Image.fromarray(image)).enhance(1 + 0.45 * sign)
             if np.abs(ours - np.asarray(expected, np.float32)).max() <= 1:
                 signs.add(sign)
                 break
         else:
             pytest.fail("neither brighter nor darker")
     assert signs == {1, -1}
-    weak = np.abs(run("brightness(0.5)", pictures).mean((1, 2, 3)) / pictures.mean((1, 2, 3)) - 1)
+    weak = np.abs(run("brightness(0.5)", images).mean((1, 2, 3)) / images.mean((1, 2, 3)) - 1)
     assert weak.max() <= 0.46
     assert len(np.unique(weak.round(3))) > N / 2
 
 
-def test_a_layer_happens_with_its_probability(pictures):
-    many = np.repeat(pictures, 16, axis=0)
+def test_a_layer_happens_with_its_probability(images):
+    many = np.repeat(images, 16, axis=0)
     changed = (run("invert(p=0.3)", many) != many).any((1, 2, 3)).mean()
     assert abs(changed - 0.3) < 0.1
 
 
-def test_operations_of_a_pool_are_equally_likely(pictures):
+def test_operations_of_a_pool_are_equally_likely(images):
     layers = parse("trivialaugment").passes[0].layers
-    draws = jax.vmap(lambda key: pipeline.draw(layers, key))(keys(1, 4096))
-    counts = np.bincount(np.asarray(draws.chosen[:, 0]), minlength=len(POOLS["standard"]))
+    samples = jax.vmap(lambda key: pipeline.sample(layers, key))(keys(1, 4096))
+    counts = np.bincount(np.asarray(samples.chosen[:, 0]), minlength=len(POOLS["standard"]))
     expected = 4096 / len(POOLS["standard"])
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
-    amounts = np.abs(draws.amount)
+    amounts = np.abs(samples.amount)
     assert amounts.min() >= 0
     assert amounts.max() < 1
     assert abs(amounts.mean() - 0.5) < 0.02
@@ -98,34 +97,34 @@ def test_operations_of_a_pool_are_equally_likely(pictures):
 POLICY = "d4|randaugment(2, 0.5, 'all')|erase(0.5, p=0.5)"
 
 
-def test_a_picture_depends_on_its_own_key_alone(pictures):
-    whole = run(POLICY, pictures)
-    np.testing.assert_array_equal(run(POLICY, pictures), whole)
+def test_an_image_depends_on_its_own_key_alone(images):
+    all_at_once = run(POLICY, images)
+    np.testing.assert_array_equal(run(POLICY, images), all_at_once)
     half = jax.jit(pipeline.augment, static_argnums=0)(
-        parse(POLICY), keys()[8:], jnp.asarray(pictures[8:])
+        parse(POLICY), keys()[8:], jnp.asarray(images[8:])
     )
-    np.testing.assert_allclose(half, whole[8:], atol=1e-3)
-    assert np.abs(run(POLICY, pictures, seed=1) - whole).mean() > 5
+    np.testing.assert_allclose(half, all_at_once[8:], atol=1e-3)
+    assert np.abs(run(POLICY, images, seed=1) - all_at_once).mean() > 5
 
 
-def test_all_at_once_is_one_by_one(pictures):
+def test_all_at_once_is_one_by_one(images):
     """What an accelerator computes, against what a CPU does."""
     step = parse("choice('all', 1.0, 3)").passes[0]
-    draws = jax.vmap(lambda key: pipeline.draw(step.layers, key))(keys(3))
+    samples = jax.vmap(lambda key: pipeline.sample(step.layers, key))(keys(3))
 
-    def one(draws, image):
+    def one(samples, image):
         counted = pipeline.colour.histogram(image)
-        transform = pipeline.compose(step.layers, image.shape[:2], draws, counted)
+        transform = pipeline.compose(step.layers, image.shape[:2], samples, counted)
         return pipeline.apply(step.pool, "reflect", transform, image)
 
-    images = jnp.asarray(pictures)
-    at_once = jax.jit(jax.vmap(one))(draws, images)
-    one_by_one = jax.jit(lambda *a: jax.lax.map(lambda x: one(*x), a))(draws, images)
+    images = jnp.asarray(images)
+    at_once = jax.jit(jax.vmap(one))(samples, images)
+    one_by_one = jax.jit(lambda *a: jax.lax.map(lambda x: one(*x), a))(samples, images)
     # Rounding may put a coefficient of JPEG's on another step.
     assert (np.abs(at_once - one_by_one) > 0.1).mean() < 1e-3
 
 
-def test_eight_devices_see_what_one_does(pictures):
+def test_eight_devices_see_what_one_does(images):
     mesh = jax.make_mesh((8,), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     augment = jax.jit(
@@ -133,27 +132,27 @@ def test_eight_devices_see_what_one_does(pictures):
         in_shardings=(split, split),
         out_shardings=split,
     )
-    found = augment(keys(), jnp.asarray(pictures))
-    assert (np.abs(found - run(POLICY, pictures)) > 0.1).mean() < 1e-3
+    found = augment(keys(), jnp.asarray(images))
+    assert (np.abs(found - run(POLICY, images)) > 0.1).mean() < 1e-3
     # No device fetches another's images.
-    text = augment.lower(keys(), jnp.asarray(pictures)).compile().as_text()
+    text = augment.lower(keys(), jnp.asarray(images)).compile().as_text()
     assert "all-gather" not in text
     assert "all-to-all" not in text
 
 
-def test_augmix_stays_between_the_picture_and_its_chains(pictures):
-    found = run("augmix(2, 2, 0.5, 'invert')", pictures)
-    either = np.stack([pictures, 255 - pictures]).astype(np.float32)
+def test_augmix_stays_between_the_image_and_its_chains(images):
+    found = run("augmix(2, 2, 0.5, 'invert')", images)
+    either = np.stack([images, 255 - images]).astype(np.float32)
     low, high = either.min(0), either.max(0)
     assert np.all(found >= low - 1)
     assert np.all(found <= high + 1)
-    assert not np.array_equal(found, pictures)
-    only_identity = run("augmix(3, 3, 0.5, 'identity')", pictures)
-    np.testing.assert_allclose(only_identity, pictures, atol=1e-3)
+    assert not np.array_equal(found, images)
+    only_identity = run("augmix(3, 3, 0.5, 'identity')", images)
+    np.testing.assert_allclose(only_identity, images, atol=1e-3)
 
 
-def test_views_alone_keep_bytes(pictures):
-    found = run("d4", pictures)
+def test_views_alone_keep_bytes(images):
+    found = run("d4", images)
     assert found.dtype == np.uint8
-    assert not np.array_equal(found, pictures)
-    np.testing.assert_array_equal(run("none", pictures), pictures)
+    assert not np.array_equal(found, images)
+    np.testing.assert_array_equal(run("none", images), images)

@@ -11,7 +11,7 @@ def test_views_alone_are_only_views():
     assert not parse("blur").only_views
 
 
-def test_a_whole_policy():
+def test_a_policy_with_every_kind_of_stage():
     found = parse(
         "flip|randaugment(2, 0.4)|erase(0.5, p=0.25)|mixup(p=0.5)|cutmix(0.8, 0.4)|fill('edge')"
     )
@@ -42,7 +42,7 @@ def test_augmix_parts_what_is_before_from_what_is_after():
     [
         ("rotatte", "unknown operation 'rotatte': did you mean rotate?"),
         ("randaugment(2, 1.5)", "randaugment's magnitude is 1.5, expected a number from 0 to 1"),
-        ("randaugment(2.5)", "randaugment's num_ops is 2.5, expected a whole number from 1 to 16"),
+        ("randaugment(2.5)", "randaugment's num_ops is 2.5, expected an integer from 1 to 16"),
         ("rotate(-0.1)", "rotate's magnitude is -0.1"),
         ("rotate(0.1, p=2)", "rotate's p is 2, expected a number from 0 to 1"),
         ("rotate(0.1, q=2)", "expected rotate(magnitude=0.5, p=1.0)"),

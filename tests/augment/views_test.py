@@ -14,7 +14,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def cells():
-    return render.render(8, SIZE, seed=3).images
+    return render.render_dataset(8, SIZE, seed=3).images
 
 
 def by_pillow(images, function):
@@ -51,7 +51,7 @@ def test_auto_contrast_is_pillow_s(cells):
     assert_close(views.auto_contrast(jnp.asarray(cells)), expected, levels=3)
 
 
-def test_auto_contrast_leaves_a_flat_picture():
+def test_auto_contrast_leaves_a_flat_image():
     flat = jnp.full((2, 8, 8, 3), 77, jnp.uint8)
     np.testing.assert_array_equal(views.auto_contrast(flat), flat)
 
@@ -88,7 +88,7 @@ def test_crops_are_bilinear_resizes_of_a_square(cells, down, right):
 
 
 @pytest.mark.parametrize("name", sorted(views.SETS))
-def test_the_first_view_is_the_picture_and_all_differ(cells, name):
+def test_the_first_view_is_the_image_and_all_differ(cells, name):
     found = [np.asarray(function(jnp.asarray(cells))) for function in views.named(name).values()]
     np.testing.assert_array_equal(found[0], cells)
     assert all(view.shape == cells.shape and view.dtype == np.uint8 for view in found)
@@ -110,7 +110,7 @@ def test_symmetries_are_called_what_they_are(cells):
 def test_joined_sets_are_every_view_of_every_view(cells):
     found = views.named("flip+crops")
     assert len(found) == 4 * 6
-    assert next(iter(found)) == views.PICTURE
+    assert next(iter(found)) == views.IMAGE
     images = jnp.asarray(cells)
     both = jax.jit(found["rotate_180+top_left"])(images)
     np.testing.assert_array_equal(both, views.crop(images[:, ::-1, ::-1], 0.0, 0.0))

@@ -43,7 +43,7 @@ def reference(torchvision):
 
 def images(size):
     rng = np.random.default_rng(0)
-    cells = render.render(8, size, seed=3).images[:2]
+    cells = render.render_dataset(8, size, seed=3).images[:2]
     return [*cells, rng.integers(0, 256, (size, size, 3), np.uint8)]
 
 

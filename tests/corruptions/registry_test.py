@@ -11,7 +11,7 @@ from bloodjax.errors import UserError
 
 @pytest.fixture(scope="module")
 def cells():
-    return render.render(8, 96, seed=1).images
+    return render.render_dataset(8, 96, seed=1).images
 
 
 def distorted(image, name, severity, seed=0, image_name="a.png"):
@@ -56,7 +56,7 @@ def test_another_process_distorts_alike(cells):
     code = (
         "from bloodjax.data.synthetic import render\n"
         "from bloodjax.corruptions import registry\n"
-        "image = render.render(8, 96, seed=1).images[0]\n"
+        "image = render.render_dataset(8, 96, seed=1).images[0]\n"
         "out = registry.distort(image, 'bubble', 3, seed=0, image_name='a.png')\n"
         "choice = registry.parse('everything', '')\n"
         "print(out.tobytes().hex(), registry.sample(choice, seed=0, image_name='a.png'))\n"

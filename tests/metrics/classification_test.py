@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 from scipy.special import softmax
-from scipy.stats import binomtest
+from scipy.stats import norm
 from sklearn import metrics as reference
 
 from bloodjax import metrics
@@ -176,12 +176,12 @@ def test_a_single_class_has_no_auc():
     json.dumps(found, allow_nan=False)
 
 
-def test_bootstrap_is_the_metrics_of_resampled_pictures(monkeypatch):
-    """One resample, drawn here by hand, has the figures of a set with those images repeated."""
+def test_bootstrap_is_the_metrics_of_resampled_images(monkeypatch):
+    """The metrics of one resample equal those of a set with these images repeated."""
     probabilities, labels = _made_up(200, decimals=2)
     counts = np.bincount(np.random.default_rng(5).integers(200, size=200), minlength=200)
     monkeypatch.setattr(
-        metrics, "_resamples", lambda *_: iter([counts[:, None].astype(np.float64)])
+        classification, "_resamples", lambda *_: iter([counts[:, None].astype(np.float64)])
     )
     ci95 = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)["ci95"]
     monkeypatch.undo()
@@ -195,12 +195,12 @@ def test_bootstrap_is_the_metrics_of_resampled_pictures(monkeypatch):
 
 def test_bootstrap_does_not_depend_on_the_size_of_its_chunks(monkeypatch):
     probabilities, labels = _made_up(100)
-    whole = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
+    in_one_chunk = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
     monkeypatch.setattr(classification, "RESAMPLED_AT_ONCE", 100 * 30)
     chunked = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
     for name in SCALARS:
-        width = whole[name][1] - whole[name][0]
-        np.testing.assert_allclose(chunked[name], whole[name], atol=0.25 * width)
+        width = in_one_chunk[name][1] - in_one_chunk[name][0]
+        np.testing.assert_allclose(chunked[name], in_one_chunk[name], atol=0.25 * width)
 
 
 def test_bootstrap_is_reproducible():
@@ -242,9 +242,12 @@ def test_quick_is_a_part_of_evaluate():
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (7, 9), (20, 20), (3380, 3421)])
-def test_wilson_interval_equals_scipy(successes, trials):
-    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert metrics.wilson_interval(successes, trials) == pytest.approx(tuple(expected), abs=1e-7)
+def test_wilson_interval_is_wilson_s_formula(successes, trials):
+    z, share = norm.ppf(0.975), successes / trials
+    centre = share + z**2 / (2 * trials)
+    half = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    expected = [(centre + sign * half) / (1 + z**2 / trials) for sign in (-1, 1)]
+    assert metrics.wilson_interval(successes, trials) == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bloodjax.data.audit.audit import audit
+from bloodjax.data.audit import audit
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
@@ -18,8 +18,8 @@ from bloodjax.report import audit_page
 
 @pytest.fixture(scope="module")
 def flawed():
-    cells = render.render(80, seed=3)
-    dataset, _ = render.plant(cells, duplicates=25, conflicts=4, junk=30, seed=1)
+    cells = render.render_dataset(80, seed=3)
+    dataset, _ = render.plant_flaws(cells, duplicates=25, conflicts=4, junk=30, seed=1)
     datasets = {"<b>cells</b>": dataset}
     return audit(datasets), datasets
 
@@ -59,16 +59,16 @@ def test_the_page_shows_each_frame_once_and_says_how_many_there_are(tmp_path, fl
 
 
 def test_the_page_of_clean_data_says_so(tmp_path):
-    datasets = {"cells": render.render(64, seed=3)}
+    datasets = {"cells": render.render_dataset(64, seed=3)}
     html = audit_page.write(audit(datasets), datasets, tmp_path).read_text()
     assert thumbnails(html) == []
     assert html.count('class="good-text"') == 5
 
 
-def test_the_page_stays_small_when_pictures_are_large_and_findings_many(tmp_path):
+def test_the_page_stays_small_when_images_are_large_and_findings_many(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (120, 224, 224, 3)).astype(np.uint8)
     dataset = dataclasses.replace(
-        render.render(120, 16),
+        render.render_dataset(120, 16),
         images=np.concatenate([images[:60], images[:60]]),
         labels=np.repeat([0, 1], 60).astype(np.int32),
         splits=("train",) * 60 + ("test",) * 60,

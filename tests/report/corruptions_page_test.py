@@ -35,7 +35,7 @@ def test_it_shows_each_error_and_needs_no_other_file():
     assert not sources
 
 
-def test_pictures_of_another_size_than_the_benchmark_s_are_said_to_be():
-    note = "hit these of 96 × 96 differently"
+def test_images_of_another_size_than_the_benchmark_s_are_said_to_be():
+    note = "affect these images of 96 × 96 differently"
     assert note in page(image_size=96, dust={1: 0.1})
     assert note not in page(image_size=224, dust={1: 0.1})

@@ -113,7 +113,7 @@ def test_training_curves_mark_phases_and_the_kept_epoch():
     assert list(curves) == ["loss", "accuracy", "learning_rate"]
     for svg in curves.values():
         assert _dotted(svg) == 2
-    assert "kept: epoch 4" in _texts(curves["loss"])
+    assert "best: epoch 4" in _texts(curves["loss"])
     assert {"train", "validation"} <= set(_texts(curves["accuracy"]))
 
 
@@ -156,7 +156,7 @@ def test_reliability_diagram_has_a_dot_a_filled_bin():
     assert _dots(plots.reliability_diagram(bins)) == 2 + 1  # and one in the legend
 
 
-def test_class_recalls_leave_out_classes_without_pictures():
+def test_class_recalls_leave_out_classes_without_images():
     svg = plots.class_recalls(_evaluation()["per_class"])
     assert _dots(svg) == 2
     assert {"basophil", "&lt;b&gt;&amp;", "a $x$ y"} <= set(_texts(svg))

@@ -154,10 +154,10 @@ def test_full_report_needs_nothing_else(full):
 def test_full_report_states_the_figures(full):
     test = _run()["evaluations"]["test"]
     low, high = test["ci95"]["accuracy"]
-    assert f"names {100 * test['accuracy']:.1f} % of the 120 test images" in full.text
-    assert f"expect {100 * low:.1f}–{100 * high:.1f} %" in full.text
+    assert f"classifies {100 * test['accuracy']:.1f} % of the 120 test images" in full.text
+    assert f"expect an accuracy of {100 * low:.1f}–{100 * high:.1f} %" in full.text
     fewer = 100 * (1 - (1 - test["accuracy"]) / 0.5)
-    assert f"reaches 50.0 %; the model makes {fewer:.0f} % fewer mistakes" in full.text
+    assert f"reaches 50.0 %. The model makes {fewer:.0f} % fewer errors" in full.text
     assert "head 1, finetune 2–3" in full.text
     assert "training 1 h 2 min" in full.text
     assert "audit 1 min 5 s" in full.text
@@ -168,8 +168,8 @@ def test_full_report_states_the_figures(full):
 
 
 def test_full_report_says_where_the_time_goes(full):
-    assert "Phase head 3,200.0 images/s: 5.0 ms a step of 16 images" in full.text
-    assert "utilisation: not known; no peak is known." in full.text
+    assert "Phase head 3,200.0 images/s: 5.0 ms per step of 16 images" in full.text
+    assert "utilisation: unknown; no peak is known." in full.text
     assert "dense, <gradient> 4.00 80.0 %" in full.text
     assert "dot.1 dense 4.00 80.0 % f32[2] a.py:1 a/<b>" in full.text
     assert "None." in full.text, "the note of a phase without a table"
@@ -183,15 +183,15 @@ def test_names_are_escaped(full):
 
 
 def test_mistakes_are_shown_with_what_they_were_taken_for(full):
-    (picture,) = (attributes for tag, attributes in full.tags if tag == "img")
-    assert picture["alt"] == "<b> taken for platelet"
-    encoded = picture["src"].partition(",")[2]
+    (image,) = (attributes for tag, attributes in full.tags if tag == "img")
+    assert image["alt"] == "<b> predicted as platelet"
+    encoded = image["src"].partition(",")[2]
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
     np.testing.assert_array_equal(decoded, _run()["mistakes"][0].image)
     assert "platelet 99 % label <b> <i>.jpg" in full.text
 
 
-def test_every_picture_and_plot_has_a_text(full):
+def test_every_image_and_plot_has_a_text(full):
     plots = [attributes for tag, attributes in full.tags if tag == "svg"]
     assert len(plots) == 6
     assert all(attributes["aria-label"] for attributes in plots)
@@ -213,7 +213,7 @@ def test_an_empty_run_says_what_is_missing():
 def test_missing_mistakes_and_baseline_are_said_to_be():
     run = {**_run(), "mistakes": [], "baselines": None}
     text = _Page(run_page.build(**run)).text
-    assert "No mistakes to show" in text
+    assert "No misclassified images to show" in text
     assert "baseline was not measured" in text
 
 
@@ -221,8 +221,8 @@ def test_missing_mistakes_and_baseline_are_said_to_be():
     ("change", "warning"),
     [
         ({"baselines": {"test": 0.9}}, "not clearly better"),
-        ({"evaluations": {"test": _evaluation(right=0.3)}}, "is not a probability"),
-        ({"audit": {"n": 9, "leakage": 1}}, "may flatter the model"),
+        ({"evaluations": {"test": _evaluation(right=0.3)}}, "is poorly calibrated"),
+        ({"audit": {"n": 9, "leakage": 1}}, "may be too good"),
     ],
 )
 def test_reasons_for_doubt_are_said(full, change, warning):
@@ -232,14 +232,14 @@ def test_reasons_for_doubt_are_said(full, change, warning):
 
 def test_leaks_that_were_left_out_are_no_reason_for_doubt():
     run = {**_run(), "audit": {"n": 9, "leakage": 1, "dropped": 1, "cleaned": 1}}
-    assert "may flatter the model" not in _Page(run_page.build(**run)).text
+    assert "may be too good" not in _Page(run_page.build(**run)).text
 
 
 def test_a_perfect_score_keeps_its_doubt():
     perfect = _evaluation(n=20, right=1.0)
     assert perfect["ci95"]["accuracy"] == [1, 1]
     text = _Page(run_page.build(name="", config={}, history=[], evaluations={"test": perfect})).text
-    assert "expect 83.9–100.0 %" in text
+    assert "expect an accuracy of 83.9–100.0 %" in text
 
 
 def _effect(low, high):
@@ -254,10 +254,14 @@ def _effect(low, high):
 
 @pytest.mark.parametrize(
     ("interval", "verdict"),
-    [((0.002, 0.02), "it helps"), ((-0.01, 0.03), "no difference"), ((-0.03, -0.01), "it harms")],
+    [
+        ((0.002, 0.02), "it helps"),
+        ((-0.01, 0.03), "no significant difference"),
+        ((-0.03, -0.01), "it harms"),
+    ],
 )
 def test_whether_the_views_helped(full, interval, verdict):
-    assert "Averaging over views" not in full.text
+    assert "Test-time augmentation" not in full.text
     test = {**_evaluation(), "tta": "d4", "tta_effect": _effect(*interval)}
     text = _Page(run_page.build(**{**_run(), "evaluations": {"test": test}})).text
     low, high = (f"{100 * v:+.1f}" for v in interval)
@@ -267,18 +271,18 @@ def test_whether_the_views_helped(full, interval, verdict):
 
 
 def test_other_weights_of_the_same_run(full):
-    assert "with the weights in use" not in full.text
+    assert "with the selected weights" not in full.text
     beside = {"raw weights": {"accuracy": 0.75}, "best epoch alone": {"accuracy": 0.5}}
     test = {**_evaluation(), "beside": beside}
     text = _Page(run_page.build(**{**_run(), "evaluations": {"test": test}})).text
     others = (
-        "with the weights in use; 75.0 % with the raw weights; 50.0 % with the best epoch alone."
+        "with the selected weights; 75.0 % with the raw weights; 50.0 % with the best epoch alone."
     )
     assert others in text
 
 
 def test_an_ensemble_s_members_and_folds():
-    member = {"network": "vgg_16", "accuracy": 0.8, "balanced_accuracy": 0.7, "loss": 0.5}
+    member = {"network": "vgg16", "accuracy": 0.8, "balanced_accuracy": 0.7, "loss": 0.5}
     members = [{"workdir": f"run/<fold{i}>", **member} for i in range(2)]
     folds = [{"n": 60, "accuracy": 0.75}, {"n": 60, "accuracy": 0.85}]
     evaluations = {
@@ -286,7 +290,7 @@ def test_an_ensemble_s_members_and_folds():
         "out_of_fold": {**_evaluation(), "folds": folds},
     }
     page = _Page(run_page.build(**{**_run(), "history": [], "evaluations": evaluations}))
-    assert "run/<fold1> vgg_16 80.0 % 70.0 % 0.500" in page.text
-    assert "Accuracy fold by fold: 75.0 % of 60, 85.0 % of 60." in page.text
-    assert "each one's own report has its curves" in page.text
+    assert "run/<fold1> vgg16 80.0 % 70.0 % 0.500" in page.text
+    assert "Accuracy by fold: 75.0 % of 60, 85.0 % of 60." in page.text
+    assert "The report of each member has its curves" in page.text
     assert "No epoch has been logged" not in page.text
