@@ -1,11 +1,11 @@
-"""Times bloodjax and its peers, and writes what it saw.
+"""Times bloodjax and other libraries on the same tasks, and writes the results.
 
 python -m benchmarks [--tasks=train:convnext_base:16,...] [--contenders=bloodjax,timm,...]
                      [--seconds=900] [--out=benchmarks/results]
 
-A task is KIND:NETWORK:BATCH[:SIZE]; by default all of RESULTS.md's. The seconds are shared out
-among the tasks; setting up comes on top. A peer that is not installed, or that cannot do a task, is
-named and left out. `--out` gets DEVICE/DATE.json, the results of one run; from them
+A task is KIND:NETWORK:BATCH[:SIZE]; by default all tasks of RESULTS.md. The seconds are divided
+equally between the tasks; setup time is not included. A library that is not installed, or does not
+support a task, is named and left out. The results are written to OUT/DEVICE/DATE.json, from which
 `python -m benchmarks.tables` fills RESULTS.md.
 """
 
@@ -23,10 +23,14 @@ from benchmarks.tasks import Task, default_tasks
 
 
 def parse_task(text: str, dtype: str) -> Task:
-    """A task of the command line.
+    """Parses a task of the command line.
+
+    Args:
+      text: KIND:NETWORK:BATCH[:SIZE].
+      dtype: Compute dtype, "float32" or "bfloat16".
 
     Raises:
-      ValueError: it is not KIND:NETWORK:BATCH[:SIZE].
+      ValueError: The text has another form.
     """
     match = re.fullmatch(r"(\w+):(\w+):(\d+)(?::(\d+))?", text)
     if not match:
@@ -35,7 +39,7 @@ def parse_task(text: str, dtype: str) -> Task:
 
 
 def _device() -> tuple[str, str]:
-    """The platform that JAX finds and a name for the device, asked for in a process of its own."""
+    """JAX's platform and a name for the device, determined in a separate process."""
     process = pairing.Process("bloodjax")
     answer = process.ask(task={"kind": "predict", "network": "simple_cnn", "batch": 8, "size": 32})
     process.close()
@@ -80,7 +84,7 @@ def main() -> None:
 
 
 def summary(result: dict) -> str:
-    """A task's result, a line each contender."""
+    """Formats a task's result, one line per contender."""
     lines = [str(Task(**result["task"]))]
     for name, found in result["contenders"].items():
         if "error" in found:

@@ -1,13 +1,13 @@
-"""What each part of the robust recipe brings, on clean and on distorted images.
+"""Ablation of the robust recipe: the effect of each part on clean and on distorted images.
 
 python -m benchmarks.ablation --train=SPEC --validation=SPEC --dir=DIR [--epochs=3] [--seeds=0,1]
                               [--distortions=everything] [--out=benchmarks/results]
                               [--config.key=value ...]
 
-Trains `configs/recipes/robust.py` once for each variant and seed, in a workdir of its own under
-`--dir`, and scores the test part that was kept back of train: as it is, and with each image under
-one distortion, the same for all variants. It prints RESULTS.md's table and writes
-`OUT/DEVICE/ablation_DATE.json`. The same command goes on where it was stopped. Faster on a CPU with
+Trains `configs/recipes/robust.py` once for each variant and seed, in a separate workdir under
+`--dir`, and evaluates it on the test split of train: on the clean images, and with one distortion
+per image, the same for all variants. It prints RESULTS.md's table and writes
+`OUT/DEVICE/ablation_DATE.json`. The same command resumes after a stop. It is faster on a CPU with
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.cli.huge_pages`).
 """
 
@@ -34,7 +34,7 @@ from bloodjax.training import corrupted_splits, input_pipeline
 
 _CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "recipes" / "robust.py"
 _MIX = "|mixup(0.2, p=0.25)|cutmix(1.0, p=0.25)"
-# Of the training of each variant, what differs. Each but the first has what the ones before have.
+# Variant -> changes of the recipe. Each variant adds to the one before it.
 VARIANTS = {
     "none": {"augment": "none", "ema": 0.0},
     "d4": {"augment": "d4", "ema": 0.0},
@@ -42,7 +42,7 @@ VARIANTS = {
     "mix": {"augment": f"d4|randaugment(2, 0.4){_MIX}", "ema": 0.99},
     "recipe": {"ema": 0.99},
 }
-# Rows of the table: whose weights they are, which of them (`classifier.load`), with what views.
+# Row of the table -> (variant, weights as in `classifier.load`, views).
 ROWS = {
     "no augmentation": ("none", "epoch", "none"),
     "flips and quarter turns": ("d4", "epoch", "none"),
@@ -57,7 +57,7 @@ SETS = ("clean", "distorted")
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Predictions on one set, of all seeds one after the other."""
+    """Predictions on one set; those of the seeds are concatenated."""
 
     probabilities: Float[np.ndarray, "n classes"]
     labels: Int[np.ndarray, " n"]
@@ -65,17 +65,17 @@ class Answers:
 
     @classmethod
     def of(cls, seed: int, probabilities: np.ndarray, labels: np.ndarray) -> Answers:
-        """Those of one seed."""
+        """The predictions of one seed."""
         return cls(probabilities, np.asarray(labels), np.full(len(labels), seed))
 
-    def and_of(self, other: Answers) -> Answers:
-        """Both."""
+    def joined(self, other: Answers) -> Answers:
+        """Concatenates these predictions and those of `other`."""
         fields = [field.name for field in dataclasses.fields(self)]
         return Answers(*(np.concatenate([getattr(a, f) for a in (self, other)]) for f in fields))
 
 
 def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str], np.ndarray]:
-    """Probabilities by (set, weights, views) and, as ("labels",) * 3, the labels."""
+    """Probabilities by (set, weights, views); the key ("labels",) * 3 has the labels."""
     model = classifier.load(workdir, "epoch")
     test = input_pipeline.recall(model.config, workdir / "splits.json", model.classes, "test")
     choice = registry.parse(distortions, "--distortions")
@@ -87,57 +87,61 @@ def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str
     weights = {"epoch": model}
     if model.config.ema:
         weights["raw"] = classifier.load(workdir, "raw")
-    for name, pictures in images.items():
+    for name, of_set in images.items():
         for which, network in weights.items():
-            both = network.predict_beside(pictures, "d4")
+            both = network.predict_with_plain(of_set, "d4")
             found |= {(name, which, "d4"): both[:, 0], (name, which, "none"): both[:, 1]}
     return found
 
 
 def row(found: dict[str, Answers], before: dict[str, Answers] | None) -> dict[str, object]:
-    """A row's figures for each set, with 95 % intervals; `before` is the row above.
+    """Accuracy on each set, with 95 % intervals and the gain over the row above.
 
-    Intervals are the bootstrap's over the images of all seeds. They do not hold what other seeds
-    would have brought; the figures of each seed, beside them, show some of that.
+    Intervals are from bootstrap resamples of the images of all seeds. They do not include the
+    variance between seeds, which the accuracy of each seed indicates.
+
+    Args:
+      found: Set -> predictions.
+      before: The same for the row above, or None.
     """
-    figures = {}
+    scores = {}
     for name, all_seeds in found.items():
         classes = [str(i) for i in range(all_seeds.probabilities.shape[1])]
         scored = metrics.evaluate(all_seeds.probabilities, all_seeds.labels, classes)
-        right = all_seeds.probabilities.argmax(axis=1) == all_seeds.labels
+        correct = all_seeds.probabilities.argmax(axis=1) == all_seeds.labels
         seeds = np.unique(all_seeds.seeds)
-        figures[name] = {
+        scores[name] = {
             "n": scored["n"],
             "accuracy": scored["accuracy"],
             "ci95": scored["ci95"]["accuracy"],
-            "seeds": {str(seed): float(right[all_seeds.seeds == seed].mean()) for seed in seeds},
+            "seeds": {str(seed): float(correct[all_seeds.seeds == seed].mean()) for seed in seeds},
         }
         if before:
             gain = significance.compare(
                 all_seeds.probabilities, before[name].probabilities, all_seeds.labels
             )
-            figures[name]["gain"] = {key: gain[key] for key in ("difference", "ci95")}
-    return figures
+            scores[name]["gain"] = {key: gain[key] for key in ("difference", "ci95")}
+    return scores
 
 
 def table(rows: dict[str, dict]) -> str:
-    """The rows as Markdown."""
+    """Formats the rows as a Markdown table."""
     lines = [
         "| training | clean | distorted | gain over the row above, distorted |",
         "|---|---|---|---|",
     ]
-    for name, figures in rows.items():
-        cells = [_accuracy(figures[which]) for which in SETS]
-        gain = figures["distorted"].get("gain")
+    for name, scores in rows.items():
+        cells = [_accuracy(scores[which]) for which in SETS]
+        gain = scores["distorted"].get("gain")
         cells.append("" if gain is None else _gain(gain))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _accuracy(figures: dict) -> str:
-    low, high = figures["ci95"]
-    seeds = ", ".join(f"{value:.3f}" for value in figures["seeds"].values())
-    return f"{figures['accuracy']:.3f} ({low:.3f} to {high:.3f}); {seeds}"
+def _accuracy(scores: dict) -> str:
+    low, high = scores["ci95"]
+    seeds = ", ".join(f"{value:.3f}" for value in scores["seeds"].values())
+    return f"{scores['accuracy']:.3f} ({low:.3f} to {high:.3f}); {seeds}"
 
 
 def _gain(gain: dict) -> str:
@@ -146,13 +150,13 @@ def _gain(gain: dict) -> str:
 
 
 def _config(chosen: argparse.Namespace, seed: int, changes: dict, overrides: list[str]):
-    """The recipe's config for one run; the user's own overrides come last."""
+    """The config of one run; the user's overrides have precedence."""
     values = {
         "data.train": chosen.train,
         "data.validation": chosen.validation,
         "data.validation_distortion": chosen.distortions,
         "phases.finetune.epochs": chosen.epochs,
-        # The views are looked at here, for all rows alike.
+        # This benchmark evaluates the views itself.
         "evaluation.tta": "none",
         "seed": seed,
         **changes,
@@ -181,7 +185,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
 def measure(
     chosen: argparse.Namespace, overrides: list[str]
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """Trains what is not yet trained, and returns the table's rows."""
+    """Trains the runs that are not yet trained, and returns the rows of the table."""
     found: dict[tuple[str, str], Answers] = {}
     for seed in chosen.seeds:
         for variant, changes in VARIANTS.items():
@@ -195,7 +199,7 @@ def measure(
                 for part in SETS if whose == variant else ():
                     new = Answers.of(seed, predicted[part, which, views], labels)
                     old = found.get((name, part))
-                    found[name, part] = new if old is None else old.and_of(new)
+                    found[name, part] = new if old is None else old.joined(new)
     rows, before = {}, None
     for name in ROWS:
         of_row = {part: found[name, part] for part in SETS}

@@ -1,13 +1,13 @@
-"""Times every form of the depthwise convolution that this device has, forwards and backwards.
+"""Times all implementations of the depthwise convolution on this device, forward and backward.
 
 python -m benchmarks.depthwise [--batch=128] [--dtypes=bfloat16,float32] [--forms=native,...]
                                [--cases=7:1:24:128,...] [--seconds=600] [--out=benchmarks/results]
 
 A case is KERNEL:STRIDE:SIDE:CHANNELS; by default those of ConvNeXt-B, EfficientNet-B0 and
-MobileNet V1 at 96 pixels. Cases are taken in turn until the seconds are over. A form that does not
-compile, or whose output is not that of the others, is named and left out. `--out` gets
-DEVICE/depthwise_DATE.json. A Markdown table goes to the standard output, with the fastest form of
-each case, and, on CUDA, what `bloodjax.ops.depthwise_gpu.CUDA_FORMS` would have to hold.
+MobileNet V1 at 96 pixels. Cases are timed in order until the time is over. A form that does not
+compile, or whose output differs from the others', is named and left out. The results are written to
+OUT/DEVICE/depthwise_DATE.json. The standard output gets a Markdown table with the fastest form of
+each case and, on CUDA, the corresponding value of `bloodjax.ops.depthwise_gpu.CUDA_FORMS`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ from benchmarks import record
 from benchmarks.depthwise_forms import DIRECTIONS, FORMS, Case, prepare
 
 _ROUNDS = 5
-_WINDOW_SECONDS = 0.03  # of one form in a round
-_HOPELESS = 20.0  # a form so many times slower than the fastest is timed once
-_GAIN = 0.95  # a form must take less than this share of native's time to replace it
-_TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}  # of the largest value; a GPU may compute in TF32
+_WINDOW_SECONDS = 0.03  # Duration of one form in a round.
+_HOPELESS = 20.0  # A form this many times slower than the fastest is timed once.
+_GAIN = 0.95  # A form replaces native if it takes less than this share of native's time.
+_TOLERANCE = {
+    "float32": 1e-2,
+    "bfloat16": 5e-2,
+}  # Relative to the largest value; a GPU may compute in TF32.
 
 _CASES = (
     # ConvNeXt-B
@@ -48,24 +51,29 @@ _CASES = (
 
 
 def time_case(case: Case, direction: str, forms: tuple[str, ...]) -> dict[str, Any]:
-    """Times forms of one direction, round by round.
+    """Times forms of one direction in rounds.
+
+    Args:
+      case: The shapes.
+      direction: One of `DIRECTIONS`.
+      forms: Names of forms.
 
     Returns:
-      `case`, `direction`, `forms` (name -> `seconds` of each round, their `median`, and
-      `difference` from the first form that worked, relative to the largest value; or `error`), and
-      `best`: the fastest of ours.
+      `case`; `direction`; `forms`: name -> `seconds` by round, their `median`, and `difference`
+      from the first working form relative to the largest value, or `error`; and `best`: our fastest
+      form.
     """
     arrays, found, running = case.arrays(), {}, {}
     first = None
     for name in forms:
         try:
             timed = prepare(name, direction, case, arrays)
-        except Exception as error:  # whatever a compiler raises: it is left out, and said so
+        except Exception as error:  # Any error of a compiler: the form is left out, with a message.
             found[name] = {"error": _line(error)}
             continue
         first = timed.result if first is None else first
         difference = float(np.abs(timed.result - first).max() / np.abs(first).max())
-        if not difference <= _TOLERANCE[case.dtype]:  # NaN too
+        if not difference <= _TOLERANCE[case.dtype]:  # This form rejects NaN too.
             found[name] = {"error": f"differs by {difference:.1e} of the largest value"}
             continue
         timed.result = None
@@ -92,16 +100,16 @@ def _rounds(running: dict[str, Any], found: dict[str, Any]) -> None:
             found[name]["seconds"].append(seconds)
         else:
             order.append(name)
-    # One call alone waits for its answer, as calls in a row do not: counted anew.
+    # A single call includes waiting for its result, so the number of calls is computed again.
     times = {name: max(1, round(_WINDOW_SECONDS / running[name].seconds(3))) for name in order}
     for _ in range(_ROUNDS):
         for name in order:
             found[name]["seconds"].append(running[name].seconds(times[name]))
-        order = order[1:] + order[:1]  # each goes first in turn
+        order = order[1:] + order[:1]  # Another form goes first.
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A Markdown table of microseconds, a row for each result of `time_case`."""
+    """Formats results of `time_case` as a Markdown table, in microseconds."""
     forms = list(dict.fromkeys(name for result in results for name in result["forms"]))
     lines = [
         f"| kernel, stride, map, channels | dtype | direction | {' | '.join(forms)} | best |",
@@ -121,10 +129,10 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def cuda_forms(results: list[dict[str, Any]]) -> dict[tuple, tuple[tuple[int, str], ...]]:
-    """What `depthwise_gpu.CUDA_FORMS` would hold by these results of `time_case`.
+    """The value of `depthwise_gpu.CUDA_FORMS` for these results of `time_case`.
 
-    Cases that differ in channels only are summed. A form replaces native where it is faster by a
-    margin.
+    The times of cases that differ only in channels are added. A form replaces native if it is
+    faster by a margin.
     """
     totals: dict[tuple, dict[int, dict[str, float]]] = {}
     for result in results:
@@ -188,7 +196,7 @@ def _arguments(platform: str) -> argparse.Namespace:
 
 
 def _measure(cases, forms, seconds) -> tuple[list[dict], list[dict], str]:
-    """Results, cases left out for want of time, and what ended it before its time, if anything."""
+    """Results, cases left out for lack of time, and an error that ended the run, or ""."""
     began, results, left_out = time.perf_counter(), [], []
     for case in cases:
         if results and time.perf_counter() - began > seconds:
@@ -197,7 +205,7 @@ def _measure(cases, forms, seconds) -> tuple[list[dict], list[dict], str]:
         for direction in DIRECTIONS:
             try:
                 results.append(time_case(case, direction, forms))
-            except (Exception, KeyboardInterrupt) as error:  # a device that failed stays so
+            except (Exception, KeyboardInterrupt) as error:  # A failed device does not recover.
                 return results, left_out, f"{direction}: {_line(error)}"
             print(summary(results[-1]), file=sys.stderr, flush=True)
     return results, left_out, ""
@@ -205,7 +213,7 @@ def _measure(cases, forms, seconds) -> tuple[list[dict], list[dict], str]:
 
 def main() -> None:
     """Runs the command."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # room for PyTorch
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Leaves memory for PyTorch.
     platform = jax.default_backend()
     chosen = _arguments(platform)
     cases = [
@@ -222,7 +230,7 @@ def main() -> None:
             print(f"    {key}: {steps},")
         print("}")
     if left_out:
-        print(f"\nleft out for want of time: {len(left_out)} of {len(cases)} cases")
+        print(f"\nleft out for lack of time: {len(left_out)} of {len(cases)} cases")
     content = {"versions": _versions(), "results": results, "left_out": left_out}
     print(f"\nwritten to {record.write(chosen.out, device, content, 'depthwise_')}")
     if failure:
@@ -234,7 +242,7 @@ def _line(error: BaseException) -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """A result in one line, and a line for each form that was left out."""
+    """Formats a result in one line, and one more for each form that was left out."""
     case = Case(**result["case"])
     lines = [f"{case} {result['direction']}: best {result['best']}"]
     for name, found in result["forms"].items():

@@ -1,4 +1,4 @@
-"""What `benchmarks.depthwise` times: one computation of one form, on arrays that are ready."""
+"""The computations that `benchmarks.depthwise` times."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FORMS = {
     "gpu": ("native", "shifted", "pallas", "torch"),
     "tpu": ("native", "shifted"),
 }
-_TOEPLITZ_PIXELS = 144  # of larger maps the matrices would fill the memory
+_TOEPLITZ_PIXELS = 144  # The matrices of larger maps do not fit into memory.
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A convolution of square maps: NHWC, padded by half the kernel on either side."""
+    """A convolution of square feature maps: NHWC, padded by half the kernel on each side."""
 
     kernel: int
     stride: int
@@ -37,11 +37,11 @@ class Case:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """Stride and padding, as a form takes them."""
+        """Stride and padding as keyword arguments."""
         return {"stride": self.stride, "padding": ((self.kernel // 2,) * 2,) * 2}
 
     def arrays(self) -> dict[str, jax.Array]:
-        """Random `x`, `kernel` and `grad` (the output's gradient) on the device."""
+        """Random `x`, `kernel` and `grad` (gradient of the output) on the device."""
         out = (self.side - 1) // self.stride + 1
         sizes = {
             "x": (self.batch, self.side, self.side, self.channels),
@@ -56,19 +56,19 @@ class Case:
 
 
 class Timed:
-    """One computation, compiled.
+    """A compiled computation.
 
     Attributes:
-      call: starts it and returns what comes out.
-      wait: waits until what `call` returned is there.
-      result: its first output, as a NumPy array in float32.
+      call: Starts the computation and returns its output.
+      wait: Waits until an output of `call` is available.
+      result: The output as a float32 NumPy array.
     """
 
     def __init__(self, call: Callable[[], Any], wait: Callable[[Any], None], result: np.ndarray):
         self.call, self.wait, self.result = call, wait, result
 
     def seconds(self, times: int) -> float:
-        """Seconds a computation takes, when so many follow one another."""
+        """Seconds per computation, when `times` of them are started in a row."""
         began = time.perf_counter()
         for _ in range(times):
             last = self.call()
@@ -77,16 +77,16 @@ class Timed:
 
 
 def prepare(form: str, direction: str, case: Case, arrays: dict[str, jax.Array]) -> Timed:
-    """Compiles a form of a direction and runs it once.
+    """Compiles a computation and runs it once.
 
     Args:
-      form: one of `FORMS`.
-      direction: one of `DIRECTIONS`.
-      case: its shapes.
+      form: One of `FORMS`.
+      direction: One of `DIRECTIONS`.
+      case: The shapes.
       arrays: `case.arrays()`.
 
     Raises:
-      Exception: whatever the form, its compiler or the device raises.
+      Exception: Any error of the form, its compiler or the device.
     """
     if form == "torch":
         return _torch(direction, case, arrays)
@@ -110,14 +110,14 @@ def _function(form: str, direction: str, case: Case) -> Callable[..., jax.Array]
 
 
 def _cpu(form: str, direction: str, case: Case) -> Callable[..., jax.Array]:
-    """CPU's forms choose by map size; here the choice is made for them."""
+    """A CPU form. `depthwise_cpu` chooses by map size; this overrides its choice."""
     toeplitz = form == "toeplitz"
     if toeplitz and (case.stride > 1 or case.side**2 > _TOEPLITZ_PIXELS):
         raise ValueError(f"only for stride 1 and maps of up to {_TOEPLITZ_PIXELS} pixels")
     backward = functools.partial(depthwise_cpu.backward, **case.shape)
     size = (case.batch, case.side, case.side, case.channels)
     window = (case.kernel, case.kernel, case.channels)
-    # Of the two gradients, the compiler drops the one that is not asked for.
+    # The compiler removes the gradient that is not returned.
     functions = {
         "forward": functools.partial(depthwise_cpu.forward, **case.shape),
         "input_grad": lambda grad, kernel: backward(jnp.zeros(size, grad.dtype), kernel, grad)[0],
@@ -132,7 +132,7 @@ def _cpu(form: str, direction: str, case: Case) -> Callable[..., jax.Array]:
 
 
 def _torch(direction: str, case: Case, arrays: dict[str, jax.Array]) -> Timed:
-    """PyTorch's, channels last, eager."""
+    """PyTorch's implementation: channels last, eager."""
     import torch
 
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
@@ -142,7 +142,7 @@ def _torch(direction: str, case: Case, arrays: dict[str, jax.Array]) -> Timed:
         array = torch.from_numpy(np.array(arrays[name].astype(jnp.float32))).to(device, dtype)
         if name == "kernel":
             return array.permute(2, 0, 1)[:, None].contiguous()
-        return array.permute(0, 3, 1, 2)  # NHWC in memory: channels last
+        return array.permute(0, 3, 1, 2)  # NHWC in memory is channels last.
 
     x, kernel, grad = (tensor(name) for name in ("x", "kernel", "grad"))
     stride, padding = [case.stride] * 2, [case.kernel // 2] * 2

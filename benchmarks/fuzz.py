@@ -1,18 +1,17 @@
-"""Feeds bloodjax damaged files; each must give a result, or one line that names the file.
+"""Reads damaged files; each must either load or fail with one line that names the file.
 
 python -m benchmarks.fuzz [--mutations=2000] [--seed=0] [--workers=2] [--out=benchmarks/results]
                           [--keep=DIR]
 
-npz, zip, image, ArrayRecord, config and weights files, in turns, each changed as `mutations`
-says, are read in worker processes by what the commands read them with, to the last image or
-tensor. It is a fault where
+npz, zip, image, ArrayRecord, config and weights files are damaged by `mutations` and read in worker
+processes by the functions that the commands use, to the last image or tensor. It is a fault if
 
-- anything is raised but a `UserError` of one line that names what was read;
-- the process ends, or takes longer than 60 s, or more than 2 GB of memory;
-- a file appears outside, a program or a connection is started, or a pickle is let call something.
+- anything is raised except a `UserError` of one line that names the file;
+- the process exits, or takes more than 60 s or more than 2 GB of memory;
+- a file is written elsewhere, a program or connection is started, or a pickle calls a function.
 
-`--keep` takes the files of each fault. The results go to DEVICE/fuzz_DATE.json under `--out`; the
-status is 1 if there was a fault.
+The files of each fault are copied to KEEP. The results are written to OUT/DEVICE/fuzz_DATE.json.
+The exit status is 1 if there was a fault.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from benchmarks import mutations, record, samples
 
 SECONDS = 60.0
 BYTES = 2_000_000_000
-_START = 300.0  # for a worker to import what it needs, on a busy machine
+_START = 300.0  # Time limit for the imports of a worker, on a busy machine.
 
 
 def main() -> int:
@@ -58,19 +57,19 @@ def main() -> int:
 def fuzz(
     count: int, seed: int, workers: int = 1, keep: pathlib.Path | None = None
 ) -> dict[str, Any]:
-    """Reads so many damaged samples; what came of them.
+    """Reads damaged samples and counts the outcomes.
 
     Args:
-      count: how many, in all.
-      seed: the same seed and count give the same files, as long as the libraries write the same.
-      workers: processes that read at a time.
-      keep: a folder for the samples that made a fault.
+      count: Number of samples.
+      seed: Seed of the damage. The same seed, count and library versions give the same files.
+      workers: Number of worker processes.
+      keep: Folder for the samples with a fault.
     """
     with tempfile.TemporaryDirectory() as name:
-        whole = samples.samples(pathlib.Path(name))
+        intact = samples.samples(pathlib.Path(name))
     with futures.ThreadPoolExecutor(workers) as pool:
         shares = [
-            pool.submit(_share, whole, range(worker, count, workers), seed, keep)
+            pool.submit(_share, intact, range(worker, count, workers), seed, keep)
             for worker in range(workers)
         ]
         answers = [answer for share in shares for answer in share.result()]
@@ -85,14 +84,14 @@ def fuzz(
     }
 
 
-def _share(whole: dict, numbers: range, seed: int, keep: pathlib.Path | None) -> list[dict]:
-    """One worker's answers."""
-    kinds, answers, worker = sorted(whole), [], None
+def _share(intact: dict, numbers: range, seed: int, keep: pathlib.Path | None) -> list[dict]:
+    """Reads the samples of one worker."""
+    kinds, answers, worker = sorted(intact), [], None
     try:
         for number in numbers:
             rng = random.Random(f"{seed}/{number}")
             kind = kinds[number % len(kinds)]
-            files, done = mutations.mutated(rng.choice(whole[kind]), rng)
+            files, done = mutations.mutated(rng.choice(intact[kind]), rng)
             worker = worker or _Worker()
             answer = worker.read(kind, files)
             if answer["outcome"] == "fault" and not answer.pop("alive", True):
@@ -108,14 +107,14 @@ def _share(whole: dict, numbers: range, seed: int, keep: pathlib.Path | None) ->
 
 
 def write(folder: pathlib.Path, files: mutations.Sample) -> None:
-    """Makes the folder, with these files."""
+    """Creates the folder with these files."""
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
 
 class _Worker:
-    """A process that reads samples, one folder after the other."""
+    """A process that reads samples, one folder after another."""
 
     def __init__(self):
         self._folder = tempfile.TemporaryDirectory()
@@ -135,7 +134,7 @@ class _Worker:
             raise RuntimeError((self._root / "errors").read_text(errors="replace"))
 
     def read(self, kind: str, files: mutations.Sample) -> dict[str, Any]:
-        """What came of reading these files."""
+        """Reads the files and returns the outcome."""
         with tempfile.TemporaryDirectory(dir=self._root, prefix="sample") as folder:
             path = pathlib.Path(folder) / "files"
             write(path, files)

@@ -1,4 +1,4 @@
-"""Reads the folders that `fuzz` names on standard input, and answers in lines of JSON."""
+"""Reads the folders that `fuzz` lists on standard input, and answers in lines of JSON."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ import numpy as np
 
 from benchmarks.samples import NETWORK, SIDE
 from bloodjax import config as config_lib
-from bloodjax.data import sources, splits
-from bloodjax.data.audit import audit
+from bloodjax.data import audit, sources, splits
 from bloodjax.errors import UserError
 from bloodjax.pretrained import load
 from bloodjax.training import metric_writer, workdir
 
-# What Python tells its audit hooks of, and reading is no occasion for.
+# Events of Python's audit hooks that reading a file must not cause.
 _NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
 _NEVER += ("pickle.find_class", "shutil.rmtree", "os.symlink", "os.link")
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
-# How a line begins that is about a key or value of a user's own config.
+# Beginnings of error messages about a key or value of the user's config.
 _OF_A_CONFIG = ("config.", "unknown config key", "unknown model")
 
 
 def main() -> None:
-    """Answers until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w")  # what is read prints, too
+    """Answers until the end of standard input."""
+    answers = os.fdopen(os.dup(1), "w")  # Reading may print.
     os.dup2(2, 1)
     faults: list[str] = []
     watch = [False]
@@ -44,7 +43,7 @@ def main() -> None:
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         kind, folder = json.loads(line)
-        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
         faults.clear()
         watch[0] = True
         try:
@@ -57,10 +56,10 @@ def main() -> None:
 
 
 def outcome(read: Callable[[pathlib.Path], Any], folder: pathlib.Path) -> tuple[str, str]:
-    """What came of reading a folder.
+    """Reads a folder.
 
     Returns:
-      "result" and nothing, "refused" and the line, or "fault" and what was wrong.
+      ("result", ""), ("refused", error message) or ("fault", description).
     """
     try:
         read(folder)
@@ -75,7 +74,7 @@ def outcome(read: Callable[[pathlib.Path], Any], folder: pathlib.Path) -> tuple[
 
 
 def fault(event: str, arguments: tuple) -> str:
-    """What is wrong with an event that Python tells its audit hooks of, or nothing."""
+    """The fault that an event of Python's audit hooks is, or ""."""
     if event in _NEVER or event in _CHANGES:
         return f"{event} {arguments!r}"[:300]
     if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
@@ -87,7 +86,7 @@ def fault(event: str, arguments: tuple) -> str:
 
 
 def _peak() -> int:
-    """The most memory in use since the peak last started anew."""
+    """Peak memory in bytes since the last reset."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -95,13 +94,13 @@ def _peak() -> int:
 
 
 def _source(spec: str) -> None:
-    """As training, an audit and bloodjax.pack read a SPEC."""
+    """Reads a SPEC as training, the audit and `bloodjax.pack` do."""
     sources.fingerprint(spec)
-    sources.own_side(spec)
+    sources.native_size(spec)
     dataset = sources.load(spec, SIDE)
     audit.audit({"train": dataset})
-    unread = sources.load(spec, 2 * SIDE, bad_images="skip", unread=True)
-    for image in unread.images:
+    dataset = sources.load(spec, 2 * SIDE, bad_images="skip", lazy=True)
+    for image in dataset.images:
         image.sum()
 
 
@@ -121,20 +120,20 @@ def _config(folder: pathlib.Path) -> None:
         case "run.py":
             config_lib.load(str(path))
         case "config.json":
-            workdir.open_config(config_lib.check(config_lib.defaults()), folder)
+            workdir.open_config(config_lib.validate(config_lib.defaults()), folder)
         case "splits.json":
-            splits.read(path)
+            splits.load(path)
         case "metrics.jsonl":
             metric_writer.read_history(folder)
 
 
 def _weights(folder: pathlib.Path) -> None:
     (path,) = folder.iterdir()
-    weights = load.read(NETWORK, str(path))
+    weights = load.load_weights(NETWORK, str(path))
     for array in weights.arrays.values():
         np.asarray(array).sum()
-    if path.suffix == ".safetensors":  # the others' tensors are of no network
-        load.classifier(weights)
+    if path.suffix == ".safetensors":  # The tensors of other formats are not of a network.
+        weights.classifier()
 
 
 READERS = {
@@ -148,7 +147,7 @@ READERS = {
 
 
 def _warm_up() -> None:
-    """Imports and compiles what takes its time and its memory the first time only."""
+    """Imports and compiles, so that samples are not charged for it."""
     dataset = sources.load("synthetic:40", SIDE)
     audit.audit({"train": dataset})
     load.create_model(NETWORK, None, 8)

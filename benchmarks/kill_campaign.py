@@ -1,20 +1,19 @@
-"""Kills training runs at random moments; what becomes of them must be what one left alone does.
+"""Kills training runs at random moments and checks that results equal an uninterrupted run's.
 
 python -m benchmarks.kill_campaign [--sigkill=50] [--sigterm=50] [--minutes=300] [--seed=0]
                                    [--out=DIR]
 
-A run of a tiny network on rendered cells is started, killed and started again, with the same
-command, until it ends; then another one, until there were as many signals as asked for; after so
-many minutes no more are sent. Each run
-that has ended must agree with the one left alone to the bit: the whole state of its last
-checkpoint, its progress (which holds early stopping's), metrics.jsonl but for timings, and what
-its evaluation wrote. And at each start it must go on
+A run of a small network on rendered cells is started, killed and started again with the same
+command until it ends. Further runs follow until all signals have been sent, or the time is over.
+Each finished run must be bit-identical to an uninterrupted run: the state of the last checkpoint,
+the progress (including that of early stopping), metrics.jsonl without timings, and the files of the
+evaluation. A restarted run must resume
 
-- after SIGKILL, from the checkpoint before the last one that was begun, or a later one;
-- after SIGTERM, from the step that it had come to, with an exit status of 143.
+- after SIGKILL, from the last or second last checkpoint whose writing had started;
+- after SIGTERM, from the step that it had reached; its exit status must be 143.
 
-`--out` (benchmarks/results) gets DEVICE/kill_campaign_DATE.json. The status is 1 if anything was
-otherwise.
+The results are written to OUT/DEVICE/kill_campaign_DATE.json (by default benchmarks/results). The
+exit status is 1 if there was a fault.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from typing import Any
 
 from benchmarks import record
 
-# Two phases, the second one with an end by early stopping in sight, and all that a state may hold.
+# Two phases, of which early stopping may end the second, and every optional part of the state.
 CONFIG = (
     *("--config=configs/quickstart.py", "--config.data.train=synthetic:160"),
     *("--config.data.image_size=32", "--config.batch_size=16", "--config.model.head.hidden=(16,)"),
@@ -48,7 +47,7 @@ CONFIG = (
     *("--config.ema=0.9", "--config.soup=2", "--config.evaluation.bootstrap=20"),
     *("--config.checkpoint_minutes=0.005", "--config.grace_seconds=300"),
 )
-# Of the kills, how many come at any time from the process's start; the others come later.
+# Share of the signals sent at any time after the process's start; the others come in training.
 _EARLY = 0.2
 _TIMEOUT = 1200.0
 
@@ -58,13 +57,13 @@ class Start:
     """One process.
 
     Attributes:
-      signal: which it was sent, or None.
-      status: its exit status; of one that a signal ended, the signal's number, negative.
-      began: the step that it went on from.
-      step: the last step that it began.
-      saves: the steps whose checkpoints it began to write.
-      last: its last event.
-      errors: the end of what it printed.
+      signal: The signal that was sent, or None.
+      status: Exit status; if a signal ended the process, minus the signal's number.
+      began: Step from which it resumed.
+      step: Last step that it started.
+      saves: Steps whose checkpoints it started to write.
+      last: Its last event.
+      errors: End of its standard error.
     """
 
     signal: str | None
@@ -77,7 +76,7 @@ class Start:
 
 
 class Run:
-    """A workdir, and the starts of the command that trains in it."""
+    """A workdir, and the processes that trained in it."""
 
     def __init__(self, workdir: pathlib.Path, config: tuple[str, ...]):
         self.workdir, self._config = workdir, config
@@ -87,9 +86,9 @@ class Run:
         """Starts the command once and waits for its end.
 
         Args:
-          name: of the signal to send, or None for none.
-          delay: seconds until then, from the first step or, without `training`, from the start.
-          training: see above.
+          name: Name of the signal to send, or None.
+          delay: Seconds before the signal.
+          training: Whether `delay` counts from the first step instead of the process's start.
         """
         trace = self.workdir.with_suffix(".trace")
         trace.write_text("")
@@ -127,7 +126,7 @@ class Run:
         return found
 
     def faults(self) -> list[str]:
-        """What was otherwise than it should be in where the last start went on."""
+        """Describes a wrong step from which the last process resumed; empty if it is correct."""
         following = self.following()
         if not following or following[-1][1] is not self.starts[-1]:
             return []
@@ -137,16 +136,16 @@ class Run:
             reached = [old.began, *old.saves][-2:][0]
         if new.began >= reached:
             return []
-        return [f"{old.signal} at step {old.step}: went on from {new.began}, not {reached}"]
+        return [f"{old.signal} at step {old.step}: resumed from {new.began}, not {reached}"]
 
     def following(self) -> list[tuple[Start, Start]]:
-        """Each start and the next one, but for those that ended before they read a checkpoint."""
-        told = [start for start in self.starts if start.last]
-        return list(itertools.pairwise(told))
+        """Pairs of consecutive processes, without those that ended before reading a checkpoint."""
+        traced = [start for start in self.starts if start.last]
+        return list(itertools.pairwise(traced))
 
 
 def outcome(workdir: pathlib.Path) -> dict[str, Any]:
-    """What a run that has ended came to, without its timings; arrays as checksums."""
+    """Results of a finished run without timings; arrays are replaced by their checksums."""
     import jax
 
     from bloodjax import config as config_lib
@@ -179,9 +178,9 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _take_compiled(whole: Run, run: Run) -> None:
-    """Spares `run` the compilations; a user's own cache (`JAX_COMPILATION_CACHE_DIR`) does too."""
-    folder = whole.workdir / "compiled"
+def _copy_cache(reference: Run, run: Run) -> None:
+    """Copies the compilation cache, unless the user has one (`JAX_COMPILATION_CACHE_DIR`)."""
+    folder = reference.workdir / "compiled"
     if folder.exists():
         shutil.copytree(folder, run.workdir / "compiled")
 
@@ -193,23 +192,34 @@ def campaign(
     config: tuple[str, ...] = CONFIG,
     minutes: float = 300.0,
 ) -> dict[str, Any]:
-    """Sends so many signals of each name to runs in `folder`; the results, as they are stored."""
+    """Runs the campaign.
+
+    Args:
+      kills: Signal -> number of times to send it.
+      seed: Seed of the moments.
+      folder: Folder for the workdirs.
+      config: Arguments of the training command.
+      minutes: Time after which no more signals are sent.
+
+    Returns:
+      The results, ready for JSON.
+    """
     rng, until = random.Random(seed), time.monotonic() + 60 * minutes
-    whole = Run(folder / "whole", config)
-    _ended(whole.start())
+    reference = Run(folder / "reference", config)
+    _check_finished(reference.start())
     began = time.monotonic()
     again = Run(folder / "again", config)
-    _take_compiled(whole, again)
-    _ended(again.start())
-    seconds = time.monotonic() - began  # as long as a start takes that has nothing to compile
-    expected, faults = outcome(whole.workdir), []
+    _copy_cache(reference, again)
+    _check_finished(again.start())
+    seconds = time.monotonic() - began  # Duration of a run with a warm compilation cache.
+    expected, faults = outcome(reference.workdir), []
     left = [name for name, count in kills.items() for _ in range(count)]
     rng.shuffle(left)
     runs: list[Run] = [again]
     faults += _differences(expected, again.workdir)
     while left and time.monotonic() < until:
         run = Run(folder / f"run{len(runs)}", config)
-        _take_compiled(whole, run)
+        _copy_cache(reference, run)
         runs.append(run)
         while True:
             training = rng.random() >= _EARLY
@@ -222,7 +232,7 @@ def campaign(
             faults += [f"{run.workdir.name}: {fault}" for fault in _status_faults(start)]
             came = f"{start.signal}, {start.last} {start.step}"
             print(f"{run.workdir.name}: {came}, {len(left)} left", flush=True)
-        if name is not None:  # it ended before the signal came
+        if name is not None:  # The run ended before the signal was sent.
             left.append(name)
             start.signal = None
         faults += _differences(expected, run.workdir)
@@ -240,27 +250,27 @@ def campaign(
     }
 
 
-def _ended(start: Start) -> None:
+def _check_finished(start: Start) -> None:
     if start.status:
-        raise RuntimeError(f"a run that was left alone ended with {start.status}: {start.errors}")
+        raise RuntimeError(f"an uninterrupted run ended with {start.status}: {start.errors}")
 
 
 def _status_faults(start: Start) -> list[str]:
-    # Before the run has begun to watch for signals, they end the process as ever.
+    # A signal ends the process directly before the run has installed its handlers.
     number = signal.Signals[start.signal] if start.signal else 0
-    right = [-number] if start.signal == "SIGKILL" else [-number, 128 + number]
-    if start.signal and start.status in right and "Traceback" not in start.errors:
+    allowed = [-number] if start.signal == "SIGKILL" else [-number, 128 + number]
+    if start.signal and start.status in allowed and "Traceback" not in start.errors:
         return []
     return [f"{start.signal}: status {start.status}: {start.errors}"]
 
 
 def _differences(expected: dict[str, Any], workdir: pathlib.Path) -> list[str]:
     found = outcome(workdir)
-    return [f"{workdir.name}: another {key}" for key in expected if found[key] != expected[key]]
+    return [f"{workdir.name}: different {key}" for key in expected if found[key] != expected[key]]
 
 
 def _lost(runs: list[Run]) -> dict[str, list[int]]:
-    """By signal, the steps that were begun and had to be trained again, of each kill."""
+    """Signal -> for each kill, the number of started steps that had to be repeated."""
     lost = collections.defaultdict(list)
     for run in runs:
         for old, new in run.following():

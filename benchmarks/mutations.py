@@ -1,9 +1,8 @@
-"""Seeded ways to damage files of the formats that bloodjax reads.
+"""Seeded damage to files of the formats that bloodjax reads.
 
-Bytes are flipped, cut out, repeated, or made other numbers; and since a checksum stops nearly all
-of that at the door, containers (zip and npz, PNG, ArrayRecord) are also taken apart, changed within
-and put together again with checksums that fit, members that claim other names and sizes, and
-pickles that would run something.
+Bytes are flipped, removed, repeated or replaced. Because checksums detect nearly all of that,
+containers (zip and npz, PNG, ArrayRecord) are also unpacked, damaged inside and packed again with
+valid checksums, with false names and sizes of members, and with pickles that would run code.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from array_record.python import array_record_module
 
 from bloodjax.data.formats.records import Writer
 
-# A folder that appears where the process is, if anybody runs what a file holds.
+# Folder that is created in the working directory if code in a file is run.
 TRAP = "code_was_run"
 _SHARD = re.compile(r".*\.array_record-.*")
 
-# A folder's content, by name.
+# File name -> content.
 Sample = dict[str, bytes]
 Member = tuple[zipfile.ZipInfo, bytes]
 Way = Callable[[bytes, random.Random], bytes]
 
 
 def mutated(sample: Sample, rng: random.Random) -> tuple[Sample, str]:
-    """The sample with one to three changes to one of its files, and what was done."""
+    """Damages one file of the sample with one to three changes; returns a description too."""
     name = rng.choice(sorted(sample))
     content, done = sample[name], []
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -55,23 +54,23 @@ def mutated(sample: Sample, rng: random.Random) -> tuple[Sample, str]:
 
 
 def zip_of(members: Sequence[Member]) -> bytes:
-    """A zip file of these members, which may be named alike."""
+    """A zip file of these members; several may have the same name."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as zipped:
-        warnings.simplefilter("ignore")  # of two members of one name
+        warnings.simplefilter("ignore")  # Warns of duplicate names.
         for info, content in members:
             zipped.writestr(info, content)
     return file.getvalue()
 
 
 def member(name: str, method: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:
-    """A member of a zip file, of the same date each time."""
+    """A member of a zip file, with a constant date."""
     info = zipfile.ZipInfo(name)
     info.compress_type = method
     return info
 
 
-# Ways to change any bytes.
+# Changes for any bytes.
 
 
 def _flip(content: bytes, rng: random.Random) -> bytes:
@@ -83,7 +82,7 @@ def _noise(content: bytes, rng: random.Random) -> bytes:
 
 
 def _extreme(content: bytes, rng: random.Random) -> bytes:
-    """A number of 1 to 8 bytes becomes the largest, the smallest, zero or one."""
+    """Replaces 1 to 8 bytes by the largest or smallest number, zero or one."""
     return _over(content, rng, lambda old: rng.choice(_EXTREMES) * len(old), 8)
 
 
@@ -104,7 +103,7 @@ def _append(content: bytes, rng: random.Random) -> bytes:
 
 
 def _another_number(content: bytes, rng: random.Random) -> bytes:
-    """Digits in the text become others."""
+    """Replaces a number in the text."""
     found = list(re.finditer(rb"-?\d+(\.\d+)?", content[:100_000]))
     if not found:
         return _flip(content, rng)
@@ -113,8 +112,8 @@ def _another_number(content: bytes, rng: random.Random) -> bytes:
 
 
 def _over(content: bytes, rng: random.Random, new: Callable[[bytes], bytes], most: int) -> bytes:
-    """`content` with some of its bytes, up to `most` in a row, replaced by `new` of them."""
-    # The beginning and the end are where formats keep what they are about.
+    """Replaces up to `most` consecutive bytes of `content` by `new` of them."""
+    # The start and the end are more likely, because formats have their metadata there.
     length = rng.randint(1, most)
     last = max(len(content) - length, 0)
     start = rng.choice((rng.randint(0, last), rng.randint(0, min(64, last)), max(last - 64, 0)))
@@ -126,11 +125,11 @@ _NUMBERS = (b"0", b"-1", b"1e308", b"99999999999999999999", b"2147483648", b"0.5
 _BYTES = (_flip, _noise, _extreme, _cut_out, _repeat, _truncate, _append, _another_number)
 
 
-# Ways to change what a format holds, with checksums that fit.
+# Changes of the content of a format, with valid checksums.
 
 
 def _of_format(name: str, content: bytes) -> tuple[Way, ...]:
-    """Several times each, so that they come about as often as those on bytes."""
+    """The changes for this format, repeated to be about as frequent as those of bytes."""
     if name.endswith((".npz", ".zip", "new.pth")) and zipfile.is_zipfile(io.BytesIO(content)):
         return (_member, _member, _member, _name, _name, pickle_in_member, _swollen_member)
     if name.endswith(".pth"):
@@ -147,7 +146,7 @@ def _of_format(name: str, content: bytes) -> tuple[Way, ...]:
 
 
 def _in_a_zip(change: Callable[[list[Member], int, random.Random], Member]) -> Way:
-    """What replaces one of a zip's members, with checksums that fit, by `change` of it."""
+    """A change that replaces a random member of a zip by `change` of it."""
 
     @functools.wraps(change)
     def way(content: bytes, rng: random.Random) -> bytes:
@@ -163,14 +162,14 @@ def _in_a_zip(change: Callable[[list[Member], int, random.Random], Member]) -> W
 
 @_in_a_zip
 def _member(members: list[Member], i: int, rng: random.Random) -> Member:
-    """It is changed within."""
+    """Changes the content of the member."""
     info, inner = members[i]
     return info, rng.choice((*_BYTES, *_of_format(info.filename, inner)))(inner, rng)
 
 
 @_in_a_zip
 def _name(members: list[Member], i: int, rng: random.Random) -> Member:
-    """It has another name, or is a link to what its content says."""
+    """Renames the member, or makes it a symbolic link."""
     name = rng.choice(_NAMES).replace("*", members[0][0].filename)
     info = member(name, members[i][0].compress_type)
     link = rng.random() < 0.3
@@ -181,7 +180,7 @@ def _name(members: list[Member], i: int, rng: random.Random) -> Member:
 
 @_in_a_zip
 def pickle_in_member(members: list[Member], i: int, rng: random.Random) -> Member:
-    """It is, or holds, a pickle that would make `TRAP`."""
+    """Replaces the content by a pickle, or an array with a pickle, that would create `TRAP`."""
     if rng.random() >= 0.5:
         return members[i][0], pickle.dumps(_Trap(), protocol=2)
     file = io.BytesIO()
@@ -191,17 +190,17 @@ def pickle_in_member(members: list[Member], i: int, rng: random.Random) -> Membe
 
 @_in_a_zip
 def _swollen_member(members: list[Member], i: int, _: random.Random) -> Member:
-    """It unpacks to a hundred million zeros."""
+    """Makes the member unpack to a hundred million zeros."""
     return member(members[i][0].filename), members[i][1][:128] + bytes(100_000_000)
 
 
 def _pickle(content: bytes, rng: random.Random) -> bytes:
-    """The trap instead of the file, or after its first bytes."""
+    """Replaces the file, or its end, by a pickle that would create `TRAP`."""
     return content[: rng.choice((0, 0, rng.randrange(len(content) + 1)))] + pickle.dumps(_Trap())
 
 
 def chunk(content: bytes, rng: random.Random) -> bytes:
-    """One chunk of a PNG is changed, and its checksum fits."""
+    """Changes a chunk of a PNG; the checksum is valid."""
     chunks, at = [], len(_PNG)
     while at + 12 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")
@@ -225,7 +224,7 @@ def chunk(content: bytes, rng: random.Random) -> bytes:
 
 
 def _record(content: bytes, rng: random.Random) -> bytes:
-    """One record of an ArrayRecord file is changed, or there is one more or less."""
+    """Changes, removes or repeats a record of an ArrayRecord file."""
     with tempfile.TemporaryDirectory() as name:
         path = pathlib.Path(name) / "shard"
         path.write_bytes(content)
@@ -246,17 +245,17 @@ def _record(content: bytes, rng: random.Random) -> bytes:
 
 
 def _json_value(content: bytes, rng: random.Random) -> bytes:
-    """One value of a JSON file, or of a line of one, becomes another, or goes."""
+    """Replaces or removes a value in a JSON file or in one of its lines."""
     lines = content.splitlines() if content.count(b"\n{") else [content]
     i = rng.randrange(len(lines)) if lines else 0
     try:
         tree = json.loads(lines[i])
     except (ValueError, IndexError, RecursionError):
         return content
-    places = [*_places(tree)]
-    if not places:
+    paths = [*_paths(tree)]
+    if not paths:
         return rng.choice(_VALUES).encode()
-    parent, key = rng.choice(places)
+    parent, key = rng.choice(paths)
     if rng.random() < 0.2:
         del parent[key]
     else:
@@ -266,18 +265,18 @@ def _json_value(content: bytes, rng: random.Random) -> bytes:
 
 
 def _header(content: bytes, rng: random.Random) -> bytes:
-    """One value in the header of a safetensors file becomes another."""
+    """Replaces a value in the header of a safetensors file."""
     length = int.from_bytes(content[:8], "little")
     header = _json_value(content[8 : 8 + length], rng)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
-def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every value in a tree of dictionaries and lists, as what holds it and under which key."""
+def _paths(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """All (parent, key) pairs in a tree of dictionaries and lists."""
     keys = tree if isinstance(tree, dict) else range(len(tree) if isinstance(tree, list) else 0)
     for key, value in [(key, tree[key]) for key in keys]:
         yield tree, key
-        yield from _places(value)
+        yield from _paths(value)
 
 
 def _members(content: bytes) -> list[Member]:
@@ -285,12 +284,12 @@ def _members(content: bytes) -> list[Member]:
         with zipfile.ZipFile(io.BytesIO(content)) as zipped:
             infos = zipped.infolist()
             return [(member(i.filename, i.compress_type), zipped.read(i)) for i in infos]
-    except Exception:  # what was damaged before stays as it is
+    except Exception:  # A file that is already damaged stays as it is.
         return []
 
 
 class _Trap:
-    """Unpickling it makes the folder `TRAP`."""
+    """Creates the folder `TRAP` when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, (TRAP,)

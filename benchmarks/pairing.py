@@ -1,6 +1,6 @@
-"""Timing side by side: in each round every contender runs once, and so shares the machine's moods.
+"""Times contenders in rounds: each runs once per round, so all see the same load of the machine.
 
-What counts is the ratio within a round. Single times of a noisy machine say little.
+Compare ratios within a round. Absolute times of a shared machine vary too much.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS
 from benchmarks.tasks import Task
 
-# A round runs each contender for about this long, and for one step at least.
+# Approximate duration of a contender in a round; it runs at least one step.
 _ROUND_SECONDS = 2.0
 MIN_ROUNDS = 3
 
 
 class Process:
-    """A `benchmarks.worker` under way."""
+    """A running `benchmarks.worker` process."""
 
     def __init__(self, contender: str, cache: str = ""):
-        # Where JAX and PyTorch keep what they compile.
-        kept = {"JAX_COMPILATION_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
+        # Compilation caches of JAX and PyTorch.
+        caches = {"JAX_COMPILATION_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", contender],
-            env={**os.environ, **CONTENDERS[contender][2], **(kept if cache else {})},
+            env={**os.environ, **CONTENDERS[contender][2], **(caches if cache else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -40,7 +40,7 @@ class Process:
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
+        """Sends a request and returns the answer."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -62,15 +62,15 @@ def compare(
     """Times every contender on one task.
 
     Args:
-      task: the work.
-      contenders: keys of `CONTENDERS`; ratios are of the first one's time and another's.
-      seconds: how long rounds may go on; there are `MIN_ROUNDS` of them in any case.
-      start: makes what `Process` is.
+      task: The task.
+      contenders: Keys of `CONTENDERS`. Ratios are the first one's time divided by another's.
+      seconds: Duration of all rounds together; there are at least `MIN_ROUNDS` of them.
+      start: Starts a process of a contender.
 
     Returns:
-      `task`, `contenders` (name -> its `about`, `start_seconds` from nothing to the first step,
-      `step_seconds` of each round, their `median`, `peak_bytes`; or `error`), and `ratios` (name ->
-      `median`, `low` and `high` over the rounds).
+      `task`; `contenders`: name -> `about`, `start_seconds` (process start to the first step),
+      `step_seconds` by round, their `median` and `peak_bytes`, or `error`; and `ratios`: name ->
+      `median`, `low` and `high` over the rounds.
     """
     found: dict[str, Any] = {}
     running, steps = {}, {}
@@ -92,14 +92,14 @@ def compare(
         order = list(running)
         while order and (rounds < MIN_ROUNDS or time.perf_counter() - began < seconds):
             for name in order:
-                # While it waits for its turn, a virtual machine takes memory back that a run's next
-                # step would find in place.
+                # A virtual machine takes memory back from a process that waits for its turn. This
+                # step gets the memory again, and is not timed.
                 running[name].ask(steps=1)
                 answer = running[name].ask(steps=steps[name])
                 found[name]["step_seconds"].append(answer["seconds"] / steps[name])
                 found[name]["peak_bytes"] = answer["peak_bytes"]
             rounds += 1
-            order = order[1:] + order[:1]  # each goes first in turn
+            order = order[1:] + order[:1]  # Another contender goes first.
     finally:
         for process in running.values():
             process.close()
@@ -114,10 +114,10 @@ def compare_starts(
     seconds: float,
     start: Callable[..., Any] = Process,
 ) -> dict[str, Any]:
-    """Times every contender from nothing to the end of its first step, twice in a row each round.
+    """Times every contender from process start to the end of the first step, twice per round.
 
-    Arguments and result are those of `compare`, but for `cold_seconds`, of the first of the two,
-    where nothing was compiled before; the second, where it was, is in `step_seconds`.
+    Arguments and result are those of `compare`. The first of the two starts, with an empty
+    compilation cache, is in `cold_seconds`; the second, with a warm one, in `step_seconds`.
     """
     found: dict[str, Any] = {}
     trained = dataclasses.asdict(dataclasses.replace(task, kind="train"))

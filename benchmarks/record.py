@@ -1,4 +1,4 @@
-"""Names of devices, and the files of results."""
+"""Names of devices, and files of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def device_name(kind: str, device: str) -> str:
-    """A device's name: JAX's own `device`, or on a platform of `kind` "cpu" the processor's."""
+    """A device's name: JAX's `device`, or the processor's name if the platform `kind` is "cpu"."""
     if kind != "cpu":
         return device
     cpuinfo = pathlib.Path("/proc/cpuinfo")
@@ -24,13 +24,13 @@ def device_name(kind: str, device: str) -> str:
 def write(
     out: pathlib.Path, device: str, content: dict[str, Any], prefix: str = ""
 ) -> pathlib.Path:
-    """Writes one run's results, with device, date and Python's version, to `out/DEVICE/DATE.json`.
+    """Writes the results of a run, with device, date and Python version, to OUT/DEVICE/DATE.json.
 
     Args:
-      out: the folder of all results.
-      device: as from `device_name`.
-      content: what can be written as JSON.
-      prefix: stands before the date.
+      out: Folder of all results.
+      device: Name of the device, from `device_name`.
+      content: The results, ready for JSON.
+      prefix: Prefix of the file name.
 
     Returns:
       The file.

@@ -13,32 +13,30 @@ from PIL import Image
 
 from benchmarks.mutations import Sample, member, zip_of
 from bloodjax import config as config_lib
+from bloodjax import models
 from bloodjax.data import packing, sources
 from bloodjax.data.synthetic import render
-from bloodjax.models import registry
-from bloodjax.pretrained import bloodjax_file, terms
+from bloodjax.pretrained import bloodjax_file, pretrained_cfg
 
 SIDE = 24
 NETWORK = "simple_cnn"
 _CLASSES = 8
-_IMAGES = 16
-_IMAGES = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "gif": "GIF"}
-_IMAGES |= {"ppm": "PPM", "jp2": "JPEG2000"}
+_COUNT = 16
+_FORMATS = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "gif": "GIF"}
+_FORMATS |= {"ppm": "PPM", "jp2": "JPEG2000"}
 
 
 def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
-    """For each format, some whole files; `folder` is where they are put together."""
-    cells = render.render(_IMAGES, SIDE)
-    pictures, labels = cells.images, np.arange(_IMAGES) % _CLASSES
-    files = [(f"c{labels[i]}/{i}.png", _image(pictures[i], "PNG")) for i in range(_IMAGES)]
+    """Intact files of each format; `folder` is used for temporary files."""
+    cells = render.render_dataset(_COUNT, SIDE)
+    images, labels = cells.images, np.arange(_COUNT) % _CLASSES
+    files = [(f"c{labels[i]}/{i}.png", _image(images[i], "PNG")) for i in range(_COUNT)]
     zipped = zip_of([(member(name), content) for name, content in files])
     (folder / "cells.zip").write_bytes(zipped)
     return {
-        "npz": [_challenge(pictures, labels), _medmnist(pictures, labels)],
+        "npz": [_challenge(images, labels), _medmnist(images, labels)],
         "zip": [{"cells.zip": zipped}],
-        "image": [
-            {f"cell.{suffix}": _image(pictures[0], kind)} for suffix, kind in _IMAGES.items()
-        ],
+        "image": [{f"cell.{suffix}": _image(images[0], kind)} for suffix, kind in _FORMATS.items()],
         "array_record": [_packed(folder, as_pixels) for as_pixels in (False, True)],
         "config": _configs(),
         "weights": _weights(folder, np.random.default_rng(0)),
@@ -57,30 +55,30 @@ def _arrays(name: str, **arrays: np.ndarray) -> Sample:
     return {name: file.getvalue()}
 
 
-def _challenge(pictures: np.ndarray, labels: np.ndarray) -> Sample:
+def _challenge(images: np.ndarray, labels: np.ndarray) -> Sample:
     classes = np.array([f"c{i}" for i in range(_CLASSES)])
     groups = np.array([f"slide{i % 4}" for i in range(len(labels))])
-    return _arrays("set.npz", images=pictures, labels=labels, classes=classes, groups=groups)
+    return _arrays("set.npz", images=images, labels=labels, classes=classes, groups=groups)
 
 
-def _medmnist(pictures: np.ndarray, labels: np.ndarray) -> Sample:
-    half = len(pictures) // 2
+def _medmnist(images: np.ndarray, labels: np.ndarray) -> Sample:
+    half = len(images) // 2
     rows = {"train": slice(half), "val": slice(half, half + 4), "test": slice(half + 4, None)}
-    arrays = {f"{split}_images": pictures[row] for split, row in rows.items()}
+    arrays = {f"{split}_images": images[row] for split, row in rows.items()}
     arrays |= {f"{split}_labels": labels[row][:, None] for split, row in rows.items()}
     return _arrays("bloodmnist.npz", **arrays)
 
 
 def _packed(folder: pathlib.Path, as_pixels: bool) -> Sample:
     out = folder / f"packed{as_pixels}"
-    dataset = sources.load(str(folder / "cells.zip"), SIDE, unread=True)
+    dataset = sources.load(str(folder / "cells.zip"), SIDE, lazy=True)
     packing.pack(dataset, out, as_pixels=as_pixels, shards=2)
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
 def _configs() -> list[Sample]:
     config = config_lib.defaults()
-    run = config_lib.to_json(config_lib.check(config))
+    run = config_lib.to_json(config_lib.validate(config))
     splits = {
         "seed": 0,
         "sources": {"train": {"spec": "a.zip", "fingerprint": "sha256:0"}},
@@ -90,7 +88,7 @@ def _configs() -> list[Sample]:
         "from bloodjax import settings\n\n\n"
         "def get_config():\n    config = settings.defaults()\n"
         "    config.batch_size = 32\n    config.seed = 7\n"
-        '    config.model.name = "resnet_50"\n    config.phases.finetune.epochs = 12\n'
+        '    config.model.name = "resnet50"\n    config.phases.finetune.epochs = 12\n'
         "    config.phases.finetune.learning_rate = 3e-4\n    config.augment = 'd4'\n"
         "    return config\n"
     )
@@ -110,10 +108,11 @@ def _entry(step: int) -> bytes:
 
 
 def _weights(folder: pathlib.Path, rng: np.random.Generator) -> list[Sample]:
-    _, variables = registry.create_model(NETWORK, _CLASSES)
+    _, variables = models.random_model(NETWORK, _CLASSES)
     path = folder / "ours.safetensors"
-    source = terms.assumed(NETWORK, "random", bloodjax_file.FORMAT, None)
-    bloodjax_file.write(path, NETWORK, _CLASSES, source, variables)
+    architecture = models.architecture(NETWORK)
+    cfg = pretrained_cfg.inferred(architecture, "random", bloodjax_file.FORMAT)
+    bloodjax_file.write(path, NETWORK, _CLASSES, cfg, variables)
     kernel = rng.normal(size=(3, 3, 3, 8)).astype(np.float32)
     with h5py.File(folder / "keras.h5", "w") as file:
         layer = file.create_group("conv1")

@@ -1,17 +1,16 @@
-"""What streaming from ArrayRecord shards costs: host memory, and steps beside a set on the device.
+"""Cost of streaming from ArrayRecord shards: host memory, and step time against data on the device.
 
 python -m benchmarks.streaming --dir=DIR [--images=300000] [--network=convnext_tiny] [--batch=16]
                                [--seconds=120] [--out=benchmarks/results] [--memory_only]
 
-Packs a set of rendered cells, each shifted otherwise, into DIR/set, unless it is there; at 96
-pixels 300,000 of them take 8.3 GB of disk. Then, each in a process of its own:
+Packs a dataset of rendered cells, each with a different shift, into DIR/set if it does not exist
+(300,000 images of 96 pixels take 8.3 GB). Then measures, each in a separate process:
 
-memory   all that a run does with its images, but for the number of steps: audit, splits, training
-         steps, predictions on validation images, the colour-histogram baseline. The peak of a
-         streamed run on the set is held against that of a run on 400 of its images on the device,
-         which is what the network itself takes.
-rate     steps on the set streamed, and on the set on the device, in turns; needs the memory for all
-         its images. Timings of a machine that does other work say nothing.
+memory   Peak memory of a run with few steps: audit, splits, training steps, predictions on
+         validation images, colour-histogram baseline. The streamed run on the dataset is compared
+         with a run on 400 images on the device, which needs the memory of the network alone.
+rate     Step time with streamed data and with data on the device, alternating. It needs memory for
+         all images. The machine must be otherwise idle.
 """
 
 from __future__ import annotations
@@ -48,32 +47,37 @@ from bloodjax.training.train_step import Phase
 
 _SIDE = 96
 _RENDERED = 400
-_SHIFTS = 31  # along each axis
+_SHIFTS = 31  # Along each axis.
 _ROUNDS = 5
 _VALIDATED = 512
 
 
 def cells(n: int, side: int = _SIDE) -> Dataset:
-    """`n` labelled images, no two of them equal, made when they are asked for.
+    """`n` different labelled images, created lazily: 400 rendered cells with different shifts.
 
-    Up to 384,400 of them are 400 rendered cells, each shifted by another vector.
+    Args:
+      n: Number of images, at most 384,400.
+      side: Side of the images in pixels.
+
+    Raises:
+      ValueError: `n` is too large.
     """
-    rendered = render.render(_RENDERED, side)
+    rendered = render.render_dataset(_RENDERED, side)
 
-    def load(places: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k s s 3"]:
-        shifts = places // _RENDERED
-        found = zip(
-            rendered.images[places % _RENDERED], shifts // _SHIFTS, shifts % _SHIFTS, strict=True
+    def load(indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k s s 3"]:
+        shifts = indices // _RENDERED
+        shifted = zip(
+            rendered.images[indices % _RENDERED], shifts // _SHIFTS, shifts % _SHIFTS, strict=True
         )
-        return np.stack([np.roll(image, (y, x), axis=(0, 1)) for image, y, x in found])
+        return np.stack([np.roll(image, (y, x), axis=(0, 1)) for image, y, x in shifted])
 
     if n > _RENDERED * _SHIFTS**2:
         raise ValueError(f"{n} images, expected at most {_RENDERED * _SHIFTS**2}")
-    places = np.arange(n)
+    indices = np.arange(n)
     blank = ("",) * n
     return Dataset(
-        images=LazyImages(load, places, side),
-        labels=rendered.labels[places % _RENDERED],
+        images=LazyImages(load, indices, side),
+        labels=rendered.labels[indices % _RENDERED],
         names=tuple(f"cell{i:06d}" for i in range(n)),
         classes=rendered.classes,
         splits=blank,
@@ -82,66 +86,66 @@ def cells(n: int, side: int = _SIDE) -> Dataset:
 
 
 def peak_bytes() -> int:
-    """The most host memory that this process has had in use."""
+    """Peak host memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def config_of(spec: str, network: str, batch: int, on_device: str) -> Config:
-    """A run on everything from random weights, as long as one lets it."""
+    """Config of a run that trains all parameters from random weights."""
     config = config_lib.defaults()
     config.data.train, config.data.on_device, config.data.image_size = spec, on_device, _SIDE
     config.model.name, config.model.weights, config.batch_size = network, "", batch
     config.phases.finetune.freeze = "none"
-    return config_lib.check(config)
+    return config_lib.validate(config)
 
 
 class Running:
-    """Training steps on a data set, a few at a time."""
+    """Runs training steps on a dataset, a few at a time."""
 
     def __init__(self, config: Config, train: Dataset, first: Running | None = None):
-        """Compiles nothing anew where `first` runs on the same network."""
-        self.steps = first.steps if first else factory.steps(config, len(train.classes))
-        self._feed = TrainLoader(config, self.steps, train)
-        self._calls = contextlib.ExitStack()
+        """Reuses the compiled steps of `first`, if given."""
+        self.executor = first.executor if first else factory.executor(config, len(train.classes))
+        self._loader = TrainLoader(config, self.executor, train)
+        self._streams = contextlib.ExitStack()
         self._epoch = iter(())
         if first:
             self._phase, variables = first._phase, first.variables
         else:
             variables = factory.variables(config, len(train.classes))
-            self._phase = Phase("none", _optimizer(config, variables, self._feed.per_epoch))
+            self._phase = Phase("none", _optimizer(config, variables, self._loader.steps_per_epoch))
         self.variables = jax.device_get(variables)
-        self._state = self.steps.replicate(TrainState.create(self.variables, self._phase.tx))
-        self._weights = self.steps.replicate(np.ones(len(train.classes), np.float32))
+        self._state = self.executor.replicate(TrainState.create(self.variables, self._phase.tx))
+        self._weights = self.executor.replicate(np.ones(len(train.classes), np.float32))
 
     def take(self, n: int) -> float:
-        """Takes `n` calls; their seconds."""
+        """Runs `n` calls and returns the seconds that they took."""
         started = time.perf_counter()
         for _ in range(n):
             call = next(self._epoch, None)
             if call is None:
-                calls = contextlib.closing(self._feed.calls(0, 0))
-                self._epoch = iter(self._calls.enter_context(calls))
+                inputs = contextlib.closing(self._loader.epoch(0))
+                self._epoch = iter(self._streams.enter_context(inputs))
                 call = next(self._epoch)
             steps, data, order = call
             arguments = (self._phase, steps, self._state, data, order, self._weights)
-            self._state, sums = self.steps.train(*arguments)
+            self._state, sums = self.executor.train(*arguments)
             jax.block_until_ready(sums)
         return time.perf_counter() - started
 
     def predict(self, images) -> None:
-        """Predicts once, from the weights of the start."""
-        self.steps.predict(self.steps.replicate(self.variables), images, "none")
+        """Predicts once, with the initial weights."""
+        self.executor.predict(self.executor.replicate(self.variables), images, "none")
 
     def close(self) -> None:
-        """Ends the stream's threads."""
-        self._calls.close()
+        """Stops the threads of the stream."""
+        self._streams.close()
 
 
 def memory(spec: str, network: str, batch: int, steps: int, on_device: str) -> dict[str, Any]:
-    """The peak of this process after each of the things that a run does; bytes."""
+    """Peak memory of this process in bytes after each stage of a run."""
     config, found = config_of(spec, network, batch, on_device), {}
     with tempfile.TemporaryDirectory() as workdir:
-        made = input_pipeline.prepare(config, pathlib.Path(workdir), resumes=False)
+        made = input_pipeline.prepare_splits(config, pathlib.Path(workdir), resumes=False)
     found["audit and splits"] = peak_bytes()
     running = Running(config, made.train)
     running.take(steps)
@@ -156,7 +160,7 @@ def memory(spec: str, network: str, batch: int, steps: int, on_device: str) -> d
 
 
 def rate(spec: str, network: str, batch: int, seconds: float) -> dict[str, Any]:
-    """Seconds a step of both ways in, taking `seconds` in all, and the median of their ratios."""
+    """Seconds per step with streamed and resident data, and the median of their ratios."""
     dataset = sources.load(spec, _SIDE)
     resident = Running(config_of(spec, network, batch, "always"), dataset)
     streamed = Running(config_of(spec, network, batch, "never"), dataset, resident)
@@ -167,7 +171,9 @@ def rate(spec: str, network: str, batch: int, seconds: float) -> dict[str, Any]:
     steps = max(2, int(seconds / (2 * _ROUNDS) / (resident.take(2) / 2)))
     for i in range(_ROUNDS):
         for name in sorted(ways, reverse=i % 2 == 1):
-            ways[name].take(1)  # a machine may have taken memory back from who waited
+            ways[name].take(
+                1
+            )  # Not timed: a virtual machine takes memory back from a waiting process.
             each[name].append(ways[name].take(steps) / steps)
     streamed.close()
     ratios = [a / b for a, b in zip(each["resident"], each["streamed"], strict=True)]
@@ -186,9 +192,9 @@ def _optimizer(config: Config, variables, per_epoch: int):
     return optim.optimizer(options, per_epoch, variables["params"], variables["batch_stats"])
 
 
-def _apart(what: str, *arguments: str) -> dict[str, Any]:
-    """What the function `what` says, run in a process of its own with bloodjax's huge pages."""
-    command = [sys.executable, "-m", "benchmarks.streaming", f"--worker={what}", *arguments]
+def _in_process(worker: str, *arguments: str) -> dict[str, Any]:
+    """Result of a worker that runs in a separate process with huge pages."""
+    command = [sys.executable, "-m", "benchmarks.streaming", f"--worker={worker}", *arguments]
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -205,11 +211,13 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dir", type=pathlib.Path, required=True)
-    parser.add_argument("--pictures", type=int, default=300_000)
+    parser.add_argument("--images", type=int, default=300_000)
     parser.add_argument("--network", default="convnext_tiny")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20, help="where memory is measured")
-    parser.add_argument("--seconds", type=float, default=120, help="for the rates")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the memory measurement")
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="duration of the rate measurement"
+    )
     parser.add_argument("--memory_only", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     parser.add_argument("--worker", choices=("memory", "rate"), help=argparse.SUPPRESS)
@@ -223,20 +231,20 @@ def main() -> None:
         print(json.dumps(rate(str(flags.dir), flags.network, flags.batch, flags.seconds)))
         return
 
-    everything = cells(flags.pictures)
+    everything = cells(flags.images)
     spec = _pack(everything, flags.dir / "set")
-    few = _pack(everything.take(np.arange(_RENDERED)), flags.dir / "few")
+    small = _pack(everything.take(np.arange(_RENDERED)), flags.dir / "few")
     common = (f"--network={flags.network}", f"--batch={flags.batch}")
-    content = {"pictures": len(sources.load(spec, _SIDE)), **_named(flags)}
-    on_few = (f"--dir={few}", f"--steps={flags.steps}", "--on_device=always")
-    content["memory_model"] = model = _apart("memory", *on_few, *common)
-    streamed = _apart("memory", f"--dir={spec}", f"--steps={flags.steps}", *common)
+    content = {"images": len(sources.load(spec, _SIDE)), **_named(flags)}
+    on_device = (f"--dir={small}", f"--steps={flags.steps}", "--on_device=always")
+    content["memory_model"] = model = _in_process("memory", *on_device, *common)
+    streamed = _in_process("memory", f"--dir={spec}", f"--steps={flags.steps}", *common)
     content["memory_streamed"] = streamed
     content["bytes_beyond_the_model"] = max(streamed.values()) - max(model.values())
     print(f"host memory beyond the model's: {content['bytes_beyond_the_model'] / 1e9:.2f} GB")
     if not flags.memory_only:
         seconds = f"--seconds={flags.seconds}"
-        content["rate"] = found = _apart("rate", f"--dir={spec}", seconds, *common)
+        content["rate"] = found = _in_process("rate", f"--dir={spec}", seconds, *common)
         low, high = found["lowest_and_highest"]
         print(
             f"streamed, {found['rate_streamed_to_resident']:.1%} of the rate on the device "

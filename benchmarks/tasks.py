@@ -1,4 +1,4 @@
-"""The work that is timed."""
+"""The tasks that are timed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ CLASSES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One piece of work, the same for every contender.
+    """One task, the same for every contender.
 
     Attributes:
-      kind: what is timed:
-        "train": a step of AdamW on everything.
-        "epoch": the same with its share of an epoch: images drawn from a larger set, each under
-          a random flip and quarter turn.
-        "head": a step on the classifier alone, under a frozen backbone.
-        "predict": probabilities of images that lie on the host, as uint8.
-        "predict_d4": the same, averaged over the eight symmetries of the square.
-        "start": from nothing to the end of the first step of "train", where the same was compiled
-          before.
-      network: our name of it. All contenders put a linear classifier of `CLASSES` classes on the
-        average of the last map (ConvNeXt: its norm); VGG has no dense layers between.
-      batch: images a step.
-      size: pixels a side.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      kind: What is timed:
+        "train": an AdamW step on all parameters.
+        "epoch": "train" with a share of an epoch: images from a larger dataset, each with a random
+          flip and quarter turn.
+        "head": a step on the classifier only; the backbone is frozen.
+        "predict": probabilities of uint8 images on the host.
+        "predict_d4": "predict", averaged over the eight symmetries of the square.
+        "start": from process start to the end of the first step of "train", with a warm
+          compilation cache.
+      network: Network, by our name. All contenders put a linear classifier of `CLASSES` classes on
+        the average of the last feature map (ConvNeXt: its norm), for VGG without dense layers.
+      batch: Images per step.
+      size: Side of the images in pixels.
+      dtype: Compute dtype, "float32" or "bfloat16"; parameters are float32.
     """
 
     kind: str
@@ -55,10 +55,11 @@ _REPORT = (
 
 
 def default_tasks(platform: str) -> list[Task]:
-    """What a plain run times.
+    """The tasks of a run without `--tasks`.
 
     Args:
-      platform: "cpu", or "gpu" and "tpu", where batches are larger and computation is bfloat16.
+      platform: "cpu", "gpu" or "tpu". On the latter two, batches are larger, and the compute dtype
+        is bfloat16.
     """
     batches, dtype = ((16, 64), "float32") if platform == "cpu" else ((64, 256), "bfloat16")
     trained = [Task("train", name, b, dtype=dtype) for name in _REPORT for b in batches]

@@ -1,9 +1,12 @@
-"""`bloodjax.main` with a trace of what it does: python -m benchmarks.traced TRACE --config=... ...
+"""Runs `bloodjax.main` and traces its events: python -m benchmarks.traced TRACE --config=... ...
 
-A line in TRACE for each event, written at once: `from N` where the run goes on from step N; `step
-N` as the Nth step is handed to the device; `save N` as soon as step N's checkpoint is being written
-in the background, that is, after the one before it is complete; `predict` for each pass over a
-part; `finish` as the final evaluation begins.
+Each event is one line in TRACE, written immediately:
+
+from N    the run resumes from step N
+step N    step N is dispatched to the device
+save N    the checkpoint of step N is being written in the background; the one before is complete
+predict   a pass over a split starts
+finish    the final evaluation starts
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from bloodjax.cli import command
 
 
 def trace(path: str) -> None:
-    """Has this process's run write its events to the file `path`."""
+    """Makes the run of this process write its events to the file `path`."""
     from bloodjax.checkpoints.manager import Checkpoints
     from bloodjax.evaluation import evaluator
     from bloodjax.training.executor import JitExecutor

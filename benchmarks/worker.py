@@ -1,8 +1,8 @@
-"""One contender in a process of its own: reads requests, one JSON object a line, and answers them.
+"""Runs one contender in a process: reads requests, one JSON object per line, and answers each.
 
-`{"task": {...}}` sets up and takes the first step, which compiles; its answer has `seconds` and the
-versions (`about`), or `error` alone. `{"steps": n}` takes n steps; its answer has `seconds` and
-`peak_bytes`, of host memory. The process ends with its input.
+`{"task": {...}}` sets up and takes the first step, including compilation. The answer has `seconds`
+and the versions (`about`), or only `error`. `{"steps": n}` takes n steps. The answer has `seconds`
+and `peak_bytes` (host memory). The process exits at the end of its input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Worker:
         self._running = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What `worker` as a process writes for a request."""
+        """The answer to a request; see the module's docstring."""
         started = time.perf_counter()
         if "task" not in request:
             self._running.run(request["steps"])
@@ -38,15 +38,15 @@ class Worker:
             module = importlib.import_module(f"benchmarks.contenders.{self._module}")
             self._running = module.Contender(Task(**request["task"]), self._variant)
             self._running.run(1)
-        except Exception as error:  # whatever a peer raises: it is left out, and said so
+        except Exception as error:  # Any error of a library: it is left out, with a message.
             return {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
         return {"seconds": time.perf_counter() - started, "about": module.about()}
 
 
 def main() -> None:
-    """Serves until the input ends."""
+    """Answers requests until the end of the input."""
     worker, answers = Worker(sys.argv[1]), sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+    with contextlib.redirect_stdout(sys.stderr):  # Libraries may print.
         for line in sys.stdin:
             print(json.dumps(worker.answer(json.loads(line))), file=answers, flush=True)
 

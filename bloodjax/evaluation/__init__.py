@@ -1,1 +1,1 @@
-"""Trained classifiers: predictions, scores, ensembles, soups, robustness."""
+"""Trained classifiers: prediction, evaluation, ensembles, soups and robustness."""

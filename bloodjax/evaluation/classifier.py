@@ -1,4 +1,4 @@
-"""A trained classifier, as a workdir holds it: images in, probabilities out."""
+"""A trained classifier: images in, class probabilities out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import pathlib
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from bloodjax import config as config_lib
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED, TTAConfig
-from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.config import Config
 from bloodjax.data import lazy
 from bloodjax.data.lazy import LazyImages
@@ -20,18 +18,18 @@ from bloodjax.evaluation import soup, tta_selection
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.io import files
 from bloodjax.training import factory
-from bloodjax.training.workdir import BASELINE_FILE, CHECKPOINTS, CONFIG_FILE
+from bloodjax.training.workdir import BASELINE_FILE, SavedRun, open_run
 
 
 class Classifier:
     """A network with its weights and class names.
 
     Attributes:
-      classes: class names in label order.
-      config: of the run that trained it.
-      step: the step that its weights are of.
-      baseline: the colour-histogram regression of the same training part, or None.
-      selected: the views and weights that were chosen on its validation part, or None.
+      classes: Class names in label order.
+      config: Config of the run that trained it.
+      step: Training step of its weights.
+      baseline: Colour-histogram regression fitted to the same training split, or None.
+      selected: Views and weights that were selected on its validation split, or None.
     """
 
     def __init__(
@@ -45,53 +43,53 @@ class Classifier:
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
-        self._steps = factory.steps(config, len(classes))
-        self._variables = self._steps.shard_state(variables)
+        self._executor = factory.executor(config, len(classes))
+        self._variables = self._executor.shard_state(variables)
 
     def predict(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n classes"]:
-        """Probabilities of the classes.
+        """Class probabilities of images.
 
         Args:
-          images: RGB images of any size; others than the network's are resized as in training.
-          tta: sets of views (see `augment.views`), or "selected"; by default the views that the
-            run selected, and otherwise what its config says.
+          images: RGB images of any size; they are resized to the network's size as in training.
+          tta: Sets of views (see `augment.views`), or "selected". By default, the views that the
+            run selected, or else those of its config.
 
         Raises:
-          UserError: `tta` is not known, or nothing was selected.
+          UserError: `tta` is invalid, or is "selected" and the run has selected no views.
         """
-        return self._predict(images, self._plan(tta or self.tta))
+        return self._predict(images, self._tta_config(tta or self.tta))
 
-    def predict_beside(
+    def predict_with_plain(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n 2 classes"]:
-        """What `predict` gives, and beside it the same of each image alone, without views."""
-        plan = self._plan(tta or self.tta)
-        return self._predict(images, dataclasses.replace(plan, beside=True))
+        """The result of `predict`, and class probabilities without test-time augmentation."""
+        config = self._tta_config(tta or self.tta)
+        return self._predict(images, dataclasses.replace(config, with_plain=True))
 
-    def _predict(self, images: np.ndarray | LazyImages, plan: TTAConfig) -> np.ndarray:
+    def _predict(self, images: np.ndarray | LazyImages, config: TTAConfig) -> np.ndarray:
         resized = lazy.resize(images, self.config.data.image_size)
-        return self._steps.predict(self._variables, resized, plan)
+        return self._executor.predict(self._variables, resized, config)
 
     def predict_views(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str
     ) -> Float[np.ndarray, "views n classes"]:
-        """Probabilities of the classes in each view of the sets `tta`."""
+        """Class probabilities for each view of the sets `tta`."""
         resized = lazy.resize(images, self.config.data.image_size)
-        return self._steps.each_view(self._variables, resized, tta).swapaxes(0, 1)
+        return self._executor.each_view(self._variables, resized, tta).swapaxes(0, 1)
 
     @property
     def tta(self) -> str:
-        """The views that count where none are asked for."""
-        chosen = self.selected is not None and self.config.evaluation.tta_select != "none"
-        return SELECTED if chosen else self.config.evaluation.tta
+        """The default of `predict`'s argument `tta`."""
+        use_selected = self.selected is not None and self.config.evaluation.tta_select != "none"
+        return SELECTED if use_selected else self.config.evaluation.tta
 
-    def _plan(self, tta: str) -> TTAConfig:
+    def _tta_config(self, tta: str) -> TTAConfig:
         if tta == SELECTED and self.selected is None:
             raise UserError(
-                f"tta is {SELECTED!r}, but the run has no {tta_selection.FILE}; expected views that "
-                "evaluate --tta_select chose"
+                f"tta is {SELECTED!r}, but the run has no {tta_selection.FILE}; expected views "
+                "that evaluate --tta_select selected"
             )
         if tta == SELECTED:
             return self.selected
@@ -99,39 +97,39 @@ class Classifier:
 
 
 def load(workdir: str | pathlib.Path, which: str = "best") -> Classifier:
-    """The best classifier of the run in `workdir`.
-
-    Args:
-      workdir: the run's folder.
-      which: "best" is the soup of several epochs where the run has one (`config.soup`), else
-        "epoch": the best epoch's weights, averaged where `config.ema` has them so, else "raw": the
-        same epoch's weights as they were trained.
+    """Loads a classifier of the run in `workdir`; see `from_run`.
 
     Raises:
-      UserError: the folder holds no run, or one without a checkpoint.
+      UserError: The folder has no run, or the run has no valid checkpoint.
     """
-    workdir = pathlib.Path(workdir)
-    config_file = workdir / CONFIG_FILE
-    if not config_file.is_file():
-        raise UserError(f"{workdir}: no run is here, expected a folder with {CONFIG_FILE}")
-    config = config_lib.read(config_file)
-    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise UserError(f"{workdir}: the run has no whole checkpoint yet")
-        progress = checkpoints.progress()
-        step = checkpoints.latest_step if progress.best_step is None else progress.best_step
-        shapes = factory.shapes(config, len(progress.classes))
-        if which == "best" and soup.is_chosen(workdir):
-            variables = soup.restore(workdir, shapes)
-        else:
-            ema = config.ema > 0 and which != "raw"
-            variables = checkpoints.restore_variables(step, shapes, ema=ema)
-    baseline, selected = read_baseline(workdir), tta_selection.read(workdir)
-    return Classifier(config, progress.classes, variables, step, baseline, selected)
+    with open_run(pathlib.Path(workdir)) as run:
+        return from_run(run, which)
 
 
-def read_baseline(workdir: pathlib.Path) -> HistogramBaseline | None:
-    """The colour-histogram regression in `workdir`, or None where there is none."""
+def from_run(run: SavedRun, which: str = "best") -> Classifier:
+    """A classifier with weights of an open run.
+
+    Args:
+      run: The run.
+      which: "best": the soup of several epochs if the run made one that is better (`config.soup`),
+        otherwise the same as "epoch". "epoch": the best epoch's weights, averaged if `config.ema`
+        is set. "raw": that epoch's weights without averaging.
+
+    Raises:
+      UserError: The soup's weights are missing or damaged.
+    """
+    config, classes = run.config, run.progress.classes
+    shapes = factory.shapes(config, len(classes))
+    if which == "best" and soup.is_chosen(run.workdir):
+        variables = soup.restore(run.workdir, shapes)
+    else:
+        variables = run.best_variables(shapes, ema=config.ema > 0 and which != "raw")
+    baseline, selected = load_baseline(run.workdir), tta_selection.load(run.workdir)
+    return Classifier(config, classes, variables, run.best_step, baseline, selected)
+
+
+def load_baseline(workdir: pathlib.Path) -> HistogramBaseline | None:
+    """The colour-histogram regression of the run in `workdir`, or None if it has none."""
     file = workdir / BASELINE_FILE
     if not file.exists():
         return None

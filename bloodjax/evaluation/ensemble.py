@@ -1,4 +1,4 @@
-"""Several trained classifiers as one: the mean of their probabilities."""
+"""An ensemble: the mean of the class probabilities of several trained classifiers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bloodjax.training.workdir import CONFIG_FILE
 
 
 class Ensemble:
-    """Classifiers of the same classes, with the interface of one.
+    """Classifiers of the same classes, with the interface of a single one.
 
-    The members may be of different networks; each takes the images at its own size.
+    The members may be different networks; each resizes the images to its own size.
 
     Attributes:
-      members: the classifiers, by the folder of each.
-      classes: class names in label order.
-      config: the first member's, with the largest `data.image_size` of all.
-      step: None, for each member has its own.
-      baseline: a colour-histogram regression to hold the ensemble against, or None.
+      members: Folder of each run -> its classifier.
+      classes: Class names in label order.
+      config: Config of the first member, with the largest `data.image_size` of all members.
+      step: None, because each member has its own.
+      baseline: Colour-histogram regression to compare the ensemble with, or None.
     """
 
     step = None
@@ -39,6 +39,15 @@ class Ensemble:
         members: dict[pathlib.Path, Classifier],
         baseline: HistogramBaseline | None = None,
     ):
+        """Combines classifiers.
+
+        Args:
+          members: Folder of each run -> its classifier.
+          baseline: Colour-histogram regression; by default the first member's.
+
+        Raises:
+          UserError: The members have different classes.
+        """
         (first, model), *others = members.items()
         for folder, member in others:
             if member.classes != model.classes:
@@ -49,31 +58,37 @@ class Ensemble:
         size = max(member.config.data.image_size for member in members.values())
         content = model.config.to_dict()
         content["data"] = {**content["data"], "image_size": size}
-        self.config = config_lib.validate(content)
         self.members, self.classes = members, model.classes
+        self.config = config_lib.validate(content)
         self.baseline = baseline or model.baseline
 
     @property
     def tta(self) -> str:
-        """The views that count where none are asked for; each member has its own."""
+        """The default views of the members, each listed once."""
         return ", ".join(sorted({member.tta for member in self.members.values()}))
 
     def predict(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "n classes"]:
-        """Probabilities of the classes, the mean over the members; see `Classifier.predict`."""
+        """Class probabilities, averaged over the members; see `Classifier.predict`."""
         return np.mean([member.predict(images, tta) for member in self.members.values()], axis=0)
 
     def predict_members(
         self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
     ) -> Float[np.ndarray, "members n 2 classes"]:
-        """Probabilities of the classes by each member; see `Classifier.predict_beside`."""
-        return np.stack([member.predict_beside(images, tta) for member in self.members.values()])
+        """Class probabilities by each member; see `Classifier.predict_with_plain`."""
+        members = self.members.values()
+        return np.stack([member.predict_with_plain(images, tta) for member in members])
 
-    def figures(
+    def member_metrics(
         self, each: Float[np.ndarray, "members n classes"], labels: np.ndarray
     ) -> list[dict[str, object]]:
-        """Each member alone, as `metrics.quick` has it, with its folder and network."""
+        """Metrics of each member (`metrics.quick`), with its folder, network and step.
+
+        Args:
+          each: Class probabilities by each member.
+          labels: True class indices.
+        """
         return [
             {
                 "workdir": str(folder),
@@ -85,47 +100,48 @@ class Ensemble:
         ]
 
     def check_unseen(self, spec: str, names: Sequence[str]) -> None:
-        """Makes sure that no member was trained on what the ensemble is to be judged by.
+        """Checks that no member was trained on the images that the ensemble is evaluated on.
 
         Args:
-          spec: of the source of the images.
-          names: of the images in it.
+          spec: SPEC of the source of the images.
+          names: Names of the images in the source.
 
         Raises:
-          UserError: a member was.
+          UserError: A member was trained on some of them.
         """
         for folder in self.members:
             seen = input_pipeline.trained_on(folder / "splits.json", spec, names)
             if seen:
                 raise UserError(
                     f"{folder}: was trained on {seen:,} of these {len(names):,} images of "
-                    f"{spec}; expected runs that all kept them back, or other --data"
+                    f"{spec}; expected runs that were trained on none of them, or other --data"
                 )
 
 
 def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classifier | Ensemble:
-    """The classifier of a run, or the ensemble of several runs or of the folds of one.
+    """Loads the classifier of a run, or the ensemble of several runs or of the folds of one.
+
+    Args:
+      workdirs: Folder of a run, or several folders.
 
     Raises:
-      UserError: a folder holds no run, or none with a checkpoint; or the classes differ.
+      UserError: A folder has no run, or a run has no valid checkpoint; a folder is listed twice;
+        or the classes differ.
     """
     if isinstance(workdirs, (str, pathlib.Path)):
         workdirs = [workdirs]
     folders = [fold for workdir in workdirs for fold in fold_folders(pathlib.Path(workdir))]
     if len(set(folders)) < len(folders):
-        raise UserError(f"{_first_twice(folders)}: is named twice, expected different runs")
+        repeated = next(folder for folder in folders if folders.count(folder) > 1)
+        raise UserError(f"{repeated}: is named twice, expected different runs")
     members = {folder: classifier.load(folder) for folder in folders}
     if len(members) == 1:
         return members[folders[0]]
-    return Ensemble(members, classifier.read_baseline(pathlib.Path(workdirs[0])))
+    return Ensemble(members, classifier.load_baseline(pathlib.Path(workdirs[0])))
 
 
 def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of a run's folds; the run's own where it has none."""
+    """Folders of the folds of a run; the run's own folder if it has no folds."""
     file = workdir / CONFIG_FILE
     folds = config_lib.load_json(file).folds if file.is_file() else 0
     return [workdir / f"fold{i}" for i in range(folds)] or [workdir]
-
-
-def _first_twice(folders: Sequence[pathlib.Path]) -> pathlib.Path:
-    return next(folder for folder in folders if folders.count(folder) > 1)

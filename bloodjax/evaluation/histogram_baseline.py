@@ -1,7 +1,7 @@
-"""The colour-histogram baseline, without a network. The one door to scikit-learn.
+"""Colour-histogram baseline: logistic regression. The only module that imports scikit-learn.
 
-Stained cells differ in colour, so counting colours alone goes a long way. A network's accuracy says
-little before it is held against that baseline's.
+Stained cells differ in colour, so a classifier of colours alone can be accurate. A network's
+accuracy is meaningful only in comparison with this baseline.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bloodjax.data import lazy
 from bloodjax.data.lazy import LazyImages
 
 BINS = 16
-# Images that the baseline is fitted to at most; more would hardly change 49 numbers a class.
+# Most images that the baseline is fitted to. More would hardly change its 49 numbers per class.
 MAX_IMAGES = 20_000
 IMAGES_AT_ONCE = 64
 SMALLEST_SCALE = 1e-3
@@ -27,7 +27,7 @@ SMALLEST_SCALE = 1e-3
 def colour_histogram(
     images: UInt8[np.ndarray, "n h w 3"] | LazyImages,
 ) -> Float32[np.ndarray, "n 48"]:
-    """Share of the pixels in each of 16 equal bins of red, then of green, then of blue."""
+    """Share of the pixels in each of 16 equal bins of red, of green and of blue, in this order."""
     n, height, width, channels = images.shape
     counts = np.empty((n, channels * BINS), np.float32)
     channel_offset = np.arange(channels) * BINS
@@ -47,11 +47,11 @@ class HistogramBaseline:
     """Logistic regression on standardised colour histograms, as plain arrays.
 
     Attributes:
-      mean: of each bin over the training images.
-      scale: standard deviation of each bin, at least 0.001: a bin all but empty in training must
-        not outvote the others when another stain fills it.
-      weights: regression coefficients on (histogram - mean) / scale.
-      bias: intercept of each class, so low for a class without training images that its
+      mean: Mean of each bin over the training images.
+      scale: Standard deviation of each bin, at least 0.001, so that a bin that is almost empty in
+        training does not dominate if another stain fills it.
+      weights: Regression coefficients for (histogram - mean) / scale.
+      bias: Intercept of each class; for a class without training images it is so low that the
         probability is 0.
     """
 
@@ -67,24 +67,29 @@ class HistogramBaseline:
         labels: Int[np.ndarray, " n"],
         num_classes: int,
     ) -> HistogramBaseline:
-        """The regression on `images`, or on 20,000 drawn from them, where there are more.
+        """Fits the regression to `images`, or to a random sample of 20,000 if there are more.
+
+        Args:
+          images: RGB images, all of one size.
+          labels: True class indices.
+          num_classes: Number of classes.
 
         Raises:
-          ValueError: with fewer than two classes among `labels`.
+          ValueError: `labels` has fewer than two classes.
         """
         if len(images) > MAX_IMAGES:
-            drawn = np.random.default_rng(0).choice(len(images), MAX_IMAGES, replace=False)
-            chosen = np.sort(drawn)
-            images, labels = lazy.take(images, chosen), labels[chosen]
+            sample = np.random.default_rng(0).choice(len(images), MAX_IMAGES, replace=False)
+            sample.sort()
+            images, labels = lazy.take(images, sample), labels[sample]
         histogram = colour_histogram(images)
         mean = histogram.mean(axis=0)
         scale = np.maximum(histogram.std(axis=0), SMALLEST_SCALE)
-        # Matrices this small cost more to share between threads than to multiply.
+        # Threads would cost more time than they save on matrices of this size.
         with threadpool_limits(1):
             model = LogisticRegression(max_iter=1000).fit((histogram - mean) / scale, labels)
         weights = np.zeros((histogram.shape[1], num_classes), np.float32)
         bias = np.full(num_classes, -1e4, np.float32)
-        if len(model.classes_) == 2:  # scikit-learn keeps the second class's logit alone
+        if len(model.classes_) == 2:  # scikit-learn has only the second class's logit.
             first, second = model.classes_
             bias[first] = 0
             weights[:, second], bias[second] = model.coef_[0], model.intercept_[0]
@@ -95,15 +100,15 @@ class HistogramBaseline:
     def predict(
         self, images: UInt8[np.ndarray, "n h w 3"] | LazyImages
     ) -> Float32[np.ndarray, "n classes"]:
-        """Probabilities of the classes; rows sum to 1."""
+        """Class probabilities; rows sum to 1."""
         histogram = (colour_histogram(images) - self.mean) / self.scale
         return softmax(histogram @ self.weights + self.bias, axis=1)
 
     def to_dict(self) -> dict[str, list]:
-        """Fields as nested lists, ready for JSON."""
+        """The fields as nested lists, for JSON."""
         return {field: values.tolist() for field, values in vars(self).items()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, list]) -> HistogramBaseline:
-        """The baseline that `to_dict` wrote, bit for bit."""
+        """Restores a baseline from the result of `to_dict`, bit for bit."""
         return cls(**{field: np.asarray(values, np.float32) for field, values in fields.items()})

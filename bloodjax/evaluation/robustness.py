@@ -1,12 +1,12 @@
-"""How a classifier stands distorted images: the benchmark of BloodMNIST-C, on any labelled data.
+"""Robustness benchmark: BloodMNIST-C's corruptions, and further ones, on any labelled dataset.
 
 Definitions (Di Salvo et al. 2024, arXiv:2406.17536, and its package medmnistc):
-  * The balanced error is 1 - balanced accuracy; of a corruption, it has one at each severity s.
+  * The balanced error is 1 - balanced accuracy. A corruption has one for each severity s.
   * `be` of a corruption is sum_s error(s) / sum_s AlexNet's error(s); 1 is as bad as AlexNet.
   * `rbe` is sum_s (error(s) - clean error) / sum_s (AlexNet's error(s) - AlexNet's clean error):
-    what the corruption adds, against what it adds for AlexNet.
-  * `BE` and `rBE` are their means over the eleven corruptions; None where some were not measured.
-AlexNet's errors are of BloodMNIST-C's own images; on other data the ratios are no ranking.
+    the increase of the error, relative to AlexNet's.
+  * `BE` and `rBE` are their means over the eleven corruptions; None if some were not measured.
+AlexNet's errors were measured on BloodMNIST-C's images, so only ratios on these are comparable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder
 from bloodjax.report import corruptions_page
 
-# Images distorted and then predicted at once, at least: what progress and Ctrl-C wait for.
+# Minimum number of images in a chunk. After each chunk, progress and signals are handled.
 _AT_ONCE = 256
 
 
@@ -44,18 +44,18 @@ def benchmark(
     """Scores `dataset` clean and distorted; writes `corruptions.json` and `corruptions.html`.
 
     Args:
-      model: the classifier, or an ensemble; its config's seed decides on what is random.
-      dataset: labelled images, their classes those of `model`.
-      out: a folder, made if need be.
-      names: distortion -> severities, as `corruptions.registry.parse` returns them.
-      tta: views to average over, or None for what the model itself says.
+      model: The classifier or ensemble. Its config's seed is the seed of the distortions.
+      dataset: Labelled images of the same classes.
+      out: Folder to write to; it is created if needed.
+      names: Distortion -> severities, as `corruptions.registry.parse` returns them.
+      tta: Views to average over; by default those of the model.
+
+    Returns:
+      The content of `corruptions.json`.
 
     Raises:
       UserError: `out` cannot be written to.
       Stopped: SIGINT or SIGTERM came; nothing was written.
-
-    Returns:
-      The content of `corruptions.json`.
     """
     make_folder(out)
     clean, errors = _measure(model, dataset, names, tta)
@@ -74,12 +74,15 @@ def benchmark(
 
 
 def relative(clean: float, errors: Mapping[str, Mapping[int, float]]) -> dict:
-    """The clean error, all errors and their means, and both ratios to AlexNet's.
+    """The errors, their means, and both ratios to AlexNet's errors.
 
     Args:
-      clean: the balanced error on clean images, 0..1.
-      errors: distortion -> severity -> balanced error. A distortion that lacks a severity or is not
-        BloodMNIST-C's has None for its ratios.
+      clean: Balanced error on clean images, 0..1.
+      errors: Distortion -> severity -> balanced error.
+
+    Returns:
+      Part of the content of `corruptions.json`. The ratios are None for a distortion that lacks a
+      severity or is not in BloodMNIST-C.
     """
     rows = {name: _row(name, clean, by_severity) for name, by_severity in errors.items()}
     complete = all(name in rows for name in alexnet_reference.CORRUPTED)
@@ -92,7 +95,7 @@ def relative(clean: float, errors: Mapping[str, Mapping[int, float]]) -> dict:
 
 
 def summary(result: Mapping) -> str:
-    """One line on the content of `corruptions.json`."""
+    """One line that summarises the content of `corruptions.json`."""
     rows = result["corruptions"]
     worst = max(rows, key=lambda name: rows[name]["mean_balanced_error"])
     mean = np.mean([row["mean_balanced_error"] for row in rows.values()])
@@ -118,8 +121,8 @@ def _row(name: str, clean: float, errors: Mapping[int, float]) -> dict:
     }
 
 
-def _mean_of(rows: Mapping[str, Mapping], figure: str) -> float | None:
-    values = [rows[name][figure] for name in alexnet_reference.CORRUPTED]
+def _mean_of(rows: Mapping[str, Mapping], ratio: str) -> float | None:
+    values = [rows[name][ratio] for name in alexnet_reference.CORRUPTED]
     return None if None in values else float(np.mean(values))
 
 
@@ -129,22 +132,24 @@ def _measure(
     names: Mapping[str, Sequence[int]],
     tta: str | None,
 ) -> tuple[float, dict[str, dict[int, float]]]:
-    """The balanced errors on clean images, and under each distortion and severity."""
+    """The balanced error on clean images, and for each distortion and severity."""
     seed, n = model.config.seed, len(dataset)
     total = n * (1 + sum(map(len, names.values())))
     errors: dict[str, dict[int, float]] = {}
     with preemption.graceful_shutdown() as stop, console.ProgressBar("clean", total, 0) as bar:
 
-        def error(done: int, change: Callable) -> float:
-            found = []
+        def error(done: int, distort: Callable) -> float:
+            predictions = []
             for rows in _chunks(n, model.config.batch_size):
-                images = np.stack([change(dataset.images[i], dataset.names[i]) for i in rows])
-                found.append(model.predict(images, tta))
+                images = np.stack([distort(dataset.images[i], dataset.names[i]) for i in rows])
+                predictions.append(model.predict(images, tta))
                 bar.advance(done + rows.stop)
                 if stop.signal:
-                    raise Stopped("stopped; nothing is written of the corruptions", stop.signal)
-            figures = metrics.quick(np.concatenate(found), dataset.labels)
-            return 1 - figures["balanced_accuracy"]
+                    raise Stopped(
+                        "stopped; the results of the corruptions were not written", stop.signal
+                    )
+            scores = metrics.quick(np.concatenate(predictions), dataset.labels)
+            return 1 - scores["balanced_accuracy"]
 
         clean = error(0, lambda image, _: image)
         done = n
@@ -158,12 +163,12 @@ def _measure(
 
 
 def _distortion(name: str, severity: int, seed: int) -> Callable:
-    return lambda image, picture: registry.distort(
-        image, name, severity, seed=seed, image_name=picture
+    return lambda image, image_name: registry.distort(
+        image, name, severity, seed=seed, image_name=image_name
     )
 
 
 def _chunks(n: int, batch_size: int) -> list[range]:
-    """Ranges of whole batches of `n` images."""
+    """Splits the indices of `n` images into chunks of full batches."""
     size = batch_size * max(1, _AT_ONCE // batch_size)
     return [range(start, min(start + size, n)) for start in range(0, n, size)]

@@ -1,7 +1,7 @@
-"""A soup: the average of the weights of a run's best epochs, where that is better than the best.
+"""Greedy soup: the average of the weights of a run's best epochs, if it beats the best epoch.
 
-Wortsman et al., "Model soups", 2022, arXiv:2203.05482, whose greedy soup this is, of epochs of one
-run in place of runs. BatchNorm's running averages are averaged as well.
+The method is the greedy soup of Wortsman et al., "Model soups", 2022, arXiv:2203.05482, applied to
+epochs of one run instead of several runs. BatchNorm's running averages are averaged too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from jaxtyping import PyTree
 
 from bloodjax import metrics
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.progress import RunProgress
-from bloodjax.checkpoints.state import Metrics, TrainState
+from bloodjax.checkpoints.state import Metrics, RunProgress, TrainState
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import METRICS
@@ -36,74 +35,84 @@ def make(
     config: Config,
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
-    watched: Sequence[Dataset],
+    datasets: Sequence[Dataset],
 ) -> None:
-    """Makes the soup of a run that has ended, from the epochs that `config.soup` had kept.
+    """Makes the soup of a finished run from its `config.soup` best epochs.
 
-    They are taken from the best on, each one that leaves the average no worse on the sets
-    `watched`, those that early stopping looks at, by its metric and their mean. Writes `soup.json`,
-    and the weights to `soup/` where they are better than the best epoch's alone.
+    Epochs are tried from the best to the worst. An epoch is added unless the average becomes worse,
+    by early stopping's metric averaged over `datasets`. Writes `soup.json`, and the weights to
+    `soup/` if they are better than the best epoch's.
+
+    Args:
+      config: Config of the run.
+      workdir: Folder of the run.
+      checkpoints: Checkpoints of the run.
+      datasets: The splits that early stopping monitors; if empty, no soup is made.
     """
-    if not watched:
-        console.log_info("no soup: it needs a validation part")
+    if not datasets:
+        console.log_info("no soup: it needs a validation split")
         return
     metric, progress = config.early_stopping.metric, checkpoints.progress()
-    steps = factory.steps(config, len(progress.classes))
+    executor = factory.executor(config, len(progress.classes))
     like = factory.shapes(config, len(progress.classes))
 
     def score(variables: PyTree) -> dict[str, float]:
-        placed = steps.shard_state(variables)
-        of_each = [
-            metrics.quick(steps.predict(placed, part.images, "none"), part.labels)
-            for part in watched
+        sharded = executor.shard_state(variables)
+        each = [
+            metrics.quick(executor.predict(sharded, dataset.images, "none"), dataset.labels)
+            for dataset in datasets
         ]
-        return {name: statistics.fmean(f[name] for f in of_each) for name in of_each[0]}
+        return {name: statistics.fmean(scores[name] for scores in each) for name in each[0]}
 
-    taken: list[int] = []
-    average, figures, single = None, {}, {}
-    for step, _ in progress.leaders:
-        found = checkpoints.restore_variables(step, like, ema=config.ema > 0)
-        tried = _with_one_more(average, jax.device_get(found), len(taken))
-        scored = score(tried)
-        if not taken:
-            single = scored
-        elif _better(figures[metric], scored[metric], metric):
+    added: list[int] = []
+    average, scores, single = None, {}, {}
+    for step, _ in progress.top_k:
+        variables = checkpoints.restore_variables(step, like, ema=config.ema > 0)
+        candidate = _add_to_mean(average, jax.device_get(variables), len(added))
+        candidate_scores = score(candidate)
+        if not added:
+            single = candidate_scores
+        elif _better(scores[metric], candidate_scores[metric], metric):
             continue
-        taken.append(step)
-        average, figures = tried, scored
-    chosen = _better(figures[metric], single[metric], metric)
+        added.append(step)
+        average, scores = candidate, candidate_scores
+    chosen = _better(scores[metric], single[metric], metric)
     if chosen:
-        _save(workdir / FOLDER, progress, average, steps)
+        _save(workdir / FOLDER, progress, average, executor)
     content = {
-        "steps": taken,
-        "validation": {"best": single, "soup": figures},
+        "steps": added,
+        "validation": {"best": single, "soup": scores},
         "chosen": chosen,
     }
     atomic_write(workdir / FILE, json.dumps(content, indent=2) + "\n")
     console.log_info(
-        f"soup of {len(taken)} of the {len(progress.leaders)} best epochs: validation {metric} "
-        f"{figures[metric]:.4f}, of the best alone {single[metric]:.4f}"
-        f"; {'the soup' if chosen else 'the best epoch'} is kept"
+        f"soup of {len(added)} of the {len(progress.top_k)} best epochs: validation {metric} "
+        f"{scores[metric]:.4f}, of the best epoch {single[metric]:.4f}"
+        f"; the run uses {'the soup' if chosen else 'the best epoch'}"
     )
 
 
 def is_chosen(workdir: pathlib.Path) -> bool:
-    """Whether the run made a soup that is better than its best epoch."""
+    """Whether the run has a soup that is better than its best epoch."""
     path = workdir / FILE
     return path.exists() and read_json(path, "a run's soup", lambda c: bool(c["chosen"]))
 
 
 def restore(workdir: pathlib.Path, like: PyTree) -> PyTree:
-    """The soup's variables, of the shapes and dtypes of `like`; `is_chosen` must hold.
+    """Restores the soup's variables; `is_chosen` must be true.
+
+    Args:
+      workdir: Folder of the run.
+      like: Variables of the same shapes and dtypes.
 
     Raises:
-      UserError: they are not whole.
+      UserError: The soup's weights are missing or damaged.
     """
     with Checkpoints(workdir / FOLDER, read_only=True) as checkpoints:
         if checkpoints.latest_step is None:
             raise UserError(
-                f"{workdir / FOLDER}: the soup's weights are missing or broken; expected them, "
-                "which the run's own command makes again"
+                f"{workdir / FOLDER}: the soup's weights are missing or damaged; run the training "
+                "command again to make them"
             )
         return checkpoints.restore_variables(checkpoints.latest_step, like)
 
@@ -112,8 +121,8 @@ def _better(one: float, other: float, metric: str) -> bool:
     return one > other if METRICS[metric] else one < other
 
 
-def _with_one_more(average: PyTree, new: PyTree, count: int) -> PyTree:
-    """The mean of `count` trees, of which `average` is the mean, and a further one."""
+def _add_to_mean(average: PyTree, new: PyTree, count: int) -> PyTree:
+    """The mean of `count` trees with the mean `average`, and of the tree `new`."""
     if count == 0:
         return new
 
@@ -123,8 +132,8 @@ def _with_one_more(average: PyTree, new: PyTree, count: int) -> PyTree:
     return jax.tree.map(mean, average, new)
 
 
-def _save(folder: pathlib.Path, progress: RunProgress, variables: PyTree, steps) -> None:
+def _save(folder: pathlib.Path, progress: RunProgress, variables: PyTree, executor) -> None:
     step = jnp.int32(progress.best_step)
     state = TrainState(step, **variables, opt_state={}, metrics=Metrics.zeros())
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(steps.unreplicate(steps.shard_state(state)), progress)
+        checkpoints.save(executor.unreplicate(executor.shard_state(state)), progress)

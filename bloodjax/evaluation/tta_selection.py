@@ -1,10 +1,10 @@
-"""Which views earn their place: their weights, chosen on the validation part.
+"""Selects weights for test-time augmentation's views on the validation split.
 
-Two ways, both minimising the negative log-likelihood of the true classes: greedy forward selection
-with replacement (Caruana et al. 2004, https://doi.org/10.1145/1015330.1015432), and free
-non-negative weights (after Shanmugam et al. 2021, "Better aggregation in test-time augmentation",
-https://arxiv.org/abs/2011.11156). The image alone is a choice of both, so that views which only
-harm on validation get no weight.
+There are two methods; both minimise the negative log-likelihood of the true classes: greedy forward
+selection with replacement (Caruana et al. 2004, https://doi.org/10.1145/1015330.1015432), and
+free non-negative weights (after Shanmugam et al. 2021, "Better aggregation in test-time
+augmentation", https://arxiv.org/abs/2011.11156). Both can select the image alone, so views that
+increase the validation loss get no weight.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics import SMALLEST_PROBABILITY
 
 FILE = "tta.json"
-# Views that the greedy selection takes, the same one several times among them.
+# Name in files of earlier versions -> name of the view.
+_ALIASES = {"picture": views.IMAGE}
+# Number of greedy selections; a view can be selected several times.
 _ROUNDS = 50
-# A free weight below this is noise, and would cost a pass through the network.
+# Free weights below this are set to 0: they are noise, and each view costs a forward pass.
 _SMALLEST_WEIGHT = 0.01
 
 Each = Float[np.ndarray, "views n classes"]
@@ -36,7 +38,13 @@ Labels = Int[np.ndarray, " n"]
 def combine(
     each: Each, weights: Float[np.ndarray, " views"], average: str
 ) -> Float[np.ndarray, "n classes"]:
-    """The probabilities of all views as one, as `tta.probabilities` does it; weights sum to 1."""
+    """Averages class probabilities over the views, as `tta.probabilities` does.
+
+    Args:
+      each: Class probabilities for each view.
+      weights: Weights of the views; they sum to 1.
+      average: "probabilities" or "logits".
+    """
     mean = np.tensordot(weights, _terms(each, average), axes=1)
     return softmax(mean, axis=-1) if average == "logits" else mean
 
@@ -46,21 +54,21 @@ def greedy(
 ) -> Float[np.ndarray, " views"]:
     """Weights by greedy forward selection with replacement.
 
-    In each round the view joins that makes the mean of those taken so far best; of all rounds the
-    best one counts. Ties go to the earlier view and round.
+    Each round adds the view for which the mean of all selected views has the lowest loss. The
+    result is the mean of the best round. Ties go to the earlier view and the earlier round.
 
     Args:
-      each: the class probabilities in each view.
-      labels: the true classes.
+      each: Class probabilities for each view.
+      labels: True class indices.
       average: "probabilities" or "logits".
-      rounds: how many views are taken.
+      rounds: Number of rounds.
     """
     terms = _terms(each, average)
     counts = np.zeros(len(terms))
     total = np.zeros_like(terms[0])
     best, best_counts = np.inf, counts
-    for taken in range(1, rounds + 1):
-        losses = [_loss((total + term) / taken, labels, average) for term in terms]
+    for selected in range(1, rounds + 1):
+        losses = [_loss((total + term) / selected, labels, average) for term in terms]
         chosen = int(np.argmin(losses))
         counts[chosen] += 1
         total += terms[chosen]
@@ -70,14 +78,14 @@ def greedy(
 
 
 def free_weights(each: Each, labels: Labels, average: str) -> Float[np.ndarray, " views"]:
-    """Non-negative weights with a sum of 1; those below 0.01 become 0.
+    """Optimal non-negative weights with a sum of 1; weights below 0.01 are set to 0.
 
-    The problem is convex: the likelihood is that of a mixture or of a logistic regression. Solved
-    by sequential least squares.
+    The problem is convex, because the likelihood is that of a mixture or of a logistic regression.
+    It is solved by sequential least squares.
 
     Args:
-      each: the class probabilities in each view.
-      labels: the true classes.
+      each: Class probabilities for each view.
+      labels: True class indices.
       average: "probabilities" or "logits".
     """
     terms = _terms(each, average)
@@ -109,17 +117,17 @@ def free_weights(each: Each, labels: Labels, average: str) -> Float[np.ndarray, 
 def select(
     each: Each, labels: Labels, name: str, average: str, method: str
 ) -> tuple[TTAConfig, dict[str, object]]:
-    """Chooses the weights of views.
+    """Selects weights of views.
 
     Args:
-      each: the class probabilities in each view of the sets `name`, in the order of `views.named`.
-      labels: the true classes.
-      name: the sets of views.
+      each: Class probabilities for each view of the sets `name`, in the order of `views.named`.
+      labels: True class indices.
+      name: Sets of views.
       average: "probabilities" or "logits".
       method: "greedy" or "weights".
 
     Returns:
-      The plan, and the content of `tta.json`.
+      The views with their weights, and the content of `tta.json`.
     """
     choose = {"greedy": greedy, "weights": free_weights}[method]
     weights = choose(each, labels, average)
@@ -127,20 +135,20 @@ def select(
     kept = {names[i]: round(float(weights[i]), 6) for i in np.flatnonzero(weights)}
     number = len(names)
     candidates = {
-        views.PICTURE: np.eye(number)[0],
+        views.IMAGE: np.eye(number)[0],
         "mean": np.full(number, 1 / number),
         "selected": weights,
     }
-    figures = {what: combine(each, w, average) for what, w in candidates.items()}
+    means = {choice: combine(each, w, average) for choice, w in candidates.items()}
     return TTAConfig(name, average, tuple(kept.items())), {
         "views": name,
         "average": average,
         "select": method,
         "n": len(labels),
         "weights": kept,
-        "nll": {what: _nll(p, labels) for what, p in figures.items()},
+        "nll": {choice: _nll(p, labels) for choice, p in means.items()},
         "accuracy": {
-            what: float(np.mean(p.argmax(axis=1) == labels)) for what, p in figures.items()
+            choice: float(np.mean(p.argmax(axis=1) == labels)) for choice, p in means.items()
         },
     }
 
@@ -150,30 +158,30 @@ def write(workdir: pathlib.Path, content: dict[str, object]) -> None:
     atomic_write(workdir / FILE, json.dumps(content, indent=2) + "\n")
 
 
-def read(workdir: pathlib.Path) -> TTAConfig | None:
-    """The plan in `tta.json`, or None where there is no such file.
+def load(workdir: pathlib.Path) -> TTAConfig | None:
+    """The views and weights in `tta.json`, or None if the run has no such file.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: The file is damaged.
     """
     path = workdir / FILE
     if not path.exists():
         return None
-    return read_json(path, "views, average, and the weights of views with a sum of 1", _plan)
+    return read_json(path, "views, average, and the weights of views with a sum of 1", _from_json)
 
 
-def _plan(content: Any) -> TTAConfig:
-    plan = TTAConfig(content["views"], content["average"], tuple(content["weights"].items()))
-    known, weights = set(views.named(plan.views)), dict(plan.weights)
-    if not weights.keys() <= known or plan.average not in AVERAGES:
+def _from_json(content: Any) -> TTAConfig:
+    weights = {_ALIASES.get(name, name): weight for name, weight in content["weights"].items()}
+    config = TTAConfig(content["views"], content["average"], tuple(weights.items()))
+    if not weights.keys() <= set(views.named(config.views)) or config.average not in AVERAGES:
         raise ValueError("an unknown view or average")
     if abs(sum(weights.values()) - 1) >= 1e-3 or min(weights.values()) <= 0:
         raise ValueError("weights with another sum, or none")
-    return plan
+    return config
 
 
 def _terms(each: Each, average: str) -> Each:
-    """What the mean is taken of, in float64."""
+    """The terms that are averaged, in float64."""
     each = np.clip(each.astype(np.float64), SMALLEST_PROBABILITY, 1)
     return np.log(each) if average == "logits" else each
 

@@ -1,4 +1,4 @@
-"""What the machine can do at best, and how much memory the process has taken."""
+"""Peak FLOP/s and memory use of the devices of this process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense peaks in TFLOP/s of one device (of one core on TPU v2 and v3), without sparsity. float32 is
-# what JAX's default precision runs it in: TF32 on NVIDIA's Ampere and later, bfloat16 passes on TPU
+# Dense peak of one device in TFLOP/s (of one core for TPU v2 and v3). "float32" is what JAX's
+# default precision computes float32 in: TF32 on NVIDIA Ampere and later, bfloat16 passes on TPU
 # (`jax.lax.Precision.DEFAULT`). V100 and T4 have no bfloat16 units.
-# Sources: NVIDIA's data sheets of each card (H100 and H200 state sparse figures, here halved);
-# Google Cloud's "TPU system architecture" pages of each version.
+# Sources: NVIDIA's data sheet of each card (H100 and H200: half of the stated sparse peak);
+# Google Cloud's "TPU system architecture" page of each version.
 _PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
     (r"\bH100 PCIe\b", {"bfloat16": 756.5, "float32": 378.0}),
     (r"\bH[12]00 NVL\b", {"bfloat16": 835.5, "float32": 417.5}),
@@ -37,11 +37,11 @@ _MATMUL = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """The most operations a second, all devices together.
+    """The highest possible rate of all devices together.
 
     Attributes:
-      flops: floating-point operations a second, two a multiply-add; None where it is not known.
-      origin: where the figure comes from, or why there is none.
+      flops: Floating-point operations per second (a multiply-add is two); None if unknown.
+      origin: Source of the number, or why there is none.
     """
 
     flops: float | None
@@ -49,10 +49,14 @@ class Peak:
 
 
 def peak(dtype: str) -> Peak:
-    """What all devices of this process could compute at best in `dtype`, a dtype's name."""
+    """The peak of all devices of this process together.
+
+    Args:
+      dtype: Name of the compute dtype, such as "bfloat16".
+    """
     devices = jax.local_devices()
     kind = devices[0].device_kind
-    if devices[0].platform == "cpu":  # several CPU devices share the same cores
+    if devices[0].platform == "cpu":  # Several CPU devices share the same cores.
         return Peak(
             _measured(), f"measured: float32 matrix product of {_MATMUL} x {_MATMUL} on this CPU"
         )
@@ -63,12 +67,17 @@ def peak(dtype: str) -> Peak:
 
 
 def utilisation(flops_per_second: float, peak: Peak) -> float | None:
-    """What part of `peak` a rate is (model FLOP utilisation); None where the peak is not known."""
+    """Model FLOP utilisation: the rate as a share of `peak`, 0..1; None if the peak is unknown."""
     return flops_per_second / peak.flops if peak.flops else None
 
 
 def published(kind: str, dtype: str) -> float | None:
-    """The published dense peak in FLOP/s of a device of this `jax.Device.device_kind`, or None."""
+    """The published dense peak of one device in FLOP/s; None if the device is not in the table.
+
+    Args:
+      kind: `jax.Device.device_kind`.
+      dtype: Name of the compute dtype.
+    """
     for pattern, tera in _PEAKS:
         if re.search(pattern, kind):
             return tera[dtype] * 1e12 if dtype in tera else None
@@ -88,19 +97,22 @@ def _measured(repeats: int = 4) -> float:
 
 
 def threads() -> int:
-    """CPU threads that this process can run at once."""
+    """Number of CPU threads that this process can run at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> tuple[int | None, str]:
-    """The most bytes in use since the process began, and what they are of."""
-    taken = [
+    """Peak memory in bytes (None if unknown), and which memory it is.
+
+    It is the fullest device's if all devices report theirs, otherwise the process's on the host.
+    """
+    peaks = [
         (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
     ]
-    if all(taken):
-        return max(taken), "fullest device"
+    if all(peaks):
+        return max(peaks), "fullest device"
     try:
-        import resource  # Unix only
+        import resource  # Unix only.
     except ImportError:
         return None, "neither the device nor the system says"
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

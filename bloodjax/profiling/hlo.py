@@ -1,8 +1,8 @@
-"""What XLA made of a step: its text, read into instructions that know where they come from.
+"""Parses a compiled step's HLO text, and assigns each instruction to a part of the step.
 
-A compiled program's text (`jax.stages.Compiled.as_text()`) carries for most instructions the names
-of the scopes and modules that they were traced under, and the stack of source lines. A fusion
-carries those of its last part alone.
+The text (`jax.stages.Compiled.as_text()`) has, for most instructions, the name scopes and modules
+that they were traced under, and the stack of source lines. A fusion has only those of its last
+operation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 
 CONTAINERS = frozenset({"while", "conditional", "call"})
-"""Opcodes that only run other instructions, which have a time of their own."""
+"""Opcodes that only run other instructions, whose time the trace has separately."""
 
-# Parts of a step outside the network, by the `jax.named_scope` that they are traced under.
+# `jax.named_scope` -> part of a training step outside the network.
 _PARTS = {
     "input": "augmentation and input",
     "augment": "augmentation and input",
@@ -41,9 +41,10 @@ class Instruction:
 
     Attributes:
       opcode: "fusion", "dot", "while", ...
-      shape: of the result, as XLA writes it.
-      op_name: scopes and modules, joined by "/"; empty for what the compiler added.
-      source: "file:line" of the innermost frame in this library, else of the innermost; or empty.
+      shape: Shape of the result in XLA's notation.
+      op_name: Name scopes and modules, joined by "/"; empty if the compiler added the instruction.
+      source: "file:line" of the innermost frame in this library, or of the innermost frame if none
+        is; empty if unknown.
     """
 
     opcode: str
@@ -54,18 +55,18 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program: its module's name, and its instructions by name."""
+    """A compiled program: the name of its HLO module, and its instructions by name."""
 
     name: str
     instructions: Mapping[str, Instruction]
 
 
 def parse(text: str) -> Program:
-    """Reads a compiled program's text. What it does not understand, it leaves out."""
+    """Parses a compiled program's text; lines of unknown form are skipped."""
     head = re.match(r"HloModule ([\w.\-]+)", text)
     sources = _sources(text)
     instructions: dict[str, Instruction] = {}
-    last_named: dict[str, Instruction] = {}  # of each computation
+    last_named: dict[str, Instruction] = {}  # The last one of each computation.
     computation = ""
     for line in text.splitlines():
         if found := _COMPUTATION.match(line):
@@ -87,7 +88,7 @@ def parse(text: str) -> Program:
 
 
 def _instruction(text: str, sources: Mapping[int, str]) -> Instruction | None:
-    """What stands behind the equals sign: shape, opcode, operands, attributes."""
+    """Parses the part after the equals sign: shape, opcode, operands, attributes."""
     opcode = _OPCODE.search(text)
     if opcode is None:
         return None
@@ -101,26 +102,26 @@ def _instruction(text: str, sources: Mapping[int, str]) -> Instruction | None:
 
 
 def _sources(text: str) -> dict[int, str]:
-    """Stack frame -> the source line to show for it, from the tables at the text's head."""
+    """Stack frame -> source line, from the tables at the head of the text."""
     files = {
         int(i): path
         for i, path in re.findall(r'^(\d+) "([^"]*)"$', _table(text, "FileNames"), re.M)
     }
-    places = {
+    lines = {
         int(i): (files.get(int(file), ""), line)
         for i, file, line in re.findall(
             r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", _table(text, "FileLocations"), re.M
         )
     }
     frames = {
-        int(i): (int(place), int(parent or 0))
-        for i, place, parent in re.findall(
+        int(i): (int(location), int(parent or 0))
+        for i, location, parent in re.findall(
             r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?",
             _table(text, "StackFrames"),
             re.M,
         )
     }
-    return {frame: _place(frame, frames, places) for frame in frames}
+    return {frame: _source_line(frame, frames, lines) for frame in frames}
 
 
 def _table(text: str, title: str) -> str:
@@ -128,37 +129,38 @@ def _table(text: str, title: str) -> str:
     return found[1] if found else ""
 
 
-def _place(frame, frames, places) -> str:
+def _source_line(frame, frames, lines) -> str:
     innermost, seen = "", set()
     while frame in frames and frame not in seen:
         seen.add(frame)
-        place, frame = frames[frame]
-        path, line = places.get(place, ("", ""))
-        inside = _OURS.split(path)
-        if len(inside) > 1:
-            return f"{inside[-1]}:{line}"
+        location, frame = frames[frame]
+        path, line = lines.get(location, ("", ""))
+        in_library = _OURS.split(path)
+        if len(in_library) > 1:
+            return f"{in_library[-1]}:{line}"
         innermost = innermost or f"{_PACKAGES.split(path)[-1]}:{line}"
     return innermost
 
 
-def group(instruction: Instruction, kinds: Mapping[str, str]) -> str:
-    """What of a training step an instruction belongs to, in a reader's words.
+def group(instruction: Instruction, layer_types: Mapping[str, str]) -> str:
+    """The part of a training step that an instruction belongs to.
 
     Args:
-      instruction: of the compiled step.
-      kinds: path of a module in the network -> its kind; see `models.summary.kinds`.
+      instruction: An instruction of the compiled step.
+      layer_types: Path of a module -> its layer type; see `models.summary.layer_types`.
 
     Returns:
-      "<kind>, forward" or "<kind>, gradient" within the network; elsewhere a part of the step.
+      "<layer type>, forward" or "<layer type>, gradient" in the network; outside it the name of a
+      part of the step, such as "optimiser".
     """
     scopes, backward = _scopes(instruction.op_name)
     if "Network" in scopes:
-        # A scope with a dot is a module's method, and not one more module.
+        # A scope with a dot is a method of a module, not another module.
         path = [scope for scope in scopes[scopes.index("Network") + 1 :] if "." not in scope]
-        ends = range(len(path), 0, -1)
-        known = (kinds[p] for p in ("/".join(path[:end]) for end in ends) if p in kinds)
-        kind = next(known, "activations, residuals, pooling")
-        return f"{kind}, {'gradient' if backward else 'forward'}"
+        prefixes = ("/".join(path[:end]) for end in range(len(path), 0, -1))
+        known = (layer_types[prefix] for prefix in prefixes if prefix in layer_types)
+        layer_type = next(known, "activations, residuals, pooling")
+        return f"{layer_type}, {'gradient' if backward else 'forward'}"
     for scope in scopes:
         if scope in _PARTS:
             return _PARTS[scope]
@@ -168,7 +170,7 @@ def group(instruction: Instruction, kinds: Mapping[str, str]) -> str:
 
 
 def _scopes(op_name: str) -> tuple[list[str], bool]:
-    """The scopes of an op_name without JAX's transformations, and whether it is of a gradient."""
+    """The scopes of an op_name without JAX's transformations, and whether it is a gradient."""
     scopes, backward = [], False
     for scope in filter(None, op_name.partition(";")[0].split("/")):
         while (wrapped := _WRAPPED.fullmatch(scope)) and wrapped[1] in _TRANSFORMS:

@@ -1,11 +1,11 @@
-"""How long each operation of a compiled step took, from a trace of `jax.profiler`.
+"""The time of each operation of a compiled step, from a `jax.profiler` trace.
 
-The runtime marks when an operation begins and ends, by the instruction's name: on CPU on each
-thread that starts one, on GPU on each stream, on TPU on a line of its own. On CPU an operation also
-hands parts of itself to further threads, on which nothing is marked, and is done when they are. So
-time is shared out by the clock: each moment goes in equal parts to the threads at work, and those
-without a mark count towards what is not done yet. The shares and the idle rest add up to the wall
-time.
+The runtime records when an operation starts and ends, under the instruction's name: on CPU for the
+thread that starts the operation, on GPU for each stream, on TPU on a separate line. On CPU an
+operation may also use worker threads, which the trace does not show; it completes when they do.
+We therefore divide wall time: each moment is split equally between the busy threads, and threads
+that the trace does not show count as working on the operations that are not complete. The times of
+all operations and the idle time add up to the wall time.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import jax
 
 UNNAMED = "(not named)"
-"""Stands for what ran on a device without the name of an instruction."""
+"""Name of device work for which the trace gives no instruction."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """An operation under way.
+    """One execution of an operation. Times are in nanoseconds.
 
     Attributes:
-      operation: name of the instruction, or `UNNAMED`.
-      device: a device, or the host with all its CPU devices.
-      line: the thread or stream that began it.
-      start: in nanoseconds.
-      end: when that thread or stream was through with it.
-      done: when all of it was; an operation may go on on other threads.
+      operation: Name of the instruction, or `UNNAMED`.
+      device: A device; or the host, with all its CPU devices.
+      line: The thread or stream that started the operation.
+      start: Start time.
+      end: When that thread or stream finished with it.
+      done: When the operation completed; other threads may work on it until after `end`.
     """
 
     operation: str
@@ -42,18 +42,18 @@ class Span:
     done: float
 
 
-def read(folder: pathlib.Path, program: str) -> list[Span]:
-    """The operations of one program in the newest trace under `folder`.
+def load(folder: pathlib.Path, program: str) -> list[Span]:
+    """Loads the operations of one program from the newest trace under `folder`.
 
     Args:
-      folder: what `jax.profiler.start_trace` was given.
-      program: the compiled module's name, such as "jit_train_steps".
+      folder: The folder that `jax.profiler.start_trace` wrote to.
+      program: Name of the compiled module, such as "jit_train_steps".
 
     Returns:
-      Its spans; none where the trace names no operations of that program.
+      The spans; empty if the trace names no operation of that program.
 
     Raises:
-      FileNotFoundError: there is no trace.
+      FileNotFoundError: There is no trace.
     """
     files = sorted(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not files:
@@ -63,9 +63,9 @@ def read(folder: pathlib.Path, program: str) -> list[Span]:
 
 
 def _spans(plane, program: str) -> Iterator[Span]:
-    begun, ends = [], {}
+    started, ends = [], {}
     for line in plane.lines:
-        on_device = plane.name.startswith("/device:") and _is_work(line.name)
+        on_device = plane.name.startswith("/device:") and _has_operations(line.name)
         for event in line.events:
             stats = dict(event.stats)
             if event.name.startswith("end: "):
@@ -74,38 +74,40 @@ def _spans(plane, program: str) -> Iterator[Span]:
             operation = stats.get("hlo_op") or (_instruction(event.name) if on_device else "")
             module = str(stats.get("hlo_module", program)).partition("(")[0]
             if operation and module == program:
-                begun.append((operation, line.name, event.start_ns, event.end_ns, stats.get("_p")))
-    for operation, line, start, end, producer in begun:
-        # On CPU that an operation is done is an event of its own, which refers to its begin.
+                started.append(
+                    (operation, line.name, event.start_ns, event.end_ns, stats.get("_p"))
+                )
+    for operation, line, start, end, producer in started:
+        # On CPU a separate event, which refers to the start event, marks the completion.
         done = end if producer is None else max(end, ends.get(producer, end))
         if end > start:
             yield Span(operation, plane.name, line, start, end, done)
 
 
-def _is_work(line: str) -> bool:
-    """Whether a device's line holds operations: GPU streams, and a TPU core's own line."""
+def _has_operations(line: str) -> bool:
+    """Whether a line of a device contains operations: GPU streams, and the TPU's "XLA Ops"."""
     return line.startswith("Stream") or line == "XLA Ops"
 
 
 def _instruction(event: str) -> str:
-    """A TPU's event is named by the instruction's text; a GPU's by its kernel, which says less."""
+    """The instruction of an event: TPU events have its text as their name, GPU events do not."""
     return event[1:].partition(" = ")[0] if event.startswith("%") else UNNAMED
 
 
 @dataclasses.dataclass
 class Times:
-    """What operations took, in nanoseconds by their names.
+    """Nanoseconds by operation.
 
     Attributes:
-      wall: of wall time: each moment goes in equal parts to the threads or streams at work then.
-      busy: of all their time together, so that two at once count twice.
+      wall: Share of the wall time; each moment is split equally between busy threads or streams.
+      busy: Time summed over threads or streams.
     """
 
     wall: collections.Counter
     busy: collections.Counter
 
     def by(self, name: Callable[[str], str]) -> Times:
-        """The sums over all operations that `name` gives one name."""
+        """Sums over the operations for which `name` returns the same name."""
         sums = Times(collections.Counter(), collections.Counter())
         for mine, other in ((sums.wall, self.wall), (sums.busy, self.busy)):
             for operation, time in other.items():
@@ -114,20 +116,20 @@ class Times:
 
 
 def account(spans: Iterable[Span], threads: int, containers: Collection[str] = ()) -> Times:
-    """What each operation took, the mean over the devices.
+    """The time of each operation, averaged over the devices.
 
     Args:
-      spans: of any number of devices.
-      threads: how many can be at work on a device at once. Those that no span holds count towards
-        the operations that wait for parts of themselves.
-      containers: operations that only run others; a moment is theirs where nothing else runs.
+      spans: Spans of any number of devices.
+      threads: Number of threads that a device can use at once. Threads without a span count as
+        working on the operations that are not complete.
+      containers: Operations that only run others. They get the moments at which no other runs.
     """
     devices = collections.defaultdict(list)
     for span in spans:
         devices[span.device].append(span)
     total = Times(collections.Counter(), collections.Counter())
-    for held in devices.values():
-        for length, weights in _moments(held, threads, frozenset(containers)):
+    for of_device in devices.values():
+        for length, weights in _intervals(of_device, threads, frozenset(containers)):
             part = length / len(devices)
             every = sum(weights.values())
             for operation, weight in weights.items():
@@ -136,27 +138,27 @@ def account(spans: Iterable[Span], threads: int, containers: Collection[str] = (
     return total
 
 
-def _moments(
+def _intervals(
     spans: Sequence[Span], threads: int, containers: frozenset[str]
 ) -> Iterator[tuple[float, dict[str, float]]]:
-    """Stretches of time in which nothing changes: how long, and how many threads work on what."""
-    begins, ends, dones = 2, 1, 0  # at one time, what ends does so first
-    changes = [(span.start, begins, i) for i, span in enumerate(spans)]
-    changes += [(span.end, ends, i) for i, span in enumerate(spans)]
-    changes += [(span.done, dones, i) for i, span in enumerate(spans) if span.done > span.end]
-    held: dict[str, list[Span]] = collections.defaultdict(list)
+    """Intervals without a change: (duration, operation -> number of threads working on it)."""
+    start, end, done = 2, 1, 0  # Sort order of simultaneous events: ends come before starts.
+    changes = [(span.start, start, i) for i, span in enumerate(spans)]
+    changes += [(span.end, end, i) for i, span in enumerate(spans)]
+    changes += [(span.done, done, i) for i, span in enumerate(spans) if span.done > span.end]
+    running: dict[str, list[Span]] = collections.defaultdict(list)
     waiting: collections.Counter[str] = collections.Counter()
     before = 0.0
     for now, change, i in sorted(changes):
-        if now > before and (weights := _at_work(held, waiting, threads, containers)):
+        if now > before and (weights := _at_work(running, waiting, threads, containers)):
             yield now - before, weights
         before, span = now, spans[i]
-        if change == begins:
-            held[span.line].append(span)
-        elif change == ends:
-            held[span.line].remove(span)
-            if not held[span.line]:
-                del held[span.line]
+        if change == start:
+            running[span.line].append(span)
+        elif change == end:
+            running[span.line].remove(span)
+            if not running[span.line]:
+                del running[span.line]
             if span.done > span.end:
                 waiting[span.operation] += 1
         else:
@@ -165,9 +167,16 @@ def _moments(
                 del waiting[span.operation]
 
 
-def _at_work(held, waiting, threads: int, containers: frozenset[str]) -> dict[str, float]:
-    """Operation -> threads that work on it, given the spans that hold each and those not done."""
-    innermost = [spans[-1].operation for spans in held.values()]
+def _at_work(running, waiting, threads: int, containers: frozenset[str]) -> dict[str, float]:
+    """Operation -> number of threads working on it.
+
+    Args:
+      running: Thread or stream -> the nested spans that it runs.
+      waiting: Operation -> number of executions that only hidden threads still work on.
+      threads: See `account`.
+      containers: See `account`.
+    """
+    innermost = [spans[-1].operation for spans in running.values()]
     weights = collections.Counter()
     for name in innermost:
         if name not in containers:

@@ -13,8 +13,8 @@ def _answers(seed, guesses, labels):
 
 def test_a_row_pools_the_seeds_and_compares_with_the_row_above():
     labels = [0, 1, 0, 1]
-    before = _answers(0, [0, 0, 1, 1], labels).and_of(_answers(1, [0, 1, 1, 0], labels))
-    after = _answers(0, [0, 1, 0, 1], labels).and_of(_answers(1, [0, 1, 1, 1], labels))
+    before = _answers(0, [0, 0, 1, 1], labels).joined(_answers(1, [0, 1, 1, 0], labels))
+    after = _answers(0, [0, 1, 0, 1], labels).joined(_answers(1, [0, 1, 1, 1], labels))
     figures = ablation.row(
         {"clean": after, "distorted": after}, {"clean": before, "distorted": before}
     )
@@ -27,7 +27,7 @@ def test_a_row_pools_the_seeds_and_compares_with_the_row_above():
 
 
 def test_the_first_row_has_no_gain_and_the_table_has_a_line_a_row():
-    one = _answers(0, [0, 1], [0, 1]).and_of(_answers(1, [0, 0], [0, 1]))
+    one = _answers(0, [0, 1], [0, 1]).joined(_answers(1, [0, 0], [0, 1]))
     found = {"clean": one, "distorted": one}
     rows = {"first": ablation.row(found, None), "second": ablation.row(found, found)}
     lines = ablation.table(rows).splitlines()

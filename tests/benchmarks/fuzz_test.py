@@ -41,7 +41,7 @@ def test_a_seed_gives_the_same_files_again(whole):
             assert one == two != other
 
 
-def test_a_picture_is_changed_behind_its_checksums():
+def test_an_image_is_changed_behind_its_checksums():
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")

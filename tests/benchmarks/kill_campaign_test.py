@@ -29,7 +29,7 @@ def test_what_a_run_may_lose(tmp_path):
     assert faults(tmp_path, killed, start(None, 6, 20, [])) == []
     assert faults(tmp_path, killed, start(None, 9, 20, [])) == []
     assert faults(tmp_path, killed, start(None, 3, 20, [])) == [
-        "SIGKILL at step 9: went on from 3, not 6"
+        "SIGKILL at step 9: resumed from 3, not 6"
     ]
     assert faults(tmp_path, start("SIGKILL", 0, 2, [2]), start(None, 0, 20, [])) == []
     in_set_up = start("SIGKILL", 0, 0, [], last="")

@@ -26,7 +26,7 @@ def test_load_gives_the_run_with_its_best_weights(model, trained):
 
 
 def test_predict_gives_probabilities(model):
-    cells = render.render(19, 32, seed=1).images
+    cells = render.render_dataset(19, 32, seed=1).images
     probabilities = model.predict(cells)
     assert probabilities.shape == (19, 8)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -34,12 +34,12 @@ def test_predict_gives_probabilities(model):
 
 
 def test_predict_resizes_as_in_training(model):
-    large = render.render(8, 50, seed=1).images
+    large = render.render_dataset(8, 50, seed=1).images
     np.testing.assert_array_equal(model.predict(large), model.predict(images.resize(large, 32)))
 
 
 def test_predict_averages_over_views(model):
-    cells = render.render(8, 32, seed=1).images
+    cells = render.render_dataset(8, 32, seed=1).images
     views = [np.rot90(cells, k, (1, 2)) for k in range(4)]
     views += [view[:, :, ::-1] for view in views]
     expected = np.mean([model.predict(np.ascontiguousarray(v), "none") for v in views], axis=0)
@@ -54,10 +54,10 @@ def test_a_folder_without_a_run(tmp_path):
 
 def test_a_run_without_a_checkpoint(trained, tmp_path):
     shutil.copy(trained / "config.json", tmp_path)
-    with pytest.raises(UserError, match="no whole checkpoint yet"):
+    with pytest.raises(UserError, match="no valid checkpoint yet"):
         classifier.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="no whole checkpoint yet"):
+    with pytest.raises(UserError, match="no valid checkpoint yet"):
         classifier.load(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "config.json"]
     assert not any((tmp_path / "checkpoints").iterdir())
@@ -71,7 +71,7 @@ def test_a_run_may_lack_a_baseline(trained, tmp_path):
 
 def test_views_that_were_selected(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    cells = render.render(8, 32, seed=1).images
+    cells = render.render_dataset(8, 32, seed=1).images
     chosen = {"flip_up_down": 0.75, "rotate_90": 0.25}
     content = {"views": "d4", "average": "probabilities", "weights": chosen}
     (tmp_path / "run/tta.json").write_text(json.dumps(content))
@@ -86,7 +86,7 @@ def test_views_that_were_selected(trained, tmp_path):
 
 
 def test_unknown_views_and_none_selected(model):
-    cells = render.render(8, 32, seed=1).images
+    cells = render.render_dataset(8, 32, seed=1).images
     with pytest.raises(UserError, match=r"tta is 'd6', .*did you mean d4\?"):
         model.predict(cells, "d6")
     with pytest.raises(UserError, match=r"the run has no tta\.json"):

@@ -37,7 +37,7 @@ def model(trained, other):
 
 @pytest.fixture(scope="module")
 def cells():
-    return render.render(19, 32, seed=1)
+    return render.render_dataset(19, 32, seed=1)
 
 
 def test_load_of_one_run_is_its_classifier(trained):
@@ -67,11 +67,11 @@ def test_each_member_has_its_own_views(model, trained, other, cells):
     np.testing.assert_allclose(model.predict(cells.images), np.mean(each, axis=0), atol=1e-6)
 
 
-def test_figures_are_those_of_each_member_alone(model, trained, other, cells):
+def test_metrics_are_those_of_each_member_alone(model, trained, other, cells):
     each = model.predict_members(cells.images)[:, :, 0]
-    figures = model.figures(each, cells.labels)
-    assert [member["workdir"] for member in figures] == [str(other), str(trained)]
-    for member, probabilities in zip(figures, each, strict=True):
+    rows = model.member_metrics(each, cells.labels)
+    assert [member["workdir"] for member in rows] == [str(other), str(trained)]
+    for member, probabilities in zip(rows, each, strict=True):
         assert member["network"] == "simple_cnn"
         assert member.items() >= metrics.quick(probabilities, cells.labels).items()
 
@@ -79,7 +79,7 @@ def test_figures_are_those_of_each_member_alone(model, trained, other, cells):
 def test_members_of_other_classes_are_refused(model, trained):
     first, second = model.members.values()
     shuffled = Classifier(
-        second.config, second.classes[::-1], second._steps.unreplicate(second._variables), 1
+        second.config, second.classes[::-1], second._executor.unreplicate(second._variables), 1
     )
     with pytest.raises(UserError, match=r"b: has the classes .*; expected those of a: "):
         Ensemble({pathlib.Path("a"): first, pathlib.Path("b"): shuffled})
@@ -90,11 +90,11 @@ def test_a_run_named_twice_is_refused(trained):
         ensemble.load([trained, str(trained)])
 
 
-def test_no_member_may_have_seen_the_pictures(model, trained):
+def test_no_member_may_have_seen_the_images(model, trained):
     names = [str(i) for i in range(160)]
     with pytest.raises(UserError, match=r"run: was trained on \d+ of these 160 images of synth"):
         model.check_unseen("synthetic:160", names)
-    kept_back = splits.read(trained / "splits.json")["parts"]["test"]
+    kept_back = splits.load(trained / "splits.json")["parts"]["test"]
     model.check_unseen("synthetic:160", kept_back)
     model.check_unseen("synthetic:96", names)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bloodjax import run
 from bloodjax.data.synthetic import render
-from bloodjax.evaluation import classifier, ensemble, evaluator
+from bloodjax.evaluation import classifier, ensemble, evaluator, run_report
 
 # What scripts read from metrics.json.
 KEYS = {
@@ -25,7 +25,7 @@ def rows(text):
 @pytest.fixture(scope="module")
 def evaluated(trained, tmp_path_factory):
     model = classifier.load(trained)
-    cells = render.render(24, 32, seed=2)
+    cells = render.render_dataset(24, 32, seed=2)
     out = tmp_path_factory.mktemp("evaluated") / "a/b"
     return (*evaluator.evaluate(model, cells, out, tta="flip"), cells, out)
 
@@ -41,7 +41,7 @@ def test_metrics_json_has_every_key(evaluated):
     assert low <= result["accuracy"] <= high
 
 
-def test_predictions_csv_has_a_row_for_each_picture(evaluated):
+def test_predictions_csv_has_a_row_for_each_image(evaluated):
     _, probabilities, cells, out = evaluated
     table = rows((out / "predictions.csv").read_text())
     assert list(table[0]) == ["name", "label", "predicted", *cells.classes]
@@ -82,7 +82,7 @@ def test_summary_is_one_line():
 
 
 def test_versions_name_the_device():
-    versions = evaluator.versions()
+    versions = run_report.versions()
     assert versions["device"].startswith("8 x cpu")
     assert {"bloodjax", "Python", "jax", "flax", "optax"} <= versions.keys()
 
@@ -116,19 +116,21 @@ def test_finish_selects_views_on_validation_and_uses_them(make_config, tmp_path,
     content = json.loads((tmp_path / "tta.json").read_text())
     assert (content["views"], content["average"], content["select"]) == ("flip", "logits", method)
     assert content["n"] == results["validation"]["n"]
-    assert content["nll"]["selected"] <= content["nll"]["picture"] + 1e-6
+    assert content["nll"]["selected"] <= content["nll"]["image"] + 1e-6
     assert results["test"]["tta"] == "selected"
     assert results["validation"]["nll"] == pytest.approx(content["nll"]["selected"], abs=1e-4)
     model = classifier.load(tmp_path)
     assert model.tta == "selected"
     assert dict(model.selected.weights) == content["weights"]
-    assert "Averaging over views (selected)" in (tmp_path / "report/index.html").read_text("utf-8")
+    assert "Test-time augmentation (selected)" in (tmp_path / "report/index.html").read_text(
+        "utf-8"
+    )
 
 
 def test_an_ensemble_s_members_stand_beside_it(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
     both = ensemble.load([trained, tmp_path / "copy"])
-    cells = render.render(24, 32, seed=2)
+    cells = render.render_dataset(24, 32, seed=2)
     result, probabilities = evaluator.evaluate(both, cells, tmp_path / "out", tta=None)
     np.testing.assert_allclose(probabilities, classifier.load(trained).predict(cells.images))
     assert [member["workdir"] for member in result["members"]] == [

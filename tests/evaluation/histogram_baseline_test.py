@@ -110,7 +110,7 @@ def test_baseline_on_real_cells(cells_dir):
     assert 0.88 < accuracy < 0.96
 
 
-def test_baseline_of_many_pictures_is_that_of_some_of_them(monkeypatch):
+def test_baseline_of_many_images_is_that_of_some_of_them(monkeypatch):
     monkeypatch.setattr(histogram_baseline, "MAX_IMAGES", 30)
     monkeypatch.setattr(histogram_baseline, "IMAGES_AT_ONCE", 7)
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ ALEXNET = {
 
 @pytest.fixture(scope="module")
 def cells():
-    return render.render(40, 32, seed=2)
+    return render.render_dataset(40, 32, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def measured(model, cells, tmp_path_factory):
     return robustness.benchmark(model, cells, out, names=names, tta="none"), out
 
 
-def test_the_errors_are_those_of_the_distorted_pictures(measured, model, cells):
+def test_the_errors_are_those_of_the_distorted_images(measured, model, cells):
     result, out = measured
     assert json.loads((out / "corruptions.json").read_text()) == result
     rows = result["corruptions"]
@@ -49,8 +49,8 @@ def test_the_errors_are_those_of_the_distorted_pictures(measured, model, cells):
     assert result["clean_balanced_error"] == pytest.approx(expected(cells.images))
     for severity in (1, 5):
         images = [
-            table.distort(image, "bubble", severity, seed=0, image_name=picture)
-            for image, picture in zip(cells.images, cells.names, strict=True)
+            table.distort(image, "bubble", severity, seed=0, image_name=name)
+            for image, name in zip(cells.images, cells.names, strict=True)
         ]
         found = rows["bubble"]["balanced_error"][str(severity)]
         assert found == pytest.approx(expected(np.stack(images)))
@@ -58,7 +58,7 @@ def test_the_errors_are_those_of_the_distorted_pictures(measured, model, cells):
     assert rows["bubble"]["mean_balanced_error"] == pytest.approx(mean)
 
 
-def test_ratios_only_where_alexnet_s_error_is_of_the_same_pictures(measured):
+def test_ratios_only_where_alexnet_s_error_is_of_the_same_images(measured):
     result, _ = measured
     rows = result["corruptions"]
     mean, theirs = rows["bubble"]["mean_balanced_error"], alexnet_reference.CORRUPTED["bubble"]

@@ -16,6 +16,8 @@ from bloodjax.evaluation import classifier, evaluator, soup
 from bloodjax.training import factory, metric_writer
 from bloodjax.training.executor import JitExecutor
 
+from ..trees import assert_trees_equal
+
 SOUP = {
     "soup": 3,
     "phases.head.epochs": 0,
@@ -23,10 +25,6 @@ SOUP = {
     "phases.finetune.freeze": "none",
     "phases.finetune.learning_rate": 1e-2,
 }
-
-
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +48,7 @@ def leaders_variables(workdir, config, progress):
     like = jax.eval_shape(lambda: factory.variables(config, 8))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return [
-            jax.device_get(checkpoints.restore_variables(step, like))
-            for step, _ in progress.leaders
+            jax.device_get(checkpoints.restore_variables(step, like)) for step, _ in progress.top_k
         ]
 
 
@@ -59,11 +56,11 @@ def test_the_best_epochs_stay(ended):
     _, workdir, progress = ended
     entries = metric_writer.read_history(workdir)
     by_loss = sorted(entries, key=lambda entry: entry["validation"]["loss"])
-    assert progress.leaders == tuple((e["step"], e["validation"]["loss"]) for e in by_loss[:3])
+    assert progress.top_k == tuple((e["step"], e["validation"]["loss"]) for e in by_loss[:3])
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
     latest_two = [entry["step"] for entry in entries[-2:]]
     before = sorted(entries[:-1], key=lambda entry: entry["validation"]["loss"])[:3]
-    assert kept == {*dict(progress.leaders), *latest_two, *(entry["step"] for entry in before)}
+    assert kept == {*dict(progress.top_k), *latest_two, *(entry["step"] for entry in before)}
 
 
 def scored(monkeypatch, losses):
@@ -84,7 +81,7 @@ def test_a_soup_takes_what_makes_it_no_worse(losses, taken, again, monkeypatch):
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             soup.make(config, workdir, checkpoints, [cells()])
     content = json.loads((workdir / "soup.json").read_text())
-    assert content["steps"] == [progress.leaders[i][0] for i in taken]
+    assert content["steps"] == [progress.top_k[i][0] for i in taken]
     assert content["chosen"] is soup.is_chosen(workdir) is True
     assert content["validation"]["best"]["loss"] == 1.0
     assert content["validation"]["soup"]["loss"] == losses[taken[-1]]
@@ -96,7 +93,7 @@ def test_a_soup_takes_what_makes_it_no_worse(losses, taken, again, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
     jax.tree.map(check, model._variables, *(variables[i] for i in taken))
-    assert_same(classifier.load(workdir, "epoch")._variables, variables[0])
+    assert_trees_equal(classifier.load(workdir, "epoch")._variables, variables[0])
 
 
 @pytest.mark.parametrize("losses", [(1.0, 1.2, 1.1), (1.0, 1.0, 1.0)])
@@ -109,13 +106,13 @@ def test_a_soup_that_is_not_better_is_left(losses, again, monkeypatch):
     assert not soup.is_chosen(workdir)
     assert not (workdir / "soup").exists()
     best = leaders_variables(workdir, config, progress)[0]
-    assert_same(bloodjax.load(workdir)._variables, best)
+    assert_trees_equal(bloodjax.load(workdir)._variables, best)
 
 
 def cells():
     from bloodjax.data.synthetic import render
 
-    return render.render(16, 32, seed=3)
+    return render.render_dataset(16, 32, seed=3)
 
 
 def test_a_run_without_a_soup_has_none(trained):

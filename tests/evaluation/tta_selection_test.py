@@ -59,7 +59,7 @@ def test_greedy_takes_the_best_next_view_each_round(each, labels, average):
     assert expected[3] == 0
 
 
-def test_greedy_keeps_the_picture_alone_where_views_only_harm(labels):
+def test_greedy_keeps_the_image_alone_where_views_only_harm(labels):
     good = softmax(8.0 * np.eye(CLASSES)[labels], axis=-1)
     bad = np.full((3, N, CLASSES), 1 / CLASSES)
     weights = tta_selection.greedy(np.stack([good, *bad]), labels, "probabilities")
@@ -81,24 +81,24 @@ def test_free_weights_are_the_best_of_all(each, labels, average):
 
 @pytest.mark.parametrize("method", tta.METHODS)
 @pytest.mark.parametrize("average", AVERAGES)
-def test_what_is_selected_is_no_worse_than_the_picture_or_the_mean(each, labels, method, average):
-    plan, content = tta_selection.select(each, labels, NAME, average, method)
-    assert content["nll"]["selected"] <= content["nll"]["picture"]
+def test_what_is_selected_is_no_worse_than_the_image_or_the_mean(each, labels, method, average):
+    config, content = tta_selection.select(each, labels, NAME, average, method)
+    assert content["nll"]["selected"] <= content["nll"]["image"]
     assert content["nll"]["selected"] <= content["nll"]["mean"]
     assert content["nll"]["mean"] == pytest.approx(loss(each, labels, [0.25] * 4, average))
-    assert content["accuracy"]["picture"] == np.mean(each[0].argmax(axis=1) == labels)
+    assert content["accuracy"]["image"] == np.mean(each[0].argmax(axis=1) == labels)
     names = list(views.named(NAME))
-    assert {name for name, _ in plan.weights} <= set(names[:3])
-    assert dict(plan.weights) == content["weights"]
-    assert (plan.views, plan.average, content["n"]) == (NAME, average, N)
+    assert {name for name, _ in config.weights} <= set(names[:3])
+    assert dict(config.weights) == content["weights"]
+    assert (config.views, config.average, content["n"]) == (NAME, average, N)
 
 
-def test_a_plan_comes_back_from_its_file(each, labels, tmp_path):
-    assert tta_selection.read(tmp_path) is None
-    plan, content = tta_selection.select(each, labels, NAME, "logits", "weights")
+def test_the_selection_comes_back_from_its_file(each, labels, tmp_path):
+    assert tta_selection.load(tmp_path) is None
+    config, content = tta_selection.select(each, labels, NAME, "logits", "weights")
     tta_selection.write(tmp_path, content)
-    assert tta_selection.read(tmp_path) == plan
-    assert isinstance(hash(plan), int)
+    assert tta_selection.load(tmp_path) == config
+    assert isinstance(hash(config), int)
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,25 @@ def test_a_plan_comes_back_from_its_file(each, labels, tmp_path):
     [
         {"weights": {"sideways": 1.0}},
         {"weights": {}},
-        {"weights": {"picture": 0.5}},
-        {"weights": {"picture": "1"}},
+        {"weights": {"image": 0.5}},
+        {"weights": {"image": "1"}},
         {"views": "d8"},
         {"average": "medians"},
         None,
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, change):
-    content = {"views": NAME, "average": "logits", "weights": {"picture": 1.0}}
+    content = {"views": NAME, "average": "logits", "weights": {"image": 1.0}}
     text = "{" if change is None else json.dumps(content | change)
     (tmp_path / "tta.json").write_text(text)
     with pytest.raises(UserError, match=r"tta\.json: .*expected"):
-        tta_selection.read(tmp_path)
+        tta_selection.load(tmp_path)
     tta_selection.write(tmp_path, content)
-    assert tta_selection.read(tmp_path) == TTAConfig(NAME, "logits", (("picture", 1.0),))
+    assert tta_selection.load(tmp_path) == TTAConfig(NAME, "logits", (("image", 1.0),))
+
+
+def test_the_former_name_of_the_image_itself_is_understood(tmp_path):
+    weights = {"picture": 0.5, "blur": 0.5}
+    content = {"views": "robust", "average": "logits", "weights": weights}
+    tta_selection.write(tmp_path, content)
+    assert tta_selection.load(tmp_path).weights == (("image", 0.5), ("blur", 0.5))

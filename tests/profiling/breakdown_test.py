@@ -85,6 +85,6 @@ def test_the_text_states_the_figures():
     for part in (
         *("head: 1 x cpu", "3,200.0 images/s", "9.6% of 100 TFLOP/s", "3.00 GiB (fullest device)"),
         *("12.3 s", "     2.00   40.0%      2.00  dense, forward", "dot.1  f32[8,4]  a.py:1"),
-        *("finetune: 1 x cpu", "utilisation: not known; published", "Nothing here."),
+        *("finetune: 1 x cpu", "utilisation: unknown; published", "Nothing here."),
     ):
         assert part in text, part

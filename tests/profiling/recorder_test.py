@@ -27,7 +27,7 @@ def profiled(make_config, tmp_path_factory):
 
 
 def test_each_phase_leaves_a_trace_and_a_table(profiled):
-    entries = recorder.read(profiled)
+    entries = recorder.load(profiled)
     assert list(entries) == ["head", "finetune"]
     for phase, entry in entries.items():
         assert len(list((profiled / "profile" / phase).rglob("*.xplane.pb"))) == 1
@@ -65,7 +65,7 @@ def test_nothing_else_of_the_run_changes(profiled, trained):
 
 def test_without_the_key_nothing_is_left(trained):
     assert not (trained / "profile").exists()
-    assert recorder.read(trained) == {}
+    assert recorder.load(trained) == {}
 
 
 def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
 ):
     workdir = shutil.copytree(profiled, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints")
-    entries = recorder.read(workdir)
+    entries = recorder.load(workdir)
     del entries["finetune"]
     (workdir / "profile" / "profile.json").write_text(json.dumps(entries))
     (workdir / "config.json").write_text(
@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
     )
     run.train(make_config(profile=True), workdir)
     assert measured == ["finetune"]
-    assert list(recorder.read(workdir)) == ["head", "finetune"]
+    assert list(recorder.load(workdir)) == ["head", "finetune"]
 
 
 def test_a_stop_within_a_recording_leaves_nothing(
@@ -108,7 +108,7 @@ def test_a_stop_within_a_recording_leaves_nothing(
         run.train(config, tmp_path)
     assert not (tmp_path / "profile" / "finetune").exists()
     run.train(config, tmp_path)
-    assert list(recorder.read(tmp_path)) == ["finetune"]
+    assert list(recorder.load(tmp_path)) == ["finetune"]
 
 
 def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, no_evaluation):
@@ -122,7 +122,7 @@ def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, n
     config = make_config(**{"profile": True, "phases.head.epochs": 0, "phases.finetune.epochs": 1})
     run.train(config, tmp_path)
     assert said.count("no profile of finetune: OSError: no space left") == 1
-    assert recorder.read(tmp_path) == {}
+    assert recorder.load(tmp_path) == {}
 
 
 def test_only_calls_of_one_size_are_recorded(make_config, tmp_path, no_evaluation):
@@ -136,7 +136,7 @@ def test_only_calls_of_one_size_are_recorded(make_config, tmp_path, no_evaluatio
         }
     )
     run.train(config, tmp_path)
-    entry = recorder.read(tmp_path)["finetune"]
+    entry = recorder.load(tmp_path)["finetune"]
     # An epoch's 7 steps are calls of 3, 3 and 1: the third of 3 begins the second epoch.
     assert entry["steps"] == 6
     assert entry["groups"]

@@ -72,7 +72,7 @@ def recorded(tmp_path_factory):
 
 def test_a_trace_names_the_programs_operations(recorded):
     folder, program = recorded
-    spans = trace.read(folder, program.name)
+    spans = trace.load(folder, program.name)
     assert {span.operation for span in spans} <= set(program.instructions)
     opcodes = [program.instructions[span.operation].opcode for span in spans]
     assert opcodes.count("while") == 3
@@ -80,12 +80,12 @@ def test_a_trace_names_the_programs_operations(recorded):
 
 
 def test_another_programs_operations_are_left_out(recorded):
-    assert trace.read(recorded[0], "jit_other") == []
+    assert trace.load(recorded[0], "jit_other") == []
 
 
 def test_a_folder_without_a_trace_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no trace"):
-        trace.read(tmp_path, "jit_step")
+        trace.load(tmp_path, "jit_step")
 
 
 class Fake:
@@ -100,11 +100,11 @@ def test_a_gpus_streams_and_a_tpus_own_line_hold_operations(monkeypatch, tmp_pat
     kernel = Fake("loop_fusion_kernel", (), 0.0, 5.0, hlo_op="fusion.1", hlo_module="jit_step")
     other = Fake("cutlass", (), 5.0, 6.0)
     gpu = Fake("/device:GPU:0", [Fake("Stream #13(Compute)", [kernel, other])])
-    whole = Fake("jit_step(123)", (), 0.0, 9.0)
+    module = Fake("jit_step(123)", (), 0.0, 9.0)
     core = Fake("%fusion.2 = f32[8]{0} fusion(%x)", (), 0.0, 7.0)
-    tpu = Fake("/device:TPU:0", [Fake("XLA Modules", [whole]), Fake("XLA Ops", [core])])
+    tpu = Fake("/device:TPU:0", [Fake("XLA Modules", [module]), Fake("XLA Ops", [core])])
     (tmp_path / "x.xplane.pb").touch()
     monkeypatch.setattr(trace.jax.profiler, "ProfileData", Fake)
     monkeypatch.setattr(Fake, "from_file", lambda _: Fake("", [gpu, tpu]), raising=False)
-    found = [(s.device[8:11], s.operation, s.end) for s in trace.read(tmp_path, "jit_step")]
+    found = [(s.device[8:11], s.operation, s.end) for s in trace.load(tmp_path, "jit_step")]
     assert found == [("GPU", "fusion.1", 5), ("GPU", trace.UNNAMED, 6), ("TPU", "fusion.2", 7)]
