@@ -36,7 +36,7 @@ def config(task: Task) -> config_lib.Config:
             "phases.finetune.freeze": "backbone" if task.kind == "head" else "none",
         }
     )
-    return config_lib.check(changed)
+    return config_lib.validate(changed)
 
 
 class Contender:
@@ -48,7 +48,7 @@ class Contender:
         shape = (_EPOCH * task.batch, task.size, task.size, 3)
         images = rng.integers(0, 256, shape, dtype=np.uint8)
         labels = np.arange(len(images), dtype=np.int32) % CLASSES
-        self._steps = factory.steps(chosen, CLASSES)
+        self._steps = factory.executor(chosen, CLASSES)
         variables = factory.variables(chosen, CLASSES)
         tx = optim.optimizer(
             chosen.phases.finetune, _EPOCH, variables["params"], variables["batch_stats"]
