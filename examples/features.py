@@ -1,0 +1,36 @@
+"""Features of images at each stage of a network, such as for a nearest-neighbour search.
+
+python examples/features.py cells.zip features.npz convnext_tiny imagenet
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+import bloodjax
+from bloodjax.models import stages
+from bloodjax.training.train_step import normalise
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
+
+
+def main(data: str, out: str, name: str, weights: str | None = None, size: int = 96) -> None:
+    """Writes the features of all images, averaged over each stage's map, to the file `out`."""
+    dataset = bloodjax.load_dataset(data, image_size=size)
+    model, variables = bloodjax.create_model(name, weights, replace_head=weights is not None)
+
+    @jax.jit
+    def features(images):
+        return [x.mean((1, 2)) for x in stages(model, variables, normalise(images, *IMAGENET))]
+
+    batches = [features(dataset.images[i : i + 32]) for i in range(0, len(dataset), 32)]
+    arrays = {
+        f"stage_{i}": np.concatenate(parts) for i, parts in enumerate(zip(*batches, strict=True))
+    }
+    np.savez(out, labels=dataset.labels, names=dataset.names, **arrays)
+    print({stage: array.shape for stage, array in arrays.items()})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
