@@ -85,6 +85,7 @@ class Peers:
         self._hosts, self._silence = hosts, silence
         self._deadline: tuple[float, str] | None = None
         self._pending_exit: tuple[float, int, str] | None = None
+        self._failed = False
         connecting = (
             connect(process, address)
             if listener is None
@@ -149,7 +150,9 @@ class Peers:
             task.cancel()
 
     async def _fail(self, status: int, line: str) -> None:
-        self._end_all(status, line, _GRACE_SECONDS)
+        # The main thread ends the process with its own status. On process 0 `drain` is before that.
+        self._failed = True
+        self._end_all(status, line, _GRACE_SECONDS * (2 if self.process == 0 else 1))
 
     def _close(self) -> None:
         self._broadcast({"farewell": True})
@@ -210,7 +213,8 @@ class Peers:
         if self._pending_exit is not None:
             due, status, line = self._pending_exit
             # Process 0 ends last; `drain` has the reason.
-            if time.monotonic() >= due or (self.process == 0 and self._all_closed()):
+            last = self.process == 0 and not self._failed and self._all_closed()
+            if last or time.monotonic() >= due:
                 _exit(status, line)
 
     def _find_lost(self) -> None:

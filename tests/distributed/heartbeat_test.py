@@ -114,13 +114,15 @@ def test_what_is_in_time_ends_nothing():
 
 
 @pytest.mark.parametrize(("given", "text"), [(75, ""), (2, "error: ")])
-def test_an_error_in_one_process_ends_all(given, text):
-    fails = f"watch.fail({given}, 'failed: no such file'); watch.drain(); os._exit(9)"
-    ends = end_of(WAITS, fails, WAITS)
-    assert ends[1] == (9, "")
-    for i in (0, 2):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_error_in_one_process_ends_all(given, text, victim):
+    lines = [WAITS] * 3
+    lines[victim] = f"watch.fail({given}, 'failed: no such file'); watch.drain(); os._exit(9)"
+    ends = end_of(*lines)
+    assert ends.pop(victim) == (9, "")
+    for i in ends:
         assert ends[i][0] == given
-        assert ends[i][1].startswith(f"{text}process 1 (")
+        assert ends[i][1].startswith(f"{text}process {victim} (")
         assert ") failed: no such file" in ends[i][1]
 
 
