@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import time
+from typing import Any, ClassVar
 
 import rich.console
 import rich.progress
@@ -116,17 +117,24 @@ class ProgressBar:
 
 
 class _NotebookCell:
-    """A bar in the output of a notebook's cell, replaced in place a few times a second.
+    """A place for bars in the output of a notebook's cell, replaced in place.
 
-    rich's own needs the package ipywidgets, and repeats the bar with every line.
+    rich's own needs the package ipywidgets, and repeats the bar with every line. All bars of one
+    execution of a cell share a place, as each leaves an empty line.
     """
 
     _EVERY = 0.2  # seconds
+    _places: ClassVar[dict[int, Any]] = {}  # execution -> IPython's handle; the last one only
 
     def __init__(self):
+        from IPython import get_ipython
         from IPython.display import display
 
-        self._handle, self._next = display({"text/plain": ""}, raw=True, display_id=True), 0.0
+        execution, self._next = get_ipython().execution_count, 0.0
+        if execution not in self._places:
+            self._places.clear()
+            self._places[execution] = display({"text/plain": ""}, raw=True, display_id=True)
+        self._handle = self._places[execution]
 
     def show(self, description: str, done: int, total: int, text: str) -> None:
         """Shows these values, unless the last ones are too recent."""

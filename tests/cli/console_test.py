@@ -188,34 +188,50 @@ def test_a_line_names_the_module_that_logged_it(loggers, caplog):
 
 
 class Cell:
-    """What a notebook shows of a display: each of its contents."""
+    """What a notebook shows: a list of contents for each display."""
 
     def __init__(self):
-        self.shown = []
+        self.execution_count, self.displays = 1, []
 
     def display(self, content, *, raw, display_id):
         assert (raw, display_id) == (True, True)
-        return types.SimpleNamespace(update=lambda content, raw: self.shown.append(content))
+        shown = [content]
+        self.displays.append(shown)
+        return types.SimpleNamespace(update=lambda content, raw: shown.append(content))
+
+    @property
+    def texts(self):
+        return [content.get("text/html", "") for content in self.displays[-1]]
 
 
 @pytest.fixture
 def notebook(monkeypatch, loggers):
     cell = Cell()
-    module = types.ModuleType("IPython.display")
-    module.display = cell.display
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    package, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    package.get_ipython, module.display = lambda: cell, cell.display
+    monkeypatch.setitem(sys.modules, "IPython", package)
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     monkeypatch.setattr(console, "_console", rich.console.Console(force_jupyter=True))
     monkeypatch.setattr(console._NotebookCell, "_EVERY", 0.0)
+    monkeypatch.setattr(console._NotebookCell, "_places", {})
     console.show_lines_by_default()
     return cell
 
 
 def test_in_a_notebook_the_bar_is_replaced_in_its_cell(notebook):
     show(FIGURES)
-    texts = [content.get("text/html", "") for content in notebook.shown]
-    assert texts[-2].startswith('epoch 1 <progress value="3" max="4"></progress> 3/4  loss 0.2500 ')
-    assert notebook.shown[-1] == {"text/plain": ""}  # it goes when the epoch ends
+    bar = 'epoch 1 <progress value="3" max="4"></progress> 3/4  loss 0.2500 '
+    assert notebook.texts[-2].startswith(bar)
+    assert notebook.displays[-1][-1] == {"text/plain": ""}  # it goes when the epoch ends
+
+
+def test_in_a_notebook_the_bars_of_a_cell_share_a_place(notebook):
+    show(FIGURES)
+    show(FIGURES)
+    assert len(notebook.displays) == 1
+    notebook.execution_count += 1
+    show(FIGURES)
+    assert len(notebook.displays) == 2
 
 
 def test_in_a_notebook_a_bar_changes_a_few_times_a_second(notebook, monkeypatch):
@@ -224,8 +240,8 @@ def test_in_a_notebook_a_bar_changes_a_few_times_a_second(notebook, monkeypatch)
         bar.advance(1)
         bar.advance(2)
         bar.advance(3)
-    texts = [content.get("text/html", "") for content in notebook.shown]
-    assert [text[:40] for text in texts] == [
+    assert [text[:40] for text in notebook.texts] == [
+        "",
         '&lt;one&gt; <progress value="0" max="3">',
         '&lt;one&gt; <progress value="3" max="3">',
         "",
@@ -238,7 +254,7 @@ def test_in_a_notebook_lines_are_its_text_and_a_level_silences_all(notebook, cap
     console.log_info("another")
     show(FIGURES)
     assert capsys.readouterr().out == "a line\n"
-    assert not notebook.shown
+    assert not notebook.displays
 
 
 def test_a_bar_says_what_it_is_about():
