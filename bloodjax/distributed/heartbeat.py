@@ -1,4 +1,4 @@
-"""Detects dead and hung processes of a run, and then ends all of them.
+"""Detects dead and hung processes, ends the run for all of them, and exchanges values.
 
 Process 0 listens on a TCP port, and every other process keeps a connection to it. A background
 thread in each process sends a heartbeat once per second. A process is lost in these cases:
@@ -15,6 +15,9 @@ heartbeats continue while a process reads, compiles or validates.
 JAX detects the first two cases as well, but aborts with SIGABRT and without the host's name. It
 does not detect the third. docs/distributed.md has the measurements. JAX's own heartbeat stays on
 as a second line of defence, with a longer timeout.
+
+`exchange` uses the same connections. Unlike a JAX collective it does not wait for the devices, and
+waits for a late process without a limit.
 """
 
 from __future__ import annotations
@@ -86,6 +89,7 @@ class Peers:
         self._deadline: tuple[float, str] | None = None
         self._pending_exit: tuple[float, int, str] | None = None
         self._failed = False
+        self._values: dict[int, Any] = {}
         connecting = (
             connect(process, address)
             if listener is None
@@ -97,6 +101,16 @@ class Peers:
         )
         self._thread.start()
         connected.result()
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Returns every process's `value`, in order of process id.
+
+        It waits until all processes have given theirs. All must call it in the same order.
+
+        Args:
+          value: Anything that JSON can represent.
+        """
+        return asyncio.run_coroutine_threadsafe(self._exchange(value), self._loop).result()
 
     @contextlib.contextmanager
     def with_deadline(self, seconds: float, activity: str) -> Iterator[None]:
@@ -149,6 +163,26 @@ class Peers:
         for task in tasks:
             task.cancel()
 
+    async def _exchange(self, value: Any) -> list[Any]:
+        self._result = self._loop.create_future()
+        self._give(self.process, value)
+        return await self._result
+
+    def _give(self, process: int, value: Any) -> None:
+        """Gives a value to process 0, which sends all values to everyone once they are complete.
+
+        A process gives its next value only after it has received all of the present ones, so there
+        is never more than one exchange to collect.
+        """
+        if self.process != 0:
+            self._connections[0].send({"value": value})
+            return
+        self._values[process] = value
+        if len(self._values) == self.count:
+            values = [self._values.pop(i) for i in range(self.count)]
+            self._broadcast({"values": values})
+            self._result.set_result(values)
+
     async def _fail(self, status: int, line: str) -> None:
         # The main thread ends the process with its own status. On process 0 `drain` is before that.
         self._failed = True
@@ -167,7 +201,11 @@ class Peers:
 
     async def _receive(self, connection: Connection) -> None:
         async for message in connection.messages():
-            if "exit" in message:
+            if "value" in message:
+                self._give(connection.process, message["value"])
+            elif "values" in message:
+                self._result.set_result(message["values"])
+            elif "exit" in message:
                 # After a user error all processes may meet the same one: each then reports it
                 # itself and closes its files.
                 orderly = message["exit"] == USER_ERROR

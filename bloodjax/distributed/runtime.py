@@ -36,8 +36,8 @@ _START_TIMEOUT = 300
 _ASK_EVERY = 2.0
 # Seconds in which `heartbeat` finds out that an exception is due to the loss of a peer.
 _VERDICT_SECONDS = 3.0
-# Bytes of the longest value that `exchange` carries.
-_VALUE_BYTES = 1024
+# Bytes that each process contributes when they introduce themselves.
+_INTRODUCTION_BYTES = 1024
 
 _peers = None
 _timeout = 0.0
@@ -57,13 +57,12 @@ def count() -> int:
 def exchange(value: Any) -> list[Any]:
     """Returns every process's `value`, in order of process id.
 
-    It waits for the other processes, and for what the devices were given before. All processes must
-    call it in the same order.
+    It waits for the other processes, however late they are. All must call it in the same order.
 
     Args:
-      value: Anything that JSON represents in at most 1024 bytes.
+      value: Anything that JSON can represent.
     """
-    return [value] if _peers is None else _all_gather(value)
+    return [value] if _peers is None else _peers.exchange(value)
 
 
 def barrier() -> None:
@@ -99,8 +98,8 @@ def with_timeout(items: Iterable[T]) -> Iterator[T]:
 class StopConsensus:
     """Agrees across processes, once every second or two, on whether to save or to stop.
 
-    To ask at each call of a loop would make the host wait for the devices each time. The primary
-    process's clock decides how many calls to skip.
+    To ask at each call of a loop would make the host wait for the slowest process each time. The
+    primary process's clock decides how many calls to skip.
     """
 
     def __init__(self):
@@ -239,6 +238,7 @@ def _start(spec: cluster.ClusterSpec, timeout: float):
 def _connect(jax, spec: cluster.ClusterSpec, timeout: float):
     import jax.numpy as jnp
     import numpy as np
+    from jax.experimental import multihost_utils
 
     from bloodjax.distributed import heartbeat, sharding, transport
 
@@ -247,7 +247,10 @@ def _connect(jax, spec: cluster.ClusterSpec, timeout: float):
         listener, address = transport.listen()
         if spec.coordinator:
             address["hosts"].insert(0, spec.coordinator.rpartition(":")[0].strip("[]"))
-    places = _all_gather({"host": socket.gethostname(), "address": address})
+    introduction = json.dumps({"host": socket.gethostname(), "address": address}).encode()
+    # All processes must give arrays of one shape. JSON ignores the spaces.
+    padded = np.frombuffer(introduction.ljust(_INTRODUCTION_BYTES), np.uint8)
+    places = [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
     hosts, address = [place["host"] for place in places], places[0]["address"]
     try:
         peers = heartbeat.Peers(process, hosts, address, listener, silence=timeout)
@@ -255,24 +258,12 @@ def _connect(jax, spec: cluster.ClusterSpec, timeout: float):
         _leave(75, f"process {process}: no connection with the others: {error}")
     # On CPU the first sum over a set of devices fails if a process is 30 s later than the others,
     # for example because it compiles longer. Later sums wait without a limit.
-    _all_gather(None)
+    peers.exchange(None)
     devices = sharding.by_batch(sharding.mesh())
     jax.block_until_ready(
         jax.jit(jnp.sum)(sharding.put(np.zeros(jax.device_count(), np.float32), devices))
     )
     return peers
-
-
-def _all_gather(value: Any) -> list[Any]:
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    text = json.dumps(value).encode()
-    if len(text) > _VALUE_BYTES:
-        raise ValueError(f"a value of {len(text)} bytes, expected at most {_VALUE_BYTES}")
-    # Padded with spaces, which JSON ignores: all processes must give arrays of one shape.
-    padded = np.frombuffer(text.ljust(_VALUE_BYTES), np.uint8)
-    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
 
 
 def _close() -> None:

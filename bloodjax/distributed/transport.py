@@ -1,8 +1,8 @@
 """TCP connections between process 0 and the other processes of a run; messages are lines of JSON.
 
 JAX's public API has no channel of this kind: only collectives carry values, and a process that
-fails cannot reach peers that wait in another collective. The coroutines here run in the event loop
-of `heartbeat.Peers`.
+fails cannot reach peers that wait in another collective. The coroutines run in the event loop of
+`heartbeat.Peers`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 _CONNECT_TIMEOUT = 60.0
 # Seconds in which a process that connects to process 0 must identify itself.
 _HELLO_TIMEOUT = 5.0
+# Bytes of the longest message.
+_MAX_LINE = 1 << 24
 
 
 def listen() -> tuple[socket.socket, dict[str, Any]]:
@@ -90,7 +92,9 @@ async def connect(process: int, address: Mapping[str, Any], attempts: int = 60) 
         for other in address["hosts"]:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT):
-                    reader, writer = await asyncio.open_connection(other, address["port"])
+                    reader, writer = await asyncio.open_connection(
+                        other, address["port"], limit=_MAX_LINE
+                    )
                     writer.write(_line(hello))
                     welcome = await reader.readline()
                 if not welcome:
@@ -134,7 +138,7 @@ async def accept(listener: socket.socket, count: int, token: str) -> list[Connec
         if len(connections) == count - 1:
             complete.set()
 
-    server = await asyncio.start_server(greet, sock=listener)
+    server = await asyncio.start_server(greet, sock=listener, limit=_MAX_LINE)
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             await complete.wait()

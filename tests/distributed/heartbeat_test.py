@@ -25,7 +25,9 @@ else:
     address = json.loads(sys.argv[4])
 hosts = [f"host{i}" for i in range(count)]
 watch = heartbeat.Peers(process, hosts, address, listener, silence=2.0)
+watch.exchange(None)
 exec(line)
+watch.exchange(None)
 watch.close()
 """
 WAITS = "time.sleep(30)"
@@ -60,6 +62,22 @@ def end_of(*lines):
 
 def kills(name):
     return f"os.kill(os.getpid(), signal.{name}); time.sleep(30)"
+
+
+def test_all_learn_what_each_gives():
+    line = "assert watch.exchange([process, 'x']) == [[0, 'x'], [1, 'x'], [2, 'x']]"
+    assert end_of(line, line, line) == {0: (0, ""), 1: (0, ""), 2: (0, "")}
+
+
+def test_many_values_in_a_row_come_in_order():
+    line = "assert all(watch.exchange([i] * 9000) == [[i] * 9000] * 3 for i in range(200))"
+    assert end_of(line, line, line) == {0: (0, ""), 1: (0, ""), 2: (0, "")}
+
+
+def test_who_comes_late_is_waited_for():
+    line = "t = time.monotonic(); watch.exchange(1); assert time.monotonic() - t > 3.5"
+    ends = end_of(line, "time.sleep(4); watch.exchange(1)")
+    assert ends == {0: (0, ""), 1: (0, "")}
 
 
 @pytest.mark.parametrize("victim", [0, 1])
