@@ -10,7 +10,7 @@ import bloodjax
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.errors import UserError
-from bloodjax.pretrained import bloodjax_file, load
+from bloodjax.pretrained import bloodjax_file, load, safetensors_file
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 from bloodjax.training import factory
 
@@ -54,10 +54,7 @@ def test_a_run_records_the_preprocessing_of_its_weights(lite0, make_config, tmp_
     assert factory.normalisation(filled) == ((0.5,) * 3, (0.5,) * 3)
     (tmp_path / "config.json").write_text(config_lib.to_json(filled))
     assert config_lib.load_json(tmp_path / "config.json") == filled
-    assert (filled.model.pretrained_cfg.licence, filled.model.pretrained_cfg.variant) == (
-        "apache-2.0",
-        "tf",
-    )
+    assert (filled.model.source.licence, filled.model.source.variant) == ("apache-2.0", "tf")
     own = make_config(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.4, 0.5, 0.6)})
     assert factory.normalisation(own) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     drawn = factory.variables(filled, 4)
