@@ -133,10 +133,15 @@ def test_what_a_callback_of_the_garbage_collector_ignores_is_raised_again_withou
     capsys, monkeypatch
 ):
     asked, raised, ignored = [], [], []
-    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+
+    def hook(unraisable):
+        ignored.append(unraisable.exc_type)
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
 
     def callback(phase, _):
-        if not asked:
+        # Another thread may collect garbage, too; there the handler does not run.
+        if not asked and threading.current_thread() is threading.main_thread():
             asked.append(phase)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)  # the handler runs here or before, and raises
@@ -155,8 +160,10 @@ def test_what_a_callback_of_the_garbage_collector_ignores_is_raised_again_withou
     finally:
         gc.callbacks.remove(callback)
     assert "Exception ignored" not in capsys.readouterr().err
-    assert raised == ignored == []
-    assert sys.unraisablehook == ignored.append
+    assert asked
+    assert raised == []
+    assert Stopped not in ignored
+    assert sys.unraisablehook is hook
 
 
 def test_other_exceptions_that_python_ignores_are_printed(monkeypatch):
@@ -170,7 +177,7 @@ def test_other_exceptions_that_python_ignores_are_printed(monkeypatch):
         gc.callbacks.append(callback)
         gc.collect()
         gc.callbacks.remove(callback)
-    assert set(ignored) == {ZeroDivisionError}
+    assert ZeroDivisionError in ignored
 
 
 def test_a_signal_that_the_main_thread_hears_of_first_is_one(monkeypatch):
