@@ -61,6 +61,7 @@ def _load(name, *overrides):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_takes_a_step(name):
     # A recipe is for any network, and quick to compile with the smallest.

@@ -29,6 +29,7 @@ def run(command, *arguments):
     return subprocess.run(**command("convert", *arguments), capture_output=True)
 
 
+@pytest.mark.full
 def test_writes_a_file_that_training_takes(command, weights, tmp_path):
     out = tmp_path / "out.safetensors"
     done = run(
@@ -40,6 +41,18 @@ def test_writes_a_file_that_training_takes(command, weights, tmp_path):
     assert (found.pretrained_cfg.licence, found.pretrained_cfg.variant) == ("mit", "keras")
     _, variables = bloodjax.create_model(NAME, str(out), 5)
     assert_trees_equal(variables, jax.device_get(weights[1]))
+
+
+@pytest.mark.full
+def test_an_older_command_line_is_understood(command, weights, tmp_path):
+    out = tmp_path / "out.safetensors"
+    old = ("--model=mobilenet_v1_025", "--flavour=keras")
+    done = run(command, *old, f"--weights={weights[0]}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "--flavour was renamed to --variant; the old name still works\n"
+        f"{NAME}, 5 classes, variant keras: written to {out}\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,6 +91,7 @@ def _renamed(path):
     safetensors_file.write(path, arrays, tensors.metadata)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("damage", "suffix", "expected"),
     [

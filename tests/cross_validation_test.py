@@ -24,7 +24,7 @@ CHANGES = {"folds": K, "phases.head.epochs": 0, "phases.finetune.epochs": 1}
 def source(tmp_path_factory):
     """160 cells, of which some pairs are the same image and some are of one patient."""
     path = tmp_path_factory.mktemp("cells") / "cells.npz"
-    cells = render.render(160, 32, seed=0)
+    cells = render.render_dataset(160, 32, seed=0)
     images = cells.images.copy()
     same = [np.flatnonzero(cells.labels == label)[:2] for label in range(8)]
     for first, second in same:
@@ -61,10 +61,11 @@ def run(make_config, source, tmp_path_factory):
 
 def parts_of(folder):
     return {
-        name: set(found) for name, found in splits.read(folder / "splits.json")["parts"].items()
+        name: set(found) for name, found in splits.load(folder / "splits.json")["parts"].items()
     }
 
 
+@pytest.mark.full
 def test_each_picture_validates_once_and_the_test_part_is_kept_back_from_all(run):
     workdir, _ = run
     whole = parts_of(workdir)
@@ -119,7 +120,7 @@ def test_the_ensemble_of_the_folds_is_evaluated_on_test(run, source):
     assert [folder.name for folder in model.members] == ["fold0", "fold1", "fold2"]
     result = json.loads((workdir / "evaluate/test/metrics.json").read_text())
     assert result == results["test"]
-    names = splits.read(workdir / "splits.json")["parts"]["test"]
+    names = splits.load(workdir / "splits.json")["parts"]["test"]
     content = np.load(source[0])
     index = [int(name) for name in names]
     probabilities = model.predict(content["images"][index])
@@ -137,7 +138,7 @@ def test_another_config_is_refused(run, make_config, source):
 
 
 def test_a_class_that_cannot_be_shared_out(make_config, tmp_path):
-    cells = render.render(64, 32, seed=0)
+    cells = render.render_dataset(64, 32, seed=0)
     images = cells.images.copy()
     of_class = np.flatnonzero(cells.labels == 2)
     images[of_class] = images[of_class[0]]

@@ -8,6 +8,7 @@ import pytest
 from bloodjax.evaluation import classifier
 
 
+@pytest.mark.full
 def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
     arguments = [f"--workdir={trained}", "--data=synthetic:160", f"--out={tmp_path}", "--tta=d4"]
     done = subprocess.run(**command("evaluate", *arguments), capture_output=True)
@@ -23,7 +24,7 @@ def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
     assert list(table[0]) == ["name", "label", "predicted", *classifier.load(trained).classes]
 
 
-def test_scores_distorted_pictures_too(command, trained, tmp_path):
+def test_scores_distorted_images_too(command, trained, tmp_path):
     arguments = [f"--workdir={trained}", "--data=synthetic:160", f"--out={tmp_path}"]
     done = subprocess.run(
         **command("evaluate", *arguments, "--corruptions=dust,bubble:1"), capture_output=True
@@ -49,6 +50,7 @@ def test_an_unknown_corruption_ends_before_anything_is_read(command, tmp_path):
     )
 
 
+@pytest.mark.full
 def test_several_runs_are_an_ensemble_with_selected_views(command, trained, tmp_path):
     copies = [tmp_path / "a", tmp_path / "b"]
     for copy in copies:

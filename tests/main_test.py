@@ -2,12 +2,15 @@ import json
 import signal
 import subprocess
 
+import pytest
+
 TINY = (
     *("--config=configs/quickstart.py", "--config.data.train=synthetic:160"),
     *("--config.data.image_size=32", "--config.batch_size=16"),
 )
 
 
+@pytest.mark.full
 def test_a_signal_ends_it_with_a_checkpoint(command, tmp_path):
     arguments = [*TINY, "--config.phases.finetune.epochs=500", f"--workdir={tmp_path}"]
     with subprocess.Popen(**command("main", *arguments), stderr=subprocess.PIPE) as process:
@@ -33,6 +36,7 @@ def test_a_wrong_key_is_one_line(command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_folds_are_trained_and_evaluated_as_one(command, tmp_path):
     changes = ("--config.folds=2", "--config.phases.finetune.epochs=1")
     done = subprocess.run(

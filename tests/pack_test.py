@@ -14,6 +14,8 @@ from bloodjax.data.lazy import LazyImages
 from bloodjax.evaluation import evaluator
 from bloodjax.training import factory, input_pipeline, metric_writer
 
+from .trees import assert_trees_equal
+
 
 def last_variables(workdir, config):
     shapes = jax.eval_shape(lambda: factory.variables(config, 8))
@@ -25,13 +27,13 @@ def last_variables(workdir, config):
 def packed(tmp_path_factory):
     """The cells that the fixture `trained` was trained on."""
     out = tmp_path_factory.mktemp("packed") / "set"
-    packing.pack(packing.read("synthetic:160", 32), out, as_pixels=True, shards=3)
+    packing.pack(packing.load_source("synthetic:160", 32), out, as_pixels=True, shards=3)
     return out
 
 
 def assert_same_run(config, workdir, trained):
     found, expected = last_variables(workdir, config), last_variables(trained, config)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_trees_equal(found, expected)
     for one, other in zip(
         metric_writer.read_history(workdir), metric_writer.read_history(trained), strict=True
     ):
@@ -39,6 +41,7 @@ def assert_same_run(config, workdir, trained):
         assert one["train"]["loss"] == other["train"]["loss"]
 
 
+@pytest.mark.full
 def test_streamed_shards_give_the_same_run_and_metrics(make_config, packed, trained, tmp_path):
     config = make_config(**{"data.train": str(packed), "data.on_device": "never"})
     run.train(config, tmp_path)
@@ -53,6 +56,7 @@ def test_streamed_shards_give_the_same_run_and_metrics(make_config, packed, trai
     assert input_pipeline.recall(config, saved, classes, "test").names == test.names
 
 
+@pytest.mark.full
 def test_shards_on_the_device_give_the_same_run(
     make_config, packed, trained, tmp_path, monkeypatch
 ):
@@ -62,8 +66,8 @@ def test_shards_on_the_device_give_the_same_run(
     assert_same_run(config, tmp_path, trained)
 
 
-def test_folds_are_of_unread_pictures(make_config, packed, tmp_path):
-    prepared = input_pipeline.prepare(
+def test_folds_are_of_lazy_images(make_config, packed, tmp_path):
+    prepared = input_pipeline.prepare_splits(
         make_config(**{"data.train": str(packed)}), tmp_path, resumes=False
     )
     pool = cross_validation._joined(prepared)

@@ -2,14 +2,16 @@ import csv
 import subprocess
 
 import numpy as np
+import pytest
 
 from bloodjax.data import images
 from bloodjax.data.synthetic import render
 from bloodjax.evaluation import classifier
 
 
-def test_classifies_a_folder_of_pictures(command, trained, tmp_path):
-    cells = render.render(9, 32, seed=4).images
+@pytest.mark.full
+def test_classifies_a_folder_of_images(command, trained, tmp_path):
+    cells = render.render_dataset(9, 32, seed=4).images
     for i, cell in enumerate(cells):
         path = tmp_path / f"cells/{i % 2}/{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,7 @@ def test_grid_mask_turns_anticlockwise_about_the_centre(run):
     white = np.full((40, 40, 3), 255.0, np.float32)
     offset = np.array(
         [3.4, 6.6], np.float32
-    )  # no pixel's centre on an edge, which rounding decides
+    )  # No pixel's centre is on an edge, where rounding would decide.
     upright = run(grid_mask, white, 9.0, 0.6, offset)
     turned = run(grid_mask, white, 9.0, 0.6, offset, 90.0)
     np.testing.assert_array_equal(turned, np.rot90(upright))
@@ -127,6 +127,7 @@ def test_no_strength_leaves_the_image_unchanged(run, image):
         np.testing.assert_array_equal(same, image)
 
 
+@pytest.mark.full
 def test_vmap_and_map_agree_with_one_image_at_a_time(agree, image):
     rng = np.random.default_rng(2)
     boxes = np.array([[0, 0, 0, 0], [3, 9, 20, 8], [30, -2, 10, 99]], np.float32)

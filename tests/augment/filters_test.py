@@ -75,7 +75,7 @@ def test_a_disk_covers_its_radius(run):
     point = np.zeros((15, 15, 3), np.float32)
     point[7, 7] = 255.0
     for radius in (1.0, 2.0, 3.0):
-        # The brightest pixels are those of the kernel that weigh 1: their share is the disk's.
+        # The brightest pixels have the kernel's weight 1; their value is their share of the disk.
         area = 255 / float(run(filters.defocus, point, radius).max())
         assert area == pytest.approx(np.pi * radius**2, rel=0.1)
 
@@ -84,7 +84,7 @@ def test_a_disk_covers_its_radius(run):
 def test_motion_blur_is_the_convolution_with_a_line(run, image, length, angle):
     kernel = np.zeros((9, 9))
     end = (length - 1) / 2 * np.array([-np.sin(np.radians(angle)), np.cos(np.radians(angle))])
-    # The distance to the segment, by the nearest of many points on it.
+    # Distance to the segment, approximated by the nearest of many points on it.
     way = np.linspace(-end, end, 4001)
     for row, column in itertools.product(range(-4, 5), repeat=2):
         distance = np.hypot(*(way - (row, column)).T).min()
@@ -144,7 +144,7 @@ def test_noise_is_gaussian_of_the_standard_deviation(run):
 def test_shot_noise_has_a_variance_proportional_to_intensity(run):
     for level, expected in ((0.0, 0.0), (40.0, 160.0 / 4), (160.0, 160.0)):
         grey = np.full((64, 64, 3), level, np.float32)
-        std = np.sqrt(255.0)  # so that the variance is the intensity
+        std = np.sqrt(255.0)  # The variance equals the intensity.
         found = run(filters.shot_noise, grey, jax.random.key(1), std)
         assert found.var() == pytest.approx(expected, rel=0.06)
 
@@ -154,8 +154,8 @@ def test_another_key_is_another_noise(run, image):
     assert np.abs(first - second).mean() > 4
 
 
-# Odd sides come to odd ones: of an even one the middle pixel's centre lies on a block's edge, and
-# Pillow's rounding decides which block it is in.
+# Odd sides only: with an even one, the middle pixel's centre is on a block's edge, and Pillow's
+# rounding decides to which block it belongs.
 @pytest.mark.parametrize("scale", [1.0, 0.62, 0.47, 0.18, 0.01])
 def test_pixelate_is_pillow_s_box_and_nearest(run, image, scale):
     size = image.shape[1::-1]
@@ -182,7 +182,7 @@ def by_pillow(image, quality):
 @pytest.mark.parametrize("quality", [5, 20, 49, 50, 75, 90, 100])
 def test_jpeg_loses_what_pillow_s_does(run, cell, quality):
     found, expected = run(filters.jpeg, cell, float(quality)), by_pillow(cell, quality)
-    # libjpeg rounds colours before the transform, so that some frequencies are rounded otherwise.
+    # libjpeg rounds colours before the transform, so some frequencies are rounded differently.
     difference = np.abs(found - expected)
     assert difference.mean() < 1.25
     assert np.median(difference) < 1.0
@@ -236,6 +236,7 @@ STRENGTHS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(STRENGTHS))
 def test_vmap_and_map_agree_with_one_image_at_a_time(agree, image, name):
     op, strengths = getattr(filters, name), [jnp.array(STRENGTHS[name])]
@@ -243,5 +244,5 @@ def test_vmap_and_map_agree_with_one_image_at_a_time(agree, image, name):
         strengths.insert(0, jax.random.split(jax.random.key(0), 3))
     if name == "motion_blur":
         strengths.append(jnp.array([10.0, 60.0, 170.0]))
-    # A frequency between two multiples of a step may be rounded up here and down there.
+    # A frequency halfway between two multiples of a step may be rounded up or down.
     agree(op, image, *strengths, share=0.98 if name == "jpeg" else 1.0)

@@ -97,6 +97,7 @@ def test_operations_of_a_pool_are_equally_likely(images):
 POLICY = "d4|randaugment(2, 0.5, 'all')|erase(0.5, p=0.5)"
 
 
+@pytest.mark.full
 def test_an_image_depends_on_its_own_key_alone(images):
     all_at_once = run(POLICY, images)
     np.testing.assert_array_equal(run(POLICY, images), all_at_once)
@@ -107,8 +108,9 @@ def test_an_image_depends_on_its_own_key_alone(images):
     assert np.abs(run(POLICY, images, seed=1) - all_at_once).mean() > 5
 
 
+@pytest.mark.full
 def test_all_at_once_is_one_by_one(images):
-    """What an accelerator computes, against what a CPU does."""
+    """The form for accelerators equals the form for CPUs."""
     step = parse("choice('all', 1.0, 3)").passes[0]
     samples = jax.vmap(lambda key: pipeline.sample(step.layers, key))(keys(3))
 
@@ -120,10 +122,11 @@ def test_all_at_once_is_one_by_one(images):
     images = jnp.asarray(images)
     at_once = jax.jit(jax.vmap(one))(samples, images)
     one_by_one = jax.jit(lambda *a: jax.lax.map(lambda x: one(*x), a))(samples, images)
-    # Rounding may put a coefficient of JPEG's on another step.
+    # Rounding may change a JPEG coefficient by one step.
     assert (np.abs(at_once - one_by_one) > 0.1).mean() < 1e-3
 
 
+@pytest.mark.full
 def test_eight_devices_see_what_one_does(images):
     mesh = jax.make_mesh((8,), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
@@ -134,12 +137,13 @@ def test_eight_devices_see_what_one_does(images):
     )
     found = augment(keys(), jnp.asarray(images))
     assert (np.abs(found - run(POLICY, images)) > 0.1).mean() < 1e-3
-    # No device fetches another's images.
+    # No device fetches images from another.
     text = augment.lower(keys(), jnp.asarray(images)).compile().as_text()
     assert "all-gather" not in text
     assert "all-to-all" not in text
 
 
+@pytest.mark.full
 def test_augmix_stays_between_the_image_and_its_chains(images):
     found = run("augmix(2, 2, 0.5, 'invert')", images)
     either = np.stack([images, 255 - images]).astype(np.float32)

@@ -19,7 +19,7 @@ def image():
 
 @pytest.fixture
 def stained(colour):
-    """An image of positive amounts of all stains; scikit-image cuts off negative ones."""
+    """An image with positive amounts of all stains, because scikit-image clips negative ones."""
     amounts = np.random.default_rng(1).uniform(0, 0.08, (37, 41, 3))
     return colour.hed2rgb(amounts).astype(np.float32) * 255
 
@@ -43,7 +43,7 @@ def test_stain_jitter_is_what_scikit_image_s_conversions_make_of_it(
 ):
     scale, shift = np.array(scale, np.float32), np.array(shift, np.float32)
     amounts = colour.rgb2hed(stained / 255)
-    # A millionth is scikit-image's unit of density; ours is a tenth.
+    # scikit-image's unit of density is a millionth, ours is a tenth.
     expected = colour.hed2rgb(amounts * scale + shift / 6) * 255
     np.testing.assert_allclose(run(stain_jitter, stained, scale, shift), expected, atol=0.01)
 
@@ -70,6 +70,7 @@ def test_no_strength_leaves_the_image_unchanged(run, image):
     np.testing.assert_array_equal(run(stain_jitter, image, ONE, NONE), image)
 
 
+@pytest.mark.full
 def test_vmap_and_map_agree_with_one_image_at_a_time(agree, image):
     rng = np.random.default_rng(2)
     scale = rng.uniform(0.5, 1.5, (3, 3)).astype(np.float32)

@@ -44,11 +44,12 @@ def test_each_row_is_of_a_variant_and_ema_rows_are_of_one_with_an_average():
             assert ablation.VARIANTS[whose]["ema"] > 0
 
 
+@pytest.mark.full
 def test_trains_scores_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "VARIANTS", {"none": {"augment": "none", "ema": 0.9}})
     rows = {"raw": ("none", "raw", "none"), "views": ("none", "epoch", "d4")}
     monkeypatch.setattr(ablation, "ROWS", rows)
-    # Compiled steps go where the other tests have theirs.
+    # The tests share a compilation cache.
     monkeypatch.setattr(ablation.compilation_cache, "keep", lambda _: None)
     argv = ["ablation", "--train=synthetic:160", f"--dir={tmp_path}", f"--out={tmp_path / 'out'}"]
     argv += ["--epochs=1", "--seeds=0", "--config.model.name=simple_cnn", "--config.model.weights="]

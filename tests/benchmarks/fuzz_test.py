@@ -16,6 +16,7 @@ def whole(tmp_path_factory):
     return samples.samples(tmp_path_factory.mktemp("samples"))
 
 
+@pytest.mark.full
 def test_damaged_files_of_each_format_give_a_result_or_one_line():
     found = fuzz.fuzz(120, seed=1)
     assert found["faults"] == []
@@ -31,6 +32,7 @@ def test_whole_files_are_read(whole, tmp_path):
             assert found == ("result", ""), (kind, sorted(files))
 
 
+@pytest.mark.full
 def test_a_seed_gives_the_same_files_again(whole):
     for each in whole.values():
         for files in each:
@@ -50,7 +52,7 @@ def test_an_image_is_changed_behind_its_checksums():
         content = mutations.chunk(file.getvalue(), random.Random(seed))
         try:
             readable.add(Image.open(io.BytesIO(content), formats=["PNG"]).tobytes())
-        except Exception:  # whatever a damaged image may raise
+        except Exception:  # A damaged image may raise anything.
             continue
     assert len(readable) > 3
 

@@ -1,3 +1,5 @@
+import pytest
+
 from benchmarks import kill_campaign
 from benchmarks.kill_campaign import Run, Start
 
@@ -7,6 +9,7 @@ SHORT = (
 )
 
 
+@pytest.mark.full
 def test_killed_runs_end_like_the_one_left_alone(tmp_path):
     found = kill_campaign.campaign({"SIGKILL": 1, "SIGTERM": 1}, 0, tmp_path, SHORT)
     assert found["faults"] == []

@@ -13,7 +13,7 @@ SECONDS = {"ours": 0.5, "slow": 2.0, "fast": 0.25}
 
 
 class StandIn:
-    """Takes a known time for a step; keeps who was asked in which order."""
+    """A contender with a known step time; records the order of requests."""
 
     asked, closed = [], []
 
@@ -52,7 +52,7 @@ def test_what_cannot_run_is_named_and_left_out(result):
 
 
 def test_each_goes_first_in_turn(result):
-    turns = StandIn.asked[3::2]  # the first three are warm-ups, and so is the first of a turn
+    turns = StandIn.asked[3::2]  # The first three are warm-ups, as is the first of each turn.
     assert turns == StandIn.asked[4::2]
     assert turns[0::3] == ["ours", "slow", "fast"]
     assert len(turns) == 3 * pairing.MIN_ROUNDS
@@ -75,12 +75,13 @@ def test_starts_are_cold_and_then_warm():
     assert len(ours["cold_seconds"]) == len(ours["step_seconds"]) == 1
     assert ours["median"] == ours["step_seconds"][0]
     assert set(result["ratios"]) == {"slow"}
-    # Both starts of a contender share a cache that nobody else has.
+    # Both starts of a contender share a cache, which no other contender uses.
     assert caches[0] == caches[1]
     assert len(set(caches)) == 3
     assert "cold" in command.summary(result)
 
 
+@pytest.mark.full
 def test_a_second_start_of_ours_compiles_nothing():
     task = Task("start", "simple_cnn", 8, 32)
     found = pairing.compare_starts(task, ["bloodjax"], 0.0)["contenders"]["bloodjax"]
@@ -92,6 +93,7 @@ def test_nobody_who_can_run_is_no_endless_loop():
     assert result["ratios"] == {}
 
 
+@pytest.mark.full
 def test_a_real_process_of_ours_is_timed_and_an_unknown_network_named():
     result = pairing.compare(TASK, ["bloodjax"], 0.0)
     found = result["contenders"]["bloodjax"]

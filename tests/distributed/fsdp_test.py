@@ -19,6 +19,8 @@ from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase, StepConfig
 
+from ..trees import assert_trees_close, assert_trees_equal
+
 CLASSES, BATCH = 3, 16
 NETWORK = Network(SimpleCNN(depths=(1, 1), widths=(32, 128)), Head(CLASSES, hidden=(64,)))
 # Momentum for the moments; Adam would blow up the rounding of gradients that are 0.
@@ -60,10 +62,6 @@ def bytes_of(state, *, each):
     return sum((x.addressable_shards[0].data if each else x).nbytes for x in leaves)
 
 
-def assert_close(one, other):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, other)
-
-
 @pytest.fixture(scope="module")
 def ran(variables):
     """By layout: the steps, and what `two_steps` returned."""
@@ -72,10 +70,11 @@ def ran(variables):
     }
 
 
+@pytest.mark.full
 def test_a_split_state_trains_to_the_same_numbers(ran):
     found, expected = (jax.device_get(ran[name][1]) for name in ("fsdp", "data"))
     assert found.step == 4
-    assert_close(found, expected)
+    assert_trees_close(found, expected)
 
 
 @pytest.mark.slow
@@ -84,7 +83,7 @@ def test_so_it_does_in_micro_batches(variables):
         jax.device_get(two_steps(make(name, accumulate_steps=2), variables)[0])
         for name in ("fsdp", "data")
     )
-    assert_close(found, expected)
+    assert_trees_close(found, expected)
 
 
 def test_a_device_holds_an_eighth_of_the_state_before_and_after(ran):
@@ -105,9 +104,9 @@ def test_a_split_network_predicts_the_same(ran, variables):
     split, whole = ran["fsdp"][0], ran["data"][0]
     found, expected = (s.predict(s.shard_state(variables), images, "d4") for s in (split, whole))
     assert found.shape == (21, CLASSES)
-    assert_close(found, expected)
+    assert_trees_close(found, expected)
     found, expected = (s.features(s.shard_state(variables), images) for s in (split, whole))
-    assert_close(found, expected)
+    assert_trees_close(found, expected)
 
 
 @pytest.mark.parametrize("layout", ["data", "fsdp"])
@@ -119,7 +118,7 @@ def test_either_layout_restores_what_the_other_saved(ran, variables, tmp_path, l
         like = jax.eval_shape(lambda: TrainState.create(variables, PHASE.tx, ema=True))
         found = checkpoints.restore(4, like, reader.layout)
     assert jax.tree.map(lambda x: x.sharding, found) == reader.layout.of(like)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))
+    assert_trees_equal(jax.device_get(found), jax.device_get(state))
 
 
 @pytest.mark.slow

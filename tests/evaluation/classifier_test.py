@@ -18,6 +18,7 @@ def model(trained):
     return bloodjax.load(trained)
 
 
+@pytest.mark.full
 def test_load_gives_the_run_with_its_best_weights(model, trained):
     assert model.classes == render.CLASSES
     assert model.config == config_lib.load_json(trained / "config.json")

@@ -16,7 +16,7 @@ from bloodjax.evaluation.ensemble import Ensemble
 
 @pytest.fixture(scope="module")
 def other(make_config, tmp_path_factory):
-    """A run of another network and image size, on the same images and parts."""
+    """A run of another network and image size, on the same images and splits."""
     workdir = tmp_path_factory.mktemp("other") / "run"
     config = make_config(
         **{
@@ -45,6 +45,7 @@ def test_load_of_one_run_is_its_classifier(trained):
     assert isinstance(ensemble.load([str(trained)]), Classifier)
 
 
+@pytest.mark.full
 def test_predicts_the_mean_of_the_members(model, trained, other, cells):
     assert isinstance(model, Ensemble)
     assert model.classes == render.CLASSES

@@ -10,7 +10,7 @@ from bloodjax import run
 from bloodjax.data.synthetic import render
 from bloodjax.evaluation import classifier, ensemble, evaluator, run_report
 
-# What scripts read from metrics.json.
+# Keys that scripts read from metrics.json.
 KEYS = {
     *("n", "accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro"),
     *("auc_ovr", "nll", "ece", "brier", "precision_at_50", "recall_at_50"),
@@ -101,6 +101,7 @@ def test_without_views_there_is_no_effect(trained):
     assert "tta_effect" not in json.loads((trained / "evaluate/test/metrics.json").read_text())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["greedy", "weights"])
 def test_finish_selects_views_on_validation_and_uses_them(make_config, tmp_path, method):
     config = make_config(

@@ -29,7 +29,7 @@ SOUP = {
 
 @pytest.fixture(scope="module")
 def ended(make_config, tmp_path_factory):
-    """Config and workdir of a run that has ended, without soup or evaluation, and its progress."""
+    """Config, workdir and progress of a finished run without soup and evaluation."""
     config, workdir = make_config(**SOUP), tmp_path_factory.mktemp("soup") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "finish", lambda *_: {})
@@ -52,6 +52,7 @@ def leaders_variables(workdir, config, progress):
         ]
 
 
+@pytest.mark.full
 def test_the_best_epochs_stay(ended):
     _, workdir, progress = ended
     entries = metric_writer.read_history(workdir)
@@ -64,7 +65,7 @@ def test_the_best_epochs_stay(ended):
 
 
 def scored(monkeypatch, losses):
-    """Lets validation find these losses, one after another."""
+    """Makes validation return these losses, one after another."""
     left = iter(losses)
     monkeypatch.setattr(soup.metrics, "quick", lambda *_: {"loss": next(left), "accuracy": 0.5})
 
@@ -120,13 +121,14 @@ def test_a_run_without_a_soup_has_none(trained):
     assert not (trained / "soup.json").exists()
 
 
+@pytest.mark.full
 def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeypatch):
     config, workdir, _ = again
     taken, original = [], JitExecutor.train
 
     def counted(self, *arguments):
         taken.append(1)
-        if len(taken) == 24:  # within the fourth epoch
+        if len(taken) == 24:  # In the fourth epoch.
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *arguments)
 
@@ -135,7 +137,7 @@ def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeyp
         with pytest.raises(Stopped, match="stopped at step 24"):
             run.train(config, tmp_path / "stopped")
     results = run.train(config, tmp_path / "stopped")
-    run.train(config, workdir)  # it trains no more, and is evaluated for the first time
+    run.train(config, workdir)  # It is only evaluated, for the first time.
     found, expected = (
         json.loads((folder / "soup.json").read_text()) for folder in (tmp_path / "stopped", workdir)
     )

@@ -9,12 +9,14 @@ from bloodjax.pretrained.name_maps.convnext import NAME_MAPS
 STAGES = [f"stages.{i}" for i in range(4)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
 def test_equals_timm(timm, parity, name):
     reference = timm.create_model(name, num_classes=10)
     parity.check(reference, name, NAME_MAPS["timm"], STAGES, sizes=(96, 101))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
 def test_gradients_equal_timm(timm, parity, name):
     reference = timm.create_model(name, num_classes=10)
@@ -36,6 +38,7 @@ def check_torchvision(torchvision, parity, name, sizes):
     )
 
 
+@pytest.mark.full
 def test_equals_torchvision(torchvision, parity):
     check_torchvision(torchvision, parity, "convnext_tiny", (65,))
 

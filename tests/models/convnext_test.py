@@ -82,6 +82,7 @@ def torch_logits(params, x, depths):
     return linear(norm(x.mean((1, 2)), backbone["norm"]), params["head"]["logits"]).numpy()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_parameter_counts(name):
     variables = jax.eval_shape(lambda: models.random_model(name)[1])
@@ -120,6 +121,7 @@ def test_each_stage_shows_its_features(small, images):
     assert shapes == {"stage_0": (2, 25, 25, 8), "stage_1": (2, 12, 12, 16)}
 
 
+@pytest.mark.full
 def test_stochastic_depth_only_while_training(small, images):
     model, variables = small
     images = jnp.tile(images[:1], (64, 1, 1, 1))[:, :32, :32]

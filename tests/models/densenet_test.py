@@ -23,6 +23,7 @@ MILLIONS = {
 STAGES = [f"features.denseblock{i}" for i in (1, 2, 3, 4)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_parameter_counts(name):
     variables = jax.eval_shape(lambda: models.random_model(name)[1])
@@ -30,6 +31,7 @@ def test_parameter_counts(name):
     assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.001)
 
 
+@pytest.mark.full
 def test_equals_torchvision(torchvision, parity):
     reference = torchvision.models.densenet121(num_classes=10)
     table = NAME_MAPS["torchvision"]
@@ -83,6 +85,7 @@ def small():
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
+@pytest.mark.full
 def test_stochastic_depth_only_while_training(small, parity):
     model, variables = small
     x = jnp.tile(jnp.asarray(parity.images(32, batch=1)), (64, 1, 1, 1))

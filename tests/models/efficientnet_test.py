@@ -25,6 +25,7 @@ def _table(name, source):
     return name_maps.name_map(models.architecture(name), source)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_parameters_as_published(name):
     model = models.build(name, 1000, hidden=(), batch_norm=False)
@@ -41,6 +42,7 @@ def _timm_reference(timm, name, variant):
     return timm.create_model(f"{prefix}{name}", num_classes=10)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variant", ["tf", "timm"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0"])
 def test_equals_timm(timm, parity, name, variant):
@@ -48,6 +50,7 @@ def test_equals_timm(timm, parity, name, variant):
     parity.check(reference, name, _table(name, "timm"), _STAGES, variant=variant, sizes=(96, 101))
 
 
+@pytest.mark.full
 def test_gradients_equal_timm(timm, parity):
     name = "efficientnet_b0"
     reference = _timm_reference(timm, name, "tf")
@@ -85,6 +88,7 @@ def _check_torchvision(torchvision, parity, name, sizes):
     parity.check(reference, name, _table(name, "torchvision"), stages, **settings)
 
 
+@pytest.mark.full
 def test_equals_torchvision(torchvision, parity):
     _check_torchvision(torchvision, parity, "efficientnet_b0", (65,))
 

@@ -94,6 +94,7 @@ def test_bfloat16_gives_float32_logits(images):
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes[1])} == {jnp.dtype("float32")}
 
 
+@pytest.mark.full
 def test_a_frozen_backbone_alone_gets_no_gradient(trained):
     freeze, gradients, _ = trained
     assert set(jax.tree.leaves(any_nonzero(gradients["head"]["logits"]))) == {True}

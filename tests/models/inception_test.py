@@ -17,6 +17,7 @@ _STAGES = ["Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"]
 _LAYERS = ["activation_2", "activation_4", "mixed2", "mixed7", "mixed10"]
 
 
+@pytest.mark.full
 def test_parameters_as_published():
     assert list(NETWORKS) == [NAME]
     model = models.build(NAME, 1000, hidden=(), batch_norm=False)
@@ -44,6 +45,7 @@ def _check_torchvision(torchvision, parity, sizes):
     parity.check(reference, NAME, table, _STAGES, **settings)
 
 
+@pytest.mark.full
 def test_equals_timm(timm, parity):
     _check_timm(timm, parity, (96,))
 

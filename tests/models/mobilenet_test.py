@@ -15,6 +15,7 @@ MILLIONS = {"100": 4.23, "075": 2.59, "050": 1.33, "025": 0.47}
 _LAYERS = [f"conv_pw_{i}_relu" for i in (1, 3, 5, 11, 13)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_parameters_as_published(name):
     model = models.build(name, 1000, hidden=(), batch_norm=False)
@@ -36,6 +37,7 @@ def _check_keras(keras, parity, name, size):
 
 
 # Even and odd maps are padded differently.
+@pytest.mark.full
 @pytest.mark.parametrize("size", [96, 101])
 def test_equals_keras(keras, parity, size):
     _check_keras(keras, parity, "mobilenetv1_025", size)
@@ -60,6 +62,7 @@ def _check_timm(timm, parity, name, **settings):
     parity.check(_timm(timm, name), name, table, [f"blocks.{i}" for i in range(5)], **settings)
 
 
+@pytest.mark.full
 def test_equals_timm(timm, parity):
     _check_timm(timm, parity, "mobilenetv1_025", sizes=(96, 101))
 

@@ -108,6 +108,7 @@ def test_initial_variables_are_those_of_a_fully_optimised_program():
     assert_trees_equal(found, expected)
 
 
+@pytest.mark.full
 def test_given_modules_are_not_initialised():
     model, variables = models.random_model("simple_cnn", num_classes=5)
     given = {"params": {"backbone": variables["params"]["backbone"]}}
@@ -133,6 +134,7 @@ def test_linear_is_the_network_as_published():
     assert model.backbone.sliding
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "sides", "channels"),
     [
@@ -153,6 +155,7 @@ def test_stages_are_the_maps_of_each_resolution(name, sides, channels):
     assert [m.shape for m in maps] == expected
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name",
     [
@@ -175,6 +178,7 @@ def test_the_smallest_images_leave_something_of_every_map(name):
     assert all(side >= 1 for m in maps for side in m.shape)
 
 
+@pytest.mark.full
 def test_stages_lead_to_the_features():
     model, variables = models.random_model("convnext_atto", 3)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)

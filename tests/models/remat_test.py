@@ -51,6 +51,7 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(np.float64(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BACKBONES)
 def test_remat_changes_nothing_but_what_is_kept(name, monkeypatch):
     # Inception's first block and its last, which gives the features.

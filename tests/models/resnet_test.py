@@ -24,6 +24,7 @@ MILLIONS = {
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_parameter_counts(name):
     variables = jax.eval_shape(lambda: models.random_model(name)[1])
@@ -31,6 +32,7 @@ def test_parameter_counts(name):
     assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.001)
 
 
+@pytest.mark.full
 def test_equals_torchvision(torchvision, parity):
     reference = torchvision.models.resnet18(num_classes=10)
     table = NAME_MAPS["torchvision"]
@@ -62,6 +64,7 @@ def check_keras(keras, parity, name, size):
     parity.check_keras(reference, name, ends, parity.images(size), bgr=True)
 
 
+@pytest.mark.full
 def test_equals_keras(keras, parity):
     check_keras(keras, parity, "resnet50", 101)
 
@@ -73,6 +76,7 @@ def test_every_network_equals_keras(keras, parity, name, size):
     check_keras(keras, parity, name, size)
 
 
+@pytest.mark.full
 def test_gradients_equal_torch(torchvision, parity):
     reference = torchvision.models.resnet18(num_classes=10)
     table = NAME_MAPS["torchvision"]
@@ -98,6 +102,7 @@ def small():
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
+@pytest.mark.full
 def test_stochastic_depth_only_while_training(small, parity):
     model, variables = small
     x = jnp.tile(parity.images(32, batch=1), (64, 1, 1, 1))

@@ -21,6 +21,7 @@ def variables(images):
     return jax.jit(MODEL.init)(jax.random.key(0), images)
 
 
+@pytest.mark.full
 def test_stages_halve_the_map_and_are_averaged(variables, images):
     out, seen = MODEL.apply(variables, images, mutable=["intermediates"])
     maps = {name: value[0] for name, value in seen["intermediates"].items()}

@@ -12,6 +12,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_costs_are_those_published(name):
     millions, giga = PUBLISHED[name]

@@ -24,6 +24,7 @@ def _stages(name):
     return ends
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_parameters_as_published(name):
     model = models.build(name, 1000, top=True, hidden=(), batch_norm=False)
@@ -64,6 +65,7 @@ def _check_timm(timm, parity, name, sizes):
     parity.check(reference, name, table, _stages(name), variant="timm", sizes=sizes)
 
 
+@pytest.mark.full
 def test_equals_torchvision(torchvision, parity):
     # One size and mode only, as the dense layers hold half a gigabyte.
     reference = torchvision.models.vgg11_bn(num_classes=10, init_weights=False)
@@ -99,6 +101,7 @@ def _check_keras(keras, parity, name, size, top):
     parity.check_keras(reference, name, layers, parity.images(size), bgr=True, top=top)
 
 
+@pytest.mark.full
 def test_equals_keras(keras, parity):
     _check_keras(keras, parity, "vgg16", 96, False)
 

@@ -26,6 +26,7 @@ def output_and_gradients(function, x, kernel):
     return out, *vjp(out)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_xlas_convolution_and_its_gradients(case):
     size, window, stride, padding, channels = case

@@ -73,6 +73,7 @@ def expected(case):
     return (x, kernel, grad), (out, *vjp(grad))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("name", ["native", "shifted", "pallas"])
 @pytest.mark.usefixtures("small_blocks")
@@ -85,6 +86,7 @@ def test_forms_equal_the_grouped_convolution(name, case):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["shifted", "pallas"])
 @pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
 @pytest.mark.usefixtures("small_blocks")

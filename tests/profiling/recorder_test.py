@@ -1,4 +1,4 @@
-"""Tests of bloodjax/profiling/recorder.py: tiny runs that are recorded."""
+"""Tests of bloodjax/profiling/recorder.py, with small runs."""
 
 import json
 import shutil
@@ -26,6 +26,7 @@ def profiled(make_config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.full
 def test_each_phase_leaves_a_trace_and_a_table(profiled):
     entries = recorder.load(profiled)
     assert list(entries) == ["head", "finetune"]
@@ -90,6 +91,7 @@ def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
     assert list(recorder.load(workdir)) == ["head", "finetune"]
 
 
+@pytest.mark.full
 def test_a_stop_within_a_recording_leaves_nothing(
     make_config, tmp_path, monkeypatch, no_evaluation
 ):
@@ -125,6 +127,7 @@ def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, n
     assert recorder.load(tmp_path) == {}
 
 
+@pytest.mark.full
 def test_only_calls_of_one_size_are_recorded(make_config, tmp_path, no_evaluation):
     config = make_config(
         **{
@@ -137,6 +140,6 @@ def test_only_calls_of_one_size_are_recorded(make_config, tmp_path, no_evaluatio
     )
     run.train(config, tmp_path)
     entry = recorder.load(tmp_path)["finetune"]
-    # An epoch's 7 steps are calls of 3, 3 and 1: the third of 3 begins the second epoch.
+    # An epoch has 7 steps: calls of 3, 3 and 1. The third call of 3 is the first of epoch 2.
     assert entry["steps"] == 6
     assert entry["groups"]

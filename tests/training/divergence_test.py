@@ -203,6 +203,7 @@ def gone_back(config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.full
 def test_a_run_skips_goes_back_and_ends_well(config, gone_back):
     entries = history(gone_back)
     assert [(e["event"], e["step"]) for e in entries] == [
@@ -217,6 +218,7 @@ def test_a_run_skips_goes_back_and_ends_well(config, gone_back):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.full
 def test_it_ends_the_same_after_a_stop_and_a_kill_right_after_the_rollback(
     config, gone_back, tmp_path, monkeypatch
 ):
@@ -242,6 +244,7 @@ def test_it_ends_the_same_after_a_stop_and_a_kill_right_after_the_rollback(
     assert_trees_equal(checkpoint(tmp_path, config), checkpoint(gone_back, config))
 
 
+@pytest.mark.full
 def test_a_few_steps_that_go_wrong_are_left_out_and_the_report_is_right(make_config, tmp_path):
     config = make_config(**TWO_EPOCHS)
     with pytest.MonkeyPatch.context() as patch:
@@ -258,6 +261,7 @@ def test_a_few_steps_that_go_wrong_are_left_out_and_the_report_is_right(make_con
     assert not (tmp_path / divergence.FILE).exists()
 
 
+@pytest.mark.full
 def test_from_its_start_a_run_that_really_diverges_comes_to_an_end(make_config, tmp_path):
     # The second rate, of 1e-3, is one that can be trained with.
     changes = {"phases.finetune.learning_rate": 1e30, "phases.finetune.clip_norm": 0.0}
@@ -269,6 +273,7 @@ def test_from_its_start_a_run_that_really_diverges_comes_to_an_end(make_config, 
     assert np.isfinite(entries[-1]["validation"]["loss"])
 
 
+@pytest.mark.full
 def test_a_run_that_diverges_for_good_ends_in_one_line(make_config, tmp_path):
     # After five skipped steps the epoch ends, with weights that predict nothing finite.
     config = make_config(

@@ -54,6 +54,7 @@ def averaged(make_config, tmp_path_factory):
     return config, workdir, said, starts[0]
 
 
+@pytest.mark.full
 def test_the_average_is_validated_beside_the_weights_as_trained(averaged):
     _, workdir, said, _ = averaged
     entries = metric_writer.read_history(workdir)
@@ -97,6 +98,7 @@ def test_what_is_frozen_stays_bit_identical_in_the_average(averaged):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("at", [3, 17])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(averaged, at, tmp_path, monkeypatch):
     config, workdir, *_ = averaged
@@ -126,6 +128,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(averaged, at, tmp_path, mon
     assert found == expected
 
 
+@pytest.mark.full
 def test_without_validation_the_last_average_is_loaded(make_config, tmp_path):
     config = make_config(
         **EMA,

@@ -86,6 +86,7 @@ def runner():
     return JitExecutor(step_config("simple_cnn"))
 
 
+@pytest.mark.full
 def test_training_moves_and_counts(on_eight):
     name, _, (state, metrics) = on_eight
     assert state.step == 4
@@ -99,12 +100,14 @@ def test_training_moves_and_counts(on_eight):
         assert all(jax.tree.leaves(changed["head"]))
 
 
+@pytest.mark.full
 def test_one_device_gives_the_same_as_eight(on_eight):
     name, _, expected = on_eight
     single = JitExecutor(step_config(name), devices=jax.devices()[:1])
     assert_trees_close(train(single, name, calls=(1, 1)), expected)
 
 
+@pytest.mark.full
 def test_pmap_gives_the_same_as_jit(on_eight):
     name, _, expected = on_eight
     mapped = PmapExecutor(step_config(name, sharding.AXIS))
@@ -126,6 +129,7 @@ def whole_batches():
     return train(RUNNERS["one"]("convnext"), "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", RUNNERS)
 def test_accumulated_steps_are_those_of_the_whole_batch(kind, whole_batches):
     # Dropout, stochastic depth and augmentation among them.
@@ -144,6 +148,7 @@ def mixed_on_one():
     return train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["eight", "pmap"])
 def test_mixed_pictures_are_the_same_on_any_number_of_devices(kind, mixed_on_one):
     runner = RUNNERS[kind]("simple_cnn", augment=MIXED)
@@ -161,6 +166,7 @@ def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
     assert any(jax.tree.leaves(changed))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
 def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
     runner = JitExecutor(step_config(name, accumulate_steps=accumulate_steps))
@@ -176,6 +182,7 @@ def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps)
         assert_trees_equal(one, other)
 
 
+@pytest.mark.full
 def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
     found = {
         kind: train(make("simple_cnn", accumulate_steps=2), "simple_cnn", epochs=1)
@@ -185,6 +192,7 @@ def test_batchnorm_sees_the_same_micro_batches_on_any_devices():
         assert_trees_close(found[kind], found["one"])
 
 
+@pytest.mark.full
 def test_a_focal_loss_with_shifted_logits_is_the_same_on_any_devices():
     changes = {"focal_gamma": 2.0, "logit_shift": (-0.5, -1.0, -2.0)}
     found = {
@@ -201,6 +209,7 @@ def mix(weights, *leaves):
     return sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True))
 
 
+@pytest.mark.full
 def test_the_average_of_the_weights_is_the_same_on_any_devices():
     # BatchNorm trains, and its running averages are averaged too.
     history = [initial("simple_cnn")] + [
@@ -250,6 +259,7 @@ SKIPPING = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", RUNNERS)
 @pytest.mark.parametrize("name", SKIPPING)
 def test_a_step_that_is_not_finite_is_skipped(name, kind):
@@ -286,6 +296,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch
     assert_trees_equal(state.params, initial("simple_cnn")["params"])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("freeze", ["batchnorm", "backbone"])
 def test_what_is_frozen_stays_bit_identical(runner, freeze):
     before = initial("simple_cnn")
@@ -302,6 +313,7 @@ def test_what_is_frozen_stays_bit_identical(runner, freeze):
             assert np.array_equal(old, new) == frozen, path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     if parallel == "pmap":
@@ -328,6 +340,7 @@ def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     assert_trees_close(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
 
 
+@pytest.mark.full
 def test_a_registered_network_trains():
     model = models.build("simple_cnn", CLASSES, hidden=(16,))
     images, labels = data().images, data().labels

@@ -97,6 +97,7 @@ def train(make_config, on_device, parallel, at_once, **changes):
     return jax.device_get(source.executor.unreplicate(state)), compiled
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_streaming_trains_bit_for_bit_as_the_device_s_own_pictures_do(
@@ -110,6 +111,7 @@ def test_streaming_trains_bit_for_bit_as_the_device_s_own_pictures_do(
     assert first == second  # an epoch compiles nothing that the first one did not
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_oversampling_streams_the_pictures_that_the_device_would_take(make_config, parallel):
     changes = {"data.oversample": True}

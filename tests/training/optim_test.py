@@ -311,6 +311,7 @@ def simple_cnn():
     return models.random_model("simple_cnn", 3)[1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
 @pytest.mark.parametrize("freeze", ["none", "batchnorm"])
 def test_layer_decay_scales_what_the_rule_would_do(name, freeze, simple_cnn):

@@ -65,6 +65,7 @@ def start(make_config, tmp_path, monkeypatch):
     return begin
 
 
+@pytest.mark.full
 def test_a_run_that_is_stopped_everywhere(start, trained, make_config, tmp_path):
     folder = tmp_path / "checkpoints"
     # While the images are read; between the audit and the first checkpoint.

@@ -51,6 +51,7 @@ def lowered(steps, phase, state, arguments):
     return steps._train.lower(phase, 1, state, *arguments)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("freeze", ["none", "backbone"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_has_as_many_operations_as_before(name, freeze, make_config, request):
@@ -70,6 +71,7 @@ def small(make_config):
     return prepared(make_config())
 
 
+@pytest.mark.full
 def test_xla_adds_no_operations_and_takes_the_state_s_memory_for_the_new_one(small):
     program, state = lowered(*small), small[2]
     executable = program.compile()
@@ -80,6 +82,7 @@ def test_xla_adds_no_operations_and_takes_the_state_s_memory_for_the_new_one(sma
     )
 
 
+@pytest.mark.full
 def test_steps_within_an_epoch_take_nothing_from_the_host(small, make_config):
     steps, phase, _, arguments = small
     variables = factory.variables(make_config(), CLASSES)
@@ -131,6 +134,7 @@ def watched(make_config, tmp_path_factory):
     return seen
 
 
+@pytest.mark.full
 def test_a_run_compiles_two_lengths_of_call_in_each_phase_and_no_more(watched):
     assert watched["compilations"] == [(0, 2), (0, 2), (1, 4), (1, 4)]
 

@@ -51,6 +51,7 @@ def variables(workdir, config):
         return progress, jax.device_get(checkpoints.restore_variables(step, like))
 
 
+@pytest.mark.full
 def test_both_sets_are_logged_evaluated_and_reported(distorted_run):
     _, workdir, results = distorted_run
     sets = ["test", "test_distorted", "validation", "validation_distorted"]
@@ -77,6 +78,7 @@ def test_the_best_checkpoint_is_the_best_of_the_set_and_metric(distorted_run):
     assert results["validation_distorted"]["f1_macro"] == pytest.approx(values[best], abs=1e-6)
 
 
+@pytest.mark.full
 def test_another_set_and_metric_judge_otherwise(distorted_run, make_config, tmp_path, monkeypatch):
     """Scores are replaced by figures that rise on one set and fall on the other."""
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
@@ -106,6 +108,7 @@ def test_another_set_and_metric_judge_otherwise(distorted_run, make_config, tmp_
         assert progress.best_step == steps[best - 1], (name, metric)
 
 
+@pytest.mark.full
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(distorted_run, tmp_path, monkeypatch):
     config, workdir, _ = distorted_run
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
@@ -130,6 +133,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(distorted_run, tmp_path, mo
     assert_trees_equal(found, expected)
 
 
+@pytest.mark.full
 def test_training_is_that_of_a_run_without_the_set(
     distorted_run, make_config, tmp_path, monkeypatch
 ):
@@ -145,6 +149,7 @@ def test_training_is_that_of_a_run_without_the_set(
     assert "validation_distorted" not in metric_writer.read_history(tmp_path / "without")[0]
 
 
+@pytest.mark.full
 def test_a_resumed_run_s_sets_are_the_first_ones(distorted_run):
     config, workdir, _ = distorted_run
     one, other = (

@@ -37,6 +37,7 @@ def last_variables(workdir, config):
         return step, jax.device_get(checkpoints.restore_variables(step, like))
 
 
+@pytest.mark.full
 def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
     make_config, tmp_path, monkeypatch
 ):
@@ -118,6 +119,7 @@ def test_a_cache_that_cannot_be(changes, make_config):
         make_config(**{"phases.head.cache_features": "always"} | changes)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("changes", "gamma", "tau", "even"),
     [

@@ -26,6 +26,7 @@ def weights(tmp_path):
     return path, jax.device_get(variables)
 
 
+@pytest.mark.full
 def test_a_run_starts_from_weights_and_keeps_their_terms(
     make_config, tmp_path, monkeypatch, weights
 ):

@@ -1,8 +1,11 @@
 """Whole runs, most of them of one phase and without evaluation."""
 
+import ast
 import contextlib
+import inspect
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +18,7 @@ from flax.traverse_util import flatten_dict
 import bloodjax
 from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.cli import console
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.training import executor, factory, metric_writer, trainer
@@ -73,6 +77,7 @@ def test_metrics_jsonl_has_a_line_for_each_epoch(trained):
         assert entry["validation"].keys() == set(trainer.METRICS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     number, trained, make_config, tmp_path, monkeypatch, no_evaluation
@@ -149,6 +154,7 @@ def early(make_config, tmp_path_factory):
     return seen
 
 
+@pytest.mark.full
 def test_early_stopping_ends_each_phase_after_its_patience(early):
     phases = [(e["step"], e["phase"]) for e in metric_writer.read_history(early["workdir"])]
     assert phases == [
@@ -190,14 +196,28 @@ def test_nothing_is_compiled_after_a_phase_s_first_step(early):
 
 @pytest.fixture(scope="module")
 def one_epoch(make_config, tmp_path_factory):
-    """The workdir of a run without validation or test part, what it returned, what it printed."""
+    """The workdir of a run without validation or test split, what it returned, what it printed."""
     workdir = tmp_path_factory.mktemp("one")
     config = make_config(**ONE_EPOCH, **{"data.validation": "0", "data.test": "0"})
-    with contextlib.redirect_stderr(io.StringIO()) as printed:
+    with contextlib.redirect_stderr(io.StringIO()) as printed, lines_shown():
         result = run.train(config, workdir)
     return config, workdir, result, printed.getvalue()
 
 
+@contextlib.contextmanager
+def lines_shown():
+    """As in a command; the logger is then as it was before."""
+    logger = logging.getLogger("bloodjax")
+    before = logger.handlers, logger.propagate, logger.level
+    console.show_lines()
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
+
+
+@pytest.mark.full
 def test_a_run_may_do_without_validation_and_test(one_epoch):
     _, workdir, result, _ = one_epoch
     assert result == {}
@@ -216,6 +236,7 @@ def test_a_run_prints_a_line_an_epoch_where_there_is_no_terminal(one_epoch):
     assert not {"\r", "\x1b"} & set(printed)
 
 
+@pytest.mark.full
 def test_pmap_and_jit_train_the_same(one_epoch, make_config, tmp_path, no_evaluation):
     _, jit_workdir, *_ = one_epoch
     config = make_config(
@@ -254,7 +275,7 @@ def test_a_workdir_that_cannot_be_written_to(make_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 128}, "batch_size is 128, but the training part has 112 images"),
+        ({"batch_size": 128}, "batch_size is 128, but the training split has 112 images"),
         ({"batch_size": 12}, "batch_size is 12, expected a multiple of the 8 devices"),
         ({"data.train": "nowhere.npz"}, r"nowhere\.npz: no such file"),
     ],
@@ -264,3 +285,15 @@ def test_a_start_that_fails_can_be_put_right(changes, message, make_config, tmp_
         run.train(make_config(**changes), tmp_path)
     assert not (tmp_path / "config.json").exists()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_trainer_changes_only_its_step_and_state():
+    tree = ast.parse(inspect.getsource(trainer.Trainer))
+    changed = {
+        node.attr
+        for method in ast.walk(tree)
+        if isinstance(method, ast.FunctionDef) and method.name != "__init__"
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    assert changed == {"step", "state"}
