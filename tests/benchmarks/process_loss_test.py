@@ -8,7 +8,7 @@ from benchmarks.process_loss import End
 
 @pytest.mark.full
 def test_who_is_killed_is_named_by_us():
-    killed, other = process_loss.measure("bloodjax", "killed", 1, timeout=10, limit=60)
+    other, killed = process_loss.measure("bloodjax", "killed", 1, timeout=10, limit=60)
     assert killed.status == -9
     assert other.status == 75
     assert other.names == ["id", "host"]
@@ -17,7 +17,7 @@ def test_who_is_killed_is_named_by_us():
 
 @pytest.mark.full
 def test_jax_alone_aborts_without_the_host():
-    killed, other = process_loss.measure("jax", "killed", 1, timeout=5, limit=60)
+    other, killed = process_loss.measure("jax", "killed", 1, timeout=5, limit=60)
     assert (killed.status, other.status) == (-9, -6)
     assert "host" not in other.names
 
