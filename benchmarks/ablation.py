@@ -211,6 +211,7 @@ def measure(
 def main() -> None:
     """Runs the command."""
     chosen, overrides = _arguments()
+    console.show_lines()
     try:
         rows = measure(chosen, overrides)
     except UserError as error:

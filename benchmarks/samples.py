@@ -1,4 +1,4 @@
-"""Small whole files of every format that bloodjax reads, for `fuzz` to damage."""
+"""Small intact files of every format that bloodjax reads, which `fuzz` damages."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def _configs() -> list[Sample]:
 
 
 def _entry(step: int) -> bytes:
-    figures = {"loss": 1.5, "accuracy": 0.25, "balanced_accuracy": 0.2}
+    scores = {"loss": 1.5, "accuracy": 0.25, "balanced_accuracy": 0.2}
     entry = {"event": "epoch", "step": step, "epoch": step // 7, "phase": "head"}
-    entry |= {"train": {"loss": 2.0, "accuracy": 0.1}, "validation": figures}
+    entry |= {"train": {"loss": 2.0, "accuracy": 0.1}, "validation": scores}
     return json.dumps(entry).encode() + b"\n"
 
 

@@ -62,7 +62,7 @@ def peak(dtype: str) -> Peak:
         )
     one = published(kind, dtype)
     if one is None:
-        return Peak(None, f"no published peak of {kind!r} in {dtype} is known here")
+        return Peak(None, f"no published peak of {kind!r} in {dtype} is known")
     return Peak(one * len(devices), f"published: {len(devices)} x {kind}, {dtype}, dense")
 
 
@@ -114,6 +114,6 @@ def peak_memory() -> tuple[int | None, str]:
     try:
         import resource  # Unix only.
     except ImportError:
-        return None, "neither the device nor the system says"
+        return None, "neither the device nor the system reports it"
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest * (1 if sys.platform == "darwin" else 1024), "process, on the host"

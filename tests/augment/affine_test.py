@@ -37,7 +37,7 @@ def test_resampling_is_scipy_s(image, name, fill, mode):
         )
         for c in range(3)
     ]
-    # Coordinates are float32 ones: a hundred-thousandth of a pixel.
+    # Coordinates are float32, with an error of about 1e-5 pixels.
     np.testing.assert_allclose(found, np.stack(channels, -1), atol=0.02)
 
 

@@ -8,13 +8,13 @@ from bloodjax.augment import colour
 
 @pytest.fixture
 def image():
-    """Cell-like: a narrow range of values, few of them frequent."""
+    """A cell-like image: a narrow range of values, few of them frequent."""
     rng = np.random.default_rng(0)
     return np.clip(rng.normal((180, 120, 150), (30, 40, 20), (37, 42, 3)), 0, 255).astype(np.uint8)
 
 
 def by_table(image, make):
-    """The image after a table, made from the identity and the image's histogram."""
+    """Applies to the image the table that `make` returns for the identity and the histogram."""
     x = jnp.asarray(image)
     table = make(colour.identity_table(), colour.histogram(x))
     return np.asarray(colour.look_up(x, table))
@@ -55,7 +55,7 @@ def test_tables_do_what_pillow_does(image, name):
     ours, pillow = TABLES[name]
     expected = np.asarray(pillow(Image.fromarray(image)), np.float32)
     assert np.abs(by_table(image, ours) - expected).max() <= 1
-    assert np.abs(expected - image).max() > 6  # the operation did something
+    assert np.abs(expected - image).max() > 6  # The operation has an effect.
 
 
 @pytest.mark.parametrize("value", [0, 90, 255])
@@ -72,7 +72,7 @@ def test_tables_compose_as_operations_one_after_the_other(image):
 
     brighter = ImageEnhance.Brightness(Image.fromarray(image)).enhance(1.3)
     expected = np.asarray(ImageOps.equalize(brighter), np.float32)
-    # A grey level of Pillow's rounding becomes a step of the equalised values.
+    # Equalisation enlarges differences of one grey level from Pillow's rounding.
     assert np.abs(by_table(image, both) - expected).mean() < 2
 
 

@@ -1,4 +1,4 @@
-"""How an operation on one image is run: compiled, all of its numbers traced."""
+"""Fixtures that run an operation on one image, compiled, with traced parameters."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def run():
-    """Calls `op(*arguments, **static)` under jit, and gives its image as a NumPy array."""
+    """Calls `op(*arguments, **static)` under jit and returns the image as a NumPy array."""
 
     def call(op, *arguments, **static):
         found = jax.jit(functools.partial(op, **static) if static else op)(*arguments)
@@ -22,7 +22,7 @@ def run():
 
 @pytest.fixture
 def agree():
-    """Holds `op` under vmap and under lax.map against one image at a time, and 0..255."""
+    """Checks that `op` under vmap and lax.map equals `op` on single images, within 0..255."""
 
     def check(op, image, *parameters, share=1.0):
         """`parameters` have a leading axis; `share` of the values must agree."""

@@ -9,7 +9,7 @@ N = 256
 
 
 def run(spec, seed=0, n=N):
-    """Images of one value each, every one of another class, mixed."""
+    """Mixes constant images, each of another class."""
     keys = jax.random.split(jax.random.key(seed), n)
     images = jnp.broadcast_to(jnp.arange(n, dtype=jnp.float32)[:, None, None, None], (n, 12, 10, 3))
     mixed, targets = jax.jit(mix, static_argnums=0)(spec, keys, images, jnp.eye(n))
@@ -43,14 +43,14 @@ def test_cutmix_labels_by_the_area_that_is_left():
     np.testing.assert_allclose(is_own.mean((1, 2, 3)), own_part(targets), atol=1e-6)
     foreign = ~is_own[..., 0]
     box = foreign.any(1)[:, None, :] & foreign.any(2)[:, :, None]
-    np.testing.assert_array_equal(foreign, box)  # one box
+    np.testing.assert_array_equal(foreign, box)  # The mixed pixels are one box.
     assert 0.2 < 1 - own_part(targets).mean() < 0.5
 
 
 def test_each_happens_as_often_as_asked():
     _, targets = run(Mix(mixup_p=0.25, cutmix_p=0.25), n=2048)
     unmixed = np.isclose(own_part(targets), 1).mean()
-    assert 0.45 < unmixed < 0.6  # boxes too small for a pixel among them
+    assert 0.45 < unmixed < 0.6  # Includes boxes of less than a pixel.
     mixed, targets = run(Mix(mixup_p=1e-9))
     np.testing.assert_array_equal(targets, np.eye(N))
     np.testing.assert_array_equal(mixed[:, 0, 0, 0], np.arange(N))

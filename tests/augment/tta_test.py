@@ -14,7 +14,7 @@ def images():
 
 
 def forward(images):
-    """Logits that depend on where in the image things are."""
+    """Logits that depend on positions in the image."""
     weights = np.random.default_rng(1).normal(size=(75, 6)).astype(np.float32)
     return images.reshape(len(images), -1).astype(jnp.float32) / 255 @ weights
 

@@ -47,7 +47,7 @@ def test_colour_is_pillow_s(cells, view, kind, factor):
 def test_auto_contrast_is_pillow_s(cells):
     expected = by_pillow(cells, lambda image: ImageOps.autocontrast(image, preserve_tone=True))
     assert np.abs(expected.astype(int) - cells).max() > 5
-    # Pillow cuts off where we round, and greys are a level apart at most.
+    # Pillow truncates where we round, so greys differ by at most one level.
     assert_close(views.auto_contrast(jnp.asarray(cells)), expected, levels=3)
 
 
@@ -80,7 +80,7 @@ def test_blur_and_unsharp_are_scipy_s(cells):
 
 @pytest.mark.parametrize(("down", "right"), [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5)])
 def test_crops_are_bilinear_resizes_of_a_square(cells, down, right):
-    top, left = int(4 * down), int(4 * right)  # 4 pixels of 32 are left out
+    top, left = int(4 * down), int(4 * right)  # 4 of 32 pixels are cropped.
     box = (left, top, left + 28, top + 28)
     bilinear = Image.Resampling.BILINEAR
     expected = by_pillow(cells, lambda image: image.crop(box).resize((SIZE, SIZE), bilinear))

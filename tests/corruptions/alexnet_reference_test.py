@@ -5,7 +5,7 @@ from bloodjax.corruptions import alexnet_reference, registry
 
 def test_there_is_a_figure_for_each_corruption():
     assert tuple(alexnet_reference.CORRUPTED) == registry.GROUPS["all"]
-    # Corruption makes AlexNet worse: the relative error divides by what it adds.
+    # Each corruption increases AlexNet's error; the relative error divides by the increase.
     assert all(
         alexnet_reference.CLEAN < error < 1 for error in alexnet_reference.CORRUPTED.values()
     )

@@ -1,4 +1,4 @@
-"""The distortions beside Pillow, SciPy and what must be so; medmnistc_test.py has the package."""
+"""Distortions compared with Pillow, SciPy and known results; see also medmnistc_test.py."""
 
 import io
 
@@ -53,7 +53,7 @@ def test_a_trail_follows_its_angle():
     along = blur.trail_blur(dot, 5, 5.0, 0.0)
     y, x = np.nonzero(along[..., 0])
     assert set(y) == {24}
-    assert x.tolist() == list(range(14, 25))  # from 10 pixels before the dot
+    assert x.tolist() == list(range(14, 25))  # From 10 pixels before the dot.
     y, x = np.nonzero(blur.trail_blur(dot, 5, 5.0, 45.0)[..., 0])
     assert len(y) > 5
     np.testing.assert_array_equal(y - 24, x - 24)

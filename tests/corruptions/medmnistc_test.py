@@ -1,4 +1,4 @@
-"""The eleven corruptions beside the package medmnistc, where it imports.
+"""The eleven corruptions compared with the package medmnistc, if it can be imported.
 
 It cannot be part of the extra [parity]: it pins other versions of scikit-image and medmnist. Beside
 an environment with [parity], `pip install --no-deps medmnistc medmnist wand opencv-python-headless`
@@ -15,7 +15,7 @@ from PIL import Image
 from bloodjax.corruptions import deposits, registry
 from bloodjax.data.synthetic import render
 
-# What rounding does: the largest difference of a value, and the share of values that may differ.
+# Tolerance for rounding: the largest difference of a value, and the share of values that differ.
 EXACT = (0, 0.0)
 TOLERANCE = {
     "pixelate": EXACT,
@@ -48,7 +48,7 @@ def images(size):
 
 
 def theirs(corruption, image, severity, rng):
-    """The package's image, with everything that it draws at random taken from `rng`."""
+    """The package's result, with all its random numbers taken from `rng`."""
 
     def integer(low, high):
         return int(rng.integers(low, high + 1))
@@ -56,7 +56,7 @@ def theirs(corruption, image, severity, rng):
     with (
         mock.patch.object(random, "randint", integer),
         mock.patch.object(np.random, "uniform", rng.uniform),
-        # NumPy has removed what the package calls; this is its successor.
+        # NumPy has removed a function that the package calls; this is its successor.
         mock.patch.object(np, "fromstring", np.frombuffer),
     ):
         return corruption.apply(Image.fromarray(image), severity - 1)
@@ -66,7 +66,7 @@ def theirs(corruption, image, severity, rng):
 @pytest.mark.parametrize("name", registry.BLOODMNIST_C)
 def test_images_are_the_package_s(name, size, reference, monkeypatch):
     corruption = reference[name]
-    # Its spots are drawn by hand; with ours in their place, the rest must be the same.
+    # The package's spots are images. With our spots, the result must be the same.
     spots = {str(k): deposits.inks(n).astype(np.uint64) for k, n in ((3, 24), (4, 32))}
     monkeypatch.setattr(corruption, "_inks", spots)
     largest, share = TOLERANCE[name]
@@ -85,7 +85,7 @@ def test_spots_are_as_large_as_the_package_s(size, reference):
     ours = deposits.inks(size)
     assert ours.shape == theirs.shape
     assert abs(ours.mean() - theirs.mean()) < 0.1
-    # From edge to edge, or nearly so.
+    # From edge to edge, or nearly.
     for spots in (ours, theirs):
         across = spots.any(axis=1).sum(axis=1) / size
         assert across.min() > 0.7

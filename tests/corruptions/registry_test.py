@@ -30,7 +30,7 @@ def test_a_worse_severity_changes_an_image_more_and_no_severity_touches_its_sour
         changes.append(np.mean(np.abs(np.stack(results).astype(float) - cells)))
     np.testing.assert_array_equal(cells, before)
     assert changes[0] > 0
-    # Where spots or bubbles fall is left to chance; on average, over cells, it still grows.
+    # The position of spots and bubbles is random, but the change grows on average over the cells.
     assert changes[4] > 1.2 * changes[0]
 
 

@@ -12,12 +12,12 @@ from sklearn.preprocessing import StandardScaler
 from bloodjax.data.lazy import LazyImages
 from bloodjax.evaluation import histogram_baseline
 
-# BloodMNIST's training part: basophil, eosinophil, erythroblast, ig, lymphocyte, monocyte,
-# neutrophil, platelet.
+# Class counts of BloodMNIST's training split: basophil, eosinophil, erythroblast, ig,
+# lymphocyte, monocyte, neutrophil, platelet.
 
 
 def _tinted(rng: np.random.Generator, labels: np.ndarray, size: int = 12) -> np.ndarray:
-    """Noise around a colour of the label's own."""
+    """Noise around a colour that depends on the label."""
     colours = np.array([[200, 80, 80], [80, 200, 80], [80, 80, 200]])
     noise = rng.normal(0, 60, (len(labels), size, size, 3))
     return np.clip(colours[labels][:, None, None] + noise, 0, 255).astype(np.uint8)
@@ -55,7 +55,7 @@ def test_baseline_equals_scikit_learn(num_classes):
     assert histogram.std(axis=0).min() > histogram_baseline.SMALLEST_SCALE
     reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     reference.fit(histogram, labels)
-    # The solver stops within its tolerance, here from numbers rounded differently.
+    # The solver stops within its tolerance, and the inputs are rounded differently.
     np.testing.assert_allclose(
         baseline.predict(images), reference.predict_proba(histogram), atol=2e-3
     )
@@ -65,10 +65,10 @@ def test_baseline_stays_sober_about_colours_it_never_saw():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 60)
     images = np.clip(_tinted(rng, labels, size=48), 16, 255)
-    images[0, 0, 0] = 0  # the only dark pixel
+    images[0, 0, 0] = 0  # The only dark pixel.
     baseline = histogram_baseline.HistogramBaseline.fit(images, labels, 2)
     darker = images.copy()
-    darker[:, 0] = 0  # two per cent of the pixels
+    darker[:, 0] = 0  # Two per cent of the pixels.
     moved = np.abs(baseline.predict(darker) - baseline.predict(images))
     assert moved.max() < 0.1
 

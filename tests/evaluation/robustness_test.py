@@ -12,7 +12,7 @@ from bloodjax.data.synthetic import render
 from bloodjax.errors import Stopped
 from bloodjax.evaluation import classifier, robustness
 
-# The package's own definition, with AlexNet's errors as a model's: both ratios are 1 throughout.
+# For AlexNet's own errors, both ratios are 1 by the package's definition.
 ALEXNET = {
     name: dict.fromkeys(range(1, 6), error) for name, error in alexnet_reference.CORRUPTED.items()
 }
@@ -67,7 +67,7 @@ def test_ratios_only_where_alexnet_s_error_is_of_the_same_images(measured):
     assert rows["bubble"]["rbe"] == pytest.approx(
         (mean - clean) / (theirs - alexnet_reference.CLEAN)
     )
-    for name in ("jpeg_compression", "dust"):  # lacks severities; not the benchmark's
+    for name in ("jpeg_compression", "dust"):  # Lacks severities; is not in the benchmark.
         assert rows[name]["be"] is rows[name]["rbe"] is None
     assert result["BE"] is result["rBE"] is None
 
@@ -112,8 +112,8 @@ def test_a_signal_ends_it_without_a_file(model, cells, tmp_path, monkeypatch):
 
     monkeypatch.setattr(table, "distort", interrupted)
     before, names = signal.getsignal(signal.SIGINT), {"dust": (1,)}
-    # Two signals would end the process as ever: one image alone.
-    with pytest.raises(Stopped, match="nothing is written") as stopped:
+    # A second signal would end the process, so there is one image only.
+    with pytest.raises(Stopped, match="were not written") as stopped:
         robustness.benchmark(model, cells.take(np.array([0])), tmp_path, names=names, tta="none")
     assert stopped.value.signal == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before

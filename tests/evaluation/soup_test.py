@@ -154,9 +154,9 @@ def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeyp
 
 def test_a_soup_needs_validation(again, make_config, monkeypatch):
     config, workdir, _ = again
-    said = []
-    monkeypatch.setattr(console, "log_info", said.append)
+    lines = []
+    monkeypatch.setattr(console, "log_info", lines.append)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         soup.make(config, workdir, checkpoints, [])
-    assert said == ["no soup: it needs a validation part"]
+    assert lines == ["no soup: it needs a validation split"]
     assert not soup.is_chosen(workdir)

@@ -11,7 +11,7 @@ from bloodjax.errors import UserError
 from bloodjax.evaluation import tta_selection
 
 N, CLASSES = 200, 5
-NAME = "flip"  # four views
+NAME = "flip"  # Four views.
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_scalars_equal_scikit_learn(decimals):
         "f1_macro": reference.f1_score(labels, predicted, **macro),
         "auc_ovr": reference.roc_auc_score(labels, probabilities, multi_class="ovr"),
     }
-    if decimals == 12:  # a probability of 0 is clipped elsewhere than in scikit-learn
+    if decimals == 12:  # scikit-learn clips probabilities of 0 differently.
         expected["nll"] = reference.log_loss(labels, probabilities)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-9), name
@@ -99,7 +99,7 @@ def test_calibration_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.4, 0.6]])
     labels = np.array([0, 1, 1, 1])
     found = metrics.evaluate(probabilities, labels, "ab", bootstrap=1)
-    # Bins of 1/15: 0.6 is the top of (8/15, 9/15], then 0.7, then both of 0.9, half right.
+    # Bins of 1/15: 0.6 is the top of (8/15, 9/15], then 0.7, then both of 0.9, one of them correct.
     assert found["ece"] == pytest.approx((0.4 + 0.3 + 2 * 0.4) / 4)
     assert found["brier"] == pytest.approx((0.02 + 1.62 + 0.18 + 0.32) / 4)
     assert found["nll"] == pytest.approx(-np.log([0.9, 0.1, 0.7, 0.6]).mean())
@@ -132,10 +132,10 @@ def test_impossible_truth_costs_a_finite_nll():
 
 def test_absent_classes_follow_scikit_learn():
     probabilities, labels = _made_up(300)
-    probabilities[:, 6] = 0  # class g: in the labels, never predicted
-    probabilities[:, 7] = 0  # class h: neither
+    probabilities[:, 6] = 0  # Class g: among the labels, never predicted.
+    probabilities[:, 7] = 0  # Class h: neither.
     labels[labels == 7] = 1
-    labels[labels == 5] = 0  # class f: predicted, not in the labels
+    labels[labels == 5] = 0  # Class f: predicted, not among the labels.
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     predicted = probabilities.argmax(axis=1)
     assert set(predicted) == {0, 1, 2, 3, 4, 5}
@@ -214,7 +214,7 @@ def test_bootstrap_is_reproducible():
 
 
 def test_bootstrap_intervals_cover_the_truth():
-    """Of 200 sets from one population, about 95 % of the intervals hold its accuracy and NLL."""
+    """For 200 samples of a population, about 95 % of the intervals contain its accuracy and NLL."""
     truth = metrics.quick(*_made_up(200_000))
     covered = {"accuracy": 0, "nll": 0}
     for seed in range(1, 201):

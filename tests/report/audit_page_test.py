@@ -46,7 +46,7 @@ def test_the_page_shows_each_frame_once_and_says_how_many_there_are(tmp_path, fl
     found, datasets = flawed
     html = audit_page.write(found, datasets, tmp_path).read_text()
 
-    # One junk frame, four conflicts, and of 29 groups of duplicates as many as a section shows.
+    # One junk image, four conflicts, and as many of 29 groups of duplicates as a section shows.
     shown = thumbnails(html)
     assert len(shown) == 1 + 4 + 20
     np.testing.assert_array_equal(shown[0], render.cartoon(96))

@@ -1,4 +1,4 @@
-"""Tests of bloodjax/report/plots.py: what is drawn is read back from the SVG."""
+"""Tests of bloodjax/report/plots.py, which parse the SVG."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -45,7 +45,7 @@ def _every_plot() -> dict[str, str]:
 
 
 def _texts(svg: str) -> list[str]:
-    """Every text drawn: outlined, it stands in a comment beside its outlines."""
+    """All texts; the SVG has each as a comment next to its outlines."""
     return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, re.DOTALL)]
 
 
@@ -54,7 +54,7 @@ def _styles(svg: str) -> list[str]:
 
 
 def _dotted(svg: str) -> int:
-    """Number of dotted lines: a dash of one width."""
+    """Number of dotted lines, recognised by their dash pattern."""
     return sum(bool(re.search(r"stroke-dasharray: 1,1\.65", style)) for style in _styles(svg))
 
 
@@ -153,7 +153,7 @@ def test_reliability_diagram_has_a_dot_a_filled_bin():
     bins = metrics.reliability(
         np.array([[0.95, 0.05], [0.94, 0.06], [0.4, 0.6]]), np.array([0, 1, 1])
     )
-    assert _dots(plots.reliability_diagram(bins)) == 2 + 1  # and one in the legend
+    assert _dots(plots.reliability_diagram(bins)) == 2 + 1  # One is in the legend.
 
 
 def test_class_recalls_leave_out_classes_without_images():

@@ -1,4 +1,4 @@
-"""Tests of bloodjax/report/run_page.py: the page is parsed and read."""
+"""Tests of bloodjax/report/run_page.py, which parse the page."""
 
 import base64
 import html.parser
@@ -17,7 +17,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class _Page(html.parser.HTMLParser):
-    """A page's tags, ids and text; fails where the tags do not nest."""
+    """A page's tags, ids and text; fails if tags are not nested correctly."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -50,7 +50,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def _evaluation(n=120, right=0.9):
-    """Of a model that is always 90 % sure, and takes a share of each class for the next one."""
+    """Metrics of a model with a constant confidence, which errs on a share of each class."""
     labels = np.arange(n) % 3
     predicted = np.where(np.arange(n) < right * n, labels, (labels + 1) % 3)
     probabilities = np.eye(3)[predicted] * 0.85 + 0.05
@@ -58,7 +58,7 @@ def _evaluation(n=120, right=0.9):
 
 
 def _run() -> dict:
-    """Everything a run can tell."""
+    """Arguments of `run_page.build` with all sections."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (12, 12, 3), np.uint8)
     epoch = {
