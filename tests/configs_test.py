@@ -1,7 +1,6 @@
-"""Every config loads, builds and takes a training step on a shrunken input."""
+"""Every recipe loads, builds and takes a training step on a shrunken input."""
 
 import functools
-import pathlib
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
+from bloodjax.config import recipes
 from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.pretrained import load
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS
@@ -16,12 +16,7 @@ from bloodjax.training import class_balance, factory, optim
 from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-NAMES = sorted(
-    path.relative_to(CONFIGS).with_suffix("").as_posix()
-    for path in CONFIGS.rglob("*.py")
-    if path.stem not in ("__init__", "common")
-)
+NAMES = recipes.names()
 SIZES = {"inception_v3": 75}
 # Eight copies of these do not fit.
 LARGE = ("convnext_base", "convnext_large")
@@ -56,9 +51,7 @@ def _step(config, freeze):
 
 def _load(name, *overrides):
     size = f"data.image_size={SIZES.get(name, 32)}"
-    return config_lib.load(
-        str(CONFIGS / f"{name}.py"), ["data.train=synthetic", size, "batch_size=8", *overrides]
-    )
+    return config_lib.load(name, ["data.train=synthetic", size, "batch_size=8", *overrides])
 
 
 @pytest.mark.full

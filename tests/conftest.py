@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 
 import functools
 import importlib.util
+import logging
 import pathlib
 import sys
 
@@ -52,6 +53,16 @@ def _compiled_once(tmp_path_factory):
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(autouse=True)
+def _same_logging():
+    """Commands, and functions such as `bloodjax.train`, configure the logger "bloodjax"."""
+    logger = logging.getLogger("bloodjax")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 def tiny_config(**changes):

@@ -15,6 +15,7 @@ import bloodjax
 from bloodjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
+SILENCED = "import logging; logging.getLogger('bloodjax').setLevel(logging.WARNING)"
 
 
 def python(code):
@@ -25,13 +26,8 @@ def python(code):
 
 @pytest.fixture
 def quiet():
-    """Nothing is printed by the face's functions, and the logger is restored."""
-    logger = logging.getLogger("bloodjax")
-    before = logger.handlers, logger.propagate, logger.level
-    logger.setLevel(logging.WARNING)
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
+    """Nothing is printed by the face's functions."""
+    logging.getLogger("bloodjax").setLevel(logging.WARNING)
 
 
 def test_the_import_brings_no_heavy_library():
@@ -121,19 +117,14 @@ def test_a_config_is_changed_trained_evaluated_and_used(tmp_path, quiet, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_is_shown_by_default(tmp_path):
-    code = f"""
-import bloodjax
-config = bloodjax.get_config("quickstart")
-config.data.train, config.data.image_size, config.batch_size = "synthetic:80", 32, 16
-config.phases.finetune.epochs, config.evaluation.bootstrap = 1, 20
-bloodjax.train(config, {str(tmp_path / "run")!r})
-"""
+@pytest.mark.parametrize(("before", "shown"), [("", True), (SILENCED, False)])
+def test_progress_is_shown_unless_it_is_silenced(trained, tmp_path, before, shown):
+    call = f"bloodjax.evaluate({str(trained)!r}, 'synthetic:24', out={str(tmp_path)!r})"
+    code = f"import bloodjax\n{before}\n{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert "\nepoch 1 " in f"\n{done.stderr}"
-    assert done.stderr.splitlines()[-1].startswith("report: ")
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    assert [line.split()[0] for line in lines] == (["synthetic-24:", "written"] if shown else [])
 
 
 def test_mistakes_are_user_errors(tmp_path):

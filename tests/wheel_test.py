@@ -62,6 +62,7 @@ def test_it_holds_code_templates_recipes_and_the_type_marker(wheel):
     assert rest.pop().endswith(".dist-info")
 
 
+@pytest.mark.full
 def test_in_an_empty_folder_it_trains_evaluates_and_predicts(installed):
     folder, run = installed
     assert "bloodjax train --config=quickstart" in run("--help")

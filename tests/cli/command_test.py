@@ -21,17 +21,13 @@ command.flags.DEFINE_string("cli_test_old", None, "Former name of --cli_test_nam
 
 
 @pytest.fixture(autouse=True)
-def _leaves_no_trace(monkeypatch):
-    logger = logging.getLogger("bloodjax")
-    monkeypatch.setattr(logger, "handlers", logger.handlers)
-    monkeypatch.setattr(logger, "propagate", logger.propagate)
-    root, levels = logging.getLogger(), (logger.level, logging.getLogger().level)
-    handlers = root.handlers[:]
+def _leaves_no_trace():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     with flagsaver.flagsaver():
         yield
     root.handlers[:] = handlers
-    logger.setLevel(levels[0])
-    root.setLevel(levels[1])
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -26,13 +26,11 @@ def loggers(monkeypatch):
     logger, root = logging.getLogger("bloodjax"), logging.getLogger()
     for one in (logger, root):
         monkeypatch.setattr(one, "handlers", [])
-        monkeypatch.setattr(one, "propagate", one.propagate)
-    levels = logger.level, root.level
+    level = root.level
     logger.setLevel(logging.NOTSET)
     root.setLevel(logging.WARNING)
     yield logger, root
-    logger.setLevel(levels[0])
-    root.setLevel(levels[1])
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A run whose images stream, stopped and gone on with, beside one whose stay on the device."""
 
+import logging
 import os
 import signal
 import threading
@@ -25,9 +26,10 @@ def last_variables(workdir, config):
 
 
 def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
-    trained, make_config, tmp_path, monkeypatch, capsys
+    trained, make_config, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})
+    caplog.set_level(logging.INFO, "bloodjax")
     config = make_config(**{"data.on_device": "never"})
     taken, original = [], executor.JitExecutor.train
 
@@ -45,7 +47,7 @@ def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
     deadline = time.monotonic() + 10
     while left := [t for t in set(threading.enumerate()) - threads if "grain" in t.name]:
         assert time.monotonic() < deadline, left
-    assert "\nthe training images stream from the host\n" in capsys.readouterr().err
+    assert "the training images stream from the host" in caplog.messages
     run.train(config, tmp_path)
     assert len(taken) == 21
 
