@@ -1,4 +1,4 @@
-"""Classifies images with a trained classifier, or with an ensemble of them.
+"""Classifies images with a trained classifier, or with an ensemble of several.
 
 python -m bloodjax.predict --workdir=DIR[,DIR2,...] --input=PATH_OR_SPEC --out=FILE.csv
 """
@@ -9,17 +9,21 @@ from bloodjax.cli import command
 from bloodjax.errors import UserError
 
 command.flags.DEFINE_multi_string(
-    "workdir", None, "The folder that the run lives in; several for their ensemble."
+    "workdir",
+    None,
+    "DIR: Folder of the run. Several (DIR,DIR2), or one with folds: their ensemble.",
 )
 _INPUT = command.flags.DEFINE_string(
-    "input", None, "An image, a folder or zip of images, an npz with images, or another SPEC."
+    "input", None, "PATH_OR_SPEC: An image, a folder, .zip or npz of images, or another SPEC."
 )
-command.flags.DEFINE_string("out", None, "The table to write: FILE.csv.")
+command.flags.DEFINE_string(
+    "out", None, "FILE.csv: Table to write: name, predicted class, and a probability per class."
+)
 _TTA = command.flags.DEFINE_string(
     "tta",
     None,
-    "Views to average over: none, flip, d4, crops, colour, robust, several joined by +, or "
-    "selected; by default what the run selected, or what its config says.",
+    "VIEWS: Average over none, flip, d4, crops, colour, robust, several joined by +, or selected. "
+    "By default as the run selected or configured.",
 )
 
 
@@ -52,4 +56,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, required=("workdir", "input", "out"))
+    command.run(
+        main,
+        name="predict",
+        required=("workdir", "input", "out"),
+        example="--workdir=runs/first --input=slides/ --out=predictions.csv",
+    )
