@@ -173,6 +173,8 @@ def _where(path: str, error: Exception) -> str:
 
 def _what(error: Exception) -> str:
     """The message, after the error's type, which is left out if a ConfigDict raised it."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("configs", "configs.common"):
+        return f"{error}; expected `from bloodjax.configs import common`"
     named = not isinstance(error, (AttributeError, KeyError, TypeError))
     text = str(error.args[0] if error.args else error)
     return f"{type(error).__name__}: {text}" if named else text

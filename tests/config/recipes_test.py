@@ -56,6 +56,15 @@ def test_what_is_not_there_is_one_line_with_a_hint(name, message):
         recipes.locate(name)
 
 
+def test_a_file_without_the_shared_settings_beside_it_is_told_where_they_are(tmp_path):
+    (tmp_path / "mine.py").write_text("from configs import common\n")
+    code = f"from bloodjax import config; config.get_config({str(tmp_path / 'mine.py')!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "line 1: No module named 'configs'; expected `from bloodjax.configs" in done.stderr
+
+
 @pytest.mark.parametrize(
     "line", ["from configs import common", "from bloodjax.configs import common"]
 )
