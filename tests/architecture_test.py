@@ -38,6 +38,7 @@ COMMANDS = (
     "pack",
     "convert",
     "list_models",
+    "list_configs",
     "preview",
 )
 # What the whole project is written in; every other library is imported by one module.
