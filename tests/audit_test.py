@@ -7,8 +7,8 @@ from bloodjax.data.synthetic import render
 
 
 def test_compares_several_sources(command, tmp_path):
-    first, _ = render.plant(render.render(80, 32), duplicates=2, conflicts=1)
-    second = render.render(16, 32, seed=9)
+    first, _ = render.plant_flaws(render.render_dataset(80, 32), duplicates=2, conflicts=1)
+    second = render.render_dataset(16, 32, seed=9)
     second.images[3] = first.images[0]
     paths = []
     for name, dataset in {"first": first, "second": second}.items():
