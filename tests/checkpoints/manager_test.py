@@ -172,6 +172,31 @@ def test_progress_from_before_there_were_leaders(tmp_path):
         assert checkpoints.progress() == progress
 
 
+def test_a_checkpoint_in_format_1(tmp_path):
+    progress = RunProgress(
+        ("a",),
+        phase_epochs=3,
+        epochs_without_improvement=2,
+        best=0.1,
+        best_step=3,
+        top_k=((3, 0.1),),
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), progress)
+    file = tmp_path / "3/progress/metadata"
+    content = json.loads(file.read_text())
+    content["format"] = 1
+    content["waited"] = content.pop("epochs_without_improvement")
+    content["leaders"] = content.pop("top_k")
+    file.write_text(json.dumps(content))
+    integrity.write(tmp_path / "3")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress() == progress
+        checkpoints.save(state_at(4), checkpoints.progress())
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.progress()) == (4, progress)
+
+
 def test_a_step_is_written_anew_where_its_progress_is_another(tmp_path):
     first, second = RunProgress(("a",), trained=True), RunProgress(("a",), phase_epochs=1)
     written = []

@@ -264,7 +264,7 @@ def test_select_takes_the_classes_order_of_the_run(select, file, tmp_path):
 def test_select_needs_known_classes(select, file, tmp_path):
     path = tmp_path / "strange.npz"
     np.savez(path, images=cells(8).images, labels=np.arange(8) % 2, classes=np.array(["a", "b"]))
-    with pytest.raises(UserError, match=r"strange\.npz: holds the class a"):
+    with pytest.raises(UserError, match=r"strange\.npz: contains the class a"):
         select(file)(str(path))
 
 
@@ -272,7 +272,7 @@ def test_a_saved_source_is_known_by_its_fingerprint(prepare, file, tmp_path):
     prepare(file)
     saved = json.loads((tmp_path / "run/splits.json").read_text())["sources"]
     print_ = sources.fingerprint(file)
-    assert saved == {p: {"spec": file, "fingerprint": print_} for p in input_pipeline.PARTS}
+    assert saved == {p: {"spec": file, "fingerprint": print_} for p in input_pipeline.SPLITS}
 
 
 def test_recall_reads_a_part_from_where_it_came(prepare, make_config, file, medmnist, tmp_path):

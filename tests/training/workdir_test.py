@@ -1,3 +1,4 @@
+import dataclasses
 import fcntl
 import os
 import signal
@@ -10,7 +11,10 @@ import pytest
 from bloodjax import config as config_lib
 from bloodjax.cli import console
 from bloodjax.errors import UserError
-from bloodjax.training import workdir
+from bloodjax.training import factory, workdir
+from bloodjax.training.metric_writer import read_history
+
+from ..trees import assert_trees_equal
 
 HOLDER = """
 import pathlib, sys, time
@@ -92,3 +96,33 @@ def test_the_config_that_lives_there(tmp_path, make_config):
     message = rf"--workdir={tmp_path}: contains a run with another config \(seed: 0 -> 1\)"
     with pytest.raises(UserError, match=message):
         workdir.open_config(make_config(seed=1), tmp_path)
+
+
+def test_a_run_opened_for_reading(trained):
+    with workdir.open_run(trained) as run:
+        assert run.config == config_lib.load_json(trained / "config.json")
+        best = min(read_history(trained), key=lambda entry: entry["validation"]["loss"])
+        assert run.best_step == run.progress.best_step == best["step"]
+        like = factory.shapes(run.config, len(run.progress.classes))
+        found = run.best_variables(like, ema=False)
+        assert_trees_equal(found, run.checkpoints.restore_variables(run.best_step, like))
+
+
+def test_the_best_step_without_validation_is_the_latest(trained):
+    with workdir.open_run(trained) as run:
+        progress = dataclasses.replace(run.progress, best_step=None)
+        assert dataclasses.replace(run, progress=progress).best_step == 21
+
+
+def test_a_folder_without_a_run(tmp_path, make_config):
+    with (
+        pytest.raises(UserError, match=rf"^{tmp_path}: no run is here, expected .*config\.json$"),
+        workdir.open_run(tmp_path),
+    ):
+        pass
+    (tmp_path / "config.json").write_text(config_lib.to_json(make_config()))
+    with (
+        pytest.raises(UserError, match=f"^{tmp_path}: the run has no valid checkpoint yet$"),
+        workdir.open_run(tmp_path),
+    ):
+        pass
