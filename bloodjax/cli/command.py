@@ -54,7 +54,7 @@ def run(
         print(_help(name, main, required, takes_config, example))
         sys.exit(0)
     try:
-        overrides = _parse(sys.argv, required, takes_config)
+        overrides = _parse(sys.argv, main, required, takes_config)
     except UserError as error:
         sys.exit(_end(f"error: {error}", 2))
     huge_pages.restart()
@@ -121,14 +121,19 @@ def _end(message: str, status: int) -> int:
     return status
 
 
-def _parse(argv: list[str], required: Sequence[str], takes_config: bool) -> list[str]:
+def _parse(
+    argv: list[str],
+    main: Callable[[list[str]], None],
+    required: Sequence[str],
+    takes_config: bool,
+) -> list[str]:
     """Sets the flags from the command line; returns the config overrides, as `"key=value"`."""
     rest, overrides = _split_overrides(argv) if takes_config else (argv, [])
     try:
         unexpected = flags.FLAGS(rest)[1:]
     except flags.UnrecognizedFlagError as error:
         group, dot, key = error.flagname.partition(".")
-        known = [flag.name for flag in _own_flags()]
+        known = [flag.name for flag in _flags_of(main)]
         # Of a misspelt --config.key, only the first word is a flag's name.
         hint = did_you_mean(group, known, f"--{{}}{dot}{key}")
         raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
@@ -157,10 +162,10 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     return rest, overrides
 
 
-def _own_flags() -> list[flags.Flag]:
-    """The flags that the command defines, without absl's."""
-    by_module = flags.FLAGS.flags_by_module_dict()
-    return [f for module in by_module if not module.startswith("absl.") for f in by_module[module]]
+def _flags_of(main: Callable[[list[str]], None]) -> list[flags.Flag]:
+    """The flags that the module of `main` defines."""
+    module = sys.modules[main.__module__]
+    return flags.FLAGS.flags_by_module_id_dict().get(id(module), [])
 
 
 def _help(
@@ -171,7 +176,7 @@ def _help(
     example: str,
 ) -> str:
     """The text of `--help`, for one screen."""
-    shown = [flag for flag in _own_flags() if not flag.help.startswith("Former name")]
+    shown = [flag for flag in _flags_of(main) if not flag.help.startswith("Former name")]
     rows = [_help_row(flag) for flag in shown]
     values = {flag.removeprefix("--").partition("=")[0]: flag for flag, _ in rows}
     usage = ["usage: bloodjax", name, *(values[flag] for flag in required)]

@@ -102,7 +102,7 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
 )
 def test_a_wrong_flag_ends_before_main(run, arguments, message):
     called = []
-    status, printed = run(called.append, *arguments)
+    status, printed = run(lambda _: called.append(1), *arguments)
     assert (status, called) == (2, [])
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
