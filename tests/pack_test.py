@@ -70,7 +70,7 @@ def test_folds_are_of_lazy_images(make_config, packed, tmp_path):
     prepared = input_pipeline.prepare_splits(
         make_config(**{"data.train": str(packed)}), tmp_path, resumes=False
     )
-    pool = cross_validation._joined(prepared)
+    pool = cross_validation._pool(prepared)
     assert isinstance(pool.images, LazyImages)
     assert pool.names == prepared.train.names + prepared.validation.names
     n = len(prepared.train)
@@ -96,9 +96,9 @@ def test_the_command(command, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data=synthetic:8"], "rendered cells have no size of their own"),
+        (["--data=synthetic:8"], "synthetic images have no native size"),
         (["--data=nowhere.npz"], "nowhere.npz: no such file or folder"),
-        (["--data=tfds:cells"], "nothing is downloaded"),
+        (["--data=tfds:cells"], "bloodjax does not download it"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(command, tmp_path, flags, message):

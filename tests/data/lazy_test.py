@@ -84,7 +84,7 @@ def test_joined_keeps_the_order():
 
 
 @pytest.mark.parametrize("loaded", [make_lazy(), PIXELS])
-def test_resize_is_that_of_images(images):
+def test_resize_is_that_of_images(loaded):
     np.testing.assert_array_equal(lazy.resize(loaded, 5)[:], images.resize(PIXELS, 5))
     assert lazy.resize(loaded, 8) is loaded
 

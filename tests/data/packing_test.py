@@ -167,13 +167,13 @@ def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(lazy, "AT_ONCE", 5)
     dataset = packing.load_source(str(write_folder(tmp_path / "cells")))
     assert isinstance(dataset.images, lazy.LazyImages)
-    asked, original = [], dataset.images._read
+    asked, original = [], dataset.images._read_files
 
     def read(places):
         asked.append(len(places))
         return original(places)
 
-    dataset.images._read = read
+    dataset.images._read_files = read
     done = []
     packing.pack(dataset, tmp_path / "out", as_pixels=False, progress=done.append)
     assert max(asked) == 5
