@@ -5,6 +5,8 @@ import pytest
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 
+from ..trees import assert_trees_equal
+
 
 def shard_shapes(array):
     return [shard.data.shape for shard in array.addressable_shards]
@@ -47,7 +49,7 @@ def test_unstack_is_the_inverse_of_stack():
     stacked = sharding.stack(tree, sharding.mesh())
     assert stacked["a"].shape == (8, 2, 3)
     assert shard_shapes(stacked["b"]) == [(1,)] * 8
-    jax.tree.map(np.testing.assert_array_equal, sharding.unstack(stacked), tree)
+    assert_trees_equal(sharding.unstack(stacked), tree)
 
 
 def test_split_gives_each_device_its_share_of_every_batch():
