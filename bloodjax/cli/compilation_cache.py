@@ -1,4 +1,4 @@
-"""What JAX compiles for a run, kept in its workdir, so that the next start need not wait for it."""
+"""Stores what JAX compiles for a run in its workdir, so that the next start does not compile."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import platform
 import jax
 
 FOLDER = "compiled"
-# What compiles faster than it is read is not kept.
+# Programs that compile faster than this are not stored; reading them takes as long.
 _SECONDS = 0.5
 
 
 def keep(workdir: pathlib.Path) -> None:
-    """Has this process read what was compiled for `workdir` before, and keep what it compiles.
+    """Sets JAX's compilation cache of this process to a folder in `workdir`.
 
-    A workdir that cannot be written to is left as it is, and a cache directory that the user set
-    (`JAX_COMPILATION_CACHE_DIR`) goes first.
+    Does nothing if the workdir is not writable, or if the user set a cache directory
+    (`JAX_COMPILATION_CACHE_DIR`).
     """
     parent = workdir if workdir.exists() else workdir.parent
     if jax.config.jax_compilation_cache_dir or not os.access(parent, os.W_OK):
@@ -28,7 +28,7 @@ def keep(workdir: pathlib.Path) -> None:
 
 
 def _processor() -> str:
-    """A name for what this machine's processor can do: code for another one may be illegal here."""
+    """A name for the processor's instruction set; code for another one may not run here."""
     abilities = {platform.machine(), platform.processor()}
     if os.path.exists("/proc/cpuinfo"):
         text = pathlib.Path("/proc/cpuinfo").read_text("utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What several configs share; each config changes only what is its own."""
+"""Settings that several recipes share; each recipe changes only its own."""
 
 from bloodjax import config as config_lib
 
@@ -7,8 +7,8 @@ def report():
     """The setting in which the project's founding report compared its networks.
 
     96x96 images, batches of 64, class weights, a head of dense layers trained first on the frozen
-    backbone, then everything but BatchNorm fine-tuned with AdamW under warm restarts; up to 100
-    epochs in all, and an end after 10 without a better validation loss.
+    backbone, then everything but BatchNorm fine-tuned with AdamW and warm restarts. At most 100
+    epochs; early stopping after 10 epochs without a better validation loss.
     """
     config = config_lib.defaults()
     config.batch_size = 64

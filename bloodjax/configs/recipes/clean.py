@@ -1,8 +1,8 @@
 """For images like those of the training set: the same microscope, stain and camera.
 
-Usable with any network: `--config.model.name=convnext_tiny`. Flips, turns by any angle and a little
-of what differs from slide to slide; light label smoothing; averaged weights; d4 test-time
-augmentation. It knows nothing of blur, noise or file formats: see `robust.py`.
+Works with any network: `--config.model.name=convnext_tiny`. Flips, rotations by any angle, a little
+variation of stain and brightness; light label smoothing; EMA weights; d4 test-time augmentation. It
+does not train on blur, noise or compression: see `robust.py`.
 """
 
 from bloodjax.configs import common

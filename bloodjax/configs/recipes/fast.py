@@ -1,6 +1,6 @@
 """For a first answer in minutes: flips and quarter turns, four epochs, no test-time augmentation.
 
-Usable with any network: `--config.model.name=mobilenetv1_100`.
+Works with any network: `--config.model.name=mobilenetv1_100`.
 """
 
 from bloodjax.configs import common

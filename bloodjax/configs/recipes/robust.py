@@ -1,20 +1,20 @@
 """For images that will not look like the training set: another microscope, stain, camera, file.
 
-Usable with any network: `--config.model.name=convnext_tiny`. What makes it robust, in the order of
-what it brings:
+Works with any network: `--config.model.name=convnext_tiny`. What makes it robust, largest gain
+first:
 
-- every training image goes through two random effects of a microscope, a camera, a stain or a
-  file format, besides flips and quarter turns, and a quarter of them lose a box;
-- MixUp and CutMix, on half of the images, and label smoothing keep it from being sure of itself;
-- the weights are an average over the last thousand steps or so (EMA);
-- the best epoch is the one of the lowest loss on the validation part, as it is and under
-  distortions of kinds that training does not draw. Losses, because accuracies of two late epochs
-  differ by a few images, which is chance.
+- Most training images get two random effects of a microscope, a camera, a stain or a file format,
+  besides flips and quarter turns. A quarter of the images lose a box.
+- MixUp and CutMix, on half of the images, and label smoothing reduce over-confidence.
+- The weights are averaged over about the last thousand steps (EMA).
+- The best epoch is the one with the lowest loss on the validation split, both unmodified and under
+  kinds of distortion that training does not use. It is chosen by loss, because the accuracies of
+  two late epochs differ by a few images, which is chance.
 """
 
 from bloodjax.configs import common
 
-# Distortions that the "microscope" pool does not draw.
+# Distortions that the "microscope" pool does not contain.
 _HELD_OUT = (
     *("bubble", "stain_deposit", "dust", "scratch"),
     *("impulse_noise", "uneven_illumination", "chromatic_aberration"),
