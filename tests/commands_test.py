@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -107,3 +108,12 @@ def test_a_stderr_that_is_closed_changes_nothing(tmp_path):
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0
     assert "quickstart" in done.stdout
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    arguments = [sys.executable, "-m", "bloodjax", "configs"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, cwd=tmp_path, text=True, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 128 + signal.SIGPIPE

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 import pathlib
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -40,7 +42,8 @@ def run(
 
     `--help` prints the first line of the docstring of `main`'s module, the flags and the example,
     and exits with status 0. A `UserError` or a full disk is printed as one line, with status 2;
-    `Stopped` exits with 128 + signal. Any other exception is a bug and keeps its traceback.
+    `Stopped` exits with 128 + signal, and a closed standard output with 128 + SIGPIPE. Any other
+    exception is a bug and keeps its traceback.
 
     Args:
       main: Called with the config overrides, as `"key=value"`.
@@ -68,6 +71,11 @@ def run(
         faulthandler.enable()
     try:
         main(overrides)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
+        # Python flushes stdout once more at exit, which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         sys.exit(_end(f"error: {error}", 2))
     except Stopped as error:
@@ -77,7 +85,7 @@ def run(
         if why is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_end(f"error: {where}{why}; what was saved before is whole", 2))
+        sys.exit(_end(f"error: {where}{why}; what was saved before is intact", 2))
     except KeyboardInterrupt:
         sys.exit(_end("stopped", 130))
     sys.exit(0)

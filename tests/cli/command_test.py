@@ -69,7 +69,7 @@ def test_main_gets_the_overrides_and_reads_the_flags(run):
         (UserError("a.npz: two\nlines"), 2, "error: a.npz: two lines\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "a.json"),
-            *(2, "error: a.json: No space left on device; what was saved before is whole\n"),
+            *(2, "error: a.json: No space left on device; what was saved before is intact\n"),
         ),
         (Stopped("stopped at step 3", signal.SIGTERM), 143, "stopped at step 3\n"),
         (Stopped("stopped at step 3", signal.SIGINT), 130, "stopped at step 3\n"),
