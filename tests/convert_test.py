@@ -55,6 +55,7 @@ def test_an_older_command_line_is_understood(command, weights, tmp_path):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -24,6 +24,7 @@ def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
     assert list(table[0]) == ["name", "label", "predicted", *classifier.load(trained).classes]
 
 
+@pytest.mark.full
 def test_scores_distorted_images_too(command, trained, tmp_path):
     arguments = [f"--workdir={trained}", "--data=synthetic:160", f"--out={tmp_path}"]
     done = subprocess.run(
@@ -41,6 +42,7 @@ def test_scores_distorted_images_too(command, trained, tmp_path):
     assert (tmp_path / "corruptions.html").exists()
 
 
+@pytest.mark.full
 def test_an_unknown_corruption_ends_before_anything_is_read(command, tmp_path):
     arguments = [f"--workdir={tmp_path / 'none'}", "--data=x.npz", "--corruptions=defocus"]
     done = subprocess.run(**command("evaluate", *arguments), capture_output=True)
@@ -74,6 +76,7 @@ def test_several_runs_are_an_ensemble_with_selected_views(command, trained, tmp_
         assert f"{member['workdir']} (simple_cnn): accuracy {member['accuracy']:.4f}" in done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

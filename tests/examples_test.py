@@ -27,6 +27,7 @@ def main(request):
         yield module.main
 
 
+@pytest.mark.full
 def test_own_data(main, tmp_path, capsys):
     changes = {
         "data.image_size": 32,
@@ -51,6 +52,7 @@ def test_features(main, tmp_path):
     assert len(stored["names"]) == len(stored["labels"]) == 64
 
 
+@pytest.mark.full
 def test_own_loop(main, tmp_path, capsys):
     path = tmp_path / "weights.safetensors"
     _, variables = bloodjax.create_model("simple_cnn", num_classes=3)

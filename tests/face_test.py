@@ -117,6 +117,7 @@ def test_a_config_is_changed_trained_evaluated_and_used(tmp_path, quiet, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("before", "shown"), [("", True), (SILENCED, False)])
 def test_progress_is_shown_unless_it_is_silenced(trained, tmp_path, before, shown):
     call = f"bloodjax.evaluate({str(trained)!r}, 'synthetic:24', out={str(tmp_path)!r})"

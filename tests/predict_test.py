@@ -32,6 +32,7 @@ def test_classifies_a_folder_of_images(command, trained, tmp_path):
         np.testing.assert_allclose([float(row[c]) for c in model.classes], probabilities, atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_wrong_output_is_one_line(command, trained, tmp_path):
     arguments = [f"--workdir={trained}", "--input=synthetic:8", f"--out={tmp_path}/no/out.csv"]
     done = subprocess.run(**command("predict", *arguments), capture_output=True)

@@ -9,6 +9,7 @@ from PIL import Image
 SHEET = [sys.executable, "-m", "bloodjax.preview", "--config=configs/quickstart.py"]
 
 
+@pytest.mark.full
 def test_a_sheet_has_a_row_a_class(make_config):
     from bloodjax import preview
 

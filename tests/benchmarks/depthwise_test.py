@@ -20,6 +20,7 @@ def _hurried(monkeypatch):
     monkeypatch.setattr(depthwise, "_HOPELESS", 1e9)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_all_forms_of_this_backend_agree(direction):
     pytest.importorskip("torch", reason="needs the extra [parity]")

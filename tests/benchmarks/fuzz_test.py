@@ -108,6 +108,7 @@ def test_what_reading_may_not_do(event, arguments, wrong):
     assert bool(fuzz_worker.fault(event, arguments)) == wrong
 
 
+@pytest.mark.full
 def test_a_worker_that_ends_is_a_fault_and_is_replaced(monkeypatch, tmp_path):
     monkeypatch.setattr(mutations, "mutated", lambda files, rng: (dict(files), "nothing"))
     monkeypatch.setattr(fuzz, "SECONDS", 0.0)

@@ -102,6 +102,7 @@ def test_a_stopped_process_ends_the_others_by_name(victim):
         assert text.endswith("sent no heartbeat for 2 s; this process exits too\n")
 
 
+@pytest.mark.full
 def test_a_process_that_seldom_comes_to_listen_still_learns_of_one_that_is_lost():
     slowly = "check = watch._check; watch._check = lambda: (time.sleep(1.5), check())"
     ends = end_of(kills("SIGSTOP"), f"{slowly}; {WAITS}")

@@ -70,6 +70,7 @@ def test_a_run_may_lack_a_baseline(trained, tmp_path):
     assert bloodjax.load(str(tmp_path / "run")).baseline is None
 
 
+@pytest.mark.full
 def test_views_that_were_selected(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     cells = render.render_dataset(8, 32, seed=1).images

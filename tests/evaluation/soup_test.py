@@ -70,6 +70,7 @@ def scored(monkeypatch, losses):
     monkeypatch.setattr(soup.metrics, "quick", lambda *_: {"loss": next(left), "accuracy": 0.5})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("losses", "taken"),
     [((1.0, 1.2, 0.8), (0, 2)), ((1.0, 1.0, 0.9), (0, 1, 2)), ((1.0, 0.9, 0.95), (0, 1))],

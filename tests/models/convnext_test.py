@@ -112,6 +112,7 @@ def test_equals_the_same_network_in_torch(images):
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.full
 def test_each_stage_shows_its_features(small, images):
     model, variables = small
     _, seen = jax.eval_shape(

@@ -50,6 +50,7 @@ def test_equals_timm(timm, parity):
     _check_timm(timm, parity, (96,))
 
 
+@pytest.mark.full
 def test_equals_torchvision_whose_auxiliary_classifier_is_left_out(torchvision, parity):
     _check_torchvision(torchvision, parity, (101,))
 

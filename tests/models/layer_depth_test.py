@@ -37,6 +37,7 @@ def traced(name, **options):
     return variables["params"], called
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "blocks"), NETWORKS.items())
 def test_depth_grows_from_the_input_to_the_head(name, blocks):
     params, called = traced(name)

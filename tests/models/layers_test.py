@@ -85,6 +85,7 @@ def test_broadcast_dropout_drops_whole_examples():
     assert abs(np.mean(first == 0) - 0.25) < 0.05
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("broadcast", [False, True])
 def test_the_mask_is_the_same_however_the_batch_lies_on_the_devices(broadcast):
     x = jnp.ones((16, 6))

@@ -86,6 +86,7 @@ def test_equals_the_grouped_convolution_of_torch(case):
     assert_close(found, (out.detach().numpy(), tx.grad.numpy(), tk.grad.numpy()))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [6, 12])
 def test_bfloat16_stays_bfloat16_and_is_summed_in_float32(size):
     rng = np.random.default_rng(1)
@@ -109,6 +110,7 @@ def test_under_vmap(size):
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="inspects the CPU's program")
 @pytest.mark.parametrize(("size", "stride"), [(6, 1), (12, 1), (12, 2)])
 def test_no_grouped_convolution_on_cpu(size, stride):

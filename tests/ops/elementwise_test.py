@@ -53,6 +53,7 @@ def test_gelu_of_bfloat16_is_rounded_once():
     assert jax.grad(lambda x: gelu(x).sum())(x).dtype == jnp.bfloat16
 
 
+@pytest.mark.full
 def test_layer_norm_and_its_gradients_equal_the_plain_form():
     x, scale, bias = 3.0 + 2.0 * draw(5, 7, 33), draw(33, seed=1), draw(33, seed=2)
     found = with_gradients(lambda *a: layer_norm(*a, EPSILON), x, scale, bias)

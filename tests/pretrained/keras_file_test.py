@@ -74,6 +74,7 @@ def _check_all(model, folder):
     _check(folder / "whole.h5", model)
 
 
+@pytest.mark.full
 def test_reads_every_layout_of_every_layer(keras, tmp_path):
     _check_all(_small(keras), tmp_path)
 

@@ -69,6 +69,7 @@ def test_without_the_key_nothing_is_left(trained):
     assert recorder.load(trained) == {}
 
 
+@pytest.mark.full
 def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
     profiled, make_config, tmp_path, monkeypatch, no_evaluation
 ):

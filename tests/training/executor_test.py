@@ -283,6 +283,7 @@ def test_a_step_that_is_not_finite_is_skipped(name, kind):
     assert np.isfinite(metrics.loss)
 
 
+@pytest.mark.full
 def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch):
     original = pure.weighted_cross_entropy
 

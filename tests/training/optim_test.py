@@ -94,6 +94,7 @@ def test_sgdr_is_kerass_at_every_step(t_mul, m_mul, alpha, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.full
 def test_warm_up_is_linear_and_delays_the_first_cycle():
     found = rates(sgdr(0.2, 10, warmup_steps=5, t_mul=2.0), 40)
     np.testing.assert_allclose(found[:5], 0.2 * np.arange(5) / 5, rtol=1e-6)

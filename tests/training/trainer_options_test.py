@@ -73,6 +73,7 @@ def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
     assert np.any(found["params"]["head"]["logits"]["kernel"] != 0)
 
 
+@pytest.mark.full
 def test_a_stop_while_features_are_computed(make_config, tmp_path, monkeypatch):
     config = make_config(**HEAD_ALONE, **{"phases.head.cache_features": "always"})
     original = JitExecutor.features

@@ -25,6 +25,7 @@ def last_variables(workdir, config):
         return jax.device_get(checkpoints.restore_variables(21, shapes))
 
 
+@pytest.mark.full
 def test_a_streamed_run_that_was_stopped_ends_as_one_on_the_device(
     trained, make_config, tmp_path, monkeypatch, caplog
 ):

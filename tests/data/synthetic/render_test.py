@@ -55,6 +55,7 @@ def test_the_seed_decides_on_every_bit():
     assert not set(keys(first.images)) & set(keys(other.images))
 
 
+@pytest.mark.full
 def test_colour_alone_does_not_tell_the_kinds_apart():
     cells = render.render_dataset(1600, 64)
     histograms = np.array(
