@@ -82,6 +82,7 @@ def test_each_picture_validates_once_and_the_test_part_is_kept_back_from_all(run
     assert max(map(len, held_out)) - min(map(len, held_out)) <= 8
 
 
+@pytest.mark.full
 def test_folds_are_stratified_and_keep_duplicates_together(run, source):
     workdir, _ = run
     labels = np.load(source[0])["labels"]
@@ -93,6 +94,7 @@ def test_folds_are_stratified_and_keep_duplicates_together(run, source):
         assert all((first in held_out) == (second in held_out) for first, second in source[1])
 
 
+@pytest.mark.full
 def test_every_picture_is_judged_by_the_run_that_did_not_see_it(run, source):
     workdir, results = run
     with (workdir / "evaluate/out_of_fold/predictions.csv").open() as file:
@@ -113,6 +115,7 @@ def test_every_picture_is_judged_by_the_run_that_did_not_see_it(run, source):
     assert 0 <= result["baseline"]["accuracy"] <= 1
 
 
+@pytest.mark.full
 def test_the_ensemble_of_the_folds_is_evaluated_on_test(run, source):
     workdir, results = run
     model = bloodjax.load(workdir)
@@ -131,6 +134,7 @@ def test_the_ensemble_of_the_folds_is_evaluated_on_test(run, source):
     assert all(text in page for text in ("fold2", "Out of fold", "Members of the ensemble"))
 
 
+@pytest.mark.full
 def test_another_config_is_refused(run, make_config, source):
     config = make_config(**CHANGES | {"folds": 4}, **{"data.train": str(source[0])})
     with pytest.raises(UserError, match="folds: 3 -> 4"):

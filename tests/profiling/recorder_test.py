@@ -46,6 +46,7 @@ def test_each_phase_leaves_a_trace_and_a_table(profiled):
     assert entries["head"]["flops_per_image"] < entries["finetune"]["flops_per_image"] / 2
 
 
+@pytest.mark.full
 def test_the_report_shows_where_the_time_goes(profiled, trained):
     page = (profiled / "report" / "index.html").read_text("utf-8")
     assert 'id="time"' in page
@@ -53,6 +54,7 @@ def test_the_report_shows_where_the_time_goes(profiled, trained):
     assert 'id="time"' not in (trained / "report" / "index.html").read_text("utf-8")
 
 
+@pytest.mark.full
 def test_nothing_else_of_the_run_changes(profiled, trained):
     figures = [
         [
@@ -114,6 +116,7 @@ def test_a_stop_within_a_recording_leaves_nothing(
     assert list(recorder.load(tmp_path)) == ["finetune"]
 
 
+@pytest.mark.full
 def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, no_evaluation):
     said = []
     monkeypatch.setattr(console, "log_info", said.append)

@@ -66,6 +66,7 @@ def test_the_average_is_validated_beside_the_weights_as_trained(averaged):
         assert expected in line
 
 
+@pytest.mark.full
 def test_the_best_average_is_kept_loaded_and_evaluated(averaged):
     config, workdir, said, _ = averaged
     entries = metric_writer.read_history(workdir)
@@ -82,12 +83,14 @@ def test_the_best_average_is_kept_loaded_and_evaluated(averaged):
     assert line.endswith(f"; raw weights {beside['accuracy']:.4f}")
 
 
+@pytest.mark.full
 def test_the_next_phase_starts_from_the_average(averaged):
     *_, start = averaged
     assert_trees_equal(start.ema.variables, start.variables)
     assert (start.ema.count, start.step) == (0, 7)
 
 
+@pytest.mark.full
 def test_what_is_frozen_stays_bit_identical_in_the_average(averaged):
     config, _, _, start = averaged
     drawn = jax.device_get(factory.variables(config, 8))
@@ -100,6 +103,7 @@ def test_what_is_frozen_stays_bit_identical_in_the_average(averaged):
 
 @pytest.mark.full
 @pytest.mark.parametrize("at", [3, 17])
+@pytest.mark.full
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(averaged, at, tmp_path, monkeypatch):
     config, workdir, *_ = averaged
     monkeypatch.setattr(evaluator, "finish", lambda *_: {})

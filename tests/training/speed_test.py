@@ -139,6 +139,7 @@ def test_a_run_compiles_two_lengths_of_call_in_each_phase_and_no_more(watched):
     assert watched["compilations"] == [(0, 2), (0, 2), (1, 4), (1, 4)]
 
 
+@pytest.mark.full
 def test_a_run_syncs_with_the_device_once_a_second_at_most(watched):
     # After four calls, that is 1.2 s, and at the epoch's end.
     assert watched["syncs"] == [2] * 4
