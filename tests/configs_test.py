@@ -42,7 +42,7 @@ def _step(config, freeze):
     )
     tx = optim.optimizer(config.phases.finetune, 2, variables["params"], variables["batch_stats"])
     state = steps.replicate(TrainState.create(variables, tx))
-    data = steps.replicate(DeviceDataset(images, labels))
+    data = steps.replicate(DeviceDataset.of(images, labels))
     order = steps.replicate(epoch_order(0, 0, 16))
     weights = steps.replicate(class_balance.balanced_class_weights(labels, 8))
     state, sums = steps.train(Phase(freeze, tx), 1, state, data, order, weights)

@@ -89,7 +89,7 @@ def test_a_family_takes_a_step(name, monkeypatch):
         phase,
         1,
         executor.shard_state(TrainState.create(variables, phase.tx)),
-        *executor.replicate((DeviceDataset(images, labels), epoch_order(0, 0, BATCH))),
+        *executor.replicate((DeviceDataset.of(images, labels), epoch_order(0, 0, BATCH))),
         executor.replicate(np.ones(CLASSES, np.float32)),
     )
     assert np.isfinite(float(sums.loss))

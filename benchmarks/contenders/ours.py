@@ -1,8 +1,14 @@
-"""bloodjax's own steps, as a run takes them: gathered and normalised on the device."""
+"""bloodjax's own steps, as a run takes them: gathered and normalised on the device.
+
+`lower` has the step of a run's second phase for compilers.
+"""
 
 from __future__ import annotations
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.tasks import CLASSES, Task
@@ -10,6 +16,7 @@ from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.training import factory, optim
+from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase
 
 # Steps of an epoch, the images of all of which lie on the device.
@@ -55,7 +62,7 @@ class Contender:
         )
         self._phase = Phase(chosen.phases.finetune.freeze, tx)
         self._state = self._steps.replicate(TrainState.create(variables, tx))
-        self._data = self._steps.replicate(DeviceDataset(images, labels))
+        self._data = self._steps.replicate(DeviceDataset.of(images, labels))
         self._taken, self._order = 0, None
         self._weights = self._steps.replicate(np.ones(CLASSES, np.float32))
         self._images = images[: task.batch]
@@ -76,6 +83,50 @@ class Contender:
             )
             self._taken += 1
         jax.block_until_ready(self._state)
+
+
+def lower(task: Task, device: jax.Device, freeze: str = "batchnorm") -> jax.stages.Lowered:
+    """The training step of a run with the default head, lowered for a device that need not exist.
+
+    Args:
+      task: A task of the kind "train".
+      device: A device of a topology.
+      freeze: What stays in inference mode; by default that of the phase "finetune".
+
+    Returns:
+      The step, which gathers its batch from a dataset of `_EPOCH` batches on the device. Its state
+      is donated.
+    """
+    chosen = config_lib.defaults()
+    changes = {
+        "data.image_size": task.size,
+        "batch_size": task.batch,
+        "dtype": task.dtype,
+        "augment": "none",
+        "model.name": task.network,
+        "model.weights": "",
+        "model.mean": (0.5, 0.5, 0.5),
+        "model.std": (0.5, 0.5, 0.5),
+        "phases.finetune.freeze": freeze,
+    }
+    chosen.update_from_flattened_dict(changes)
+    chosen = config_lib.validate(chosen)
+    n = _EPOCH * task.batch
+    steps = JitExecutor(factory.step_config(chosen, CLASSES), devices=[device])
+    variables = factory.shapes(chosen, CLASSES)
+    phase = factory.phase(
+        chosen, "finetune", variables=variables, num_images=n, num_classes=CLASSES
+    )
+    state = jax.eval_shape(functools.partial(TrainState.create, tx=phase.tx), variables)
+    images = jax.ShapeDtypeStruct((n, task.size, task.size, 3), jnp.uint8)
+    labels = order = jax.ShapeDtypeStruct((n,), jnp.int32)
+    data = jax.eval_shape(DeviceDataset.of, images, labels)
+    weights = jax.ShapeDtypeStruct((CLASSES,), jnp.float32)
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=steps._replicated),
+        (state, data, order, weights),
+    )
+    return steps._train.lower(phase, 1, *placed)
 
 
 def about() -> dict[str, str]:

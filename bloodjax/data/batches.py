@@ -5,29 +5,64 @@ The order is a pure function of (seed, epoch), so a resumed run needs only its s
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Num, PyTree, UInt8
 
 from bloodjax.errors import UserError
+
+# Number of rows that hold an image on the device, and the unit of their width. A TPU keeps arrays
+# in tiles of 8 rows and 128 columns. An image that fills whole tiles is contiguous in its memory.
+_ROWS, _COLUMNS = 8, 128
 
 
 @flax.struct.dataclass
 class DeviceDataset:
     """All images and labels of a dataset, on the device.
 
+    The values of an image are in rows and not in its own shape, because the batch's gather would
+    else copy all images in each step on a TPU: the compiler lays out [n, size, size, 3] with n as
+    the minor dimension, in which an image is not contiguous.
+
     Attributes:
-      images: uint8 [n, size, size, 3], or features of every view (`predict_step.features_step`).
+      rows: uint8 [n, 8, width], the values of each image in order, followed by zeros up to a width
+        that is a multiple of 128; or the features of every view (`predict_step.features_step`).
       labels: int32 [n].
+      shape: Shape of an image, (size, size, 3), or of its features, (views, features).
     """
 
     # The type is PyTree because a field may also be a stack of one copy per device.
-    images: PyTree
+    rows: PyTree
     labels: PyTree
+    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(
+        cls,
+        images: UInt8[Array | np.ndarray, "n size size 3"] | Float[Array | np.ndarray, "n ..."],
+        labels: Int32[Array | np.ndarray, " n"],
+    ) -> DeviceDataset:
+        """The dataset of images or features; NumPy arrays stay on the host."""
+        n, *shape = images.shape
+        size = math.prod(shape)
+        padding = -size % (_ROWS * _COLUMNS)
+        flat = images.reshape(n, size)
+        if padding:
+            xp = np if isinstance(images, np.ndarray) else jnp
+            flat = xp.pad(flat, ((0, 0), (0, padding)))
+        return cls(flat.reshape(n, _ROWS, -1), labels, tuple(shape))
+
+    def take(self, index: Int32[Array, " batch"]) -> Num[Array, "batch ..."]:
+        """The images or features of the given indices, which are in 0..n - 1."""
+        rows = self.rows.at[index].get(mode="promise_in_bounds")
+        flat = rows.reshape(len(index), -1)[:, : math.prod(self.shape)]
+        return flat.reshape(len(index), *self.shape)
 
 
 @flax.struct.dataclass
@@ -128,7 +163,8 @@ def gather(
 ) -> Batch:
     """The batch of the images `order[start : start + size]`."""
     index = lax.dynamic_slice(order, (start,), (size,))
-    return Batch(data.images[index], data.labels[index], jnp.ones(size, bool))
+    labels = data.labels.at[index].get(mode="promise_in_bounds")
+    return Batch(data.take(index), labels, jnp.ones(size, bool))
 
 
 def nth(data: StackedBatches, i: int | Int32[Array, ""]) -> Batch:

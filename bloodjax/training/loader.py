@@ -74,7 +74,9 @@ class TrainLoader:
         self._features: DeviceDataset | None = None
         self._data: DeviceDataset | None = None
         if self.on_device:
-            self._data = executor.replicate(DeviceDataset(np.asarray(train.images), train.labels))
+            self._data = executor.replicate(
+                DeviceDataset.of(np.asarray(train.images), train.labels)
+            )
 
     def cache_features(self, variables: PyTree) -> Iterator[int]:
         """Computes the features of each image (`predict_step.features_step`), unless cached.
@@ -93,7 +95,7 @@ class TrainLoader:
             computed.append(self.executor.features(variables, batch))
             yield start + len(batch)
         self._features = self.executor.replicate(
-            DeviceDataset(np.concatenate(computed), self._train.labels)
+            DeviceDataset.of(np.concatenate(computed), self._train.labels)
         )
 
     def epoch(self, index: int, first_step: int = 0, cached: bool = False) -> Iterator[StepInputs]:

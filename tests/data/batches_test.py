@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,11 +62,32 @@ def test_gather_takes_what_stands_next_in_the_order():
     images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(10, dtype=np.int32) % 3
     order = np.array([9, 2, 7, 0, 1, 3, 4, 8, 6, 5], np.int32)
-    data = DeviceDataset(jnp.asarray(images), jnp.asarray(labels))
+    data = jax.device_put(DeviceDataset.of(images, labels))
     batch = gather(data, jnp.asarray(order), jnp.int32(2), 3)
     np.testing.assert_array_equal(batch.image, images[[7, 0, 1]])
     np.testing.assert_array_equal(batch.label, labels[[7, 0, 1]])
     np.testing.assert_array_equal(batch.mask, [True] * 3)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (32, 32, 3), (33, 33, 3), (8, 1000), (1, 7)])
+def test_an_image_fills_whole_tiles_and_comes_back_in_its_shape(shape):
+    dtype = np.uint8 if len(shape) == 3 else np.float32
+    values = np.random.default_rng(0).integers(0, 256, (5, *shape)).astype(dtype)
+    labels = np.arange(5, dtype=np.int32)
+    for data in (DeviceDataset.of(values, labels), jax.jit(DeviceDataset.of)(values, labels)):
+        assert data.rows.dtype == dtype
+        assert data.rows.shape[:2] == (5, 8)
+        assert data.rows.shape[2] == -(-np.prod(shape) // 1024) * 128
+        taken = jax.jit(DeviceDataset.take)(data, jnp.array([4, 0, 4], jnp.int32))
+        assert taken.dtype == dtype
+        np.testing.assert_array_equal(taken, values[[4, 0, 4]])
+
+
+def test_a_dataset_of_host_arrays_stays_on_the_host():
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+    data = DeviceDataset.of(images, np.arange(3, dtype=np.int32))
+    assert type(data.rows) is np.ndarray
+    assert np.shares_memory(data.rows, images)
 
 
 def test_nth_takes_a_step_s_batch_of_those_handed_in():

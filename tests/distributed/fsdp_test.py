@@ -42,7 +42,7 @@ def make(layout, **changes):
 def two_steps(steps, variables):
     """The state after two epochs of two steps, and before."""
     rng = np.random.default_rng(0)
-    part = DeviceDataset(
+    part = DeviceDataset.of(
         rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8),
         rng.integers(0, CLASSES, 40).astype(np.int32),
     )

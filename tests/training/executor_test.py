@@ -48,11 +48,15 @@ def step_config(name, axis_name=None, **changes):
     return StepConfig(network(name, axis_name), MEAN, STD, axis_name=axis_name, **values)
 
 
-def data():
+def images_and_labels():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, 40).astype(np.int32)
     images = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
-    return DeviceDataset(images, labels)
+    return images, labels
+
+
+def data():
+    return DeviceDataset.of(*images_and_labels())
 
 
 @functools.cache
@@ -171,9 +175,10 @@ def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
 def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
     runner = JitExecutor(step_config(name, accumulate_steps=accumulate_steps))
     expected = train(runner, name, Phase("backbone", SGD.tx), calls=(1, 1))
-    features = runner.features(runner.replicate(initial(name)), data().images)
+    images, labels = images_and_labels()
+    features = runner.features(runner.replicate(initial(name)), images)
     assert features.shape == (40, 8, 16)
-    cached = DeviceDataset(features, data().labels)
+    cached = DeviceDataset.of(features, labels)
     found = train(runner, name, Phase("backbone", SGD.tx, True), calls=(1, 1), part=cached)
     assert_trees_close(found, expected)
     for kind in ("params", "batch_stats"):
@@ -319,7 +324,7 @@ def test_what_is_frozen_stays_bit_identical(runner, freeze):
 def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     if parallel == "pmap":
         runner = PmapExecutor(step_config("simple_cnn", sharding.AXIS))
-    variables, images = initial("simple_cnn"), data().images[:21]
+    variables, images = initial("simple_cnn"), images_and_labels()[0][:21]
     placed = runner.replicate(variables)
     apply = jax.jit(network("simple_cnn").apply)
     logits = apply(variables, normalise(jnp.asarray(images), MEAN, STD))
@@ -344,7 +349,7 @@ def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
 @pytest.mark.full
 def test_a_registered_network_trains():
     model = models.build("simple_cnn", CLASSES, hidden=(16,))
-    images, labels = data().images, data().labels
+    images, labels = images_and_labels()
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     options = config_lib.defaults().phases.finetune
     options.learning_rate = 3e-3
@@ -356,7 +361,7 @@ def test_a_registered_network_trains():
     # A colour for each class, which the network has to find.
     images = (images // 4 + 150 * np.eye(3)[labels][:, None, None]).astype(np.uint8)
     state = steps.replicate(TrainState.create(variables, tx))
-    part = steps.replicate(DeviceDataset(images, labels))
+    part = steps.replicate(DeviceDataset.of(images, labels))
     for epoch in range(15):
         order = steps.replicate(epoch_order(0, epoch, 40))
         for _ in range(2):

@@ -42,7 +42,7 @@ def prepared(config):
     tx = optim.optimizer(options, 5, variables["params"], variables["batch_stats"])
     state = jax.eval_shape(lambda drawn: TrainState.create(drawn, tx), variables)
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
-    data = DeviceDataset(images, np.arange(IMAGES, dtype=np.int32) % CLASSES)
+    data = DeviceDataset.of(images, np.arange(IMAGES, dtype=np.int32) % CLASSES)
     arguments = (data, epoch_order(0, 0, IMAGES), np.ones(CLASSES, np.float32))
     return steps, Phase(options.freeze, tx), state, steps.replicate(arguments)
 
