@@ -35,6 +35,8 @@ _PEERS = {
     "Keras on PyTorch": ("keras_torch",),
 }
 _PARITY_FILE = "parity.json"
+# Results that have no device; see `benchmarks.compiled`.
+_COMPILED_FOLDER = "compiled"
 # References of the parity table, with the packages whose versions are recorded.
 _REFERENCES = {"timm": "timm", "torchvision": "torchvision", "Keras": "keras"}
 
@@ -239,21 +241,113 @@ def add_parity(path: pathlib.Path, text: str) -> None:
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
+# What a row of the table of compiled steps shows of a result: heading -> (key, unit).
+_ESTIMATES = {
+    "M cycles": ("cycles", 1e6),
+    "GB accessed": ("bytes", 1e9),
+    "GB at the peak": ("peak_bytes", 1e9),
+}
+# Contenders that are ours -> what their rows of the table say of them.
+_OURS_COMPILED = {"bloodjax": "", "bloodjax_batchnorm": ", BatchNorm trained"}
+_COMPILED_PEERS = {"keras": "Keras", "flax": "Flax"}
+_COMPILED_BEFORE = "bloodjax_before"
+
+
+def compiled_table(rows: list[dict[str, Any]]) -> str:
+    """The estimates of a target's compiler as Markdown: ours, and ours / each peer's.
+
+    Args:
+      rows: the rows of `benchmarks.compiled`'s results. Cycles are None where the compiler has no
+        estimate of them, as for GPUs.
+    """
+    found: dict[tuple, dict[str, dict]] = {}
+    for row in rows:
+        task = row["task"]
+        key = (task["size"], task["batch"], task["network"])
+        found.setdefault(key, {})[row["contender"]] = row
+    some = {name for by_contender in found.values() for name in by_contender}
+    before = _COMPILED_BEFORE in some
+    peers = {name: title for name, title in _COMPILED_PEERS.items() if name in some}
+    shown = {t: e for t, e in _ESTIMATES.items() if any(row.get(e[0]) for row in rows)}
+    header = ["network", "batch", "px"]
+    for title in shown:
+        header += [title, *(["before"] if before else []), *(f"/ {t}" for t in peers.values())]
+    cells = []
+    for (size, batch, network), by_contender in sorted(found.items()):
+        for contender, about in _OURS_COMPILED.items():
+            if contender not in by_contender:
+                continue
+            ours = by_contender[contender]
+            line = [f"{network}{about}", str(batch), str(size)]
+            for key, unit in shown.values():
+                line.append(_estimate(ours, key, unit))
+                if before:
+                    earlier = by_contender.get(_COMPILED_BEFORE, {}) if not about else {}
+                    line.append(_estimate(earlier, key, unit))
+                line += [_compiled_ratio(ours, by_contender.get(peer, {}), key) for peer in peers]
+            cells.append(line)
+    return _markdown(header, cells)
+
+
+def _estimate(row: dict[str, Any], key: str, unit: float) -> str:
+    """A figure; cycles are at least this where custom calls have no estimate."""
+    if not row.get(key):
+        return "-"
+    unknown = key == "cycles" and row.get("calls_without_cycles")
+    return ("> " if unknown else "") + f"{row[key] / unit:.2f}"
+
+
+def _compiled_ratio(ours: dict[str, Any], peer: dict[str, Any], key: str) -> str:
+    return f"{ours[key] / peer[key]:.2f}" if ours.get(key) and peer.get(key) else "-"
+
+
+_KERNEL_KINDS = ("fusion", "triton", "cudnn", "cublas", "other")
+
+
+def kernel_table(rows: list[dict[str, Any]]) -> str:
+    """The kernels of compiled steps as Markdown, for targets whose compiler names kernels."""
+    header = ["network", "batch", "px", "step", "kernels", "fusions", "Triton", "cuDNN", "cuBLAS"]
+    header += ["others", "float32 convolutions", "copies and transposes", "GB of them"]
+    cells = []
+    for row in sorted(rows, key=lambda row: (row["task"]["network"], row["contender"])):
+        kernels, task = row["kernels"], row["task"]
+        line = [task["network"], str(task["batch"]), str(task["size"]), row["contender"]]
+        line += [str(sum(kernels.values())), *(str(kernels.get(k, 0)) for k in _KERNEL_KINDS)]
+        line += [str(row["float32_convolutions"]), str(row["copies"])]
+        cells.append([*line, f"{row['copied_bytes'] / 1e9:.2f}"])
+    return _markdown(header, cells)
+
+
+def _compiled(folder: pathlib.Path) -> str:
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        content = _read(path)
+        rows = content["rows"]
+        about = f"{content['device']}, jax {', '.join(sorted({row['jax'] for row in rows}))}:"
+        parts += [about, compiled_table(rows)]
+        if any("kernels" in row for row in rows):
+            parts.append(kernel_table(rows))
+    return "\n\n".join(parts)
+
+
 def fill(page: str, results: pathlib.Path) -> str:
     """The page with each table between its markers.
 
     Args:
       page: the text of RESULTS.md.
-      results: a folder with one folder for each device, and parity.json.
+      results: a folder with one folder for each device, the folder of compiled steps, and
+        parity.json.
 
     Raises:
       ValueError: a marker is missing.
     """
-    devices = [path for path in sorted(results.iterdir()) if path.is_dir()]
+    folders = [path for path in sorted(results.iterdir()) if path.is_dir()]
+    devices = [folder for folder in folders if folder.name != _COMPILED_FOLDER]
     for name, make in TABLES.items():
         made = {_device(folder): make(folder) for folder in devices}
         parts = [f"{device}:\n\n{table}" for device, table in made.items() if table]
         page = _between(page, name, "\n\n".join(parts))
+    page = _between(page, "compiled", _compiled(results / _COMPILED_FOLDER))
     parity = results / _PARITY_FILE
     return _between(page, "parity", parity_table(_read(parity)) if parity.exists() else "")
 

@@ -1,6 +1,11 @@
-"""Keras's own applications, on the backend that KERAS_BACKEND says, trained by `train_on_batch`."""
+"""Keras's own applications, on the backend that KERAS_BACKEND says.
+
+They are trained by `train_on_batch`. `lower` has the same step as a function, for compilers.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,23 +24,33 @@ _NETWORKS = {
 }
 
 
+# The others normalise their images themselves, unless they are told not to.
+_EXPECT_NORMALISED = ("mobilenetv1_100", "resnet50", "inception_v3", "vgg16")
+
+
+def model(task: Task) -> keras.Model:
+    """The network with a linear classifier, of a task's dtype; its images are normalised."""
+    if task.dtype == "bfloat16":
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    own = {} if task.network in _EXPECT_NORMALISED else {"include_preprocessing": False}
+    backbone = getattr(keras.applications, _NETWORKS[task.network])(
+        include_top=False,
+        weights=None,
+        pooling="avg",
+        input_shape=(task.size, task.size, 3),
+        **own,
+    )
+    logits = keras.layers.Dense(CLASSES, dtype="float32")(backbone.output)
+    return keras.Model(backbone.input, logits)
+
+
 class Contender:
     """One task, ready to run."""
 
     def __init__(self, task: Task, _: str):
         if task.kind not in ("train", "predict"):
             raise ValueError(f"{task.kind} is not timed here")
-        if task.dtype == "bfloat16":
-            keras.mixed_precision.set_global_policy("mixed_bfloat16")
-        build = getattr(keras.applications, _NETWORKS[task.network])
-        backbone = build(
-            include_top=False,
-            weights=None,
-            pooling="avg",
-            input_shape=(task.size, task.size, 3),
-        )
-        logits = keras.layers.Dense(CLASSES, dtype="float32")(backbone.output)
-        self._model = keras.Model(backbone.input, logits)
+        self._model = model(task)
         self._model.compile(
             optimizer=keras.optimizers.AdamW(1e-3),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -57,6 +72,52 @@ class Contender:
 
     def _normalised(self) -> np.ndarray:
         return (self._images.astype(np.float32) / 255 - 0.5) / 0.5
+
+
+def lower(task: Task, device: Any) -> Any:
+    """The training step of a task on JAX, lowered for a device that need not exist.
+
+    The step is what Keras's guide to JAX loops has: `stateless_call`, AdamW's `stateless_apply`.
+
+    Args:
+      task: A task of the kind "train".
+      device: The `jax.Device` of a topology.
+
+    Returns:
+      The `jax.stages.Lowered` of (state, uint8 images, int32 labels) -> (state, loss), whose state
+      is donated.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    network = model(task)
+    optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.05)
+    optimizer.build(network.trainable_variables)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def loss(trained, others, images, labels):
+        x = (images.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+        logits, others = network.stateless_call(trained, others, x, training=True)
+        return cross_entropy(labels, logits), others
+
+    def step(state, images, labels):
+        trained, others, moments = state
+        (value, others), grads = jax.value_and_grad(loss, has_aux=True)(
+            trained, others, images, labels
+        )
+        trained, moments = optimizer.stateless_apply(moments, grads, trained)
+        return (trained, others, moments), value
+
+    variables = (network.trainable_variables, network.non_trainable_variables, optimizer.variables)
+    state = tuple([variable.value for variable in some] for some in variables)
+    images = jax.ShapeDtypeStruct((task.batch, task.size, task.size, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((task.batch,), jnp.int32)
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        (state, images, labels),
+    )
+    return jax.jit(step, donate_argnums=0).lower(*placed)
 
 
 def about() -> dict[str, str]:

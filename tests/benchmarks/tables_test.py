@@ -24,7 +24,7 @@ def result(batch, median, **ratios):
 def page(**inside):
     """A page with all markers, and text between some of them."""
     made = ": made by python -m benchmarks.tables -->"
-    names = [*tables.TABLES, "parity"]
+    names = [*tables.TABLES, "compiled", "parity"]
     return "\n".join(f"<!-- {name}{made}{inside.get(name, '')}<!-- /{name} -->" for name in names)
 
 

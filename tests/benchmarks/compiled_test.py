@@ -1,0 +1,99 @@
+"""Tests of benchmarks/compiled.py, of its table, and of what its contenders compile."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import compiled, tables
+from benchmarks.contenders import flax_linen
+from benchmarks.tasks import Task
+from bloodjax.models import registry, summary
+
+QUICK = "mobilenetv1_100"
+EACH = [
+    pytest.param(name, marks=[] if name == QUICK else [pytest.mark.full])
+    for name in compiled.NETWORKS
+]
+
+
+def work(module, size=224):
+    """A network's number of parameters, and of operations in a forward pass."""
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    return parameters, summary._forward(module, shapes, size)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_flax_has_the_same_network(name):
+    # At 96 px ours leaves out the border of a depthwise kernel that is larger than its map.
+    ours = work(registry.linear(name, 8))
+    # Flax's own layers need JAX's default promotion.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        assert work(flax_linen.Network(name)) == ours
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", compiled.NETWORKS)
+def test_keras_has_the_same_network(name, keras):
+    from benchmarks.contenders import keras_applications
+
+    model = keras_applications.model(Task("train", name, 8))
+    variant = "keras" if "keras" in registry.architecture(name).variants else ""
+    ours, _ = work(registry.linear(name, 8, variant=variant))
+    assert sum(v.shape.num_elements() for v in model.trainable_variables) == ours
+
+
+def row(contender, cycles=None, network="resnet50", **changes):
+    task = dataclasses.asdict(Task("train", network, 64, 96, "bfloat16"))
+    figures = {"cycles": cycles, "bytes": 2e9, "peak_bytes": 1e9, "jax": "1.2", "content": "a"}
+    return {"contender": contender, "task": task, **figures, **changes}
+
+
+def test_a_result_takes_the_place_of_the_earlier_one(tmp_path):
+    path = tmp_path / "a" / "v5e-1.json"
+    for new in (row("flax", 1e6), row("bloodjax", 2e6), row("flax", 3e6)):
+        compiled.update(path, new)
+    found = {r["contender"]: r["cycles"] for r in compiled.read(path)}
+    assert found == {"bloodjax": 2e6, "flax": 3e6}
+    assert json.loads(path.read_text())["device"] == "v5e-1"
+
+
+def test_the_table_has_ours_and_the_ratios():
+    rows = [row("bloodjax", 6e6), row("keras", 12e6, bytes=8e9), row("bloodjax_before", 9e6)]
+    header, _, line = tables.compiled_table(rows).splitlines()
+    cells = dict(zip(_cells(header), _cells(line), strict=True))
+    assert header.startswith("| network | batch | px | M cycles | before | / Keras |")
+    assert line.startswith("| resnet50 | 64 | 96 | 6.00 | 9.00 | 0.50 | 2.00 | 2.00 | 0.25 |")
+    assert cells["GB at the peak"] == "1.00"
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_cycles_without_an_estimate_of_a_kernel_are_a_lower_bound():
+    line = tables.compiled_table([row("bloodjax", 6e6, calls_without_cycles=2)]).splitlines()[-1]
+    assert "| > 6.00 |" in line
+
+
+def test_without_cycles_the_kernels_are_shown():
+    kernels = {"kernels": {"fusion": 3, "cudnn": 2}, "float32_convolutions": 1}
+    rows = [row("bloodjax", **kernels, copies=4, copied_bytes=5e8)]
+    assert "cycles" not in tables.compiled_table(rows)
+    line = tables.kernel_table(rows).splitlines()[-1]
+    assert line == "| resnet50 | 64 | 96 | bloodjax | 5 | 3 | 0 | 2 | 0 | 0 | 1 | 4 | 0.50 |"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--networks=alexnet", "'alexnet', expected some of"), ("--batches=x", "expected numbers")],
+)
+def test_a_wrong_flag_is_named(flag, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compiled", flag])
+    with pytest.raises(SystemExit):
+        compiled.main()
+    assert message in capsys.readouterr().err
