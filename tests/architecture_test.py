@@ -26,6 +26,7 @@ FLOORS = (
     "profiling",
     "report",
     "training",
+    "planning",
     "evaluation",
     "run",
     "cross_validation",
@@ -40,6 +41,7 @@ COMMANDS = (
     "list_models",
     "list_configs",
     "preview",
+    "plan",
 )
 # What the whole project is written in; every other library is imported by one module.
 LANGUAGE = {"flax", "jax", "jaxtyping", "numpy", "optax", "scipy"}

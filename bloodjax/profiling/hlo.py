@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 CONTAINERS = frozenset({"while", "conditional", "call"})
 """Opcodes that only run other instructions, whose time the trace has separately."""
@@ -23,10 +23,11 @@ _PARTS = {
     "metrics": "loss and metrics",
     "optimizer": "optimiser",
 }
-_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _OPCODE = re.compile(r"\s([a-z][a-z0-9\-]*)\(")
+_OPERAND = re.compile(r"%([\w.\-]+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 _WRAPPED = re.compile(r"(\w+)\((.*)\)")
@@ -45,20 +46,43 @@ class Instruction:
       op_name: Name scopes and modules, joined by "/"; empty if the compiler added the instruction.
       source: "file:line" of the innermost frame in this library, or of the innermost frame if none
         is; empty if unknown.
+      operands: Names of the instructions whose results it takes.
+      text: What the parentheses after the opcode contain, such as the value of a constant.
+      attributes: The text after the operands: called computations, metadata, backend_config.
     """
 
     opcode: str
     shape: str
     op_name: str = ""
     source: str = ""
+    operands: tuple[str, ...] = ()
+    text: str = ""
+    attributes: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """A computation of a compiled program: its instructions' names in order, and its root's."""
+
+    instructions: tuple[str, ...]
+    root: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program: the name of its HLO module, and its instructions by name."""
+    """A compiled program.
+
+    Attributes:
+      name: Name of the HLO module.
+      instructions: The instructions of all computations by name.
+      computations: The computations by name.
+      entry: Name of the computation that runs first; empty if the text has none.
+    """
 
     name: str
     instructions: Mapping[str, Instruction]
+    computations: Mapping[str, Computation] = dataclasses.field(default_factory=dict)
+    entry: str = ""
 
 
 def parse(text: str) -> Program:
@@ -66,25 +90,33 @@ def parse(text: str) -> Program:
     head = re.match(r"HloModule ([\w.\-]+)", text)
     sources = _sources(text)
     instructions: dict[str, Instruction] = {}
+    names: dict[str, list[str]] = {}  # The instructions of each computation.
+    roots: dict[str, str] = {}
     last_named: dict[str, Instruction] = {}  # The last one of each computation.
-    computation = ""
+    computation = entry = ""
     for line in text.splitlines():
         if found := _COMPUTATION.match(line):
-            computation = found[1]
+            computation = found[2]
+            entry = computation if found[1] else entry
         elif found := _INSTRUCTION.match(line):
-            instruction = _instruction(found[2], sources)
+            is_root, name, rest = found.groups()
+            instruction = _instruction(rest, sources)
             if instruction is None:
                 continue
-            called = _CALLS.search(found[2])
+            called = _CALLS.search(instruction.attributes)
             if called and called[1] in last_named and not instruction.op_name:
                 inner = last_named[called[1]]
                 instruction = dataclasses.replace(
                     instruction, op_name=inner.op_name, source=inner.source
                 )
-            instructions[found[1]] = instruction
+            instructions[name] = instruction
+            names.setdefault(computation, []).append(name)
+            if is_root:
+                roots[computation] = name
             if "/" in instruction.op_name:
                 last_named[computation] = instruction
-    return Program(head[1] if head else "", instructions)
+    computations = {key: Computation(tuple(n), roots.get(key, "")) for key, n in names.items()}
+    return Program(head[1] if head else "", instructions, computations, entry)
 
 
 def _instruction(text: str, sources: Mapping[int, str]) -> Instruction | None:
@@ -92,13 +124,28 @@ def _instruction(text: str, sources: Mapping[int, str]) -> Instruction | None:
     opcode = _OPCODE.search(text)
     if opcode is None:
         return None
-    op_name, frame = _OP_NAME.search(text), _FRAME.search(text)
+    end = _closing(text, opcode.end())
+    inside, attributes = text[opcode.end() : end], text[end + 1 :].lstrip(", ")
+    op_name, frame = _OP_NAME.search(attributes), _FRAME.search(attributes)
     return Instruction(
         opcode=opcode[1],
         shape=text[: opcode.start()],
         op_name=op_name[1] if op_name else "",
         source=sources.get(int(frame[1]), "") if frame else "",
+        operands=tuple(_OPERAND.findall(inside)),
+        text=inside,
+        attributes=attributes,
     )
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the parenthesis that closes the one before `start`; the end if there is none."""
+    depth = 1
+    for found in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if found[0] == "(" else -1
+        if depth == 0:
+            return found.start()
+    return len(text)
 
 
 def _sources(text: str) -> dict[int, str]:
@@ -140,6 +187,21 @@ def _source_line(frame, frames, lines) -> str:
             return f"{in_library[-1]}:{line}"
         innermost = innermost or f"{_PACKAGES.split(path)[-1]}:{line}"
     return innermost
+
+
+def fused(program: Program, instruction: Instruction) -> Computation | None:
+    """The computation that a fusion, or an asynchronous instruction, consists of."""
+    called = _CALLS.search(instruction.attributes)
+    return program.computations.get(called[1]) if called else None
+
+
+def inner(program: Program, name: str) -> Iterator[Instruction]:
+    """An instruction, and with a fusion all that it consists of."""
+    instruction = program.instructions[name]
+    yield instruction
+    computation = fused(program, instruction)
+    for each in computation.instructions if computation else ():
+        yield from inner(program, each)
 
 
 def group(instruction: Instruction, layer_types: Mapping[str, str]) -> str:

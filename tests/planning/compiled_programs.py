@@ -1,0 +1,167 @@
+"""Compiles small training steps, and programs with faults that such steps had, for a machine.
+
+python compiled_programs.py MACHINE DIR [NAME...] writes DIR/NAME.txt, the optimized HLO of each
+program, and DIR/NAME.json, its memory. It is a process of its own because the compiler for a
+machine that is not here must be set up before JAX is.
+"""
+
+import functools
+import pathlib
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bloodjax import config as config_lib
+from bloodjax.augment.policy import Policy, parse
+from bloodjax.checkpoints.state import TrainState
+from bloodjax.data.batches import DeviceDataset
+from bloodjax.models.convnext import ConvNeXt
+from bloodjax.models.efficientnet import EfficientNet, Stage
+from bloodjax.models.head import Head, Network
+from bloodjax.models.simple_cnn import SimpleCNN
+from bloodjax.planning import compilers, machines
+from bloodjax.training import optim
+from bloodjax.training.executor import JitExecutor
+from bloodjax.training.train_step import Phase, StepConfig
+
+# A prime, by which no other dimension is divisible.
+IMAGES = 100_003
+BATCH, SIZE, CLASSES = 32, 32, 8
+BF16 = jnp.bfloat16
+MICROSCOPE = "d4|choice('microscope', 0.8, 2)|erase(0.5, p=0.25)|mixup(0.2, p=0.25)"
+
+
+def step(devices, backbone, augment="none", layout="data"):
+    """A run's training step in bfloat16, lowered."""
+    policy = parse(augment) if augment != "none" else Policy()
+    network = Network(backbone, Head(CLASSES, hidden=(16,), dtype=BF16))
+    config = StepConfig(network, (0.5,) * 3, (0.5,) * 3, BATCH, augment=policy)
+    executor = JitExecutor(config, devices=devices, layout=layout)
+    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    variables = dict(jax.eval_shape(network.init, jax.random.key(0), image))
+    variables.setdefault("batch_stats", {})
+    options = config_lib.defaults().phases.finetune
+    tx = optim.optimizer(options, 16, variables["params"], variables["batch_stats"])
+    state = jax.eval_shape(functools.partial(TrainState.create, tx=tx), variables)
+    data = jax.eval_shape(
+        DeviceDataset.of,
+        jax.ShapeDtypeStruct((IMAGES, SIZE, SIZE, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((IMAGES,), jnp.int32),
+    )
+    order = jax.ShapeDtypeStruct((IMAGES,), jnp.int32)
+    weights = jax.ShapeDtypeStruct((CLASSES,), jnp.float32)
+    arguments = _placed((data, order, weights), executor._replicated)
+    state = jax.tree.map(_place, state, executor.layout.of(state))
+    return executor._train.lower(Phase(options.freeze, tx), 1, state, *arguments)
+
+
+def _place(x, sharding):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _placed(tree, sharding):
+    return jax.tree.map(lambda x: _place(x, sharding), tree)
+
+
+def _lower(devices, function, *shapes):
+    arguments = _placed(shapes, jax.sharding.SingleDeviceSharding(devices[0]))
+    return jax.jit(function).lower(*arguments)
+
+
+def images_as_they_are(devices):
+    """The batch's gather from [n, size, size, 3], which a TPU copies whole."""
+    images = jax.ShapeDtypeStruct((IMAGES, SIZE, SIZE, 3), jnp.uint8)
+    index = jax.ShapeDtypeStruct((BATCH,), jnp.int32)
+    return _lower(devices, lambda images, index: images[index].astype(BF16), images, index)
+
+
+class _Wide(nn.Module):
+    """Two convolutions, in float32 where they should be in bfloat16."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        for features in (32, 64):
+            x = nn.relu(nn.Conv(features, (3, 3), dtype=self.dtype)(x)).astype(jnp.float32)
+            x = jnp.tanh(x) * x
+        return x.mean()
+
+
+def _wide(devices, dtype):
+    model = _Wide(dtype)
+    x = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), BF16)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    return _lower(devices, jax.grad(lambda variables, x: model.apply(variables, x)), variables, x)
+
+
+def single_pixels(devices):
+    """Resampling that looks up each pixel."""
+
+    def shift(images, by):
+        def one(image, by):
+            rows, columns = jnp.mgrid[:SIZE, :SIZE]
+            rows = jnp.clip(rows + by, 0, SIZE - 1)
+            return image[rows, columns]
+
+        return jax.vmap(one)(images, by)
+
+    images = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.float32)
+    return _lower(devices, shift, images, jax.ShapeDtypeStruct((BATCH,), jnp.int32))
+
+
+def gathered_twice(devices):
+    """A parameter that is gathered for the forward pass, and again for the backward pass."""
+    mesh = jax.sharding.Mesh(devices, ("data",))
+    split, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+
+    def function(w, x):
+        first = jnp.tanh(x @ jax.lax.with_sharding_constraint(w, everywhere))
+        w, first = jax.lax.optimization_barrier((w, first))
+        return first @ jax.lax.with_sharding_constraint(w, everywhere).T
+
+    w = _placed(jax.ShapeDtypeStruct((256, 256), jnp.float32), split)
+    x = _placed(jax.ShapeDtypeStruct((BATCH, 256), jnp.float32), split)
+    return jax.jit(function, out_shardings=split).lower(w, x)
+
+
+STEPS = {
+    "convnext": lambda d: step(d, ConvNeXt(depths=(1, 1), widths=(32, 64), dtype=BF16)),
+    "efficientnet": lambda d: step(
+        d,
+        EfficientNet(
+            stages=(Stage(1, 16, 1), Stage(2, 24, 6, 3, 2)), stem=16, features=64, dtype=BF16
+        ),
+    ),
+    "augmented": lambda d: step(d, SimpleCNN(widths=(16,) * 4, dtype=BF16), MICROSCOPE),
+}
+FSDP = {
+    "fsdp": lambda d: step(
+        d, ConvNeXt(depths=(1, 1), widths=(128, 256), dtype=BF16), layout="fsdp"
+    ),
+    "gathered_twice": gathered_twice,
+}
+FAULTS = {
+    "images_as_they_are": images_as_they_are,
+    "float32_maps": lambda d: _wide(d, BF16),
+    "float32_convolution": lambda d: _wide(d, jnp.float32),
+    "single_pixels": single_pixels,
+}
+
+
+def main():
+    machine, folder, *names = sys.argv[1:]
+    machine = machines.machine(machine)
+    compilers.prepare(machine)
+    devices = compilers.devices(machine)
+    programs = FSDP if machine.chips > 1 else {**STEPS, **FAULTS}
+    for name in names or programs:
+        text = programs[name](devices).compile().as_text()
+        pathlib.Path(folder, f"{name}.txt").write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
