@@ -81,10 +81,7 @@ def gaussian_blur(x: Image, sigma: Scalar, *, reach: int = 6) -> Image:
       reach: Radius of the kernel in pixels; it should be at least 3 `sigma`.
     """
     steps = range(-reach, reach + 1)
-    # Below this deviation only the kernel's centre has weight. It also avoids 0 / 0.
-    spread = jnp.maximum(sigma, 1e-2)
-    weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1, dtype=jnp.float32) / spread) ** 2)
-    weights = weights / weights.sum()
+    weights = gaussian_weights(sigma, reach)
     rows = _shifted_sum(x, [(step, 0) for step in steps], weights)
     return _clip(_shifted_sum(rows, [(0, step) for step in steps], weights))
 
@@ -101,8 +98,7 @@ def defocus(x: Image, radius: Scalar, *, reach: int = 3) -> Image:
       reach: Largest radius.
     """
     offsets = _within(reach + 0.5)
-    distance = np.array([math.hypot(*offset) for offset in offsets], np.float32)
-    weights = jnp.clip(jnp.minimum(radius, reach) + 0.5 - distance, 0.0, 1.0)
+    weights = disk(*np.array(offsets).T, radius, reach=reach)
     return _clip(_shifted_sum(x, offsets, weights / weights.sum()))
 
 
@@ -119,12 +115,48 @@ def motion_blur(x: Image, length: Scalar, angle: Scalar, *, reach: int = 4) -> I
       reach: Largest distance from the segment's middle to its end, in pixels.
     """
     offsets = _within(reach + 1.0)
-    down, right = np.array(offsets, np.float32).T
+    weights = line(*np.array(offsets).T, length, angle, reach=reach)
+    return _clip(_shifted_sum(x, offsets, weights / weights.sum()))
+
+
+def gaussian_weights(sigma: Scalar, reach: int) -> Float[Array, " taps"]:
+    """Weights of `gaussian_blur` for the offsets -reach .. reach along an axis; their sum is 1."""
+    # Below this deviation only the kernel's centre has weight. It also avoids 0 / 0.
+    spread = jnp.maximum(sigma, 1e-2)
+    weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1, dtype=jnp.float32) / spread) ** 2)
+    return weights / weights.sum()
+
+
+def disk(down: np.ndarray, right: np.ndarray, radius: Scalar, *, reach: int = 3) -> Array:
+    """Weights of `defocus`, before they are divided by their sum.
+
+    Args:
+      down: Rows from the centre.
+      right: Columns from the centre; same shape.
+      radius: See `defocus`.
+      reach: See `defocus`.
+    """
+    distance = np.hypot(down, right).astype(np.float32)
+    return jnp.clip(jnp.minimum(radius, reach) + 0.5 - distance, 0.0, 1.0)
+
+
+def line(
+    down: np.ndarray, right: np.ndarray, length: Scalar, angle: Scalar, *, reach: int = 4
+) -> Array:
+    """Weights of `motion_blur`, before they are divided by their sum.
+
+    Args:
+      down: Rows from the centre.
+      right: Columns from the centre; same shape.
+      length: See `motion_blur`.
+      angle: See `motion_blur`.
+      reach: See `motion_blur`.
+    """
+    down, right = down.astype(np.float32), right.astype(np.float32)
     sine, cosine = jnp.sin(jnp.deg2rad(angle)), jnp.cos(jnp.deg2rad(angle))
     along, across = right * cosine - down * sine, right * sine + down * cosine
     beyond = jnp.maximum(jnp.abs(along) - jnp.clip((length - 1) / 2, 0.0, reach), 0.0)
-    weights = jnp.maximum(1.0 - jnp.hypot(across, beyond), 0.0)
-    return _clip(_shifted_sum(x, offsets, weights / weights.sum()))
+    return jnp.maximum(1.0 - jnp.hypot(across, beyond), 0.0)
 
 
 def random_levels(key: Key[Array, ""], size: tuple[int, int], bits: int) -> Image:

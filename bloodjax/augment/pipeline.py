@@ -1,13 +1,16 @@
 """Applies a policy to a batch, inside the training step.
 
 The transform of each image (one table, one map, one matrix, several effects) is computed for all
-images at once. On CPU, the transforms are then applied to one image after another, which skips the
-effects that an image does not have. Elsewhere they are applied to all images at once: every effect
-is computed for every image, and the result is used where it applies.
+images at once. How they are applied depends on the platform:
+
+- On CPU, to one image after another, which skips the effects that an image does not have.
+- On TPU, each effect to the images that have it (`chosen`), in forms without gathers (`planes`).
+- Elsewhere, all effects to all images at once; the result is used where it applies.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from bloodjax.augment import affine, colour, geometry
+from bloodjax.augment import affine, chosen, colour, geometry, planes
 from bloodjax.augment.ops import EFFECTS, OPS, Setting
 from bloodjax.augment.policy import Layer, Pass, Policy
 
@@ -70,6 +73,7 @@ def augment(
     images: Num[Array, "batch size size 3"],
     *,
     devices: int = 1,
+    form: str | None = None,
 ) -> Num[Array, "batch size size 3"]:
     """Augments each image; `policy.mix` is not applied here.
 
@@ -78,6 +82,7 @@ def augment(
       keys: A random key for each example.
       images: Images with integer values in 0..255.
       devices: Number of devices that share the batch under jit.
+      form: How transforms are applied, a key of `FORMS`; by default the platform's.
 
     Returns:
       Images in 0..255: float32, or the dtype of `images` if the policy has views only.
@@ -87,7 +92,9 @@ def augment(
         if number:
             images = jnp.round(images)
         apply_pass = _mixture if step.width else _chain
-        images = apply_pass(step, policy.fill, _fold_in(keys, _PASSES + number), images, devices)
+        images = apply_pass(
+            step, policy.fill, _fold_in(keys, _PASSES + number), images, devices, form
+        )
     return images
 
 
@@ -183,13 +190,13 @@ def apply(
     return image
 
 
-def _chain(step: Pass, fill: str, keys, images, devices: int):
+def _chain(step: Pass, fill: str, keys, images, devices: int, form: str | None):
     """Applies one random chain to each image."""
     samples = jax.vmap(lambda key: sample(step.layers, key))(keys)
-    return _apply_samples(step, fill, samples, images, devices)
+    return _apply_samples(step, fill, samples, images, devices, form)
 
 
-def _mixture(step: Pass, fill: str, keys, images, devices: int):
+def _mixture(step: Pass, fill: str, keys, images, devices: int, form: str | None):
     """AugMix: mixes each image with several random chains, each of one or more layers."""
 
     def weights(key):
@@ -205,20 +212,134 @@ def _mixture(step: Pass, fill: str, keys, images, devices: int):
         samples = jax.vmap(lambda key: sample(step.layers, key))(_fold_in(keys, chain))
         used = jnp.arange(len(step.layers))[None] < depth[:, chain, None]
         samples = samples.replace(chosen=jnp.where(used, samples.chosen, -1))
-        augmented = _apply_samples(step, fill, samples, images, devices)
+        augmented = _apply_samples(step, fill, samples, images, devices, form)
         total = total + augmented * dirichlet[:, chain, None, None, None]
     own = own[:, None, None, None]
     return images.astype(jnp.float32) * own + total * (1 - own)
 
 
-def _apply_samples(step: Pass, fill: str, samples: Samples, images, devices: int):
+def _apply_samples(step: Pass, fill: str, samples: Samples, images, devices: int, form: str | None):
+    forms = {
+        name: functools.partial(function, step, fill, devices) for name, function in FORMS.items()
+    }
+    if form is not None:
+        return forms[form](samples, images)
+    return lax.platform_dependent(
+        samples,
+        images,
+        cpu=forms["one by one"],
+        tpu=forms["by choice"],
+        default=forms["all at once"],
+    )
+
+
+def _each_image(each: Callable, step: Pass, fill: str, devices: int, samples: Samples, images):
+    """Applies the transforms by `each`, which calls a function for each example."""
     size = images.shape[1:3]
     histograms = None
-    if any(OPS[name].needs_counts for name in step.pool):
+    if _uses_counts(step):
         needed = jax.vmap(lambda one: _needs_counts(step.layers, one))(samples)
-        histograms = _each(_histogram_if, devices, needed, images)
+        histograms = each(_histogram_if, devices, needed, images)
     transforms = jax.vmap(lambda s, h: compose(step.layers, size, s, h))(samples, histograms)
-    return _each(lambda t, x: apply(step.pool, fill, t, x), devices, transforms, images)
+    return each(lambda t, x: apply(step.pool, fill, t, x), devices, transforms, images)
+
+
+def _one_by_one(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
+    """Loops over the examples; of several devices, each loops over its own."""
+
+    def loop(*arguments):
+        return lax.map(lambda example: function(*example), arguments)
+
+    if devices == 1:
+        return loop(*arguments)
+    # A loop over all examples would fetch them across devices.
+    shards = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arguments)
+    results = jax.vmap(loop)(*shards)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+
+def _all_at_once(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
+    del devices
+    return jax.vmap(function)(*arguments)
+
+
+def _by_choice(step: Pass, fill: str, devices: int, samples: Samples, images):
+    """Applies each kind of operation to the images that chose it."""
+    return chosen.per_device(
+        functools.partial(_by_choice_of_device, step, fill), devices, samples, images
+    )
+
+
+def _by_choice_of_device(step: Pass, fill: str, samples: Samples, images, axis_name: str | None):
+    batch, *size, _ = images.shape
+    x = planes.from_images(images)
+    histograms = None
+    if _uses_counts(step):
+        needed = jax.vmap(lambda one: _needs_counts(step.layers, one))(samples)
+        who = chosen.choose([needed], axis_name)
+        group = chosen.group_size(_share(step, lambda name: OPS[name].needs_counts), batch)
+        none = jnp.zeros((batch, 256, 3))
+        histograms = chosen.update(lambda _, x: planes.histogram(x), who, 0, group, none, x)
+    transforms = jax.vmap(lambda s, h: compose(step.layers, tuple(size), s, h))(samples, histograms)
+
+    steps = []  # (Who is changed, operations, function, parameters) in order of application.
+    kinds = {OPS[name].kind for name in step.pool}
+    if "table" in kinds:
+        changed = (transforms.table != colour.identity_table()[None]).any((1, 2))
+        steps.append((changed, _of_kind("table"), planes.look_up, transforms.table))
+    resample = functools.partial(planes.resample, fill=fill)
+    if "affine" in kinds:
+        steps.append((transforms.moved, _of_kind("affine"), resample, transforms.map))
+    if "matrix" in kinds:
+        recoloured = transforms.recoloured
+        steps.append((recoloured, _of_kind("matrix"), planes.mix_channels, transforms.matrix))
+    for name, effect in EFFECTS.items():
+        if name in step.pool:
+            on, params = transforms.effects[name]
+            function = planes.EFFECTS.get(name) or _of_planes(effect)
+            steps.append((on, name.__eq__, function, params))
+    if not steps:
+        return planes.to_images(x)
+    who = chosen.choose([on for on, *_ in steps], axis_name)
+    for number, (_, applies, function, params) in enumerate(steps):
+        largest = planes.RESAMPLED_AT_ONCE if function is resample else None
+        group = chosen.group_size(_share(step, applies), batch, largest)
+        x = chosen.update(function, who, number, group, x, params)
+    return planes.to_images(x)
+
+
+def _of_kind(kind: str) -> Callable[[str], bool]:
+    """Whether an operation is of the kind and changes something."""
+    return lambda name: OPS[name].kind == kind and name != "identity"
+
+
+def _of_planes(effect: Callable) -> Callable:
+    """The function of planes of many images, from an effect on one image."""
+
+    def function(x, params):
+        return planes.from_images(jax.vmap(effect)(planes.to_images(x), params))
+
+    return function
+
+
+def _share(step: Pass, applies: Callable[[str], bool]) -> float:
+    """Expected share of the images that get at least one of the operations."""
+    without = 1.0
+    for layer in step.layers:
+        without *= 1 - layer.p * sum(map(applies, layer.pool)) / len(layer.pool)
+    return 1 - without
+
+
+# Name -> function of a pass, the fill, the number of devices, the samples and the images.
+FORMS: dict[str, Callable] = {
+    "one by one": functools.partial(_each_image, _one_by_one),
+    "all at once": functools.partial(_each_image, _all_at_once),
+    "by choice": _by_choice,
+}
+
+
+def _uses_counts(step: Pass) -> bool:
+    return any(OPS[name].needs_counts for name in step.pool)
 
 
 def _needs_counts(layers: tuple[Layer, ...], samples: Samples) -> Bool[Array, ""]:
@@ -232,22 +353,3 @@ def _needs_counts(layers: tuple[Layer, ...], samples: Samples) -> Bool[Array, ""
 
 def _histogram_if(needed, image):
     return lax.cond(needed, colour.histogram, lambda _: jnp.zeros((256, 3)), image)
-
-
-def _each(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
-    """Applies `function` to each example; see the module's docstring."""
-
-    def one_by_one(*arguments):
-        return lax.map(lambda example: function(*example), arguments)
-
-    def one_by_one_per_device(*arguments):
-        # Each device loops over its own examples. A loop over all would fetch them across devices.
-        shards = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arguments)
-        results = jax.vmap(one_by_one)(*shards)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
-
-    return lax.platform_dependent(
-        *arguments,
-        cpu=one_by_one if devices == 1 else one_by_one_per_device,
-        default=jax.vmap(function),
-    )
