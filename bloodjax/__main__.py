@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": ("predict", "Classifies images."),
     "audit": ("audit", "Finds junk, duplicates, label conflicts and leakage in datasets."),
     "preview": ("preview", "Draws a sheet of augmented training images."),
+    "plan": ("plan", "Plans a run on a TPU or GPU that is not here: memory, time, cost."),
     "pack": ("pack", "Writes a dataset as ArrayRecord shards."),
     "convert": ("convert", "Writes a network's pretrained weights as one file."),
     "models": ("list_models", "Lists the networks and their pretrained weights."),

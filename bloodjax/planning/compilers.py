@@ -7,6 +7,7 @@ on PYTHONPATH.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -37,6 +38,9 @@ def prepare(machine: Machine) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     if jax.config.jax_platforms != "cpu":
         jax.config.update("jax_platforms", "cpu")
+    with contextlib.suppress(RuntimeError):  # JAX has started: it keeps its number of devices
+        # Code that asks for the number of devices gets the machine's.
+        jax.config.update("jax_num_cpu_devices", machine.chips)
     jax.config.update("jax_enable_compilation_cache", False)
 
 
@@ -78,9 +82,9 @@ def _prepare_tpu(name: str) -> None:
         # Without this only one process of a host may load it (/tmp/libtpu_lockfile).
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     )
-    # Names of the host that it would otherwise look for, and complain about.
+    # What it would otherwise look for on the host, and complain about.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 
 
 def _prepare_cuda(name: str) -> None:

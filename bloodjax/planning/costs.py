@@ -241,7 +241,7 @@ def _convolution(image: Array, kernel: Array, out: Array, attributes: str) -> in
     spatial = sorted(set(re.findall(r"\d", of_kernel)))
 
     def option(name: str, dim: int, default: str) -> str:
-        values = options.get(name, "").split("x")
+        values = options[name].split("x") if name in options else []
         return values[dim] if len(values) == len(spatial) else default
 
     for dim, label in enumerate(spatial):

@@ -2,8 +2,9 @@
 
 The clock of a TPU is its published peak divided by the operations of its matrix units per cycle:
 4 units of 128 x 128 per core (v6e: 256 x 256), two operations each; v4 and v5p have two cores per
-chip. Bandwidths are from Google Cloud's "TPU system architecture" page of each version. The memory
-of a TPU is what its compiler states as available to a program.
+chip. Bandwidths are from Google Cloud's "TPU system architecture" page of each version; that of the
+links between chips is half of the stated bidirectional one. The memory of a TPU is what its
+compiler states as available to a program.
 
 The properties of a GPU are those that CUDA reports for the SXM modules, which NVIDIA's data sheets
 and the device descriptions in openxla/xla (`xla/backends/gpu/target_config/specs`) agree on.
@@ -36,6 +37,7 @@ class Machine:
       memory: Memory of a chip that JAX lets a program use by default, in bytes.
       total_memory: Memory of a chip in bytes.
       bandwidth: Bandwidth of a chip's memory in bytes per second.
+      link: Bytes per second that a chip sends to other chips at most.
       clock: Cycles per second of the compiler's estimates; None if it makes none.
       topology: Arguments of `jax.experimental.topologies.get_topology_desc`.
     """
@@ -47,6 +49,7 @@ class Machine:
     memory: int
     total_memory: int
     bandwidth: float
+    link: float
     clock: float | None
     topology: Mapping[str, Any]
 
@@ -57,22 +60,23 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class _Tpu:
-    """A version of TPU: device kind, GHz, GB/s, and the memory of a chip in GiB."""
+    """A version of TPU, in GHz, GB/s and, for the memory of a chip, GiB."""
 
     kind: str
     prefix: str  # of the topology's name
     chip: str  # chip_config_name
     clock: float
     bandwidth: float
+    link: float
     usable: float
     total: float
 
 
 _TPUS = {
-    "v4": _Tpu("TPU v4", "v4", "megacore", 1.049, 1228.0, 30.75, 32.0),
-    "v5e": _Tpu("TPU v5 lite", "v5e", "default", 1.503, 819.0, 15.75, 16.0),
-    "v5p": _Tpu("TPU v5", "v5", "megacore", 1.751, 2765.0, 95.74, 96.0),
-    "v6e": _Tpu("TPU v6 lite", "v6e", "default", 1.751, 1640.0, 31.25, 32.0),
+    "v4": _Tpu("TPU v4", "v4", "megacore", 1.049, 1228.0, 300.0, 30.75, 32.0),
+    "v5e": _Tpu("TPU v5 lite", "v5e", "default", 1.503, 819.0, 200.0, 15.75, 16.0),
+    "v5p": _Tpu("TPU v5", "v5", "megacore", 1.751, 2765.0, 600.0, 95.74, 96.0),
+    "v6e": _Tpu("TPU v6 lite", "v6e", "default", 1.751, 1640.0, 400.0, 31.25, 32.0),
 }
 
 # Name -> version, shape of the topology, chips of a host. The number in the names of v4 and v5p
@@ -101,6 +105,7 @@ class _Gpu:
     lanes: int  # float32 units of each
     clock: float  # GHz
     bandwidth: int  # bytes per second
+    link: float  # bytes per second, one way over NVLink
     memory: int  # bytes
     cache: int  # bytes, second level
     shared: int  # bytes of shared memory of each multiprocessor
@@ -109,15 +114,15 @@ class _Gpu:
 _GPUS = {
     "a100": _Gpu(
         *("NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 1.41),
-        *(2_039_040_000_000, 85_100_068_864, 40 << 20, 164 << 10),
+        *(2_039_040_000_000, 3e11, 85_100_068_864, 40 << 20, 164 << 10),
     ),
     "h100": _Gpu(
         *("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 1.98),
-        *(3_352_320_000_000, 84_942_979_072, 50 << 20, 228 << 10),
+        *(3_352_320_000_000, 4.5e11, 84_942_979_072, 50 << 20, 228 << 10),
     ),
     "h200": _Gpu(
         *("NVIDIA H200", (9, 0), 132, 128, 1.98),
-        *(4_800_000_000_000, 151_397_597_184, 50 << 20, 228 << 10),
+        *(4_800_000_000_000, 4.5e11, 151_397_597_184, 50 << 20, 228 << 10),
     ),
 }
 
@@ -157,6 +162,7 @@ def _tpu(name: str) -> Machine:
         memory=int(tpu.usable * 2**30),
         total_memory=int(tpu.total * 2**30),
         bandwidth=1e9 * tpu.bandwidth,
+        link=1e9 * tpu.link,
         clock=1e9 * tpu.clock,
         topology={
             "topology_name": f"{tpu.prefix}:{shape}",
@@ -177,6 +183,7 @@ def _gpu(name: str, gpu: _Gpu, count: int) -> Machine:
         memory=int(_GPU_FRACTION * gpu.memory),
         total_memory=gpu.memory,
         bandwidth=float(gpu.bandwidth),
+        link=gpu.link,
         clock=None,
         # One slice of one host of `count` devices.
         topology={

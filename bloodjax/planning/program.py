@@ -33,6 +33,7 @@ _FREE = frozenset(
 _MARKERS = frozenset({"AssumeGatherIndicesInBound", "ConcatBitcast", "AllocateBuffer", "Sharding"})
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
@@ -50,6 +51,7 @@ class Operation:
       op_name: Name scopes and modules, joined by "/".
       source: "file:line" of the library that it comes from; empty if unknown.
       group: Part of the step; see `profiling.hlo.group`.
+      stage: Stage of the step; see `profiling.hlo.stage`.
       runs: How often a call of the program runs it.
       cycles: The compiler's estimate for all runs; None if it makes none.
       traffic: Bytes that all runs read and write.
@@ -66,6 +68,7 @@ class Operation:
     op_name: str
     source: str
     group: str
+    stage: str
     runs: int
     cycles: int | None
     traffic: Traffic
@@ -191,18 +194,19 @@ def from_text(text: str, layer_types: Mapping[str, str] | None = None) -> Progra
 
 
 def memory(stats: Any) -> Memory:
-    """The memory that `jax.stages.Compiled.memory_analysis` gives."""
+    """The memory that `jax.stages.Compiled.memory_analysis` gives.
+
+    The peak is the sum of the parts. JAX's own `peak_memory_in_bytes` is the same for a GPU; for a
+    TPU it includes maps in on-chip memory.
+    """
     outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
     code = stats.generated_code_size_in_bytes
-    parts = stats.argument_size_in_bytes + outputs + stats.temp_size_in_bytes + code
-    # Older versions of JAX do not report the peak. It is at most the sum.
-    peak = getattr(stats, "peak_memory_in_bytes", 0)
     return Memory(
         arguments=stats.argument_size_in_bytes,
         outputs=outputs,
         temporaries=stats.temp_size_in_bytes,
         code=code,
-        peak=max(parts, peak),
+        peak=stats.argument_size_in_bytes + outputs + stats.temp_size_in_bytes + code,
     )
 
 
@@ -217,6 +221,7 @@ class _Walk:
         self.loops: list[str] = []
         self._program, self._layer_types = program, layer_types
         self._costs = Costs(program)
+        self._channels: set[tuple[str, str]] = set()  # of the collectives so far
 
     def operations(self, computation: str, runs: int) -> list[Operation]:
         """The operations of a computation that runs `runs` times."""
@@ -251,12 +256,7 @@ class _Walk:
         cycles = _CYCLES.search(instruction.attributes)
         target = _TARGET.search(instruction.attributes)
         traffic = self._costs.traffic(name)
-        collective = self._collective(name)
-        payload = 0
-        if collective:
-            sides = [arrays(self._program.instructions[o].shape) for o in instruction.operands]
-            inside = sum(array.bytes for side in sides for array in side)
-            payload = max(inside, traffic.total - inside)
+        collective, payload = self._collective(name, instruction, traffic.total)
         return Operation(
             name=name,
             opcode=instruction.opcode,
@@ -265,6 +265,7 @@ class _Walk:
             op_name=instruction.op_name,
             source=instruction.source,
             group=hlo.group(instruction, self._layer_types),
+            stage=hlo.stage(instruction),
             runs=runs,
             cycles=int(cycles[1]) * runs if cycles else None,
             traffic=Traffic(traffic.total * runs, traffic.main * runs),
@@ -273,15 +274,31 @@ class _Walk:
             payload=payload * runs,
         )
 
-    def _collective(self, name: str) -> str:
-        opcodes = [i.opcode.removesuffix("-start") for i in hlo.inner(self._program, name)]
-        found = [opcode for opcode in opcodes if opcode in COLLECTIVES]
+    def _collective(self, name: str, instruction: hlo.Instruction, traffic: int) -> tuple[str, int]:
+        """Kind and payload of a collective; ("", 0) of other operations."""
+        inner = list(hlo.inner(self._program, name))
+        opcodes = [each.opcode.removesuffix("-start") for each in inner]
+        found = [i for i, opcode in enumerate(opcodes) if opcode in COLLECTIVES]
         if not found:
-            return ""
+            return "", 0
+        kind, first = opcodes[found[0]], inner[found[0]]
+        channel = _CHANNEL.search(first.attributes)
+        if channel:
+            # A TPU continues one asynchronous collective within several fusions.
+            if (kind, channel[1]) in self._channels:
+                return "", 0
+            self._channels.add((kind, channel[1]))
+        read = self._bytes(first.operands)
+        payload = max(read, traffic - read)
+        if first is not instruction:
+            payload = max(read, sum(array.bytes for array in arrays(first.shape)))
         # A TPU's reduce-scatter is a fusion of an all-reduce and a slice of its result.
-        if "all-reduce" in found and "dynamic-slice" in opcodes:
-            return "reduce-scatter"
-        return found[0]
+        scatters = "all-reduce" in opcodes and "dynamic-slice" in opcodes
+        return "reduce-scatter" if scatters else kind, payload
+
+    def _bytes(self, names: Sequence[str]) -> int:
+        shapes = [self._program.instructions[name].shape for name in names]
+        return sum(array.bytes for shape in shapes for array in arrays(shape))
 
     def _trips(self, loop: hlo.Instruction) -> int | None:
         """Iterations of a loop; None if they depend on what it computes."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 CONTAINERS = frozenset({"while", "conditional", "call"})
 """Opcodes that only run other instructions, whose time the trace has separately."""
 
+_NETWORK = "Network"  # the scope of the network with its head
 # `jax.named_scope` -> part of a training step outside the network.
 _PARTS = {
     "input": "augmentation and input",
@@ -216,16 +217,36 @@ def group(instruction: Instruction, layer_types: Mapping[str, str]) -> str:
       part of the step, such as "optimiser".
     """
     scopes, backward = _scopes(instruction.op_name)
-    if "Network" in scopes:
+    if _NETWORK in scopes:
         # A scope with a dot is a method of a module, not another module.
-        path = [scope for scope in scopes[scopes.index("Network") + 1 :] if "." not in scope]
+        path = [scope for scope in scopes[scopes.index(_NETWORK) + 1 :] if "." not in scope]
         prefixes = ("/".join(path[:end]) for end in range(len(path), 0, -1))
         known = (layer_types[prefix] for prefix in prefixes if prefix in layer_types)
         layer_type = next(known, "activations, residuals, pooling")
         return f"{layer_type}, {'gradient' if backward else 'forward'}"
-    for scope in scopes:
-        if scope in _PARTS:
-            return _PARTS[scope]
+    return _PARTS.get(_part(scopes)) or _outside(instruction, scopes)
+
+
+def stage(instruction: Instruction) -> str:
+    """The stage of a training step that an instruction belongs to.
+
+    Returns:
+      "forward" or "backward" in the network; outside it "input", "augment", "normalise", "loss",
+      "metrics" or "optimizer"; or what `group` returns for the rest.
+    """
+    scopes, backward = _scopes(instruction.op_name)
+    if _NETWORK in scopes:
+        return "backward" if backward else "forward"
+    return _part(scopes) or _outside(instruction, scopes)
+
+
+def _part(scopes: Sequence[str]) -> str:
+    """The first scope in `_PARTS`; "" if there is none."""
+    return next((scope for scope in scopes if scope in _PARTS), "")
+
+
+def _outside(instruction: Instruction, scopes: Sequence[str]) -> str:
+    """The group of an instruction that is in no known scope."""
     if not scopes or instruction.opcode.startswith("copy"):
         return "copies that the compiler adds"
     return "rest of the step"

@@ -29,9 +29,13 @@ class _Compiled:
 
     _train: Any
 
+    def lower(self, phase: Phase, num_steps: int, *arguments: PyTree) -> jax.stages.Lowered:
+        """`train`, traced for arguments that may be `jax.ShapeDtypeStruct`, and not run."""
+        return self._train.lower(phase, num_steps, *arguments)
+
     def program(self, phase: Phase, num_steps: int, *arguments: PyTree) -> str:
         """XLA's optimized HLO of `train`, with the names that a profiler's trace uses."""
-        return self._train.lower(phase, num_steps, *arguments).compile().as_text()
+        return self.lower(phase, num_steps, *arguments).compile().as_text()
 
 
 class JitExecutor(_Compiled):
@@ -122,6 +126,16 @@ class JitExecutor(_Compiled):
             images,
             self.step_config.batch_size,
         )
+
+    def lower_predict(
+        self, variables: PyTree, images: PyTree, views: str | TTAConfig
+    ) -> jax.stages.Lowered:
+        """`predict` of one batch, traced as by `lower`."""
+        return self._predict.lower(views, variables, images)
+
+    def lower_features(self, variables: PyTree, images: PyTree) -> jax.stages.Lowered:
+        """`features` of one batch, traced as by `lower`."""
+        return self._features.lower(variables, images)
 
     def each_view(self, variables: PyTree, images: Images, views: str) -> np.ndarray:
         """Probabilities [n, views, classes] of uint8 images on the host."""

@@ -1,0 +1,135 @@
+"""How many images and classes a run would have, found without decoding an image."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from bloodjax.config import Config, split_source
+from bloodjax.data import sources
+from bloodjax.data.formats import array_record, npz
+from bloodjax.data.formats.archive import open_archive, open_zip
+from bloodjax.data.formats.folders import SPLITS
+from bloodjax.data.images import SUFFIXES
+from bloodjax.errors import UserError
+from bloodjax.training.input_pipeline import DEFAULT_FRACTION
+
+# Images and classes of the cell classification challenge, for a run whose data are not here.
+DEFAULT_IMAGES, DEFAULT_CLASSES = 11_959, 8
+_OWN = {"validation": "val", "test": "test"}  # a split -> its name in a source
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageCounts:
+    """Number of images and classes of a run.
+
+    Attributes:
+      train: Images of the training split.
+      validation: Images that each epoch is validated on.
+      test: Images of the test split.
+      classes: Number of classes.
+      origin: Where the numbers are from, in a sentence.
+    """
+
+    train: int
+    validation: int
+    test: int
+    classes: int
+    origin: str
+
+
+def count(config: Config, images: int | None = None, classes: int | None = None) -> ImageCounts:
+    """Counts the images of a run's splits, before the audit removes any.
+
+    Args:
+      config: Config of the run.
+      images: Images of `config.data.train`, with the splits that come from it; by default those of
+        the source, or the challenge's 11,959 if it is not here.
+      classes: Number of classes; by default the source's, or 8.
+
+    Raises:
+      UserError: A source cannot be read, or no image is left to train on.
+    """
+    spec = config.data.train
+    known = _source(spec, tuple(config.data.classes)) if _is_here(spec) and not images else None
+    if known:
+        own, found = known
+        origin = f"{sum(own.values()):,} images in {spec}, before the audit removes any"
+    else:
+        own = {"": images or DEFAULT_IMAGES}
+        found = len(config.data.classes) or DEFAULT_CLASSES
+        why = "--images" if images else f"a guess: {spec or 'config.data.train'} is not here"
+        origin = f"{own['']:,} images ({why})"
+    counts, fractions = {}, {}
+    for name, in_source in _OWN.items():
+        source = split_source(config, name)
+        if source.spec is not None:
+            each = _source(source.spec, ())[0] if _is_here(source.spec) else {}
+            counts[name] = sum(each.values())
+        elif source.is_auto and in_source in own:
+            counts[name] = own[in_source]
+        else:
+            fractions[name] = DEFAULT_FRACTION if source.is_auto else source.fraction
+    rest = own["train"] if "train" in own else sum(own.values())
+    counts |= {name: round(fraction * rest) for name, fraction in fractions.items()}
+    train = rest - sum(counts[name] for name in fractions)
+    if train < 1:
+        raise UserError("config.data.validation and config.data.test leave no image to train on")
+    return ImageCounts(train, counts["validation"], counts["test"], classes or found, origin)
+
+
+def _is_here(spec: str) -> bool:
+    if spec.partition(":")[0] in ("synthetic", "tfds"):
+        return True
+    return bool(spec) and os.path.exists(os.path.expanduser(spec))
+
+
+def _source(spec: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
+    """Images of each of a source's own splits ("" without splits), and the number of classes."""
+    if spec.partition(":")[0] == "synthetic":
+        number = int(sources.fingerprint(spec).partition(":")[2])
+        return {"": number}, len(npz.BLOOD_CELLS)
+    path = pathlib.Path(os.path.expanduser(spec))
+    if spec.startswith("tfds:") or array_record.is_shards(path):
+        dataset = sources.load(spec, 96)  # reads labels only; the images stay lazy
+        return dict(collections.Counter(dataset.splits)), len(dataset.classes)
+    return _npz(path, names) if path.suffix.lower() == ".npz" else _listed(path)
+
+
+def _npz(path: pathlib.Path, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
+    with open_zip(path) as zipped:
+
+        def array(key: str) -> np.ndarray:
+            try:
+                with zipped.open(f"{key}.npy") as file:
+                    return np.lib.format.read_array(file, allow_pickle=False)
+            except Exception as error:  # NumPy raises any type for a damaged header
+                raise UserError(f"{path}: {key} cannot be read ({error})") from error
+
+        keys = {name.removesuffix(".npy") for name in zipped.namelist()}
+        if "labels" in keys:
+            classes = len(array("classes")) if "classes" in keys else len(names or npz.BLOOD_CELLS)
+            return {"": len(array("labels"))}, classes
+        labels = {
+            s: array(f"{s}_labels") for s in ("train", "val", "test") if f"{s}_labels" in keys
+        }
+    if "train" not in labels:
+        raise UserError(f"{path}: has no labels, expected labels, or train_labels and so on")
+    most = max(int(each.max(initial=0)) for each in labels.values())
+    return {split: len(each) for split, each in labels.items()}, len(names) or most + 1
+
+
+def _listed(path: pathlib.Path) -> tuple[dict[str, int], int]:
+    with open_archive(path) as archive:
+        images = [name.split("/") for name in archive.files if name.lower().endswith(SUFFIXES)]
+    images = [parts for parts in images if len(parts) > 1]
+    if not images:
+        raise UserError(f"{path}: contains no images in folders of classes")
+    splits = collections.Counter(
+        SPLITS.get(parts[-3].lower(), "") if len(parts) > 2 else "" for parts in images
+    )
+    return dict(splits), len({parts[-2] for parts in images})
