@@ -96,10 +96,10 @@ def plan(
     phases = {name: _phase(run, machine, name) for name in run.phases if name in chosen}
     evaluation = features = None
     if EVALUATION in chosen:
-        compiled = _compile(run.lower_evaluation, "prediction", machine)
+        compiled = _compile(run.lower_evaluation, "prediction", machine, run)
         evaluation = _evaluation(compiled, run, machine, phases)
     if any(run.is_cached(name) for name in phases):
-        compiled = _compile(run.lower_features, "features", machine)
+        compiled = _compile(run.lower_features, "features", machine, run)
         features = _figures(compiled, machine, config.batch_size)
     main = phases[max(phases, key=lambda name: _cost(phases[name]))] if phases else evaluation
     result = {
@@ -169,8 +169,8 @@ def _chosen(run: RunSteps, only: Collection[str]) -> Collection[str]:
 
 
 def _compile(
-    lower: Callable[[], jax.stages.Lowered], what: str, machine: Machine, layer_types=None
-):
+    lower: Callable[[], jax.stages.Lowered], what: str, machine: Machine, run: RunSteps
+) -> Compiled:
     console.log_info(f"compiling the {what} step for {machine.name}; this takes minutes ...")
     started = time.perf_counter()
     lowered = lower()
@@ -182,7 +182,7 @@ def _compile(
         seconds = time.perf_counter() - started
         console.log_info(f"  {seconds:,.0f} s: it needs more memory than {machine.name} has")
         return Compiled(None, None, None, _needed(str(error), machine), seconds)
-    found = program.analyse(compiled, layer_types)
+    found = program.analyse(compiled, run.layer_types)
     counted = compiled.cost_analysis() or {}
     seconds = time.perf_counter() - started
     console.log_info(f"  {seconds:,.0f} s")
@@ -199,7 +199,7 @@ def _needed(message: str, machine: Machine) -> int:
 
 
 def _phase(run: RunSteps, machine: Machine, name: str) -> dict[str, Any]:
-    compiled = _compile(lambda: run.lower_train(name), f"{name} training", machine, run.layer_types)
+    compiled = _compile(lambda: run.lower_train(name), f"{name} training", machine, run)
     figures = _figures(
         compiled, machine, run.config.batch_size, run.steps_per_call, run.model_flops(name)
     )
@@ -250,7 +250,9 @@ def _figures(
     """
     found = compiled.program
     if found is None:
-        empty = dict.fromkeys((*_MAIN, "collectives", "recomputed", "copies", "operations"))
+        empty = dict.fromkeys(
+            (*_MAIN, "collectives", "recomputed", "copies", "moves", "operations")
+        )
         return empty | {
             "fits": False,
             "peak_bytes": compiled.needed,
@@ -301,6 +303,7 @@ def _figures(
         "by_kind_unit": unit,
         "recomputed": _sums(found, lambda op: op.recomputed, steps),
         "copies": _sums(found, lambda op: op.copies, steps),
+        "moves": _sums(found, lambda op: op.moves, steps),
         "without_estimate": sorted({op.target or op.collective for op in found.without_estimate}),
         "operations_without_estimate": len(found.without_estimate),
         "loops_of_unknown_length": len(found.loops),
@@ -324,7 +327,7 @@ def _repeated(found: Program) -> dict[str, int]:
 
 
 def _link_seconds(op: program.Operation, machine: Machine) -> float:
-    """Time of a collective at the links' published rate: each chip sends its share once, or twice."""
+    """Time of a collective at the links' published rate. A sum sends each share twice."""
     share = (machine.chips - 1) / machine.chips
     times = 2 if op.collective == "all-reduce" else 1
     return times * share * op.payload / machine.link
@@ -404,7 +407,7 @@ def _add_largest(
     run: RunSteps,
     search: bool,
 ) -> None:
-    """Adds the largest batch that fits to a plan: compiled, or extrapolated from one compilation."""
+    """Adds the largest batch that fits to a plan, or what one compilation lets expect."""
     if not phases:
         return
     name = max(phases, key=lambda each: phases[each]["peak_bytes"])
@@ -425,7 +428,7 @@ def _add_largest(
     def compile_for(size: int) -> int:
         console.log_info(f"searching the largest batch: trying {size:,}")
         other = RunSteps(planned(config, size), machine, run.devices, counts)
-        compiled = _compile(lambda: other.lower_train(name), f"{name} training", machine)
+        compiled = _compile(lambda: other.lower_train(name), f"{name} training", machine, run)
         return compiled.program.memory.peak if compiled.program else compiled.needed
 
     known = {batch: peak}

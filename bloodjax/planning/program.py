@@ -83,8 +83,13 @@ class Operation:
 
     @property
     def copies(self) -> bool:
-        """Whether it only moves or lays out anew."""
-        return self.opcode in ("copy", "copy-start", "transpose")
+        """Whether it only copies, such as into another layout."""
+        return self.opcode in ("copy", "transpose")
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves data between memories, while other operations run."""
+        return self.opcode in ("copy-start", "slice-start", "dynamic-slice-start")
 
 
 @dataclasses.dataclass(frozen=True)

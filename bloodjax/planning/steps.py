@@ -150,8 +150,8 @@ class RunSteps:
         """Bytes that a training step must combine between devices, whatever the compiler does.
 
         With "data" every gradient of a trained parameter is summed. With "fsdp" every array that is
-        split is gathered, and its gradient summed and scattered. Bytes are those of full float32
-        arrays. Statistics of BatchNorm, the loss and the gradient's norm are not counted.
+        split is gathered, and its gradient summed and scattered. Bytes are those of full arrays in
+        the compute dtype. Statistics of BatchNorm, the loss and the gradient's norm are left out.
         """
         if self._chips == 1:
             return 0
@@ -167,7 +167,8 @@ class RunSteps:
             )
         ]
         leaves = zip(jax.tree.leaves(params), trained, split, strict=True)
-        return sum(4 * leaf.size * (is_trained + is_split) for leaf, is_trained, is_split in leaves)
+        itemsize = factory.compute_dtype(self.config.dtype).itemsize
+        return sum(itemsize * leaf.size * (trains + splits) for leaf, trains, splits in leaves)
 
     def _phase(self, name: str) -> Phase:
         if name not in self._made:

@@ -81,8 +81,8 @@ def facts(plan: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     if figures["temp_bytes"] is None:
         return [f"Peak memory per chip: the compiler needs {peak:,.2f} GiB and gave up."]
     lines = [
-        f"Peak memory per chip: {peak:,.2f} GiB (arguments {_gib(figures, 'argument')}, temporaries "
-        f"{_gib(figures, 'temp')} GiB)."
+        f"Peak memory per chip: {peak:,.2f} GiB (arguments {_gib(figures, 'argument')}, "
+        f"temporaries {_gib(figures, 'temp')} GiB)."
     ]
     if figures["estimated_step_seconds"] is None:
         lines.append("Step time: unknown; this compiler estimates none.")
@@ -115,7 +115,12 @@ def facts(plan: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
         needed = figures.get("needed_collective_bytes")
         of = f"; parameters need {needed / 1e6:,.2f} MB" if needed else ""
         lines.append(f"Collectives: {kinds}{of}.")
-    for key, what in (("recomputed", "Recomputed"), ("copies", "Copied")):
+    kinds = {
+        "recomputed": "Recomputed to save memory",
+        "copies": "Copied or laid out anew",
+        "moves": "Moved between memories meanwhile",
+    }
+    for key, what in kinds.items():
         row = figures[key]
         if row["operations"]:
             cycles = f", {row['cycles'] / 1e6:,.2f} M cycles" if row["cycles"] else ""
@@ -142,8 +147,8 @@ def times(plan: Mapping[str, Any]) -> list[str]:
     lines = [f"An epoch with validation (estimate): {each}."]
     if plan["run_seconds"] is not None:
         lines.append(
-            f"The run (estimate): {_duration(plan['run_seconds'])} if no phase stops early, without "
-            "reading data, compiling, saving and the last evaluation."
+            f"The run (estimate): {_duration(plan['run_seconds'])} if no phase stops early, "
+            "without reading data, compiling, saving and the last evaluation."
         )
     return lines
 
