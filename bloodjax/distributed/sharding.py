@@ -5,13 +5,15 @@ The mesh contains the devices of all processes of a run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from bloodjax.errors import UserError
 
@@ -22,10 +24,42 @@ _SMALLEST = 1024
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """Returns a mesh of `devices` (default: all of them) along the batch axis."""
-    devices = jax.devices() if devices is None else devices
+    """Returns a mesh of `devices` (default: all of them) along the batch axis.
+
+    Chips that are connected in a box come row by row.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = _box(_coords(devices))
     # Auto axes, because Flax's modules do not carry shardings in their types.
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    types = (AxisType.Auto,) * len(shape)
+    names = tuple(f"side_{i}" for i in range(len(shape)))
+    box = jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    return jax.sharding.Mesh(box.devices.ravel(), (AXIS,), axis_types=types[:1])
+
+
+def _box(coords: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Sides of the box that chips with these coordinates fill; of a line if there is none."""
+    sides = [len(set(side)) for side in zip(*coords, strict=True)]
+    sides = tuple(side for side in sides if side > 1)
+    return sides if len(sides) > 1 and math.prod(sides) == len(coords) else (len(coords),)
+
+
+def _coords(devices: Sequence[jax.Device]) -> list[tuple[int, ...]]:
+    """Coordinates of a TPU's chips; empty for other devices."""
+    return [tuple(getattr(device, "coords", None) or ()) for device in devices]
+
+
+def _phases(box: tuple[int, ...]) -> list[list[list[int]] | None]:
+    """Groups of devices over which a sum is scattered, one phase after another.
+
+    The compiler for TPUs makes a full sum, which sends twice the bytes, of one that is scattered
+    over a box of chips at once, but not of one that is scattered along one side after the other.
+    """
+    if len(box) == 1:
+        return [None]
+    index = np.arange(math.prod(box)).reshape(box)
+    lines = [np.moveaxis(index, side, -1).reshape(-1, n) for side, n in enumerate(box)]
+    return [line.tolist() for line in lines]
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -52,12 +86,20 @@ class Layout:
     only its part of the gradient, the moments and the average. The batch is split in both cases.
 
     Attributes:
+      mesh: The devices.
+      explicit: Whether a training step says which device computes what, and which arrays cross
+        devices; else the compiler partitions it. On CPU it does so by default, as it always has.
       splits: Whether the state is split.
     """
 
-    def __init__(self, mesh: jax.sharding.Mesh, name: str = "data"):
-        self._mesh, self._replicated = mesh, replicated(mesh)
+    def __init__(self, mesh: jax.sharding.Mesh, name: str = "data", explicit: bool | None = None):
+        """`explicit` is by default whether the devices are accelerators."""
+        self.mesh, self._replicated = mesh, replicated(mesh)
+        if explicit is None:
+            explicit = mesh.devices.flat[0].platform != "cpu"
+        self.explicit = explicit
         self.splits = name == "fsdp" and mesh.size > 1
+        self._phases = _phases(_box(_coords(mesh.devices.ravel().tolist())))
 
     def of(self, tree: PyTree) -> PyTree:
         """Returns a sharding for each array of `tree`; the leaves may be `jax.ShapeDtypeStruct`."""
@@ -71,12 +113,95 @@ class Layout:
         """Under jit: splits `tree` as `of` does."""
         return lax.with_sharding_constraint(tree, self.of(tree)) if self.splits else tree
 
+    def specs(self, tree: PyTree) -> PyTree:
+        """Returns the `PartitionSpec` of `of` for each array of `tree`."""
+        return jax.tree.map(lambda sharding: sharding.spec, self.of(tree))
+
+    def gather(self, tree: PyTree, specs: PyTree, dtypes: PyTree | None = None) -> PyTree:
+        """Under `jax.shard_map`: the full arrays of the parts in `tree`.
+
+        Args:
+          tree: This device's parts.
+          specs: What `specs` returned for the full arrays.
+          dtypes: Dtypes that the arrays are rounded to, to have fewer bytes on the way.
+        """
+
+        def one(x, spec, dtype):
+            if AXIS not in spec:
+                return x
+            small = x.astype(dtype)
+            return lax.all_gather(small, AXIS, axis=spec.index(AXIS), tiled=True).astype(x.dtype)
+
+        return jax.tree.map(one, tree, specs, _dtypes(tree) if dtypes is None else dtypes)
+
+    def reduce(self, tree: PyTree, specs: PyTree, dtypes: PyTree) -> PyTree:
+        """Under `jax.shard_map`: sums `tree` over the devices, of which each keeps its parts.
+
+        Args:
+          tree: Full arrays, other ones on each device.
+          specs: What `specs` returned for these.
+          dtypes: Dtypes that the arrays are rounded to, to have fewer bytes on the way.
+        """
+
+        def one(x, spec, dtype):
+            small = x.astype(dtype)
+            if AXIS not in spec:
+                return lax.psum(small, AXIS).astype(x.dtype)
+            # A TPU scatters no sum along the minor axis of its tiles, which the first never is.
+            axis = spec.index(AXIS)
+            small = jnp.moveaxis(small, axis, 0)
+            for groups in self._phases:
+                small = lax.psum_scatter(small, AXIS, axis_index_groups=groups, tiled=True)
+            return jnp.moveaxis(small, 0, axis).astype(x.dtype)
+
+        return jax.tree.map(one, tree, specs, dtypes)
+
+    def map_batch(
+        self,
+        function: Callable[[PyTree, Array], Array],
+        tree: PyTree,
+        batch: Array,
+        dtypes: PyTree,
+    ) -> Array:
+        """Under jit: `function(tree, batch)`, where each device computes its share of the batch.
+
+        Args:
+          function: Function of full arrays and a batch that gives a result for each example.
+          tree: Arrays, sharded as `of` does.
+          batch: A batch, split over the devices.
+          dtypes: See `gather`.
+        """
+        specs = self.specs(tree)
+        return jax.shard_map(
+            lambda parts, share: function(self.gather(parts, specs, dtypes), share),
+            mesh=self.mesh,
+            in_specs=(specs, PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )(tree, batch)
+
+    def part(self, tree: PyTree, specs: PyTree) -> PyTree:
+        """Under `jax.shard_map`: this device's parts of full arrays that all devices have."""
+
+        def one(x, spec):
+            if AXIS not in spec:
+                return x
+            axis = spec.index(AXIS)
+            size = x.shape[axis] // self.mesh.size
+            return lax.dynamic_slice_in_dim(x, lax.axis_index(AXIS) * size, size, axis)
+
+        return jax.tree.map(one, tree, specs)
+
     def _of_shape(self, shape: tuple[int, ...]) -> NamedSharding:
-        fitting = [(n, axis) for axis, n in enumerate(shape) if n % self._mesh.size == 0]
+        fitting = [(n, axis) for axis, n in enumerate(shape) if n % self.mesh.size == 0]
         if not (self.splits and fitting) or np.prod(shape) < _SMALLEST:
             return self._replicated
         _, axis = max(fitting)
-        return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def _dtypes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.dtype, tree)
 
 
 def default_shardings(tree: PyTree) -> PyTree:

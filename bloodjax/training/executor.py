@@ -18,7 +18,7 @@ from bloodjax.data.lazy import Images
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 from bloodjax.training.predict_step import features_step, predict_step, views_step
-from bloodjax.training.train_step import Phase, StepConfig, train_steps
+from bloodjax.training.train_step import Phase, StepConfig, compute_dtypes, train_steps
 
 # Batches of a prediction that may wait on the device. A split may be larger than its memory.
 _IN_FLIGHT = 8
@@ -53,6 +53,7 @@ class JitExecutor(_Compiled):
         step_config: StepConfig,
         devices: Sequence[jax.Device] | None = None,
         layout: str = "data",
+        explicit: bool | None = None,
     ):
         """Compiles nothing yet.
 
@@ -60,10 +61,11 @@ class JitExecutor(_Compiled):
           step_config: The parts of a step that are fixed for the run.
           devices: By default all devices of all processes.
           layout: "data" or "fsdp"; see `sharding.Layout`.
+          explicit: See `sharding.Layout`.
         """
         self.step_config = step_config
         self._mesh = sharding.mesh(devices)
-        self.layout = sharding.Layout(self._mesh, layout)
+        self.layout = sharding.Layout(self._mesh, layout, explicit)
         self._replicated = sharding.replicated(self._mesh)
         self._split = sharding.by_batch(self._mesh)
         # If the state is split, `layout` shards each of its arrays inside the step.
@@ -87,9 +89,12 @@ class JitExecutor(_Compiled):
 
         @functools.wraps(step)
         def gathering(*arguments):
-            arguments = list(arguments)
-            arguments[position] = self.layout.gathered(arguments[position])
-            return step(self.step_config, *arguments)
+            first, (variables, images) = arguments[:position], arguments[position:]
+            function = partial(step, self.step_config, *first)
+            if self.layout.mesh.size > 1 and self.layout.explicit:
+                dtypes = compute_dtypes(self.step_config.model, variables)
+                return self.layout.map_batch(function, variables, images, dtypes)
+            return function(self.layout.gathered(variables), images)
 
         return gathering
 

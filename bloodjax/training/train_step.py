@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, Key, Num, PyTree
 
 from bloodjax.augment import geometry, mix, pipeline
@@ -114,13 +115,12 @@ def train_steps(
       The new state, and a copy of its metrics, which stays valid when the state is donated.
     """
     batch_at = _batches(step_config, data, order)
-    devices = 1 if split is None else split.mesh.size
 
     def one_step(state: TrainState, i) -> TrainState:
         batch = batch_at(state.step, i)
         if split is not None:
             batch = lax.with_sharding_constraint(batch, split)
-        state = train_step(step_config, phase, state, batch, class_weights, devices, layout)
+        state = train_step(step_config, phase, state, batch, class_weights, layout)
         return state if layout is None else layout.scattered(state)
 
     if num_steps == 1:
@@ -159,7 +159,6 @@ def train_step(
     state: TrainState,
     batch: Batch,
     class_weights: Float[Array, " classes"],
-    devices: int = 1,
     layout: sharding.Layout | None = None,
 ) -> TrainState:
     """Takes one optimizer step.
@@ -173,10 +172,68 @@ def train_step(
       state: State before the step.
       batch: Under pmap this device's share of the batch; under jit the global batch.
       class_weights: Per-class weight in the loss.
-      devices: Under jit, the number of devices that share the batch.
       layout: Under jit, the sharding of the state.
     """
-    key = jax.random.fold_in(jax.random.key(step_config.seed), state.step)
+    arguments = (state.params, state.batch_stats, state.step, batch, class_weights)
+    sums_of = _loss_and_gradients
+    if layout is not None and layout.mesh.size > 1:
+        sums_of = partial(_on_each_device if layout.explicit else _partitioned, layout)
+    loss, correct, count, grads, batch_stats = sums_of(step_config, phase, *arguments)
+    norm = optim.trainable_grad_norm(grads, state.batch_stats, phase.freeze)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    def apply_update(state, grads, norm, batch_stats, loss, correct):
+        # Optax promotes Python floats to an int32 count, which strict promotion does not allow.
+        with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
+            tx = optax.with_extra_args_support(phase.tx)
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, norm=norm)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = ema.updated(params, batch_stats, step_config.ema)
+        return TrainState(
+            step=state.step,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            metrics=_add(state.metrics, loss, correct, count),
+            ema=ema,
+        )
+
+    new = (grads, norm, batch_stats, loss, correct)
+    return apply_if_finite(finite, step_config.skip, apply_update, state, *new)
+
+
+def _loss_and_gradients(
+    step_config: StepConfig,
+    phase: Phase,
+    params: PyTree,
+    batch_stats: PyTree,
+    step: Int32[Array, ""],
+    batch: Batch,
+    class_weights: Float[Array, " classes"],
+    *,
+    devices: int = 1,
+    sum_gradients: Callable[[PyTree], PyTree] | None = None,
+) -> tuple[Array, Array, Array, PyTree, PyTree]:
+    """Sums over the global batch, and the next running statistics.
+
+    Args:
+      step_config: The parts of a step that are fixed for the run.
+      phase: The parts that differ between phases.
+      params: Parameters.
+      batch_stats: BatchNorm's running statistics.
+      step: Number of the step.
+      batch: This device's share of the batch if there is `step_config.axis_name`, else all of it.
+      class_weights: Per-class weight in the loss.
+      devices: Number of devices that share `batch`, if it is the global one.
+      sum_gradients: Sums gradients over the devices; by default every device gets all sums.
+
+    Returns:
+      The mean loss, the number of examples classified correctly, that of all examples, the
+      gradients of the mean loss, and the statistics.
+    """
+    key = jax.random.fold_in(jax.random.key(step_config.seed), step)
     shape = {"classes": len(class_weights), "axis_name": step_config.axis_name}
     if phase.cached:
         batch = select_cached_view(step_config.augment, key, batch, **shape)
@@ -216,38 +273,91 @@ def train_step(
         (loss, (correct, batch_stats)), grads = value_and_grad(params, batch_stats, batch)
         return (loss, correct, grads), batch_stats
 
-    params, batch_stats = state.params, state.batch_stats
-    if layout is not None:
-        params, batch_stats = layout.gathered((params, batch_stats))
-    sums, batch_stats = _accumulate(
+    (loss, correct, grads), batch_stats = _accumulate(
         step_config.accumulate_steps, loss_and_gradient, batch_stats, batch
     )
-    loss, correct, grads = _sum_over_devices(step_config, sums)
-    if layout is not None:
-        grads, batch_stats = layout.scattered((grads, batch_stats))
-    norm = optim.trainable_grad_norm(grads, state.batch_stats, phase.freeze)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    loss, correct = _sum_over_devices(step_config, (loss, correct))
+    sum_gradients = sum_gradients or partial(_sum_over_devices, step_config)
+    return loss, correct, count, sum_gradients(grads), batch_stats
 
-    def apply_update(state, grads, norm, batch_stats, loss, correct):
-        # Optax promotes Python floats to an int32 count, which strict promotion does not allow.
-        with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
-            tx = optax.with_extra_args_support(phase.tx)
-            updates, opt_state = tx.update(grads, state.opt_state, state.params, norm=norm)
-            params = optax.apply_updates(state.params, updates)
-            ema = state.ema
-            if ema is not None:
-                ema = ema.updated(params, batch_stats, step_config.ema)
-        return TrainState(
-            step=state.step,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            metrics=_add(state.metrics, loss, correct, count),
-            ema=ema,
+
+def _partitioned(
+    layout: sharding.Layout,
+    step_config: StepConfig,
+    phase: Phase,
+    params: PyTree,
+    batch_stats: PyTree,
+    *arguments: PyTree,
+) -> tuple[Array, Array, Array, PyTree, PyTree]:
+    """`_loss_and_gradients` under jit, partitioned over the devices by the compiler."""
+    params, batch_stats = layout.gathered((params, batch_stats))
+    devices = layout.mesh.size
+    *sums, grads, batch_stats = _loss_and_gradients(
+        step_config, phase, params, batch_stats, *arguments, devices=devices
+    )
+    return *sums, *layout.scattered((grads, batch_stats))
+
+
+def _on_each_device(
+    layout: sharding.Layout,
+    step_config: StepConfig,
+    phase: Phase,
+    params: PyTree,
+    batch_stats: PyTree,
+    step: Int32[Array, ""],
+    batch: Batch,
+    class_weights: Float[Array, " classes"],
+) -> tuple[Array, Array, Array, PyTree, PyTree]:
+    """`_loss_and_gradients` under jit, where each device computes with its share of the batch.
+
+    The compiler could partition the computation by itself (`_partitioned`). It then sums the
+    gradients in each micro-batch. On TPUs it scatters the sum of a split parameter's gradient in a
+    loop of small matrix products, and that of others as a full sum. It cannot partition kernels
+    that are written in Pallas.
+    """
+    model = step_config.model
+    names = {"axis_name": sharding.AXIS}
+    model = model.clone(backbone=model.backbone.clone(**names), head=model.head.clone(**names))
+    step_config = dataclasses.replace(step_config, model=model, **names)
+    dtypes = compute_dtypes(model, params)
+    params_spec, stats_spec = layout.specs((params, batch_stats))
+
+    def on_device(params, batch_stats, *arguments):
+        params = layout.gather(params, params_spec, dtypes)
+        batch_stats = layout.gather(batch_stats, stats_spec)
+        *sums, batch_stats = _loss_and_gradients(
+            step_config,
+            phase,
+            params,
+            batch_stats,
+            *arguments,
+            sum_gradients=lambda grads: layout.reduce(grads, params_spec, dtypes),
         )
+        return *sums, layout.part(batch_stats, stats_spec)
 
-    new = (grads, norm, batch_stats, loss, correct)
-    return apply_if_finite(finite, step_config.skip, apply_update, state, *new)
+    every, split = PartitionSpec(), PartitionSpec(sharding.AXIS)
+    return jax.shard_map(
+        on_device,
+        mesh=layout.mesh,
+        in_specs=(params_spec, stats_spec, every, split, every),
+        out_specs=(every, every, every, params_spec, stats_spec),
+        check_vma=False,
+    )(params, batch_stats, step, batch, class_weights)
+
+
+def compute_dtypes(model: Network, variables: PyTree) -> PyTree:
+    """The dtype of each of a network's variables in which a step computes with it.
+
+    Kernels are cast to the network's dtype before they are used, except that of the logits. Biases
+    and scales, of which there are few, may be used in float32.
+    """
+
+    def dtype(path, leaf):
+        names = [key.key for key in path]
+        in_float32 = names[-1] != "kernel" or names[-3:-1] == ["head", "logits"]
+        return leaf.dtype if in_float32 else jnp.dtype(model.backbone.dtype)
+
+    return jax.tree_util.tree_map_with_path(dtype, variables)
 
 
 def prepare_batch(
