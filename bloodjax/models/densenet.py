@@ -10,7 +10,6 @@ import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -18,6 +17,7 @@ from jaxtyping import Array, Float
 from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
+from bloodjax.ops.elementwise import relu
 
 NETWORKS = {
     "densenet121": {"depths": (6, 12, 24, 16), "growth": 32},
@@ -59,7 +59,7 @@ class Layer(nn.Module):
                 epsilon=self.epsilon,
                 name=f"norm_{i}",
             )
-            x = Conv(features, size, dtype=self.dtype, name=f"conv_{i}")(jax.nn.relu(norm(x)))
+            x = Conv(features, size, dtype=self.dtype, name=f"conv_{i}")(relu(norm(x)))
         return Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(x, train)
 
 
@@ -98,7 +98,7 @@ class DenseNet(Backbone):
         )
 
         def norm_relu(x, name):
-            return jax.nn.relu(norm(name=name)(x))
+            return relu(norm(name=name)(x))
 
         x = Conv(2 * self.growth, 7, stride=2, dtype=self.dtype, name="stem")(x)
         x = max_pool(norm_relu(x, "stem_norm"), 3, 2)

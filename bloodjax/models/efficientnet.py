@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, conv_norm
+from bloodjax.ops.elementwise import relu6
 
-_ACTIVATIONS = {"silu": jax.nn.silu, "relu6": jax.nn.relu6}
+_ACTIVATIONS = {"silu": jax.nn.silu, "relu6": relu6}
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1))
 
@@ -146,19 +147,19 @@ class Block(nn.Module):
         """Convolves, and adds the input where the shape is unchanged."""
         stage, act = self.stage, _ACTIVATIONS[self.activation]
 
-        def norm(y, name):
-            layer = BatchNorm(
+        def normed(layer, y, name):
+            norm = BatchNorm(
                 update_stats,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 epsilon=self.epsilon,
                 name=f"{name}_norm",
             )
-            return layer(y)
+            return conv_norm(layer, norm, y)
 
         def conv(y, features, size, stride, name):
             layer = Conv(features, size, stride, self.padding, False, self.dtype, _INIT, name=name)
-            return norm(layer(y), name)
+            return normed(layer, y, name)
 
         hidden, y = stage.expand * x.shape[-1], x
         if stage.fused and stage.expand == 1:
@@ -178,7 +179,7 @@ class Block(nn.Module):
                     use_bias=False,
                     name="depthwise",
                 )
-                y = act(norm(depthwise(y), "depthwise"))
+                y = act(normed(depthwise, y, "depthwise"))
                 if self.squeeze:
                     y = self._excite(y, x.shape[-1] // 4, act)
             y = conv(y, stage.channels, 1, 1, "project")
@@ -251,4 +252,4 @@ class EfficientNet(Backbone):
             epsilon=self.epsilon,
             name=f"{name}_norm",
         )
-        return _ACTIVATIONS[self.activation](norm(conv(x)))
+        return _ACTIVATIONS[self.activation](conv_norm(conv, norm, x))

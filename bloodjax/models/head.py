@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from bloodjax.models.layers import Dropout
 from bloodjax.models.norms import BatchNorm
+from bloodjax.ops.elementwise import relu
 
 FREEZE = ("none", "batchnorm", "backbone")
-ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
+ACTIVATIONS = {"relu": relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
 
 
 class Head(nn.Module):

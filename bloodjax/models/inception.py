@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -18,7 +17,8 @@ from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, conv_norm
+from bloodjax.ops.elementwise import relu
 
 
 class Unit(NamedTuple):
@@ -142,9 +142,9 @@ class Units(nn.Module, kw_only=True):
 
     def run(self, unit: Unit, x: Float[Array, "b h w c"], update_stats: bool) -> Array:
         """Applies a unit, with parameters under the unit's name."""
-        x = Conv(
+        conv = Conv(
             unit.features, unit.size, unit.stride, unit.padding, dtype=self.dtype, name=unit.name
-        )(x)
+        )
         norm = BatchNorm(
             update_stats,
             axis_name=self.axis_name,
@@ -153,7 +153,7 @@ class Units(nn.Module, kw_only=True):
             use_scale=self.norm_scale,
             name=f"{unit.name}_norm",
         )
-        return jax.nn.relu(norm(x))
+        return relu(conv_norm(conv, norm, x))
 
     def pool(self, reduction: str, x: Float[Array, "b h w c"]) -> Array:
         """Applies 3x3 pooling: "max" with stride 2, or "avg" with stride 1."""

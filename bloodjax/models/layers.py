@@ -21,7 +21,11 @@ from jaxtyping import Array, Float, Int32, Key
 
 from bloodjax.ops.conv import conv
 from bloodjax.ops.depthwise import depthwise_conv
+from bloodjax.ops.elementwise import precise
 from bloodjax.ops.pointwise import pointwise_conv
+
+# Function of a number of channels that gives each channel's factor and offset, both float32.
+Affine = Callable[[int], tuple[Float[Array, " channels"], Float[Array, " channels"]]]
 
 # (index, number) while the step of a micro-batch is traced: `micro_batch` sets it, `example_keys`
 # reads it. It is a context variable because Flax gives a layer only its inputs and a key; an
@@ -162,6 +166,27 @@ def pads(
     return tuple((t // 2, t - t // 2) for t in total)
 
 
+def _scaled(kernel, channels: int, affine: Affine | None):
+    """Returns `kernel` times the factor, and what `_shifted` needs: factor and offset, or None."""
+    if affine is None:
+        return kernel, None
+    factor, offset = affine(channels)
+    return kernel * factor[(None,) * (kernel.ndim - 1)], (factor, offset)
+
+
+def _shifted(x, bias, folded):
+    """Returns a convolution's output `x` plus its bias, if any, and the offset of `_scaled`."""
+    offset = bias
+    if folded is not None:
+        factor, offset = folded
+        offset = offset if bias is None else offset + bias * factor
+    if offset is None:
+        return x
+    # In float32, so that the sum over the map in the bias's gradient is too.
+    wide = precise(x)
+    return (wide + offset.astype(wide.dtype)[None, None, None]).astype(x.dtype)
+
+
 class Conv(nn.Module):
     """Convolution; 1x1 kernels are computed as a matrix product.
 
@@ -184,20 +209,28 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-        """Returns the convolution of the input."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], affine: Affine | None = None
+    ) -> Float[Array, "b h2 w2 features"]:
+        """Returns the convolution of the input.
+
+        Args:
+          x: input.
+          affine: gives the factor and the offset of each output channel; see `norms.conv_norm`.
+        """
         rows, columns = (self.size, self.size) if isinstance(self.size, int) else self.size
         kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
+        kernel, folded = _scaled(kernel, self.features, affine)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if rows == columns == 1:
             x = pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
             padding = pads(self.padding, x.shape[1:3], (rows, columns), self.stride)
             x = conv(x, kernel, stride=self.stride, padding=padding)
+        bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-            x = x + bias.astype(self.dtype)[None, None, None]
-        return x
+        return _shifted(x, bias, folded)
 
 
 class Dense(nn.Module):
@@ -227,17 +260,20 @@ class DepthwiseConv(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """Returns the convolution of each channel with its own filter."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], affine: Affine | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        """Returns the convolution of each channel with its own filter; arguments as in `Conv`."""
         channels = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels))
+        kernel, folded = _scaled(kernel, channels, affine)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         padding = pads(self.padding, x.shape[1:3], self.size, self.stride)
         x = depthwise_conv(x, kernel, stride=self.stride, padding=padding)
+        bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-            x = x + bias.astype(self.dtype)[None, None, None]
-        return x
+        return _shifted(x, bias, folded)
 
 
 def max_pool(

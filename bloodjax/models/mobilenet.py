@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, maybe_remat
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, conv_norm
+from bloodjax.ops.elementwise import relu6
 
 NETWORKS = {
     f"mobilenetv1_{percent:03d}": {"multiplier": percent / 100} for percent in (100, 75, 50, 25)
@@ -71,7 +71,7 @@ class Block(nn.Module):
                 epsilon=self.epsilon,
                 name=f"{conv.name}_norm",
             )
-            x = jax.nn.relu6(norm(conv(x)))
+            x = relu6(conv_norm(conv, norm, x))
         return x
 
 
@@ -103,15 +103,15 @@ class MobileNet(Backbone):
         """Returns features of 1024 times `multiplier` channels; see `Backbone`."""
         del train
         stem = int(32 * self.multiplier)
-        x = Conv(stem, 3, 2, self.stem_padding, dtype=self.dtype, name="stem")(x)
-        x = BatchNorm(
+        conv = Conv(stem, 3, 2, self.stem_padding, dtype=self.dtype, name="stem")
+        norm = BatchNorm(
             update_stats,
             axis_name=self.axis_name,
             dtype=self.dtype,
             epsilon=self.epsilon,
             name="stem_norm",
-        )(x)
-        x = jax.nn.relu6(x)
+        )
+        x = relu6(conv_norm(conv, norm, x))
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for block in range(depth):
                 x = maybe_remat(Block, self.remat)(

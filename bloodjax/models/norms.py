@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -38,28 +40,51 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "batch ... channels"]) -> Float[Array, "batch ... channels"]:
         """Returns the normalised input."""
-        channels = (x.shape[-1],)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         x = precise(x)
+        statistics = self._statistics(x) if self.update else None
+        factor, offset = self.affine(x.shape[-1], x.dtype, statistics)
+        every = (None,) * (x.ndim - 1)
+        return (x * factor[every] + offset[every]).astype(self.dtype)
+
+    @nn.compact
+    def affine(
+        self,
+        channels: int,
+        dtype: DTypeLike = jnp.float32,
+        statistics: tuple[Float[Array, " channels"], Float[Array, " channels"]] | None = None,
+    ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+        """Returns the factor and the offset per channel that normalise a map.
+
+        Args:
+          channels: number of channels.
+          dtype: dtype of the results, float32 at least.
+          statistics: mean and variance of the batch, which update the running averages; by default
+            the running averages are used.
+        """
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         used = mean.value, var.value
-        if self.update:
-            used = self._statistics(x)
+        if statistics is not None:
+            used = statistics
             if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
                 for running, now in zip((mean, var), used, strict=True):
                     kept = self.momentum * running.value
                     running.value = kept + (1.0 - self.momentum) * now.astype(kept.dtype)
-        centre, spread = (value.astype(x.dtype) for value in used)
+        centre, spread = (value.astype(dtype) for value in used)
         factor = lax.rsqrt(spread + self.epsilon)
         if self.use_scale:
-            scale = self.param("scale", nn.initializers.ones_init(), channels)
-            factor = factor * scale.astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), channels).astype(x.dtype)
-        every = (None,) * (x.ndim - 1)
-        return (x * factor[every] + (bias - centre * factor)[every]).astype(self.dtype)
+            scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+            factor = factor * scale.astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,)).astype(dtype)
+        return factor, bias - centre * factor
+
+    @property
+    def foldable(self) -> bool:
+        """Whether the factor goes into the kernel of the convolution before, see `conv_norm`."""
+        in_bfloat16 = jnp.dtype(self.dtype) == jnp.bfloat16
+        return in_bfloat16 and not self.update and not self.is_initializing()
 
     def _statistics(self, x):
         """Per-channel mean and biased variance of the batch."""
@@ -68,6 +93,27 @@ class BatchNorm(nn.Module):
         mean, square = both if self.axis_name is None else lax.pmean(both, self.axis_name)
         # Rounding can make the difference negative.
         return mean, jnp.maximum(square - jnp.square(mean), jnp.zeros((), x.dtype))
+
+
+def conv_norm(
+    conv: Callable[..., Float[Array, "b h2 w2 features"]],
+    norm: BatchNorm,
+    x: Float[Array, "b h w c"],
+) -> Float[Array, "b h2 w2 features"]:
+    """Returns `norm(conv(x))`.
+
+    With frozen statistics in bfloat16, the kernel is multiplied by the norm's factor before it is
+    rounded, and the offset is added to the convolution. The factor's multiplication of the map and
+    of its gradient falls away. In a residual block the branch's gradient and the shortcut's are
+    then the same map, which is written once. Float32 keeps the order of the two operations, and
+    with it the rounding.
+
+    Args:
+      conv: `layers.Conv` or `layers.DepthwiseConv`.
+      norm: the norm of its output.
+      x: input.
+    """
+    return conv(x, norm.affine) if norm.foldable else norm(conv(x))
 
 
 class LayerNorm(nn.Module):

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, conv_norm
+from bloodjax.ops.elementwise import relu
 
 NETWORKS = {
     "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -68,7 +68,7 @@ class Block(nn.Module):
         """Returns ReLU of shortcut plus branch."""
         width, stride = self.width, self.stride
 
-        def conv_norm(x, size, features, stride, conv_name, norm_name):
+        def unit(x, size, features, stride, conv_name, norm_name):
             conv = Conv(
                 features,
                 size,
@@ -84,7 +84,7 @@ class Block(nn.Module):
                 epsilon=self.epsilon,
                 name=norm_name,
             )
-            return norm(conv(x))
+            return conv_norm(conv, norm, x)
 
         if self.bottleneck:
             first, second = (stride, 1) if self.stride_first else (1, stride)
@@ -93,12 +93,12 @@ class Block(nn.Module):
             convs = ((3, width, stride), (3, width, 1))
         y = x
         for i, (size, features, step) in enumerate(convs):
-            y = jax.nn.relu(y) if i else y
-            y = conv_norm(y, size, features, step, f"conv_{i}", f"norm_{i}")
+            y = relu(y) if i else y
+            y = unit(y, size, features, step, f"conv_{i}", f"norm_{i}")
         if stride > 1 or x.shape[-1] != y.shape[-1]:
-            x = conv_norm(x, 1, y.shape[-1], stride, "shortcut", "shortcut_norm")
+            x = unit(x, 1, y.shape[-1], stride, "shortcut", "shortcut_norm")
         y = Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
-        return jax.nn.relu(x + y)
+        return relu(x + y)
 
 
 class ResNet(Backbone):
@@ -126,17 +126,17 @@ class ResNet(Backbone):
     ) -> Float[Array, "b features"]:
         """Returns features of the last block's channels; see `Backbone`."""
         rates = drop_path_rates(self.drop_path, sum(self.depths))
-        x = Conv(
+        stem = Conv(
             self.widths[0], 7, stride=2, use_bias=self.use_bias, dtype=self.dtype, name="stem"
-        )(x)
-        x = BatchNorm(
+        )
+        norm = BatchNorm(
             update_stats,
             axis_name=self.axis_name,
             dtype=self.dtype,
             epsilon=self.epsilon,
             name="stem_norm",
-        )(x)
-        x = max_pool(jax.nn.relu(x), 3, 2)
+        )
+        x = max_pool(relu(conv_norm(stem, norm, x)), 3, 2)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for block in range(depth):
                 x = maybe_remat(Block, self.remat)(

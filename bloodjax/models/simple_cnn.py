@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm
+from bloodjax.ops.elementwise import relu
 
 # "050" has half the channels, as in MobileNet's names.
 NETWORKS = {"simple_cnn": {}, "simple_cnn_050": {"widths": (16, 32, 64, 128)}}
@@ -63,5 +63,5 @@ class SimpleCNN(Backbone):
             norm = BatchNorm(
                 update_stats, axis_name=self.axis_name, dtype=self.dtype, name=f"{name}_norm"
             )
-            x = jax.nn.relu(norm(x))
+            x = relu(norm(x))
         return x

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
-from bloodjax.models.norms import BatchNorm
+from bloodjax.models.norms import BatchNorm, conv_norm
+from bloodjax.ops.elementwise import relu
 
 # Number of layers with weights -> convolutions in each of the five stages.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -95,16 +95,19 @@ class VGG(Backbone):
     def _stage(self, x, stage, depth, width, update_stats):
         for i in range(depth):
             name = f"stage_{stage}_conv_{i}"
-            x = Conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
+            conv = Conv(width, 3, use_bias=True, dtype=self.dtype, name=name)
             if self.norm:
-                x = BatchNorm(
+                norm = BatchNorm(
                     update_stats,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     epsilon=1e-5,
                     name=f"{name}_norm",
-                )(x)
-            x = jax.nn.relu(x)
+                )
+                x = conv_norm(conv, norm, x)
+            else:
+                x = conv(x)
+            x = relu(x)
         return x
 
     def _top(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 4096"]:
@@ -125,5 +128,5 @@ class VGG(Backbone):
                 kernel_init=nn.initializers.truncated_normal(0.01),
                 name=f"top_{i}",
             )
-            x = jax.nn.relu(dense(x))
+            x = relu(dense(x))
         return x.mean(axis=1)

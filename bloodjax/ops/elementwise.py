@@ -1,8 +1,9 @@
-"""GELU and layer normalisation that store only their input for the backward pass.
+"""Activations and layer normalisation that store as little as possible for the backward pass.
 
-Automatic differentiation stores intermediate maps, each as large as the input. The custom gradients
-take one pass over the input and the output gradient. On CPU these layers are limited by memory
-bandwidth, so the number of passes is their cost.
+Automatic differentiation stores intermediate maps, each as large as the input. GELU and layer
+normalisation store only their input here, and ReLU its output, which the next layer stores anyway.
+The custom gradients take one pass over that map and the output gradient. These layers are limited
+by memory bandwidth, so the number of passes is their cost.
 """
 
 from __future__ import annotations
@@ -48,6 +49,46 @@ def _gelu_backward(x, grad):
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@jax.custom_vjp
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Rectified linear unit, as `jax.nn.relu`, whose gradient needs the output only.
+
+    `jax.nn.relu` stores its input for the gradient. The compiler of a TPU then writes both maps.
+    """
+    return jnp.maximum(x, jnp.zeros((), x.dtype))
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y, grad):
+    # XLA would replace `y > 0` by the input's `x > 0`, and store that as well.
+    return (jnp.where(y != 0, grad, jnp.zeros((), grad.dtype)),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
+@jax.custom_vjp
+def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Rectified linear unit with a maximum of 6, as `jax.nn.relu6`; see `relu`."""
+    return jnp.minimum(jnp.maximum(x, jnp.zeros((), x.dtype)), jnp.full((), 6, x.dtype))
+
+
+def _relu6_forward(x):
+    y = relu6(x)
+    return y, y
+
+
+def _relu6_backward(y, grad):
+    return (jnp.where((y != 0) & (y != 6), grad, jnp.zeros((), grad.dtype)),)
+
+
+relu6.defvjp(_relu6_forward, _relu6_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

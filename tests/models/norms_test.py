@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bloodjax.models.norms import BatchNorm, LayerNorm
+from bloodjax.models.layers import Conv, DepthwiseConv
+from bloodjax.models.norms import BatchNorm, LayerNorm, conv_norm
 
 from ..trees import assert_trees_equal
 
@@ -83,6 +84,60 @@ def test_a_batch_in_bfloat16_has_float32_statistics(x):
     assert out.dtype == jnp.bfloat16
     assert updated["batch_stats"]["var"].dtype == jnp.float32
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-2)
+
+
+class ConvNorm(nn.Module):
+    """A convolution with BatchNorm, by `conv_norm` or one after the other."""
+
+    conv: nn.Module
+    update: bool = False
+    apart: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        norm = BatchNorm(self.update, dtype=self.conv.dtype, name="norm")
+        return norm(self.conv(x)) if self.apart else conv_norm(self.conv, norm, x)
+
+
+CONVS = {
+    "3x3": lambda dtype: Conv(6, 3, dtype=dtype, use_bias=True),
+    "1x1": lambda dtype: Conv(6, 1, 2, dtype=dtype),
+    "depthwise": lambda dtype: DepthwiseConv(3, dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_a_folded_norm_differs_by_rounding_only(x, name):
+    exact, narrow = (ConvNorm(CONVS[name](dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    variables = variables_of(exact, x)
+    assert jax.tree.structure(variables_of(narrow, x)) == jax.tree.structure(variables)
+
+    def of(module):
+        def loss(variables):
+            out = module.apply(variables, x).astype(jnp.float32)
+            weights = np.random.default_rng(2).normal(size=out.shape).astype(np.float32)
+            return jnp.sum(out * weights), out
+
+        (_, out), grads = jax.value_and_grad(loss, has_aux=True)(variables)
+        return {"out": out, **grads["params"]}
+
+    apart, expected = (jax.jit(of, static_argnums=0)(m) for m in (narrow.clone(apart=True), exact))
+    found = jax.jit(of, static_argnums=0)(narrow)
+
+    def errors(tree):
+        return jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), tree, expected)
+
+    for error, other in zip(*(jax.tree.leaves(errors(t)) for t in (found, apart)), strict=True):
+        assert 0 <= error < max(3 * other, 0.02)
+
+
+@pytest.mark.parametrize(("dtype", "update"), [(jnp.float32, False), (jnp.bfloat16, True)])
+@pytest.mark.parametrize("name", CONVS)
+def test_a_norm_in_float32_or_of_the_batch_s_statistics_is_not_folded(x, name, dtype, update):
+    one, other = (ConvNorm(CONVS[name](dtype), update, apart) for apart in (False, True))
+    variables = variables_of(one, x)
+    found, expected = (m.apply(variables, x, mutable=["batch_stats"]) for m in (one, other))
+    assert_trees_equal(found, expected)
 
 
 def test_layer_norm_equals_flaxs(x):

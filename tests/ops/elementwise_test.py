@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.ops.elementwise import gelu, layer_norm
+from bloodjax.ops.elementwise import gelu, layer_norm, relu, relu6
 
 EPSILON = 1e-6
 
@@ -51,6 +51,26 @@ def test_gelu_of_bfloat16_is_rounded_once():
     expected = gelu(x.astype(jnp.float32)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(found.astype(jnp.float32), expected.astype(jnp.float32))
     assert jax.grad(lambda x: gelu(x).sum())(x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("ours", "jaxs"), [(relu, jax.nn.relu), (relu6, jax.nn.relu6)])
+def test_relu_and_its_gradient_equal_jaxs_to_the_bit(ours, jaxs, dtype):
+    x = jnp.concatenate([draw(500) * 5, jnp.array([0.0, -0.0, 6.0, jnp.inf, -jnp.inf])])
+    found, expected = (
+        jax.vjp(function, x.astype(dtype)) for function in (jax.jit(ours), jax.jit(jaxs))
+    )
+    assert found[0].dtype == dtype
+    np.testing.assert_array_equal(found[0], expected[0])
+    grad = draw(505, seed=9).astype(dtype)
+    np.testing.assert_array_equal(found[1](grad)[0], expected[1](grad)[0])
+
+
+@pytest.mark.parametrize("function", [relu, relu6])
+def test_relu_stores_only_its_output(function):
+    _, vjp = jax.vjp(function, x := draw(500) * 5)
+    (stored,) = (leaf for leaf in jax.tree.leaves(vjp) if leaf.shape == x.shape)
+    np.testing.assert_array_equal(stored, function(x))
 
 
 @pytest.mark.full
