@@ -84,6 +84,6 @@ def _next(peaks: Mapping[int, int], limit: int, multiple: int, most: int) -> int
     return _rounded(guess, multiple, most)
 
 
-def _rounded(batch: float, multiple: int, most: int, least: int | None = None) -> int:
+def _rounded(batch: float | int, multiple: int, most: int, least: int | None = None) -> int:
     """The multiple below `batch`, at most `most` and at least `least` (by default `multiple`)."""
     return max(int(min(batch, most)) // multiple * multiple, multiple if least is None else least)

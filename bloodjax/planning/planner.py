@@ -139,7 +139,7 @@ _MAIN = (
 )
 
 
-def compared_with_device(plan: Mapping[str, Any], stats: Mapping[str, int]) -> dict[str, float]:
+def compared_with_device(plan: Mapping[str, Any], stats: Mapping[str, int]) -> dict[str, float | int]:
     """A plan's memory against that of a device which ran the same config.
 
     Args:
@@ -262,9 +262,8 @@ def _figures(
     compute = cycles / machine.clock if cycles is not None and machine.clock else None
     links = sum(_link_seconds(op, machine) for op in found.collectives) / steps
     seconds = None if compute is None else compute + links
-    again = _repeated(found)
-    flops = (compiled.flops + again["flops"] if compiled.flops else found.flops) / steps
-    total = (compiled.bytes + again["bytes"] if compiled.bytes else found.traffic.total) / steps
+    flops = _counted(compiled.flops, found, lambda op: op.flops) / steps
+    total = _counted(compiled.bytes, found, lambda op: op.traffic.total) / steps
     main = found.traffic.main / steps
     peak = machine.peak_flops("bfloat16")
     bound = {"compute": flops / peak if peak else None, "memory": main / machine.bandwidth}
@@ -317,13 +316,19 @@ def _at_most(batch_size: int, compute: float | None, memory: float, links: float
     return batch_size / longest if longest else None
 
 
-def _repeated(found: Program) -> dict[str, int]:
-    """What loops add after their first iteration; the compiler's own counts have one only."""
-    again = [op for op in found.operations if op.runs > 1]
-    return {
-        "flops": sum(op.flops - op.flops // op.runs for op in again),
-        "bytes": sum(op.traffic.total - op.traffic.total // op.runs for op in again),
-    }
+def _counted(
+    by_compiler: float | None, found: Program, of: Callable[[program.Operation], int]
+) -> float:
+    """A sum over all operations: the compiler's, in which loops count once, times what they repeat.
+
+    Args:
+      by_compiler: The compiler's count; None if it makes none.
+      found: The program.
+      of: Our own count for all runs of an operation.
+    """
+    total = sum(of(op) for op in found.operations)
+    once = sum(of(op) / op.runs for op in found.operations if op.runs)
+    return by_compiler * total / once if by_compiler and once else float(total)
 
 
 def _link_seconds(op: program.Operation, machine: Machine) -> float:
@@ -380,7 +385,7 @@ def _times(
     phases: Mapping[str, Mapping[str, Any]],
     evaluation: Mapping[str, Any] | None,
     features: Mapping[str, Any] | None,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Time of each phase's epochs and of the run, if no phase stops early."""
     batch, config = run.config.batch_size, run.config
     once = evaluation["estimated_step_seconds"] if evaluation else None
@@ -428,7 +433,7 @@ def _add_largest(
     def compile_for(size: int) -> int:
         console.log_info(f"searching the largest batch: trying {size:,}")
         other = RunSteps(planned(config, size), machine, run.devices, counts)
-        compiled = _compile(lambda: other.lower_train(name), f"{name} training", machine, run)
+        compiled = _compile(lambda: other.lower_train(name), f"{name} training", machine, other)
         return compiled.program.memory.peak if compiled.program else compiled.needed
 
     known = {batch: peak}
