@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Num
 
 Table = Float[Array, "256 3"]
 Matrix = Float[Array, "3 3"]
@@ -42,12 +43,58 @@ def histogram(image: Num[Array, "height width 3"]) -> Table:
 
 def counts(table: Table, original: Table) -> Table:
     """The histogram after `table` is applied to an image with the histogram `original`."""
-    return jnp.zeros((256, 3)).at[table.astype(jnp.int32), jnp.arange(3)[None]].add(original)
+    # A TPU adds one entry after another.
+    return lax.platform_dependent(
+        table, original, tpu=_counts_by_products, default=_counts_by_adding
+    )
 
 
 def look_up(image: Num[Array, "height width 3"], table: Table) -> Float[Array, "height width 3"]:
     """Applies the table to an image with integer values in 0..255."""
     return table[image.astype(jnp.int32), jnp.arange(3)[None, None]]
+
+
+def _counts_by_adding(table: Table, original: Table) -> Table:
+    return jnp.zeros((256, 3)).at[table.astype(jnp.int32), jnp.arange(3)[None]].add(original)
+
+
+def _counts_by_products(table: Table, original: Table) -> Table:
+    high, low = _one_hot_digits(table)
+    total = jnp.zeros((16, 16, 3))
+    # Three digits to base 256 of the counts, because bfloat16 is exact up to 256.
+    for unit in (1.0, 2.0**8, 2.0**16):
+        digit = jnp.mod(jnp.floor(original / unit), 256.0)
+        counted = jnp.where(high, digit[..., None], 0.0).astype(jnp.bfloat16)
+        counted = jnp.einsum(
+            "vch,vcl->hlc",
+            counted,
+            low.astype(jnp.bfloat16),
+            preferred_element_type=jnp.float32,
+        )
+        total = total + unit * counted
+    return total.reshape(256, 3)
+
+
+def _compose_by_look_up(first: Table, second: Table) -> Table:
+    return look_up(first[None], second)[0]
+
+
+def _compose_by_products(first: Table, second: Table) -> Table:
+    high, low = _one_hot_digits(first)
+    rows = jnp.einsum(
+        "vch,hlc->vcl",
+        high.astype(jnp.bfloat16),
+        second.reshape(16, 16, 3).astype(jnp.bfloat16),
+        preferred_element_type=jnp.float32,
+    )
+    return jnp.where(low, rows, 0.0).sum(2)
+
+
+def _one_hot_digits(table: Table) -> tuple[Bool[Array, "256 3 16"], Bool[Array, "256 3 16"]]:
+    """The two digits to base 16 of each value in the table."""
+    values = table.astype(jnp.int32)[..., None]
+    digits = jnp.arange(16, dtype=jnp.int32)[None, None]
+    return (values >> 4) == digits, (values & 15) == digits
 
 
 def _round_to_byte(values):
@@ -125,7 +172,11 @@ def equalize(table: Table, counted: Table) -> Table:
     step = below_last // 255
     below = jnp.cumsum(number, 0) - number
     spread = ((step // 2)[None] + below) // jnp.maximum(step, 1)[None]
-    equalized = look_up(table[None], jnp.clip(spread, 0, 255).astype(jnp.float32))[0]
+    spread = jnp.clip(spread, 0, 255).astype(jnp.float32)
+    # A TPU gathers one entry after another.
+    equalized = lax.platform_dependent(
+        table, spread, tpu=_compose_by_products, default=_compose_by_look_up
+    )
     return jnp.where((step > 0)[None], equalized, table)
 
 

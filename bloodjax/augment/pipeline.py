@@ -136,7 +136,9 @@ def compose(
     false = jnp.zeros((), bool)
     total = Transform(colour.identity_table(), affine.identity(), false, jnp.eye(3), false, {})
     for number, layer in enumerate(layers):
-        counted = None if histogram is None else colour.counts(total.table, histogram)
+        counted = histogram
+        if histogram is not None and number:
+            counted = colour.counts(total.table, histogram)
         amount, key = samples.amount[number], samples.key[number]
         setting = Setting(amount, key, size, total.table, counted)
         for index, name in enumerate(layer.pool):

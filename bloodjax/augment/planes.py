@@ -102,9 +102,14 @@ def resample(x: Planes, maps: Float[Array, "batch 2 3"], fill: str) -> Planes:
 
     def windows(start):
         """Each group and the pixel after it, from pixel `start` on."""
-        split = rows[:, :, start : start + (groups + 1) * _GROUP]
-        split = split.reshape(batch, channels, groups + 1, _GROUP)
-        return jnp.concatenate([split[:, :, :-1], split[:, :, 1:, :1]], -1)
+        ends = ((start, _GROUP), (start + _GROUP, 1))
+        parts = [
+            rows[:, :, first : first + groups * _GROUP].reshape(batch, channels, groups, _GROUP)[
+                ..., :pixels
+            ]
+            for first, pixels in ends
+        ]
+        return jnp.concatenate(parts, -1)
 
     near = jnp.stack([windows(0), windows(width)], 2).transpose(0, 2, 1, 4, 3)
     near = near.reshape(batch, -1, groups)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from bloodjax.augment import affine
+from bloodjax.augment import affine, planes
 
 SHAPE = (37, 42)
 MAPS = {
@@ -24,10 +26,19 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
 
 
+@pytest.fixture
+def resample(in_form):
+    def call(image, affine_map, fill):
+        by_planes = functools.partial(planes.resample, fill=fill)
+        return in_form(functools.partial(affine.resample, fill=fill), by_planes)(image, affine_map)
+
+    return call
+
+
 @pytest.mark.parametrize(("fill", "mode"), [("reflect", "mirror"), ("edge", "nearest")])
 @pytest.mark.parametrize("name", MAPS)
-def test_resampling_is_scipy_s(image, name, fill, mode):
-    found = affine.resample(jnp.asarray(image), MAPS[name], fill)
+def test_resampling_is_scipy_s(resample, image, name, fill, mode):
+    found = resample(jnp.asarray(image), MAPS[name], fill)
     matrix = np.asarray(MAPS[name], np.float64)
     centre = (np.array(SHAPE) - 1) / 2
     offset = matrix[:, 2] + centre - matrix[:, :2] @ centre
@@ -42,25 +53,25 @@ def test_resampling_is_scipy_s(image, name, fill, mode):
 
 
 @pytest.mark.parametrize("degrees", [10.0, -37.0])
-def test_a_rotation_is_pillow_s(image, degrees):
+def test_a_rotation_is_pillow_s(resample, image, degrees):
     turned = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR)
-    found = affine.resample(jnp.asarray(image), affine.rotation(jnp.float32(degrees)), "edge")
+    found = resample(jnp.asarray(image), affine.rotation(jnp.float32(degrees)), "edge")
     middle = (slice(12, -12), slice(12, -12))
     # Pillow truncates to multiples of 1/65536.
     difference = np.abs(np.asarray(turned, np.float32) - np.asarray(found))[middle]
     assert difference.max() <= 1.5
 
 
-def test_a_quarter_turn_a_move_and_a_magnification_go_the_right_way():
+def test_a_quarter_turn_a_move_and_a_magnification_go_the_right_way(resample):
     square = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     x = jnp.asarray(square)
-    turned = affine.resample(x, affine.rotation(jnp.float32(90.0)), "edge")
+    turned = resample(x, affine.rotation(jnp.float32(90.0)), "edge")
     np.testing.assert_allclose(turned, np.rot90(square), atol=0.01)
-    moved = affine.resample(x, affine.translation(jnp.float32(2.0), jnp.float32(1.0)), "edge")
+    moved = resample(x, affine.translation(jnp.float32(2.0), jnp.float32(1.0)), "edge")
     np.testing.assert_array_equal(moved[2:, 1:], square[:-2, :-1])
     blank = np.zeros((9, 9, 3), np.uint8)
     blank[4, 4] = 200
-    larger = affine.resample(
+    larger = resample(
         jnp.asarray(blank), affine.scaling(jnp.float32(3.0), jnp.float32(1.0)), "edge"
     )
     assert (np.asarray(larger[..., 0]) > 0).sum(0).tolist() == [0, 0, 0, 0, 5, 0, 0, 0, 0]
@@ -78,8 +89,6 @@ def test_composed_maps_are_the_one_after_the_other():
     assert np.abs(np.asarray(at_once - twice))[middle].max() < 2
 
 
-def test_the_identity_changes_nothing(image):
-    found = jax.jit(affine.resample, static_argnums=2)(
-        jnp.asarray(image), affine.identity(), "reflect"
-    )
+def test_the_identity_changes_nothing(resample, image):
+    found = jax.jit(resample, static_argnums=2)(jnp.asarray(image), affine.identity(), "reflect")
     np.testing.assert_array_equal(found, image)

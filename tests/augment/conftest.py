@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bloodjax.augment import planes
+
 
 @pytest.fixture
 def run():
@@ -39,3 +41,20 @@ def agree():
             assert np.isclose(found, alone, rtol=0, atol=2e-3).mean() >= share
 
     return check
+
+
+@pytest.fixture(params=["images", "planes"])
+def in_form(request):
+    """Gives an operation on one image, from its form for images or from that for planes."""
+
+    def choose(on_image, on_planes):
+        if request.param == "images":
+            return on_image
+
+        def on_one(image, *parameters):
+            batched = (jnp.asarray(parameter)[None] for parameter in parameters)
+            return planes.to_images(on_planes(planes.from_images(image[None]), *batched))[0]
+
+        return on_one
+
+    return choose

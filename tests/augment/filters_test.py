@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy import fft, ndimage, stats
 
-from bloodjax.augment import filters
+from bloodjax.augment import filters, planes
 
 SIZES = [(37, 41), (48, 32)]
 
@@ -44,17 +44,19 @@ def test_vignette_dims_with_the_square_of_the_distance(run, image):
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.9, 3.0])
-def test_sharpness_is_pillow_s(run, image, factor):
+def test_sharpness_is_pillow_s(run, in_form, image, factor):
     expected = np.asarray(ImageEnhance.Sharpness(pillow(image)).enhance(factor), np.float32)
     # Pillow rounds the smoothed image, then truncates the blend to an integer.
     tolerance = 1.0 + 0.5 * abs(1 - factor)
-    np.testing.assert_allclose(run(filters.sharpness, image, factor), expected, atol=tolerance)
+    sharpness = in_form(filters.sharpness, planes.sharpness)
+    np.testing.assert_allclose(run(sharpness, image, factor), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
-def test_gaussian_blur_is_scipy_s(run, image, sigma):
+def test_gaussian_blur_is_scipy_s(run, in_form, image, sigma):
     expected = ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="reflect", radius=(6, 6, 0))
-    np.testing.assert_allclose(run(filters.gaussian_blur, image, sigma), expected, atol=1e-3)
+    blur = in_form(filters.gaussian_blur, planes.gaussian_blur)
+    np.testing.assert_allclose(run(blur, image, sigma), expected, atol=1e-3)
 
 
 def test_gaussian_blur_reaches_as_far_as_asked(run, image):
@@ -65,10 +67,11 @@ def test_gaussian_blur_reaches_as_far_as_asked(run, image):
 
 
 @pytest.mark.parametrize("radius", [0.5, 1.3, 3.0])
-def test_defocus_is_the_convolution_with_a_disk(run, image, radius):
+def test_defocus_is_the_convolution_with_a_disk(run, in_form, image, radius):
     kernel = np.clip(radius + 0.5 - distances(3), 0, 1)
     expected = convolved(image, kernel / kernel.sum())
-    np.testing.assert_allclose(run(filters.defocus, image, radius), expected, atol=1e-3)
+    defocus = in_form(filters.defocus, planes.defocus)
+    np.testing.assert_allclose(run(defocus, image, radius), expected, atol=1e-3)
 
 
 def test_a_disk_covers_its_radius(run):
@@ -81,7 +84,7 @@ def test_a_disk_covers_its_radius(run):
 
 
 @pytest.mark.parametrize(("length", "angle"), [(1.5, 17.0), (5.0, 0.0), (9.0, 115.0), (6.5, -46.0)])
-def test_motion_blur_is_the_convolution_with_a_line(run, image, length, angle):
+def test_motion_blur_is_the_convolution_with_a_line(run, in_form, image, length, angle):
     kernel = np.zeros((9, 9))
     end = (length - 1) / 2 * np.array([-np.sin(np.radians(angle)), np.cos(np.radians(angle))])
     # Distance to the segment, approximated by the nearest of many points on it.
@@ -90,7 +93,8 @@ def test_motion_blur_is_the_convolution_with_a_line(run, image, length, angle):
         distance = np.hypot(*(way - (row, column)).T).min()
         kernel[row + 4, column + 4] = max(1 - distance, 0)
     expected = convolved(image, kernel / kernel.sum())
-    np.testing.assert_allclose(run(filters.motion_blur, image, length, angle), expected, atol=1e-2)
+    blur = in_form(filters.motion_blur, lambda x, *params: planes.motion_blur(x, params))
+    np.testing.assert_allclose(run(blur, image, length, angle), expected, atol=1e-2)
 
 
 def test_motion_blur_goes_along_the_rows_at_angle_0_and_up_to_the_right_at_45_degrees(run):

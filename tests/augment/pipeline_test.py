@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,30 +110,80 @@ def test_an_image_depends_on_its_own_key_alone(images):
     assert np.abs(run(POLICY, images, seed=1) - all_at_once).mean() > 5
 
 
-@pytest.mark.full
-def test_all_at_once_is_one_by_one(images):
-    """The form for accelerators equals the form for CPUs."""
-    step = parse("choice('all', 1.0, 3)").passes[0]
-    samples = jax.vmap(lambda key: pipeline.sample(step.layers, key))(keys(3))
+def in_forms(text, images, seed=0, **options):
+    """The images augmented in each form, by the form's name."""
+    augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames=("form", "devices"))
+    arguments = (parse(text), keys(seed, len(images)), jnp.asarray(images))
+    return {form: np.asarray(augment(*arguments, form=form, **options)) for form in pipeline.FORMS}
 
-    def one(samples, image):
-        counted = pipeline.colour.histogram(image)
-        transform = pipeline.compose(step.layers, image.shape[:2], samples, counted)
-        return pipeline.apply(step.pool, "reflect", transform, image)
 
-    images = jnp.asarray(images)
-    at_once = jax.jit(jax.vmap(one))(samples, images)
-    one_by_one = jax.jit(lambda *a: jax.lax.map(lambda x: one(*x), a))(samples, images)
-    # Rounding may change a JPEG coefficient by one step.
-    assert (np.abs(at_once - one_by_one) > 0.1).mean() < 1e-3
+def assert_equal_forms(found):
+    for name, images in found.items():
+        different = np.abs(images - found["one by one"]) > 0.02
+        # Rounding may change a JPEG coefficient by one step.
+        assert different.mean() < 1e-3, name
 
 
 @pytest.mark.full
-def test_eight_devices_see_what_one_does(images):
+@pytest.mark.parametrize("name", OPS)
+def test_an_operation_is_the_same_in_every_form(images, name):
+    odd = images[:, :27, :27]
+    assert_equal_forms(in_forms(f"choice(('{name}',), 1.0, 1)|{name}(0.7, p=0.3)", odd))
+
+
+FORM_POLICIES = {
+    "robust": "d4|choice('microscope', 0.8, 2)|erase(0.5, p=0.25)",
+    "randaugment": "flip|randaugment(2, 0.4)|fill('edge')",
+    "one of all": "choice('all', 1.0, 1)",
+    "three of all": "choice('all', 1.0, 3)",
+    "seven of all": "choice('all', 0.5, 7)|fill('edge')",
+    "always the same": "equalize|turn|jpeg(0.3, p=1.0)|blur",
+    "augmix": "noise(0.2)|augmix(2, 2, 0.5, 'all')",
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", FORM_POLICIES)
+def test_a_policy_is_the_same_in_every_form(images, name, seed):
+    assert_equal_forms(in_forms(FORM_POLICIES[name], images, seed))
+
+
+def test_the_form_for_tpus_is_the_one_for_cpus(images):
+    assert_equal_forms(in_forms(FORM_POLICIES["robust"], images[:, :27, :27]))
+
+
+def lowered(text, platform, n=64, size=96):
+    """StableHLO of a policy for a platform."""
+    augment = jax.jit(lambda keys, images: pipeline.augment(parse(text), keys, images))
+    images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+    traced = augment.trace(jax.eval_shape(lambda: keys(n=n)), images)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def most_gathered(text):
+    """Largest number of slices that a gather fetches or a scatter writes."""
+    operands = re.findall(r'"stablehlo\.(?:gather|scatter)".*?: \((.*?)\) ->', text, re.DOTALL)
+    # After the operand come the indices, whose last axis has the coordinates of a slice.
+    indices = [re.findall(r"tensor<([0-9x]*)x[a-z]+[0-9]+>", each)[1] for each in operands]
+    return max(int(np.prod([int(n) for n in shape.split("x")[:-1]])) for shape in indices)
+
+
+@pytest.mark.parametrize("name", ["robust", "randaugment"])
+def test_a_tpu_gathers_no_single_pixels(name):
+    text = FORM_POLICIES[name]
+    assert most_gathered(lowered(text, "cuda")) >= 96 * 96
+    # Images and their parameters are fetched, but no pixels and no entries of tables.
+    assert most_gathered(lowered(text, "tpu")) <= 3 * 64
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("form", [None, "by choice"])
+def test_eight_devices_see_what_one_does(images, form):
     mesh = jax.make_mesh((8,), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     augment = jax.jit(
-        lambda keys, images: pipeline.augment(parse(POLICY), keys, images, devices=8),
+        lambda keys, images: pipeline.augment(parse(POLICY), keys, images, devices=8, form=form),
         in_shardings=(split, split),
         out_shardings=split,
     )
