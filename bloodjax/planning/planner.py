@@ -17,15 +17,14 @@ import jax
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.errors import UserError
-from bloodjax.planning import batch_search, compilers, program
+from bloodjax.planning import batch_search, compilers, program, step_figures
 from bloodjax.planning import images as images_lib
 from bloodjax.planning.images import ImageCounts
 from bloodjax.planning.machines import Machine
-from bloodjax.planning.program import Program
+from bloodjax.planning.step_figures import Compiled
 from bloodjax.planning.steps import RunSteps, batch_multiple, planned
 
-EVALUATION, FEATURES = "evaluation", "features"
-_MAX_OPERATIONS = 15
+EVALUATION = "evaluation"
 # Prediction batches that wait on the device; see `training.executor`.
 _WAITING = 8
 _SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -39,25 +38,6 @@ NOTES = (
     "collectives and asynchronous copies. Time of collectives is their bytes at the links' "
     "published rate, without overlap.",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """A step that was compiled.
-
-    Attributes:
-      program: What it runs; None if it does not fit the machine's memory.
-      flops: Operations by the compiler's count; None if it does not count them.
-      bytes: Bytes that all operations access by the compiler's count, or None.
-      needed: Memory that the compiler said it needs, if it did not fit.
-      seconds: Time that the compilation took.
-    """
-
-    program: Program | None
-    flops: float | None
-    bytes: float | None
-    needed: int | None
-    seconds: float
 
 
 def plan(
@@ -100,7 +80,7 @@ def plan(
         evaluation = _evaluation(compiled, run, machine, phases)
     if any(run.is_cached(name) for name in phases):
         compiled = _compile(run.lower_features, "features", machine, run)
-        features = _figures(compiled, machine, config.batch_size)
+        features = step_figures.figures_of(compiled, machine, config.batch_size)
     main = phases[max(phases, key=lambda name: _cost(phases[name]))] if phases else evaluation
     result = {
         "device": machine.name,
@@ -112,7 +92,7 @@ def plan(
         "dtype": config.dtype,
         "sharding": config.sharding,
         "fits": all(each["fits"] for each in (*phases.values(), evaluation) if each),
-        **{key: main[key] for key in _MAIN},
+        **{key: main[key] for key in step_figures.MAIN},
         "memory_bytes": machine.memory,
         "largest_batch_size": None,
         "largest_batch_size_is": "not searched",
@@ -131,15 +111,9 @@ def plan(
     return result
 
 
-# Keys of the dearest phase that the plan repeats at its top.
-_MAIN = (
-    *("peak_bytes", "argument_bytes", "temp_bytes", "flops", "bytes_accessed", "main_memory_bytes"),
-    *("estimated_cycles", "estimated_step_seconds", "images_per_second", "mfu", "roofline"),
-    *("collective_bytes", "needed_collective_bytes", "by_kind", "by_stage"),
-)
-
-
-def compared_with_device(plan: Mapping[str, Any], stats: Mapping[str, int]) -> dict[str, float | int]:
+def compared_with_device(
+    plan: Mapping[str, Any], stats: Mapping[str, int]
+) -> dict[str, float | int]:
     """A plan's memory against that of a device which ran the same config.
 
     Args:
@@ -200,7 +174,7 @@ def _needed(message: str, machine: Machine) -> int:
 
 def _phase(run: RunSteps, machine: Machine, name: str) -> dict[str, Any]:
     compiled = _compile(lambda: run.lower_train(name), f"{name} training", machine, run)
-    figures = _figures(
+    figures = step_figures.figures_of(
         compiled, machine, run.config.batch_size, run.steps_per_call, run.model_flops(name)
     )
     peak = machine.peak_flops(run.config.dtype)
@@ -219,7 +193,7 @@ def _phase(run: RunSteps, machine: Machine, name: str) -> dict[str, Any]:
 
 def _evaluation(compiled: Compiled, run: RunSteps, machine: Machine, phases) -> dict[str, Any]:
     """The prediction step's figures. While it runs, state and images of training stay."""
-    figures = _figures(compiled, machine, run.config.batch_size)
+    figures = step_figures.figures_of(compiled, machine, run.config.batch_size)
     resident = max((each["resident_bytes"] for each in phases.values()), default=0)
     size = run.config.data.image_size
     waiting = (_WAITING - 1) * run.config.batch_size * size * size * 3 // machine.chips
@@ -230,149 +204,6 @@ def _evaluation(compiled: Compiled, run: RunSteps, machine: Machine, phases) -> 
         "mfu": None,
         "needed_collective_bytes": 0,
     }
-
-
-def _figures(
-    compiled: Compiled,
-    machine: Machine,
-    batch_size: int,
-    steps: int = 1,
-    model_flops: int = 0,
-) -> dict[str, Any]:
-    """A compiled step's figures, for one step and one device.
-
-    Args:
-      compiled: The step.
-      machine: The machine.
-      batch_size: Images of a step, over all devices.
-      steps: Steps that a call of the program runs.
-      model_flops: Operations that the network needs for an image.
-    """
-    found = compiled.program
-    if found is None:
-        empty = dict.fromkeys(
-            (*_MAIN, "collectives", "recomputed", "copies", "moves", "operations")
-        )
-        return empty | {
-            "fits": False,
-            "peak_bytes": compiled.needed,
-            "compile_seconds": round(compiled.seconds, 1),
-        }
-    cycles = None if found.cycles is None else found.cycles / steps
-    compute = cycles / machine.clock if cycles is not None and machine.clock else None
-    links = sum(_link_seconds(op, machine) for op in found.collectives) / steps
-    seconds = None if compute is None else compute + links
-    flops = _counted(compiled.flops, found, lambda op: op.flops) / steps
-    total = _counted(compiled.bytes, found, lambda op: op.traffic.total) / steps
-    main = found.traffic.main / steps
-    peak = machine.peak_flops("bfloat16")
-    bound = {"compute": flops / peak if peak else None, "memory": main / machine.bandwidth}
-    # What takes the place of cycles where there are none.
-    unit = "main_bytes" if cycles is None else "cycles"
-    memory = found.memory
-
-    def by(key: Callable[[program.Operation], str]) -> dict[str, int]:
-        sums = {name: round(row[unit] / steps) for name, row in found.by(key).items()}
-        return dict(sorted(sums.items(), key=lambda item: -item[1]))
-
-    return {
-        "fits": memory.peak <= machine.memory,
-        "peak_bytes": memory.peak,
-        "argument_bytes": memory.arguments,
-        "output_bytes": memory.outputs,
-        "temp_bytes": memory.temporaries,
-        "code_bytes": memory.code,
-        "flops": round(flops),
-        "bytes_accessed": round(total),
-        "main_memory_bytes": round(main),
-        "estimated_cycles": None if cycles is None else round(cycles),
-        "estimated_compute_seconds": compute,
-        "estimated_collective_seconds": links,
-        "estimated_step_seconds": seconds,
-        "images_per_second": batch_size / seconds if seconds else None,
-        "roofline": {
-            "compute_seconds": bound["compute"],
-            "memory_seconds": bound["memory"],
-            "images_per_second_at_most": _at_most(batch_size, *bound.values(), links),
-        },
-        "collective_bytes": sum(op.payload for op in found.collectives) // steps,
-        "collectives": _collectives(found, steps),
-        "by_kind": by(lambda op: op.group),
-        "by_stage": by(lambda op: op.stage),
-        "by_kind_unit": unit,
-        "recomputed": _sums(found, lambda op: op.recomputed, steps),
-        "copies": _sums(found, lambda op: op.copies, steps),
-        "moves": _sums(found, lambda op: op.moves, steps),
-        "without_estimate": sorted({op.target or op.collective for op in found.without_estimate}),
-        "operations_without_estimate": len(found.without_estimate),
-        "loops_of_unknown_length": len(found.loops),
-        "operations": _dearest(found, unit, steps),
-        "compile_seconds": round(compiled.seconds, 1),
-    }
-
-
-def _at_most(batch_size: int, compute: float | None, memory: float, links: float) -> float | None:
-    longest = max(compute or 0.0, memory, links)
-    return batch_size / longest if longest else None
-
-
-def _counted(
-    by_compiler: float | None, found: Program, of: Callable[[program.Operation], int]
-) -> float:
-    """A sum over all operations: the compiler's, in which loops count once, times what they repeat.
-
-    Args:
-      by_compiler: The compiler's count; None if it makes none.
-      found: The program.
-      of: Our own count for all runs of an operation.
-    """
-    total = sum(of(op) for op in found.operations)
-    once = sum(of(op) / op.runs for op in found.operations if op.runs)
-    return by_compiler * total / once if by_compiler and once else float(total)
-
-
-def _link_seconds(op: program.Operation, machine: Machine) -> float:
-    """Time of a collective at the links' published rate. A sum sends each share twice."""
-    share = (machine.chips - 1) / machine.chips
-    times = 2 if op.collective == "all-reduce" else 1
-    return times * share * op.payload / machine.link
-
-
-def _collectives(found: Program, steps: int) -> dict[str, dict[str, float]]:
-    kinds: dict[str, dict[str, float]] = {}
-    for op in found.collectives:
-        row = kinds.setdefault(op.collective, {"number": 0, "bytes": 0})
-        row["number"] += op.runs / steps
-        row["bytes"] += op.payload / steps
-    return kinds
-
-
-def _sums(found: Program, matches: Callable[[program.Operation], bool], steps: int):
-    chosen = [op for op in found.operations if matches(op)]
-    return {
-        "operations": sum(op.runs for op in chosen) // steps,
-        "cycles": sum(op.cycles or 0 for op in chosen) // steps,
-        "bytes": sum(op.traffic.total for op in chosen) // steps,
-    }
-
-
-def _dearest(found: Program, unit: str, steps: int) -> list[dict[str, Any]]:
-    def cost(op: program.Operation) -> int:
-        return (op.cycles or 0) if unit == "cycles" else op.traffic.main
-
-    first = sorted(found.operations, key=cost, reverse=True)[:_MAX_OPERATIONS]
-    return [
-        {
-            "operation": op.name,
-            "group": op.group,
-            "shape": op.shape,
-            "cycles": None if op.cycles is None else op.cycles // steps,
-            "main_bytes": op.traffic.main // steps,
-            "op_name": op.op_name,
-            "source": op.source,
-        }
-        for op in first
-    ]
 
 
 def _cost(figures: Mapping[str, Any]) -> tuple[float, int]:
