@@ -12,7 +12,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from bloodjax.ops import depthwise_cpu, depthwise_gpu
+from bloodjax.ops import depthwise_cpu, depthwise_gpu, depthwise_tpu
 from bloodjax.ops.depthwise_gpu import NATIVE
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -51,6 +51,7 @@ def _depthwise(x, kernel, stride, padding):
         kernel,
         cpu=functools.partial(depthwise_cpu.forward, **shape),
         cuda=functools.partial(depthwise_gpu.forward, **shape),
+        tpu=functools.partial(depthwise_tpu.forward, **shape),
         default=functools.partial(NATIVE.forward, **shape),
     )
 
@@ -66,6 +67,7 @@ def _depthwise_bwd(stride, padding, residuals, grad):
         grad,
         cpu=functools.partial(depthwise_cpu.backward, **shape),
         cuda=functools.partial(depthwise_gpu.backward, **shape),
+        tpu=functools.partial(depthwise_tpu.backward, **shape),
         default=functools.partial(depthwise_gpu.gradients, NATIVE, NATIVE, **shape),
     )
 

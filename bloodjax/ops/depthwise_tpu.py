@@ -1,0 +1,175 @@
+"""Depthwise convolution on TPUs: XLA's own form, or kernels for the vector unit, by shape.
+
+`TPU_FORMS` lists the cases in which the kernels (`depthwise_mosaic`) take fewer cycles than XLA's
+grouped convolution, by the TPU compiler's schedule. All others are native.
+
+The kernels are behind a primitive, which only a TPU lowers, so that other platforms do not trace
+them. XLA cannot divide a kernel among devices: of several devices, each uses the kernels on its own
+images inside `jax.shard_map`, and the native form elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jax.sharding import AxisType
+
+from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients
+
+# (direction, kernel size, stride, dtype) -> ((largest side of the input map, form), ...), in
+# increasing order; the last form also applies to larger maps. Cases that are not listed are native.
+TPU_FORMS: dict[tuple[str, int, int, str], tuple[tuple[int, str], ...]] = {
+    (direction, kernel, stride, dtype): ((10_000, "mosaic"),)
+    for direction in Form._fields
+    for kernel in (3, 5, 7)
+    for stride in (1, 2)
+    for dtype in ("bfloat16", "float32")
+}
+
+
+IMAGES = 8  # per register; the kernels need a batch that is a multiple of it
+_VMEM_BYTES = 40 * 2**20  # of a program, at most; a v5e and a v6e have 128 MiB
+
+
+def fits(size, window, stride: int, dtype) -> bool:
+    """Whether a program for maps of `size` (height, width) fits a TPU's vector memory."""
+    pixels = size[0] * size[1]
+    outputs = pixels // stride**2
+    margins = 2 * window[0] * size[1]
+    # Both maps twice, because the next block is copied meanwhile; and both in float32.
+    values = jnp.dtype(dtype).itemsize * 2 * (pixels + outputs) + 4 * (pixels + outputs + margins)
+    return values * IMAGES * 128 <= _VMEM_BYTES
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """The static arguments of a kernel: those of `Form`'s functions."""
+
+    direction: str
+    stride: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    size: tuple[int, int] | None = None  # of the input gradient
+    window: tuple[int, int] | None = None  # of the kernel gradient
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the form's function."""
+        extra = {"input_grad": {"size": self.size}, "kernel_grad": {"window": self.window}}
+        return {"stride": self.stride, "padding": self.padding, **extra.get(self.direction, {})}
+
+
+def _lowered(a, b, *, call: _Call):
+    from bloodjax.ops import depthwise_mosaic as mosaic  # slow to import
+
+    return getattr(mosaic, call.direction)(a, b, **call.arguments)
+
+
+_kernel_p = Primitive("depthwise_mosaic")
+
+
+def _on_one_device() -> bool:
+    """Whether one device has the traced arrays: its part in a shard_map, or those of all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return all(kind == AxisType.Manual or mesh.shape[name] == 1 for name, kind in axes)
+
+
+@_kernel_p.def_abstract_eval
+def _abstract_eval(a, b, *, call):
+    if call.direction == "kernel_grad":
+        return a.update(shape=(*call.window, a.shape[-1]), dtype=jnp.dtype(jnp.float32), sharding=None)
+    if call.direction == "input_grad":
+        out = call.size
+    else:
+        out = (
+            (size + sum(pads) - k) // call.stride + 1
+            for size, k, pads in zip(a.shape[1:3], b.shape[:2], call.padding, strict=True)
+        )
+    return a.update(shape=(a.shape[0], *out, a.shape[3]))
+
+
+def _batched(operands, axes, *, call):
+    """Under vmap: one larger batch if the kernel is not mapped, else one call after another."""
+    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+    maps, other = operands
+    if axes[1] is None and call.direction != "kernel_grad":
+        maps = jnp.moveaxis(maps, axes[0], 0)
+        result = _kernel_p.bind(maps.reshape(-1, *maps.shape[2:]), other, call=call)
+        return result.reshape(size, -1, *result.shape[1:]), 0
+    moved = [
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(operands, axes, strict=True)
+    ]
+    return lax.map(lambda pair: _kernel_p.bind(*pair, call=call), tuple(moved)), 0
+
+
+_kernel_p.def_impl(
+    lambda a, b, *, call: jax.jit(functools.partial(_kernel_p.bind, call=call))(a, b)
+)
+mlir.register_lowering(
+    _kernel_p,
+    mlir.lower_fun(_lowered, multiple_results=False),
+    platform="tpu",
+)
+batching.primitive_batchers[_kernel_p] = _batched
+
+
+def _forward(x, kernel, *, stride, padding):
+    return _kernel_p.bind(x, kernel, call=_Call("forward", stride, padding))
+
+
+def _input_grad(grad, kernel, *, size, stride, padding):
+    return _kernel_p.bind(grad, kernel, call=_Call("input_grad", stride, padding, size=tuple(size)))
+
+
+def _kernel_grad(x, grad, *, window, stride, padding):
+    return _kernel_p.bind(x, grad, call=_Call("kernel_grad", stride, padding, window=tuple(window)))
+
+
+_FORMS = {"native": NATIVE, "mosaic": Form(_forward, _input_grad, _kernel_grad)}
+
+
+def tpu_form(
+    direction: str, window: tuple[int, int], stride: int, shape: tuple[int, ...], dtype
+) -> str:
+    """Returns the name of the form that TPUs use: native or mosaic.
+
+    Args:
+      direction: "forward", "input_grad" or "kernel_grad".
+      window: (rows, columns) of the kernel.
+      stride: stride of both axes.
+      shape: the input map's [batch, height, width, channels].
+      dtype: dtype of the input.
+    """
+    batch, *size, _ = shape
+    if window[0] != window[1] or batch % IMAGES or not fits(size, window, stride, dtype):
+        return "native"
+    if not _on_one_device():
+        return "native"
+    steps = TPU_FORMS.get((direction, window[0], stride, jnp.dtype(dtype).name), ())
+    name = next((name for side, name in steps if max(size) <= side), steps[-1][1] if steps else "")
+    return name or "native"
+
+
+def forward(x, kernel, *, stride, padding):
+    """The convolution, in the form that TPUs use."""
+    name = tpu_form("forward", kernel.shape[:2], stride, x.shape, x.dtype)
+    return _FORMS[name].forward(x, kernel, stride=stride, padding=padding)
+
+
+def backward(x, kernel, grad, *, stride, padding):
+    """Gradients of input and kernel, in the forms that TPUs use."""
+    forms = (
+        _FORMS[tpu_form(direction, kernel.shape[:2], stride, x.shape, x.dtype)]
+        for direction in ("input_grad", "kernel_grad")
+    )
+    return gradients(*forms, x, kernel, grad, stride=stride, padding=padding)
