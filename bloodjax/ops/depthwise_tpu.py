@@ -86,7 +86,9 @@ def _on_one_device() -> bool:
 @_kernel_p.def_abstract_eval
 def _abstract_eval(a, b, *, call):
     if call.direction == "kernel_grad":
-        return a.update(shape=(*call.window, a.shape[-1]), dtype=jnp.dtype(jnp.float32), sharding=None)
+        return a.update(
+            shape=(*call.window, a.shape[-1]), dtype=jnp.dtype(jnp.float32), sharding=None
+        )
     if call.direction == "input_grad":
         out = call.size
     else:
