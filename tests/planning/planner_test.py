@@ -176,6 +176,32 @@ def test_a_batch_is_a_multiple_of_chips_micro_batches_and_pairs(make_config):
     assert multiple(augment="mixup(0.2)") == 8
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sharding": "fsdp"},
+        {"accumulate_steps": 4},
+        {"ema": 0.99, "augment": "d4|mixup(0.2)", "loss.label_smoothing": 0.1},
+        {"loss.logit_adjustment": 1.0, "loss.class_weights": "none"},
+    ],
+)
+def test_other_settings_are_planned_and_cost_about_the_same(make_config, config, machine, changes):
+    changed = make_config(**{"model.name": "simple_cnn_050", "dtype": "float32"} | changes)
+    only = {"search": False, "only": ("finetune", "evaluation")}
+    plan, plain = (planner.plan(each, machine, **only) for each in (changed, config))
+    assert plan["flops"] == pytest.approx(plain["flops"], rel=0.25)
+    # MixUp draws from a beta distribution, by rejection.
+    unknown = plan["phases"]["finetune"]["loops_of_unknown_length"]
+    assert (unknown > 0) == ("augment" in changes)
+    if "sharding" in changes:
+        assert (
+            plan["phases"]["finetune"]["resident_bytes"]
+            < plain["phases"]["finetune"]["resident_bytes"]
+        )
+        assert "all-gather" in plan["phases"]["finetune"]["collectives"]
+
+
 def test_images_that_do_not_fit_are_planned_as_a_stream(make_config, machine):
     config = make_config(**{"model.name": "simple_cnn_050", "data.on_device": "never"})
     plan = planner.plan(config, machine, search=False, only=("finetune",))
