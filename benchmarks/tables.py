@@ -325,7 +325,7 @@ def _compiled(folder: pathlib.Path) -> str:
         rows = content["rows"]
         about = f"{content['device']}, jax {', '.join(sorted({row['jax'] for row in rows}))}:"
         parts += [about, compiled_table(rows)]
-        if any("kernels" in row for row in rows):
+        if not any(row["cycles"] for row in rows):
             parts.append(kernel_table(rows))
     return "\n\n".join(parts)
 

@@ -7,7 +7,7 @@ layers, parameters and multiply-adds as ours.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax
 import flax.linen as nn
@@ -182,12 +182,13 @@ _FAMILIES: dict[str, Callable] = {
 }
 
 
-def lower(task: Task, device: jax.Device) -> jax.stages.Lowered:
+def lower(task: Task, machine: object, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
     """The training step of a task, lowered for a device that need not exist.
 
     Args:
       task: A task of the kind "train".
-      device: A device of a topology.
+      machine: Not used.
+      devices: The machine's device.
 
     Returns:
       The step (state, uint8 images, int32 labels) -> (state, loss), whose state is donated.
@@ -217,7 +218,7 @@ def lower(task: Task, device: jax.Device) -> jax.stages.Lowered:
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     params = variables["params"]
     state = (params, variables.get("batch_stats", {}), jax.eval_shape(tx.init, params))
-    sharding = jax.sharding.SingleDeviceSharding(device)
+    sharding = jax.sharding.SingleDeviceSharding(devices[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         (state, images, labels),

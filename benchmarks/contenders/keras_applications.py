@@ -5,6 +5,7 @@ They are trained by `train_on_batch`. `lower` has the same step as a function, f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,21 +25,30 @@ _NETWORKS = {
 }
 
 
-# The others normalise their images themselves, unless they are told not to.
-_EXPECT_NORMALISED = ("mobilenetv1_100", "resnet50", "inception_v3", "vgg16")
+# Networks with layers that normalise the images; those of EfficientNet cannot be left out.
+_OWN_PREPROCESSING = {
+    "convnext_tiny": {"include_preprocessing": False},
+    "convnext_base": {"include_preprocessing": False},
+    "convnext_large": {"include_preprocessing": False},
+    "efficientnet_b0": {},
+}
+
+
+def normalises(network: str) -> bool:
+    """Whether the network itself normalises images of values from 0 to 255."""
+    return _OWN_PREPROCESSING.get(network) == {}
 
 
 def model(task: Task) -> keras.Model:
-    """The network with a linear classifier, of a task's dtype; its images are normalised."""
+    """The network with a linear classifier, of a task's dtype."""
     if task.dtype == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    own = {} if task.network in _EXPECT_NORMALISED else {"include_preprocessing": False}
     backbone = getattr(keras.applications, _NETWORKS[task.network])(
         include_top=False,
         weights=None,
         pooling="avg",
         input_shape=(task.size, task.size, 3),
-        **own,
+        **_OWN_PREPROCESSING.get(task.network, {}),
     )
     logits = keras.layers.Dense(CLASSES, dtype="float32")(backbone.output)
     return keras.Model(backbone.input, logits)
@@ -74,14 +84,15 @@ class Contender:
         return (self._images.astype(np.float32) / 255 - 0.5) / 0.5
 
 
-def lower(task: Task, device: Any) -> Any:
+def lower(task: Task, machine: object, devices: Sequence[Any]) -> Any:
     """The training step of a task on JAX, lowered for a device that need not exist.
 
     The step is what Keras's guide to JAX loops has: `stateless_call`, AdamW's `stateless_apply`.
 
     Args:
       task: A task of the kind "train".
-      device: The `jax.Device` of a topology.
+      machine: Not used.
+      devices: The machine's `jax.Device`.
 
     Returns:
       The `jax.stages.Lowered` of (state, uint8 images, int32 labels) -> (state, loss), whose state
@@ -96,7 +107,9 @@ def lower(task: Task, device: Any) -> Any:
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def loss(trained, others, images, labels):
-        x = (images.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+        x = images.astype(jnp.float32)
+        if not normalises(task.network):
+            x = (x / 255.0 - 0.5) / 0.5
         logits, others = network.stateless_call(trained, others, x, training=True)
         return cross_entropy(labels, logits), others
 
@@ -112,7 +125,7 @@ def lower(task: Task, device: Any) -> Any:
     state = tuple([variable.value for variable in some] for some in variables)
     images = jax.ShapeDtypeStruct((task.batch, task.size, task.size, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((task.batch,), jnp.int32)
-    sharding = jax.sharding.SingleDeviceSharding(device)
+    sharding = jax.sharding.SingleDeviceSharding(devices[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         (state, images, labels),

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.tasks import CLASSES, Task
 from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset, epoch_order
+from bloodjax.planning.images import ImageCounts
+from bloodjax.planning.machines import Machine
+from bloodjax.planning.steps import RunSteps
 from bloodjax.training import factory, optim
-from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase
 
 # Steps of an epoch, the images of all of which lie on the device.
@@ -85,21 +86,34 @@ class Contender:
         jax.block_until_ready(self._state)
 
 
-def lower(task: Task, device: jax.Device, freeze: str = "batchnorm") -> jax.stages.Lowered:
+def lower(
+    task: Task, machine: Machine, devices: Sequence[jax.Device], freeze: str = "batchnorm"
+) -> jax.stages.Lowered:
     """The training step of a run with the default head, lowered for a device that need not exist.
 
     Args:
       task: A task of the kind "train".
-      device: A device of a topology.
+      machine: A machine of one chip.
+      devices: Its device.
       freeze: What stays in inference mode; by default that of the phase "finetune".
 
     Returns:
       The step, which gathers its batch from a dataset of `_EPOCH` batches on the device. Its state
       is donated.
     """
+    return _steps(task, machine, devices, freeze).lower_train("finetune")
+
+
+def resident_bytes(task: Task) -> int:
+    """Bytes of the dataset's images on the device, in a step that `lower` returns."""
+    return _EPOCH * task.batch * task.size**2 * 3
+
+
+def _steps(task, machine, devices, freeze) -> RunSteps:
     chosen = config_lib.defaults()
     changes = {
         "data.image_size": task.size,
+        "data.on_device": "always",
         "batch_size": task.batch,
         "dtype": task.dtype,
         "augment": "none",
@@ -108,25 +122,11 @@ def lower(task: Task, device: jax.Device, freeze: str = "batchnorm") -> jax.stag
         "model.mean": (0.5, 0.5, 0.5),
         "model.std": (0.5, 0.5, 0.5),
         "phases.finetune.freeze": freeze,
+        "steps_per_call": 1,
     }
     chosen.update_from_flattened_dict(changes)
-    chosen = config_lib.validate(chosen)
-    n = _EPOCH * task.batch
-    steps = JitExecutor(factory.step_config(chosen, CLASSES), devices=[device])
-    variables = factory.shapes(chosen, CLASSES)
-    phase = factory.phase(
-        chosen, "finetune", variables=variables, num_images=n, num_classes=CLASSES
-    )
-    state = jax.eval_shape(functools.partial(TrainState.create, tx=phase.tx), variables)
-    images = jax.ShapeDtypeStruct((n, task.size, task.size, 3), jnp.uint8)
-    labels = order = jax.ShapeDtypeStruct((n,), jnp.int32)
-    data = jax.eval_shape(DeviceDataset.of, images, labels)
-    weights = jax.ShapeDtypeStruct((CLASSES,), jnp.float32)
-    placed = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=steps._replicated),
-        (state, data, order, weights),
-    )
-    return steps._train.lower(phase, 1, *placed)
+    images = ImageCounts(_EPOCH * task.batch, 0, 0, CLASSES, "the benchmark's")
+    return RunSteps(config_lib.validate(chosen), machine, devices, images)
 
 
 def about() -> dict[str, str]:

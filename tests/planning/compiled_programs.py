@@ -1,8 +1,8 @@
 """Compiles small training steps, and programs with faults that such steps had, for a machine.
 
 python compiled_programs.py MACHINE DIR [NAME...] writes DIR/NAME.txt, the optimized HLO of each
-program, and DIR/NAME.json, its memory. It is a process of its own because the compiler for a
-machine that is not here must be set up before JAX is.
+program. It is a process of its own because the compiler for a machine that is not here must be set
+up before JAX is.
 """
 
 import functools
@@ -27,7 +27,8 @@ from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor
 from bloodjax.training.train_step import Phase, StepConfig
 
-# A prime, by which no other dimension is divisible.
+# Images on the device. They are more than a TPU's on-chip memory holds, into which it would copy
+# a smaller dataset.
 IMAGES = 100_003
 BATCH, SIZE, CLASSES = 32, 32, 8
 BF16 = jnp.bfloat16
@@ -55,7 +56,7 @@ def step(devices, backbone, augment="none", layout="data"):
     weights = jax.ShapeDtypeStruct((CLASSES,), jnp.float32)
     arguments = _placed((data, order, weights), executor._replicated)
     state = jax.tree.map(_place, state, executor.layout.of(state))
-    return executor._train.lower(Phase(options.freeze, tx), 1, state, *arguments)
+    return executor.lower(Phase(options.freeze, tx), 1, state, *arguments)
 
 
 def _place(x, sharding):
@@ -78,22 +79,27 @@ def images_as_they_are(devices):
     return _lower(devices, lambda images, index: images[index].astype(BF16), images, index)
 
 
-class _Wide(nn.Module):
-    """Two convolutions, in float32 where they should be in bfloat16."""
+class _Convolution(nn.Module):
+    """A convolution and a sine.
+
+    Attributes:
+      dtype: Compute dtype of the convolution.
+      kept: dtype of the map that the sine's gradient needs.
+    """
 
     dtype: jnp.dtype
+    kept: jnp.dtype
 
     @nn.compact
     def __call__(self, x):
-        for features in (32, 64):
-            x = nn.relu(nn.Conv(features, (3, 3), dtype=self.dtype)(x)).astype(jnp.float32)
-            x = jnp.tanh(x) * x
-        return x.mean()
+        x = nn.Conv(16, (3, 3), dtype=self.dtype)(x)
+        x = jnp.sin(jax.lax.optimization_barrier(x.astype(self.kept)))
+        return x.astype(jnp.float32).mean()
 
 
-def _wide(devices, dtype):
-    model = _Wide(dtype)
-    x = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), BF16)
+def _convolution(devices, dtype, kept):
+    model = _Convolution(dtype, kept)
+    x = jax.ShapeDtypeStruct((BATCH, 16, 16, 3), BF16)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     return _lower(devices, jax.grad(lambda variables, x: model.apply(variables, x)), variables, x)
 
@@ -146,8 +152,8 @@ FSDP = {
 }
 FAULTS = {
     "images_as_they_are": images_as_they_are,
-    "float32_maps": lambda d: _wide(d, BF16),
-    "float32_convolution": lambda d: _wide(d, jnp.float32),
+    "float32_maps": lambda d: _convolution(d, BF16, jnp.float32),
+    "float32_convolution": lambda d: _convolution(d, jnp.float32, BF16),
     "single_pixels": single_pixels,
 }
 

@@ -1,10 +1,9 @@
-"""Small training steps, compiled by the compilers for a TPU and a GPU, have no known slow parts.
+"""Small training steps, compiled for a TPU and a GPU, do nothing that is known to be slow there.
 
-The tier `compiled` (pytest -m compiled -n 0) needs the compilers' wheels: the extras [plan-tpu] and
-[plan-gpu]. Each rule is also checked to fail on a program that breaks it.
+The tier `compiled` (`pytest -m compiled -n 0`) needs the compilers' wheels: the extras [plan-tpu]
+and [plan-gpu]. Each rule is also checked to find fault with a program that breaks it.
 """
 
-import collections
 import os
 import pathlib
 import re
@@ -13,26 +12,30 @@ import sys
 
 import pytest
 
-from bloodjax.planning import compilers, machines, program
-from bloodjax.planning.costs import Costs, arrays
+from bloodjax.planning import compilers, findings, machines, program
 
 PROGRAMS = pathlib.Path(__file__).with_name("compiled_programs.py")
 IMAGES, BATCH, SIZE = 100_003, 32, 32  # as in compiled_programs.py
-STEPS = ("convnext", "efficientnet", "augmented")
+MACHINES = ("v5e-1", "h200")
 
 pytestmark = pytest.mark.compiled
 
 
 @pytest.fixture(scope="session")
-def compile_for(tmp_path_factory):
-    """Compiles programs of compiled_programs.py for a machine, once; skips without its compiler."""
+def compiled(tmp_path_factory):
+    """Compiles a program of compiled_programs.py for a machine, once.
+
+    Skips where the compiler is missing, and under xdist, whose processes would load it together.
+    """
     found = {}
 
-    def compile_for(machine, name):
+    def compiled(machine, name):
         if "PYTEST_XDIST_WORKER" in os.environ:
-            pytest.skip("compilers for accelerators do not run in several processes: use -n 0")
-        if not compilers.is_available(machines.machine(machine).platform):
-            pytest.skip(f"no compiler for {machine} here: needs the extra [plan-tpu] or [plan-gpu]")
+            pytest.skip("the compilers need much memory and all cores: run with -n 0")
+        platform = machines.machine(machine).platform
+        if not compilers.is_available(platform):
+            extra = {"tpu": "plan-tpu", "cuda": "plan-gpu"}[platform]
+            pytest.skip(f"no compiler for {machine} is installed: needs the extra [{extra}]")
         if (machine, name) not in found:
             folder = tmp_path_factory.mktemp(machine)
             # Without the flags of the tests' own CPU devices.
@@ -44,80 +47,66 @@ def compile_for(tmp_path_factory):
             found[machine, name] = program.from_text(text)
         return found[machine, name]
 
-    return compile_for
+    return compiled
 
 
-def elements(array):
-    total = 1
-    for n in array.shape:
-        total *= n
-    return total
+def reads_the_dataset(step):
+    """Operations that read or write as many bytes as all images have."""
+    return [op for op in step.operations if op.traffic.total >= IMAGES * SIZE * SIZE * 3]
 
 
-def grows_with_the_dataset(found):
-    """Operations that write, or read, as many bytes as all images of the dataset have."""
-    least = IMAGES * SIZE * SIZE * 3
-    return [op.name for op in found.operations if op.traffic.total >= least]
+def of_network(op_name):
+    """Whether an operation is the network's own. The logits are in float32 on purpose."""
+    return re.search(r"Network|Convolution", op_name) and "head/logits" not in op_name
 
 
-def float32_maps(found):
-    """Operations of the network that write a map in float32 to memory."""
-    least = BATCH * 8 * 8 * 16  # the smallest map
-    return [
-        f"{op.name} {op.shape} {op.op_name}"
-        for op in found.operations
-        if re.search(r"Network|_Wide", op.op_name)
-        for array in arrays(op.shape)
-        if array.dtype == "f32" and len(array.shape) >= 3 and elements(array) >= least
-    ]
+def float32_maps(step):
+    smallest = BATCH * 4 * 4 * 64
+    found = findings.float32_maps(step, BATCH, elements=smallest)
+    return [op for op in found if of_network(op.op_name)]
 
 
-def float32_convolutions(found):
-    """Convolutions with a float32 operand that is a map or a kernel of four dimensions."""
-    names = []
-    for op in found.operations:
-        for each in found.instructions(op):
-            if each.opcode != "convolution" and "__cudnn$conv" not in op.target:
-                continue
-            inputs = [found.text.instructions.get(name) for name in each.operands]
-            shapes = [array for i in inputs if i for array in arrays(i.shape)]
-            if any(a.dtype == "f32" and len(a.shape) >= 4 for a in shapes):
-                names.append(f"{op.name} {each.op_name}")
-    return names
+def float32_convolutions(step):
+    found = findings.float32_products(step)
+    return [instruction for _, instruction in found if of_network(instruction.op_name)]
 
 
-def gathers_of_pixels(found):
-    """Gathers of many slices of a pixel or less."""
-    names = []
-    for op in found.operations:
-        for each in found.instructions(op):
-            sizes = re.search(r"slice_sizes=\{([\d,]*)\}", each.attributes)
-            if each.opcode != "gather" or not sizes:
-                continue
-            slice_size = 1
-            for n in filter(None, sizes[1].split(",")):
-                slice_size *= int(n)
-            count = elements(arrays(each.shape)[0]) / slice_size
-            if slice_size <= 4 and count >= BATCH * SIZE:
-                names.append(f"{op.name} {each.op_name}")
-    return names
+def pixel_gathers(step):
+    return findings.small_gathers(step, elements=3)
 
 
-def gathers_of_one_parameter(found):
-    """Parameters of the program that more than one all-gather takes."""
-    gathered = collections.Counter()
-    for op in found.operations:
-        if op.collective == "all-gather":
-            gathered.update(set(_parameters(found, op.name)))
-    return [name for name, times in gathered.items() if times > 1]
+RULES = {
+    "images_as_they_are": reads_the_dataset,
+    "float32_maps": float32_maps,
+    "float32_convolution": float32_convolutions,
+    "single_pixels": pixel_gathers,
+}
 
 
-def _parameters(found, name):
-    """The program's parameters that a value is a copy of, in another dtype or layout."""
-    instruction = found.text.instructions[name]
-    if instruction.opcode == "parameter":
-        yield name
-    elif not name.startswith("while"):
-        for operand in instruction.operands:
-            if operand in found.text.computations[found.text.entry].instructions:
-                yield from _parameters(found, operand)
+@pytest.mark.parametrize("name", ["convnext", "efficientnet", "augmented"])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_step_has_no_known_fault(machine, name, compiled):
+    step = compiled(machine, name)
+    assert len(step.operations) > 50
+    found = {rule: [str(fault) for fault in find(step)] for rule, find in RULES.items()}
+    assert not {rule: faults for rule, faults in found.items() if faults}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_faulty_program_is_found_on_a_tpu(name, compiled):
+    assert RULES[name](compiled("v5e-1", name))
+
+
+@pytest.mark.parametrize("name", ["float32_maps", "float32_convolution", "single_pixels"])
+def test_a_faulty_program_is_found_on_a_gpu(name, compiled):
+    assert RULES[name](compiled("h200", name))
+
+
+def test_fsdp_gathers_each_parameter_once(compiled):
+    step = compiled("v5e-4", "fsdp")
+    assert sum(op.collective == "all-gather" for op in step.collectives) > 4
+    assert findings.repeated_gathers(step) == []
+
+
+def test_a_parameter_that_is_gathered_twice_is_found(compiled):
+    assert len(findings.repeated_gathers(compiled("v5e-4", "gathered_twice"))) == 1

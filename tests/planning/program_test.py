@@ -157,3 +157,29 @@ def test_a_program_of_this_version_of_jax_is_understood():
     assert step.flops == 5 * 2 * 64**3
     assert step.loops == ()
     assert step.memory.arguments == 2 * 4 * 64 * 64
+
+
+CONTINUED = """\
+HloModule jit_step, is_scheduled=true
+
+%begin (p: f32[4,8]) -> f32[16,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.1 = f32[16,8]{1,0} all-gather(%p), channel_id=2, dimensions={0}
+}
+
+%go-on (q: f32[4,8]) -> f32[16,8] {
+  %q = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.2 = f32[16,8]{1,0} all-gather(%q), channel_id=2, dimensions={0}
+}
+
+ENTRY %main (w: f32[4,8]) -> f32[16,8] {
+  %w = f32[4,8]{1,0} parameter(0)
+  %start = f32[16,8]{1,0} fusion(%w), kind=kCustom, calls=%begin
+  ROOT %fused = f32[16,8]{1,0} fusion(%w), kind=kOutput, calls=%go-on
+}
+"""
+
+
+def test_a_collective_that_several_fusions_continue_counts_once():
+    kinds = [(op.name, op.payload) for op in program.from_text(CONTINUED).collectives]
+    assert kinds == [("start", 512)]

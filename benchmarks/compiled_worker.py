@@ -1,0 +1,143 @@
+"""Compiles one contender's training step for a machine that need not exist, in this process.
+
+Called by benchmarks/compiled.py with one JSON object, {"contender": ..., "target": ..., "task":
+{...}, "known": ..., "text": ...}. It prints one JSON object: `content`, a checksum of the lowered
+step and of what compiles it, and, unless that is `known`, the compiler's figures (see `figures`).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+
+from benchmarks.tasks import Task
+from bloodjax.planning import compilers, machines, program
+from bloodjax.planning.costs import arrays
+
+# Contender -> its module in benchmarks/contenders, and arguments of `lower` besides the task.
+_CONTENDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "bloodjax": ("ours", {}),
+    "bloodjax_batchnorm": ("ours", {"freeze": "none"}),
+    "keras": ("keras_applications", {}),
+    "flax": ("flax_linen", {}),
+}
+
+
+def compile_step(
+    contender: str, target: str, task: dict[str, Any], known: str = "", text: str = ""
+) -> dict[str, Any]:
+    """Lowers a step, and compiles it unless nothing has changed.
+
+    Args:
+      contender: one of `compiled.CONTENDERS`.
+      target: name of a machine of `bloodjax.planning.machines`.
+      task: fields of a `Task`.
+      known: the `content` of the last result, or "".
+      text: file for the compiled program's text, or "".
+
+    Returns:
+      `content`, and, unless it is `known`, `jax` and `compiler` (versions), `compile_seconds` and
+      what `figures` has.
+    """
+    machine = machines.machine(target)
+    compilers.prepare(machine)
+    os.environ["KERAS_BACKEND"] = "jax"
+    name, options = _CONTENDERS[contender]
+    module = importlib.import_module(f"benchmarks.contenders.{name}")
+    task = Task(**task)
+    lowered = module.lower(task, machine, compilers.devices(machine), **options)
+    compiler = compilers.version(machine)
+    content = "\n".join((target, compiler, jax.__version__, lowered.as_text()))
+    content = hashlib.sha256(content.encode()).hexdigest()[:16]
+    if content == known:
+        return {"content": content}
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    if text:
+        pathlib.Path(text).write_text(compiled.as_text(), "utf-8")
+    found = figures(compiled)
+    if contender.startswith("bloodjax"):
+        found["peak_bytes"] -= module.resident_bytes(task)
+    about = {"content": content, "jax": jax.__version__, "compiler": compiler}
+    return {**about, "compile_seconds": round(seconds, 1), **found}
+
+
+def figures(compiled: Any) -> dict[str, Any]:
+    """What the compiler says of a compiled step; see `bloodjax.planning.program`.
+
+    Returns:
+      `cycles`: its estimate, or None.
+      `calls_without_cycles`: custom calls, such as Pallas kernels, that the estimate leaves out.
+      `bytes`: read and written by all operations, by the compiler's count where it makes one.
+      `peak_bytes`: memory of a device for arguments, results and temporaries.
+      `flops`: of convolutions and matrix products.
+      `kernels`: number of operations by `kind`.
+      `float32_convolutions`: convolutions with a float32 operand.
+      `copies`, `copied_bytes`: copies and transposes, and what they read and write.
+    """
+    found = program.analyse(compiled)
+    memory = found.memory
+    kernels = collections.Counter(kind(operation) for operation in found.operations)
+    copied = [operation for operation in found.operations if operation.copies]
+    counted = (compiled.cost_analysis() or {}).get("bytes accessed")
+    return {
+        "cycles": found.cycles,
+        "calls_without_cycles": len(found.without_estimate),
+        "bytes": counted or found.traffic.total,
+        "peak_bytes": memory.arguments + memory.outputs + memory.temporaries,
+        "flops": found.flops,
+        "kernels": dict(kernels),
+        "float32_convolutions": float32_convolutions(found),
+        "copies": len(copied),
+        "copied_bytes": sum(operation.traffic.total for operation in copied),
+    }
+
+
+def kind(operation: program.Operation) -> str:
+    """The kind of kernel: "cudnn", "cublas", "triton", "fusion", "copy" or "other"."""
+    for library in ("cudnn", "cublas", "triton"):
+        if library in operation.target:
+            return library
+    if operation.copies:
+        return "copy"
+    return "fusion" if operation.opcode == "fusion" else "other"
+
+
+def float32_convolutions(found: program.Program) -> int:
+    """Number of convolutions of maps that have a float32 operand.
+
+    A TPU's matrix products are convolutions too; those of the classifier are in float32 on purpose.
+    """
+    count = 0
+    for operation in found.operations:
+        for instruction in found.instructions(operation):
+            if instruction.opcode != "convolution" and "__cudnn$conv" not in operation.target:
+                continue
+            inputs = [found.text.instructions.get(name) for name in instruction.operands]
+            shapes = [a for each in inputs if each for a in arrays(each.shape)]
+            maps = [array for array in shapes if len(array.shape) >= 4]
+            count += any(array.dtype == "f32" for array in maps)
+    return count
+
+
+def main() -> None:
+    """Compiles what the command line asks for."""
+    request, answers = json.loads(sys.argv[1]), sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # Libraries may print.
+        answer = compile_step(**request)
+    print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()
