@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that is to be measured on a machine with an NVIDIA GPU: the operations' tests on the GPU itself,
-# the depthwise convolution's forms, and whole networks beside timm's.
+# the memory of a run beside its plan, the depthwise convolution's forms, and whole networks beside
+# timm's.
 #
 #   benchmarks/gpu.sh [SECONDS]       1320 by default; what has begun may end a little later
 #
@@ -24,9 +25,26 @@ depthwise() { # SECONDS FLAG...
   within $(($1 + 60)) python -m benchmarks.depthwise --out="$out" --seconds="$1" "${@:2}"
 }
 
+# The device's name for `bloodjax plan`; empty if there is none.
+machine() {
+  python -c 'import jax
+kind = jax.devices()[0].device_kind.lower()
+print(next((name for name in ("h200", "h100", "a100") if name in kind), ""))'
+}
+
+plan_memory() { # CONFIG FLAG...
+  within 180 python -m benchmarks.plan_memory --device="$device" --out="$out" --config="$1" "${@:2}"
+}
+
 main() {
   # TF32 would not hold the tests' tolerances.
   JAX_DEFAULT_MATMUL_PRECISION=highest within $((total * 20 / 100)) python -m pytest -q tests/ops
+
+  device=$(machine)
+  if [[ $device ]]; then
+    plan_memory quickstart
+    plan_memory quickstart --config.model.name=convnext_tiny --config.phases.finetune.epochs=1
+  fi
 
   # A kernel that breaks the device ends the first of these; what was timed before is kept.
   # PyTorch comes later: it brings CUDA libraries of its own into the process.
