@@ -33,7 +33,7 @@ _FREE = frozenset(
 _MARKERS = frozenset({"AssumeGatherIndicesInBound", "ConcatBitcast", "AllocateBuffer", "Sharding"})
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
@@ -226,7 +226,7 @@ class _Walk:
         self.loops: list[str] = []
         self._program, self._layer_types = program, layer_types
         self._costs = Costs(program)
-        self._channels: set[tuple[str, str]] = set()  # of the collectives so far
+        self._chains: set[tuple[str, str]] = set()  # of the collectives so far
 
     def operations(self, computation: str, runs: int) -> list[Operation]:
         """The operations of a computation that runs `runs` times."""
@@ -287,12 +287,12 @@ class _Walk:
         if not found:
             return "", 0
         kind, first = opcodes[found[0]], inner[found[0]]
-        channel = _CHANNEL.search(first.attributes)
-        if channel:
+        chain = _CHAIN.search(first.attributes)
+        if chain:
             # A TPU continues one asynchronous collective within several fusions.
-            if (kind, channel[1]) in self._channels:
+            if (kind, chain[1]) in self._chains:
                 return "", 0
-            self._channels.add((kind, channel[1]))
+            self._chains.add((kind, chain[1]))
         read = self._bytes(first.operands)
         payload = max(read, traffic - read)
         if first is not instruction:

@@ -159,27 +159,35 @@ def test_a_program_of_this_version_of_jax_is_understood():
     assert step.memory.arguments == 2 * 4 * 64 * 64
 
 
-CONTINUED = """\
-HloModule jit_step, is_scheduled=true
+# All collectives of a `shard_map` share a channel. A chain is one collective in several fusions.
+CONTINUED = """HloModule jit_step, is_scheduled=true
 
 %begin (p: f32[4,8]) -> f32[16,8] {
   %p = f32[4,8]{1,0} parameter(0)
-  ROOT %all-gather.1 = f32[16,8]{1,0} all-gather(%p), channel_id=2, dimensions={0}
+  ROOT %all-gather.1 = f32[16,8]{1,0} all-gather(%p), channel_id=1, dimensions={0}, frontend_attributes={chain_id="0"}
 }
 
 %go-on (q: f32[4,8]) -> f32[16,8] {
   %q = f32[4,8]{1,0} parameter(0)
-  ROOT %all-gather.2 = f32[16,8]{1,0} all-gather(%q), channel_id=2, dimensions={0}
+  ROOT %all-gather.2 = f32[16,8]{1,0} all-gather(%q), channel_id=1, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%other (r: f32[4,8]) -> f32[16,8] {
+  %r = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.3 = f32[16,8]{1,0} all-gather(%r), channel_id=1, dimensions={0}, frontend_attributes={chain_id="1"}
 }
 
 ENTRY %main (w: f32[4,8]) -> f32[16,8] {
   %w = f32[4,8]{1,0} parameter(0)
   %start = f32[16,8]{1,0} fusion(%w), kind=kCustom, calls=%begin
-  ROOT %fused = f32[16,8]{1,0} fusion(%w), kind=kOutput, calls=%go-on
+  %fused = f32[16,8]{1,0} fusion(%w), kind=kOutput, calls=%go-on
+  %start.2 = f32[16,8]{1,0} fusion(%w), kind=kCustom, calls=%other
+  %norm = f32[] all-reduce(%w), channel_id=1
+  ROOT %loss = f32[4,8]{1,0} all-reduce(%w), channel_id=1
 }
-"""
+"""  # noqa: E501
 
 
 def test_a_collective_that_several_fusions_continue_counts_once():
     kinds = [(op.name, op.payload) for op in program.from_text(CONTINUED).collectives]
-    assert kinds == [("start", 512)]
+    assert kinds == [("start", 512), ("start.2", 512), ("norm", 128), ("loss", 128)]
