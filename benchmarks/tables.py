@@ -24,13 +24,13 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import ablation
+from benchmarks.contenders import TIMM
 from benchmarks.tasks import Task
 from bloodjax.models.registry import canonical_name
 
 # In a column, the fastest peer that could be timed represents all of its kind.
 _PEERS = {
-    "timm": ("timm", "timm_channels_last", "timm_compiled"),
-    "timm, huge pages": ("timm_channels_last_huge_pages",),
+    "timm": TIMM,
     "Keras on JAX": ("keras_jax",),
     "Keras on PyTorch": ("keras_torch",),
 }

@@ -12,17 +12,26 @@ _SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.4"}
 # `bloodjax.ops.depthwise_gpu.FORCE`; not imported, so that peers' processes stay free of JAX.
 _DEPTHWISE = "BLOODJAX_CUDA_DEPTHWISE"
 
+# PyTorch's users get huge pages by setting the same variable themselves.
+_TIMM = {
+    "timm": "contiguous",
+    "timm_channels_last": "channels_last",
+    "timm_compiled": "channels_last,compiled",
+}
+TIMM = tuple(name + suffix for name in _TIMM for suffix in ("", "_huge_pages"))
+
 # What the command line calls a contender -> (module, its argument, environment). Ours come first.
 CONTENDERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "bloodjax": ("ours", "", {**_SHARED, **_HUGE}),
     "bloodjax_small_pages": ("ours", "", _SHARED),
     "bloodjax_shifted": ("ours", "", {**_SHARED, **_HUGE, _DEPTHWISE: "shifted"}),
     "bloodjax_pallas": ("ours", "", {**_SHARED, **_HUGE, _DEPTHWISE: "pallas"}),
-    "timm": ("timm_torch", "contiguous", {}),
-    "timm_channels_last": ("timm_torch", "channels_last", {}),
-    "timm_channels_last_huge_pages": ("timm_torch", "channels_last", _HUGE),
-    "timm_compiled": ("timm_torch", "channels_last,compiled", {}),
+    **{
+        name + suffix: ("timm_torch", variant, environment)
+        for name, variant in _TIMM.items()
+        for suffix, environment in (("", {}), ("_huge_pages", _HUGE))
+    },
     "keras_jax": ("keras_applications", "", {**_SHARED, "KERAS_BACKEND": "jax"}),
     "keras_torch": ("keras_applications", "", {"KERAS_BACKEND": "torch"}),
 }
-DEFAULT = ("bloodjax", "timm", "timm_channels_last", "timm_channels_last_huge_pages")
+DEFAULT = ("bloodjax", *TIMM)
