@@ -88,7 +88,7 @@ def figures(compiled: Any) -> dict[str, Any]:
     """
     found = program.analyse(compiled)
     memory = found.memory
-    kernels = collections.Counter(kind(operation) for operation in found.operations)
+    kernels = collections.Counter(kind(found, operation) for operation in found.operations)
     copied = [operation for operation in found.operations if operation.copies]
     counted = (compiled.cost_analysis() or {}).get("bytes accessed")
     return {
@@ -104,10 +104,14 @@ def figures(compiled: Any) -> dict[str, Any]:
     }
 
 
-def kind(operation: program.Operation) -> str:
-    """The kind of kernel: "cudnn", "cublas", "triton", "fusion", "copy" or "other"."""
+def kind(found: program.Program, operation: program.Operation) -> str:
+    """The kind of kernel: "cudnn", "cublas", "triton", "fusion", "copy" or "other".
+
+    "triton" are the fusions that XLA's GPU compiler writes in Triton, and Pallas kernels.
+    """
+    attributes = found.text.instructions[operation.name].attributes
     for library in ("cudnn", "cublas", "triton"):
-        if library in operation.target:
+        if library in operation.target or f'"kind":"__{library}' in attributes:
             return library
     if operation.copies:
         return "copy"

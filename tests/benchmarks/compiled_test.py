@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import compiled, tables
+from benchmarks import compiled, compiled_worker, tables
 from benchmarks.contenders import flax_linen
 from benchmarks.tasks import Task
 from bloodjax.models import registry, summary
@@ -98,3 +99,49 @@ def test_a_wrong_flag_is_named(flag, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         compiled.main()
     assert message in capsys.readouterr().err
+
+
+GPU = """\
+HloModule jit_step, is_scheduled=true
+
+%inside (p: f32[8,8,8,4]) -> f32[8,8,8,4] {
+  %p = f32[8,8,8,4]{3,2,1,0} parameter(0)
+  ROOT %n = f32[8,8,8,4]{3,2,1,0} negate(%p)
+}
+
+ENTRY %main (x: f32[8,8,8,4], k: f32[3,3,4,4]) -> f32[8,8,8,4] {
+  %x = f32[8,8,8,4]{3,2,1,0} parameter(0)
+  %k = f32[3,3,4,4]{3,2,1,0} parameter(1)
+  %a = f32[8,8,8,4]{3,2,1,0} fusion(%x), kind=kLoop, calls=%inside
+  %b = f32[8,8,8,4]{3,2,1,0} fusion(%a), kind=kCustom, calls=%inside, backend_config={"fusion_backend_config":{"kind":"__triton"}}
+  %c = f32[8,8,8,4]{3,2,1,0} transpose(%b), dimensions={0,2,1,3}
+  ROOT %d = f32[8,8,8,4]{3,2,1,0} custom-call(%c, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward"
+}
+"""  # noqa: E501
+
+
+class Compiled:
+    """A compiled program for a GPU, of which the compiler counts nothing."""
+
+    def as_text(self):
+        return GPU
+
+    def cost_analysis(self):
+        return None
+
+    def memory_analysis(self):
+        sizes = ("argument", "output", "alias", "temp", "generated_code")
+        return types.SimpleNamespace(
+            **{f"{name}_size_in_bytes": 100 for name in sizes}, peak_memory_in_bytes=0
+        )
+
+
+def test_the_kernels_of_a_gpu_are_counted():
+    found = compiled_worker.figures(Compiled())
+    assert found["cycles"] is None
+    assert found["kernels"] == {"fusion": 1, "triton": 1, "copy": 1, "cudnn": 1}
+    assert (found["float32_convolutions"], found["copies"]) == (1, 1)
+    one = 4 * 8 * 8 * 8 * 4
+    assert found["copied_bytes"] == 2 * one
+    assert found["bytes"] == 4 * 2 * one + 4 * 3 * 3 * 4 * 4
+    assert found["peak_bytes"] == 200
