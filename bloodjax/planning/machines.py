@@ -39,6 +39,7 @@ class Machine:
       bandwidth: Bandwidth of a chip's memory in bytes per second.
       link: Bytes per second that a chip sends to other chips at most.
       clock: Cycles per second of the compiler's estimates; None if it makes none.
+      vector_flops: Peak of a TPU chip's vector units in FLOP/s; None for a GPU.
       topology: Arguments of `jax.experimental.topologies.get_topology_desc`.
     """
 
@@ -51,6 +52,7 @@ class Machine:
     bandwidth: float
     link: float
     clock: float | None
+    vector_flops: float | None
     topology: Mapping[str, Any]
 
     def peak_flops(self, dtype: str) -> float | None:
@@ -78,6 +80,9 @@ _TPUS = {
     "v5p": _Tpu("TPU v5", "v5", "megacore", 1.751, 2765.0, 600.0, 95.74, 96.0),
     "v6e": _Tpu("TPU v6 lite", "v6e", "default", 1.751, 1640.0, 400.0, 31.25, 32.0),
 }
+
+# Operations of a vector unit per cycle: 8 x 128 lanes with four units each.
+_VECTOR = 8 * 128 * 4
 
 # Name -> version, shape of the topology, chips of a host. The number in the names of v4 and v5p
 # counts cores, of which a chip has two; JAX sees one device per chip.
@@ -164,6 +169,7 @@ def _tpu(name: str) -> Machine:
         bandwidth=1e9 * tpu.bandwidth,
         link=1e9 * tpu.link,
         clock=1e9 * tpu.clock,
+        vector_flops=1e9 * tpu.clock * _VECTOR * (2 if tpu.chip == "megacore" else 1),
         topology={
             "topology_name": f"{tpu.prefix}:{shape}",
             "chip_config_name": tpu.chip,
@@ -185,6 +191,7 @@ def _gpu(name: str, gpu: _Gpu, count: int) -> Machine:
         bandwidth=float(gpu.bandwidth),
         link=gpu.link,
         clock=None,
+        vector_flops=None,
         # One slice of one host of `count` devices.
         topology={
             "topology_name": "",

@@ -36,7 +36,8 @@ NOTES = (
     "the program that it made here.",
     "Cycles are the compiler's own estimate of each operation. It has none for Pallas kernels, "
     "collectives and asynchronous copies. Time of collectives is their bytes at the links' "
-    "published rate, without overlap.",
+    "published rate, without overlap; that of Pallas kernels the least that their operations or "
+    "their memory take. Copies between memories are taken to be hidden.",
 )
 
 

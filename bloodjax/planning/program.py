@@ -32,6 +32,7 @@ _FREE = frozenset(
 # Custom calls that only tell the compiler something.
 _MARKERS = frozenset({"AssumeGatherIndicesInBound", "ConcatBitcast", "AllocateBuffer", "Sharding"})
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+_DECLARED = re.compile(r'"cost_estimate":\{"flops":"?(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -55,7 +56,8 @@ class Operation:
       runs: How often a call of the program runs it.
       cycles: The compiler's estimate for all runs; None if it makes none.
       traffic: Bytes that all runs read and write.
-      flops: Operations of all runs, of convolutions and matrix products only.
+      flops: Operations of all runs, of convolutions and matrix products, or those that a Pallas
+        kernel declares.
       collective: "all-gather", ...; empty if it moves nothing between devices.
       payload: Bytes that all runs of a collective combine on each device: of the larger of operand
         and result.
@@ -80,6 +82,11 @@ class Operation:
     def recomputed(self) -> bool:
         """Whether it computes again, to save memory, what was computed before."""
         return ".remat" in self.name or "rematted_computation" in self.op_name
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is a Pallas kernel of a TPU."""
+        return self.target == "tpu_custom_call"
 
     @property
     def copies(self) -> bool:
@@ -140,7 +147,7 @@ class Program:
 
     @property
     def flops(self) -> int:
-        """Operations of all convolutions and matrix products."""
+        """Operations of all convolutions, matrix products and Pallas kernels."""
         return sum(op.flops for op in self.operations)
 
     @property
@@ -260,6 +267,7 @@ class _Walk:
     def _operation(self, name: str, instruction: hlo.Instruction, runs: int) -> Operation:
         cycles = _CYCLES.search(instruction.attributes)
         target = _TARGET.search(instruction.attributes)
+        declared = _DECLARED.search(instruction.attributes)
         traffic = self._costs.traffic(name)
         collective, payload = self._collective(name, instruction, traffic.total)
         return Operation(
@@ -274,7 +282,7 @@ class _Walk:
             runs=runs,
             cycles=int(cycles[1]) * runs if cycles else None,
             traffic=Traffic(traffic.total * runs, traffic.main * runs),
-            flops=self._costs.flops(name) * runs,
+            flops=(int(declared[1]) if declared else self._costs.flops(name)) * runs,
             collective=collective,
             payload=payload * runs,
         )

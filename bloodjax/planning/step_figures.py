@@ -64,7 +64,8 @@ def figures_of(
     cycles = None if found.cycles is None else found.cycles / steps
     compute = cycles / machine.clock if cycles is not None and machine.clock else None
     links = sum(_link_seconds(op, machine) for op in found.collectives) / steps
-    seconds = None if compute is None else compute + links
+    kernels = sum(_kernel_seconds(op, machine) for op in found.operations) / steps
+    seconds = None if compute is None else compute + links + kernels
     flops = _counted(compiled.flops, found, lambda op: op.flops) / steps
     total = _counted(compiled.bytes, found, lambda op: op.traffic.total) / steps
     main = found.traffic.main / steps
@@ -91,6 +92,7 @@ def figures_of(
         "estimated_cycles": None if cycles is None else round(cycles),
         "estimated_compute_seconds": compute,
         "estimated_collective_seconds": links,
+        "estimated_kernel_seconds": kernels,
         "estimated_step_seconds": seconds,
         "images_per_second": batch_size / seconds if seconds else None,
         "roofline": {
@@ -137,6 +139,16 @@ def _link_seconds(op: Operation, machine: Machine) -> float:
     share = (machine.chips - 1) / machine.chips
     times = 2 if op.collective == "all-reduce" else 1
     return times * share * op.payload / machine.link
+
+
+def _kernel_seconds(op: Operation, machine: Machine) -> float:
+    """The least time of a TPU's Pallas kernel without an estimate: of its products, or its memory.
+
+    The kernels of this library compute on the vector units.
+    """
+    if not op.is_kernel or op.cycles is not None or machine.vector_flops is None:
+        return 0.0
+    return max(op.flops / machine.vector_flops, op.traffic.main / machine.bandwidth)
 
 
 def _collectives(found: Program, steps: int) -> dict[str, dict[str, float]]:

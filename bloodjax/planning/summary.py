@@ -88,10 +88,12 @@ def facts(plan: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
         lines.append("Step time: unknown; this compiler estimates none.")
     else:
         links = figures["estimated_collective_seconds"]
+        kernels = figures["estimated_kernel_seconds"]
         lines.append(
             f"Step time (estimate): {1e3 * figures['estimated_step_seconds']:,.2f} ms, "
             f"{figures['images_per_second']:,.0f} images/s; "
             f"{figures['estimated_cycles'] / 1e6:,.2f} M cycles"
+            + (f", Pallas kernels at least {1e3 * kernels:,.2f} ms" if kernels else "")
             + (f", collectives {1e3 * links:,.2f} ms." if plan["chips"] > 1 else ".")
         )
     roofline = figures["roofline"]

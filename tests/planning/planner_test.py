@@ -5,7 +5,16 @@ import jax
 import pytest
 
 from bloodjax.errors import UserError
-from bloodjax.planning import compilers, images, machines, planner, program, steps, summary
+from bloodjax.planning import (
+    compilers,
+    images,
+    machines,
+    planner,
+    program,
+    step_figures,
+    steps,
+    summary,
+)
 
 DEVICES = 2
 _compiled = {}
@@ -107,6 +116,25 @@ def test_cycles_become_times_of_step_epoch_and_run(config, machine, monkeypatch)
     text = summary.as_text(plan)
     assert "Step time (estimate): " in text
     assert "M cycles" in text
+
+
+def test_a_kernel_without_cycles_takes_at_least_the_time_of_its_operations():
+    text = """HloModule m
+
+ENTRY %main (x: bf16[1000,1000]) -> bf16[1000,1000] {
+  %x = bf16[1000,1000]{1,0} parameter(0)
+  %tanh = bf16[1000,1000]{1,0} tanh(%x), backend_config={"estimated_cycles":"1503"}
+  ROOT %kernel = bf16[1000,1000]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"61562880","bytes_accessed":"8"}}
+}
+"""  # noqa: E501
+    found = dataclasses.replace(program.from_text(text), memory=program.Memory(1, 1, 1, 1, 4))
+    compiled = step_figures.Compiled(found, None, None, None, 1.0)
+    figures = step_figures.figures_of(compiled, machines.machine("v5e-1"), 8)
+    assert figures["estimated_compute_seconds"] == pytest.approx(1e-6)
+    # 10 microseconds at 4,096 operations per cycle and 1.503 GHz; its memory takes 4.9.
+    assert figures["estimated_kernel_seconds"] == pytest.approx(1e-5)
+    assert figures["estimated_step_seconds"] == pytest.approx(1.1e-5)
+    assert figures["without_estimate"] == ["tpu_custom_call"]
 
 
 def test_several_steps_in_one_call_cost_as_many_times_one(config, machine):

@@ -64,7 +64,7 @@ ENTRY %main (w.1: bf16[32,16], x.1: bf16[64,32], n: s32[]) -> f32[4] {
   %while.1 = (s32[], bf16[64,32], bf16[32,16]) while(%start), condition=%condition, body=%body
   %state.3 = (s32[], s32[]) tuple(%two, %n)
   %while.2 = (s32[], s32[]) while(%state.3), condition=%unknown, body=%cheap
-  %kernel = f32[4]{0} custom-call(%n), custom_call_target="tpu_custom_call"
+  %kernel = f32[4]{0} custom-call(%n), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"4096000","bytes_accessed":"8"}}}
   %hint = s32[] custom-call(%n), custom_call_target="AssumeGatherIndicesInBound"
   %grads = f32[16,8]{1,0} copy(%w.1)
   %sum = f32[4,8]{1,0} fusion(%grads), kind=kCustom, calls=%scatter
@@ -107,6 +107,10 @@ def test_of_a_conditional_the_dearest_branch_counts(step):
 
 def test_calls_without_an_estimate_are_named(step):
     assert {op.name for op in step.without_estimate} == {"kernel", "sum", "gather-start"}
+
+
+def test_a_kernel_has_the_operations_that_it_declares(step):
+    assert [(op.name, op.flops) for op in step.operations if op.is_kernel] == [("kernel", 4096000)]
 
 
 def test_collectives_and_their_bytes(step):
