@@ -21,6 +21,11 @@ AXIS = "data"
 LAYOUTS = ("data", "fsdp")
 # Arrays with fewer elements are not split: gathering them costs more time than it saves memory.
 _SMALLEST = 1024
+# Most elements of arrays that are summed together. Each sum that is scattered takes some
+# microseconds, however small it is; memory for more is needed at once.
+_BUNDLE = 2**24
+# Rows and elements of a TPU's tile of bfloat16 numbers. Only full tiles are scattered.
+_TILE_ROWS, _TILE = 16, 16 * 128
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -142,19 +147,35 @@ class Layout:
           specs: What `specs` returned for these.
           dtypes: Dtypes that the arrays are rounded to, to have fewer bytes on the way.
         """
+        leaves, structure = jax.tree.flatten(tree)
+        axes = [_split_axis(spec) for spec in structure.flatten_up_to(specs)]
+        dtypes = structure.flatten_up_to(dtypes)
+        sent = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+        sums = {i: lax.psum(x, AXIS) for i, x in enumerate(sent) if axes[i] is None}
+        for members in _bundles({i: x for i, x in enumerate(sent) if axes[i] is not None}):
+            parts = self._scatter([jnp.moveaxis(sent[i], axes[i], 0) for i in members])
+            for i, part in zip(members, parts, strict=True):
+                sums[i] = jnp.moveaxis(part, 0, axes[i])
+        return structure.unflatten(sums[i].astype(leaf.dtype) for i, leaf in enumerate(leaves))
 
-        def one(x, spec, dtype):
-            small = x.astype(dtype)
-            if AXIS not in spec:
-                return lax.psum(small, AXIS).astype(x.dtype)
-            # A TPU scatters no sum along the minor axis of its tiles, which the first never is.
-            axis = spec.index(AXIS)
-            small = jnp.moveaxis(small, axis, 0)
-            for groups in self._phases:
-                small = lax.psum_scatter(small, AXIS, axis_index_groups=groups, tiled=True)
-            return jnp.moveaxis(small, 0, axis).astype(x.dtype)
+    def _scatter(self, arrays: list[Array]) -> list[Array]:
+        """Sums arrays over the devices together; each device keeps its parts of their first axes.
 
-        return jax.tree.map(one, tree, specs, dtypes)
+        They are laid out as the rows of one matrix, which are full tiles of a TPU. Its compiler
+        makes a full sum of one that is scattered along the minor axis of an array, or of less.
+        """
+        n = self.mesh.size
+        flat = [x.reshape(n, -1) for x in arrays]
+        ends = np.cumsum([x.shape[1] for x in flat])
+        joined = jnp.concatenate(flat, axis=1)
+        joined = jnp.pad(joined, ((0, 0), (0, -int(ends[-1]) % _TILE)))
+        rows = joined.reshape(n * _TILE_ROWS, -1)
+        for groups in self._phases:
+            rows = lax.psum_scatter(rows, AXIS, axis_index_groups=groups, tiled=True)
+        parts = jnp.split(rows.reshape(-1)[: ends[-1]], ends[:-1])
+        return [
+            part.reshape(len(x) // n, *x.shape[1:]) for part, x in zip(parts, arrays, strict=True)
+        ]
 
     def map_batch(
         self,
@@ -198,6 +219,23 @@ class Layout:
             return self._replicated
         _, axis = max(fitting)
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def _split_axis(spec: PartitionSpec) -> int | None:
+    return spec.index(AXIS) if AXIS in spec else None
+
+
+def _bundles(arrays: dict[int, Array]) -> list[list[int]]:
+    """Keys of arrays that are summed together: of one dtype, in order, up to `_BUNDLE` elements."""
+    bundles: list[list[int]] = []
+    latest: dict[jnp.dtype, list[int]] = {}
+    for key, x in arrays.items():
+        bundle = latest.get(x.dtype, [])
+        if not bundle or x.size + sum(arrays[other].size for other in bundle) > _BUNDLE:
+            bundle = latest[x.dtype] = []
+            bundles.append(bundle)
+        bundle.append(key)
+    return bundles
 
 
 def _dtypes(tree: PyTree) -> PyTree:

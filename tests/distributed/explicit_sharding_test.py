@@ -111,17 +111,35 @@ def test_chips_that_fill_a_box_are_a_box():
 
 
 @pytest.mark.parametrize("box", [(8,), (4, 2), (2, 2, 2)])
-def test_a_sum_scattered_along_one_side_after_the_other_is_the_sum(box):
+@pytest.mark.parametrize("bundle", [1, 5000, 2**24])
+def test_sums_scattered_in_bundles_along_the_sides_of_a_box_are_the_sums(box, bundle, monkeypatch):
+    monkeypatch.setattr(sharding, "_BUNDLE", bundle)
     layout = sharding.Layout(sharding.mesh(), "fsdp")
     layout._phases = sharding._phases(box)
-    x = np.random.default_rng(0).integers(0, 9, (8, 4, 512)).astype(np.float32)
-    (spec,), dtypes = layout.specs([x[0]]), [jnp.dtype(jnp.float32)]
-    every = jax.sharding.PartitionSpec(sharding.AXIS)
+    rng = np.random.default_rng(0)
+    tree = {
+        name: rng.integers(0, 9, (8, *shape)).astype(np.float32)
+        for name, shape in {"last": (4, 512), "first": (64, 30), "whole": (7,)}.items()
+    }
+    like = jax.tree.map(lambda x: x[0], tree)
+    specs, dtypes = layout.specs(like), jax.tree.map(lambda x: x.dtype, like)
     scatter = jax.shard_map(
-        lambda x: layout.reduce([x[0]], [spec], dtypes)[0],
+        lambda tree: layout.reduce(jax.tree.map(lambda x: x[0], tree), specs, dtypes),
         mesh=layout.mesh,
-        in_specs=every,
-        out_specs=spec,
+        in_specs=jax.sharding.PartitionSpec(sharding.AXIS),
+        out_specs=specs,
         check_vma=False,
     )
-    np.testing.assert_array_equal(jax.jit(scatter)(x), x.sum(0))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.jit(scatter)(tree),
+        jax.tree.map(lambda x: x.sum(0), tree),
+    )
+
+
+def test_bundles_have_one_dtype_and_a_limited_size(monkeypatch):
+    monkeypatch.setattr(sharding, "_BUNDLE", 10)
+    sizes = [4, 5, 3, 20, 1]
+    dtypes = ["float32", "bfloat16", "float32", "float32", "float32"]
+    arrays = {i: jnp.zeros(*each) for i, each in enumerate(zip(sizes, dtypes, strict=True))}
+    assert sharding._bundles(arrays) == [[0, 2], [1], [3], [4]]
