@@ -68,6 +68,8 @@ def plan(
     Raises:
       UserError: The config does not fit the machine, or a value is not allowed.
     """
+    if config.parallel == "pmap":
+        console.log_info("planned under jit, which computes the same as pmap")
     config = planned(config, batch_size)
     counts = images_lib.count(config, images, classes)
     console.log_info(f"planning with {counts.origin}, {counts.classes} classes")
