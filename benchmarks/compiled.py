@@ -23,6 +23,9 @@ What is compiled, in bfloat16 with float32 parameters, AdamW and the state donat
 Keras and Flax get one batch as an argument, as uint8, and normalise it; they train BatchNorm, and
 neither clip nor skip. Memory is a device's peak; of ours, the dataset is not counted.
 
+A TPU's compiler estimates no cycles of a Pallas kernel within a step. The depthwise convolution's
+kernels are compiled by themselves as well, and the cycles of their simulated schedule are added.
+
 The results are written to OUT/TARGET.json after each row, from which `python -m benchmarks.tables`
 fills RESULTS.md.
 """
@@ -78,7 +81,12 @@ def _key(row: dict[str, Any]) -> tuple:
 
 
 def compile_row(
-    contender: str, target: str, task: Task, known: str = "", texts: pathlib.Path | None = None
+    contender: str,
+    target: str,
+    task: Task,
+    known: str = "",
+    texts: pathlib.Path | None = None,
+    kernel_cycles: dict[tuple, int] | None = None,
 ) -> dict[str, Any]:
     """Compiles a step in a process of its own.
 
@@ -88,9 +96,11 @@ def compile_row(
       task: of the kind "train".
       known: checksum of the step that has been compiled, or "".
       texts: folder for the compiled programs' texts.
+      kernel_cycles: cycles of kernels that need not be compiled (`depthwise_cycles`).
 
     Returns:
-      What `benchmarks.compiled_worker` prints, or `{"error": ...}`.
+      What `benchmarks.compiled_worker` prints, with `kernel_cycles`: those of our kernels, which
+      `cycles` includes. Or `{"error": ...}`.
     """
     request = {"contender": contender, "target": target, "task": dataclasses.asdict(task)}
     request["known"] = known
@@ -98,6 +108,46 @@ def compile_row(
         texts.mkdir(parents=True, exist_ok=True)
         name = f"{contender}_{task.network}_{task.batch}_{task.size}_{target}.txt"
         request["text"] = str(texts / name)
+    found = _ask(request)
+    kernels = [tuple(kernel) for kernel in found.pop("kernels_of_ours", ())]
+    if kernels:
+        cycles = dict(kernel_cycles or {})
+        others = [kernel for kernel in dict.fromkeys(kernels) if kernel not in cycles]
+        answer = _ask({"target": target, "kernels": others}) if others else {"cycles": []}
+        if "error" in answer:
+            return answer
+        add_kernels(found, kernels, cycles | dict(zip(others, answer["cycles"], strict=True)))
+    return found
+
+
+def depthwise_cycles(folder: pathlib.Path) -> dict[tuple, int]:
+    """Cycles of kernels in the newest results of `benchmarks.depthwise_compiled`.
+
+    Args:
+      folder: results of one target; need not exist.
+
+    Returns:
+      An element of `compiled_worker.kernel_cases` -> cycles.
+    """
+    files = sorted(folder.glob("depthwise_*.json"))
+    results = json.loads(files[-1].read_text("utf-8"))["results"] if files else []
+    fields = ("kernel", "stride", "side", "channels", "batch", "dtype")
+    return {
+        (result["direction"], *(result["case"][field] for field in fields)): cycles
+        for result in results
+        if (cycles := result["forms"].get("mosaic"))
+    }
+
+
+def add_kernels(row: dict[str, Any], kernels: list, cycles: dict[Any, int | None]) -> None:
+    """Adds the cycles of kernels to those of a step, as far as they are known."""
+    known = [cycles[kernel] for kernel in kernels if cycles[kernel] is not None]
+    row["kernel_cycles"] = sum(known)
+    row["cycles"] += row["kernel_cycles"]
+    row["calls_without_cycles"] -= len(known)
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.compiled_worker", json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -162,7 +212,8 @@ def main() -> None:
         path = chosen.out / f"{target}.json"
         key = {"contender": contender, "task": dataclasses.asdict(task)}
         known = next((row for row in read(path) if _key(row) == _key(key)), {"content": ""})
-        found = compile_row(contender, target, task, known["content"], chosen.texts)
+        kernels = depthwise_cycles(chosen.out / target)
+        found = compile_row(contender, target, task, known["content"], chosen.texts, kernels)
         failed |= "error" in found
         new = "cycles" in found
         if new:

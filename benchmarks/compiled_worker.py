@@ -3,6 +3,8 @@
 Called by benchmarks/compiled.py with one JSON object, {"contender": ..., "target": ..., "task":
 {...}, "known": ..., "text": ...}. It prints one JSON object: `content`, a checksum of the lowered
 step and of what compiles it, and, unless that is `known`, the compiler's figures (see `figures`).
+With {"target": ..., "kernels": [...]} it prints the cycles of Pallas kernels, each by itself (see
+`kernel_cycles`).
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 import os
 import pathlib
+import re
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -31,6 +36,9 @@ _CONTENDERS: dict[str, tuple[str, dict[str, str]]] = {
     "keras": ("keras_applications", {}),
     "flax": ("flax_linen", {}),
 }
+
+
+_SIMULATED = re.compile(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"')
 
 
 def compile_step(
@@ -79,6 +87,7 @@ def figures(compiled: Any) -> dict[str, Any]:
     Returns:
       `cycles`: its estimate, or None.
       `calls_without_cycles`: custom calls, such as Pallas kernels, that the estimate leaves out.
+      `kernels_of_ours`: those of them that `kernel_cycles` can compile, each as often as it runs.
       `bytes`: read and written by all operations, by the compiler's count where it makes one.
       `peak_bytes`: memory of a device for arguments, results and temporaries.
       `flops`: of convolutions and matrix products.
@@ -94,6 +103,7 @@ def figures(compiled: Any) -> dict[str, Any]:
     return {
         "cycles": found.cycles,
         "calls_without_cycles": len(found.without_estimate),
+        "kernels_of_ours": kernel_cases(found),
         "bytes": counted or found.traffic.total,
         "peak_bytes": memory.arguments + memory.outputs + memory.temporaries,
         "flops": found.flops,
@@ -118,6 +128,64 @@ def kind(found: program.Program, operation: program.Operation) -> str:
     return "fusion" if operation.opcode == "fusion" else "other"
 
 
+def kernel_cases(found: program.Program) -> list[list]:
+    """The depthwise convolution's TPU kernels in a step, as `kernel_cycles` takes them.
+
+    Returns:
+      For each kernel that runs: direction, kernel size, stride, side of the input map, channels,
+      batch and dtype.
+    """
+    cases = []
+    for operation in found.operations:
+        name = re.search(r"/depthwise(|_input_grad|_kernel_grad)/pallas_call", operation.op_name)
+        if not operation.is_kernel or not name:
+            continue
+        operands = found.text.instructions[operation.name].operands
+        first, second = (arrays(found.text.instructions[each].shape)[0] for each in operands[:2])
+        result = arrays(operation.shape)[0]
+        direction = name[1].removeprefix("_") or "forward"
+        image, output, kernel = {
+            "forward": (first, result, second),
+            "input_grad": (result, first, second),
+            "kernel_grad": (first, second, result),
+        }[direction]
+        side, _, batch, channels = image.shape
+        dtype = {"bf16": "bfloat16", "f32": "float32"}[image.dtype]
+        case = [direction, math.isqrt(kernel.shape[0]), round(side / output.shape[0]), side]
+        cases += [[*case, channels, batch, dtype]] * operation.runs
+    return cases
+
+
+def kernel_cycles(target: str, kernels: list[list]) -> dict[str, Any]:
+    """Cycles of kernels by the compiler's simulation of its schedule.
+
+    The simulation fails on a program that is as large as a step, so each kernel is compiled by
+    itself.
+
+    Args:
+      target: name of a TPU.
+      kernels: different elements of `kernel_cases`.
+
+    Returns:
+      `cycles`: one number for each, None where the simulation gives none.
+    """
+    machine = machines.machine(target)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={folder}"
+        compilers.prepare(machine)
+        from benchmarks import depthwise_compiled, depthwise_forms
+
+        device = compilers.devices(machine)[0]
+        found = []
+        for direction, *numbers in kernels:
+            case = depthwise_forms.Case(*numbers)
+            text = depthwise_compiled.compiled_text("mosaic", direction, case, device)
+            lines = [line for line in text.splitlines() if "tpu_custom_call" in line]
+            simulated = [_SIMULATED.search(line) for line in lines]
+            found.append(sum(int(n[1]) for n in simulated) if all(simulated) else None)
+    return {"cycles": found}
+
+
 def float32_convolutions(found: program.Program) -> int:
     """Number of convolutions of maps that have a float32 operand.
 
@@ -139,7 +207,7 @@ def main() -> None:
     """Compiles what the command line asks for."""
     request, answers = json.loads(sys.argv[1]), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # Libraries may print.
-        answer = compile_step(**request)
+        answer = (kernel_cycles if "kernels" in request else compile_step)(**request)
     print(json.dumps(answer), file=answers)
 
 

@@ -13,6 +13,7 @@ from benchmarks import compiled, compiled_worker, tables
 from benchmarks.contenders import flax_linen
 from benchmarks.tasks import Task
 from bloodjax.models import registry, summary
+from bloodjax.planning import program
 
 QUICK = "mobilenetv1_100"
 EACH = [
@@ -145,3 +146,37 @@ def test_the_kernels_of_a_gpu_are_counted():
     assert found["copied_bytes"] == 2 * one
     assert found["bytes"] == 4 * 2 * one + 4 * 3 * 3 * 4 * 4
     assert found["peak_bytes"] == 200
+
+
+KERNEL = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (x: bf16[24,24,64,96], k: f32[49,8,96]) -> bf16[12,12,64,96] {
+  %x = bf16[24,24,64,96]{3,2,1,0} parameter(0)
+  %k = f32[49,8,96]{2,1,0} parameter(1)
+  %a = bf16[24,24,64,96]{3,2,1,0} negate(%x), backend_config={"estimated_cycles":"100"}
+  ROOT %d = bf16[12,12,64,96]{3,2,1,0} custom-call(%a, %k), custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/depthwise/cond/branch_0_fun/depthwise/pallas_call"}
+}
+"""  # noqa: E501
+CASE = ("forward", 7, 2, 24, 96, 64, "bfloat16")
+
+
+def test_the_kernels_of_a_step_are_found():
+    assert compiled_worker.kernel_cases(program.from_text(KERNEL)) == [list(CASE)]
+
+
+def test_cycles_of_kernels_are_added():
+    other = (*CASE[:3], 12, *CASE[4:])
+    found = {"cycles": 100, "calls_without_cycles": 3}
+    compiled.add_kernels(found, [CASE, CASE, other], {CASE: 7, other: None})
+    assert found == {"cycles": 114, "calls_without_cycles": 1, "kernel_cycles": 14}
+
+
+def test_measured_kernels_are_not_compiled_again(tmp_path):
+    assert compiled.depthwise_cycles(tmp_path / "none") == {}
+    fields = ("kernel", "stride", "side", "channels", "batch", "dtype")
+    case = dict(zip(fields, CASE[1:], strict=True))
+    results = [{"case": case, "direction": "forward", "forms": {"native": 9, "mosaic": 7}}]
+    results.append({"case": case, "direction": "input_grad", "forms": {"mosaic": None}})
+    (tmp_path / "depthwise_1.json").write_text(json.dumps({"results": results}))
+    assert compiled.depthwise_cycles(tmp_path) == {CASE: 7}
