@@ -1,7 +1,8 @@
 """The training step as pure functions; `executor` compiles them.
 
-The same step runs under jit over a mesh of all devices, where the compiler sees the global batch,
-and under pmap, where it sees one device's share and sums across devices with `psum`.
+The same step runs under jit on one device, or on several where the compiler sees the global batch
+and partitions it; and under shard_map or pmap, where it sees one device's share and says what is
+summed over the devices.
 
 Read from top to bottom: `train_steps` scans over `train_step`, which prepares a batch, computes the
 loss and its gradients, and applies the optimizer's update if both are finite.
@@ -52,7 +53,7 @@ class StepConfig:
       logit_shift: Per-class shift of the logits in the loss (`losses.adjust_logits`); () for none.
       ema: Decay per step of the average of the variables, if the state has one.
       skip: Number of consecutive steps that may be skipped. After more, every step is skipped.
-      axis_name: Name of pmap's axis, or None under jit.
+      axis_name: Name of the axis of devices under pmap and shard_map, or None under jit.
     """
 
     model: Network
