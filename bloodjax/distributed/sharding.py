@@ -24,8 +24,8 @@ _SMALLEST = 1024
 # Most elements of arrays that are summed together. Each sum that is scattered takes some
 # microseconds, however small it is; memory for more is needed at once.
 _BUNDLE = 2**24
-# Rows and elements of a TPU's tile of bfloat16 numbers. Only full tiles are scattered.
-_TILE_ROWS, _TILE = 16, 16 * 128
+# Rows of a TPU's tile of bfloat16 numbers.
+_TILE_ROWS = 16
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -161,14 +161,15 @@ class Layout:
     def _scatter(self, arrays: list[Array]) -> list[Array]:
         """Sums arrays over the devices together; each device keeps its parts of their first axes.
 
-        They are laid out as the rows of one matrix, which are full tiles of a TPU. Its compiler
-        makes a full sum of one that is scattered along the minor axis of an array, or of less.
+        They are laid out as one matrix, of which each device gets the rows of a TPU's tile. The
+        compiler for TPUs makes a full sum of one that is scattered along the minor axis of an
+        array, or of fewer rows.
         """
         n = self.mesh.size
         flat = [x.reshape(n, -1) for x in arrays]
         ends = np.cumsum([x.shape[1] for x in flat])
         joined = jnp.concatenate(flat, axis=1)
-        joined = jnp.pad(joined, ((0, 0), (0, -int(ends[-1]) % _TILE)))
+        joined = jnp.pad(joined, ((0, 0), (0, -int(ends[-1]) % _TILE_ROWS)))
         rows = joined.reshape(n * _TILE_ROWS, -1)
         for groups in self._phases:
             rows = lax.psum_scatter(rows, AXIS, axis_index_groups=groups, tiled=True)
