@@ -139,20 +139,30 @@ class Layout:
 
         return jax.tree.map(one, tree, specs, _dtypes(tree) if dtypes is None else dtypes)
 
-    def reduce(self, tree: PyTree, specs: PyTree, dtypes: PyTree) -> PyTree:
+    def reduce(self, tree: PyTree, specs: PyTree, dtypes: PyTree, wanted: PyTree) -> PyTree:
         """Under `jax.shard_map`: sums `tree` over the devices, of which each keeps its parts.
 
         Args:
           tree: Full arrays, other ones on each device.
           specs: What `specs` returned for these.
           dtypes: Dtypes that the arrays are rounded to, to have fewer bytes on the way.
+          wanted: Whether each is summed; of the others, each device keeps parts of its own.
         """
         leaves, structure = jax.tree.flatten(tree)
-        axes = [_split_axis(spec) for spec in structure.flatten_up_to(specs)]
+        specs = structure.flatten_up_to(specs)
+        axes = [_split_axis(spec) for spec in specs]
         dtypes = structure.flatten_up_to(dtypes)
         sent = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-        sums = {i: lax.psum(x, AXIS) for i, x in enumerate(sent) if axes[i] is None}
-        for members in _bundles({i: x for i, x in enumerate(sent) if axes[i] is not None}):
+        wanted = structure.flatten_up_to(wanted)
+        sums, split = {}, {}
+        for i, (x, axis) in enumerate(zip(sent, axes, strict=True)):
+            if not wanted[i]:
+                sums[i] = self.part(x, specs[i])
+            elif axis is None:
+                sums[i] = lax.psum(x, AXIS)
+            else:
+                split[i] = x
+        for members in _bundles(split):
             parts = self._scatter([jnp.moveaxis(sent[i], axes[i], 0) for i in members])
             for i, part in zip(members, parts, strict=True):
                 sums[i] = jnp.moveaxis(part, 0, axes[i])

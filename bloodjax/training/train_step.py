@@ -322,6 +322,8 @@ def _on_each_device(
     step_config = dataclasses.replace(step_config, model=model, **names)
     dtypes = compute_dtypes(model, params)
     params_spec, stats_spec = layout.specs((params, batch_stats))
+    labels = optim.freeze_labels(params, batch_stats, phase.freeze)
+    trained = jax.tree.map(lambda label: label == "train", labels)
 
     def on_device(params, batch_stats, *arguments):
         params = layout.gather(params, params_spec, dtypes)
@@ -332,7 +334,7 @@ def _on_each_device(
             params,
             batch_stats,
             *arguments,
-            sum_gradients=lambda grads: layout.reduce(grads, params_spec, dtypes),
+            sum_gradients=lambda grads: layout.reduce(grads, params_spec, dtypes, trained),
         )
         return *sums, layout.part(batch_stats, stats_spec)
 

@@ -123,8 +123,9 @@ def test_sums_scattered_in_bundles_along_the_sides_of_a_box_are_the_sums(box, bu
     }
     like = jax.tree.map(lambda x: x[0], tree)
     specs, dtypes = layout.specs(like), jax.tree.map(lambda x: x.dtype, like)
+    wanted = jax.tree.map(lambda x: True, like)
     scatter = jax.shard_map(
-        lambda tree: layout.reduce(jax.tree.map(lambda x: x[0], tree), specs, dtypes),
+        lambda tree: layout.reduce(jax.tree.map(lambda x: x[0], tree), specs, dtypes, wanted),
         mesh=layout.mesh,
         in_specs=jax.sharding.PartitionSpec(sharding.AXIS),
         out_specs=specs,
