@@ -32,7 +32,7 @@ _CHANNELS = 128  # per register
 _COLUMNS = 24  # output pixels of a row whose sums are in registers at the same time
 _KERNEL_SUMS = 25  # taps whose sums are in registers at the same time
 _UNROLLED = 2500  # multiplications per register of a map that is unrolled, at most
-_VMEM_BYTES = 64 * 2**20  # of a program, at most
+_VMEM_BYTES = 16 * 2**20  # of a program, by default
 _BLOCK_BYTES = 3 * 2**20  # of the input of a program that computes the full batch, at most
 
 
@@ -195,6 +195,18 @@ def _spread(kernel):
     return jnp.broadcast_to(flat, (taps, IMAGES, kernel.shape[2]))
 
 
+def _memory(blocks, scratch, dtype) -> int:
+    """Vector memory of a program, in bytes; what it does not reserve keeps XLA's own arrays.
+
+    Args:
+      blocks: pixels times images of each block; the next block is copied meanwhile, so all twice.
+      scratch: pixels of each scratch array, which has 8 images in float32.
+      dtype: of the blocks.
+    """
+    used = _CHANNELS * (sum(blocks) * jnp.dtype(dtype).itemsize + IMAGES * 4 * sum(scratch))
+    return max(_VMEM_BYTES, used + used // 4)
+
+
 def _cost(x, out, macs: int) -> pl.CostEstimate:
     moved = (x.size + math.prod(out.shape)) * x.dtype.itemsize
     return pl.CostEstimate(flops=2 * macs, bytes_accessed=moved, transcendentals=0)
@@ -229,7 +241,12 @@ def _correlate(x, kernel, rows: _Axis, columns: _Axis, interpret, name: str):
             pltpu.VMEM((height + sum(margins), width, IMAGES, block), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=_VMEM_BYTES
+            dimension_semantics=("parallel", "parallel"),
+            vmem_limit_bytes=_memory(
+                2 * [height * width * images, rows.out * columns.out * images],
+                [(height + sum(margins)) * width],
+                x.dtype,
+            ),
         ),
         cost_estimate=_cost(x, out, macs * batch * channels),
         interpret=interpret,
@@ -344,7 +361,12 @@ def kernel_grad(x, grad, *, window, stride, padding, interpret=False):
             pltpu.VMEM((rows.out, columns.out, IMAGES, block), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=_VMEM_BYTES
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=_memory(
+                2 * [height * width * images, rows.out * columns.out * images],
+                [(height + sum(margins)) * width, rows.out * columns.out],
+                x.dtype,
+            ),
         ),
         cost_estimate=_cost(x, grad, macs * batch * channels),
         interpret=interpret,

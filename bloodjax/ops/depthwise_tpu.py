@@ -35,6 +35,8 @@ TPU_FORMS: dict[tuple[str, int, int, str], tuple[tuple[int, str], ...]] = {
 
 
 IMAGES = 8  # per register; the kernels need a batch that is a multiple of it
+# With fewer channels XLA has the images in a register's 128 lanes, which neighbours gain by, too.
+_FEWEST_CHANNELS = 64
 _VMEM_BYTES = 40 * 2**20  # of a program, at most; a v5e and a v6e have 128 MiB
 
 
@@ -152,8 +154,10 @@ def tpu_form(
       shape: the input map's [batch, height, width, channels].
       dtype: dtype of the input.
     """
-    batch, *size, _ = shape
-    if window[0] != window[1] or batch % IMAGES or not fits(size, window, stride, dtype):
+    batch, *size, channels = shape
+    if window[0] != window[1] or batch % IMAGES or channels < _FEWEST_CHANNELS:
+        return "native"
+    if not fits(size, window, stride, dtype):
         return "native"
     if not _on_one_device():
         return "native"
