@@ -62,7 +62,12 @@ def resample(
       fill: One of `FILLS`.
     """
     height, width = image.shape[:2]
-    positions = _positions(affine, (height, width))
+    centre = ((height - 1) / 2, (width - 1) / 2)
+    rows = jnp.arange(height, dtype=jnp.float32)[:, None] - centre[0]
+    columns = jnp.arange(width, dtype=jnp.float32)[None] - centre[1]
+    positions = [
+        a[0] * rows + a[1] * columns + a[2] + c for a, c in zip(affine, centre, strict=True)
+    ]
     corners = [jnp.floor(position) for position in positions]
     parts = [(p - c)[..., None] for p, c in zip(positions, corners, strict=True)]
     (top, bottom), (left, right) = (
@@ -86,39 +91,21 @@ def resample(
     return interpolate(upper, lower, parts[0])
 
 
-def positions_inside(
-    affine: Float[Array, "2 3"], size: tuple[int, int], fill: str
-) -> tuple[Float[Array, "height width"], Float[Array, "height width"]]:
-    """Row and column at which each pixel of the new image is sampled, moved into the old image.
-
-    Interpolation there gives the same as `resample`.
+def move_inside(position: Float[Array, "*pixels"], length: int, fill: str) -> Array:
+    """Moves positions along an axis into the image, where interpolation gives the same value.
 
     Args:
-      affine: The map; see the module's docstring.
-      size: (height, width).
+      position: Positions in pixels from the first pixel on.
+      length: Pixels along the axis.
       fill: One of `FILLS`.
     """
-
-    def move(position, length):
-        last = length - 1
-        if fill == "reflect":
-            period = max(2.0 * last, 1.0)
-            position = jnp.abs(position)
-            position = position - period * jnp.floor(position / period)
-            position = jnp.minimum(position, period - position)
-        return jnp.clip(position, 0.0, float(last))
-
-    row, column = (move(*each) for each in zip(_positions(affine, size), size, strict=True))
-    return row, column
-
-
-def _positions(affine: Float[Array, "2 3"], size: tuple[int, int]):
-    """Row and column of the old image at which each pixel of the new one is sampled."""
-    height, width = size
-    centre = ((height - 1) / 2, (width - 1) / 2)
-    rows = jnp.arange(height, dtype=jnp.float32)[:, None] - centre[0]
-    columns = jnp.arange(width, dtype=jnp.float32)[None] - centre[1]
-    return [a[0] * rows + a[1] * columns + a[2] + c for a, c in zip(affine, centre, strict=True)]
+    last = float(length - 1)
+    if fill == "reflect":
+        period = max(2 * last, 1.0)
+        position = jnp.abs(position)
+        position = position - period * jnp.floor(position / period)
+        position = jnp.minimum(position, period - position)
+    return jnp.clip(position, 0.0, last)
 
 
 def _source_index(index: Int32[Array, "height width"], size: int, fill: str):

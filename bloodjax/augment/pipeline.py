@@ -124,6 +124,7 @@ def compose(
     size: tuple[int, int],
     samples: Samples,
     histogram: Float[Array, "256 3"] | None,
+    by_layer: bool = False,
 ) -> Transform:
     """Composes the chosen operations of one image.
 
@@ -132,6 +133,8 @@ def compose(
       size: (height, width) of the image.
       samples: Random choices for the layers.
       histogram: Histogram of the image; None if no operation needs it.
+      by_layer: Composes maps and matrices once for a layer and not for each of its operations. The
+        result may be rounded differently.
     """
     false = jnp.zeros((), bool)
     total = Transform(colour.identity_table(), affine.identity(), false, jnp.eye(3), false, {})
@@ -141,22 +144,33 @@ def compose(
             counted = colour.counts(total.table, histogram)
         amount, key = samples.amount[number], samples.key[number]
         setting = Setting(amount, key, size, total.table, counted)
+        before = total
+        if by_layer:
+            total = total.replace(map=affine.identity(), matrix=jnp.eye(3))
         for index, name in enumerate(layer.pool):
             applied = samples.chosen[number] == index
-            total = _add(total, name, applied, OPS[name].make(setting))
+            total = _add(total, name, applied, OPS[name].make(setting), by_layer)
+        if by_layer:
+            total = total.replace(
+                map=affine.compose(before.map, total.map),
+                matrix=colour.then(before.matrix, total.matrix),
+            )
     return total
 
 
-def _add(total: Transform, name: str, applied: Bool[Array, ""], made: Any) -> Transform:
+def _add(
+    total: Transform, name: str, applied: Bool[Array, ""], made: Any, by_layer: bool
+) -> Transform:
     """Adds an operation to the transform, if it is `applied`."""
     kind = OPS[name].kind
     if kind == "table":
         return total.replace(table=jnp.where(applied, made, total.table))
     if kind == "affine":
-        new = jnp.where(applied, affine.compose(total.map, made), total.map)
+        new = jnp.where(applied, made if by_layer else affine.compose(total.map, made), total.map)
         return total.replace(map=new, moved=total.moved | (applied & (name != "identity")))
     if kind == "matrix":
-        new = jnp.where(applied, colour.then(total.matrix, made), total.matrix)
+        new = made if by_layer else colour.then(total.matrix, made)
+        new = jnp.where(applied, new, total.matrix)
         return total.replace(matrix=new, recoloured=total.recoloured | applied)
     on, before = total.effects.get(name, (applied, made))
     chosen = jax.tree.map(lambda new, old: jnp.where(applied, new, old), made, before)
@@ -282,7 +296,9 @@ def _by_choice_of_device(step: Pass, fill: str, samples: Samples, images, axis_n
         group = chosen.group_size(_share(step, lambda name: OPS[name].needs_counts), batch)
         none = jnp.zeros((batch, 256, 3))
         histograms = chosen.update(lambda _, x: planes.histogram(x), who, 0, group, none, x)
-    transforms = jax.vmap(lambda s, h: compose(step.layers, tuple(size), s, h))(samples, histograms)
+    transforms = jax.vmap(
+        lambda sample, counted: compose(step.layers, tuple(size), sample, counted, by_layer=True)
+    )(samples, histograms)
 
     steps = []  # (Who is changed, operations, function, parameters) in order of application.
     kinds = {OPS[name].kind for name in step.pool}
@@ -304,7 +320,7 @@ def _by_choice_of_device(step: Pass, fill: str, samples: Samples, images, axis_n
         return planes.to_images(x)
     who = chosen.choose([on for on, *_ in steps], axis_name)
     for number, (_, applies, function, params) in enumerate(steps):
-        largest = planes.RESAMPLED_AT_ONCE if function is resample else None
+        largest = planes.resampled_at_once(*size) if function is resample else None
         group = chosen.group_size(_share(step, applies), batch, largest)
         x = chosen.update(function, who, number, group, x, params)
     return planes.to_images(x)

@@ -24,8 +24,9 @@ Planes = Float[Array, "batch 3 height width"]
 # Pixels that are fetched at once. With 18, the 512 groups of an image of 96 x 96 pixels fill four
 # tiles of the matrix unit, and the values of a group fill one.
 _GROUP = 18
-# Images that `resample` is best given at once: the pixels that it fetches fill a TPU's fast memory.
-RESAMPLED_AT_ONCE = 8
+# Pixels of the images that `resample` is best given at once: what it fetches for them fits the fast
+# memory of a TPU.
+_RESAMPLED_PIXELS = 8 * 96 * 96
 
 
 def from_images(images: Num[Array, "batch height width 3"]) -> Planes:
@@ -90,10 +91,19 @@ def resample(x: Planes, maps: Float[Array, "batch 2 3"], fill: str) -> Planes:
     """
     batch, channels, height, width = x.shape
     size = height * width
-    sampled = jax.vmap(lambda a: affine.positions_inside(a, (height, width), fill))(maps)
+    centre = ((height - 1) / 2, (width - 1) / 2)
+    across = [
+        (n - c).astype(np.float32)[None]
+        for n, c in zip(np.divmod(np.arange(size), width), centre, strict=True)
+    ]
+    sampled = []
+    for factors, middle, length in zip(maps.swapaxes(0, 1), centre, (height, width), strict=True):
+        row, column, shift = (factors[:, i, None] for i in range(3))
+        position = row * across[0] + column * across[1] + shift + middle
+        sampled.append(affine.move_inside(position, length, fill))
     top, left = (jnp.floor(position) for position in sampled)
     parts = [position - low for position, low in zip(sampled, (top, left), strict=True)]
-    first = (top * width + left).astype(jnp.int32).reshape(batch, size)
+    first = (top * width + left).astype(jnp.int32)
     group = lax.div(first, jnp.full_like(first, _GROUP))
     place = first - _GROUP * group
     groups = -(-size // _GROUP)
@@ -125,11 +135,16 @@ def resample(x: Planes, maps: Float[Array, "batch 2 3"], fill: str) -> Planes:
         return found
 
     def interpolate(low, high, part):
-        return low + (high - low) * part.reshape(batch, 1, size)
+        return low + (high - low) * part[:, None]
 
     lefts, rights = select(0), select(1)
     upper, lower = (interpolate(lefts[:, i], rights[:, i], parts[1]) for i in (0, 1))
     return interpolate(upper, lower, parts[0]).reshape(x.shape)
+
+
+def resampled_at_once(height: int, width: int) -> int:
+    """Number of images of this size that `resample` is best given at once."""
+    return max(1, _RESAMPLED_PIXELS // (height * width))
 
 
 def defocus(x: Planes, radius: Float[Array, " batch"]) -> Planes:
