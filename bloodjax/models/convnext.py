@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, maybe_remat
-from bloodjax.models.norms import LayerNorm
+from bloodjax.models.norms import LayerNorm, norm_dense
 from bloodjax.ops.elementwise import gelu, precise
 
 SIZES = {
@@ -89,15 +89,15 @@ class Block(nn.Module):
         """Returns input plus branch; `train` enables stochastic depth."""
         channels = x.shape[-1]
         y = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")(x)
-        y = LayerNorm(dtype=self.dtype, name="norm")(y)
-        y = Dense(4 * channels, self.dtype, _INIT, name="expand")(y)
-        y = gelu(y)
+        norm = LayerNorm(dtype=self.dtype, name="norm")
+        expand = Dense(4 * channels, self.dtype, _INIT, name="expand")
+        y = gelu(norm_dense(norm, expand, y))
+        scale = None
         if self.v2:
             y = GlobalResponseNorm(name="response_norm")(y)
-        y = Dense(channels, self.dtype, _INIT, name="project")(y)
-        if not self.v2:
+        else:
             scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
-            y = y * scale.astype(self.dtype)[None, None, None]
+        y = Dense(channels, self.dtype, _INIT, name="project")(y, scale=scale)
         return x + Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
 
 
@@ -127,8 +127,9 @@ class ConvNeXt(Backbone):
         x = LayerNorm(dtype=self.dtype, name="stem_norm")(x)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if stage > 0:
-                x = LayerNorm(dtype=self.dtype, name=f"downsample_{stage}_norm")(x)
-                x = PatchConv(width, 2, self.dtype, _INIT, name=f"downsample_{stage}")(x)
+                norm = LayerNorm(dtype=self.dtype, name=f"downsample_{stage}_norm")
+                downsample = PatchConv(width, 2, self.dtype, _INIT, name=f"downsample_{stage}")
+                x = norm_dense(norm, downsample, x)
             for block in range(depth):
                 x = maybe_remat(Block, self.remat)(
                     drop_path=rates[sum(self.depths[:stage]) + block],

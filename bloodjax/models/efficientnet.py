@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
-from bloodjax.ops.elementwise import relu6
+from bloodjax.ops.elementwise import relu6, silu
 
-_ACTIVATIONS = {"silu": jax.nn.silu, "relu6": relu6}
+_ACTIVATIONS = {"silu": silu, "relu6": relu6}
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1))
 

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 
 from bloodjax.models.layers import Dropout
 from bloodjax.models.norms import BatchNorm
-from bloodjax.ops.elementwise import relu
+from bloodjax.ops.elementwise import relu, silu
 
 FREEZE = ("none", "batchnorm", "backbone")
-ACTIVATIONS = {"relu": relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
+ACTIVATIONS = {"relu": relu, "gelu": jax.nn.gelu, "silu": silu}
 
 
 class Head(nn.Module):

@@ -122,15 +122,23 @@ class PatchConv(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-        """Returns a map of 1 / `size` of the height and width."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], affine: Affine | None = None
+    ) -> Float[Array, "b h2 w2 features"]:
+        """Returns a map of 1 / `size` of the height and width.
+
+        Args:
+          x: input.
+          affine: gives a factor and an offset of each input channel; see `norms.norm_dense`.
+        """
         b, h, w, c = x.shape
         s = self.size
         kernel = self.param("kernel", self.kernel_init, (s, s, c, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        kernel, bias = _behind(affine, kernel, bias)
         x = x[:, : h // s * s, : w // s * s].reshape(b, h // s, s, w // s, s, c)
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return jnp.einsum("bhiwjc,ijco->bhwo", x, kernel) + bias[None, None, None]
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return _shifted(jnp.einsum("bhiwjc,ijco->bhwo", x, kernel), bias)
 
 
 def pads(
@@ -166,16 +174,26 @@ def pads(
     return tuple((t // 2, t - t // 2) for t in total)
 
 
+def _behind(affine: Affine | None, kernel, bias):
+    """Returns kernel and bias that include a factor and an offset of each input channel."""
+    if affine is None:
+        return kernel, bias
+    factor, offset = affine(kernel.shape[-2])
+    every_pixel = kernel.sum(tuple(range(kernel.ndim - 2)))
+    bias = bias + jnp.dot(offset, every_pixel, precision="highest")
+    return kernel * factor[:, None][(None,) * (kernel.ndim - 2)], bias
+
+
 def _scaled(kernel, channels: int, affine: Affine | None):
-    """Returns `kernel` times the factor, and what `_shifted` needs: factor and offset, or None."""
+    """Returns `kernel` times the factor, and factor and offset, or None."""
     if affine is None:
         return kernel, None
     factor, offset = affine(channels)
     return kernel * factor[(None,) * (kernel.ndim - 1)], (factor, offset)
 
 
-def _shifted(x, bias, folded):
-    """Returns a convolution's output `x` plus its bias, if any, and the offset of `_scaled`."""
+def _shifted(x, bias, folded=None):
+    """Returns a layer's output `x` plus its bias, if any, and the offset of `_scaled`."""
     offset = bias
     if folded is not None:
         factor, offset = folded
@@ -184,7 +202,7 @@ def _shifted(x, bias, folded):
         return x
     # In float32, so that the sum over the map in the bias's gradient is too.
     wide = precise(x)
-    return (wide + offset.astype(wide.dtype)[None, None, None]).astype(x.dtype)
+    return (wide + offset.astype(wide.dtype)[(None,) * (x.ndim - 1)]).astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -241,12 +259,31 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... features"]:
-        """Returns input times kernel plus bias."""
+    def __call__(
+        self,
+        x: Float[Array, "... channels"],
+        affine: Affine | None = None,
+        scale: Float[Array, " features"] | None = None,
+    ) -> Float[Array, "... features"]:
+        """Returns input times kernel plus bias.
+
+        Args:
+          x: input.
+          affine: gives a factor and an offset of each input channel; see `norms.norm_dense`.
+          scale: per-channel scale of the output. In bfloat16, kernel and bias are multiplied by it,
+            so that its gradient needs no sum over the map.
+        """
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return pointwise_conv(x, kernel) + bias[(None,) * (x.ndim - 1)]
+        kernel, bias = _behind(affine, kernel, bias)
+        fold = scale is not None and jnp.dtype(self.dtype) == jnp.bfloat16
+        if fold:
+            kernel, bias = kernel * scale[None], bias * scale
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = _shifted(pointwise_conv(x, kernel), bias)
+        if scale is None or fold:
+            return y
+        return y * scale.astype(self.dtype)[(None,) * (x.ndim - 1)]
 
 
 class DepthwiseConv(nn.Module):

@@ -10,7 +10,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.ops.elementwise import layer_norm, precise
+from bloodjax.ops.elementwise import layer_norm, normalise, precise
+
+
+def _in_bfloat16(module: nn.Module) -> bool:
+    return jnp.dtype(module.dtype) == jnp.bfloat16
 
 
 class BatchNorm(nn.Module):
@@ -83,8 +87,7 @@ class BatchNorm(nn.Module):
     @property
     def foldable(self) -> bool:
         """Whether the factor goes into the kernel of the convolution before, see `conv_norm`."""
-        in_bfloat16 = jnp.dtype(self.dtype) == jnp.bfloat16
-        return in_bfloat16 and not self.update and not self.is_initializing()
+        return _in_bfloat16(self) and not self.update and not self.is_initializing()
 
     def _statistics(self, x):
         """Per-channel mean and biased variance of the batch."""
@@ -127,12 +130,40 @@ class LayerNorm(nn.Module):
     epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
         """Returns the normalised input."""
-        channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones_init(), channels)
-        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        scale, bias = self.affine(x.shape[-1])
         x = precise(x)
         scale, bias = (a.astype(x.dtype) for a in (scale, bias))
         return layer_norm(x, scale, bias, self.epsilon).astype(self.dtype)
+
+    @nn.compact
+    def affine(self, channels: int) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+        """Returns scale and bias."""
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+        return scale, self.param("bias", nn.initializers.zeros_init(), (channels,))
+
+    def foldable(self, x: Float[Array, "... channels"]) -> bool:
+        """Whether scale and bias go into the layer that follows, see `norm_dense`."""
+        return _in_bfloat16(self) and x.dtype == jnp.bfloat16 and not self.is_initializing()
+
+
+def norm_dense(
+    norm: LayerNorm,
+    dense: Callable[..., Float[Array, "... features"]],
+    x: Float[Array, "... channels"],
+) -> Float[Array, "... features"]:
+    """Returns `dense(norm(x))`.
+
+    In bfloat16, the norm's scale and bias go into the kernel and the bias of `dense`. Their
+    gradients then come from those of the kernel and the bias, and need no sums over the map.
+    Float32 keeps the order of the operations, and with it the rounding.
+
+    Args:
+      norm: the norm.
+      dense: `layers.Dense` or `layers.PatchConv`.
+      x: input.
+    """
+    if not norm.foldable(x):
+        return dense(norm(x))
+    return dense(normalise(x, norm.epsilon), norm.affine)

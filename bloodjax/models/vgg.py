@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
+from bloodjax.ops.conv import NARROW, narrow_stage
 from bloodjax.ops.elementwise import relu
 
 # Number of layers with weights -> convolutions in each of the five stages.
@@ -86,11 +87,25 @@ class VGG(Backbone):
         del train
         x = x.astype(self.dtype)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            if stage == 0 and self._is_narrow(x, width):
+                x = self._narrow_stage(x, depth)
+                continue
             run_stage = maybe_remat(VGG._stage, self.remat)
             x = run_stage(self, x, stage, depth, width, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
             x = max_pool(x, 2, 2, "valid")
         return self._top(x) if self.top else x.mean(axis=(1, 2))
+
+    def _is_narrow(self, x, width) -> bool:
+        """Whether the first stage may be `narrow_stage`; float32 keeps its form and rounding."""
+        plain = jnp.dtype(self.dtype) == jnp.bfloat16 and not (self.norm or self.remat)
+        wanted = self.is_initializing() or self.is_mutable_collection("intermediates")
+        even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
+        return plain and even and width <= NARROW and not wanted
+
+    def _narrow_stage(self, x, depth):
+        names = [f"stage_0_conv_{i}" for i in range(depth)]
+        return narrow_stage(x, [self.get_variable("params", name) for name in names], names)
 
     def _stage(self, x, stage, depth, width, update_stats):
         for i in range(depth):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -175,13 +177,29 @@ def clip_by_precomputed_norm(max_norm: float) -> optax.GradientTransformationExt
     def update(updates, state, params=None, *, norm=None, **_):
         del params
         norm = optax.tree.norm(updates) if norm is None else norm
-
-        def clip(leaf):
-            return lax.select(norm < max_norm, leaf, leaf / norm.astype(leaf.dtype) * max_norm)
-
-        return jax.tree.map(clip, updates), state
+        # CPU keeps the rounding of `optax.clip_by_global_norm`.
+        clipped = lax.platform_dependent(
+            updates,
+            norm,
+            cpu=partial(_clip_by_quotient, max_norm),
+            default=partial(_clip_by_product, max_norm),
+        )
+        return clipped, state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _clip_by_quotient(max_norm: float, updates: PyTree, norm: Float[Array, ""]) -> PyTree:
+    def clip(leaf):
+        return lax.select(norm < max_norm, leaf, leaf / norm.astype(leaf.dtype) * max_norm)
+
+    return jax.tree.map(clip, updates)
+
+
+def _clip_by_product(max_norm: float, updates: PyTree, norm: Float[Array, ""]) -> PyTree:
+    """`_clip_by_quotient` with one division in all. A TPU has no instruction for a division."""
+    factor = jnp.where(norm < max_norm, 1.0, max_norm / norm)
+    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), updates)
 
 
 def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformation:

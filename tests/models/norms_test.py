@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bloodjax.models.layers import Conv, DepthwiseConv
-from bloodjax.models.norms import BatchNorm, LayerNorm, conv_norm
+from bloodjax.models.layers import Conv, Dense, DepthwiseConv, PatchConv
+from bloodjax.models.norms import BatchNorm, LayerNorm, conv_norm, norm_dense
 
 from ..trees import assert_trees_equal
 
@@ -106,9 +106,37 @@ CONVS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVS)
+class NormDense(nn.Module):
+    """LayerNorm and a layer with a scale, by `norm_dense` or one after the other."""
+
+    dense: nn.Module
+    apart: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        norm = LayerNorm(dtype=self.dense.dtype, name="norm")
+        x = x.astype(self.dense.dtype)
+        y = self.dense(norm(x)) if self.apart else norm_dense(norm, self.dense, x)
+        scale = self.param("scale", nn.initializers.ones, (y.shape[-1],))
+        last = Dense(y.shape[-1], self.dense.dtype, name="last")
+        if self.apart:
+            return last(y) * scale.astype(y.dtype)[(None,) * (y.ndim - 1)]
+        return last(y, scale=scale)
+
+
+FOLDED = {
+    **{
+        name: lambda dtype, conv=conv, **apart: ConvNorm(conv(dtype), **apart)
+        for name, conv in CONVS.items()
+    },
+    "dense": lambda dtype, **apart: NormDense(Dense(6, dtype), **apart),
+    "patches": lambda dtype, **apart: NormDense(PatchConv(6, 2, dtype), **apart),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
 def test_a_folded_norm_differs_by_rounding_only(x, name):
-    exact, narrow = (ConvNorm(CONVS[name](dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    exact, narrow = (FOLDED[name](dtype) for dtype in (jnp.float32, jnp.bfloat16))
     variables = variables_of(exact, x)
     assert jax.tree.structure(variables_of(narrow, x)) == jax.tree.structure(variables)
 
@@ -129,6 +157,14 @@ def test_a_folded_norm_differs_by_rounding_only(x, name):
 
     for error, other in zip(*(jax.tree.leaves(errors(t)) for t in (found, apart)), strict=True):
         assert 0 <= error < max(3 * other, 0.02)
+
+
+@pytest.mark.parametrize("name", ["dense", "patches"])
+def test_a_layer_norm_in_float32_is_not_folded(x, name):
+    one, other = (FOLDED[name](jnp.float32, apart=apart) for apart in (False, True))
+    variables = variables_of(one, x)
+    found, expected = (m.apply(variables, x) for m in (one, other))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("dtype", "update"), [(jnp.float32, False), (jnp.bfloat16, True)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bloodjax import models
-from bloodjax.models.vgg import NETWORKS, adaptive_avg_pool
+from bloodjax.models.vgg import NETWORKS, VGG, adaptive_avg_pool
 from bloodjax.pretrained import name_maps
 
 from .parity import RUNNING
@@ -111,3 +111,17 @@ def test_equals_keras(keras, parity):
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 def test_every_network_equals_keras(keras, parity, name, size, top):
     _check_keras(keras, parity, name, size, top)
+
+
+def test_the_first_stage_in_bfloat16_differs_by_rounding_only():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    shape = {"depths": (2, 1), "widths": (8, 16)}
+    exact, narrow = VGG(**shape), VGG(**shape, dtype=jnp.bfloat16)
+    variables = jax.jit(exact.init)(jax.random.key(0), x)
+    expected, found = (jax.jit(model.apply)(variables, x) for model in (exact, narrow))
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.03 * scale)
+    # Without the shorter form, for the maps before the pooling.
+    other, stages = narrow.apply(variables, x, mutable=["intermediates"])
+    np.testing.assert_allclose(other.astype(jnp.float32), expected, atol=0.03 * scale)
+    assert stages["intermediates"]["stage_0"][0].shape == (2, 32, 32, 8)

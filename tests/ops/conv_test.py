@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.ops.conv import conv
+from bloodjax.ops import conv as module
+from bloodjax.ops.conv import conv, narrow_stage
 
 from .reference import dense_conv
 
@@ -69,3 +70,41 @@ def test_large_maps_take_tiles_on_cpu():
         return jax.jit(loss).lower(*shapes).as_text(dialect="hlo").count(" convolution(")
 
     assert convolutions(12) < convolutions(9)
+
+
+def drawn_stage(dtype=jnp.float32):
+    rng = np.random.default_rng(3)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    shapes = ((3, 5), (5, 5))
+    layers = [{"kernel": draw(3, 3, *shape), "bias": draw(shape[1])} for shape in shapes]
+    return draw(2, 6, 8, 3).astype(dtype), layers, draw(2, 3, 4, 5).astype(dtype)
+
+
+def test_a_stage_in_pairs_of_columns_equals_the_plain_one():
+    x, layers, grad = drawn_stage()
+    results = []
+    for form in (module._stage, module._stage_in_pairs):
+        out, vjp = jax.vjp(lambda *a, form=form: form(*a, names=("a", "b")), x, layers)
+        results.append((out, *vjp(grad)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4), *results)
+
+
+def test_a_narrow_stage_takes_bfloat16():
+    x, layers, grad = drawn_stage(jnp.bfloat16)
+    out, vjp = jax.vjp(lambda *a: narrow_stage(*a, ("a", "b")), x, layers)
+    expected = module._stage(x.astype(jnp.float32), layers, names=("a", "b"))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        out.astype(jnp.float32), expected, atol=0.03 * float(jnp.abs(expected).max())
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(vjp(grad)[1])} == {jnp.dtype(jnp.float32)}
+
+
+def test_of_equal_halves_one_has_the_gradient():
+    x, grad = jnp.array([[1.0, 2.0, 1.0, 3.0]]), jnp.array([[5.0, 7.0]])
+    out, vjp = jax.vjp(module._larger_half, x)
+    np.testing.assert_array_equal(out, [[1.0, 3.0]])
+    np.testing.assert_array_equal(vjp(grad)[0], [[5.0, 0.0, 0.0, 7.0]])

@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.ops.elementwise import gelu, layer_norm, relu, relu6
+from bloodjax.ops import elementwise
+from bloodjax.ops.elementwise import gelu, layer_norm, normalise, relu, relu6, silu
 
 EPSILON = 1e-6
 
@@ -53,6 +56,34 @@ def test_gelu_of_bfloat16_is_rounded_once():
     assert jax.grad(lambda x: gelu(x).sum())(x).dtype == jnp.bfloat16
 
 
+def test_the_distribution_function_of_tpus_is_exact_to_2e_5():
+    x = jnp.concatenate([jnp.linspace(-6.0, 6.0, 2001), jnp.array([-1e4, -30.0, 0.0, 30.0, 1e4])])
+    found = jax.jit(elementwise._normal_cdf_by_tanh)(x)
+    np.testing.assert_allclose(found, jax.scipy.stats.norm.cdf(x), atol=2e-5)
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_normalise_equals_layer_norm_without_scale_and_bias():
+    x = (3.0 + 2.0 * draw(5, 7, 33)).astype(jnp.bfloat16)
+    wide = x.astype(jnp.float32)
+    exact = functools.partial(layer_norm, scale=jnp.ones(33), bias=jnp.zeros(33), epsilon=EPSILON)
+    out, vjp = jax.vjp(lambda x: normalise(x, EPSILON), x)
+    expected, expected_vjp = jax.vjp(exact, wide)
+    grad = draw(5, 7, 33, seed=9).astype(jnp.bfloat16)
+    (found_grad,), (expected_grad,) = vjp(grad), expected_vjp(grad.astype(jnp.float32))
+    assert out.dtype == found_grad.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, rtol=2**-8, atol=1e-3)
+    np.testing.assert_allclose(found_grad.astype(jnp.float32), expected_grad, rtol=0.02, atol=0.01)
+
+
+def test_normalise_of_equal_channels_is_finite():
+    x = jnp.full((2, 33), 100.3, jnp.bfloat16)
+    out, vjp = jax.vjp(lambda x: normalise(x, EPSILON), x)
+    assert np.isfinite(out.astype(jnp.float32)).all()
+    assert np.isfinite(vjp(jnp.ones_like(x))[0].astype(jnp.float32)).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("ours", "jaxs"), [(relu, jax.nn.relu), (relu6, jax.nn.relu6)])
 def test_relu_and_its_gradient_equal_jaxs_to_the_bit(ours, jaxs, dtype):
@@ -64,6 +95,22 @@ def test_relu_and_its_gradient_equal_jaxs_to_the_bit(ours, jaxs, dtype):
     np.testing.assert_array_equal(found[0], expected[0])
     grad = draw(505, seed=9).astype(dtype)
     np.testing.assert_array_equal(found[1](grad)[0], expected[1](grad)[0])
+
+
+def test_silu_and_its_gradient_equal_jaxs():
+    x, grad = draw(500) * 5, draw(500, seed=9)
+    (out, vjp), (expected, expected_vjp) = jax.vjp(silu, x), jax.vjp(jax.nn.silu, x)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(vjp(grad)[0], expected_vjp(grad)[0])
+    narrow, narrow_grad = x.astype(jnp.bfloat16), grad.astype(jnp.bfloat16)
+    out, vjp = jax.vjp(silu, narrow)
+    expected, expected_vjp = jax.vjp(jax.nn.silu, narrow.astype(jnp.float32))
+    assert out.dtype == vjp(narrow_grad)[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, rtol=2**-8)
+    (expected_grad,) = expected_vjp(narrow_grad.astype(jnp.float32))
+    np.testing.assert_allclose(
+        vjp(narrow_grad)[0].astype(jnp.float32), expected_grad, rtol=2**-8, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("function", [relu, relu6])

@@ -9,6 +9,7 @@ import pytest
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.models.layer_depth import depths
+from bloodjax.training import optim
 from bloodjax.training.optim import (
     clip_by_precomputed_norm,
     decay_mask,
@@ -344,6 +345,17 @@ def test_clip_to_is_optax_s_clipping(max_norm, given):
     extra = {"norm": optax.tree.norm(grads)} if given else {}
     found, _ = clip.update(grads, clip.init(grads), **extra)
     assert_trees_equal(found, expected.update(grads, expected.init(grads))[0])
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 100.0])
+def test_clipping_on_accelerators_differs_by_rounding_only(max_norm):
+    grads = {"a": jnp.arange(4.0), "b": {"c": -jnp.ones((2, 3))}}
+    norm = optax.tree.norm(grads)
+    found = optim._clip_by_product(max_norm, grads, norm)
+    expected = optim._clip_by_quotient(max_norm, grads, norm)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    if max_norm > norm:
+        assert_trees_equal(found, grads)
 
 
 def test_the_trained_norm_leaves_out_what_is_frozen():
