@@ -137,7 +137,8 @@ def test_commands_that_are_named_exist():
 
 def test_identifiers_that_are_named_exist():
     pages = ["docs/ARCHITECTURE.md", *(page for page in PAGES if page.startswith("docs/internals"))]
-    files = [*ROOT.glob("bloodjax/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    folders = ("bloodjax", "tests", "benchmarks")
+    files = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
     known = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in files)))
     missing = {}
     for page in pages:
