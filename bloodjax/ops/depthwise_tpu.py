@@ -43,7 +43,7 @@ TPU_FORMS: dict[tuple[str, int, int, str], tuple[tuple[int, str], ...]] = {
         *((3, "native"), (6, "mosaic")),
         *((12, "native"), (24, "mosaic")),
     ),
-    ("kernel_grad", 5, 1, "bfloat16"): ((12, "mosaic"),),
+    ("kernel_grad", 5, 1, "bfloat16"): ((6, "mosaic"), (12, "native")),
     ("kernel_grad", 7, 1, "bfloat16"): ((6, "mosaic"), (24, "native")),
 }
 
