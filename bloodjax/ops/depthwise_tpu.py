@@ -39,10 +39,7 @@ TPU_FORMS: dict[tuple[str, int, int, str], tuple[tuple[int, str], ...]] = {
     ("input_grad", 5, 1, "bfloat16"): ((12, "mosaic"),),
     ("input_grad", 5, 2, "bfloat16"): ((24, "mosaic"),),
     ("input_grad", 7, 1, "bfloat16"): ((24, "mosaic"),),
-    ("kernel_grad", 3, 1, "bfloat16"): (
-        *((3, "native"), (6, "mosaic")),
-        *((12, "native"), (24, "mosaic")),
-    ),
+    ("kernel_grad", 3, 1, "bfloat16"): ((3, "native"), (6, "mosaic"), (24, "native")),
     ("kernel_grad", 5, 1, "bfloat16"): ((6, "mosaic"), (12, "native")),
     ("kernel_grad", 7, 1, "bfloat16"): ((6, "mosaic"), (24, "native")),
 }
