@@ -54,6 +54,8 @@ NETWORKS = (
     "vgg16",
 )
 TARGETS = ("v5e-1", "v6e-1", "h200")
+# Kernels that one process compiles; the simulation of each keeps up to a gigabyte.
+_KERNELS = 4
 CONTENDERS = ("bloodjax", "bloodjax_batchnorm", "keras", "flax")
 
 
@@ -113,10 +115,13 @@ def compile_row(
     if kernels:
         cycles = dict(kernel_cycles or {})
         others = [kernel for kernel in dict.fromkeys(kernels) if kernel not in cycles]
-        answer = _ask({"target": target, "kernels": others}) if others else {"cycles": []}
-        if "error" in answer:
-            return answer
-        add_kernels(found, kernels, cycles | dict(zip(others, answer["cycles"], strict=True)))
+        for start in range(0, len(others), _KERNELS):
+            some = others[start : start + _KERNELS]
+            answer = _ask({"target": target, "kernels": some})
+            if "error" in answer:
+                return answer
+            cycles.update(zip(some, answer["cycles"], strict=True))
+        add_kernels(found, kernels, cycles)
     return found
 
 
