@@ -25,9 +25,9 @@ from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients
 
 # (direction, kernel size, stride, dtype) -> ((largest side of the input map, form), ...), in
 # increasing order; the last form also applies to larger maps. Cases that are not listed are native.
-# The cycles are those of a v5e in benchmarks/results/compiled/v5e_1/depthwise_2026-11-28_222253.json,
-# from `python -m benchmarks.depthwise_compiled`. XLA fuses the layers around the native form, so
-# that a kernel must gain more than a pass over the map costs.
+# The cycles are those of a v5e, in benchmarks/results/compiled/v5e_1/ as
+# depthwise_2026-11-28_222253.json, from `python -m benchmarks.depthwise_compiled`. XLA fuses the
+# layers around the native form, so that a kernel must gain more than a pass over the map costs.
 TPU_FORMS: dict[tuple[str, int, int, str], tuple[tuple[int, str], ...]] = {
     ("forward", 3, 1, "bfloat16"): ((12, "native"), (24, "mosaic")),
     ("forward", 3, 2, "bfloat16"): ((6, "mosaic"), (48, "native")),
