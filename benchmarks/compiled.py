@@ -217,7 +217,7 @@ def main() -> None:
         path = chosen.out / f"{target}.json"
         key = {"contender": contender, "task": dataclasses.asdict(task)}
         known = next((row for row in read(path) if _key(row) == _key(key)), {"content": ""})
-        kernels = depthwise_cycles(chosen.out / target)
+        kernels = depthwise_cycles(chosen.out / target.replace("-", "_"))
         found = compile_row(contender, target, task, known["content"], chosen.texts, kernels)
         failed |= "error" in found
         new = "cycles" in found
