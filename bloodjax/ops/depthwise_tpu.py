@@ -27,7 +27,7 @@ from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients
 # increasing order; the last form also applies to larger maps. Cases that are not listed are native.
 # The cycles are those of a v5e, in benchmarks/results/compiled/v5e_1/ as
 # depthwise_2026-11-28_222253.json, from `python -m benchmarks.depthwise_compiled`. XLA fuses the
-# layers around the native form, also those that the kernel gradient repeats. In a block, kernels for
+# layers around the native form, and repeats some for the kernel gradient. In a block, kernels for
 # one or two of the directions gained nothing, so all three have the same form: kernels where they
 # gain in a block or in the steps of ConvNeXt-T and EfficientNet-B0.
 _STEPS: dict[tuple[int, int], tuple[tuple[int, str], ...]] = {
