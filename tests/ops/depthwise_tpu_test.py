@@ -61,9 +61,12 @@ def interpreted(x, kernel, grad, stride, padding):
     return jax.jit(run, compiler_options=options)(x, kernel, grad)
 
 
+# Unrolled maps take half a minute each to interpret.
 @pytest.mark.full
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize(("unrolled", "block"), [(10**6, 2**30), (0, 0)])
+@pytest.mark.parametrize(
+    ("unrolled", "block"), [pytest.param(10**6, 2**30, marks=pytest.mark.slow), (0, 0)]
+)
 def test_kernels_equal_the_grouped_convolution(monkeypatch, unrolled, block, case):
     monkeypatch.setattr(depthwise_mosaic, "_UNROLLED", unrolled)
     monkeypatch.setattr(depthwise_mosaic, "_BLOCK_BYTES", block)  # one program or two
