@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from bloodjax.data import lazy
 from bloodjax.data.lazy import Images
+from bloodjax.data.reading import Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Dataset:
         it assigns none.
       groups: Key of each image, such as a patient or a slide; images with the same key must not be
         separated by a split. "" for an image without a key.
+      reading: How the source was read.
     """
 
     images: Images
@@ -32,6 +34,7 @@ class Dataset:
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
     def __post_init__(self):
         n = len(self.images)
@@ -65,4 +68,5 @@ class Dataset:
             classes=self.classes,
             splits=self.splits + other.splits,
             groups=self.groups + other.groups,
+            reading=self.reading.joined(other.reading),
         )

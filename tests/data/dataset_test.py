@@ -3,6 +3,7 @@ import pytest
 
 from bloodjax.data import lazy
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.reading import Reading
 
 FIELDS = {
     "images": np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 4, 4, 3), np.uint8),
@@ -52,3 +53,11 @@ def test_joined_is_one_after_the_other():
     assert joined.labels.tolist() == [0, 0, 1]
     assert (joined.names, joined.splits) == (("c", "a", "b"), ("val", "train", ""))
     assert (joined.groups, joined.classes) == (("q", "", "p"), ("x", "y"))
+
+
+def test_images_keep_how_they_were_read():
+    reading = Reading("cells", "class folders")
+    dataset = Dataset(**FIELDS, reading=reading)
+    taken = dataset.take(np.array([0]))
+    assert taken.reading == taken.concatenate(dataset).reading == reading
+    assert Dataset(**FIELDS).reading == Reading()

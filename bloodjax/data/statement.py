@@ -1,0 +1,80 @@
+"""What a command is about to compute on, in three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.reading import LeftOut, merge
+
+# Names that a line lists before it says how many more there are.
+_MAX_CLASSES = 40
+
+
+def lines(parts: Mapping[str, Dataset], left_out: Sequence[LeftOut] = ()) -> list[str]:
+    """States the sources, the classes, and what was left out.
+
+    Args:
+      parts: Images of each part, such as "train" and "test". A dataset without class names is
+        unlabelled.
+      left_out: What was left out after the sources had been read, such as junk.
+
+    Returns:
+      Three lines: the sources and how they were read; the classes in label order with the number
+      of images in each part; what was left out and why, by class.
+    """
+    return [_sources(parts), _classes(parts), _left_out(parts, left_out)]
+
+
+def _sources(parts: Mapping[str, Dataset]) -> str:
+    names_of: dict = {}
+    for name, dataset in parts.items():
+        names_of.setdefault(dataset.reading, []).append(name)
+    read = []
+    for reading, names in names_of.items():
+        how = "; ".join(filter(None, (reading.layout, *reading.details)))
+        source = reading.spec or "images in memory"
+        read.append(
+            f"{', '.join(filter(None, names))} from {source}" + (f" ({how})" if how else "")
+        )
+    return "data: " + ", ".join(read).strip()
+
+
+def _classes(parts: Mapping[str, Dataset]) -> str:
+    names = next((dataset.classes for dataset in parts.values()), ())
+    if not names:
+        return "images: " + _counts([len(dataset) for dataset in parts.values()])
+    counts = np.stack([np.bincount(d.labels, minlength=len(names)) for d in parts.values()], axis=1)
+    shown = [f"{n} {_counts(c)}" for n, c in zip(names, counts[:_MAX_CLASSES], strict=False)]
+    if len(names) > _MAX_CLASSES:
+        shown.append(f"and {len(names) - _MAX_CLASSES} more")
+    head = f"{len(names)} classes" if len(names) > 1 else "1 class"
+    by_part = f" by {'/'.join(parts)}" if len(parts) > 1 else ""
+    return f"{head}{by_part}: {', '.join(shown)}; all {_counts(counts.sum(0))}"
+
+
+def _counts(counts) -> str:
+    return "/".join(f"{count:,}" for count in counts)
+
+
+def _left_out(parts: Mapping[str, Dataset], left_out: Sequence[LeftOut]) -> str:
+    # Parts of one source share its reading, whose entries count once.
+    readings = dict.fromkeys(dataset.reading for dataset in parts.values())
+    by_reason: dict[str, list[LeftOut]] = {}
+    for entry in merge([e for reading in readings for e in reading.left_out] + list(left_out)):
+        by_reason.setdefault(entry.reason, []).append(entry)
+    if not by_reason:
+        return "left out: nothing"
+    return "left out: " + "; ".join(map(_reason, by_reason.values()))
+
+
+def _reason(entries: Sequence[LeftOut]) -> str:
+    text = f"{sum(entry.count for entry in entries):,} {entries[0].reason}"
+    labelled = [f"{entry.label} {entry.count:,}" for entry in entries if entry.label]
+    if not labelled:
+        return text
+    more = len(labelled) - _MAX_CLASSES
+    shown = labelled[:_MAX_CLASSES] + ([f"and {more} more classes"] if more > 0 else [])
+    return f"{text} ({', '.join(shown)})"
