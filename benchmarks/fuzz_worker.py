@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.samples import NETWORK, SIDE
 from bloodjax import config as config_lib
 from bloodjax.data import audit, sources, splits
+from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 from bloodjax.pretrained import load
 from bloodjax.training import metric_writer, workdir
@@ -99,7 +100,7 @@ def _source(spec: str) -> None:
     sources.native_size(spec)
     dataset = sources.load(spec, SIDE)
     audit.audit({"train": dataset})
-    dataset = sources.load(spec, 2 * SIDE, bad_images="skip", lazy=True)
+    dataset = sources.load(spec, 2 * SIDE, options=ReadOptions("skip"), lazy=True)
     for image in dataset.images:
         image.sum()
 

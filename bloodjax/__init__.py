@@ -171,9 +171,14 @@ def load_dataset(
       UserError: The source is missing, damaged or has no image of a class.
     """
     from bloodjax.data import sources
+    from bloodjax.data.options import ReadOptions
 
     return sources.load(
-        os.fspath(spec), image_size, bad_images=bad_images, class_names=class_names, seed=seed
+        os.fspath(spec),
+        image_size,
+        options=ReadOptions(bad_images),
+        class_names=class_names,
+        seed=seed,
     )
 
 

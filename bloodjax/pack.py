@@ -35,12 +35,13 @@ def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.data import packing
+    from bloodjax.data.options import ReadOptions
 
     size, out = _SIZE.value, command.local_path("out")
     dataset = packing.load_source(
         _DATA.value,
         size,
-        bad_images=_BAD.value,
+        options=ReadOptions(bad_images=_BAD.value),
         class_names=_CLASSES.value,
         seed=_SEED.value,
     )

@@ -29,6 +29,7 @@ _TTA = command.flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     """Runs the command."""
+    from bloodjax import config
     from bloodjax.augment import views
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
@@ -46,9 +47,11 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
     compilation_cache.keep(workdirs[0])
-    data = model.config.data
     images, names = sources.load_images(
-        _INPUT.value, data.image_size, bad_images=data.bad_images, seed=model.config.seed
+        _INPUT.value,
+        model.config.data.image_size,
+        options=config.read_options(model.config),
+        seed=model.config.seed,
     )
     probabilities = model.predict(images, _TTA.value)
     files.atomic_write(out, evaluator.predictions_csv(names, model.classes, probabilities))

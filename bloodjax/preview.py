@@ -60,13 +60,14 @@ def render_sheet(config: Config, columns: int) -> bytes:
     """
     import numpy as np
 
+    from bloodjax import config as config_lib
     from bloodjax.data import sources
     from bloodjax.report import plots
 
     data = sources.load(
         config.data.train,
         config.data.image_size,
-        bad_images=config.data.bad_images,
+        options=config_lib.read_options(config),
         class_names=config.data.classes,
         seed=config.seed,
     )

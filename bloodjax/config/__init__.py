@@ -11,7 +11,13 @@ from bloodjax.config.load import (
     validate,
     with_source,
 )
-from bloodjax.config.parsed import SplitSource, augmentation, distortions, split_source
+from bloodjax.config.parsed import (
+    SplitSource,
+    augmentation,
+    distortions,
+    read_options,
+    split_source,
+)
 
 __all__ = [
     "PHASES",
@@ -24,6 +30,7 @@ __all__ = [
     "get_config",
     "load",
     "load_json",
+    "read_options",
     "resumed",
     "split_source",
     "to_json",

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from bloodjax.augment import policy
 from bloodjax.config.defaults import Config
 from bloodjax.corruptions import registry
+from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 
 
@@ -54,6 +55,11 @@ def distortions(config: Config) -> dict[str, tuple[int, ...]]:
       UserError: a name or a severity is unknown.
     """
     return dict(_distortions(config.data.validation_distortion))
+
+
+def read_options(config: Config) -> ReadOptions:
+    """How a run reads the images of its sources, and of those that it is applied to."""
+    return ReadOptions(bad_images=config.data.bad_images)
 
 
 @functools.cache

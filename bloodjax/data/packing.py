@@ -7,7 +7,6 @@ import hashlib
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -17,6 +16,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, tfds
 from bloodjax.data.formats.records import Shard, Writer
 from bloodjax.data.lazy import LazyImages
+from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
@@ -33,7 +33,7 @@ def load_source(
     spec: str,
     image_size: int | None = None,
     *,
-    bad_images: Literal["fail", "skip"] = "fail",
+    options: ReadOptions = DEFAULTS,
     class_names: Sequence[str] = (),
     seed: int = 0,
 ) -> Dataset:
@@ -43,7 +43,7 @@ def load_source(
       spec: A SPEC.
       image_size: Height and width in pixels; None keeps the encoded images, or the pixels, of the
         source.
-      bad_images: As for `sources.load`.
+      options: How the images are read.
       class_names: As for `sources.load`.
       seed: Random seed of synthetic images.
 
@@ -55,7 +55,7 @@ def load_source(
     return sources.load(
         spec,
         image_size or sources.native_size(spec) or _CHECK_SIZE,
-        bad_images=bad_images,
+        options=options,
         class_names=class_names,
         seed=seed,
         lazy=True,

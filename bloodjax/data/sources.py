@@ -15,7 +15,6 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from bloodjax.data.formats import array_record, folders, npz
 from bloodjax.data.formats.archive import keep_open, open_archive, open_zip
 from bloodjax.data.images import SUFFIXES, decode
 from bloodjax.data.lazy import Images, take
+from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -35,7 +35,7 @@ def load(
     spec: str,
     image_size: int,
     *,
-    bad_images: Literal["fail", "skip"] = "fail",
+    options: ReadOptions = DEFAULTS,
     class_names: Sequence[str] = (),
     seed: int = 0,
     lazy: bool = False,
@@ -48,8 +48,7 @@ def load(
     Args:
       spec: The SPEC of the source.
       image_size: Height and width of the images in pixels.
-      bad_images: What to do about an unreadable image in a folder or zip: "fail" raises an error,
-        "skip" leaves it out with a warning. An unreadable image in shards is always an error.
+      options: How the images are read.
       class_names: Classes in label order, such as those of a trained model. The source may lack
         some of them, and must not contain others. By default the order is the source's own, and
         each class must have an image.
@@ -65,11 +64,11 @@ def load(
     else:
         path = _local_path(spec)
         if path.is_file() and path.suffix.lower() == ".npz":
-            dataset = npz.read_dataset(path, image_size, class_names)
+            dataset = npz.read_dataset(path, image_size, class_names, options)
         elif array_record.is_shards(path):
-            dataset = array_record.read_dataset(path, image_size)
+            dataset = array_record.read_dataset(path, image_size, options)
         else:
-            dataset = folders.read_dataset(path, image_size, bad_images, lazy=lazy)
+            dataset = folders.read_dataset(path, image_size, options, lazy=lazy)
     if class_names:
         return _in_label_order(spec, dataset, class_names)
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
@@ -83,7 +82,7 @@ def load(
 
 
 def load_images(
-    path: str, image_size: int, *, bad_images: Literal["fail", "skip"] = "fail", seed: int = 0
+    path: str, image_size: int, *, options: ReadOptions = DEFAULTS, seed: int = 0
 ) -> tuple[Images, tuple[str, ...]]:
     """Loads images without labels, to classify them.
 
@@ -91,7 +90,7 @@ def load_images(
       path: An image, a folder or zip with images at any depth, an npz with `images`, or any
         other SPEC.
       image_size: Height and width of the images in pixels.
-      bad_images: As for `load`.
+      options: How the images are read.
       seed: Random seed of synthetic images.
 
     Returns:
@@ -104,7 +103,7 @@ def load_images(
         pathlib.Path(os.path.expanduser(path))
     )
     if is_shards or _synthetic_count(path) is not None:
-        dataset = load(path, image_size, seed=seed)
+        dataset = load(path, image_size, options=options, seed=seed)
         return dataset.images, dataset.names
     if path.lower().endswith(SUFFIXES) and os.path.isfile(path):
         try:
@@ -114,10 +113,10 @@ def load_images(
         return image[None], (pathlib.Path(path).name,)
     source = _local_path(path)
     if source.suffix.lower() == ".npz":
-        return npz.read_images(source, image_size)
+        return npz.read_images(source, image_size, options)
     archive = keep_open(source)
     names = tuple(n for n in archive.files if n.lower().endswith(SUFFIXES))
-    images, readable = folders.read_images(source, archive, names, image_size, bad_images)
+    images, readable = folders.read_images(source, archive, names, image_size, options)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images")
     if readable.all():

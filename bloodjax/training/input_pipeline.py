@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bloodjax.config import Config, split_source
+from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import audit, sources
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
@@ -120,7 +120,7 @@ def select(
     dataset = sources.load(
         spec,
         config.data.image_size,
-        bad_images=config.data.bad_images,
+        options=read_options(config),
         class_names=classes,
         seed=config.seed,
     )
@@ -167,7 +167,7 @@ def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], na
     dataset = sources.load(
         source["spec"],
         config.data.image_size,
-        bad_images=config.data.bad_images,
+        options=read_options(config),
         class_names=classes,
         seed=config.seed,
     )
@@ -210,7 +210,7 @@ def _load(config: Config, specs: Mapping[str, str]) -> dict[str, Dataset]:
         loaded[name] = sources.load(
             spec,
             config.data.image_size,
-            bad_images=config.data.bad_images,
+            options=read_options(config),
             class_names=classes,
             seed=config.seed,
         )

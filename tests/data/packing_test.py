@@ -10,6 +10,7 @@ import pytest
 from bloodjax.data import images, lazy, packing, sources
 from bloodjax.data.formats import array_record
 from bloodjax.data.formats.tfds import tfds
+from bloodjax.data.options import ReadOptions
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -230,7 +231,7 @@ def test_a_bad_image_is_named_or_left_out(tmp_path):
     (folder / "val/b/0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"val/b/0.png is not a readable image"):
         packing.load_source(str(folder))
-    assert len(packing.load_source(str(folder), bad_images="skip")) == 23
+    assert len(packing.load_source(str(folder), options=ReadOptions("skip"))) == 23
 
 
 def test_a_class_name_that_cannot_be_kept_is_an_error(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from bloodjax.data import images, lazy, sources
 from bloodjax.data.formats import npz
+from bloodjax.data.options import ReadOptions
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -116,7 +117,7 @@ def test_a_class_without_readable_images_is_an_error(folder, caplog):
     for name in ("1.png", "2.png"):
         (folder / "b" / name).write_bytes(b"")
     with caplog.at_level(logging.ERROR), pytest.raises(UserError, match="cells: no image of b,"):
-        sources.load(str(folder), 24, bad_images="skip")
+        sources.load(str(folder), 24, options=ReadOptions("skip"))
 
 
 def test_a_cell_type_without_images_is_an_error(tmp_path):
@@ -225,7 +226,7 @@ def test_unreadable_images_are_left_out_lazy_too(folder, caplog):
     (folder / "b/2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"b/2.png is not a readable image"):
         sources.load(str(folder), 24, lazy=True)
-    dataset = sources.load(str(folder), 24, bad_images="skip", lazy=True)
+    dataset = sources.load(str(folder), 24, options=ReadOptions("skip"), lazy=True)
     assert dataset.names == ("a/1.png", "a/2.png", "b/1.png", "c/1.png", "c/2.png")
     np.testing.assert_array_equal(dataset.images[2], image(0))
 

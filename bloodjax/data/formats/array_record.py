@@ -26,6 +26,7 @@ from bloodjax.data.formats.folders import SPLITS
 from bloodjax.data.formats.records import Reader, Shard
 from bloodjax.data.images import resize
 from bloodjax.data.lazy import LazyImages
+from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 
 INFO = "dataset_info.json"
@@ -62,7 +63,7 @@ def is_shards(folder: pathlib.Path) -> bool:
     return described or any(folder.glob(_SHARDS))
 
 
-def read_dataset(folder: pathlib.Path, size: int) -> Dataset:
+def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULTS) -> Dataset:
     """Reads the dataset in `folder`, with lazy images of `size` pixels in height and width.
 
     Raises:

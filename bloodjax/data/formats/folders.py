@@ -8,7 +8,6 @@ import io
 import logging
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,6 +16,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats.archive import Archive, keep_open
 from bloodjax.data.images import SUFFIXES, decode
 from bloodjax.data.lazy import Images, decode_lazily, outgrows_memory, run_in_threads
+from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 
 SPLITS = {
@@ -44,7 +44,7 @@ class _ImageFiles:
 
 
 def read_dataset(
-    path: pathlib.Path, size: int, bad_images: Literal["fail", "skip"], *, lazy: bool = False
+    path: pathlib.Path, size: int, options: ReadOptions = DEFAULTS, *, lazy: bool = False
 ) -> Dataset:
     """Reads the images of a folder or zip, sorted by path; classes are the sorted folder names.
 
@@ -57,16 +57,16 @@ def read_dataset(
     Args:
       path: The folder or zip.
       size: Height and width of the images in pixels.
-      bad_images: Whether an unreadable image is an error or is skipped with a warning.
+      options: How the images are read.
       lazy: Whether the images are lazy even if they fit in memory.
 
     Raises:
       UserError: There are no images, the layout is not one of `LAYOUTS`, `groups.csv` does not
-        fit, or (with `bad_images` "fail") a file in a class folder is not a readable image.
+        fit, or (with `options.bad_images` "fail") a file in a class folder is not a readable image.
     """
     archive = keep_open(path)
     files = _find_images(path, archive)
-    images, readable = read_images(path, archive, files.names, size, bad_images, lazy=lazy)
+    images, readable = read_images(path, archive, files.names, size, options, lazy=lazy)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images, {LAYOUTS}")
     label_of = {name: label for label, name in enumerate(files.classes)}
@@ -143,7 +143,7 @@ def read_images(
     archive: Archive,
     names: Sequence[str],
     size: int,
-    bad_images: Literal["fail", "skip"],
+    options: ReadOptions = DEFAULTS,
     *,
     lazy: bool = False,
 ) -> tuple[Images, Bool[np.ndarray, " n"]]:
@@ -154,14 +154,14 @@ def read_images(
       archive: The same, opened.
       names: Paths of the images in the archive.
       size: Height and width of the images in pixels.
-      bad_images: Whether an unreadable image is an error or is skipped with a warning.
+      options: How the images are read.
       lazy: Whether the images are lazy even if they fit in memory.
 
     Returns:
       All images, and which of them are readable.
 
     Raises:
-      UserError: An image is unreadable and `bad_images` is "fail".
+      UserError: An image is unreadable and `options.bad_images` is "fail".
     """
     lazy = lazy or outgrows_memory(len(names) * size**2 * 3)
     images = np.zeros((0 if lazy else len(names), size, size, 3), np.uint8)
@@ -178,7 +178,7 @@ def read_images(
             try:
                 image = decode(archive.read(names[i]), size)
             except ValueError as error:
-                if bad_images == "fail":
+                if options.bad_images == "fail":
                     raise to_error(i, error) from error
                 readable[i] = False
             else:

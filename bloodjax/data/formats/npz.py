@@ -12,6 +12,7 @@ from jaxtyping import Int32, UInt8
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats.archive import open_zip
 from bloodjax.data.images import resize
+from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 
 # The label order of BloodMNIST and of the AN2DL challenge.
@@ -23,7 +24,12 @@ BLOOD_CELLS = (
 _MEDMNIST_SPLITS = ("train", "val", "test")
 
 
-def read_dataset(path: pathlib.Path, size: int, class_names: Sequence[str]) -> Dataset:
+def read_dataset(
+    path: pathlib.Path,
+    size: int,
+    class_names: Sequence[str],
+    options: ReadOptions = DEFAULTS,
+) -> Dataset:
     """Reads a challenge file (`images`, `labels`) or a MedMNIST file (`train_images`, ...).
 
     A challenge file may also contain `classes` (names in label order) and `groups` (one key per
@@ -35,6 +41,7 @@ def read_dataset(path: pathlib.Path, size: int, class_names: Sequence[str]) -> D
       path: The npz file.
       size: Height and width in pixels to resize to.
       class_names: Class names in label order, or empty.
+      options: How the images are read.
 
     Raises:
       UserError: The file is missing or damaged, or its keys, types, shapes or labels are others.
@@ -53,13 +60,14 @@ def read_dataset(path: pathlib.Path, size: int, class_names: Sequence[str]) -> D
 
 
 def read_images(
-    path: pathlib.Path, size: int
+    path: pathlib.Path, size: int, options: ReadOptions = DEFAULTS
 ) -> tuple[UInt8[np.ndarray, "n {size} {size} 3"], tuple[str, ...]]:
     """Reads the images of a challenge or MedMNIST file without labels.
 
     Args:
       path: The npz file.
       size: Height and width in pixels to resize to.
+      options: How the images are read.
 
     Returns:
       The images and their names.
