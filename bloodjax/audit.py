@@ -1,6 +1,6 @@
 """Finds junk images, duplicates, label conflicts and leakage in datasets and between them.
 
-python -m bloodjax.audit --data=SPEC [--data=SPEC2 ...] [--out=DIR]
+python -m bloodjax.audit --data=SPEC [--data=SPEC2 ...] [--out=DIR] [--bad_images=skip]
 """
 
 from __future__ import annotations
@@ -14,24 +14,41 @@ command.flags.DEFINE_string("out", "audit", "DIR: Folder for audit.json and inde
 _SIZE = command.flags.DEFINE_integer(
     "image_size", 96, "PIXELS: Side of the images when they are compared."
 )
+_BAD = command.flags.DEFINE_enum(
+    "bad_images",
+    "fail",
+    ["fail", "skip"],
+    "What to do about an unreadable image in a folder or zip.",
+)
+_CLASSES = command.flags.DEFINE_string(
+    "classes", "", "A,B,C: Class names in label order, for a file without its own."
+)
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
-    from bloodjax.data import audit, sources
+    from bloodjax.data import audit, sources, statement
     from bloodjax.report import audit_page
 
-    datasets = {spec: sources.load(spec, _SIZE.value) for spec in _DATA.value}
+    options = ReadOptions(bad_images=_BAD.value)
+    names = parsed.parse_names(_CLASSES.value)
+    datasets = {
+        spec: sources.load(spec, _SIZE.value, options=options, class_names=names)
+        for spec in _DATA.value
+    }
+    for line in statement.lines(datasets):
+        console.log_info(line)
     findings = audit.audit(datasets)
     out = command.local_path("out")
     audit_page.write(findings, datasets, out)
     skipped = "".join(f"; skipped: {line}" for line in findings.left_out)
     console.log_info(
-        f"{findings.n:,} images: {len(findings.junk):,} junk, "
-        f"{len(findings.exact_duplicates)} groups of exact and {len(findings.near_duplicates)} of "
-        f"near duplicates, {len(findings.label_conflicts)} label conflicts, "
-        f"{len(findings.leakage)} leaks{skipped}; see {out / 'index.html'}"
+        f"{console.counted(findings.n, 'image')}: {len(findings.junk):,} junk, "
+        f"{console.counted(len(findings.exact_duplicates), 'group')} of exact and "
+        f"{len(findings.near_duplicates):,} of near duplicates, "
+        f"{console.counted(len(findings.label_conflicts), 'label conflict')}, "
+        f"{console.counted(len(findings.leakage), 'leak')}{skipped}; see {out / 'index.html'}"
     )
 
 

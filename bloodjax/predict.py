@@ -1,9 +1,12 @@
 """Classifies images with a trained classifier, or with an ensemble of several.
 
-python -m bloodjax.predict --workdir=DIR[,DIR2,...] --input=PATH_OR_SPEC --out=FILE.csv
+python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SPEC --out=FILE.csv
+    [--tta=d4] [--bad_images=skip]
 """
 
 from __future__ import annotations
+
+import os
 
 from bloodjax.cli import command
 from bloodjax.errors import UserError
@@ -11,7 +14,7 @@ from bloodjax.errors import UserError
 command.flags.DEFINE_multi_string(
     "workdir",
     None,
-    "DIR: Folder of the run. Several (DIR,DIR2), or one with folds: their ensemble.",
+    "DIR: Folder of the run. Repeated, or of a run with folds: their ensemble.",
 )
 _INPUT = command.flags.DEFINE_string(
     "input", None, "PATH_OR_SPEC: An image, a folder, .zip or npz of images, or another SPEC."
@@ -25,6 +28,13 @@ _TTA = command.flags.DEFINE_string(
     "VIEWS: Average over none, flip, d4, crops, colour, robust, several joined by +, or selected. "
     "By default as the run selected or configured.",
 )
+_BAD = command.flags.DEFINE_enum(
+    "bad_images",
+    None,
+    ["fail", "skip"],
+    "What to do about an unreadable image: end with an error, or leave it out. By default as the "
+    "run's config.data.bad_images says.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -33,7 +43,7 @@ def main(_: list[str]) -> None:
     from bloodjax.augment import views
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
-    from bloodjax.data import sources
+    from bloodjax.data import sources, statement
     from bloodjax.evaluation import ensemble, evaluator
     from bloodjax.io import files
 
@@ -47,15 +57,17 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
     compilation_cache.keep(workdirs[0])
-    images, names = sources.load_images(
-        _INPUT.value,
+    dataset = sources.load_images(
+        os.path.expanduser(_INPUT.value),
         model.config.data.image_size,
-        options=config.read_options(model.config),
+        options=config.read_options(config.with_bad_images(model.config, _BAD.value)),
         seed=model.config.seed,
     )
-    probabilities = model.predict(images, _TTA.value)
-    files.atomic_write(out, evaluator.predictions_csv(names, model.classes, probabilities))
-    console.log_info(f"{len(names):,} images classified; written to {out}")
+    for line in statement.lines({"images": dataset}):
+        console.log_info(line)
+    probabilities = model.predict(dataset.images, _TTA.value)
+    files.atomic_write(out, evaluator.predictions_csv(dataset.names, model.classes, probabilities))
+    console.log_info(f"{console.counted(len(dataset), 'image')} classified; written to {out}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from bloodjax.data.formats.archive import keep_open, open_archive, open_zip
 from bloodjax.data.images import SUFFIXES, decode
 from bloodjax.data.lazy import Images, take
 from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.reading import LeftOut, Reading
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -61,6 +62,7 @@ def load(
     count = _synthetic_count(spec)
     if count is not None:
         dataset = render.render_dataset(count, image_size, seed=seed)
+        dataset = dataclasses.replace(dataset, reading=Reading(layout="rendered cells"))
     else:
         path = _local_path(spec)
         if path.is_file() and path.suffix.lower() == ".npz":
@@ -69,6 +71,8 @@ def load(
             dataset = array_record.read_dataset(path, image_size, options)
         else:
             dataset = folders.read_dataset(path, image_size, options, lazy=lazy)
+    reading = dataclasses.replace(dataset.reading, spec=spec)
+    dataset = dataclasses.replace(dataset, reading=reading)
     if class_names:
         return _in_label_order(spec, dataset, class_names)
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
@@ -83,7 +87,7 @@ def load(
 
 def load_images(
     path: str, image_size: int, *, options: ReadOptions = DEFAULTS, seed: int = 0
-) -> tuple[Images, tuple[str, ...]]:
+) -> Dataset:
     """Loads images without labels, to classify them.
 
     Args:
@@ -94,7 +98,7 @@ def load_images(
       seed: Random seed of synthetic images.
 
     Returns:
-      The images and their names.
+      The images and their names; there are no class names, and all labels are 0.
 
     Raises:
       UserError: The source cannot be loaded; the message names it.
@@ -104,25 +108,34 @@ def load_images(
     )
     if is_shards or _synthetic_count(path) is not None:
         dataset = load(path, image_size, options=options, seed=seed)
-        return dataset.images, dataset.names
+        return _unlabelled(dataset.images, dataset.names, dataset.reading)
     if path.lower().endswith(SUFFIXES) and os.path.isfile(path):
         try:
             image = decode(pathlib.Path(path).read_bytes(), image_size)
         except ValueError as error:
             raise UserError(f"{path}: is not a readable image ({error})") from error
-        return image[None], (pathlib.Path(path).name,)
+        return _unlabelled(image[None], (pathlib.Path(path).name,), Reading(path, "one image"))
     source = _local_path(path)
     if source.suffix.lower() == ".npz":
-        return npz.read_images(source, image_size, options)
+        images, names = npz.read_images(source, image_size, options)
+        return _unlabelled(images, names, Reading(path, "npz of images"))
     archive = keep_open(source)
     names = tuple(n for n in archive.files if n.lower().endswith(SUFFIXES))
     images, readable = folders.read_images(source, archive, names, image_size, options)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images")
+    reading = Reading(path, "all images at any depth")
     if readable.all():
-        return images, names
+        return _unlabelled(images, names, reading)
     kept = np.flatnonzero(readable)
-    return take(images, kept), tuple(names[i] for i in kept)
+    reading = reading.with_left_out(LeftOut("unreadable", "", len(names) - len(kept)))
+    return _unlabelled(take(images, kept), tuple(names[i] for i in kept), reading)
+
+
+def _unlabelled(images: Images, names: tuple[str, ...], reading: Reading) -> Dataset:
+    n = len(names)
+    blank = ("",) * n
+    return Dataset(images, np.zeros(n, np.int32), names, (), blank, blank, reading)
 
 
 def native_size(spec: str) -> int | None:

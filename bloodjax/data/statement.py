@@ -36,10 +36,10 @@ def _sources(parts: Mapping[str, Dataset]) -> str:
     for reading, names in names_of.items():
         how = "; ".join(filter(None, (reading.layout, *reading.details)))
         source = reading.spec or "images in memory"
-        read.append(
-            f"{', '.join(filter(None, names))} from {source}" + (f" ({how})" if how else "")
-        )
-    return "data: " + ", ".join(read).strip()
+        used_as = ", ".join(name for name in names if name != source)
+        text = f"{used_as} from {source}" if used_as else source
+        read.append(f"{text} ({how})" if how else text)
+    return "data: " + ", ".join(read)
 
 
 def _classes(parts: Mapping[str, Dataset]) -> str:

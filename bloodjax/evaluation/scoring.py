@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
+from bloodjax import config as config_lib
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED
 from bloodjax.cli import console
 from bloodjax.corruptions import registry
+from bloodjax.data import statement
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, evaluator, robustness
+from bloodjax.evaluation import ensemble, evaluator, results, robustness
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.training import input_pipeline
@@ -25,8 +28,11 @@ def evaluate_runs(
     *,
     tta_select: str = "none",
     corruptions: str | None = None,
+    bad_images: Literal["fail", "skip"] | None = None,
 ) -> dict:
     """Scores a run, or an ensemble of runs, and writes the files of `evaluator.evaluate`.
+
+    Results of another source are never replaced (`results.folder`).
 
     See `bloodjax.evaluate` for the arguments, the result and the errors.
     """
@@ -37,15 +43,20 @@ def evaluate_runs(
     if tta_select != "none":
         _select(model, workdirs, tta, tta_select)
         tta = SELECTED
+    config = config_lib.with_bad_images(model.config, bad_images)
     name, dataset = input_pipeline.select(
-        model.config, workdirs[0] / "splits.json", model.classes, data, split
+        config, workdirs[0] / "splits.json", model.classes, data, split
     )
+    for line in statement.lines({name: dataset}):
+        console.log_info(line)
     if isinstance(model, Ensemble) and name != "train":
         model.check_unseen(data, dataset.names)
+    is_own = name in input_pipeline.SPLITS
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
-    out = out or workdirs[0] / "evaluate" / name
-    result, _ = evaluator.evaluate(model, dataset, out, tta=tta)
+    source = (results.of_run if is_own else results.of_data)(name, data)
+    out = results.folder(out, workdirs[0] / "evaluate", name, source)
+    result, _ = evaluator.evaluate(model, dataset, out, tta=tta, source=source)
     for member in result.get("members", ()):
         console.log_info(
             f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "

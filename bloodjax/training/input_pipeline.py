@@ -7,6 +7,7 @@ resumed run reads its splits from `splits.json`.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,15 @@ from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import audit, sources
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.reading import LeftOut, left_out_by_class
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
 
 SPLITS = ("train", "validation", "test")
 # Fraction of train that "auto" splits off if the source has no such split of its own.
 DEFAULT_FRACTION = 0.15
+# Bytes of the name of a source in the name of a folder; file systems allow 255.
+_LONGEST_NAME = 120
 # Names that sources give to their own splits.
 _SOURCE_SPLIT = {"validation": "val", "test": "test"}
 
@@ -38,6 +42,7 @@ class Splits:
       test: Test split, or None if `config.data.test` is 0.
       validation_distorted: Distorted copy of validation (see `corrupted_splits`), or None.
       test_distorted: Distorted copy of test, or None.
+      left_out: Images of the sources that are in no split, by reason and class.
     """
 
     train: Dataset
@@ -45,6 +50,7 @@ class Splits:
     test: Dataset | None
     validation_distorted: Dataset | None = None
     test_distorted: Dataset | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def items(self) -> list[tuple[str, Dataset]]:
         """Name and images of the run's splits, without distorted copies."""
@@ -75,12 +81,14 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
     specs = _specs(config)
     loaded = _load(config, specs)
     path = workdir / "splits.json"
+    junk: dict[str, list[int]] = {}
     if resumes:
         indices = _recall(path, specs, loaded)
     else:
         findings = audit.audit(loaded)
         audit_page.write(findings, loaded, workdir / "audit")
         indices = _clean_and_split(config, loaded, findings)
+        junk = {name: findings.junk_in(name) for name in loaded}
         _save(path, config.seed, specs, loaded, indices)
     splits = {name: loaded[_source(name, loaded)].take(index) for name, index in indices.items()}
     train = splits["train"]
@@ -90,7 +98,14 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
             f"{config.data.train}: no image of {train.classes[min(missing)]} is left to train "
             "on, expected at least one of each class"
         )
-    return Splits(train, splits.get("validation"), splits.get("test"))
+    return Splits(
+        train,
+        splits.get("validation"),
+        splits.get("test"),
+        left_out=_left_out(
+            loaded, indices, junk, "left out at the start" if resumes else "leaking"
+        ),
+    )
 
 
 def select(
@@ -133,7 +148,7 @@ def select(
             raise UserError(f"--split={name}: {spec} has the splits {', '.join(own)} of this run")
         return name, dataset.take(_positions(dataset, saved["parts"][name]))
     available = sorted(set(dataset.splits))
-    stem = re.sub(r"[^\w.-]+", "-", pathlib.Path(spec).stem)
+    stem = source_name(spec)
     if split is None and (len(available) == 1 or "test" not in available):
         return stem, dataset
     split = split or "test"
@@ -142,6 +157,19 @@ def select(
             f"--split={split}: {spec} has the splits {', '.join(filter(None, available)) or 'none'}"
         )
     return f"{stem}-{split}", dataset.take(np.array(dataset.splits) == split)
+
+
+def source_name(spec: str) -> str:
+    """A file name for results on a source that is not the run's own, such as "set.v1".
+
+    It is the name of the file or folder without ".npz" or ".zip". It is never the name of a run's
+    split: results on test.zip are not those on the run's test split.
+    """
+    path = pathlib.Path(os.path.abspath(os.path.expanduser(spec)))
+    named = path.stem if path.suffix.lower() in (".npz", ".zip") else path.name
+    name = re.sub(r"[^\w.-]+", "-", named).strip("-.")
+    name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or "data"
+    return f"{name}-data" if name.lower().startswith((*SPLITS, "out_of_fold")) else name
 
 
 def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], name: str) -> Dataset:
@@ -289,6 +317,31 @@ def _without_leaks(
         name: np.array([i for i in index if (_source(name, loaded), int(i)) not in leaked], int)
         for name, index in indices.items()
     }
+
+
+def _left_out(
+    loaded: Mapping[str, Dataset],
+    indices: Mapping[str, np.ndarray],
+    junk: Mapping[str, Sequence[int]],
+    otherwise: str,
+) -> tuple[LeftOut, ...]:
+    """The images that are in no split: junk, those of a split that is not used, or `otherwise`."""
+    left_out: list[LeftOut] = []
+    for name, dataset in loaded.items():
+        used = [index for split, index in indices.items() if _source(split, loaded) == name]
+        rest = np.setdiff1d(np.arange(len(dataset)), np.concatenate([*used, []]).astype(int))
+        splits_used = {dataset.splits[i] for index in used for i in index}
+        is_junk = set(junk.get(name, ()))
+        reasons: dict[str, list[str]] = {}
+        for i in rest.tolist():
+            split = dataset.splits[i]
+            is_used = not split or split in splits_used
+            reason = otherwise if is_used else f"of the unused split {split}"
+            label = dataset.classes[dataset.labels[i]]
+            reasons.setdefault("junk" if i in is_junk else reason, []).append(label)
+        for reason, labels in reasons.items():
+            left_out += left_out_by_class(reason, labels)
+    return tuple(left_out)
 
 
 def _save(

@@ -11,6 +11,7 @@ from bloodjax import config as config_lib
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
+from bloodjax.data import statement
 from bloodjax.distributed import sharding
 from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, factory
@@ -65,6 +66,8 @@ def prepare_run(
         # The primary process draws the splits; the others read them from `splits.json`.
         lambda primary: prepare_splits(config, workdir, resumes=not primary or stored is not None)
     )
+    for line in statement.lines(dict(splits.items()), splits.left_out):
+        console.log_info(line)
     splits = with_distorted(config, splits, workdir)
     num_classes = len(splits.train.classes)
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)

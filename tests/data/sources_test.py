@@ -216,10 +216,10 @@ def test_what_outgrows_the_memory_stays_lazy(source, request, monkeypatch):
     found = sources.load(path, 16)
     assert isinstance(found.images, lazy.LazyImages)
     assert_same(found, expected)
-    loaded, names = sources.load_images(path, 16)
-    assert isinstance(loaded, lazy.LazyImages)
-    np.testing.assert_array_equal(loaded[:], expected.images)
-    assert names == expected.names
+    unlabelled = sources.load_images(path, 16)
+    assert isinstance(unlabelled.images, lazy.LazyImages)
+    np.testing.assert_array_equal(unlabelled.images[:], expected.images)
+    assert unlabelled.names == expected.names
 
 
 def test_unreadable_images_are_left_out_lazy_too(folder, caplog):

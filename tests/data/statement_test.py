@@ -38,6 +38,11 @@ def test_names_each_source():
     assert third == "left out: 2 unreadable (b 2)"
 
 
+def test_a_part_that_is_called_like_its_source_is_named_once():
+    dataset = _dataset([0], Reading("a.zip", "class folders"))
+    assert statement.lines({"a.zip": dataset})[0] == "data: a.zip (class folders)"
+
+
 def test_nothing_left_out_is_said():
     assert statement.lines({"a": _dataset([0], Reading("a"))})[2] == "left out: nothing"
 

@@ -40,8 +40,8 @@ def test_the_built_set_is_the_source_in_another_order(source, built):
         one, two = (np.array(getattr(d, field)) for d in (expected, found))
         assert one[order].tolist() == two[other].tolist()
     assert sources.fingerprint("tfds:blood_cells").startswith("sha256:")
-    images, names = sources.load_images("tfds:blood_cells", 12)
-    assert (images.shape, names) == ((32, 12, 12, 3), found.names)
+    unlabelled = sources.load_images("tfds:blood_cells", 12)
+    assert (unlabelled.images.shape, unlabelled.names) == ((32, 12, 12, 3), found.names)
 
 
 def test_a_built_set_can_be_packed(built, tmp_path):
