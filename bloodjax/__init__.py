@@ -183,7 +183,7 @@ def load_dataset(
 
 
 def _path(path: str | os.PathLike[str]) -> pathlib.Path:
-    return pathlib.Path(path).expanduser()
+    return pathlib.Path(os.path.expanduser(path))  # pathlib's raises for ~NAME without such a user
 
 
 def __getattr__(name: str):

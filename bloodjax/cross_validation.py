@@ -23,6 +23,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble, evaluator, run_report
+from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.training import input_pipeline
@@ -160,7 +161,10 @@ def _finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, 
     results, mistakes = {}, ()
     if splits.test is not None:
         out = workdir / "evaluate" / "test"
-        results["test"], probabilities = evaluator.evaluate(model, splits.test, out, tta=None)
+        source = results_lib.of_run("test", splits.test.reading.spec)
+        results["test"], probabilities = evaluator.evaluate(
+            model, splits.test, out, tta=None, source=source
+        )
         mistakes = run_report.confident_mistakes(splits.test, probabilities)
     results[OUT_OF_FOLD], probabilities = out_of_fold(model, train, workdir)
     if splits.test is None:
@@ -200,6 +204,7 @@ def out_of_fold(
         baseline[index] = member.baseline.predict(images).argmax(axis=1)
         fold_of[index] = fold
     result = evaluator.score(probabilities, train, model.config)
+    result["source"] = results_lib.of_run(OUT_OF_FOLD, train.reading.spec)
     result |= {"step": None, "tta": model.tta}
     result["baseline"] = {"accuracy": float(np.mean(baseline == train.labels))}
     correct = probabilities.argmax(axis=1) == train.labels

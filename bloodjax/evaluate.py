@@ -1,7 +1,7 @@
 """Scores a trained classifier, or an ensemble of several, on labelled images.
 
-python -m bloodjax.evaluate --workdir=DIR[,DIR2,...] --data=SPEC [--split=test] [--tta=d4]
-    [--tta_select=greedy] [--corruptions=all] [--out=DIR]
+python -m bloodjax.evaluate --workdir=DIR [--workdir=DIR2 ...] --data=SPEC [--split=test]
+    [--tta=d4] [--tta_select=greedy] [--corruptions=all] [--bad_images=skip] [--out=DIR]
 
 `bloodjax.evaluate`, the function, explains the flags.
 """
@@ -13,7 +13,7 @@ from bloodjax.cli import command
 command.flags.DEFINE_multi_string(
     "workdir",
     None,
-    "DIR: Folder of the run. Several (DIR,DIR2), or one with folds: their ensemble.",
+    "DIR: Folder of the run. Repeated, or of a run with folds: their ensemble.",
 )
 _DATA = command.flags.DEFINE_string("data", None, "SPEC: The labelled images.")
 _SPLIT = command.flags.DEFINE_string(
@@ -42,6 +42,13 @@ _CORRUPTIONS = command.flags.DEFINE_string(
     None,
     "NAMES: Score under distortions too: all (BloodMNIST-C), extra, everything or NAME,NAME,...",
 )
+_BAD = command.flags.DEFINE_enum(
+    "bad_images",
+    None,
+    ["fail", "skip"],
+    "What to do about an unreadable image: end with an error, or leave it out. By default as the "
+    "run's config.data.bad_images says.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -59,6 +66,7 @@ def main(_: list[str]) -> None:
         command.local_path("out") if _OUT.value else None,
         tta_select=_SELECT.value,
         corruptions=_CORRUPTIONS.value,
+        bad_images=_BAD.value,
     )
 
 

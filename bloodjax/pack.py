@@ -25,8 +25,8 @@ _BAD = command.flags.DEFINE_enum(
     ["fail", "skip"],
     "What to do about an unreadable image in a folder or zip.",
 )
-_CLASSES = command.flags.DEFINE_list(
-    "classes", [], "A,B,C: Class names in label order, for a file without its own."
+_CLASSES = command.flags.DEFINE_string(
+    "classes", "", "A,B,C: Class names in label order, for a file without its own."
 )
 _SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 0, 2**31 - 1)
 
@@ -34,6 +34,7 @@ _SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
+    from bloodjax.config import parsed
     from bloodjax.data import packing
     from bloodjax.data.options import ReadOptions
 
@@ -42,14 +43,14 @@ def main(_: list[str]) -> None:
         _DATA.value,
         size,
         options=ReadOptions(bad_images=_BAD.value),
-        class_names=_CLASSES.value,
+        class_names=parsed.parse_names(_CLASSES.value),
         seed=_SEED.value,
     )
     with console.ProgressBar("packed", len(dataset), 0) as bar:
         packing.pack(
             dataset, out, as_pixels=size is not None, shards=_SHARDS.value, progress=bar.advance
         )
-    console.log_info(f"{len(dataset):,} images packed; --data={out} reads them")
+    console.log_info(f"{console.counted(len(dataset), 'image')} packed; --data={out} reads them")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_several_runs_are_an_ensemble_with_selected_views(command, trained, tmp_
     assert (copies[0] / "tta.json").exists()
     result = json.loads((copies[0] / "evaluate/test/metrics.json").read_text())
     assert result["tta"] == "selected"
-    both = [f"--workdir={copies[0]},{copies[1]}", f"--workdir={trained}", "--data=synthetic:160"]
+    both = [*(f"--workdir={run}" for run in (*copies, trained)), "--data=synthetic:160"]
     done = subprocess.run(**command("evaluate", *both), capture_output=True)
     assert done.returncode == 0, done.stderr
     out = copies[0] / "evaluate/test-ensemble"

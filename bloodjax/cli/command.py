@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import os
 import pathlib
+import re
 import signal
 import sys
 import textwrap
@@ -101,27 +102,32 @@ def local_path(flag: str) -> pathlib.Path:
 
 
 def local_paths(flag: str) -> list[pathlib.Path]:
-    """The paths in a flag that may be repeated; each value may be several, separated by commas.
-
-    A value that is itself the path of an existing folder or file is one path, commas or not.
+    """The paths in a flag that may be repeated. A comma is part of a name.
 
     Raises:
-      UserError: A path is remote, or there is none.
+      UserError: A path is remote or empty; or it does not exist, but what its commas separate does.
     """
-    paths = []
-    for value in flags.FLAGS[flag].value:
-        path = pathlib.Path(value).expanduser()
-        texts = [value] if "," in value and path.exists() else value.split(",")
-        paths += [_local(flag, text) for text in texts if text]
-    if not paths:
+    return [_local_of_several(flag, value) for value in flags.FLAGS[flag].value]
+
+
+def _local_of_several(flag: str, value: str) -> pathlib.Path:
+    if not value:
         raise UserError(f"--{flag} is missing; --help says what it is")
-    return paths
+    path = _local(flag, value)
+    parts = [_local(flag, part) for part in value.split(",") if part]
+    if len(parts) > 1 and not os.path.lexists(path) and all(map(os.path.lexists, parts)):
+        repeated = " ".join(f"--{flag}={part}" for part in value.split(",") if part)
+        raise UserError(
+            f"--{flag}={value}: no such folder; a comma is part of a name, expected {repeated}"
+        )
+    return path
 
 
 def _local(flag: str, value: str) -> pathlib.Path:
-    if "://" in value:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
         raise UserError(f"--{flag}={value}: this version takes local paths only")
-    return pathlib.Path(value).expanduser()
+    # pathlib's expanduser raises for ~NAME without such a user.
+    return pathlib.Path(os.path.expanduser(value))
 
 
 def _end(message: str, status: int) -> int:

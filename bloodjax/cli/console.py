@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import time
+import unicodedata
 from typing import Any, ClassVar
 
 import rich.console
@@ -24,14 +25,19 @@ class _LineHandler(logging.Handler):
     """Prints records above a progress bar: plain at INFO, with the level's name above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Nothing is caught here: a signal may raise `Stopped` at any point.
-        line = self.format(record)
+        # `Stopped` is not caught here: a signal may raise it at any point.
+        line = _printable(self.format(record))
         if record.levelno > logging.INFO:
             line = f"{record.levelname.lower()}: {line}"
         if _console.is_jupyter:
             print(line)  # a line of the cell's text; rich would make an element of each
-        else:
-            _console.print(line, markup=False)
+            return
+        try:
+            _console.print(line, markup=False, emoji=False)
+        except BrokenPipeError:  # `command.run` ends the process
+            raise
+        except OSError:  # a full disk or a closed terminal loses the line, and not the run
+            pass
 
 
 def show_lines() -> None:
@@ -60,6 +66,17 @@ def log_info(message: str) -> None:
     """Logs one line at level INFO, in the run's primary process only."""
     if distributed.is_primary():
         _log.info(message, stacklevel=2)
+
+
+def counted(n: int, singular: str, plural: str = "") -> str:
+    """`n` with its noun: "1 image", "1,200 images".
+
+    Args:
+      n: The number.
+      singular: The noun for 1.
+      plural: The noun for other numbers; by default `singular` with an s.
+    """
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
 class ProgressBar:
@@ -151,6 +168,17 @@ class _NotebookCell:
     def clear(self) -> None:
         """Removes the bar."""
         self._handle.update({"text/plain": ""}, raw=True)
+
+
+def _printable(text: str) -> str:
+    r"""`text` with what a terminal would obey or could not encode as escapes, such as \x1b."""
+
+    def shown(character: str) -> str:
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs"):
+            return character
+        return ascii(character)[1:-1]
+
+    return text if text.isprintable() else "".join(map(shown, text))
 
 
 def _shows_lines() -> bool:

@@ -9,6 +9,7 @@ from bloodjax.config.load import (
     resumed,
     to_json,
     validate,
+    with_bad_images,
     with_source,
 )
 from bloodjax.config.parsed import (
@@ -35,5 +36,6 @@ __all__ = [
     "split_source",
     "to_json",
     "validate",
+    "with_bad_images",
     "with_source",
 ]

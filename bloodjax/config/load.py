@@ -18,6 +18,7 @@ import difflib
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import traceback
@@ -29,7 +30,7 @@ import ml_collections
 from flax import traverse_util
 
 from bloodjax.cli import console
-from bloodjax.config import recipes
+from bloodjax.config import parsed, recipes
 from bloodjax.config.defaults import RENAMED, Config, defaults
 from bloodjax.config.validation import check_combinations, check_values
 from bloodjax.errors import UserError
@@ -39,6 +40,10 @@ from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 _FILLED_IN = "model.source."
 # Keys that may change on resume, because they do not affect results.
 _FREE = ("profile", "grace_seconds", "sharding", "peer_timeout")
+# Keys whose value is a list of names.
+_NAMES = ("data.classes",)
+# Keys whose value is a SPEC or a fraction.
+_SPLIT_SOURCES = ("data.validation", "data.test")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:
@@ -48,8 +53,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
       path: Name of a recipe, such as "quickstart", or path of a Python file that defines
         `get_config()`.
       overrides: `"key=value"` texts, such as `"data.image_size=64"`. The type of the key's default
-        decides how a value is read: text is taken as it is; numbers, booleans and tuples are Python
-        literals. A tuple may also be written as `a,b`.
+        decides how a value is read: text is taken as it is, names are split at commas
+        (`parsed.parse_names`), and numbers, booleans and tuples of numbers are Python literals. A
+        tuple may also be written as `1,2`.
 
     Raises:
       UserError: The file cannot be run, or a key or a value is wrong.
@@ -62,7 +68,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
                 f"config.{key} is filled in by the run: expected model.weights, model.variant, "
                 "model.mean or model.std"
             )
-        config |= _current_names({key: text if _is_text(key) else _literal(text)})
+        config |= _current_names({key: _parse(key, text)})
     return _validated(config)
 
 
@@ -109,6 +115,14 @@ def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenC
             "model": {**config.model.to_dict(), "source": dataclasses.asdict(source)},
         }
     )
+
+
+def with_bad_images(config: Config, bad_images: str | None) -> Config:
+    """`config` with another value of `data.bad_images`; None keeps its own."""
+    if bad_images is None:
+        return config
+    content = config.to_dict()
+    return validate({**content, "data": {**content["data"], "bad_images": bad_images}})
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -214,8 +228,12 @@ def _log_renamed(old: str, new: str) -> None:
     console.log_info(f"config.{old} was renamed to config.{new}; the old name still works")
 
 
-def _is_text(key: str) -> bool:
-    return isinstance(_default_values().get(RENAMED.get(key, key)), str)
+def _parse(key: str, text: str) -> Any:
+    """The value that an override's text stands for, by the type of the key."""
+    key = RENAMED.get(key, key)
+    if isinstance(_default_values().get(key), str):
+        return text
+    return parsed.parse_names(text) if key in _NAMES else _literal(text)
 
 
 def _literal(text: str) -> Any:
@@ -241,9 +259,10 @@ def _typed(key: str, value: Any) -> Any:
         raise UserError(f"unknown config key config.{key}{hint}")
     default = known[key]
     if isinstance(default, str):
-        value = str(value)
+        value = _text(key, value)
     elif isinstance(default, tuple):
-        value = tuple(value.split(",")) if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = parsed.parse_names(value)
         value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -252,3 +271,30 @@ def _typed(key: str, value: Any) -> Any:
             f"config.{key} is {value!r}, expected a value of type {type(default).__name__}"
         )
     return value
+
+
+def _text(key: str, value: Any) -> Any:
+    """A path as text; of a split's source also a number, and a path that looks like one.
+
+    Any other value is returned as it is: 1.10 as a number would be the text 1.1.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if key not in _SPLIT_SOURCES:
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    fraction = parsed.parse_split_source(value).fraction if isinstance(value, str) else None
+    if fraction is None or not os.path.exists(value):
+        return value
+    if 0 <= fraction < 1:
+        _log_fraction(key, value)
+        return value
+    return os.path.join(os.curdir, value)  # a folder called 5; it cannot be a fraction
+
+
+@functools.cache  # a config is validated more than once
+def _log_fraction(key: str, text: str) -> None:
+    console.log_info(
+        f"config.{key} is the fraction {text} of train; the folder or file of that name is ./{text}"
+    )

@@ -7,7 +7,10 @@ malformed text ends a run before it starts.
 
 from __future__ import annotations
 
+import ast
+import csv
 import functools
+import re
 from typing import Literal, NamedTuple
 
 from bloodjax.augment import policy
@@ -15,6 +18,9 @@ from bloodjax.config.defaults import Config
 from bloodjax.corruptions import registry
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
+
+# A number as people write a fraction. Python's float() also reads 2024_01, a common folder name.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class SplitSource(NamedTuple):
@@ -65,12 +71,33 @@ def read_options(config: Config) -> ReadOptions:
 @functools.cache
 def parse_split_source(text: str | float) -> SplitSource:
     """Parses "auto", a number or a SPEC. A number may lie outside [0, 1): `RULES` rejects it."""
+    text = str(text)
     if text == "auto":
         return SplitSource()
-    try:
+    if _NUMBER.fullmatch(text):
         return SplitSource(fraction=float(text))
-    except ValueError:
-        return SplitSource(spec=str(text))
+    return SplitSource(spec=text)
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated list, as they are written but for blanks around them.
+
+    A name with a comma is put in double quotes, as in a CSV file; a Python tuple or list of texts
+    is read too. What looks like a number stays text: "00,4_1" are the names 00 and 4_1.
+
+    Args:
+      text: The list; "" is an empty one.
+    """
+    try:
+        literal = ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        literal = None
+    if isinstance(literal, str):
+        return (literal,)
+    if isinstance(literal, (tuple, list)) and all(isinstance(name, str) for name in literal):
+        return tuple(literal)
+    rows = list(csv.reader([text], skipinitialspace=True))
+    return tuple(name.strip() for name in rows[0]) if rows else ()
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from bloodjax.config import Config
 from bloodjax.config.validation import WATCHED
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import classifier, histogram_baseline, run_report, soup, tta_selection
+from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder
@@ -62,8 +63,9 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
     results, mistakes = {}, ()
     for name, dataset in splits.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
+        source = results_lib.of_run(name, dataset.reading.spec)
         result, probabilities = evaluate(
-            model, dataset, out, tta=model.tta, comparisons=comparisons
+            model, dataset, out, tta=model.tta, source=source, comparisons=comparisons
         )
         if not results:
             mistakes = run_report.confident_mistakes(dataset, probabilities)
@@ -79,6 +81,7 @@ def evaluate(
     out: pathlib.Path,
     *,
     tta: str | None,
+    source: Mapping[str, object],
     comparisons: Mapping[str, Classifier] = types.MappingProxyType({}),
 ) -> tuple[dict[str, object], Float[np.ndarray, "n classes"]]:
     """Evaluates a model on `dataset`, and writes `metrics.json` and `predictions.csv`.
@@ -88,11 +91,13 @@ def evaluate(
       dataset: Labelled images of the same classes.
       out: Folder to write to; it is created if needed.
       tta: Views to average over; by default those of the model.
+      source: What the images are, from `results.of_run` or `results.of_data`.
       comparisons: Other classifiers by name, whose metrics are written too.
 
     Returns:
       The content of `metrics.json`, and the class probabilities. The content is that of
       `metrics.evaluate`, and in addition
+      "source": the source of the images;
       "step" and "tta": step and views of the model;
       "tta_effect": the effect of the views (`significance.compare`);
       "members": metrics of an ensemble's members (`Ensemble.member_metrics`);
@@ -111,7 +116,8 @@ def evaluate(
         both = model.predict_with_plain(dataset.images, tta)
     probabilities, plain = both[:, 0], both[:, 1]
     config = model.config
-    result = score(probabilities, dataset, config) | {"step": model.step, "tta": tta or model.tta}
+    result = score(probabilities, dataset, config)
+    result |= {"source": dict(source), "step": model.step, "tta": tta or model.tta}
     if result["tta"] != "none":
         result["tta_effect"] = significance.compare(
             probabilities,
@@ -197,7 +203,7 @@ def write(
     probabilities: Float[np.ndarray, "n classes"],
 ) -> None:
     """Writes `metrics.json` and `predictions.csv` to the folder `out`."""
-    atomic_write(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+    atomic_write(out / results_lib.METRICS_FILE, json.dumps(result, indent=2) + "\n")
     labels = [dataset.classes[label] for label in dataset.labels]
     table = predictions_csv(dataset.names, dataset.classes, probabilities, labels)
     atomic_write(out / "predictions.csv", table)
@@ -209,15 +215,30 @@ def predictions_csv(
     probabilities: Float[np.ndarray, "n classes"],
     labels: Sequence[str] | None = None,
 ) -> str:
-    """Formats predictions as CSV: `name[,label],predicted,<class>,...`, a probability per class."""
+    """Formats predictions as CSV: `name[,label],predicted,<class>,...`, a probability per class.
+
+    See `probability_columns` for the names of the classes' columns.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *(["label"] if labels else []), "predicted", *classes])
+    columns = probability_columns(classes)
+    writer.writerow(["name", *(["label"] if labels else []), "predicted", *columns])
     for i, row in enumerate(probabilities):
         label = [labels[i]] if labels else []
         numbers = [f"{p:.6f}" for p in row]
         writer.writerow([names[i], *label, classes[int(row.argmax())], *numbers])
     return text.getvalue()
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """A column name for each class: the class, but "probability of NAME" where a column has it."""
+    columns: list[str] = []
+    for name in classes:
+        column = name
+        while column in ("name", "label", "predicted", *columns):
+            column = f"probability of {column}"
+        columns.append(column)
+    return columns
 
 
 def write_baseline(workdir: pathlib.Path, train: Dataset) -> None:

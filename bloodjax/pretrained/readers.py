@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import pathlib
 import re
 
@@ -74,7 +75,7 @@ def locate(location: str) -> pathlib.Path:
             f"{location}: web addresses are not downloaded: download the file, and pass it with "
             "--config.model.weights=FILE"
         )
-    path = pathlib.Path(location).expanduser()
+    path = pathlib.Path(os.path.expanduser(location))
     if not location or not path.is_file():
         raise UserError(
             f"{location!r}: no such file, expected a path, hf:OWNER/NAME[@REVISION][:FILE] or "

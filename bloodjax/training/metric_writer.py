@@ -100,7 +100,10 @@ def epoch_line(entry: dict[str, Any]) -> str:
             line += f"accuracy {entry[split]['accuracy']:.4f}"
         if f"{split}_raw" in entry:
             line += f" (of the raw weights {entry[f'{split}_raw']['accuracy']:.4f})"
-    return f"{line}; {entry['train']['images_per_second']:,.0f} images/s"
+    rate = entry["train"]["images_per_second"]
+    if not rate:  # the epoch was trained before the run was resumed
+        return line
+    return f"{line}; {rate:,.{0 if rate >= 10 else 1}f} images/s"
 
 
 def _scalars(entry: dict[str, Any], prefix: str = ""):

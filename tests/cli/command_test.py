@@ -109,35 +109,53 @@ def test_a_wrong_flag_ends_before_main(run, arguments, message):
     assert message in printed
 
 
-def test_local_paths_are_repeated_or_listed(run):
+def paths(run, *values):
+    """The exit status and what was printed; and the paths in a flag that is repeated."""
     seen = []
-    arguments = ("--cli_test_name=x", "--cli_test_folders=a,b", "--cli_test_folders=~")
-    run(lambda _: seen.extend(command.local_paths("cli_test_folders")), *arguments)
-    assert seen == [pathlib.Path("a"), pathlib.Path("b"), pathlib.Path.home()]
+    flags = [f"--cli_test_folders={value}" for value in values]
+    ended = run(
+        lambda _: seen.extend(command.local_paths("cli_test_folders")), "--cli_test_name=x", *flags
+    )
+    return ended, seen
+
+
+def test_local_paths_are_repeated(run):
+    home = pathlib.Path.home()
+    assert paths(run, "a", "~", "~no_such_user/x")[1] == [
+        pathlib.Path("a"),
+        home,
+        pathlib.Path("~no_such_user/x"),
+    ]
+
+
+def test_a_comma_is_part_of_a_name(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a,b", "lr=0.1,wd=0"):
+        (tmp_path / name).mkdir()
+    names = ["lr=0.1,wd=0", "a,b", "b", "a", "c,d", "a,c", "a,"]
+    assert paths(run, *names)[1] == [pathlib.Path(name) for name in names]
+
+
+def test_paths_separated_by_commas_are_explained(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    assert paths(run, "a,b")[0] == (
+        2,
+        "error: --cli_test_folders=a,b: no such folder; a comma is part of a name, expected "
+        "--cli_test_folders=a --cli_test_folders=b\n",
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("a,gs://b", "error: --cli_test_folders=gs://b: this version takes local paths only\n"),
-        (",", "error: --cli_test_folders is missing; --help says what it is\n"),
+        ("gs://b", "error: --cli_test_folders=gs://b: this version takes local paths only\n"),
+        ("", "error: --cli_test_folders is missing; --help says what it is\n"),
     ],
 )
 def test_local_paths_are_checked(run, value, message):
-    arguments = ("--cli_test_name=x", f"--cli_test_folders={value}")
-    assert run(lambda _: command.local_paths("cli_test_folders"), *arguments) == (2, message)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("lr=0.1,wd=0", ["lr=0.1,wd=0"]), ("a,wd=0", ["a", "wd=0"])]
-)
-def test_a_folder_with_a_comma_in_its_name_is_one_path(run, tmp_path, monkeypatch, name, expected):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "lr=0.1,wd=0").mkdir()
-    seen = []
-    arguments = ("--cli_test_name=x", f"--cli_test_folders={name}")
-    run(lambda _: seen.extend(command.local_paths("cli_test_folders")), *arguments)
-    assert seen == [pathlib.Path(path) for path in expected]
+    assert paths(run, value)[0] == (2, message)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -89,7 +89,7 @@ def leaves(tree, prefix=""):
 
 
 DEFAULTS = dict(leaves(config_lib.defaults().to_dict()))
-# Whatever is given for a text is taken as text, and for a tuple as its only entry.
+# A text is also a path; whatever is given for a tuple is taken as its only entry.
 TYPED = sorted(k for k, v in DEFAULTS.items() if not isinstance(v, (str, tuple)))
 
 
@@ -183,9 +183,52 @@ def test_an_override_of_a_number_is_a_number(config_file):
             config_lib.load(path, [override])
 
 
-def test_a_path_that_looks_like_a_number_is_explained():
-    with pytest.raises(UserError, match=r"is '2024_01', .*looks like a number as \./NUMBER"):
-        config_lib.validate(nested("data.validation", "2024_01"))
+@pytest.mark.parametrize("text", ["5", "12.10", "1e3", "-3"])
+def test_a_folder_called_like_a_number_is_a_source(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    for key in ("data.validation", "data.test"):
+        with pytest.raises(UserError, match=r"looks like a number as \./NUMBER"):
+            config_lib.validate(nested(key, text))
+    (tmp_path / text).mkdir()
+    config = config_lib.validate(nested("data.validation", text))
+    assert config.data.validation == f"./{text}"
+    assert config_lib.split_source(config, "validation").spec == f"./{text}"
+
+
+@pytest.mark.parametrize("text", ["2024_01", "0x10", "True", "None", "nan", "inf", "1_0", "٠"])
+def test_what_no_one_writes_as_a_fraction_is_a_source(text):
+    config = config_lib.validate(nested("data.test", text))
+    assert config.data.test == text
+    assert config_lib.split_source(config, "test").spec == text
+
+
+def test_a_fraction_with_a_folder_of_its_name_is_said(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(loading.console, "log_info", lines.append)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0.25").mkdir()
+    config = config_lib.validate(nested("data.test", "0.25"))
+    assert config_lib.split_source(config, "test").fraction == 0.25
+    assert lines == [
+        "config.data.test is the fraction 0.25 of train; the folder or file of that name is ./0.25"
+    ]
+
+
+def test_a_text_that_is_none_is_not_made_one():
+    for value in (1.10, 5, True, None):
+        with pytest.raises(UserError, match=r"config\.data\.train is .*, expected .* type str"):
+            config_lib.validate(nested("data.train", value))
+    assert config_lib.validate(nested("data.train", pathlib.Path("1.10"))).data.train == "1.10"
+    assert config_lib.validate(nested("data.test", 0.1)).data.test == "0.1"
+
+
+TEXTS = sorted(key for key, value in DEFAULTS.items() if isinstance(value, str))
+
+
+@pytest.mark.parametrize("text", ["1.10", "2024_01", "1e3", "0x10", "true", "a, b", "(1, 2)"])
+def test_every_text_is_taken_as_it_is(text):
+    for key in TEXTS:
+        assert loading._parse(key, text) == text
 
 
 @pytest.fixture
@@ -303,10 +346,33 @@ def test_a_number_must_be_one(key):
         config_lib.validate(nested(key, float("nan")))
 
 
-def test_class_names_are_text(config_file):
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0,1", ("0", "1")),
+        ("00,01", ("00", "01")),
+        ("4_1,4_2", ("4_1", "4_2")),
+        ("1.10,1.20", ("1.10", "1.20")),
+        ("1e3,0x10,true", ("1e3", "0x10", "true")),
+        ("neutrophil, lymphocyte", ("neutrophil", "lymphocyte")),
+        (" a b ,\tc ", ("a b", "c")),
+        ('"a, b",c', ("a, b", "c")),
+        ("('a, b', 'c')", ("a, b", "c")),
+        ("7", ("7",)),
+        ("", ()),
+    ],
+)
+def test_class_names_stay_as_they_are_written(config_file, text, names):
     path = config_file("get_config = settings.defaults\n")
+    config = config_lib.load(path, [f"data.classes={text}"])
+    assert tuple(config.data.classes) == names
+
+
+def test_class_names_are_text():
     with pytest.raises(UserError, match=r"config\.data\.classes is \(0, 1\)"):
-        config_lib.load(path, ["data.classes=0,1"])
+        config_lib.validate(nested("data.classes", (0, 1)))
+    with pytest.raises(UserError, match="distinct names"):
+        config_lib.validate(nested("data.classes", "a,,b"))
 
 
 def test_training_needs_an_epoch():

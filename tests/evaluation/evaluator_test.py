@@ -8,7 +8,9 @@ import pytest
 
 from bloodjax import run
 from bloodjax.data.synthetic import render
-from bloodjax.evaluation import classifier, ensemble, evaluator, run_report
+from bloodjax.evaluation import classifier, ensemble, evaluator, results, run_report
+
+SOURCE = results.of_data("cells", "synthetic:24")
 
 # Keys that scripts read from metrics.json.
 KEYS = {
@@ -27,7 +29,7 @@ def evaluated(trained, tmp_path_factory):
     model = classifier.load(trained)
     cells = render.render_dataset(24, 32, seed=2)
     out = tmp_path_factory.mktemp("evaluated") / "a/b"
-    return (*evaluator.evaluate(model, cells, out, tta="flip"), cells, out)
+    return (*evaluator.evaluate(model, cells, out, tta="flip", source=SOURCE), cells, out)
 
 
 def test_metrics_json_has_every_key(evaluated):
@@ -52,6 +54,21 @@ def test_predictions_csv_has_a_row_for_each_image(evaluated):
     np.testing.assert_allclose(numbers.sum(axis=1), 1, atol=1e-5)
     best = [cells.classes[i] for i in probabilities.argmax(axis=1)]
     assert [row["predicted"] for row in table] == best
+
+
+def test_predictions_csv_has_each_column_once():
+    classes = ["name", "predicted", "probability of name", "label", "nan", "a,b"]
+    numbers = np.float32([[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]])
+    for labels in (None, ["nan"]):
+        (header, row) = csv.reader(
+            io.StringIO(evaluator.predictions_csv(["x.png"], classes, numbers, labels))
+        )
+        assert header[-6:] == [
+            *("probability of name", "probability of predicted"),
+            *("probability of probability of name", "probability of label", "nan", "a,b"),
+        ]
+        assert len(set(header)) == len(header)
+        assert dict(zip(header, row, strict=True))["predicted"] == "name"
 
 
 def test_predictions_csv_quotes_and_may_lack_labels():
@@ -132,7 +149,9 @@ def test_an_ensemble_s_members_stand_beside_it(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
     both = ensemble.load([trained, tmp_path / "copy"])
     cells = render.render_dataset(24, 32, seed=2)
-    result, probabilities = evaluator.evaluate(both, cells, tmp_path / "out", tta=None)
+    result, probabilities = evaluator.evaluate(
+        both, cells, tmp_path / "out", tta=None, source=SOURCE
+    )
     np.testing.assert_allclose(probabilities, classifier.load(trained).predict(cells.images))
     assert [member["workdir"] for member in result["members"]] == [
         str(trained),

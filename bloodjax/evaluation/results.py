@@ -1,0 +1,82 @@
+"""Which source results are of, and the folder that they are written to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from bloodjax.errors import UserError
+
+METRICS_FILE = "metrics.json"
+
+
+def of_run(part: str, spec: str) -> dict[str, object]:
+    """The source of results on a split of the run itself.
+
+    Args:
+      part: Name of the split, such as "test".
+      spec: SPEC that the images were read from.
+    """
+    return {"own": True, "part": part, "spec": _absolute(spec)}
+
+
+def of_data(part: str, spec: str) -> dict[str, object]:
+    """The source of results on other images than the run's own.
+
+    Args:
+      part: Name of the part of the source, or of the source.
+      spec: SPEC that the images were read from.
+    """
+    return {"own": False, "part": part, "spec": _absolute(spec)}
+
+
+def folder(
+    out: pathlib.Path | None, parent: pathlib.Path, name: str, source: Mapping[str, object]
+) -> pathlib.Path:
+    """The folder for results, which has no results of another source in it.
+
+    Args:
+      out: Folder that the user asked for, or None.
+      parent: Folder of the run's results, used if `out` is None.
+      name: Name of the results. The folder is `parent/name`, or `parent/name-2` and so on where
+        that has results of another source.
+      source: Source of the results, from `of_run` or `of_data`.
+
+    Raises:
+      UserError: `out` contains results of another source.
+    """
+    if out is None:
+        numbered = (f"{name}-{n}" if n > 1 else name for n in itertools.count(1))
+        return next(parent / each for each in numbered if _is_free(parent / each, source))
+    if not _is_free(out, source):
+        raise UserError(
+            f"--out={out}: contains the results of other images; expected a new folder, or the one "
+            "of an earlier evaluation of the same source"
+        )
+    return out
+
+
+def _is_free(path: pathlib.Path, source: Mapping[str, object]) -> bool:
+    """Whether `path` has no results, or results of the same source."""
+    if not path.is_dir():
+        return not os.path.lexists(path)
+    file = path / METRICS_FILE
+    if not file.exists():
+        return True
+    try:
+        found = json.loads(file.read_text("utf-8")).get("source")
+    except (AttributeError, OSError, RecursionError, ValueError):
+        return False
+    if found is None:  # written before results named their source
+        return bool(source["own"]) and path.name == source["part"]
+    # The run's own images are the same at any path.
+    keys = ("own", "part") if source["own"] else ("own", "part", "spec")
+    return all(found.get(key) == source[key] for key in keys)
+
+
+def _absolute(spec: str) -> str:
+    path = os.path.expanduser(spec)
+    return os.path.abspath(path) if os.path.exists(path) else spec
