@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
-from bloodjax.ops.elementwise import relu6, silu
+from bloodjax.ops.elementwise import relu6, silu, written
 
 _ACTIVATIONS = {"silu": silu, "relu6": relu6}
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -189,6 +189,7 @@ class Block(nn.Module):
 
     def _excite(self, y, squeezed, act):
         """Squeeze-and-excitation (Hu et al., 2018, arXiv:1709.01507)."""
+        y = written(y)
         scale = y.mean(axis=(1, 2))
         scale = act(nn.Dense(squeezed, dtype=self.dtype, name="se_reduce")(scale))
         scale = nn.Dense(y.shape[-1], dtype=self.dtype, name="se_expand")(scale)

@@ -41,6 +41,17 @@ def precise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
+def written(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns `x`, a map that several operations read.
+
+    XLA gives them the float32 values that a bfloat16 map was rounded from. Its GPU compiler then
+    writes a float32 map. On a GPU, what reads the result of this function reads bfloat16.
+    """
+    if x.dtype != jnp.bfloat16:
+        return x
+    return lax.platform_dependent(x, cuda=lax.optimization_barrier, default=lambda x: x)
+
+
 def _cdf(x):
     """The normal distribution function in float32 at least."""
     wide = precise(x)
@@ -71,7 +82,7 @@ def _gelu_backward(x, grad):
     wide = precise(x)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (1.0 / math.sqrt(2.0 * math.pi))
     slope = _cdf(x) + wide * density
-    return ((precise(grad) * slope).astype(x.dtype),)
+    return (written((precise(grad) * slope).astype(x.dtype)),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -106,7 +117,7 @@ def _silu_backward(x, grad):
     wide = precise(x)
     logistic = _logistic(wide)
     slope = logistic * (1.0 + wide * (1.0 - logistic))
-    return ((precise(grad) * slope).astype(x.dtype),)
+    return (written((precise(grad) * slope).astype(x.dtype)),)
 
 
 _silu.defvjp(_silu_forward, _silu_backward)
@@ -234,7 +245,7 @@ def _normalise_backward(_, residuals, grad):
     normal, wide = precise(y), precise(grad)
     along = (wide * normal).mean(-1, keepdims=True)
     x_grad = inverse * (wide - wide.mean(-1, keepdims=True) - normal * along)
-    return (x_grad.astype(grad.dtype),)
+    return (written(x_grad.astype(grad.dtype)),)
 
 
 normalise.defvjp(_normalise, _normalise_backward)
