@@ -6,40 +6,73 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
+from bloodjax.data.reading import LeftOut, merge
 from bloodjax.errors import UserError
 
 # Largest unpacked size of a zip and of one member, in bytes: kilobytes can unpack to terabytes.
 MAX_UNPACKED = 16 * 2**30
 MAX_MEMBER = 2**30
 
-# Deeper than any supported layout of images; it also ends loops of symbolic links.
-MAX_DEPTH = 6
-
 # Errors that `zipfile` raises for damaged data, apart from ValueError.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError)
 
-_JUNK = {"__macosx", "desktop.ini", "thumbs.db"}
+# What operating systems, network drives and other programs leave in folders, in lower case.
+_SYSTEM = {
+    *("__macosx", "desktop.ini", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "icon\r"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found"),
+    *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+    *("__pycache__", "network trash folder", "temporary items", "picasa.ini", "found.000"),
+}
+# Streams that a file system without streams keeps as a file beside the image: IMAGE:STREAM. Some
+# programs write another character for the colon, or none.
+_STREAM = re.compile(
+    r"zone\.identifier$|@syno(eastream|resource)$|[:\uf03a](encryptable|smartscreen|mstream|"
+    r"afp_(afpinfo|resource)|com\.apple\.[\w.#]+|\$data)(:\$data)?$"
+)
+
+# A zip member with this flag has a name in UTF-8; otherwise zipfile decodes it as code page 437.
+_UTF8_FLAG = 0x800
+# The extra field of a zip member with its name in UTF-8.
+_UNICODE_PATH = 0x7075
+
+# Files by which a folder that this library has written is known.
+_OUTPUTS = (
+    *({"audit.json", "index.html"}, {"metrics.json", "predictions.csv"}, {"config.json", "lock"}),
+    *({"config.json", "splits.json"}, {"dataset_info.json", "index.json"}),
+)
+_OUTPUT_FILES = frozenset().union(*_OUTPUTS)
+_LOCK = "lock"  # the only file of a workdir whose run has just begun
+
+HIDDEN, WRITTEN = "hidden or of the system", "written by bloodjax"
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
     """The files of a folder or zip, without hidden files and metadata of operating systems.
 
+    Paths are text that can be printed: a name that is not UTF-8 is read as Latin-1.
+
     Attributes:
       files: Path of each file, sorted; "/" separates folders.
       folders: Path of each folder, including empty ones.
       read: Returns the content of the file at a path; several threads may call it at once. It
         raises ValueError if the file is damaged or cannot be read.
+      left_out: Hidden files and folders, those of operating systems, and what this library has
+        written. A folder counts as one.
+      details: Facts about the names, for `Reading.details`.
     """
 
     files: tuple[str, ...]
     folders: frozenset[str]
     read: Callable[[str], bytes]
+    left_out: tuple[LeftOut, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -114,14 +147,16 @@ def _check_members(path: pathlib.Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _zip(zipped: zipfile.ZipFile) -> Archive:
-    members = {_normal(info.filename): info for info in zipped.infolist()}
-    files, folders = [], set()
-    for name, info in sorted(members.items()):
-        if not _is_junk(name):
-            is_folder = info.filename.endswith(("/", "\\"))
-            folders.add(name if is_folder else str(pathlib.PurePosixPath(name).parent))
-            if not is_folder:
-                files.append(name)
+    listing = _Listing()
+    members = {}
+    for info in sorted(zipped.infolist(), key=lambda info: info.filename):
+        name, is_text = _member_name(info)
+        if _normal(name) == ".":
+            continue
+        is_folder = info.filename.endswith(("/", "\\"))
+        path = listing.add(_normal(name).split("/"), is_folder=is_folder, is_text=is_text)
+        if path and not is_folder:
+            members[path] = info
 
     def read(name: str) -> bytes:
         size = members[name].file_size
@@ -134,39 +169,215 @@ def _zip(zipped: zipfile.ZipFile) -> Archive:
         except DAMAGE as error:
             raise ValueError(f"damaged in the zip: {error}") from error
 
-    return Archive(tuple(files), _with_parents(folders), read)
+    return listing.archive(read)
 
 
 def _folder(root: pathlib.Path) -> Archive:
-    files, folders = [], set()
+    listing = _Listing()
+    odd: dict[str, str] = {}  # path as shown -> path in the file system, where they differ
 
-    def raise_user_error(error: OSError):
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    for where, subfolders, names in os.walk(root, onerror=raise_user_error, followlinks=True):
-        here = pathlib.Path(where).relative_to(root)
-        folders.add(here.as_posix())
-        files += [(here / name).as_posix() for name in names if not _is_junk(name)]
-        too_deep = len(here.parts) == MAX_DEPTH
-        subfolders[:] = [name for name in subfolders if not (too_deep or _is_junk(name))]
+    status = root.stat()
+    # Folders to visit: path in the file system, path as shown, and the folders that contain it.
+    left = [(str(root), "", frozenset({(status.st_dev, status.st_ino)}))]
+    while left:
+        where, shown, ancestors = left.pop()
+        for entry in _entries(where):
+            name, is_text = _text(entry.name)
+            is_folder = _is_folder(entry)
+            # A link without a target is listed, so that reading it is an error.
+            if not (is_folder or _is_file(entry) or entry.is_symlink()):
+                listing.leave_out("neither a file nor a folder")
+                continue
+            parts = [*shown.split("/"), name] if shown else [name]
+            path = listing.add(parts, is_folder=is_folder, is_text=is_text)
+            if path is None:
+                continue
+            if not is_folder:
+                if entry.path != os.path.join(root, path):
+                    odd[path] = entry.path
+                continue
+            status = entry.stat()
+            key = status.st_dev, status.st_ino
+            if key in ancestors:
+                listing.leave_out("a link to a folder above it")
+            else:
+                left.append((entry.path, path, ancestors | {key}))
 
     def read(name: str) -> bytes:
         try:
-            return (root / name).read_bytes()
+            return pathlib.Path(odd.get(name) or root / name).read_bytes()
         except OSError as error:
             raise ValueError(f"cannot be read: {error.strerror}") from error
 
-    return Archive(tuple(sorted(files)), _with_parents(folders), read)
+    return listing.archive(read)
 
 
-def _with_parents(folders: set[str]) -> frozenset[str]:
-    parents = {str(parent) for name in folders for parent in pathlib.PurePosixPath(name).parents}
-    return frozenset((folders | parents) - {"."})
+class _Listing:
+    """Collects the files and folders of an archive, and counts what is left out."""
+
+    def __init__(self):
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+        self._odd: set[str] = set()
+        self._hidden: set[str] = set()
+        self._left_out: list[LeftOut] = []
+
+    def leave_out(self, reason: str) -> None:
+        """Counts an entry that is left out."""
+        self._left_out.append(LeftOut(reason, "", 1))
+
+    def add(self, parts: list[str], *, is_folder: bool, is_text: bool) -> str | None:
+        """Adds an entry.
+
+        Args:
+          parts: Its path, as text.
+          is_folder: Whether it is a folder.
+          is_text: Whether its name is text in the archive too.
+
+        Returns:
+          The path to use; None if the entry is hidden or of a system, or in such a folder.
+        """
+        for depth, part in enumerate(parts, 1):
+            if _is_system(part):
+                self._hidden.add("/".join(parts[:depth]))
+                return None
+        path = "/".join(parts)
+        if not is_folder:
+            number = 1
+            while path in self._files:  # two names that are the same text
+                number += 1
+                stem, dot, suffix = parts[-1].rpartition(".")
+                parts = [*parts[:-1], f"{stem or suffix}~{number}{dot}{suffix if dot else ''}"]
+                path = "/".join(parts)
+            self._files.add(path)
+        else:
+            self._folders.add(path)
+        if not is_text:
+            self._odd.add(parts[-1])
+        return path
+
+    def archive(self, read: Callable[[str], bytes]) -> Archive:
+        """The archive of what was added, without what this library has written."""
+        folders = self._folders | {_parent(path) for path in self._files}
+        folders |= {str(p) for path in folders for p in pathlib.PurePosixPath(path).parents}
+        folders -= {".", ""}
+        written = self._written(folders)
+
+        def is_written(path: str) -> bool:
+            parents = pathlib.PurePosixPath(path).parents
+            return path in written or any(str(parent) in written for parent in parents)
+
+        files = self._files
+        if written:
+            files = {path for path in files if not is_written(path)}
+            folders = {path for path in folders if not is_written(path)}
+            roots = [path for path in written if not is_written(_parent(path))]
+            self._left_out.append(LeftOut(WRITTEN, "", len(roots)))
+        if self._hidden:
+            self._left_out.insert(0, LeftOut(HIDDEN, "", len(self._hidden)))
+        details = ()
+        if self._odd:
+            first = min(self._odd)
+            more = f" and {len(self._odd) - 1} more" if len(self._odd) > 1 else ""
+            details = (f"names that are not UTF-8 read as Latin-1: {first}{more}",)
+        return Archive(
+            tuple(sorted(files)), frozenset(folders), read, merge(self._left_out), details
+        )
+
+    def _written(self, folders: set[str]) -> set[str]:
+        """The folders that this library has written: audits, workdirs, evaluations and shards."""
+        known: dict[str, set[str]] = {}
+        shards, others = set(), set()
+        for path in self._files:
+            where, _, name = path.rpartition("/")
+            if name in _OUTPUT_FILES:
+                known.setdefault(where, set()).add(name)
+            if ".array_record-" in name:
+                shards.add(where)
+            if name != _LOCK:
+                others.add(where)
+        begun = {
+            where
+            for where, names in known.items()
+            if names == {_LOCK} and where not in others and not self._has_folder(where, folders)
+        }
+        complete = {w for w, names in known.items() if any(output <= names for output in _OUTPUTS)}
+        return (complete | shards | begun) - {""}
+
+    @staticmethod
+    def _has_folder(where: str, folders: set[str]) -> bool:
+        return any(_parent(folder) == where for folder in folders)
+
+
+def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
+    """The name of a zip member, and whether the zip states its encoding.
+
+    Programs that write UTF-8 without saying so, such as a Mac's, are recognised by the bytes.
+    """
+    name = _unicode_path(info.extra)
+    if name is not None:
+        return name, True
+    if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
+        return info.filename, True
+    try:
+        raw = info.orig_filename.encode("cp437")
+        return _text(raw.decode("utf-8", "surrogateescape"))
+    except UnicodeError:
+        return info.filename, True
+
+
+def _unicode_path(extra: bytes) -> str | None:
+    """The name in a member's Unicode path field, or None."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        if kind == _UNICODE_PATH and size > 5 and extra[4] == 1:
+            try:
+                return extra[9 : 4 + size].decode("utf-8")
+            except UnicodeError:
+                return None
+        extra = extra[4 + size :]
+    return None
+
+
+def _text(name: str) -> tuple[str, bool]:
+    """A file system's name as text that can be printed, and whether it was text already."""
+    try:
+        name.encode("utf-8")
+    except UnicodeError:
+        return os.fsencode(name).decode("latin-1"), False
+    return name, True
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _normal(name: str) -> str:
     return str(pathlib.PurePosixPath(name.replace("\\", "/")))
 
 
-def _is_junk(path: str) -> bool:
-    return any(part.startswith(".") or part.lower() in _JUNK for part in path.split("/"))
+def _is_system(name: str) -> bool:
+    lower = name.lower()
+    return name.startswith(".") or lower in _SYSTEM or bool(_STREAM.search(lower))

@@ -1,10 +1,14 @@
 import io
+import os
+import struct
 import tracemalloc
 import zipfile
+import zlib
 
 import pytest
 
 from bloodjax.data.formats import archive
+from bloodjax.data.reading import LeftOut
 from bloodjax.errors import UserError
 
 FILES = {"b/2.png": b"two", "b/10.png": b"ten", "a/1.png": b"one", "notes.txt": b"text"}
@@ -52,11 +56,123 @@ def test_zip_paths_are_normalised(tmp_path, name):
 
 
 def test_a_folder_that_links_to_itself_comes_to_an_end(tmp_path):
-    write_folder(tmp_path, {"a/1.png": b"one"})
-    (tmp_path / "a/loop").symlink_to(tmp_path)
-    with archive.open_archive(tmp_path) as opened:
-        assert "a/loop/a/1.png" in opened.files
-        assert max(name.count("/") for name in opened.files) <= archive.MAX_DEPTH
+    write_folder(tmp_path / "cells", {"a/1.png": b"one"})
+    (tmp_path / "cells/a/loop").symlink_to(tmp_path / "cells")
+    with archive.open_archive(tmp_path / "cells") as opened:
+        assert opened.files == ("a/1.png",)
+    assert opened.left_out == (LeftOut("a link to a folder above it", "", 1),)
+
+
+def test_files_at_any_depth_are_listed(tmp_path):
+    deep = "/".join("abcdefghijklmnop") + "/1.png"
+    with archive.open_archive(write_folder(tmp_path / "cells", {deep: b"one"})) as opened:
+        assert opened.files == (deep,)
+        assert opened.read(deep) == b"one"
+
+
+SYSTEM = [
+    *(".DS_Store", "a/._1.png", "a/ehthumbs.db", "a/Thumbs.db:encryptable"),
+    *("a/1.png:Zone.Identifier", "a/1.pngZone.Identifier", "a/1.png:com.apple.quarantine"),
+    *("a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "@eaDir/x@SynoEAStream", "b/y@SynoResource"),
+    *("$RECYCLE.BIN/desktop.ini", "System Volume Information/IndexerVolumeGuid"),
+    *("#recycle/1.png", "lost+found/#1", "__pycache__/x.pyc", "__MACOSX/a/._1.png"),
+]
+
+
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_what_systems_leave_is_left_out_and_counted(tmp_path, write):
+    path = write(tmp_path / "cells", FILES | dict.fromkeys(SYSTEM, b"junk"))
+    with archive.open_archive(path) as opened:
+        assert opened.files == tuple(sorted(FILES))
+        assert opened.folders == {"a", "b"}
+    assert opened.left_out == (LeftOut(archive.HIDDEN, "", len(SYSTEM)),)
+
+
+OUTPUTS = {
+    "audit": ["audit.json", "index.html"],
+    "run": ["config.json", "splits.json", "lock", "audit/index.html", "checkpoints/1/x/y"],
+    "begun": ["lock"],
+    "e/test": ["metrics.json", "predictions.csv"],
+    "packed": ["dataset_info.json", "cells-train.array_record-00000-of-00001"],
+}
+
+
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_what_this_library_wrote_is_left_out_and_counted(tmp_path, write):
+    written = [f"{folder}/{name}" for folder, names in OUTPUTS.items() for name in names]
+    path = write(tmp_path / "cells", FILES | dict.fromkeys(written, b"text"))
+    with archive.open_archive(path) as opened:
+        assert opened.files == tuple(sorted(FILES))
+    assert opened.left_out == (LeftOut(archive.WRITTEN, "", len(OUTPUTS)),)
+
+
+def test_an_output_that_is_named_itself_is_read(tmp_path):
+    write_folder(tmp_path / "run", {"config.json": b"{}", "splits.json": b"{}", "a/1.png": b"one"})
+    with archive.open_archive(tmp_path / "run") as opened:
+        assert "a/1.png" in opened.files
+
+
+def test_folder_names_that_are_not_utf8_are_text(tmp_path):
+    odd = os.fsencode(tmp_path / "cells") + b"/caf\xe9"
+    os.makedirs(odd)
+    with open(odd + b"/\xff.png", "wb") as file:
+        file.write(b"one")
+    with archive.open_archive(tmp_path / "cells") as opened:
+        assert opened.files == ("café/ÿ.png",)
+        assert opened.read("café/ÿ.png") == b"one"
+    assert opened.details == ("names that are not UTF-8 read as Latin-1: café and 1 more",)
+
+
+def test_two_names_that_are_the_same_text_are_two_files(tmp_path):
+    folder = os.fsencode(write_folder(tmp_path / "cells", {"café/é.png": b"one"}))
+    os.makedirs(folder + b"/caf\xe9")
+    with open(folder + b"/caf\xe9/\xe9.png", "wb") as file:
+        file.write(b"two")
+    with archive.open_archive(tmp_path / "cells") as opened:
+        assert len(opened.files) == 2
+        assert {opened.read(name) for name in opened.files} == {b"one", b"two"}
+
+
+def with_names(path, written, stored):
+    """A zip whose member `written` has the name of the bytes `stored`, without the UTF-8 flag."""
+    write_zip(path, {written: b"one"})
+    path.write_bytes(path.read_bytes().replace(written.encode(), stored))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        ("é/1.png".encode(), "é/1.png"),  # as a Mac writes it
+        (b"\xe9_/1.png", "é_/1.png"),
+        (b"\x8c\x8c/1.png", "\x8c\x8c/1.png"),  # Shift JIS
+    ],
+)
+def test_member_names_without_an_encoding(tmp_path, stored, name):
+    path = with_names(tmp_path / "cells.zip", "xx/1.png", stored)
+    with archive.open_archive(path) as opened:
+        assert opened.files == (name,)
+        assert opened.read(name) == b"one"
+
+
+def test_the_name_in_a_unicode_path_field_counts(tmp_path):
+    info = zipfile.ZipInfo("caf_/1.png")
+    name = "café/1.png".encode()
+    crc = zlib.crc32(b"caf_/1.png")
+    info.extra = struct.pack("<HHBI", 0x7075, 5 + len(name), 1, crc) + name
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as zipped:
+        zipped.writestr(info, b"one")
+    with archive.open_archive(tmp_path / "cells.zip") as opened:
+        assert opened.files == ("café/1.png",)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_left_out(tmp_path):
+    write_folder(tmp_path / "cells", {"a/1.png": b"one"})
+    os.mkfifo(tmp_path / "cells/a/2.png")
+    with archive.open_archive(tmp_path / "cells") as opened:
+        assert opened.files == ("a/1.png",)
+    assert opened.left_out == (LeftOut("neither a file nor a folder", "", 1),)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Names of classes, files and groups: which ones differ only in form, and their order.
+
+Two names have the same form if they differ only in how a system writes them: as one or several
+Unicode characters (a Mac's "é"), in case, or in blanks at the ends.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+# Blanks of zero width, which `str.strip` keeps.
+_INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+# Names that a source without class names of its own gets, see `numbered`.
+_NUMBERED = re.compile(r"class_([0-9]{1,18})")
+
+
+def tidy(name: str) -> str:
+    """The name with composed characters (NFC) and without blanks at its ends."""
+    composed = unicodedata.normalize("NFC", name)
+    stripped = composed.strip().strip(_INVISIBLE).strip()
+    return stripped or composed
+
+
+def form(name: str) -> str:
+    """A text that is equal for names of the same form."""
+    return unicodedata.normalize("NFC", tidy(name).casefold())
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorts names: whole numbers first, by their value, then texts."""
+    return tuple(sorted(names, key=_order))
+
+
+def numbered(n: int) -> tuple[str, ...]:
+    """Names of `n` classes that have none: class_0, class_1, ..."""
+    return tuple(f"class_{i}" for i in range(n))
+
+
+def number(name: str) -> int | None:
+    """The label that a class name states, as in "3" and "class_3"; None for any other name."""
+    match = _NUMBERED.fullmatch(name)
+    text = match.group(1) if match else name
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def match(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    """For each of `names`, the one of `known` that is equal, or else the only one of its form.
+
+    Names without such a counterpart are left out.
+    """
+    exact = set(known)
+    by_form: dict[str, list[str]] = {}
+    for name in known:
+        by_form.setdefault(form(name), []).append(name)
+    found = {}
+    for name in names:
+        alike = [name] if name in exact else by_form.get(form(name), [])
+        if len(alike) == 1:
+            found[name] = alike[0]
+    return found
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    return (0, int(name), name) if _NUMBER.fullmatch(name) else (1, 0, name)
