@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from bloodjax.data import images as images_lib
+from bloodjax.data.options import DEFAULTS, ReadOptions
 
 # Decoding a small image holds the interpreter lock for a good part of the time.
 _MAX_THREADS = 8
@@ -121,7 +122,11 @@ Images: TypeAlias = UInt8[np.ndarray, "_ size size 3"] | LazyImages
 
 
 def decode_lazily(
-    read_files: ReadFiles, n: int, size: int, to_error: Callable[[int, ValueError], Exception]
+    read_files: ReadFiles,
+    n: int,
+    size: int,
+    to_error: Callable[[int, ValueError], Exception],
+    options: ReadOptions = DEFAULTS,
 ) -> LazyImages:
     """Lazy images of a source that stores encoded images, as files or as records.
 
@@ -131,6 +136,8 @@ def decode_lazily(
       size: Height and width in pixels to decode to, see `images.decode`.
       to_error: Returns the exception to raise for an index whose image cannot be decoded, given
         the index and the reason.
+      options: How the images are read. An "auto" scale is that of each image by itself, so the
+        caller determines the scale of the source first.
     """
 
     def load(indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
@@ -141,7 +148,7 @@ def decode_lazily(
         def decode(start: int) -> None:
             for i in range(start, min(start + _IMAGES_PER_THREAD, len(files))):
                 try:
-                    decoded[i] = images_lib.decode(files[i], size)
+                    decoded[i] = images_lib.decode(files[i], size, options)
                 except ValueError as error:
                     raise to_error(numbers[i], error) from error
 
@@ -151,11 +158,13 @@ def decode_lazily(
     return LazyImages(load, np.arange(n), size, read_files)
 
 
-def resize(images: UInt8[np.ndarray, "n h w 3"] | LazyImages, size: int) -> Images:
-    """`images.resize`; lazy images stay lazy."""
+def resize(
+    images: UInt8[np.ndarray, "n h w 3"] | LazyImages, size: int, fit: str = DEFAULTS.fit
+) -> Images:
+    """`images.resize`; lazy images, which are square, stay lazy."""
     if isinstance(images, LazyImages):
         return images.resized(size)
-    return images_lib.resize(np.asarray(images), size)
+    return images_lib.resize(np.asarray(images), size, fit)
 
 
 def take(images: Images, indices: Int[np.ndarray, " m"]) -> Images:

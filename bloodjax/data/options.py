@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-# Values of `config.data.bits` and of the flags `--bits`.
-BITS = ("auto", "8", "10", "12", "14", "16")
+from bloodjax.data import bit_depth
+
+AUTO = "auto"
+# Values of `config.data.bits` and of the flag `--bits`.
+BITS = (AUTO, *bit_depth.BITS)
 FITS = ("crop", "pad", "squash")
 
 
@@ -17,16 +20,18 @@ class ReadOptions:
     Attributes:
       bad_images: What to do about an unreadable image in a folder or zip: "fail" raises an error,
         "skip" leaves it out with a warning. An unreadable image in shards is always an error.
-      bits: Scale of values of more than 8 bits, one of `BITS` or a run's own `scales.UNIT`: the
-        number of bits whose largest value becomes 255. "auto" takes it from the largest value in
-        the source.
+      bits: Scale of values of more than 8 bits, see `bit_depth`; "auto" takes it from the largest
+        value in the source.
       fit: How an image becomes a square: "crop" keeps its central square, "pad" adds bars of the
         colour of its border, "squash" changes its proportions.
+      layout: What the folders of a source mean, such as "class/group", see `formats.layout`; "auto"
+        finds it from their names.
     """
 
     bad_images: Literal["fail", "skip"] = "fail"
-    bits: str = "auto"
+    bits: str = AUTO
     fit: Literal["crop", "pad", "squash"] = "crop"
+    layout: str = AUTO
 
 
 DEFAULTS = ReadOptions()

@@ -33,12 +33,14 @@ class Reading:
       details: Further facts, a short phrase each, such as "12 of 16 bits" or "groups.csv: 7
         groups".
       left_out: What was not used, by reason and class.
+      scale: Scale of values of more than 8 bits, see `bit_depth`; "" if there are none.
     """
 
     spec: str = ""
     layout: str = ""
     details: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    scale: str = ""
 
     def with_detail(self, text: str) -> Reading:
         """A copy with one more of the `details`, unless it has it already."""
@@ -59,6 +61,7 @@ class Reading:
             spec=_joined(self.spec, other.spec),
             layout=_joined(self.layout, other.layout),
             details=tuple(dict.fromkeys(self.details + other.details)),
+            scale=self.scale or other.scale,
         )
         return joined.with_left_out(*other.left_out)
 

@@ -10,7 +10,6 @@ synthetic[:N]   N rendered images of blood cells, by default 2,400
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
@@ -18,10 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.formats import array_record, folders, npz
-from bloodjax.data.formats.archive import keep_open, open_archive, open_zip
-from bloodjax.data.images import SUFFIXES, decode
+from bloodjax.data.formats import array_record, folders, image_files, npz
+from bloodjax.data.formats.archive import keep_open
 from bloodjax.data.lazy import Images, take
 from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.data.reading import LeftOut, Reading
@@ -65,12 +64,12 @@ def load(
         dataset = dataclasses.replace(dataset, reading=Reading(layout="rendered cells"))
     else:
         path = _local_path(spec)
-        if path.is_file() and path.suffix.lower() == ".npz":
+        if _is_npz(path):
             dataset = npz.read_dataset(path, image_size, class_names, options)
         elif array_record.is_shards(path):
             dataset = array_record.read_dataset(path, image_size, options)
         else:
-            dataset = folders.read_dataset(path, image_size, options, lazy=lazy)
+            dataset = folders.read_dataset(path, image_size, options, class_names, lazy=lazy)
     reading = dataclasses.replace(dataset.reading, spec=spec)
     dataset = dataclasses.replace(dataset, reading=reading)
     if class_names:
@@ -109,22 +108,22 @@ def load_images(
     if is_shards or _synthetic_count(path) is not None:
         dataset = load(path, image_size, options=options, seed=seed)
         return _unlabelled(dataset.images, dataset.names, dataset.reading)
-    if path.lower().endswith(SUFFIXES) and os.path.isfile(path):
-        try:
-            image = decode(pathlib.Path(path).read_bytes(), image_size)
-        except ValueError as error:
-            raise UserError(f"{path}: is not a readable image ({error})") from error
-        return _unlabelled(image[None], (pathlib.Path(path).name,), Reading(path, "one image"))
+    file = pathlib.Path(os.path.expanduser(path))
+    if file.is_file() and file.suffix.lower() not in (".npz", ".zip"):
+        found = image_files.read_file(file, image_size, options)
+        reading = found.tally.add_to(Reading(path, "one image"), options)
+        return _unlabelled(found.images, (file.name,), reading)
     source = _local_path(path)
-    if source.suffix.lower() == ".npz":
-        images, names = npz.read_images(source, image_size, options)
-        return _unlabelled(images, names, Reading(path, "npz of images"))
+    if _is_npz(source):
+        images, names, tally = npz.read_images(source, image_size, options)
+        return _unlabelled(images, names, tally.add_to(Reading(path, "npz of images"), options))
     archive = keep_open(source)
-    names = tuple(n for n in archive.files if n.lower().endswith(SUFFIXES))
-    images, readable = folders.read_images(source, archive, names, image_size, options)
+    names, others = image_files.find(source, archive)
+    images, readable, tally = image_files.read(source, archive, names, image_size, options)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images")
-    reading = Reading(path, "all images at any depth")
+    reading = Reading(path, "all images at any depth", archive.details)
+    reading = tally.add_to(reading, options).with_left_out(*archive.left_out, *others)
     if readable.all():
         return _unlabelled(images, names, reading)
     kept = np.flatnonzero(readable)
@@ -147,14 +146,15 @@ def native_size(spec: str) -> int | None:
     path = _local_path(spec)
     if array_record.is_shards(path):
         return array_record.native_size(path)
-    return npz.native_size(path) if path.is_file() and path.suffix.lower() == ".npz" else None
+    return npz.native_size(path) if _is_npz(path) else None
 
 
 def fingerprint(spec: str) -> str:
-    """A short text that changes when the source changes; computing it reads no images.
+    """A short text that changes when the images, their names or their groups change.
 
-    It covers the size and checksum of every member of an npz or zip, the path and size of every
-    file in a folder, and the number of synthetic images. See `array_record.fingerprint` for shards.
+    It covers the bytes of all images in a folder or in shards, the checksums that a zip or npz
+    stores, and the number of synthetic images. The place of a source does not matter; see
+    `bloodjax.data.fingerprint`.
 
     Raises:
       UserError: The source is missing or damaged.
@@ -165,13 +165,27 @@ def fingerprint(spec: str) -> str:
     path = _local_path(spec)
     if array_record.is_shards(path):
         return array_record.fingerprint(path)
-    if path.is_dir():
-        with open_archive(path) as archive:
-            entries = [(name, (path / name).lstat().st_size) for name in archive.files]
-    else:
-        with open_zip(path) as zipped:
-            entries = sorted((m.filename, m.file_size, m.CRC) for m in zipped.infolist())
-    return "sha256:" + hashlib.sha256(repr(entries).encode()).hexdigest()
+    if _is_npz(path):
+        return fingerprint_lib.of_npz(path)
+    return fingerprint_lib.of_archive(path)
+
+
+def has_fingerprint(spec: str, known: str) -> bool:
+    """Whether a source has the fingerprint `known`, of this version or of an earlier one.
+
+    Raises:
+      UserError: The source is missing or damaged.
+    """
+    path = None if _synthetic_count(spec) is not None else _local_path(spec)
+    if path is None or _is_npz(path) or not fingerprint_lib.is_earlier(known):
+        return fingerprint(spec) == known
+    if array_record.is_shards(path):
+        return array_record.earlier_fingerprint(path) == known
+    return fingerprint_lib.earlier_of_archive(path) == known
+
+
+def _is_npz(path: pathlib.Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".npz"
 
 
 def _synthetic_count(spec: str) -> int | None:

@@ -204,8 +204,12 @@ def _folder(root: pathlib.Path) -> Archive:
                 left.append((entry.path, path, ancestors | {key}))
 
     def read(name: str) -> bytes:
+        file = pathlib.Path(odd.get(name) or root / name)
         try:
-            return pathlib.Path(odd.get(name) or root / name).read_bytes()
+            size = file.stat().st_size
+            if size > MAX_MEMBER:
+                raise ValueError(f"{size} bytes, expected at most {MAX_MEMBER}")
+            return file.read_bytes()
         except OSError as error:
             raise ValueError(f"cannot be read: {error.strerror}") from error
 

@@ -7,12 +7,16 @@ import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 
+from bloodjax.data import arrays as arrays_lib
+from bloodjax.data import bit_depth
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.facts import MAX_ASPECT, Tally
 from bloodjax.data.formats.archive import open_zip
 from bloodjax.data.images import resize
-from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
+from bloodjax.data.reading import Reading
 from bloodjax.errors import UserError
 
 # The label order of BloodMNIST and of the AN2DL challenge.
@@ -47,12 +51,12 @@ def read_dataset(
       UserError: The file is missing or damaged, or its keys, types, shapes or labels are others.
     """
     with open_zip(path) as zipped:
-        arrays = _Arrays(path, zipped)
+        arrays = _Arrays(path, zipped, size, options)
         if {"images", "labels"} & arrays.keys:
-            return _read_challenge(arrays, size, class_names)
+            return _read_challenge(arrays, class_names)
         splits = [s for s in _MEDMNIST_SPLITS if {f"{s}_images", f"{s}_labels"} & arrays.keys]
         if splits:
-            return _read_medmnist(arrays, size, class_names, splits)
+            return _read_medmnist(arrays, class_names, splits)
         raise UserError(
             f"{path}: contains {arrays.found}; expected images and labels (a challenge file) or "
             "train_images, train_labels and so on (a MedMNIST file)"
@@ -61,7 +65,7 @@ def read_dataset(
 
 def read_images(
     path: pathlib.Path, size: int, options: ReadOptions = DEFAULTS
-) -> tuple[UInt8[np.ndarray, "n {size} {size} 3"], tuple[str, ...]]:
+) -> tuple[UInt8[np.ndarray, "n {size} {size} 3"], tuple[str, ...], Tally]:
     """Reads the images of a challenge or MedMNIST file without labels.
 
     Args:
@@ -70,24 +74,24 @@ def read_images(
       options: How the images are read.
 
     Returns:
-      The images and their names.
+      The images, their names, and what had to be decided about the images.
 
     Raises:
       UserError: The file is missing or damaged, or contains no images.
     """
     with open_zip(path) as zipped:
-        arrays = _Arrays(path, zipped)
+        arrays = _Arrays(path, zipped, size, options)
         if "images" in arrays.keys:
-            images = resize(arrays.images("images", grey=True), size)
-            return images, tuple(map(str, range(len(images))))
+            (images,), tally = arrays.images(["images"])
+            return images, tuple(map(str, range(len(images)))), tally
         splits = [s for s in _MEDMNIST_SPLITS if f"{s}_images" in arrays.keys]
         if not splits:
             raise UserError(
                 f"{path}: contains {arrays.found}; expected images, or train_images and so on"
             )
-        parts = [resize(arrays.images(f"{s}_images", grey=True), size) for s in splits]
+        parts, tally = arrays.images([f"{s}_images" for s in splits])
     names = (f"{s}/{i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part)))
-    return np.concatenate(parts), tuple(names)
+    return np.concatenate(parts), tuple(names), tally
 
 
 def native_size(path: pathlib.Path) -> int:
@@ -97,10 +101,10 @@ def native_size(path: pathlib.Path) -> int:
       UserError: The file is missing or damaged, or has no images, or its images are not square.
     """
     with open_zip(path) as zipped:
-        arrays = _Arrays(path, zipped)
+        arrays = _Arrays(path, zipped, 1, DEFAULTS)
         splits = [f"{s}_images" for s in _MEDMNIST_SPLITS]
         key = next((k for k in ("images", *splits) if k in arrays.keys), "images")
-        _, height, width, _ = arrays.images(key, grey=True).shape
+        _, height, width, _ = arrays.pixels(key).shape
     if height != width:
         raise UserError(f"{path}: {key} has {height}x{width} pixels, expected square ones")
     return height
@@ -109,8 +113,10 @@ def native_size(path: pathlib.Path) -> int:
 class _Arrays:
     """Reads and checks the arrays of an open npz; never unpickles anything."""
 
-    def __init__(self, path: pathlib.Path, zipped: zipfile.ZipFile):
-        self.path = path
+    def __init__(
+        self, path: pathlib.Path, zipped: zipfile.ZipFile, size: int, options: ReadOptions
+    ):
+        self.path, self._size, self.options = path, size, options
         self.keys = {n.removesuffix(".npy") for n in zipped.namelist() if n.endswith(".npy")}
         self.found = "the arrays " + ", ".join(sorted(self.keys)[:12]) if self.keys else "no arrays"
         self._zipped = zipped
@@ -129,17 +135,74 @@ class _Arrays:
                 "or strings without pickled objects"
             ) from error
 
-    def images(self, key: str, *, grey: bool) -> UInt8[np.ndarray, "n height width 3"]:
-        """RGB images; converted from grey images if `grey` allows it."""
+    def images(self, keys: Sequence[str]) -> tuple[list[UInt8[np.ndarray, "_ size size 3"]], Tally]:
+        """The images of several arrays as RGB squares, all with one scale, and their tally."""
+        ranges: list[bit_depth.Range] = []
+        deep = transparent = elongated = 0
+        # The first pass finds the scale. Arrays of 8 bits, which have none, are kept from it.
+        kept: dict[str, np.ndarray] = {}
+        for key in keys:
+            pixels = self.pixels(key)
+            if pixels.dtype == np.uint8:
+                pixels, n = arrays_lib.to_rgb(pixels)
+                transparent += n
+                kept[key] = resize(pixels, self._size, self.options.fit)
+            else:
+                ranges.append(self._range(key, pixels))
+                deep += len(pixels)
+            height, width = pixels.shape[1:3]
+            if max(height, width) > MAX_ASPECT * min(height, width):
+                elongated += len(pixels)
+        scale = self._scale(ranges) if ranges else ""
+        for key in keys:
+            if key not in kept:
+                pixels = self._scaled(key, scale)
+                kept[key] = resize(pixels, self._size, self.options.fit)
+        largest = max((one.largest for one in ranges), default=0.0)
+        tally = Tally(
+            transparent=transparent, elongated=elongated, deep=deep, largest=largest, scale=scale
+        )
+        return [kept[key] for key in keys], tally
+
+    def pixels(self, key: str) -> Shaped[np.ndarray, "n height width channels"]:
+        """Images as they are stored; grey ones have one channel."""
         array = self.array(key)
-        if grey and array.ndim == 3:
-            array = np.repeat(array[..., None], 3, axis=-1)
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
-            shapes = "(N, H, W, 3) or (N, H, W)" if grey else "(N, H, W, 3)"
-            raise self._error(key, array, f"uint8 of shape {shapes}")
+        expected = (
+            "images of uint8, uint16 or floats of 0..1, and of shape (N, H, W, 3) or (N, H, W)"
+        )
+        if array.dtype.kind not in "iuf":
+            raise self._error(key, array, expected)
+        try:
+            pixels = arrays_lib.with_channels(array)
+        except ValueError as error:
+            raise self._error(key, array, f"{expected}, but {error}") from None
         if array.size == 0:
             raise self._error(key, array, "at least one image")
-        return array
+        if pixels.shape[-1] == 4 and array.dtype != np.uint8:
+            raise self._error(key, array, f"uint8 with a channel of opacity, or {expected}")
+        return pixels
+
+    def _range(self, key: str, pixels: np.ndarray) -> bit_depth.Range:
+        try:
+            return bit_depth.measure(pixels)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {key} has {error}") from error
+
+    def _scale(self, ranges: Sequence[bit_depth.Range]) -> str:
+        if self.options.bits != AUTO:
+            return self.options.bits
+        try:
+            return bit_depth.choose(ranges)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}") from error
+
+    def _scaled(self, key: str, scale: str) -> UInt8[np.ndarray, "n height width 3"]:
+        pixels = self.pixels(key)
+        try:
+            scaled = bit_depth.to_uint8(pixels, self._range(key, pixels), scale)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {key} has {error}") from error
+        return arrays_lib.to_rgb(scaled)[0]
 
     def labels(self, key: str, n: int) -> Int32[np.ndarray, " {n}"]:
         """Labels of `n` images, stored as any type of integer or as floats with integer values."""
@@ -169,8 +232,8 @@ class _Arrays:
         return UserError(f"{self.path}: {key} is {found}, expected {expected}")
 
 
-def _read_challenge(arrays: _Arrays, size: int, class_names: Sequence[str]) -> Dataset:
-    images = arrays.images("images", grey=False)
+def _read_challenge(arrays: _Arrays, class_names: Sequence[str]) -> Dataset:
+    (images,), tally = arrays.images(["images"])
     n = len(images)
     labels = arrays.labels("labels", n)
     classes = tuple(class_names) or BLOOD_CELLS
@@ -183,23 +246,22 @@ def _read_challenge(arrays: _Arrays, size: int, class_names: Sequence[str]) -> D
     if len(groups) != n:
         raise UserError(f"{arrays.path}: groups has {len(groups)} entries, expected {n}")
     return Dataset(
-        images=resize(images, size),
+        images=images,
         labels=labels,
         names=tuple(map(str, range(n))),
         classes=classes,
         splits=("",) * n,
         groups=groups,
+        reading=tally.add_to(Reading(), arrays.options),
     )
 
 
-def _read_medmnist(
-    arrays: _Arrays, size: int, class_names: Sequence[str], splits: Sequence[str]
-) -> Dataset:
-    images, labels = {}, {}
-    for split in splits:
-        part = arrays.images(f"{split}_images", grey=True)
-        images[split] = resize(part, size)
-        labels[split] = arrays.labels(f"{split}_labels", len(part))
+def _read_medmnist(arrays: _Arrays, class_names: Sequence[str], splits: Sequence[str]) -> Dataset:
+    images, tally = arrays.images([f"{split}_images" for split in splits])
+    labels = {
+        split: arrays.labels(f"{split}_labels", len(part))
+        for split, part in zip(splits, images, strict=True)
+    }
     every_label = np.concatenate(list(labels.values()))
     n = len(every_label)
     # Every class must have an image, so there are at most `n` classes.
@@ -211,12 +273,13 @@ def _read_medmnist(
     for split in splits:
         _check_range(arrays.path, f"{split}_labels", labels[split], classes)
     return Dataset(
-        images=np.concatenate(list(images.values())),
+        images=np.concatenate(images),
         labels=every_label,
         names=tuple(f"{split}/{i}" for split in splits for i in range(len(labels[split]))),
         classes=classes,
         splits=tuple(split for split in splits for _ in labels[split]),
         groups=("",) * n,
+        reading=tally.add_to(Reading(), arrays.options),
     )
 
 
