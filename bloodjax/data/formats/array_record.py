@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import lazy
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.formats.folders import SPLITS
+from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.formats.records import Reader, Shard
 from bloodjax.data.images import resize
 from bloodjax.data.lazy import LazyImages
@@ -34,6 +35,7 @@ INDEX = "index.json"
 UNFINISHED = ".unfinished"
 FORMAT = 1  # of index.json
 _SHARDS = "*.array_record-*"
+_METADATA = (INFO, INDEX, "features.json", "*.labels.txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +120,22 @@ def native_size(folder: pathlib.Path) -> int | None:
 
 
 def fingerprint(folder: pathlib.Path) -> str:
-    """A short text that changes when the dataset changes; computing it reads no images.
+    """A short text that changes when the dataset changes.
 
-    It covers the metadata files, the index with the checksums of all shards if there is one, and
-    the name and size of every shard.
+    It covers the bytes of every shard, of the index and of the metadata files, so all shards are
+    read.
+
+    Raises:
+      UserError: The dataset is unfinished, or cannot be read.
+    """
+    _check_finished(folder)
+    patterns = (_SHARDS, *_METADATA)
+    names = [path.name for pattern in patterns for path in folder.glob(pattern)]
+    return fingerprint_lib.of_files(folder, names)
+
+
+def earlier_fingerprint(folder: pathlib.Path) -> str:
+    """The fingerprint of earlier versions: of each shard it covers the name and size only.
 
     Raises:
       UserError: The dataset is unfinished, or cannot be read.
@@ -129,7 +143,7 @@ def fingerprint(folder: pathlib.Path) -> str:
     _check_finished(folder)
     try:
         entries = [(path.name, path.stat().st_size) for path in folder.glob(_SHARDS)]
-        for pattern in (INFO, INDEX, "features.json", "*.labels.txt"):
+        for pattern in _METADATA:
             entries += [(path.name, path.read_bytes()) for path in folder.glob(pattern)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
