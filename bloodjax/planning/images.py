@@ -10,11 +10,10 @@ import pathlib
 import numpy as np
 
 from bloodjax.config import Config, split_source
+from bloodjax.data import names as names_lib
 from bloodjax.data import sources
-from bloodjax.data.formats import array_record, npz
+from bloodjax.data.formats import array_record, groups, layout, npz
 from bloodjax.data.formats.archive import open_archive, open_zip
-from bloodjax.data.formats.folders import SPLITS
-from bloodjax.data.images import SUFFIXES
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import DEFAULT_FRACTION
 
@@ -90,8 +89,8 @@ def _is_here(spec: str) -> bool:
 
 def _source(spec: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
     """Images of each of a source's own splits ("" without splits), and the number of classes."""
-    if spec.partition(":")[0] == "synthetic":
-        number = int(sources.fingerprint(spec).partition(":")[2])
+    number = sources.synthetic_count(spec)
+    if number is not None:
         return {"": number}, len(npz.BLOOD_CELLS)
     path = pathlib.Path(os.path.expanduser(spec))
     if spec.startswith("tfds:") or array_record.is_shards(path):
@@ -125,11 +124,9 @@ def _npz(path: pathlib.Path, names: tuple[str, ...]) -> tuple[dict[str, int], in
 
 def _listed(path: pathlib.Path) -> tuple[dict[str, int], int]:
     with open_archive(path) as archive:
-        images = [name.split("/") for name in archive.files if name.lower().endswith(SUFFIXES)]
-    images = [parts for parts in images if len(parts) > 1]
-    if not images:
+        tables = set(groups.tables(archive.files))
+        files = [name for name in archive.files if name not in tables]
+        found = layout.find(path, files, archive.folders)
+    if not found.names:
         raise UserError(f"{path}: contains no images in folders of classes")
-    splits = collections.Counter(
-        SPLITS.get(parts[-3].lower(), "") if len(parts) > 2 else "" for parts in images
-    )
-    return dict(splits), len({parts[-2] for parts in images})
+    return dict(collections.Counter(found.splits)), len({names_lib.form(n) for n in found.classes})

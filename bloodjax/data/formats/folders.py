@@ -104,7 +104,7 @@ def _class_of_folder(
     facts = [
         f"{folder} taken as {name}"
         if folder.isprintable() and names.tidy(folder) == folder
-        else f"{ascii(folder)} taken as {name}"
+        else f"{folder!a} taken as {name}"
         for folder, name in sorted(class_of.items())
         if folder != name
     ]
@@ -117,4 +117,5 @@ def _kinds(archive: Archive) -> str:
     if not count:
         return ""
     shown = ", ".join(f"{n} {kind or 'files without a suffix'}" for kind, n in count.most_common(3))
-    return f" (but {shown})"
+    hint = "; export them as image files" if {".parquet", ".arrow"} & count.keys() else ""
+    return f" (found {shown}{hint})"

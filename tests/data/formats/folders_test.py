@@ -1,4 +1,6 @@
 import logging
+import os
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from bloodjax.data import images
 from bloodjax.data.formats import folders
 from bloodjax.data.options import ReadOptions
+from bloodjax.data.reading import LeftOut
 from bloodjax.errors import UserError
 
 
@@ -90,6 +93,65 @@ def test_an_empty_class_folder_is_a_class(tmp_path, form):
     assert dataset.labels.tolist() == [1]
 
 
+def test_says_how_it_was_read(tmp_path, form):
+    table = b"name,group\na/1.png,p1\na/2.png,p1\n"
+    files = cells("train/a/1.png", "train/a/2.png", "val/b/3.png", "unlabelled/4.png")
+    files |= {"train/groups.csv": table, "Thumbs.db": b"", "train/a/5.png": b""}
+    reading = folders.read_dataset(write(tmp_path, files, form), 24, ReadOptions("skip")).reading
+    assert reading.layout == "split and class folders"
+    assert reading.details == ("train/groups.csv: 1 group, none for 2 of 4 images",)
+    assert set(reading.left_out) == {
+        LeftOut("hidden or of the system", "", 1),
+        LeftOut("without a class, in unlabelled", "", 1),
+        LeftOut("unreadable", "a", 1),
+    }
+
+
+def test_whole_numbers_are_classes_in_the_order_of_their_values(tmp_path, form):
+    files = cells(*[f"{label}/1.png" for label in (10, 0, 2, 11, 1)])
+    dataset = folders.read_dataset(write(tmp_path, files, form), 24)
+    assert dataset.classes == ("0", "1", "2", "10", "11")
+    assert [dataset.classes[label] for label in dataset.labels] == ["0", "1", "10", "11", "2"]
+
+
+NFD = unicodedata.normalize("NFD", "é")
+
+
+@pytest.mark.parametrize("other", [NFD, "É", "é ", " é"])
+def test_folders_that_differ_in_form_are_one_class(tmp_path, form, other):
+    files = cells("train/é/1.png", "train/é/2.png", "train/z/1.png", f"test/{other}/1.png")
+    path = write(tmp_path, files, form)
+    dataset = folders.read_dataset(path, 24)
+    assert dataset.classes == ("z", "é")
+    assert np.bincount(dataset.labels).tolist() == [1, 3]
+    (detail,) = dataset.reading.details
+    assert detail.endswith(" taken as é")
+    assert detail.isprintable()
+    assert folders.read_dataset(path, 24, class_names=["É", "z"]).classes == ("z", "É")
+
+
+def test_classes_of_the_same_form_that_are_both_listed_stay_two(tmp_path, form):
+    path = write(tmp_path, cells("A/1.png", "a/1.png"), form)
+    assert folders.read_dataset(path, 24).classes == ("A",)
+    assert folders.read_dataset(path, 24, class_names=("a", "A")).classes == ("A", "a")
+
+
+def test_a_folder_name_that_is_not_utf8_is_matched_to_its_text(tmp_path):
+    path = write(tmp_path, cells("train/café/1.png", "test/caf_/1.png"), "folder")
+    os.rename(os.fsencode(path) + b"/test/caf_", os.fsencode(path) + b"/test/caf\xe9")
+    dataset = folders.read_dataset(path, 24)
+    assert (dataset.classes, dataset.splits) == (("café",), ("test", "train"))
+    np.testing.assert_array_equal(dataset.images[0], image(1))
+    assert dataset.reading.details == ("names that are not UTF-8 read as Latin-1: café",)
+
+
+def test_a_table_of_groups_comes_before_folders(tmp_path, form):
+    table = b"name,group\na/p1/1.png,other\n"
+    files = cells("a/p1/1.png", "a/p1/2.png", "b/p2/1.png") | {"groups.csv": table}
+    dataset = folders.read_dataset(write(tmp_path, files, form), 24)
+    assert dataset.groups == ("other", "p1", "p2")
+
+
 def test_groups_csv_gives_groups(tmp_path, form):
     table = '\ufeffname,group\r\na/1.png,"slide, 1"\r\n\r\nb/2.png,7\r\n'
     files = cells("a/1.png", "b/2.png", "b/3.png") | {"groups.csv": table.encode()}
@@ -120,7 +182,7 @@ def test_a_bad_groups_csv_is_an_error(tmp_path, form, table, message):
         ["1.png", "2.png"],
         ["a/1.png", "2.png"],
         ["a/1.png", "b/slide/2.png"],
-        ["train/a/1.png", "extra/2.png"],
+        ["train/a/1.png", "extra/b/2.png"],
         ["train/1.png"],
     ],
 )
@@ -135,7 +197,8 @@ def test_another_layout_is_an_error(tmp_path, form, names):
 
 def test_no_images_is_an_error(tmp_path, form):
     path = write(tmp_path, {"README.txt": b"none yet"}, form)
-    with pytest.raises(UserError, match="contains no readable images, expected <class>/<image>"):
+    expected = r"contains no readable images \(found 1 .txt\), expected <class>/<image>"
+    with pytest.raises(UserError, match=expected):
         folders.read_dataset(path, 24)
 
 
