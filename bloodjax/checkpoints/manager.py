@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as preservation
 
 from bloodjax import distributed
 from bloodjax.checkpoints import integrity
+from bloodjax.checkpoints.alias import plain_path
 from bloodjax.checkpoints.integrity import FORMAT, CheckpointStore
 from bloodjax.checkpoints.state import RunProgress, TrainState
 from bloodjax.cli import console
@@ -40,9 +42,13 @@ class Checkpoints:
           read_only: Whether corrupt checkpoints stay where they are.
 
         Raises:
-          UserError: The newest checkpoint has a later format, or may not be read.
+          UserError: The newest checkpoint has a later format, or may not be read; or orbax cannot
+            write to this path.
         """
         self._directory = directory.resolve()
+        self._link = contextlib.ExitStack()
+        # Made at once, so that a path that does not work is known before the first step.
+        self._path_for_orbax = self._link.enter_context(plain_path(self._directory))
         # The primary process moves corrupt checkpoints before the others look.
         self._store = CheckpointStore(
             self._directory, read_only=read_only or not distributed.is_primary()
@@ -63,6 +69,7 @@ class Checkpoints:
         with contextlib.ExitStack() as stack:
             if kind not in (None, Stopped):
                 stack.enter_context(contextlib.suppress(Exception))
+            stack.callback(self._link.close)
             stack.callback(self._thread.shutdown)
             if self._manager is not None:
                 stack.callback(self._close_manager)
@@ -117,7 +124,8 @@ class Checkpoints:
           progress: Progress of the run.
 
         Raises:
-          UserError: The disk is full, now or for the checkpoint before.
+          UserError: The disk is full, now or for the checkpoint before, or that one cannot be
+            read.
         """
         step = int(state.step)
         self.wait()
@@ -150,7 +158,7 @@ class Checkpoints:
         """Waits until the checkpoint in writing is complete and has its checksums.
 
         Raises:
-          UserError: The disk is full.
+          UserError: The disk is full, or the checkpoint cannot be read.
         """
         if self._finalizing is not None:
             finalizing, self._finalizing = self._finalizing, None
@@ -159,9 +167,42 @@ class Checkpoints:
     def _finalize(self, step: int) -> None:
         with self._explain_full_disk(step):
             self._manager.wait_until_finished()
+            self._check_readable(step)
             if distributed.is_primary():
                 integrity.write(self._store.folder(step))
         self._committed = step
+
+    def _check_readable(self, step: int) -> None:
+        """Reads one number of the checkpoint that was written, which needs its index as well.
+
+        In a run of several processes, orbax has its own checks.
+
+        Raises:
+          UserError: It cannot be read, or is another number.
+        """
+        if distributed.count() > 1:
+            return
+        as_numpy = {"step": ocp.RestoreArgs(restore_type=np.ndarray)}
+        args = ocp.args.PyTreeRestore(
+            {"step": np.int32(0)}, restore_args=as_numpy, partial_restore=True
+        )
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                found = reader.restore(self._path_for_orbax / str(step) / "state", args=args)
+            reason = "" if found["step"] == step else f"its step is {found['step']}"
+        except Exception as error:  # of whatever type orbax or tensorstore raises
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        if reason:
+            raise UserError(
+                f"{self.directory}: the checkpoint of step {step} was written but cannot be read "
+                f"({reason}); {self._last_good()}; expected another --workdir, or a file system "
+                "that keeps what is written to it"
+            )
+
+    def _last_good(self) -> str:
+        if self._committed is None:
+            return "there is none before it"
+        return f"the last good one is of step {self._committed}"
 
     @contextlib.contextmanager
     def _explain_full_disk(self, step: int) -> Iterator[None]:
@@ -171,16 +212,16 @@ class Checkpoints:
             reason = disk_full_reason(error)
             if reason is None:
                 raise
-            good = f"the last good one is of step {self._committed}"
             raise UserError(
                 f"{self.directory}: the checkpoint of step {step} could not be written: {reason}; "
-                f"{'there is none before it' if self._committed is None else good}; expected space "
-                "on the disk, with which the same command resumes"
+                f"{self._last_good()}; expected space on the disk, with which the same command "
+                "resumes"
             ) from error
 
     def _new_manager(self) -> ocp.CheckpointManager:
+        self._directory.mkdir(parents=True, exist_ok=True)  # orbax cannot through a link
         return ocp.CheckpointManager(
-            self._directory,
+            self._path_for_orbax,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation.AnyPreservationPolicy(
                     [preservation.LatestN(2), self._needed]
@@ -260,7 +301,7 @@ class Checkpoints:
         restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(
-                self._store.folder(step) / "state",
+                self._path_for_orbax / str(step) / "state",
                 args=ocp.args.PyTreeRestore(
                     target, restore_args=restore_args, partial_restore=partial
                 ),

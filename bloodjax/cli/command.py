@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from bloodjax.cli import huge_pages
+from bloodjax.cli import restart
 from bloodjax.errors import Stopped, UserError, did_you_mean
 from bloodjax.io import files
 
@@ -37,9 +37,8 @@ def run(
 ) -> None:
     """Parses the flags, restarts the process with huge pages, calls `main`, and exits.
 
-    The restart replaces this process by one with the same command line and the environment variable
-    `GLIBC_TUNABLES` set, before anything but the flags has been read. `huge_pages.restart` says
-    when, and `BLOODJAX_HUGE_PAGES=0` prevents it.
+    The restart replaces this process by one with the same command line and another environment,
+    before anything but the flags has been read. `restart.restart` says when.
 
     `--help` prints the first line of the docstring of `main`'s module, the flags and the example,
     and exits with status 0. A `UserError` or a full disk is printed as one line, with status 2;
@@ -53,6 +52,7 @@ def run(
       takes_config: Whether `--config.key=value` overrides are allowed.
       example: Arguments for the example in `--help`.
     """
+    _open_streams()
     name = name or pathlib.Path(sys.argv[0]).stem
     if _HELP.intersection(sys.argv[1:]):
         print(_help(name, main, required, takes_config, example))
@@ -61,7 +61,7 @@ def run(
         overrides = _parse(sys.argv, main, required, takes_config)
     except UserError as error:
         sys.exit(_end(f"error: {error}", 2))
-    huge_pages.restart()
+    restart.restart()
     from bloodjax.cli import console  # takes half a second, which a restart would spend twice
 
     console.show_lines()
@@ -130,8 +130,31 @@ def _local(flag: str, value: str) -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(value))
 
 
+def _open_streams() -> None:
+    """Makes the standard streams usable: open, and able to print every name.
+
+    Where a stream was closed before the start, the next file to be opened would get its number, and
+    the messages of C libraries would be written into that file.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)  # inherited by a restart
+            if null != number:
+                os.close(null)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a notebook's stream has no such method
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _end(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be a full disk or a closed terminal
+        print(message, file=sys.stderr, flush=True)
     return status
 
 

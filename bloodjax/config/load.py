@@ -13,16 +13,18 @@ name, old names of keys would be unknown, and `load` could not be called without
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -37,7 +39,7 @@ from bloodjax.errors import UserError
 from bloodjax.io import files
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
-_FILLED_IN = "model.source."
+_FILLED_IN = ("model.source.", "data.scale")
 # Keys that may change on resume, because they do not affect results.
 _FREE = ("profile", "grace_seconds", "sharding", "peer_timeout")
 # Keys whose value is a list of names.
@@ -64,9 +66,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
     for override in overrides:
         key, _, text = override.partition("=")
         if key.startswith(_FILLED_IN):
+            others = "model.weights, model.variant, model.mean or model.std"
             raise UserError(
-                f"config.{key} is filled in by the run: expected model.weights, model.variant, "
-                "model.mean or model.std"
+                f"config.{key} is filled in by the run: expected "
+                f"{'data.bits' if key == 'data.scale' else others}"
             )
         config |= _current_names({key: _parse(key, text)})
     return _validated(config)
@@ -104,7 +107,15 @@ def load_json(path: pathlib.Path) -> ml_collections.FrozenConfigDict:
     Raises:
       UserError: The file cannot be read, or is not a valid config.
     """
-    return files.read_json(path, "a run's config", validate)
+    return files.read_json(path, "a run's config", _validate_stored)
+
+
+def _validate_stored(content: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+    stored = flatten(content)
+    if "data.bits" not in stored:
+        # Earlier versions took the upper 8 of 16 bits, whatever the values were.
+        stored["data.scale"] = "16"
+    return _validated(_current_names(stored))
 
 
 def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenConfigDict:
@@ -123,6 +134,11 @@ def with_bad_images(config: Config, bad_images: str | None) -> Config:
         return config
     content = config.to_dict()
     return validate({**content, "data": {**content["data"], "bad_images": bad_images}})
+
+
+def with_scale(config: Config, scale: str) -> ml_collections.FrozenConfigDict:
+    """`config` with the scale that its training images were read with filled in."""
+    return validate({**config.to_dict(), "data": {**config.data.to_dict(), "scale": scale}})
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -150,17 +166,17 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
     path = recipes.locate(path)
     # A config file may import others (`from configs import common`) from any working directory.
     folders = pathlib.Path(path).resolve().parents
-    roots = [str(folder) for folder in folders[1:3]]  # of configs/x.py and configs/recipes/x.py
-    sys.path[:0] = roots
+    roots = folders[1:3]  # of configs/x.py and configs/recipes/x.py
     try:
-        spec = importlib.util.spec_from_file_location("_bloodjax_config", path)
-        if spec is None:
-            raise UserError(f"--config={path}: expected a Python file (.py)")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"--config={path}: it defines no get_config()")
-        config = module.get_config()
+        with _imports_from(roots):
+            spec = importlib.util.spec_from_file_location("_bloodjax_config", path)
+            if spec is None:
+                raise UserError(f"--config={path}: expected a Python file (.py)")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            if not hasattr(module, "get_config"):
+                raise UserError(f"--config={path}: it defines no get_config()")
+            config = module.get_config()
     except UserError:
         raise
     except SyntaxError as error:
@@ -168,14 +184,67 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
         raise UserError(f"--config={path}: {line}{error.msg}") from error
     except Exception as error:  # the user's code can raise any type
         raise UserError(f"--config={path}: {_where(path, error)}{_what(error)}") from error
-    finally:
-        for root in roots:
-            sys.path.remove(root)
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
             f"--config={path}: get_config() returns {type(config).__name__}, expected a ConfigDict"
         )
     return config
+
+
+@contextlib.contextmanager
+def _imports_from(roots: Sequence[pathlib.Path]) -> Iterator[None]:
+    """Lets modules in `roots` be imported, and forgets them afterwards.
+
+    Python keeps modules by name, so a second config in a folder of the same name would get the
+    modules of the first one; and modules of the program's own would stand for the config's.
+    """
+    paths = [str(root) for root in roots]
+    before = dict(sys.modules)
+    hidden = {name: before[name] for name in before if _is_hidden(name, roots)}
+    for name in hidden:
+        del sys.modules[name]
+    # Bytecode is found by time in seconds and size, so an edited file may not be read again.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path[:0] = paths
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+        new = [name for name in sys.modules if name not in before or name in hidden]
+        tops = {name.partition(".")[0] for name in new}
+        own = {top for top in tops if top in hidden or (top not in before and _is_in(top, roots))}
+        for name in new:
+            if name.partition(".")[0] in own:
+                del sys.modules[name]
+        for path in paths:
+            sys.path.remove(path)
+        sys.modules.update(hidden)
+
+
+def _is_hidden(name: str, roots: Sequence[pathlib.Path]) -> bool:
+    """Whether a loaded module is another one than a config would import by this name."""
+    top = name.partition(".")[0]
+    if top in ("__main__", "bloodjax") or top in sys.stdlib_module_names:
+        return False
+    places = _places(top)
+    if all(place.parent in roots for place in places):
+        return False
+    if any({"site-packages", "dist-packages"} & {*place.parts} for place in places):
+        return False
+    return any((root / top).is_dir() or (root / f"{top}.py").is_file() for root in roots)
+
+
+def _is_in(top: str, roots: Sequence[pathlib.Path]) -> bool:
+    """Whether a loaded module, or a part of it, is in one of the folders `roots` itself."""
+    return any(place.parent in roots for place in _places(top))
+
+
+def _places(top: str) -> list[pathlib.Path]:
+    """The folders of a loaded package, or the file of another module; [] if it has none."""
+    module = sys.modules.get(top)
+    found = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None)]
+    return [pathlib.Path(place).resolve() for place in found if isinstance(place, str)]
 
 
 def _where(path: str, error: Exception) -> str:

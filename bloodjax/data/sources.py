@@ -4,7 +4,8 @@ FILE.npz        a challenge file or a MedMNIST file, distinguished by the names 
 FOLDER, X.zip   <class>/<image> or <split>/<class>/<image>
 FOLDER          ArrayRecord shards, as bloodjax.pack writes them
 tfds:NAME[:VERSION]   a dataset that tensorflow_datasets has built on this machine
-synthetic[:N]   N rendered images of blood cells, by default 2,400
+synthetic[:N]   N rendered images of blood cells, by default 2,400; a file or folder that is called
+                so is meant if it is there
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
 DEFAULT_SYNTHETIC = 2400
+_SYNTHETIC = "synthetic"
 _TFDS = "tfds:"
 
 
@@ -58,7 +60,7 @@ def load(
     Raises:
       UserError: The source cannot be loaded; the message names it.
     """
-    count = _synthetic_count(spec)
+    count = synthetic_count(spec)
     if count is not None:
         dataset = render.render_dataset(count, image_size, seed=seed)
         dataset = dataclasses.replace(dataset, reading=Reading(layout="rendered cells"))
@@ -71,6 +73,8 @@ def load(
         else:
             dataset = folders.read_dataset(path, image_size, options, class_names, lazy=lazy)
     reading = dataclasses.replace(dataset.reading, spec=spec)
+    if count is None and spec.partition(":")[0] == _SYNTHETIC:
+        reading = reading.with_detail("the folder of this name, no rendered cells")
     dataset = dataclasses.replace(dataset, reading=reading)
     if class_names:
         return _in_label_order(spec, dataset, class_names)
@@ -105,25 +109,26 @@ def load_images(
     is_shards = path.startswith(_TFDS) or array_record.is_shards(
         pathlib.Path(os.path.expanduser(path))
     )
-    if is_shards or _synthetic_count(path) is not None:
+    if is_shards or synthetic_count(path) is not None:
         dataset = load(path, image_size, options=options, seed=seed)
         return _unlabelled(dataset.images, dataset.names, dataset.reading)
     file = pathlib.Path(os.path.expanduser(path))
     if file.is_file() and file.suffix.lower() not in (".npz", ".zip"):
         found = image_files.read_file(file, image_size, options)
-        reading = found.tally.add_to(Reading(path, "one image"), options)
+        reading = Reading(path, "one image").with_tally(found.tally, options)
         return _unlabelled(found.images, (file.name,), reading)
     source = _local_path(path)
     if _is_npz(source):
         images, names, tally = npz.read_images(source, image_size, options)
-        return _unlabelled(images, names, tally.add_to(Reading(path, "npz of images"), options))
+        reading = Reading(path, "npz of images").with_tally(tally, options)
+        return _unlabelled(images, names, reading)
     archive = keep_open(source)
     names, others = image_files.find(source, archive)
     images, readable, tally = image_files.read(source, archive, names, image_size, options)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images")
     reading = Reading(path, "all images at any depth", archive.details)
-    reading = tally.add_to(reading, options).with_left_out(*archive.left_out, *others)
+    reading = reading.with_tally(tally, options).with_left_out(*archive.left_out, *others)
     if readable.all():
         return _unlabelled(images, names, reading)
     kept = np.flatnonzero(readable)
@@ -159,7 +164,7 @@ def fingerprint(spec: str) -> str:
     Raises:
       UserError: The source is missing or damaged.
     """
-    count = _synthetic_count(spec)
+    count = synthetic_count(spec)
     if count is not None:
         return f"synthetic:{count}"
     path = _local_path(spec)
@@ -176,7 +181,7 @@ def has_fingerprint(spec: str, known: str) -> bool:
     Raises:
       UserError: The source is missing or damaged.
     """
-    path = None if _synthetic_count(spec) is not None else _local_path(spec)
+    path = None if synthetic_count(spec) is not None else _local_path(spec)
     if path is None or _is_npz(path) or not fingerprint_lib.is_earlier(known):
         return fingerprint(spec) == known
     if array_record.is_shards(path):
@@ -188,10 +193,10 @@ def _is_npz(path: pathlib.Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".npz"
 
 
-def _synthetic_count(spec: str) -> int | None:
-    """N of `synthetic[:N]`; None for any other SPEC."""
+def synthetic_count(spec: str) -> int | None:
+    """N of `synthetic[:N]`; None for any other SPEC, and if a file or folder has this name."""
     kind, colon, count = spec.partition(":")
-    if kind != "synthetic":
+    if kind != _SYNTHETIC or os.path.lexists(spec):
         return None
     if not colon:
         return DEFAULT_SYNTHETIC

@@ -27,7 +27,8 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
 
     Args:
       path: The file to write or replace.
-      content: Text, written as UTF-8, or bytes.
+      content: Text, written as UTF-8, or bytes. A surrogate, which the name of a file that is not
+        UTF-8 has, is written as an escape such as \\udce9.
 
     Raises:
       OSError: The file cannot be written.
@@ -36,7 +37,10 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
         return
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        encoded = (
+            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        )
+        file.write(encoded)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

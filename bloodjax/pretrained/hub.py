@@ -43,7 +43,8 @@ def fetch(repository: str, file: str, revision: str | None) -> pathlib.Path:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(
             f"hf:{repository}: {file} could not be downloaded ({reason}): download {address} on a "
-            "machine with network access, and pass the file with --config.model.weights=FILE"
+            "machine with network access, and pass the file with --config.model.weights=FILE "
+            "(convert: --weights=FILE)"
         ) from error
 
 

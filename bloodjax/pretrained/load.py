@@ -119,7 +119,7 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
 
     Raises:
       UserError: the name is unknown, the network has no default weights, or the weights cannot be
-        found or read.
+        found or read; or they may be of several variants, and nothing says which.
     """
     architecture = models.architecture(name)
     default = DEFAULTS.get(architecture.name)
@@ -130,7 +130,7 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
                 "or empty to train from scratch"
             )
         weights = default.location
-    path = readers.locate(weights)
+    path = _locate(architecture, weights, variant)
     tensors = readers.read_tensors(path)
     cfg = bloodjax_file.parse_metadata(weights, architecture, tensors.metadata)
     if cfg is None and default and _pin(weights, "-") == _pin(default.location, "-"):
@@ -138,11 +138,12 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
     if cfg is None:
         naming = _detect_naming(architecture, tensors.arrays)
         stated = _config_on_hub(weights)
-        cfg = (
-            pretrained_cfg.from_timm(architecture, weights, naming, stated)
-            if stated
-            else pretrained_cfg.inferred(architecture, weights, naming)
-        )
+        if stated:
+            cfg = pretrained_cfg.from_timm(architecture, weights, naming, stated)
+        else:
+            cfg = pretrained_cfg.beside(architecture, weights, naming, path)
+        if cfg is None:
+            cfg = pretrained_cfg.inferred(architecture, weights, naming, variant)
     cfg = dataclasses.replace(
         cfg, location=_pin(weights, hub.revision(path)), variant=variant or cfg.variant
     )
@@ -150,7 +151,12 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
 
 
 def create_model(
-    name: str, weights: str | None = None, num_classes: int = 1000, *, replace_head: bool = False
+    name: str,
+    weights: str | None = None,
+    num_classes: int = 1000,
+    *,
+    replace_head: bool = False,
+    variant: str = "",
 ) -> tuple[Network, PyTree]:
     """Creates a network with a linear head, and its variables.
 
@@ -164,6 +170,8 @@ def create_model(
       num_classes: number of logits.
       replace_head: initialise the classifier at random instead of taking it from the weights;
         necessary if the weights are of another number of classes.
+      variant: library whose padding and epsilons the network has, such as "timm" or "tf"; by
+        default the one that the weights were trained with.
 
     Returns:
       The module, and `{"params": ..., "batch_stats": ...}` in float32. The module maps normalised
@@ -174,8 +182,25 @@ def create_model(
         network's, or are of another number of classes and `replace_head` is False.
     """
     if weights is None:
-        return models.random_model(name, num_classes)
-    return load_weights(name, weights).model(num_classes, replace_head=replace_head)
+        return models.random_model(name, num_classes, variant=variant)
+    return load_weights(name, weights, variant).model(num_classes, replace_head=replace_head)
+
+
+def _locate(architecture: Architecture, weights: str, variant: str) -> pathlib.Path:
+    """`readers.locate`; where a file is to be fetched by hand, the error says all flags to set."""
+    try:
+        return readers.locate(weights)
+    except UserError as error:
+        default = DEFAULTS.get(architecture.name)
+        is_default = default and _pin(weights, "-") == _pin(default.location, "-")
+        stated = default.variant if is_default else ""
+        variant = variant or stated or pretrained_cfg.stated_variant(architecture, weights)
+        if "=FILE" not in str(error) or not pretrained_cfg.ambiguous(architecture, "timm"):
+            raise
+        choice = variant or "tf or timm, as the weights are"
+        raise UserError(
+            f"{error} and --config.model.variant={choice} (convert: --variant)"
+        ) from error
 
 
 def _detect_naming(architecture: Architecture, arrays: Mapping[str, np.ndarray]) -> str:

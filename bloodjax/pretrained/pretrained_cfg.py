@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 
 from bloodjax.errors import UserError
-from bloodjax.models.registry import Architecture
+from bloodjax.models.registry import Architecture, canonical_name
 
 # (mean, std): ImageNet's statistics, and the mapping of 0..1 to -1..1.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -52,6 +53,9 @@ class PretrainedCfg:
     citation: str = ""
 
 
+# Networks whose images Google maps to -1..1.
+_HALVED_BY_GOOGLE = re.compile("efficientnet_lite|efficientnetv2_")
+
 # Prefix of network names -> paper.
 _CITATIONS = {
     "convnext_": "Liu et al., A ConvNet for the 2020s, 2022, arXiv:2201.03545",
@@ -69,6 +73,9 @@ _CITATIONS = {
 def _citation(name: str) -> str:
     return next(paper for prefix, paper in _CITATIONS.items() if name.startswith(prefix))
 
+
+# Networks that have the padding and epsilons of timm's in torchvision, unlike others of the family.
+_TORCHVISION_AS_TIMM = tuple(f"efficientnet_b{i}" for i in range(5))
 
 # Network -> (timm's name on the Hub, fields that differ from `PretrainedCfg`'s defaults).
 _TIMM: dict[str, tuple[str, dict[str, object]]] = {
@@ -153,28 +160,97 @@ DEFAULTS: dict[str, PretrainedCfg] = {
 }
 
 
-def inferred(architecture: Architecture, location: str, naming: str) -> PretrainedCfg:
+def inferred(
+    architecture: Architecture, location: str, naming: str, variant: str = ""
+) -> PretrainedCfg:
     """Infers the configuration of weights that have no metadata, from the naming of their tensors.
 
-    The network's default weights decide if they have the same naming; otherwise the conventions of
-    the library that the naming belongs to.
+    The network's default weights decide if they have the same naming and variant; otherwise the
+    conventions of the library that the naming belongs to.
 
     Args:
       architecture: the network.
       location: location of the weights.
       naming: naming convention of their tensors, a key of the family's `NAME_MAPS`.
+      variant: variant of the network that the user named; by default the one that the naming or the
+        name of the file says.
+
+    Raises:
+      UserError: the naming is that of several variants, and nothing says which it is.
     """
+    variant = variant or _stated_or_only_variant(architecture, location, naming)
     default = DEFAULTS.get(architecture.name)
-    if default and default.naming == naming:
-        return PretrainedCfg(
-            location, naming, default.variant, default.mean, default.std, default.size
-        )
+    if default and (default.naming, default.variant) == (naming, variant):
+        return PretrainedCfg(location, naming, variant, default.mean, default.std, default.size)
     mean, std = IMAGENET
     if naming.startswith("keras"):
         mean, std = _KERAS_STATISTICS.get(architecture.family, IMAGENET)
-    elif naming == "flat":  # Google's Lite networks
+    elif naming == "flat" or (variant == "tf" and _HALVED_BY_GOOGLE.match(architecture.name)):
         mean, std = HALF
-    return PretrainedCfg(location, naming, _variant(architecture, naming), mean, std)
+    return PretrainedCfg(location, naming, variant, mean, std)
+
+
+def beside(
+    architecture: Architecture, location: str, naming: str, path: pathlib.Path
+) -> PretrainedCfg | None:
+    """The configuration in timm's `config.json` in the folder of a weight file, if it is there.
+
+    Args:
+      architecture: the network.
+      location: location of the weights.
+      naming: naming convention of their tensors.
+      path: the weight file.
+    """
+    try:
+        stated = json.loads((path.parent / "config.json").read_text("utf-8"))["architecture"]
+        if canonical_name(stated) != architecture.name:
+            return None
+        return from_timm(architecture, location, naming, path.parent / "config.json")
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, UserError):
+        return None  # it is another program's
+
+
+def ambiguous(architecture: Architecture, naming: str) -> tuple[str, ...]:
+    """The variants with different padding or epsilons whose tensors have the same names.
+
+    () if the naming is that of one variant only. timm names the tensors of its networks and of
+    those with Google's padding (tf_*) alike.
+    """
+    known = architecture.variants
+    return ("tf", "timm") if naming == "timm" and {"tf", "timm"} <= known.keys() else ()
+
+
+def stated_variant(architecture: Architecture, location: str) -> str:
+    """The variant that a location's name says, as timm publishes files; "" if it does not.
+
+    tf_efficientnet_b0_aa-827b6e33.pth is of the variant "tf", and efficientnet_b0.ra_in1k or
+    efficientnet_b0_ra-3dd342df.pth of "timm". A name without timm's tag, such as
+    efficientnet_b0.pth, may have been given by anyone.
+    """
+    parts = re.split(r"[/\\:@]", location.lower())
+    name = re.escape(architecture.name)
+    tag = r"(?:[._][a-z0-9_]+)?(?:[._]in\d+k|-[0-9a-f]{8})(?![a-z0-9])"
+    found = set()
+    for part in parts:
+        if re.search(rf"(?<![a-z0-9])tf_{name}(?![a-z0-9])", part):
+            found.add("tf")
+        elif re.search(rf"(?<![a-z0-9_]){name}{tag}", part):
+            found.add("timm")
+    return found.pop() if len(found) == 1 else ""
+
+
+def _stated_or_only_variant(architecture: Architecture, location: str, naming: str) -> str:
+    choices = ambiguous(architecture, naming)
+    if not choices:
+        return _variant(architecture, naming)
+    variant = stated_variant(architecture, location)
+    if variant:
+        return variant
+    raise UserError(
+        f"{location}: timm names the tensors of tf_{architecture.name} (variant tf) and of "
+        f"{architecture.name} (variant timm) alike, which differ in padding and epsilon; expected "
+        f"--config.model.variant={' or '.join(choices)} (convert: --variant)"
+    )
 
 
 def from_timm(
@@ -211,4 +287,6 @@ def from_timm(
 
 def _variant(architecture: Architecture, naming: str) -> str:
     """The variant of the library that a naming belongs to, or else the network's default."""
+    if naming == "torchvision" and architecture.name in _TORCHVISION_AS_TIMM:
+        return "timm"
     return naming if naming in architecture.variants else next(iter(architecture.variants))

@@ -73,7 +73,7 @@ def locate(location: str) -> pathlib.Path:
     if location.startswith(("https://", "http://")):
         raise UserError(
             f"{location}: web addresses are not downloaded: download the file, and pass it with "
-            "--config.model.weights=FILE"
+            "--config.model.weights=FILE (convert: --weights=FILE)"
         )
     path = pathlib.Path(os.path.expanduser(location))
     if not location or not path.is_file():

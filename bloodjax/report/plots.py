@@ -1,13 +1,15 @@
 """Plots as inline SVG in the colours of the page. The only module that imports matplotlib.
 
-Text is rendered as outlines, so that a plot looks the same on every machine. The `aria-label`
-describes the plot for screen readers. Except `image_sheet`, each function returns one
-self-contained `<svg>` element.
+Text is rendered as outlines, so that a plot looks the same on every machine. A plot with a class
+name that the font has no glyphs for, such as a Chinese one, has text instead, which a browser shows
+in whatever font has them. The `aria-label` describes the plot for screen readers. Except
+`image_sheet`, each function returns one self-contained `<svg>` element.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import html
 import io
@@ -16,11 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
 from bloodjax.metrics import wilson_interval
+from bloodjax.report import labels
 
 # matplotlib has no CSS variables: it uses these placeholder colours, which `_svg` replaces.
 INK, SOFT, LINE, CARD, ACCENT, GOOD = (f"#0000{i:02x}" for i in range(1, 7))
@@ -32,12 +37,18 @@ PAGE_COLOURS = {
     ACCENT: "var(--accent)",
     GOOD: "var(--good)",
 }
+FONT = "DejaVu Sans"  # Part of matplotlib.
+_FONT_SIZE = 8.5
+_COLUMN_INCHES = 0.62 * _FONT_SIZE / 72  # mean width of a letter
+# A label of this width in inches fits into the sizes of the figures below.
+_USUAL_LABEL = 0.9
 STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "bloodjax",  # Reproducible ids.
     "text.parse_math": False,  # A class name may contain a dollar sign.
-    "font.family": "DejaVu Sans",  # Part of matplotlib.
-    "font.size": 8.5,
+    "font.family": "sans-serif",
+    "font.sans-serif": [FONT],
+    "font.size": _FONT_SIZE,
     "text.color": INK,
     "axes.facecolor": "none",
     "axes.edgecolor": SOFT,
@@ -128,7 +139,10 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ticks = np.arange(len(classes))
-    with _figure(1.5 + 0.6 * len(classes), 1.2 + 0.5 * len(classes)) as figure:
+    names = labels.shortened(classes)
+    # The labels below the plot are at an angle of 35 degrees.
+    more = _extra_inches(names)
+    with _figure(1.5 + 0.6 * len(classes) + more, 1.2 + 0.5 * len(classes) + 0.6 * more) as figure:
         axes = figure.subplots()
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
@@ -145,14 +159,15 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
                 column, row, text, ha="center", va="center", color=ink, alpha=1 if count else 0.6
             )
         axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
-        axes.set_xticks(ticks, classes, rotation=35, ha="right")
-        axes.set_yticks(ticks, classes)
+        axes.set_xticks(ticks, names, rotation=35, ha="right")
+        axes.set_yticks(ticks, names)
+        texts = [*axes.get_xticklabels(), *axes.get_yticklabels()]
         axes.set(xlabel="predicted", ylabel="true")
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
         label = f"confusion matrix: {np.trace(counts)} of {counts.sum()} images on the diagonal"
-        return _svg(figure, label)
+        return _svg(figure, label, texts)
 
 
 def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
@@ -189,20 +204,22 @@ def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
 
 def class_recalls(per_class: Mapping[str, Mapping]) -> str:
     """Plots the recall of each class with its 95 % interval; classes without images are empty."""
-    with _figure(4.6, 0.9 + 0.3 * len(per_class)) as figure:
+    names = labels.shortened(list(per_class))
+    with _figure(4.6 + _extra_inches(names), 0.9 + 0.3 * len(per_class)) as figure:
         axes = figure.subplots()
         for row, scores in enumerate(per_class.values()):
             if scores["recall"] is not None:
                 axes.hlines(row, *scores["recall_ci95"], color=ACCENT, linewidth=1.6)
                 axes.plot(scores["recall"], row, "o", color=ACCENT, markersize=5, clip_on=False)
-        axes.set_yticks(range(len(per_class)), list(per_class))
+        axes.set_yticks(range(len(per_class)), names)
         axes.set(ylim=(len(per_class) - 0.4, -0.6), xlabel="recall")
         axes.set_xlim(right=1.005)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=5)  # More labels would overlap.
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        return _svg(figure, "recall of each class with its 95 % interval")
+        label = "recall of each class with its 95 % interval"
+        return _svg(figure, label, axes.get_yticklabels())
 
 
 def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:
@@ -213,6 +230,8 @@ def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[
       titles: A title for each image.
     """
     down, across = len(rows), len(rows[0])
+    titles = [[_title(title) for title in row] for row in titles]
+    families = _families("".join(title for row in titles for title in row))
     figure = Figure(figsize=(1.15 * across, 1.35 * down), layout="constrained", dpi=120)
     for axes, image, title in zip(
         figure.subplots(down, across, squeeze=False).flat,
@@ -221,7 +240,9 @@ def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[
         strict=True,
     ):
         axes.imshow(image, interpolation="nearest")
-        axes.set_title(title, fontsize=6, pad=2)
+        axes.set_title(
+            _with_glyphs(title, families), fontsize=6, pad=2, parse_math=False, family=families
+        )
         axes.set_axis_off()
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
@@ -271,16 +292,83 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure, label: str) -> str:
+def _extra_inches(names: Sequence[str]) -> float:
+    """Width of the longest name beyond what the sizes of the figures allow for."""
+    widest = max(map(labels.columns, names), default=0)
+    return max(0.0, widest * _COLUMN_INCHES - _USUAL_LABEL)
+
+
+@functools.cache
+def _glyphs(family: str) -> frozenset[int]:
+    """Code points that an installed font has glyphs for; none if it cannot be used."""
+    try:
+        font = font_manager.get_font(font_manager.findfont(family, fallback_to_default=False))
+        return frozenset(font.get_charmap())
+    except (OSError, RuntimeError, ValueError):  # not installed, or a font of bitmaps
+        return frozenset()
+
+
+def _missing(text: str, families: Sequence[str] = (FONT,)) -> set[str]:
+    """The characters of `text` without a glyph in any of the fonts."""
+    rest = set(text) - {"\n"}
+    for family in families:
+        rest = {c for c in rest if ord(c) not in _glyphs(family)}
+    return rest
+
+
+def _families(text: str) -> list[str]:
+    """Installed fonts that together have the most glyphs for `text`; the first is `FONT`."""
+    families = [FONT]
+    if _missing(text):
+        for family in sorted({entry.name for entry in font_manager.fontManager.ttflist}):
+            missing = _missing(text, families)
+            if missing and _missing("".join(missing), [family]) != missing:
+                families.append(family)
+    return families
+
+
+def _with_glyphs(text: str, families: Sequence[str]) -> str:
+    """`text` with characters that no font has as escapes, such as \\u55dc."""
+    missing = _missing(text, families)
+    return "".join(ascii(c)[1:-1] if c in missing else c for c in text)
+
+
+def _title(title: str) -> str:
+    """A title above a small image, each line of which is short enough."""
+    return "\n".join(labels.shortened([line], 26)[0] if line else "" for line in title.split("\n"))
+
+
+def _svg(figure: Figure, label: str, names: Sequence[Text] = ()) -> str:
     """Converts the figure to an `<svg>` element with the given aria-label.
 
     The page scales the element up to `--width`, at which its text would be larger than the page's.
+
+    Args:
+      figure: The figure.
+      label: The aria-label.
+      names: Its texts that come from the user and may need another font.
     """
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    shown = {f"name-{i}": text.get_text() for i, text in enumerate(names)}
+    missing = _missing("".join(shown.values()))
+    if missing:
+        for gid, text in zip(shown, names, strict=True):
+            text.set_gid(gid)
+            # The layout is made with letters as wide as the characters that the font lacks.
+            text.set_text(
+                "".join("M" * bool(labels.columns(c)) if c in missing else c for c in shown[gid])
+            )
+    with matplotlib.rc_context({"svg.fonttype": "none"} if missing else {}):
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     svg = file.getvalue()
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    for gid, name in shown.items() if missing else ():
+        body = re.sub(
+            rf'(<g id="{gid}">\s*<text[^>]*>)[^<]*',
+            lambda match, name=name: match[1] + html.escape(name),
+            body,
+        )
     for placeholder, colour in PAGE_COLOURS.items():
         body = body.replace(placeholder, colour)
     # Ids must be unique among the plots of a page.

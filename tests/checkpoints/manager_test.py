@@ -53,6 +53,41 @@ def test_gives_back_the_same_bits(tmp_path):
         assert_trees_equal(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
 
 
+@pytest.mark.parametrize("name", ["run[1]", "x\\y", "**", "[!a] 嗜?", "x\\", "\udcff"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    """A file system allows each of these names; some are patterns or separators for orbax."""
+    folder = tmp_path / name / "checkpoints"
+    state = state_at(7)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, RunProgress(("a",)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert_trees_equal(checkpoints.restore(7, jax.eval_shape(lambda: state_at(0))), state)
+        variables = checkpoints.restore_variables(7, jax.eval_shape(lambda: state_at(0).variables))
+        assert_trees_equal(variables, state.variables)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_known_when_it_is_written(tmp_path, monkeypatch):
+    def incomplete(manager):
+        waits(manager)
+        for index in (tmp_path / "9/state").glob("manifest.*"):
+            index.unlink()
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(7), RunProgress(("a",)))
+        checkpoints.wait()
+        waits = ocp.CheckpointManager.wait_until_finished
+        monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", incomplete)
+        checkpoints.save(state_at(9), RunProgress(("a",)))
+        with pytest.raises(
+            UserError, match=r"step 9 was written but cannot be read .* is of step 7; expected"
+        ):
+            checkpoints.wait()
+        monkeypatch.undo()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 7
+
+
 def test_a_bfloat16_moment_stays_one(tmp_path):
     tx = optax.adamw(1e-3, mu_dtype="bfloat16")
     state = state_at(7, tx)

@@ -244,3 +244,19 @@ def test_native_size(folder, challenge, tmp_path):
     np.savez(tmp_path / "wide.npz", train_images=np.zeros((2, 8, 9), np.uint8), train_labels=[0, 1])
     with pytest.raises(UserError, match="train_images has 8x9 pixels, expected square ones"):
         sources.native_size(str(tmp_path / "wide.npz"))
+
+
+def test_a_folder_called_synthetic_is_meant_if_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sources.load("synthetic:8", 16).reading.layout == "rendered cells"
+    for name in ("synthetic", "synthetic:8"):
+        for label in ("blast", "normal"):
+            (tmp_path / name / label).mkdir(parents=True)
+            picture = images.encode_png(np.zeros((16, 16, 3), np.uint8))
+            (tmp_path / name / label / "1.png").write_bytes(picture)
+        dataset = sources.load(name, 16)
+        assert dataset.classes == ("blast", "normal")
+        assert "the folder of this name, no rendered cells" in dataset.reading.details
+        assert sources.fingerprint(name) == sources.fingerprint(f"./{name}")
+        assert len(sources.load_images(name, 16)) == 2
+    assert sources.synthetic_count("synthetic:9") == 9

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import pathlib
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import bloodjax
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.errors import UserError
-from bloodjax.pretrained import bloodjax_file, load, safetensors_file
+from bloodjax.pretrained import bloodjax_file, load, readers, safetensors_file
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS, PretrainedCfg
 from bloodjax.training import factory
 
@@ -165,3 +166,42 @@ def test_the_naming_is_the_one_that_places_the_most(first):
     assert load._detect_naming(models.architecture("inception_v3"), arrays) == (
         "keras_from_1" if first else "keras"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"), [("w.pth", ""), ("tf_efficientnet_lite0-0aa007d2.pth", "tf")]
+)
+def test_a_bare_file_with_timms_names_gets_no_padding_by_guess(tmp_path, name, stated):
+    path = str(tmp_path / pathlib.Path(name).with_suffix(".safetensors"))
+    tensors = {"conv_stem.weight": np.zeros((32, 3, 3, 3), np.float32)}
+    safetensors_file.write(pathlib.Path(path), tensors, {"format": "pt"})
+    for variant in ("tf", "timm"):
+        assert load.load_weights(NAME, path, variant).pretrained_cfg.variant == variant
+    if stated:
+        assert load.load_weights(NAME, path).pretrained_cfg.variant == stated
+        return
+    with pytest.raises(UserError, match=r"w\.safetensors: .*--config\.model\.variant=tf or timm"):
+        load.load_weights(NAME, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "variant"),
+    [
+        ("efficientnet_b6", "imagenet", "tf"),
+        ("efficientnet_b0", "imagenet", "timm"),
+        ("efficientnet_b0", "hf:timm/tf_efficientnet_b0.ns_jft_in1k", "tf"),
+        ("efficientnet_b0", "https://a.b/tf_efficientnet_b0_aa-827b6e33.pth", "tf"),
+        ("efficientnet_b0", "hf:me/mine", "tf or timm, as the weights are"),
+        ("resnet50", "imagenet", None),
+    ],
+)
+def test_whoever_fetches_a_file_by_hand_is_told_its_variant(monkeypatch, name, weights, variant):
+    def fetch(repository, file, revision):
+        raise UserError(f"{repository}: pass {file} with --config.model.weights=FILE")
+
+    monkeypatch.setattr(readers.hub, "fetch", fetch)
+    with pytest.raises(UserError, match="=FILE") as error:
+        load.load_weights(name, weights)
+    assert ("variant" in str(error.value)) == bool(variant)
+    if variant:
+        assert f" and --config.model.variant={variant} (convert: --variant)" in str(error.value)

@@ -115,3 +115,92 @@ def test_a_config_that_timm_did_not_write_is_an_error(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"hf:a/b: config\.json is not timm's"):
         pretrained_cfg.from_timm(models.architecture("efficientnet_b1"), "hf:a/b", "timm", path)
+
+
+EFFICIENTNETS = models.list_models("efficientnet*")
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_only_names_that_fit_one_variant_are_taken_without_a_question(name):
+    """Names that fit several variants are asked about, wherever padding or epsilons differ."""
+    architecture = models.architecture(name)
+    for naming in name_maps.namings(architecture.family):
+        if naming == "timm" and name in EFFICIENTNETS:
+            with pytest.raises(
+                UserError, match=rf"^a\.pth: .*tf_{name} .*model\.variant=tf or timm"
+            ):
+                pretrained_cfg.inferred(architecture, "a.pth", naming)
+            for variant in ("tf", "timm"):
+                found = pretrained_cfg.inferred(architecture, "a.pth", naming, variant)
+                assert (found.location, found.variant) == ("a.pth", variant)
+        else:
+            assert pretrained_cfg.inferred(architecture, "a.pth", naming).variant
+
+
+@pytest.mark.parametrize(
+    ("location", "variant"),
+    [
+        ("tf_efficientnet_b0_aa-827b6e33.pth", "tf"),
+        ("downloads/tf_efficientnet_b0.ns_jft_in1k.safetensors", "tf"),
+        ("timm_tf_efficientnet_b0.pth", "tf"),
+        ("hf:timm/tf_efficientnet_b0.ns_jft_in1k", "tf"),
+        ("TF_EfficientNet_B0.pth", "tf"),
+        ("efficientnet_b0_ra-3dd342df.pth", "timm"),
+        ("efficientnet_b0-3dd342df.pth", "timm"),
+        ("hf:timm/efficientnet_b0.ra_in1k@main:model.safetensors", "timm"),
+        ("efficientnet_b0.ra4_e3600_r224_in1k.bin", "timm"),
+        ("efficientnet_b0.pth", ""),
+        ("efficientnet_b0_final.pth", ""),
+        ("my_efficientnet_b0_ra-3dd342df.pth", ""),
+        ("tf_efficientnet_b00.pth", ""),
+        ("tf_efficientnet_b1_aa-827b6e33.pth", ""),
+        ("tf_efficientnet_b0/efficientnet_b0.ra_in1k.safetensors", ""),
+        ("model.safetensors", ""),
+    ],
+)
+def test_a_name_says_the_variant_if_timm_publishes_under_it(location, variant):
+    architecture = models.architecture("efficientnet_b0")
+    assert pretrained_cfg.stated_variant(architecture, location) == variant
+    if variant:
+        assert pretrained_cfg.inferred(architecture, location, "timm").variant == variant
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "mean"),
+    [
+        ("efficientnet_lite0", "tf", HALF[0]),
+        ("efficientnet_lite0", "timm", IMAGENET[0]),
+        ("efficientnetv2_s", "tf", HALF[0]),
+        ("efficientnet_b0", "tf", IMAGENET[0]),
+        ("efficientnet_b6", "tf", IMAGENET[0]),
+    ],
+)
+def test_a_variant_has_its_own_preprocessing(name, variant, mean):
+    found = pretrained_cfg.inferred(models.architecture(name), "a.pth", "timm", variant)
+    assert found.mean == mean
+
+
+def test_torchvisions_smaller_efficientnets_have_pytorchs_epsilon():
+    for name in EFFICIENTNETS:
+        found = pretrained_cfg.inferred(models.architecture(name), "a.pth", "torchvision")
+        small = name in [f"efficientnet_b{i}" for i in range(5)]
+        assert found.variant == ("timm" if small else "torchvision")
+
+
+def test_timms_config_beside_a_file_says_the_variant(tmp_path):
+    architecture = models.architecture("efficientnet_b0")
+    stated = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 64, 64]}
+    stated |= {"interpolation": "bilinear", "license": "mit"}
+
+    def beside(content):
+        (tmp_path / "config.json").write_text(content)
+        return pretrained_cfg.beside(architecture, "w.pth", "timm", tmp_path / "w.pth")
+
+    for name, variant in (("tf_efficientnet_b0", "tf"), ("efficientnet_b0", "timm")):
+        found = beside(json.dumps({"architecture": name, "pretrained_cfg": stated}))
+        assert (found.variant, found.mean, found.size) == (variant, (0.1,) * 3, 64)
+    other = json.dumps({"architecture": "efficientnet_b1", "pretrained_cfg": stated})
+    for content in (other, "{}", "[]", "{", '{"architecture": "efficientnet_b0"}'):
+        assert beside(content) is None
+    (tmp_path / "config.json").unlink()
+    assert pretrained_cfg.beside(architecture, "w.pth", "timm", tmp_path / "w.pth") is None

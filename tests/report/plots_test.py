@@ -1,6 +1,7 @@
 """Tests of bloodjax/report/plots.py, which parse the SVG."""
 
 import re
+import warnings
 import xml.etree.ElementTree as ET
 
 import matplotlib
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from bloodjax import metrics
-from bloodjax.report import plots
+from bloodjax.report import labels, plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 CLASSES = ("basophil", "<b>&", "a $x$ y")
@@ -168,3 +169,45 @@ def test_a_heat_map_has_a_cell_for_each_value_and_none_for_nan():
     cells = [svg.count(f"fill: {plots.PAGE_COLOURS[plots.ACCENT]}") for svg in (full, holed)]
     assert cells == [4, 3]
     assert 'aria-label="error by severity, a row each for a, b"' in full
+
+
+ODD = ("$x^2$ & $y", "嗜中性粒细胞", "🩸", "é", "\ud83d", "a\nb\x1b[31m", " ", "<b>嗜")
+LONG = "immature granulocyte, myelocyte (neutrophilic) with vacuoles and granules " * 3
+
+
+@pytest.mark.parametrize("classes", [2, 4, 8])
+@pytest.mark.parametrize("letters", [10, 30, 60, 200])
+def test_plots_have_room_for_long_names(classes, letters):
+    names = [LONG[: letters - 1] + str(i) for i in range(classes)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where it gives up the layout
+        svg = plots.confusion_matrix(np.eye(classes, dtype=int), names)
+        scores = {"recall": 0.5, "recall_ci95": (0.2, 0.8)}
+        recalls = plots.class_recalls(dict.fromkeys(names, scores))
+    for plot in (svg, recalls):
+        assert set(labels.shortened(names)) <= set(_texts(plot))
+
+
+def test_names_without_glyphs_are_text_and_nothing_warns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = plots.confusion_matrix(np.eye(len(ODD), dtype=int), ODD)
+        scores = {"recall": 0.5, "recall_ci95": (0.2, 0.8)}
+        recalls = plots.class_recalls(dict.fromkeys(ODD, scores))
+    for plot, times in ((svg, 2), (recalls, 1)):
+        texts = [element.text for element in ET.fromstring(plot).iter(f"{SVG}text")]
+        for name in labels.shortened(ODD):
+            assert texts.count(name) == times
+        assert re.search("font-family|font:.*sans-serif", plot)
+        assert not re.search(r"#[0-9a-f]{6}\b", plot)
+    assert svg == plots.confusion_matrix(np.eye(len(ODD), dtype=int), ODD)
+
+
+def test_a_sheets_titles_are_neither_formulas_nor_boxes():
+    image = np.zeros((8, 8, 3), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for title in (*ODD, LONG, f"0.50 {LONG}\n0.50 嗜", "$\\frac{$", ""):
+            assert plots.image_sheet([[image]], [[title]]).startswith(b"\x89PNG")
+    assert plots._with_glyphs("a嗜\n🩸", [plots.FONT]) == "a\\u55dc\n\\U0001fa78"
+    assert plots._families("abc") == [plots.FONT]

@@ -121,9 +121,14 @@ class _Arrays:
         self.found = "the arrays " + ", ".join(sorted(self.keys)[:12]) if self.keys else "no arrays"
         self._zipped = zipped
 
+    def require(self, *keys: str) -> None:
+        """Raises UserError for the first of `keys` that the file lacks."""
+        for key in keys:
+            if key not in self.keys:
+                raise UserError(f"{self.path}: contains {self.found}; expected {key} too")
+
     def array(self, key: str) -> np.ndarray:
-        if key not in self.keys:
-            raise UserError(f"{self.path}: contains {self.found}; expected {key} too")
+        self.require(key)
         try:
             with self._zipped.open(key + ".npy") as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
@@ -252,11 +257,12 @@ def _read_challenge(arrays: _Arrays, class_names: Sequence[str]) -> Dataset:
         classes=classes,
         splits=("",) * n,
         groups=groups,
-        reading=tally.add_to(Reading(), arrays.options),
+        reading=Reading().with_tally(tally, arrays.options),
     )
 
 
 def _read_medmnist(arrays: _Arrays, class_names: Sequence[str], splits: Sequence[str]) -> Dataset:
+    arrays.require(*(f"{split}_{kind}" for split in splits for kind in ("images", "labels")))
     images, tally = arrays.images([f"{split}_images" for split in splits])
     labels = {
         split: arrays.labels(f"{split}_labels", len(part))
@@ -279,7 +285,7 @@ def _read_medmnist(arrays: _Arrays, class_names: Sequence[str], splits: Sequence
         classes=classes,
         splits=tuple(split for split in splits for _ in labels[split]),
         groups=("",) * n,
-        reading=tally.add_to(Reading(), arrays.options),
+        reading=Reading().with_tally(tally, arrays.options),
     )
 
 
@@ -292,5 +298,5 @@ def _check_range(
         shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise UserError(
             f"{path}: {key}[{i}] is {labels[i]}, expected 0..{len(classes) - 1} ({shown}); "
-            "name other classes with config.data.classes=a,b,c"
+            "name other classes with config.data.classes=a,b,c, or --classes=a,b,c in audit and pack"
         )
