@@ -25,6 +25,18 @@ _BAD = command.flags.DEFINE_enum(
     ["fail", "skip"],
     "What to do about an unreadable image in a folder or zip.",
 )
+_BITS = command.flags.DEFINE_enum(
+    "bits",
+    "auto",
+    ["auto", "8", "10", "12", "14", "16"],
+    "Scale of values of more than 8 bits, which are stored with 8 bits; as config.data.bits.",
+)
+_FIT = command.flags.DEFINE_enum(
+    "fit",
+    "crop",
+    ["crop", "pad", "squash"],
+    "How images become squares, with --image_size; as config.data.fit.",
+)
 _CLASSES = command.flags.DEFINE_string(
     "classes", "", "A,B,C: Class names in label order, for a file without its own."
 )
@@ -42,13 +54,18 @@ def main(_: list[str]) -> None:
     dataset = packing.load_source(
         _DATA.value,
         size,
-        options=ReadOptions(bad_images=_BAD.value),
+        options=ReadOptions(bad_images=_BAD.value, bits=_BITS.value, fit=_FIT.value),
         class_names=parsed.parse_names(_CLASSES.value),
         seed=_SEED.value,
     )
     with console.ProgressBar("packed", len(dataset), 0) as bar:
         packing.pack(
-            dataset, out, as_pixels=size is not None, shards=_SHARDS.value, progress=bar.advance
+            dataset,
+            out,
+            as_pixels=size is not None,
+            fit=_FIT.value,
+            shards=_SHARDS.value,
+            progress=bar.advance,
         )
     console.log_info(f"{console.counted(len(dataset), 'image')} packed; --data={out} reads them")
 

@@ -10,6 +10,7 @@ from bloodjax.config.load import (
     to_json,
     validate,
     with_bad_images,
+    with_scale,
     with_source,
 )
 from bloodjax.config.parsed import (
@@ -37,5 +38,6 @@ __all__ = [
     "to_json",
     "validate",
     "with_bad_images",
+    "with_scale",
     "with_source",
 ]

@@ -80,6 +80,16 @@ def defaults() -> ml_collections.ConfigDict:
                 # What to do about an unreadable image in a folder or zip: fail ends the run, skip
                 # leaves the image out with a warning.
                 "bad_images": "fail",
+                # Scale of image values of more than 8 bits: the number of bits whose largest value
+                # becomes 255 (8, 10, 12, 14 or 16), or auto, which takes it from the largest value
+                # in the run's sources.
+                "bits": "auto",
+                # How an image becomes a square: crop (its central square), pad (bars of its
+                # border's colour) or squash (other proportions).
+                "fit": "crop",
+                # Scale that the training images were read with, if they have more than 8 bits;
+                # filled in by the run and not to be set.
+                "scale": "",
                 # Class names in label order, for a file that does not name its own classes.
                 "classes": (),
             },

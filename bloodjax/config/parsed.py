@@ -65,7 +65,8 @@ def distortions(config: Config) -> dict[str, tuple[int, ...]]:
 
 def read_options(config: Config) -> ReadOptions:
     """How a run reads the images of its sources, and of those that it is applied to."""
-    return ReadOptions(bad_images=config.data.bad_images)
+    data = config.data
+    return ReadOptions(bad_images=data.bad_images, bits=data.scale or data.bits, fit=data.fit)
 
 
 @functools.cache

@@ -12,6 +12,8 @@ from bloodjax import models
 from bloodjax.augment import tta, views
 from bloodjax.config import parsed
 from bloodjax.config.defaults import PHASES, Config
+from bloodjax.data import bit_depth
+from bloodjax.data.options import BITS, FITS
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
 from bloodjax.models.head import ACTIVATIONS, FREEZE
@@ -85,6 +87,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.on_device": _one_of("auto", "always", "never"),
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
+    "data.bits": _one_of(*BITS),
+    "data.fit": _one_of(*FITS),
+    "data.scale": _one_of("", bit_depth.UNIT, *bit_depth.BITS),
     "data.classes": (_distinct_names, "distinct names, as text"),
     "model.drop_path": _within(0, 1),
     "model.mean": _numbers((0, 3), lambda v: True, "nothing or three numbers, one per channel"),

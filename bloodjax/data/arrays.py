@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
@@ -13,6 +15,8 @@ CHANNELS = (1, 3, 4)
 LAYOUTS = "[n, height, width, channels] or [n, height, width]"
 
 RGB = UInt8[np.ndarray, "n height width 3"]
+# What `as_rgb` takes: arrays of NumPy or another library, lists of them, images of Pillow.
+ImagesLike = Any
 
 
 def with_channels(array: np.ndarray) -> Shaped[np.ndarray, "n height width channels"]:
@@ -21,7 +25,7 @@ def with_channels(array: np.ndarray) -> Shaped[np.ndarray, "n height width chann
     Raises:
       ValueError: The array has another shape; the message says what is wrong with it.
     """
-    if array.ndim == 3:
+    if array.ndim == 3 and array.shape[-1] not in (3, 4):
         return array[..., None]
     if array.ndim == 4 and array.shape[-1] in CHANNELS:
         return array
@@ -44,7 +48,7 @@ def to_rgb(images: UInt8[np.ndarray, "n height width channels"]) -> tuple[RGB, i
     return np.stack(rgb), sum(transparent)
 
 
-def as_rgb(images: object) -> RGB | list[UInt8[np.ndarray, "height width 3"]] | LazyImages:
+def as_rgb(images: ImagesLike) -> RGB | list[UInt8[np.ndarray, "height width 3"]] | LazyImages:
     """Images that a user has passed, as RGB.
 
     Args:
@@ -75,7 +79,7 @@ def as_rgb(images: object) -> RGB | list[UInt8[np.ndarray, "height width 3"]] | 
     return to_rgb(_checked(array, "images are"))[0]
 
 
-def resize(images: object, size: int, fit: str) -> RGB | LazyImages:
+def resize(images: ImagesLike, size: int, fit: str) -> RGB | LazyImages:
     """The images that `as_rgb` accepts as squares of `size` pixels.
 
     Raises:

@@ -80,6 +80,18 @@ def choose(ranges: Sequence[Range]) -> str:
     return next(bits for bits in BITS if round(largest) < 2 ** int(bits))
 
 
+def widest(scales: Sequence[str]) -> str:
+    """The scale that fits several sources with these scales; "" for a source that has none.
+
+    Raises:
+      ValueError: Some have integers and others have floats of 0..1.
+    """
+    found = set(scales) - {""}
+    if UNIT in found and len(found) > 1:
+        raise ValueError("some images have floats of 0..1 and others have integers")
+    return UNIT if UNIT in found else max(found, key=int, default="")
+
+
 def to_uint8(values: np.ndarray, found: Range, scale: str) -> UInt8[np.ndarray, ...]:
     """Scales the values of an image.
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from bloodjax.data import bit_depth
 from bloodjax.data.options import ReadOptions
-from bloodjax.data.reading import Reading
 
 # What transparent pixels are laid over, as red, green and blue.
 BACKGROUND = (255, 255, 255)
@@ -103,11 +102,18 @@ class Tally:
             )
         return tuple(found)
 
-    def add_to(self, reading: Reading, options: ReadOptions) -> Reading:
-        """`reading` with these facts as details, and with their scale."""
-        for phrase in self.phrases(options):
-            reading = reading.with_detail(phrase)
-        return dataclasses.replace(reading, scale=self.scale)
+    def joined(self, other: Tally) -> Tally:
+        """The tally of two sources, which have the same scale if both have one."""
+        names = ("oriented", "transparent", "frames", "elongated", "deep")
+        counts = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Tally(
+            **counts,
+            largest=max(self.largest, other.largest),
+            scale=self.scale or other.scale,
+        )
+
+
+NO_IMAGES = Tally()
 
 
 def _images(n: int) -> str:

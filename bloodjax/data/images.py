@@ -106,6 +106,11 @@ def is_image(data: bytes, name: str) -> bool:
     return is_webp or data.startswith(_MAGIC) or name.lower().endswith(SUFFIXES)
 
 
+def is_deep_png(data: bytes) -> bool:
+    """Whether `data` is a PNG file of 16 bits."""
+    return deep_files.png_bits(data) == 16
+
+
 class _Deep(NamedTuple):
     """An image of more than 8 bits.
 

@@ -136,8 +136,8 @@ def decode_lazily(
       size: Height and width in pixels to decode to, see `images.decode`.
       to_error: Returns the exception to raise for an index whose image cannot be decoded, given
         the index and the reason.
-      options: How the images are read. An "auto" scale is that of each image by itself, so the
-        caller determines the scale of the source first.
+      options: How the images are read. With an "auto" scale, images of more than 8 bits cannot be
+        decoded: their scale is that of the source.
     """
 
     def load(indices: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k size size 3"]:
@@ -148,7 +148,10 @@ def decode_lazily(
         def decode(start: int) -> None:
             for i in range(start, min(start + _IMAGES_PER_THREAD, len(files))):
                 try:
-                    decoded[i] = images_lib.decode(files[i], size, options)
+                    image, _ = images_lib.read(files[i], size, options)
+                    if image is None:
+                        raise ValueError("it has more than 8 bits, and their scale is unknown")
+                    decoded[i] = image
                 except ValueError as error:
                     raise to_error(numbers[i], error) from error
 

@@ -16,7 +16,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, tfds
 from bloodjax.data.formats.records import Shard, Writer
 from bloodjax.data.lazy import LazyImages
-from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
@@ -67,6 +67,7 @@ def pack(
     out: pathlib.Path,
     *,
     as_pixels: bool,
+    fit: str = DEFAULTS.fit,
     shards: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
@@ -78,8 +79,9 @@ def pack(
       dataset: The dataset; its order, names, classes, splits and groups are kept.
       out: A new or empty folder, or one that an earlier call did not finish.
       as_pixels: Whether to store pixels at the images' present size, which are the fastest to
-        read. Otherwise PNG and JPEG files are stored unchanged, files of other formats as PNG at
+        read. Otherwise PNG and JPEG files of 8 bits are stored unchanged, other files as PNG at
         full size, and images that have no file as PNG.
+      fit: How the images were made squares, if pixels are stored.
       shards: Number of files per split; by default one for every 8,192 images.
       progress: Called with the number of images that are done.
 
@@ -111,7 +113,8 @@ def pack(
     side = dataset.images.shape[1] if as_pixels else None
     tfds.write_metadata(out, _NAME, tfds.features(dataset.classes, side), written)
     metadata = {s.path.name: _metadata(s) for shards in written.values() for s in shards}
-    array_record.write_index(out / array_record.INDEX, metadata, dataset, records)
+    fit = fit if as_pixels else ""
+    array_record.write_index(out / array_record.INDEX, metadata, dataset, records, fit)
     unfinished.unlink()
 
 
@@ -182,7 +185,8 @@ def encode(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
         if as_pixels:
             yield from (image.tobytes() for image in pixels[start : numbers.stop])
         elif read_files is not None:
-            yield from map(images.as_png_or_jpeg, read_files(numbers))
+            scale = dataset.reading.tally.scale or AUTO
+            yield from (images.as_png_or_jpeg(data, scale) for data in read_files(numbers))
         else:
             yield from _encode_png(pixels[start : numbers.stop])
 

@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bloodjax.data.facts import NO_IMAGES, Tally
+from bloodjax.data.options import ReadOptions
+
 
 class LeftOut(NamedTuple):
     """Images or files of a source that are not used.
@@ -33,20 +36,27 @@ class Reading:
       details: Further facts, a short phrase each, such as "12 of 16 bits" or "groups.csv: 7
         groups".
       left_out: What was not used, by reason and class.
-      scale: Scale of values of more than 8 bits, see `bit_depth`; "" if there are none.
+      tally: What reading the images had to decide. `details` has it in words.
     """
 
     spec: str = ""
     layout: str = ""
     details: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    scale: str = ""
+    tally: Tally = NO_IMAGES
 
     def with_detail(self, text: str) -> Reading:
         """A copy with one more of the `details`, unless it has it already."""
         if not text or text in self.details:
             return self
         return dataclasses.replace(self, details=(*self.details, text))
+
+    def with_tally(self, tally: Tally, options: ReadOptions) -> Reading:
+        """A copy with what images that were read with `options` had to have decided."""
+        reading = dataclasses.replace(self, tally=tally)
+        for phrase in tally.phrases(options):
+            reading = reading.with_detail(phrase)
+        return reading
 
     def with_left_out(self, *entries: LeftOut) -> Reading:
         """A copy with more entries in `left_out`; counts of one reason and class are added."""
@@ -61,7 +71,7 @@ class Reading:
             spec=_joined(self.spec, other.spec),
             layout=_joined(self.layout, other.layout),
             details=tuple(dict.fromkeys(self.details + other.details)),
-            scale=self.scale or other.scale,
+            tally=self.tally.joined(other.tally),
         )
         return joined.with_left_out(*other.left_out)
 

@@ -11,7 +11,8 @@ from jaxtyping import Float, PyTree, UInt8
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED, TTAConfig
 from bloodjax.config import Config
-from bloodjax.data import lazy
+from bloodjax.data import arrays
+from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.evaluation import soup, tta_selection
@@ -46,37 +47,48 @@ class Classifier:
         self._executor = factory.executor(config, len(classes))
         self._variables = self._executor.shard_state(variables)
 
-    def predict(
-        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
-    ) -> Float[np.ndarray, "n classes"]:
+    def predict(self, images: ImagesLike, tta: str | None = None) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of images.
 
         Args:
-          images: RGB images of any size; they are resized to the network's size as in training.
+          images: uint8 images of any size, in 0..255: an array [n, height, width, 3] (RGB, not
+            OpenCV's BGR), or [n, height, width] (grey), or with an axis of 1 (grey) or 4 channels
+            (RGBA, laid over white) at the end; one such image without the first axis; or a list of
+            images of several sizes. They become squares of the network's size as in training.
           tta: Sets of views (see `augment.views`), or "selected". By default, the views that the
             run selected, or else those of its config.
 
         Raises:
-          UserError: `tta` is invalid, or is "selected" and the run has selected no views.
+          UserError: `images` are of another type or shape, or `tta` is invalid, or "selected" and the
+            run has selected no views.
         """
         return self._predict(images, self._tta_config(tta or self.tta))
 
     def predict_with_plain(
-        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
+        self, images: ImagesLike, tta: str | None = None
     ) -> Float[np.ndarray, "n 2 classes"]:
         """The result of `predict`, and class probabilities without test-time augmentation."""
         config = self._tta_config(tta or self.tta)
         return self._predict(images, dataclasses.replace(config, with_plain=True))
 
-    def _predict(self, images: np.ndarray | LazyImages, config: TTAConfig) -> np.ndarray:
-        resized = lazy.resize(images, self.config.data.image_size)
-        return self._executor.predict(self._variables, resized, config)
+    def _predict(self, images: ImagesLike, config: TTAConfig) -> np.ndarray:
+        squares = self._squares(images)
+        if len(squares) == 0:
+            n = len(self.classes)
+            return np.zeros((0, 2, n) if config.with_plain else (0, n), np.float32)
+        return self._executor.predict(self._variables, squares, config)
 
-    def predict_views(
-        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str
-    ) -> Float[np.ndarray, "views n classes"]:
-        """Class probabilities for each view of the sets `tta`."""
-        resized = lazy.resize(images, self.config.data.image_size)
+    def _squares(self, images: ImagesLike) -> UInt8[np.ndarray, "n size size 3"] | LazyImages:
+        """The images as the network takes them."""
+        data = self.config.data
+        try:
+            return arrays.resize(images, data.image_size, data.fit)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def predict_views(self, images: ImagesLike, tta: str) -> Float[np.ndarray, "views n classes"]:
+        """Class probabilities of at least one image for each view of the sets `tta`."""
+        resized = self._squares(images)
         return self._executor.each_view(self._variables, resized, tta).swapaxes(0, 1)
 
     @property

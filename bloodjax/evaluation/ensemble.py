@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from bloodjax import config as config_lib
 from bloodjax import metrics
-from bloodjax.data.lazy import LazyImages
+from bloodjax.data.arrays import ImagesLike
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
 from bloodjax.evaluation.classifier import Classifier
@@ -55,9 +55,21 @@ class Ensemble:
                     f"{folder}: has the classes {', '.join(member.classes)}; expected those of "
                     f"{first}: {', '.join(model.classes)}"
                 )
+        for folder, member in others:
+            if member.config.data.fit != model.config.data.fit:
+                raise UserError(
+                    f"{folder}: has data.fit {member.config.data.fit}; expected that of {first}: "
+                    f"{model.config.data.fit}"
+                )
+        scales = {member.config.data.scale for member in members.values()} - {""}
+        if len(scales) > 1:
+            raise UserError(
+                f"{', '.join(map(str, members))}: were trained on values of different scales "
+                f"({', '.join(sorted(scales))}), expected one scale"
+            )
         size = max(member.config.data.image_size for member in members.values())
         content = model.config.to_dict()
-        content["data"] = {**content["data"], "image_size": size}
+        content["data"] |= {"image_size": size, "scale": next(iter(scales), "")}
         self.members, self.classes = members, model.classes
         self.config = config_lib.validate(content)
         self.baseline = baseline or model.baseline
@@ -67,14 +79,12 @@ class Ensemble:
         """The default views of the members, each listed once."""
         return ", ".join(sorted({member.tta for member in self.members.values()}))
 
-    def predict(
-        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
-    ) -> Float[np.ndarray, "n classes"]:
+    def predict(self, images: ImagesLike, tta: str | None = None) -> Float[np.ndarray, "n classes"]:
         """Class probabilities, averaged over the members; see `Classifier.predict`."""
         return np.mean([member.predict(images, tta) for member in self.members.values()], axis=0)
 
     def predict_members(
-        self, images: UInt8[np.ndarray, "n height width 3"] | LazyImages, tta: str | None = None
+        self, images: ImagesLike, tta: str | None = None
     ) -> Float[np.ndarray, "members n 2 classes"]:
         """Class probabilities by each member; see `Classifier.predict_with_plain`."""
         members = self.members.values()

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from bloodjax.config import Config, read_options, split_source
-from bloodjax.data import audit, sources
+from bloodjax.data import audit, bit_depth, sources
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.options import ReadOptions
 from bloodjax.data.reading import LeftOut, left_out_by_class
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
@@ -232,16 +233,28 @@ def _specs(config: Config) -> dict[str, str]:
 
 
 def _load(config: Config, specs: Mapping[str, str]) -> dict[str, Dataset]:
+    options = read_options(config)
     loaded = {}
-    for name, spec in specs.items():
-        classes = loaded["train"].classes if "train" in loaded else config.data.classes
+
+    def load(name: str, options: ReadOptions) -> None:
         loaded[name] = sources.load(
-            spec,
+            specs[name],
             config.data.image_size,
-            options=read_options(config),
-            class_names=classes,
+            options=options,
+            class_names=loaded["train"].classes if "train" in loaded else config.data.classes,
             seed=config.seed,
         )
+
+    for name in specs:
+        load(name, options)
+    # All sources of a run have one scale. It is rare that they differ, so reading twice is cheap.
+    try:
+        scale = bit_depth.widest([dataset.reading.tally.scale for dataset in loaded.values()])
+    except ValueError as error:
+        raise UserError(f"{', '.join(specs.values())}: {error}") from error
+    for name, dataset in loaded.items():
+        if dataset.reading.tally.scale not in ("", scale):
+            load(name, dataclasses.replace(options, bits=scale))
     return loaded
 
 

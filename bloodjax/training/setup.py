@@ -11,7 +11,7 @@ from bloodjax import config as config_lib
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
-from bloodjax.data import statement
+from bloodjax.data import bit_depth, statement
 from bloodjax.distributed import sharding
 from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, factory
@@ -61,13 +61,16 @@ def prepare_run(
     if fresh:
         # Before the images are read, which takes long, so that missing weights show at once.
         config, backbone = factory.pretrained(config)
-        console.log_info(factory.origin(config))
     splits = distributed.primary_first(
         # The primary process draws the splits; the others read them from `splits.json`.
         lambda primary: prepare_splits(config, workdir, resumes=not primary or stored is not None)
     )
+    if fresh:
+        console.log_info(factory.origin(config))
     for line in statement.lines(dict(splits.items()), splits.left_out):
         console.log_info(line)
+    scale = bit_depth.widest([split.reading.tally.scale for _, split in splits.items()])
+    config = config_lib.with_scale(config, scale or config.data.scale)
     splits = with_distorted(config, splits, workdir)
     num_classes = len(splits.train.classes)
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)

@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from bloodjax.data import bit_depth, lazy
 from bloodjax.data import fingerprint as fingerprint_lib
-from bloodjax.data import lazy
+from bloodjax.data import images as images_lib
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.facts import NO_IMAGES, Facts, Tally
 from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.formats.records import Reader, Shard
-from bloodjax.data.images import resize
 from bloodjax.data.lazy import LazyImages
-from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
+from bloodjax.data.reading import Reading
 from bloodjax.errors import UserError
 
 INFO = "dataset_info.json"
@@ -49,6 +51,8 @@ class Index:
       names: Name of each image.
       splits: Split of each image.
       groups: Group of each image, or "".
+      tally: What reading the images had to decide when they were packed.
+      fit: How the images were made squares, if pixels are stored; "" if it is unknown.
     """
 
     shards: tuple[Shard, ...]
@@ -57,6 +61,8 @@ class Index:
     names: tuple[str, ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
+    tally: Tally = NO_IMAGES
+    fit: str = ""
 
 
 def is_shards(folder: pathlib.Path) -> bool:
@@ -80,7 +86,8 @@ def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULT
         index = _read_index(folder, len(schema.classes))
         reader = Reader(index.shards)
     else:
-        reader, index = _scan(folder, schema)
+        reader, index = _scan(folder, schema, options)
+    options = _check_options(folder, index, options)
 
     def read_files(indices: Sequence[int]) -> list[bytes]:
         numbers = index.records[np.asarray(indices, int)].tolist()
@@ -91,14 +98,14 @@ def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULT
         pixels = np.empty((len(indices), schema.size, schema.size, 3), np.uint8)
         for i, data in enumerate(read_files(indices.tolist())):
             pixels[i] = tfds.decode_pixels(data, schema)
-        return resize(pixels, size)
+        return images_lib.resize(pixels, size)
 
     def to_error(i: int, error: ValueError) -> UserError:
         return _record_error(reader, int(index.records[i]), error)
 
     n = len(index.names)
     if schema.size is None:
-        images = lazy.decode_lazily(read_files, n, size, to_error)
+        images = lazy.decode_lazily(read_files, n, size, to_error, options)
     else:
         images = LazyImages(load_pixels, np.arange(n), size)
     return Dataset(
@@ -108,6 +115,7 @@ def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULT
         classes=schema.classes,
         splits=index.splits,
         groups=index.groups,
+        reading=Reading().with_tally(index.tally, options),
     )
 
 
@@ -151,7 +159,11 @@ def earlier_fingerprint(folder: pathlib.Path) -> str:
 
 
 def write_index(
-    path: pathlib.Path, shards: Mapping[str, Mapping[str, int | str]], dataset: Dataset, records
+    path: pathlib.Path,
+    shards: Mapping[str, Mapping[str, int | str]],
+    dataset: Dataset,
+    records: Int[np.ndarray, " n"],
+    fit: str,
 ) -> None:
     """Writes `index.json`.
 
@@ -161,6 +173,7 @@ def write_index(
         which records are numbered.
       dataset: The dataset that the shards contain; its images are not read.
       records: Number of each image's record, int [n].
+      fit: How the images were made squares, if pixels are stored; else "".
     """
     groups = dataset.groups if any(dataset.groups) else ()
     content = {
@@ -171,6 +184,8 @@ def write_index(
         "names": dataset.names,
         "splits": dataset.splits,
         "groups": groups,
+        "tally": dataclasses.asdict(dataset.reading.tally),
+        "fit": fit,
     }
     path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
@@ -228,10 +243,28 @@ def _index(folder: pathlib.Path, content: Mapping[str, Any], classes: int) -> In
         raise ValueError(f"names, splits and groups are not {n} texts each with distinct names")
     if min((shard.records for shard in shards), default=0) < 1:
         raise ValueError("there are no shards, or a shard has no records")
-    return Index(shards, numbers["records"], numbers["labels"], names, splits, groups)
+    # Earlier versions wrote neither.
+    tally, fit = Tally.from_json(content.get("tally", {})), str(content.get("fit", ""))
+    return Index(shards, numbers["records"], numbers["labels"], names, splits, groups, tally, fit)
 
 
-def _scan(folder: pathlib.Path, schema) -> tuple[Reader, Index]:
+def _check_options(folder: pathlib.Path, index: Index, options: ReadOptions) -> ReadOptions:
+    """`options` with the scale of the images; raises UserError if they were packed with others."""
+    scale = index.tally.scale
+    if scale and options.bits not in (AUTO, scale):
+        raise UserError(
+            f"{folder}: its values have the scale {scale}, expected it to be {options.bits}; pack "
+            f"the source again with --bits={options.bits}, or set config.data.bits={scale}"
+        )
+    if index.fit and index.tally.elongated and index.fit != options.fit:
+        raise UserError(
+            f"{folder}: was packed with --fit={index.fit}, expected {options.fit}; pack the source "
+            f"again, or set config.data.fit={index.fit}"
+        )
+    return dataclasses.replace(options, bits=scale or options.bits)
+
+
+def _scan(folder: pathlib.Path, schema, options: ReadOptions) -> tuple[Reader, Index]:
     """Reads all records for the content that `index.json` would have."""
     shards = tuple(shard for of_split in schema.splits.values() for shard in of_split)
     reader = Reader(shards)
@@ -242,11 +275,13 @@ def _scan(folder: pathlib.Path, schema) -> tuple[Reader, Index]:
         for split, of_split in schema.splits.items()
         for i in range(sum(shard.records for shard in of_split))
     ]
-    labels, texts = [], {"name": [], "group": []}
+    labels, texts, deep = [], {"name": [], "group": []}, []
     for start in range(0, len(reader), lazy.AT_ONCE):
         numbers = range(start, min(start + lazy.AT_ONCE, len(reader)))
         for number, record in zip(numbers, reader.read(numbers), strict=True):
-            _, label, found = _parse(reader, number, record, schema)
+            image, label, found = _parse(reader, number, record, schema)
+            if schema.size is None and images_lib.is_deep_png(image):
+                deep.append(_facts(reader, number, image))
             if not 0 <= label < len(schema.classes):
                 reason = f"label {label}, expected 0..{len(schema.classes) - 1}"
                 raise _record_error(reader, number, ValueError(reason))
@@ -263,7 +298,24 @@ def _scan(folder: pathlib.Path, schema) -> tuple[Reader, Index]:
         tuple(names),
         tuple(split for split, _ in splits),
         tuple(texts["group"]),
+        Tally.count(deep, _scale(folder, deep, options)),
     )
+
+
+def _facts(reader: Reader, number: int, image: bytes) -> Facts:
+    try:
+        return images_lib.read(image, 8)[1]
+    except ValueError as error:
+        raise _record_error(reader, number, error) from error
+
+
+def _scale(folder: pathlib.Path, deep: Sequence[Facts], options: ReadOptions) -> str:
+    if options.bits != AUTO or not deep:
+        return options.bits
+    try:
+        return bit_depth.choose([one.values for one in deep])
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def _parse(reader: Reader, number: int, record: bytes, schema) -> tuple[bytes, int, dict]:

@@ -82,7 +82,7 @@ def read_dataset(
             groups.group_of.get(name, group)
             for name, group in zip(found.names, found.groups, strict=True)
         ),
-        reading=tally.add_to(reading, options).with_left_out(*unreadable),
+        reading=reading.with_tally(tally, options).with_left_out(*unreadable),
     )
     return dataset if readable.all() else dataset.take(readable)
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import pathlib
 import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 
 from bloodjax.data import arrays as arrays_lib
 from bloodjax.data import bit_depth
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.facts import MAX_ASPECT, Tally
+from bloodjax.data.formats import groups as groups_lib
+from bloodjax.data.formats import labels as labels_lib
 from bloodjax.data.formats.archive import open_zip
+from bloodjax.data.formats.labels import Labels
 from bloodjax.data.images import resize
+from bloodjax.data.names import numbered
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
 from bloodjax.data.reading import Reading
 from bloodjax.errors import UserError
@@ -27,40 +33,87 @@ BLOOD_CELLS = (
 
 _MEDMNIST_SPLITS = ("train", "val", "test")
 
+_log = logging.getLogger(__name__)
+
 
 def read_dataset(
     path: pathlib.Path,
     size: int,
     class_names: Sequence[str],
     options: ReadOptions = DEFAULTS,
+    *,
+    positional: bool = True,
 ) -> Dataset:
     """Reads a challenge file (`images`, `labels`) or a MedMNIST file (`train_images`, ...).
 
     A challenge file may also contain `classes` (names in label order) and `groups` (one key per
-    image). Without `classes`, its class names are `class_names` or, if these are empty, the eight
-    `BLOOD_CELLS`. The class names of a MedMNIST file are `BLOOD_CELLS` if its name contains
-    bloodmnist and it has eight labels, else `class_names`, else `class_0` and so on.
+    image). The class names are those in `classes`, or those of text labels. Otherwise they are
+    `class_names` or, if these are empty, the eight `BLOOD_CELLS` for a challenge file and for a
+    MedMNIST file of eight labels with colour images, and class_0 and so on for any other.
 
     Args:
       path: The npz file.
       size: Height and width in pixels to resize to.
       class_names: Class names in label order, or empty.
       options: How the images are read.
+      positional: Whether labels that are numbers are positions in `class_names`, see `labels.read`.
 
     Raises:
       UserError: The file is missing or damaged, or its keys, types, shapes or labels are others.
     """
     with open_zip(path) as zipped:
         arrays = _Arrays(path, zipped, size, options)
-        if {"images", "labels"} & arrays.keys:
-            return _read_challenge(arrays, class_names)
-        splits = [s for s in _MEDMNIST_SPLITS if {f"{s}_images", f"{s}_labels"} & arrays.keys]
-        if splits:
-            return _read_medmnist(arrays, class_names, splits)
-        raise UserError(
-            f"{path}: contains {arrays.found}; expected images and labels (a challenge file) or "
-            "train_images, train_labels and so on (a MedMNIST file)"
+        keys, splits = arrays.kind()
+        images, tally = arrays.images([f"{key}images" for key in keys])
+        found = _read_labels(arrays, keys, class_names, positional)
+        counts = dict(zip(keys, map(len, images), strict=True))
+        for key, n in counts.items():
+            if len(found.by_key[f"{key}labels"]) != n:
+                shape = arrays.array(f"{key}labels").shape
+                raise UserError(
+                    f"{path}: {key}labels has the shape {shape}, expected labels of shape ({n},) "
+                    f"or ({n}, 1)"
+                )
+        n = sum(counts.values())
+        groups, group_facts = arrays.groups(n) if not splits else (("",) * n, ())
+        reading = Reading(
+            layout="npz of images and labels" if not splits else "npz of splits, as MedMNIST's",
+            details=(*found.details, *group_facts),
         )
+        names = [f"{split}/" for split in splits] or [""]
+        return Dataset(
+            images=np.concatenate(images) if len(images) > 1 else images[0],
+            labels=np.concatenate([found.by_key[f"{key}labels"] for key in keys]),
+            names=tuple(
+                f"{name}{i}"
+                for name, n in zip(names, counts.values(), strict=True)
+                for i in range(n)
+            ),
+            classes=found.classes,
+            splits=tuple(
+                split
+                for split, n in zip(splits or ("",), counts.values(), strict=True)
+                for _ in range(n)
+            ),
+            groups=groups,
+            reading=tally.add_to(reading, options),
+        )
+
+
+def count_labels(
+    path: pathlib.Path, class_names: Sequence[str] = ()
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Number of labels by split, and the class names, without reading the images.
+
+    Raises:
+      UserError: The file is missing or damaged, or its labels are not as `read_dataset` expects.
+    """
+    with open_zip(path) as zipped:
+        arrays = _Arrays(path, zipped, 1, DEFAULTS)
+        keys, splits = arrays.kind()
+        found = _read_labels(arrays, keys, class_names, positional=True)
+    counts = [len(found.by_key[f"{key}labels"]) for key in keys]
+    return dict(zip(splits or ("",), counts, strict=True)), found.classes
 
 
 def read_images(
@@ -137,7 +190,7 @@ class _Arrays:
         except Exception as error:  # NumPy raises any type for a damaged header
             raise UserError(
                 f"{self.path}: {key} cannot be read ({error}), expected an array of numbers "
-                "or strings without pickled objects"
+                "or strings without pickled objects; for strings, save array.astype(str)"
             ) from error
 
     def images(self, keys: Sequence[str]) -> tuple[list[UInt8[np.ndarray, "_ size size 3"]], Tally]:
@@ -209,94 +262,110 @@ class _Arrays:
             raise UserError(f"{self.path}: {key} has {error}") from error
         return arrays_lib.to_rgb(scaled)[0]
 
-    def labels(self, key: str, n: int) -> Int32[np.ndarray, " {n}"]:
-        """Labels of `n` images, stored as any type of integer or as floats with integer values."""
-        array = self.array(key)
-        if array.shape not in ((n,), (n, 1)) or array.dtype.kind not in "iuf":
-            expected = f"an integer for each image, of shape ({n},) or ({n}, 1)"
-            raise self._error(key, array, expected)
-        array = array.reshape(n)
-        # NaN compares as False, so it is rejected too.
-        valid = (array >= 0) & (array <= np.iinfo(np.int32).max) & (array == np.floor(array))
-        if not valid.all():
-            i = int(np.argmin(valid))
-            raise UserError(
-                f"{self.path}: {key}[{i}] is {array[i]}, expected an integer of at least 0"
-            )
-        return array.astype(np.int32)
+    def kind(self) -> tuple[list[str], list[str]]:
+        """Prefixes of the keys: [""] for a challenge file; and the splits of a MedMNIST file.
 
-    def names(self, key: str) -> tuple[str, ...]:
-        """A list of strings, or of integers that are converted to strings."""
-        array = self.array(key)
-        if array.ndim != 1 or array.dtype.kind not in "Uiu":
-            raise self._error(key, array, "a list of strings")
-        return tuple(array.astype(str).tolist())
+        Raises:
+          UserError: It is neither, or both.
+        """
+        splits = [s for s in _MEDMNIST_SPLITS if {f"{s}_images", f"{s}_labels"} & self.keys]
+        if {"images", "labels"} & self.keys:
+            if splits:
+                raise UserError(
+                    f"{self.path}: contains {self.found}; expected either images and labels, or "
+                    f"{splits[0]}_images and {splits[0]}_labels, but not both"
+                )
+            return [""], []
+        if splits:
+            return [f"{split}_" for split in splits], splits
+        raise UserError(
+            f"{self.path}: contains {self.found}; expected images and labels (a challenge file) or "
+            "train_images, train_labels and so on (a MedMNIST file)"
+        )
+
+    def is_grey(self, key: str) -> bool:
+        """Whether the images `key` have no channels, by the header of the array alone."""
+        try:
+            with self._zipped.open(key + ".npy") as file:
+                version = np.lib.format.read_magic(file)
+                if version == (1, 0):
+                    return len(np.lib.format.read_array_header_1_0(file)[0]) == 3
+                return len(np.lib.format.read_array_header_2_0(file)[0]) == 3
+        except Exception:  # NumPy raises any type; reading the array says what is wrong
+            return self.array(key).ndim == 3
+
+    def classes(self) -> tuple[str, ...] | None:
+        """The file's own class names; None if it has none."""
+        if "classes" not in self.keys:
+            return None
+        array = self.array("classes")
+        if array.ndim != 1 or array.dtype.kind not in "USiu":
+            raise self._error("classes", array, "a list of strings")
+        if array.dtype.kind in "US":
+            array = labels_lib.texts(f"{self.path}: classes", array)
+        found = tuple(array.astype(str).tolist())
+        if len(set(found)) < len(found):
+            raise UserError(f"{self.path}: classes names a class twice: {', '.join(found)}")
+        return found
+
+    def groups(self, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Group of each of `n` images, and facts about the groups."""
+        others = sorted(self.keys - {"images", "labels", "classes", "groups"})
+        unused = (f"unused arrays: {', '.join(others[:6])}",) if others else ()
+        meant = [key for key in others if groups_lib.tables([f"{key}.csv"])]
+        if meant and "groups" not in self.keys:
+            _log.warning(
+                "%s: the array %s is not used; the keys of images that belong together, such as "
+                "those of a patient, are an array groups",
+                *(self.path, meant[0]),
+            )
+        if "groups" not in self.keys:
+            return ("",) * n, unused
+        array = self.array("groups")
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.ndim != 1 or array.dtype.kind not in "USiuf":
+            raise self._error("groups", array, "a list of strings or of whole numbers")
+        if len(array) != n:
+            raise UserError(f"{self.path}: groups has {len(array)} entries, expected {n}")
+        if array.dtype.kind == "S":
+            try:
+                array = np.char.decode(array, "utf-8")
+            except UnicodeError as error:
+                raise self._error("groups", array, "bytes of UTF-8") from error
+        clean = {value: groups_lib.clean(str(value)) for value in set(array.tolist())}
+        found = tuple(clean[value] for value in array.tolist())
+        without = found.count("")
+        fact = f"{len(set(found) - {''})} groups"
+        if without:
+            fact += f", none for {without} of {n} images"
+            _log.warning(
+                "%s: groups has no key for %d of %d images; they may be on another side of a split "
+                "than images of the same patient or slide",
+                *(self.path, without, n),
+            )
+        return found, (fact, *unused)
 
     def _error(self, key: str, array: np.ndarray, expected: str) -> UserError:
         found = f"{array.dtype} of shape {array.shape}"
         return UserError(f"{self.path}: {key} is {found}, expected {expected}")
 
 
-def _read_challenge(arrays: _Arrays, class_names: Sequence[str]) -> Dataset:
-    (images,), tally = arrays.images(["images"])
-    n = len(images)
-    labels = arrays.labels("labels", n)
-    classes = tuple(class_names) or BLOOD_CELLS
-    if "classes" in arrays.keys:
-        classes = arrays.names("classes")
-        if len(set(classes)) < len(classes):
-            raise UserError(f"{arrays.path}: classes names a class twice: {', '.join(classes)}")
-    _check_range(arrays.path, "labels", labels, classes)
-    groups = arrays.names("groups") if "groups" in arrays.keys else ("",) * n
-    if len(groups) != n:
-        raise UserError(f"{arrays.path}: groups has {len(groups)} entries, expected {n}")
-    return Dataset(
-        images=images,
-        labels=labels,
-        names=tuple(map(str, range(n))),
-        classes=classes,
-        splits=("",) * n,
-        groups=groups,
-        reading=Reading().with_tally(tally, arrays.options),
-    )
-
-
-def _read_medmnist(arrays: _Arrays, class_names: Sequence[str], splits: Sequence[str]) -> Dataset:
-    arrays.require(*(f"{split}_{kind}" for split in splits for kind in ("images", "labels")))
-    images, tally = arrays.images([f"{split}_images" for split in splits])
-    labels = {
-        split: arrays.labels(f"{split}_labels", len(part))
-        for split, part in zip(splits, images, strict=True)
-    }
-    every_label = np.concatenate(list(labels.values()))
-    n = len(every_label)
-    # Every class must have an image, so there are at most `n` classes.
-    classes = tuple(class_names) or tuple(
-        f"class_{i}" for i in range(min(every_label.max() + 1, n))
-    )
-    if "bloodmnist" in arrays.path.name.lower() and every_label.max() + 1 == len(BLOOD_CELLS):
-        classes = BLOOD_CELLS
-    for split in splits:
-        _check_range(arrays.path, f"{split}_labels", labels[split], classes)
-    return Dataset(
-        images=np.concatenate(images),
-        labels=every_label,
-        names=tuple(f"{split}/{i}" for split in splits for i in range(len(labels[split]))),
-        classes=classes,
-        splits=tuple(split for split in splits for _ in labels[split]),
-        groups=("",) * n,
-        reading=Reading().with_tally(tally, arrays.options),
-    )
-
-
-def _check_range(
-    path: pathlib.Path, key: str, labels: Int32[np.ndarray, " n"], classes: Sequence[str]
-) -> None:
-    wrong = np.flatnonzero(labels >= len(classes))
-    if len(wrong):
-        i = wrong[0]
-        shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-        raise UserError(
-            f"{path}: {key}[{i}] is {labels[i]}, expected 0..{len(classes) - 1} ({shown}); "
-            "name other classes with config.data.classes=a,b,c, or --classes=a,b,c in audit and pack"
+def _read_labels(
+    arrays: _Arrays, keys: Sequence[str], class_names: Sequence[str], positional: bool
+) -> Labels:
+    """The labels of all splits, and what they stand for."""
+    stored = {f"{key}labels": arrays.array(f"{key}labels") for key in keys}
+    default: tuple[str, ...] = BLOOD_CELLS
+    if keys != [""]:
+        first = next((f"{key}images" for key in keys if f"{key}images" in arrays.keys), None)
+        eight = labels_lib.read(arrays.path, stored, None, (), (), positional=True).classes
+        is_blood = len(eight) == len(BLOOD_CELLS) and first and not arrays.is_grey(first)
+        default = BLOOD_CELLS if is_blood and eight == numbered(8) else ()
+    own = arrays.classes() if keys == [""] else None
+    found = labels_lib.read(arrays.path, stored, own, class_names, default, positional=positional)
+    if own is None and not class_names and found.classes == BLOOD_CELLS:
+        return dataclasses.replace(
+            found, details=(*found.details, "without names: BloodMNIST's eight classes")
         )
+    return found

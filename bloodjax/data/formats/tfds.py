@@ -113,6 +113,10 @@ def read_schema(folder: pathlib.Path) -> Schema:
     image, label = _only(folder, kinds, _is_image), _only(folder, kinds, _is_label)
     feature = kinds[image]
     is_file = isinstance(feature, tfds.features.Image)
+    if feature.np_dtype not in (np.uint8, np.uint16):  # others are packed into RGBA files
+        raise UserError(
+            f"{folder}: {image} has the dtype {feature.np_dtype}, expected uint8 or uint16"
+        )
     return Schema(
         splits=splits,
         classes=tuple(kinds[label].names),

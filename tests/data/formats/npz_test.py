@@ -97,16 +97,18 @@ BAD = {
         "images cannot be read .*pickle.* expected an array",
     ),
     "pickled labels": ({"labels": LABELS.astype(object)}, "labels cannot be read .*pickle"),
-    "dtype": (
-        {"images": random_images() / 255},
-        r"images is float64 .*expected uint8 of shape \(N",
+    "dtype": ({"images": random_images() > 9}, r"images is bool .*expected .* uint8, uint16"),
+    "normalised": ({"images": random_images() / 128 - 1}, r"images has values of -1..0.99"),
+    "percent": ({"images": random_images() / 2.55}, r"floats of at most 100, expected integers"),
+    "channels first": (
+        {"images": random_images().transpose(0, 3, 1, 2)},
+        r"\(16, 3, 20, 20\), expected .* but the channels come first",
     ),
     "rank": ({"images": random_images()[0]}, r"of shape \(20, 20, 3\), expected .* \(N, H, W, 3\)"),
-    "grey": (
-        {"images": random_images()[..., :1]},
-        r"\(16, 20, 20, 1\), expected .* \(N, H, W, 3\)",
+    "alpha of 16 bits": (
+        {"images": np.zeros((N, 9, 9, 4), np.uint16)},
+        r"\(16, 9, 9, 4\), expected uint8 with a channel of opacity",
     ),
-    "alpha": ({"images": np.zeros((N, 9, 9, 4), np.uint8)}, r"\(16, 9, 9, 4\), expected"),
     "no images": (
         {"images": random_images()[:0], "labels": LABELS[:0]},
         "images .* expected at least one image",
