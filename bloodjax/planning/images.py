@@ -7,13 +7,11 @@ import dataclasses
 import os
 import pathlib
 
-import numpy as np
-
 from bloodjax.config import Config, split_source
 from bloodjax.data import names as names_lib
 from bloodjax.data import sources
 from bloodjax.data.formats import array_record, groups, layout, npz
-from bloodjax.data.formats.archive import open_archive, open_zip
+from bloodjax.data.formats.archive import open_archive
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import DEFAULT_FRACTION
 
@@ -96,30 +94,10 @@ def _source(spec: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
     if spec.startswith("tfds:") or array_record.is_shards(path):
         dataset = sources.load(spec, 96)  # reads labels only; the images stay lazy
         return dict(collections.Counter(dataset.splits)), len(dataset.classes)
-    return _npz(path, names) if path.suffix.lower() == ".npz" else _listed(path)
-
-
-def _npz(path: pathlib.Path, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
-    with open_zip(path) as zipped:
-
-        def array(key: str) -> np.ndarray:
-            try:
-                with zipped.open(f"{key}.npy") as file:
-                    return np.lib.format.read_array(file, allow_pickle=False)
-            except Exception as error:  # NumPy raises any type for a damaged header
-                raise UserError(f"{path}: {key} cannot be read ({error})") from error
-
-        keys = {name.removesuffix(".npy") for name in zipped.namelist()}
-        if "labels" in keys:
-            classes = len(array("classes")) if "classes" in keys else len(names or npz.BLOOD_CELLS)
-            return {"": len(array("labels"))}, classes
-        labels = {
-            s: array(f"{s}_labels") for s in ("train", "val", "test") if f"{s}_labels" in keys
-        }
-    if "train" not in labels:
-        raise UserError(f"{path}: has no labels, expected labels, or train_labels and so on")
-    most = max(int(each.max(initial=0)) for each in labels.values())
-    return {split: len(each) for split, each in labels.items()}, len(names) or most + 1
+    if path.suffix.lower() == ".npz":
+        counts, classes = npz.count_labels(path, names)
+        return counts, len(classes)
+    return _listed(path)
 
 
 def _listed(path: pathlib.Path) -> tuple[dict[str, int], int]:

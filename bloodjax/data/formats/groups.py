@@ -89,7 +89,8 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str]) -> Groups:
         return Groups(group_of, (), tuple(warnings))
     without = len(images) - len(group_of)
     n = len(set(group_of.values()))
-    fact = f"{', '.join(details[:3])}{', ...' if len(details) > 3 else ''}: {n} group{'s' if n != 1 else ''}"
+    shown = ", ".join(details[:3]) + (", ..." if len(details) > 3 else "")
+    fact = f"{shown}: {n} group{'s' if n != 1 else ''}"
     if merged:
         fact += f", {merged} matched in another form"
     if without:

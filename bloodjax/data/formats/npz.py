@@ -96,7 +96,7 @@ def read_dataset(
                 for _ in range(n)
             ),
             groups=groups,
-            reading=tally.add_to(reading, options),
+            reading=reading.with_tally(tally, options),
         )
 
 

@@ -1,0 +1,241 @@
+"""Labels of arrays: what their numbers or texts stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int32, Shaped
+
+from bloodjax.data import names
+from bloodjax.errors import UserError
+
+_MOST = 12  # names that a message lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Labels as indices of classes.
+
+    Attributes:
+      by_key: Key of an array -> class index of each of its images.
+      classes: Class names in label order.
+      details: Facts for `Reading.details`.
+    """
+
+    by_key: Mapping[str, Int32[np.ndarray, " _"]]
+    classes: tuple[str, ...]
+    details: tuple[str, ...] = ()
+
+
+def read(
+    where: object,
+    arrays: Mapping[str, np.ndarray],
+    own: Sequence[str] | None,
+    given: Sequence[str],
+    default: Sequence[str],
+    *,
+    positional: bool,
+) -> Labels:
+    """Reads labels that are numbers, one-hot rows, booleans or texts.
+
+    Numbers are class indices, from 0 or, if that is the only way to read them, from 1.
+
+    Args:
+      where: The source, for messages.
+      arrays: Key of each array -> labels, of shape (n,), (n, 1), or (n, classes) if one-hot.
+      own: Class names that the source itself lists in label order, or None.
+      given: Class names in label order that the user or a run states, or empty.
+      default: Names of as many classes as the labels have if there are no others, or empty: these
+        are class_0 and so on.
+      positional: Whether numbers are positions in `given`. If not, they must be so by `default`,
+        or the names must state the numbers, as "3" and "class_3" do.
+
+    Raises:
+      UserError: Labels are of another kind, out of range, or may stand for several classes.
+    """
+    parsed = {key: _parse(f"{where}: {key}", array) for key, array in arrays.items()}
+    kinds = {each.kind for each in parsed.values()}
+    if len(kinds) > 1:
+        raise UserError(f"{where}: labels are {' and '.join(sorted(kinds))}, expected one kind")
+    details = tuple(dict.fromkeys(each.kind for each in parsed.values() if each.kind != "numbers"))
+    values = {key: each.values for key, each in parsed.items()}
+    if kinds == {"text labels"}:
+        return _texts(where, values, own, details)
+    count = max(each.columns for each in parsed.values())
+    numbers = np.concatenate([*values.values()])
+    smallest, largest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    smallest = int(numbers.min()) if len(numbers) else 0
+    if kinds == {"labels of True and False"} and own is None:
+        if not given:
+            return Labels(values, ("False", "True"), details)
+        default = ("False", "True")
+    classes = own or _of_numbers(where, numbers, given, default, count, positional=positional)
+    if isinstance(classes, dict):  # the names state the numbers
+        table = {value: given.index(name) for value, name in classes.items()}
+        mapped = {
+            k: np.array([table[v] for v in each.tolist()], np.int32) for k, each in values.items()
+        }
+        return Labels(mapped, tuple(given), details)
+    n = len(classes)
+    if count and count != n:
+        raise UserError(
+            f"{where}: one-hot labels have {count} columns, expected {n} ({_shown(classes)}); "
+            f"{_HOW}"
+        )
+    if largest == n and smallest == 1:
+        return Labels(
+            {key: each - np.int32(1) for key, each in values.items()},
+            tuple(classes),
+            (*details, f"labels 1 to {n}"),
+        )
+    for key, each in values.items():
+        wrong = np.flatnonzero(each >= n)
+        if len(wrong):
+            raise UserError(
+                f"{where}: {key}[{wrong[0]}] is {each[wrong[0]]}, expected 0..{n - 1} "
+                f"({_shown(classes)}); {_HOW}"
+            )
+    return Labels(values, tuple(classes), details)
+
+
+_HOW = "name other classes with config.data.classes=a,b,c, or --classes=a,b,c in audit and pack"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parsed:
+    """One array: its values, what kind they are, and the number of columns of one-hot rows."""
+
+    values: np.ndarray
+    kind: str
+    columns: int = 0
+
+
+def _parse(where: str, array: np.ndarray) -> _Parsed:
+    n = len(array) if array.ndim else 0
+    if array.ndim == 2 and array.shape[1] > 1:
+        return _one_hot(where, array)
+    if array.shape not in ((n,), (n, 1)) or array.dtype.kind not in "iufbUS":
+        raise UserError(
+            f"{where} is {array.dtype} of shape {array.shape}, expected an integer or a text for "
+            "each image, of shape (N,) or (N, 1), or one-hot rows (N, classes)"
+        )
+    array = array.reshape(n)
+    if array.dtype.kind in "US":
+        return _Parsed(texts(where, array), "text labels")
+    if array.dtype.kind == "b":
+        return _Parsed(array.astype(np.int32), "labels of True and False")
+    # NaN compares as False, so it is rejected too.
+    valid = (array >= 0) & (array <= np.iinfo(np.int32).max) & (array == np.floor(array))
+    if not valid.all():
+        i = int(np.argmin(valid))
+        raise UserError(f"{where}[{i}] is {array[i]}, expected an integer of at least 0")
+    return _Parsed(array.astype(np.int32), "numbers")
+
+
+def _one_hot(where: str, array: np.ndarray) -> _Parsed:
+    found = f"{where} is {array.dtype} of shape {array.shape}"
+    if array.dtype.kind not in "iufb":
+        raise UserError(f"{found}, expected one label for each image, of shape (N,) or (N, 1)")
+    ones = array == 1
+    binary = (ones | (array == 0)).all(axis=1)
+    per_row = ones.sum(axis=1)
+    wrong = np.flatnonzero(~binary | (per_row != 1))
+    if len(wrong):
+        i = int(wrong[0])
+        row = f"{per_row[i]} labels" if binary[i] else "values other than 0 and 1"
+        raise UserError(
+            f"{found}, where row {i} has {row}; expected one class for each image, of shape (N,) "
+            "or (N, 1), or one-hot rows with a single 1"
+        )
+    return _Parsed(ones.argmax(axis=1).astype(np.int32), "one-hot labels", array.shape[1])
+
+
+def texts(where: str, array: Shaped[np.ndarray, " n"]) -> np.ndarray:
+    """Texts or bytes of UTF-8 as texts without blanks at their ends.
+
+    Raises:
+      UserError: Bytes are not UTF-8, or a text is empty.
+    """
+    if array.dtype.kind == "S":
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeError as error:
+            raise UserError(f"{where} has bytes that are not UTF-8 ({error})") from error
+    tidied = {text: names.tidy(text) for text in set(array.tolist())}
+    if not all(text.strip() for text in tidied.values()):
+        i = next(i for i, text in enumerate(array.tolist()) if not tidied[text].strip())
+        raise UserError(f"{where}[{i}] is empty, expected a name")
+    return np.array([tidied[text] for text in array.tolist()], dtype=np.str_)
+
+
+def _texts(
+    where: object,
+    values: Mapping[str, np.ndarray],
+    own: Sequence[str] | None,
+    details: tuple[str, ...],
+) -> Labels:
+    found = {text for each in values.values() for text in each.tolist()}
+    # Texts of one form are one class, as folders are.
+    first: dict[str, str] = {}
+    for text in sorted(found):
+        first.setdefault(names.form(text), text)
+    classes = tuple(own) if own else names.in_order(first.values())
+    name_of = names.match(found, classes)
+    unknown = sorted(found - name_of.keys())
+    if unknown:
+        raise UserError(
+            f"{where}: labels contain {unknown[0]}, which classes does not list ({_shown(classes)})"
+        )
+    index = {name: i for i, name in enumerate(classes)}
+    merged = tuple(
+        f"{text} taken as {name}" for text, name in sorted(name_of.items()) if text != name
+    )
+    return Labels(
+        {
+            key: np.array([index[name_of[text]] for text in each.tolist()], np.int32)
+            for key, each in values.items()
+        },
+        classes,
+        (*details, *merged),
+    )
+
+
+def _of_numbers(
+    where: object,
+    numbers: np.ndarray,
+    given: Sequence[str],
+    default: Sequence[str],
+    count: int,
+    *,
+    positional: bool,
+) -> Sequence[str] | dict[int, str]:
+    """Class names in label order; or number -> name, if the names state the numbers."""
+    found = np.unique(numbers).tolist()
+    needed = count or (found[-1] + 1 if found else 1)
+    if not given:
+        if default:
+            return default
+        # Every class must have an image, so there are at most as many classes as images.
+        if found == list(range(1, needed)):
+            return names.numbered(needed)[1:]
+        return names.numbered(min(needed, len(numbers)))
+    stated = {names.number(name): name for name in given}
+    is_stated = None not in stated and len(stated) == len(given) and set(found) <= stated.keys()
+    in_range = needed <= len(given) or (found[0] == 1 and needed == len(given) + 1)
+    if (positional and in_range) or tuple(given) == tuple(default):
+        return given
+    if is_stated and not count:
+        return stated
+    if positional:
+        return given
+    raise UserError(
+        f"{where}: names no classes, and its labels {found[0]}..{found[-1]} need not be in the "
+        f"order of {_shown(given)}; expected an array classes with the names in label order, or "
+        "text labels"
+    )
+
+
+def _shown(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:_MOST]) + (", ..." if len(classes) > _MOST else "")
