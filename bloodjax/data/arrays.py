@@ -98,12 +98,14 @@ def resize(images: ImagesLike, size: int, fit: str) -> RGB | LazyImages:
 
 def _one(image: object, subject: str) -> UInt8[np.ndarray, "height width 3"]:
     array = _array(image, subject)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS):
+    array = array[..., None] if array.ndim == 2 else array
+    has_channels = array.ndim == 3 and array.shape[-1] in CHANNELS
+    if array.dtype != np.uint8 or not has_channels or array.size == 0:
         raise ValueError(
             f"{subject} {_describe(array)}, expected uint8 [height, width] or [height, width, "
-            "channels] with 1, 3 or 4 channels"
+            "channels] with values of 0..255, 1, 3 or 4 channels and at least one pixel"
         )
-    return to_rgb(_checked(array[None], subject))[0][0]
+    return to_rgb(array[None])[0][0]
 
 
 def _array(images: object, subject: str) -> np.ndarray:

@@ -59,8 +59,8 @@ class Classifier:
             run selected, or else those of its config.
 
         Raises:
-          UserError: `images` are of another type or shape, or `tta` is invalid, or "selected" and the
-            run has selected no views.
+          UserError: `images` are of another type or shape, or `tta` is invalid, or it is "selected"
+            and the run has selected no views.
         """
         return self._predict(images, self._tta_config(tta or self.tta))
 
