@@ -4,9 +4,14 @@ python -m benchmarks.fuzz [--mutations=2000] [--seed=0] [--workers=2] [--out=ben
                           [--keep=DIR]
 
 npz, zip, image, ArrayRecord, config and weights files are damaged by `mutations` and read in worker
-processes by the functions that the commands use, to the last image or tensor. It is a fault if
+processes by the functions that the commands use, to the last image or tensor. Folders of intact
+images are rearranged, renamed and written as other types by `layouts`, which also makes odd names
+of classes, runs and sources. It is a fault if
 
 - anything is raised except a `UserError` of one line that names the file;
+- an intact image is neither read nor counted as left out, or a folder and a zip of the same files
+  give different images;
+- a value of a flag is another than was typed, or a class has no column or no label in a plot;
 - the process exits, or takes more than 60 s or more than 2 GB of memory;
 - a file is written elsewhere, a program or connection is started, or a pickle calls a function.
 
@@ -30,10 +35,12 @@ import time
 from concurrent import futures
 from typing import Any
 
-from benchmarks import mutations, record, samples
+from benchmarks import layouts, mutations, record, samples
 
 SECONDS = 60.0
 BYTES = 2_000_000_000
+# Kind of sample -> what changes it, in place of damage.
+_CHANGES = {"folder": layouts.changed, "names": layouts.texts}
 _START = 300.0  # Time limit for the imports of a worker, on a busy machine.
 
 
@@ -91,7 +98,8 @@ def _share(intact: dict, numbers: range, seed: int, keep: pathlib.Path | None) -
         for number in numbers:
             rng = random.Random(f"{seed}/{number}")
             kind = kinds[number % len(kinds)]
-            files, done = mutations.mutated(rng.choice(intact[kind]), rng)
+            change = _CHANGES.get(kind, mutations.mutated)
+            files, done = change(rng.choice(intact[kind]), rng)
             worker = worker or _Worker()
             answer = worker.read(kind, files)
             if answer["outcome"] == "fault" and not answer.pop("alive", True):
@@ -110,7 +118,9 @@ def write(folder: pathlib.Path, files: mutations.Sample) -> None:
     """Creates the folder with these files."""
     folder.mkdir(parents=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 class _Worker:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import pathlib
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
+from benchmarks import layouts
 from benchmarks.samples import NETWORK, SIDE
 from bloodjax import config as config_lib
-from bloodjax.data import audit, sources, splits
+from bloodjax.config import parsed
+from bloodjax.data import audit, sources, splits, statement
+from bloodjax.data.dataset import Dataset
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
+from bloodjax.evaluation import evaluator
 from bloodjax.pretrained import load
-from bloodjax.training import metric_writer, workdir
+from bloodjax.report import plots
+from bloodjax.training import input_pipeline, metric_writer, workdir
 
 # Events of Python's audit hooks that reading a file must not cause.
 _NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
@@ -137,6 +146,71 @@ def _weights(folder: pathlib.Path) -> None:
         weights.classifier()
 
 
+def _folder(folder: pathlib.Path) -> None:
+    """Reads the same files from a folder and from a zip; every image must be accounted for."""
+    path, zipped = folder / layouts.FOLDER, folder / layouts.ZIP
+    images = sum(layouts.is_image(file.read_bytes()) for file in path.rglob("*") if file.is_file())
+    found = []
+    for spec in (str(path), str(zipped)):
+        unlabelled = sources.load_images(spec, SIDE)
+        _account(images, unlabelled)
+        try:
+            dataset = sources.load(spec, SIDE)
+        except UserError as error:
+            found.append(str(error).replace(spec, ""))
+            continue
+        sources.fingerprint(spec)
+        _account(images, dataset)
+        audit.audit({"train": dataset})
+        statement.lines({"train": dataset})
+        columns = (dataset.names, dataset.labels.tolist(), dataset.splits, dataset.groups)
+        pixels = [image.tobytes() for image in dataset.images]
+        found.append((dataset.classes, sorted(zip(*columns, pixels, strict=True))))
+    # Some programs write a backslash in a zip where others write a slash.
+    if found[0] != found[1] and not any("\\" in file.name for file in path.rglob("*")):
+        raise AssertionError(f"the folder gives {found[0]!a:.500}, the zip {found[1]!a:.500}")
+    if isinstance(found[0], str):
+        raise UserError(f"{path}{found[0]}")
+
+
+def _account(images: int, dataset: Dataset) -> None:
+    left_out = sum(entry.count for entry in dataset.reading.left_out)
+    if len(dataset) + left_out < images:
+        raise AssertionError(
+            f"of {images} images {len(dataset)} were read and {left_out} left out: "
+            f"{dataset.reading}"
+        )
+
+
+def _names(folder: pathlib.Path) -> None:
+    """Takes names as values of flags, as classes of a table and of plots, and as sources."""
+    text = (folder / "names.txt").read_bytes().decode("utf-8", "surrogateescape")
+    names = text.split("\n")
+    for name in names:
+        config = config_lib.load("quickstart", [f"data.train={name}", f"model.weights={name}"])
+        if (config.data.train, config.model.weights) != (name, name):
+            raise AssertionError(f"{name!a} became {config.data.train!a}, {config.model.weights!a}")
+        title = input_pipeline.source_name(name)
+        if "/" in title or title in ("", ".", "..", *input_pipeline.SPLITS):
+            raise AssertionError(f"{name!a} gives a folder {title!a}")
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    stripped = tuple(name.strip() for name in names)
+    if parsed.parse_names(line.getvalue()) != stripped:
+        raise AssertionError(f"{names!a} became {parsed.parse_names(line.getvalue())!a}")
+    scores = np.eye(len(names), dtype=np.float32)
+    table = evaluator.predictions_csv(names, names, scores, names)
+    header, *rows = csv.reader(io.StringIO(table, newline=""))
+    if len({*header}) < len(header) or [row[:3] for row in rows] != [[n] * 3 for n in names]:
+        raise AssertionError(f"a table for {names!a}: {table!a}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ElementTree.fromstring(plots.confusion_matrix(scores, names))
+        recalls = {name: {"recall": 0.5, "recall_ci95": (0.2, 0.8)} for name in names}
+        ElementTree.fromstring(plots.class_recalls(recalls))
+        plots.image_sheet([[np.zeros((8, 8, 3), np.uint8)] * len(names)], [names])
+
+
 READERS = {
     "npz": _file_of,
     "zip": _file_of,
@@ -144,6 +218,8 @@ READERS = {
     "array_record": lambda folder: _source(str(folder)),
     "config": _config,
     "weights": _weights,
+    "folder": _folder,
+    "names": _names,
 }
 
 

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from benchmarks import layouts
 from benchmarks.mutations import Sample, member, zip_of
 from bloodjax import config as config_lib
 from bloodjax import models
@@ -39,8 +40,15 @@ def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
         "image": [{f"cell.{suffix}": _image(images[0], kind)} for suffix, kind in _FORMATS.items()],
         "array_record": [_packed(folder, as_pixels) for as_pixels in (False, True)],
         "config": _configs(),
+        "folder": [layouts.both(dict(_folder(images)))],
+        "names": [{"names.txt": b"basophil\nneutrophil"}],
         "weights": _weights(folder, np.random.default_rng(0)),
     }
+
+
+def _folder(images: np.ndarray) -> list[tuple[str, bytes]]:
+    classes = ("basophil", "monocyte", "ig")
+    return [(f"{classes[i % 3]}/{i}.png", _image(x, "PNG")) for i, x in enumerate(images)]
 
 
 def _image(image: np.ndarray, kind: str) -> bytes:

@@ -104,6 +104,7 @@ def evaluate(
     *,
     tta_select: str = "none",
     corruptions: str | None = None,
+    bad_images: Literal["fail", "skip"] | None = None,
 ) -> dict:
     """Scores a trained classifier on labelled images, and writes metrics.json and predictions.csv.
 
@@ -122,12 +123,15 @@ def evaluate(
         weights.
       corruptions: Distortions to score the images under too: all, extra, everything, or
         NAME,NAME,...; `corruptions.json` and `corruptions.html` contain the result.
+      bad_images: What to do about an unreadable image: raise an error ("fail") or leave it out
+        ("skip"); by default as the run's config says.
 
     Returns:
       The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.
 
     Raises:
-      UserError: There is no trained run, the data is wrong or the classes differ.
+      UserError: There is no trained run, the data is wrong, the classes differ, or `out` has
+        results of another source.
     """
     from bloodjax.cli import console
     from bloodjax.evaluation import scoring
@@ -142,6 +146,7 @@ def evaluate(
         None if out is None else _path(out),
         tta_select=tta_select,
         corruptions=corruptions,
+        bad_images=bad_images,
     )
 
 

@@ -47,7 +47,11 @@ def main(_: list[str]) -> None:
     weights = load_weights(_MODEL.value, _WEIGHTS.value, _VARIANT.value or _FLAVOUR.value)
     name, cfg = weights.architecture.name, weights.pretrained_cfg
     bloodjax_file.write(out, name, weights.num_classes, cfg, weights.classifier()[1])
-    classes = f"{weights.num_classes} classes" if weights.num_classes else "no classifier"
+    classes = (
+        console.counted(weights.num_classes, "class", "classes")
+        if weights.num_classes
+        else "no classifier"
+    )
     console.log_info(f"{name}, {classes}, variant {cfg.variant}: written to {out}")
 
 

@@ -89,15 +89,17 @@ def parse_names(text: str) -> tuple[str, ...]:
     Args:
       text: The list; "" is an empty one.
     """
+    if text.strip()[:1] in ("(", "["):
+        try:
+            literal = ast.literal_eval(text.strip())
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            literal = None
+        if isinstance(literal, (tuple, list)) and all(isinstance(name, str) for name in literal):
+            return tuple(literal)
     try:
-        literal = ast.literal_eval(text.strip())
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        literal = None
-    if isinstance(literal, str):
-        return (literal,)
-    if isinstance(literal, (tuple, list)) and all(isinstance(name, str) for name in literal):
-        return tuple(literal)
-    rows = list(csv.reader([text], skipinitialspace=True))
+        rows = list(csv.reader([text], skipinitialspace=True))
+    except csv.Error:  # a line break outside quotes
+        rows = [text.split(",")]
     return tuple(name.strip() for name in rows[0]) if rows else ()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, Num, PyTree, UInt8
 
+from bloodjax.cli.console import counted
 from bloodjax.errors import UserError
 
 # Number of rows that hold an image on the device, and the unit of their width. A TPU keeps arrays
@@ -151,8 +152,8 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     """
     if n < batch_size:
         raise UserError(
-            f"config.batch_size is {batch_size}, but the training split has {n} images: "
-            "expected at most as many"
+            f"config.batch_size is {batch_size}, but the training split has "
+            f"{counted(n, 'image')}: expected at most as many"
         )
     return n // batch_size
 

@@ -7,6 +7,8 @@ import importlib.metadata
 
 import jinja2
 
+from bloodjax.cli.console import counted
+
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("bloodjax.report"),
     autoescape=True,
@@ -16,13 +18,14 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.globals["version"] = importlib.metadata.version("bloodjax")
 _ENVIRONMENT.filters["thousands"] = "{:,}".format
+_ENVIRONMENT.filters["counted"] = counted
 
 
 def render(template: str, **context: object) -> str:
     """Renders a page. Values are escaped, so a file or class name cannot become markup.
 
-    Templates extend `base.html`, and may use `version` and the filter `thousands`
-    (12345 -> 12,345).
+    Templates extend `base.html`, and may use `version` and the filters `thousands`
+    (12345 -> 12,345) and `counted` (`console.counted`: 1 -> 1 image).
 
     Args:
       template: File name in `templates/`.

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
+from bloodjax.cli.console import counted
 from bloodjax.metrics import wilson_interval
 from bloodjax.report import labels
 
@@ -95,7 +96,7 @@ def training_curves(history: Sequence[Mapping], best_step: int | None = None) ->
             axes.set(xlabel="epoch", xlim=(0.5, last + 0.5))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             name = quantity.replace("_", " ")
-            plots[quantity] = _svg(figure, f"{name} over {last} epochs")
+            plots[quantity] = _svg(figure, f"{name} over {counted(last, 'epoch')}")
     return plots
 
 
@@ -166,7 +167,8 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
-        label = f"confusion matrix: {np.trace(counts)} of {counts.sum()} images on the diagonal"
+        total = counted(counts.sum(), "image")
+        label = f"confusion matrix: {np.trace(counts)} of {total} on the diagonal"
         return _svg(figure, label, texts)
 
 

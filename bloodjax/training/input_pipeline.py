@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bloodjax.cli import console
 from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import audit, bit_depth, sources
 from bloodjax.data import splits as splits_lib
@@ -270,8 +271,9 @@ def _clean_and_split(
         findings.junk or findings.label_conflicts or findings.leakage
     ):
         raise UserError(
-            f"the audit found {len(findings.junk)} junk images, {len(findings.label_conflicts)} "
-            f"label conflicts and {len(findings.leakage)} leaks; config.data.clean is fail"
+            f"the audit found {console.counted(len(findings.junk), 'junk image')}, "
+            f"{console.counted(len(findings.label_conflicts), 'label conflict')} and "
+            f"{console.counted(len(findings.leakage), 'leak')}; config.data.clean is fail"
         )
     drop = config.data.clean == "drop"
     indices = {}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import fuzz, fuzz_worker, mutations, samples
+from benchmarks import fuzz, fuzz_worker, layouts, mutations, samples
 from bloodjax.errors import UserError
 
 
@@ -67,6 +67,40 @@ def test_a_pickle_in_a_zip_would_run(tmp_path, monkeypatch):
             np.load(io.BytesIO(inner), allow_pickle=True)
             break
     assert (tmp_path / mutations.TRAP).is_dir()
+
+
+def test_rearranged_folders_keep_their_images_and_give_them_again(whole):
+    (sample,) = whole["folder"]
+    images = sum(map(layouts.is_image, sample.values()))
+    seen = set()
+    for seed in range(60):
+        files, done = layouts.changed(sample, random.Random(seed))
+        assert (files, done) == layouts.changed(sample, random.Random(seed))
+        assert sum(map(layouts.is_image, files.values())) == images
+        members = zipfile.ZipFile(io.BytesIO(files[layouts.ZIP])).namelist()
+        assert len(members) == len(files) - 1
+        seen.update(done.split(", "))
+    assert seen == {change.__name__.strip("_") for change in layouts._CHANGES}
+
+
+def test_an_image_that_is_lost_in_silence_is_a_fault(whole, tmp_path, monkeypatch):
+    (sample,) = whole["folder"]
+    fuzz.write(tmp_path / "folder", sample)
+    load = fuzz_worker.sources.load
+    monkeypatch.setattr(
+        fuzz_worker.sources, "load", lambda *arguments: load(*arguments).take(range(1, 16))
+    )
+    found, text = fuzz_worker.outcome(fuzz_worker.READERS["folder"], tmp_path / "folder")
+    assert found == "fault"
+    assert "of 16 images 15 were read and 0 left out" in text
+
+
+def test_odd_names_are_taken_as_they_are(tmp_path):
+    for i in range(0, len(layouts.NAMES), 12):
+        content = "\n".join(layouts.NAMES[i : i + 12]).encode("utf-8", "surrogateescape")
+        fuzz.write(tmp_path / str(i), {"names.txt": content})
+        found = fuzz_worker.outcome(fuzz_worker.READERS["names"], tmp_path / str(i))
+        assert found == ("result", "")
 
 
 def raises(error):

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bloodjax.cli.console import counted
 from bloodjax.errors import UserError
 
 # Groups of one record allow random access. Compression hardly shrinks images, and pixels
@@ -126,7 +127,7 @@ def _open(shard: Shard):
     from array_record.python import array_record_module
 
     if not shard.path.is_file():
-        raise UserError(f"{shard.path}: no such file, expected a shard of {shard.records} records")
+        raise UserError(f"{shard.path}: no such file, expected {counted(shard.records, 'record')}")
     try:
         reader = array_record_module.ArrayRecordReader(
             str(shard.path), _READ, file_reader_buffer_size=_BUFFER
@@ -135,7 +136,9 @@ def _open(shard: Shard):
     except (RuntimeError, ValueError, MemoryError) as error:
         raise _read_error(shard.path, error) from error
     if found != shard.records:
-        raise UserError(f"{shard.path}: contains {found} records, expected {shard.records}")
+        raise UserError(
+            f"{shard.path}: contains {counted(found, 'record')}, expected {shard.records:,}"
+        )
     return reader
 
 
