@@ -59,14 +59,15 @@ def read(
     kinds = {each.kind for each in parsed.values()}
     if len(kinds) > 1:
         raise UserError(f"{where}: labels are {' and '.join(sorted(kinds))}, expected one kind")
+    if not any(len(each.values) for each in parsed.values()):
+        raise UserError(f"{where}: {', '.join(arrays)} is empty, expected a label for each image")
     details = tuple(dict.fromkeys(each.kind for each in parsed.values() if each.kind != "numbers"))
     values = {key: each.values for key, each in parsed.items()}
     if kinds == {"text labels"}:
         return _texts(where, values, own, details)
     count = max(each.columns for each in parsed.values())
     numbers = np.concatenate([*values.values()])
-    smallest, largest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
-    smallest = int(numbers.min()) if len(numbers) else 0
+    smallest, largest = int(numbers.min()), int(numbers.max())
     if kinds == {"labels of True and False"} and own is None:
         if not given:
             return Labels(values, ("False", "True"), details)
@@ -213,12 +214,12 @@ def _of_numbers(
 ) -> Sequence[str] | dict[int, str]:
     """Class names in label order; or number -> name, if the names state the numbers."""
     found = np.unique(numbers).tolist()
-    needed = count or (found[-1] + 1 if found else 1)
+    needed = count or (found[-1] + 1)
     if not given:
         if default:
             return default
         # Every class must have an image, so there are at most as many classes as images.
-        if found == list(range(1, needed)):
+        if found[:1] == [1] and len(found) == needed - 1:
             return names.numbered(needed)[1:]
         return names.numbered(min(needed, len(numbers)))
     stated = {names.number(name): name for name in given}

@@ -333,10 +333,12 @@ class _Arrays:
                 array = np.char.decode(array, "utf-8")
             except UnicodeError as error:
                 raise self._error("groups", array, "bytes of UTF-8") from error
-        clean = {value: groups_lib.clean(str(value)) for value in set(array.tolist())}
-        found = tuple(clean[value] for value in array.tolist())
+        keys = list(map(str, array.tolist()))
+        clean = {key: groups_lib.clean(key) for key in set(keys)}
+        found = tuple(clean[key] for key in keys)
         without = found.count("")
-        fact = f"{len(set(found) - {''})} groups"
+        different = len(set(found) - {""})
+        fact = f"{different} group{'s' if different != 1 else ''}"
         if without:
             fact += f", none for {without} of {n} images"
             _log.warning(
