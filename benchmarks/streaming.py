@@ -43,7 +43,7 @@ from bloodjax.data.synthetic import render
 from bloodjax.evaluation import histogram_baseline
 from bloodjax.training import factory, input_pipeline
 from bloodjax.training.loader import TrainLoader
-from bloodjax.training.train_step import Phase
+from bloodjax.training.step_config import Phase
 
 _SIDE = 96
 _RENDERED = 400

@@ -91,7 +91,7 @@ def _augmented(config: Config, step: int, images, labels, classes: int) -> Batch
 
     from bloodjax.config import augmentation
     from bloodjax.data.batches import Batch
-    from bloodjax.training.train_step import prepare_batch
+    from bloodjax.training.step_input import prepare_batch
 
     # Mixing needs an even number of images.
     padding = [(0, len(images) % 2)]

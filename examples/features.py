@@ -10,7 +10,7 @@ import numpy as np
 
 import bloodjax
 from bloodjax.models import stages
-from bloodjax.training.train_step import normalise
+from bloodjax.training.step_input import normalise
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
 

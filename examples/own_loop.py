@@ -9,7 +9,7 @@ import optax
 import bloodjax
 from bloodjax.augment import pipeline, policy
 from bloodjax.pretrained.load import load_weights
-from bloodjax.training.train_step import normalise
+from bloodjax.training.step_input import normalise
 
 
 def main(data: str, name: str, weights: str, steps: int = 100, size: int = 96, batch: int = 16):

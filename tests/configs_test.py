@@ -14,7 +14,7 @@ from bloodjax.pretrained import load
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS
 from bloodjax.training import class_balance, factory, optim
 from bloodjax.training.executor import JitExecutor
-from bloodjax.training.train_step import Phase
+from bloodjax.training.step_config import Phase
 
 NAMES = recipes.names()
 SIZES = {"inception_v3": 75}

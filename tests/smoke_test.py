@@ -26,7 +26,7 @@ from bloodjax.models.resnet import ResNet
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.models.vgg import VGG
 from bloodjax.training.executor import JitExecutor
-from bloodjax.training.train_step import Phase, StepConfig
+from bloodjax.training.step_config import Phase, StepConfig
 
 pytestmark = pytest.mark.smoke
 

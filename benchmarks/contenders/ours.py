@@ -18,7 +18,7 @@ from bloodjax.planning.images import ImageCounts
 from bloodjax.planning.machines import Machine
 from bloodjax.planning.steps import RunSteps
 from bloodjax.training import factory, optim
-from bloodjax.training.train_step import Phase
+from bloodjax.training.step_config import Phase
 
 # Steps of an epoch, the images of all of which lie on the device.
 _EPOCH = 16

@@ -16,8 +16,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Num, PyTree
 
-# Name of the axis of devices under `per_device`.
-_DEVICES = "augment_devices"
 # The size of a group is a multiple of this number.
 _MULTIPLE = 8
 
@@ -29,34 +27,18 @@ class Chosen:
     Attributes:
       order: int32 [choices, images], for each choice the images that chose it; after them, numbers
         from the batch size on.
-      count: int32 [choices], images that chose it; the largest number of any device.
+      count: int32 [choices], images that chose it.
     """
 
     order: Num[Array, "choices images"]
     count: Num[Array, " choices"]
 
 
-def per_device(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
-    """Calls `function` for each device's share of a batch, if devices share it under jit.
-
-    Args:
-      function: Function of the arguments that calls `choose` and `update`.
-      devices: Number of devices.
-      *arguments: Trees of arrays with a leading axis for the batch.
-    """
-    if devices == 1:
-        return function(*arguments, axis_name=None)
-    shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arguments)
-    results = jax.vmap(lambda *a: function(*a, axis_name=_DEVICES), axis_name=_DEVICES)(*shares)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
-
-
-def choose(flags: Sequence[Bool[Array, " batch"]], axis_name: str | None) -> Chosen:
+def choose(flags: Sequence[Bool[Array, " batch"]]) -> Chosen:
     """Orders the images by each flag.
 
     Args:
       flags: For each choice, the images that chose it.
-      axis_name: As `per_device` gives it.
     """
     on = jnp.stack(list(flags))
     number = jnp.arange(on.shape[1], dtype=jnp.int32)
@@ -64,9 +46,6 @@ def choose(flags: Sequence[Bool[Array, " batch"]], axis_name: str | None) -> Cho
     here = on[:, None] & (rank[:, None] == number[None, :, None])
     order = jnp.where(here, number[None, None] - on.shape[1] - number[None, :, None], 0).sum(2)
     count = on.astype(jnp.int32).sum(1)
-    if axis_name is not None:
-        # One number of groups for all devices, so that they leave the loop together.
-        count = lax.pmax(count, axis_name)
     return Chosen(order + on.shape[1] + number[None], count)
 
 

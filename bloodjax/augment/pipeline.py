@@ -72,7 +72,6 @@ def augment(
     keys: Key[Array, " batch"],
     images: Num[Array, "batch size size 3"],
     *,
-    devices: int = 1,
     form: str | None = None,
 ) -> Num[Array, "batch size size 3"]:
     """Augments each image; `policy.mix` is not applied here.
@@ -81,7 +80,6 @@ def augment(
       policy: The policy.
       keys: A random key for each example.
       images: Images with integer values in 0..255.
-      devices: Number of devices that share the batch under jit.
       form: How transforms are applied, a key of `FORMS`; by default the platform's.
 
     Returns:
@@ -92,9 +90,7 @@ def augment(
         if number:
             images = jnp.round(images)
         apply_pass = _mixture if step.width else _chain
-        images = apply_pass(
-            step, policy.fill, _fold_in(keys, _PASSES + number), images, devices, form
-        )
+        images = apply_pass(step, policy.fill, _fold_in(keys, _PASSES + number), images, form)
     return images
 
 
@@ -206,13 +202,13 @@ def apply(
     return image
 
 
-def _chain(step: Pass, fill: str, keys, images, devices: int, form: str | None):
+def _chain(step: Pass, fill: str, keys, images, form: str | None):
     """Applies one random chain to each image."""
     samples = jax.vmap(lambda key: sample(step.layers, key))(keys)
-    return _apply_samples(step, fill, samples, images, devices, form)
+    return _apply_samples(step, fill, samples, images, form)
 
 
-def _mixture(step: Pass, fill: str, keys, images, devices: int, form: str | None):
+def _mixture(step: Pass, fill: str, keys, images, form: str | None):
     """AugMix: mixes each image with several random chains, each of one or more layers."""
 
     def weights(key):
@@ -228,16 +224,14 @@ def _mixture(step: Pass, fill: str, keys, images, devices: int, form: str | None
         samples = jax.vmap(lambda key: sample(step.layers, key))(_fold_in(keys, chain))
         used = jnp.arange(len(step.layers))[None] < depth[:, chain, None]
         samples = samples.replace(chosen=jnp.where(used, samples.chosen, -1))
-        augmented = _apply_samples(step, fill, samples, images, devices, form)
+        augmented = _apply_samples(step, fill, samples, images, form)
         total = total + augmented * dirichlet[:, chain, None, None, None]
     own = own[:, None, None, None]
     return images.astype(jnp.float32) * own + total * (1 - own)
 
 
-def _apply_samples(step: Pass, fill: str, samples: Samples, images, devices: int, form: str | None):
-    forms = {
-        name: functools.partial(function, step, fill, devices) for name, function in FORMS.items()
-    }
+def _apply_samples(step: Pass, fill: str, samples: Samples, images, form: str | None):
+    forms = {name: functools.partial(function, step, fill) for name, function in FORMS.items()}
     if form is not None:
         return forms[form](samples, images)
     return lax.platform_dependent(
@@ -249,50 +243,33 @@ def _apply_samples(step: Pass, fill: str, samples: Samples, images, devices: int
     )
 
 
-def _each_image(each: Callable, step: Pass, fill: str, devices: int, samples: Samples, images):
+def _each_image(each: Callable, step: Pass, fill: str, samples: Samples, images):
     """Applies the transforms by `each`, which calls a function for each example."""
     size = images.shape[1:3]
     histograms = None
     if _uses_counts(step):
         needed = jax.vmap(lambda one: _needs_counts(step.layers, one))(samples)
-        histograms = each(_histogram_if, devices, needed, images)
+        histograms = each(_histogram_if, needed, images)
     transforms = jax.vmap(lambda s, h: compose(step.layers, size, s, h))(samples, histograms)
-    return each(lambda t, x: apply(step.pool, fill, t, x), devices, transforms, images)
+    return each(lambda t, x: apply(step.pool, fill, t, x), transforms, images)
 
 
-def _one_by_one(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
-    """Loops over the examples; of several devices, each loops over its own."""
-
-    def loop(*arguments):
-        return lax.map(lambda example: function(*example), arguments)
-
-    if devices == 1:
-        return loop(*arguments)
-    # A loop over all examples would fetch them across devices.
-    shards = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), arguments)
-    results = jax.vmap(loop)(*shards)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+def _one_by_one(function: Callable, *arguments: PyTree) -> PyTree:
+    return lax.map(lambda example: function(*example), arguments)
 
 
-def _all_at_once(function: Callable, devices: int, *arguments: PyTree) -> PyTree:
-    del devices
+def _all_at_once(function: Callable, *arguments: PyTree) -> PyTree:
     return jax.vmap(function)(*arguments)
 
 
-def _by_choice(step: Pass, fill: str, devices: int, samples: Samples, images):
+def _by_choice(step: Pass, fill: str, samples: Samples, images):
     """Applies each kind of operation to the images that chose it."""
-    return chosen.per_device(
-        functools.partial(_by_choice_of_device, step, fill), devices, samples, images
-    )
-
-
-def _by_choice_of_device(step: Pass, fill: str, samples: Samples, images, axis_name: str | None):
     batch, *size, _ = images.shape
     x = planes.from_images(images)
     histograms = None
     if _uses_counts(step):
         needed = jax.vmap(lambda one: _needs_counts(step.layers, one))(samples)
-        who = chosen.choose([needed], axis_name)
+        who = chosen.choose([needed])
         group = chosen.group_size(_share(step, lambda name: OPS[name].needs_counts), batch)
         none = jnp.zeros((batch, 256, 3))
         histograms = chosen.update(lambda _, x: planes.histogram(x), who, 0, group, none, x)
@@ -318,7 +295,7 @@ def _by_choice_of_device(step: Pass, fill: str, samples: Samples, images, axis_n
             steps.append((on, name.__eq__, function, params))
     if not steps:
         return planes.to_images(x)
-    who = chosen.choose([on for on, *_ in steps], axis_name)
+    who = chosen.choose([on for on, *_ in steps])
     for number, (_, applies, function, params) in enumerate(steps):
         largest = planes.resampled_at_once(*size) if function is resample else None
         group = chosen.group_size(_share(step, applies), batch, largest)
@@ -348,7 +325,7 @@ def _share(step: Pass, applies: Callable[[str], bool]) -> float:
     return 1 - without
 
 
-# Name -> function of a pass, the fill, the number of devices, the samples and the images.
+# Name -> function of a pass, the fill, the samples and the images.
 FORMS: dict[str, Callable] = {
     "one by one": functools.partial(_each_image, _one_by_one),
     "all at once": functools.partial(_each_image, _all_at_once),

@@ -6,7 +6,7 @@ The mesh contains the devices of all processes of a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,7 @@ def _phases(box: tuple[int, ...]) -> list[list[list[int]] | None]:
 
     The compiler for TPUs makes a full sum, which sends twice the bytes, of one that is scattered
     over a box of chips at once, but not of one that is scattered along one side after the other.
+    Of arrays that are gathered in a box of 8 x 8 chips at once it makes a sum too.
     """
     if len(box) == 1:
         return [None]
@@ -92,27 +93,17 @@ class Layout:
 
     Attributes:
       mesh: The devices.
-      explicit: Whether a training step says which device computes what, and which arrays cross
-        devices; else the compiler partitions it. On CPU it does so by default, as it always has.
       splits: Whether the state is split.
     """
 
-    def __init__(self, mesh: jax.sharding.Mesh, name: str = "data", explicit: bool | None = None):
-        """`explicit` is by default whether the devices are accelerators."""
+    def __init__(self, mesh: jax.sharding.Mesh, name: str = "data"):
         self.mesh, self._replicated = mesh, replicated(mesh)
-        if explicit is None:
-            explicit = mesh.devices.flat[0].platform != "cpu"
-        self.explicit = explicit
         self.splits = name == "fsdp" and mesh.size > 1
         self._phases = _phases(_box(_coords(mesh.devices.ravel().tolist())))
 
     def of(self, tree: PyTree) -> PyTree:
         """Returns a sharding for each array of `tree`; the leaves may be `jax.ShapeDtypeStruct`."""
         return jax.tree.map(lambda x: self._of_shape(np.shape(x)), tree)
-
-    def gathered(self, tree: PyTree) -> PyTree:
-        """Under jit: replicates `tree`."""
-        return lax.with_sharding_constraint(tree, self._replicated) if self.splits else tree
 
     def scattered(self, tree: PyTree) -> PyTree:
         """Under jit: splits `tree` as `of` does."""
@@ -132,10 +123,13 @@ class Layout:
         """
 
         def one(x, spec, dtype):
-            if AXIS not in spec:
+            axis = _split_axis(spec)
+            if axis is None:
                 return x
-            small = x.astype(dtype)
-            return lax.all_gather(small, AXIS, axis=spec.index(AXIS), tiled=True).astype(x.dtype)
+            full = x.astype(dtype)
+            for groups in reversed(self._phases):
+                full = lax.all_gather(full, AXIS, axis_index_groups=groups, axis=axis, tiled=True)
+            return full.astype(x.dtype)
 
         return jax.tree.map(one, tree, specs, _dtypes(tree) if dtypes is None else dtypes)
 
@@ -188,37 +182,13 @@ class Layout:
             part.reshape(len(x) // n, *x.shape[1:]) for part, x in zip(parts, arrays, strict=True)
         ]
 
-    def map_batch(
-        self,
-        function: Callable[[PyTree, Array], Array],
-        tree: PyTree,
-        batch: Array,
-        dtypes: PyTree,
-    ) -> Array:
-        """Under jit: `function(tree, batch)`, where each device computes its share of the batch.
-
-        Args:
-          function: Function of full arrays and a batch that gives a result for each example.
-          tree: Arrays, sharded as `of` does.
-          batch: A batch, split over the devices.
-          dtypes: See `gather`.
-        """
-        specs = self.specs(tree)
-        return jax.shard_map(
-            lambda parts, share: function(self.gather(parts, specs, dtypes), share),
-            mesh=self.mesh,
-            in_specs=(specs, PartitionSpec(AXIS)),
-            out_specs=PartitionSpec(AXIS),
-            check_vma=False,
-        )(tree, batch)
-
     def part(self, tree: PyTree, specs: PyTree) -> PyTree:
         """Under `jax.shard_map`: this device's parts of full arrays that all devices have."""
 
         def one(x, spec):
-            if AXIS not in spec:
+            axis = _split_axis(spec)
+            if axis is None:
                 return x
-            axis = spec.index(AXIS)
             size = x.shape[axis] // self.mesh.size
             return lax.dynamic_slice_in_dim(x, lax.axis_index(AXIS) * size, size, axis)
 

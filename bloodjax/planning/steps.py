@@ -27,7 +27,7 @@ from bloodjax.pretrained.pretrained_cfg import DEFAULTS, HALF, PretrainedCfg
 from bloodjax.training import factory, optim
 from bloodjax.training.executor import JitExecutor
 from bloodjax.training.loader import stays_on_device
-from bloodjax.training.train_step import Phase
+from bloodjax.training.step_config import Phase
 
 
 def planned(config: Config, batch_size: int | None = None) -> Config:

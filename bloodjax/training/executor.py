@@ -17,8 +17,10 @@ from bloodjax.data.batches import StackedBatches
 from bloodjax.data.lazy import Images
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
+from bloodjax.training import device_shares
 from bloodjax.training.predict_step import features_step, predict_step, views_step
-from bloodjax.training.train_step import Phase, StepConfig, compute_dtypes, train_steps
+from bloodjax.training.step_config import Phase, StepConfig
+from bloodjax.training.train_step import train_steps
 
 # Batches of a prediction that may wait on the device. A split may be larger than its memory.
 _IN_FLIGHT = 8
@@ -53,7 +55,6 @@ class JitExecutor(_Compiled):
         step_config: StepConfig,
         devices: Sequence[jax.Device] | None = None,
         layout: str = "data",
-        explicit: bool | None = None,
     ):
         """Compiles nothing yet.
 
@@ -61,17 +62,16 @@ class JitExecutor(_Compiled):
           step_config: The parts of a step that are fixed for the run.
           devices: By default all devices of all processes.
           layout: "data" or "fsdp"; see `sharding.Layout`.
-          explicit: See `sharding.Layout`.
         """
         self.step_config = step_config
         self._mesh = sharding.mesh(devices)
-        self.layout = sharding.Layout(self._mesh, layout, explicit)
+        self.layout = sharding.Layout(self._mesh, layout)
         self._replicated = sharding.replicated(self._mesh)
         self._split = sharding.by_batch(self._mesh)
         # If the state is split, `layout` shards each of its arrays inside the step.
         state_sharding = None if self.layout.splits else self._replicated
         self._train = jax.jit(
-            partial(train_steps, step_config, split=self._split, layout=self.layout),
+            partial(train_steps, step_config, layout=self.layout),
             static_argnums=(0, 1),
             donate_argnums=2,
             out_shardings=(state_sharding, self._replicated),
@@ -80,23 +80,23 @@ class JitExecutor(_Compiled):
             "in_shardings": (state_sharding, self._split),
             "out_shardings": self._replicated,
         }
-        self._predict = jax.jit(self._gathering(predict_step, 1), static_argnums=0, **prediction)
-        self._each_view = jax.jit(self._gathering(views_step, 1), static_argnums=0, **prediction)
-        self._features = jax.jit(self._gathering(features_step, 0), **prediction)
+        self._predict = jax.jit(self._by_share(predict_step, 1), static_argnums=0, **prediction)
+        self._each_view = jax.jit(self._by_share(views_step, 1), static_argnums=0, **prediction)
+        self._features = jax.jit(self._by_share(features_step, 0), **prediction)
 
-    def _gathering(self, step: Callable, position: int) -> Callable:
-        """`step` with its first argument bound, and the variables at `position` gathered."""
+    def _by_share(self, step: Callable, position: int) -> Callable:
+        """`step` with its first argument bound, of variables at `position` and of images."""
 
         @functools.wraps(step)
-        def gathering(*arguments):
+        def mapped(*arguments):
             first, (variables, images) = arguments[:position], arguments[position:]
             function = partial(step, self.step_config, *first)
-            if self.layout.mesh.size > 1 and self.layout.explicit:
-                dtypes = compute_dtypes(self.step_config.model, variables)
-                return self.layout.map_batch(function, variables, images, dtypes)
-            return function(self.layout.gathered(variables), images)
+            if self.layout.mesh.size == 1:
+                return function(variables, images)
+            model = self.step_config.model
+            return device_shares.map_batch(self.layout, model, function, variables, images)
 
-        return gathering
+        return mapped
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Copies host arrays to every device."""

@@ -17,7 +17,7 @@ from bloodjax.models.head import Network
 from bloodjax.pretrained.load import load_weights
 from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
-from bloodjax.training.train_step import Phase, StepConfig
+from bloodjax.training.step_config import Phase, StepConfig
 
 # Most bytes of features that `cache_features` = "auto" keeps on the device.
 _CACHE_BYTES = 2**30

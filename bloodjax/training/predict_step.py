@@ -6,7 +6,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from bloodjax.augment import geometry, tta
-from bloodjax.training.train_step import StepConfig, normalise
+from bloodjax.training.step_config import StepConfig
+from bloodjax.training.step_input import normalise
 
 
 def predict_step(

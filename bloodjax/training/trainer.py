@@ -32,8 +32,8 @@ from bloodjax.training import class_balance, factory, optim
 from bloodjax.training.divergence import Diverged, Divergence
 from bloodjax.training.metric_writer import MetricWriter, epoch_line
 from bloodjax.training.setup import RunContext
+from bloodjax.training.step_config import Phase
 from bloodjax.training.timing import Interval, Stopwatch, Throughput
-from bloodjax.training.train_step import Phase
 
 # Seconds between two reads of the metrics within an epoch. Each one waits for the device.
 _SYNC_SECONDS = 1.0

@@ -22,7 +22,7 @@ def test_every_image_that_chose_it_is_changed_once_and_no_other(size, share):
 
     @jax.jit
     def run(flags, images, params):
-        who = chosen.choose(list(flags), None)
+        who = chosen.choose(list(flags))
         for choice in range(3):
             images = chosen.update(invert, who, choice, size, images, params)
         return images
@@ -40,7 +40,7 @@ def test_the_function_runs_only_as_often_as_there_are_groups():
         jax.debug.callback(lambda: calls.append(1))
         return x + 1
 
-    run = jax.jit(lambda on, x: chosen.update(counted, chosen.choose([on], None), 0, 4, x))
+    run = jax.jit(lambda on, x: chosen.update(counted, chosen.choose([on]), 0, 4, x))
     for chose, groups in ((0, 0), (1, 1), (4, 1), (5, 2), (BATCH, 5)):
         calls.clear()
         on = np.arange(BATCH) < chose
@@ -48,19 +48,6 @@ def test_the_function_runs_only_as_often_as_there_are_groups():
         jax.effects_barrier()
         assert len(calls) == groups
         assert found.sum() == 2 * chose
-
-
-def test_devices_leave_the_loop_together():
-    on = np.zeros(BATCH, bool)
-    on[10:] = True
-
-    def shares(on, x, axis_name):
-        return chosen.update(lambda x: x + 1, chosen.choose([on], axis_name), 0, 2, x)
-
-    x = np.zeros((BATCH, 2), np.float32)
-    for devices in (1, 2, 4, 10):
-        found = jax.jit(lambda on, x, d=devices: chosen.per_device(shares, d, on, x))(on, x)
-        np.testing.assert_array_equal(found, np.broadcast_to(on[:, None], x.shape))
 
 
 def test_a_group_has_room_for_the_images_that_mostly_choose_it():

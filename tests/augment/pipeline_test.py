@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 
 from bloodjax.augment import pipeline
@@ -25,11 +24,9 @@ def keys(seed=0, n=N):
     return jax.random.split(jax.random.key(seed), n)
 
 
-def run(text, images, seed=0, devices=1):
-    augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames="devices")
-    return np.asarray(
-        augment(parse(text), keys(seed, len(images)), jnp.asarray(images), devices=devices)
-    )
+def run(text, images, seed=0):
+    augment = jax.jit(pipeline.augment, static_argnums=0)
+    return np.asarray(augment(parse(text), keys(seed, len(images)), jnp.asarray(images)))
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -112,7 +109,7 @@ def test_an_image_depends_on_its_own_key_alone(images):
 
 def in_forms(text, images, seed=0, **options):
     """The images augmented in each form, by the form's name."""
-    augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames=("form", "devices"))
+    augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames="form")
     arguments = (parse(text), keys(seed, len(images)), jnp.asarray(images))
     return {form: np.asarray(augment(*arguments, form=form, **options)) for form in pipeline.FORMS}
 
@@ -175,24 +172,6 @@ def test_a_tpu_gathers_no_single_pixels(name):
     assert most_gathered(lowered(text, "cuda")) >= 96 * 96
     # Images and their parameters are fetched, but no pixels and no entries of tables.
     assert most_gathered(lowered(text, "tpu")) <= 3 * 64
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("form", [None, "by choice"])
-def test_eight_devices_see_what_one_does(images, form):
-    mesh = jax.make_mesh((8,), ("data",))
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    augment = jax.jit(
-        lambda keys, images: pipeline.augment(parse(POLICY), keys, images, devices=8, form=form),
-        in_shardings=(split, split),
-        out_shardings=split,
-    )
-    found = augment(keys(), jnp.asarray(images))
-    assert (np.abs(found - run(POLICY, images)) > 0.1).mean() < 1e-3
-    # No device fetches images from another.
-    text = augment.lower(keys(), jnp.asarray(images)).compile().as_text()
-    assert "all-gather" not in text
-    assert "all-to-all" not in text
 
 
 @pytest.mark.full

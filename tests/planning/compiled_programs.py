@@ -25,7 +25,7 @@ from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.planning import compilers, machines
 from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor
-from bloodjax.training.train_step import Phase, StepConfig
+from bloodjax.training.step_config import Phase, StepConfig
 
 # Images on the device. They are more than a TPU's on-chip memory holds, into which it would copy
 # a smaller dataset.

@@ -23,9 +23,9 @@ from bloodjax.distributed import sharding
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.planning import program
-from bloodjax.training import optim, train_step
+from bloodjax.training import gradients, optim, step_input, train_step
 from bloodjax.training.executor import JitExecutor
-from bloodjax.training.train_step import Phase, StepConfig
+from bloodjax.training.step_config import Phase, StepConfig
 
 CLASSES, BATCH, IMAGES, SIZE = 3, 32, 64, 16
 WIDTHS = (32, 128)
@@ -42,10 +42,10 @@ def shapes():
     return jax.eval_shape(NETWORK.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
 
 
-def make(layout, explicit=True, **changes):
+def make(layout, **changes):
     options = {"augment": parse("d4"), "ema": 0.9, **changes}
     step_config = StepConfig(NETWORK, (0.5,) * 3, (0.25,) * 3, BATCH, **options)
-    return JitExecutor(step_config, None, layout, explicit)
+    return JitExecutor(step_config, layout=layout)
 
 
 def phase_of(freeze="none", cached=False):
@@ -197,7 +197,7 @@ def refuses(executor, phase, passes=1):
 
 @pytest.mark.full
 def test_a_batch_that_is_not_split_is_seen():
-    executor = make("data", explicit=False)
+    executor = make("data")
     executor._train = jax.jit(
         functools.partial(train_step.train_steps, executor.step_config), static_argnums=(0, 1)
     )
@@ -219,19 +219,28 @@ def test_a_parameter_that_is_gathered_twice_is_seen(monkeypatch):
 @pytest.mark.full
 @pytest.mark.parametrize("layout", sharding.LAYOUTS)
 def test_a_map_that_is_gathered_is_seen(monkeypatch, layout):
-    own = train_step.normalise
+    own = step_input.normalise
 
     def others_too(images, mean, std):
         images = own(images, mean, std)
         every = lax.all_gather(images, sharding.AXIS)
         return images + every[0] - every[1]
 
-    monkeypatch.setattr(train_step, "normalise", others_too)
+    monkeypatch.setattr(step_input, "normalise", others_too)
     refuses(make(layout), phase_of())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("layout", sharding.LAYOUTS)
-def test_a_gradient_that_is_summed_in_each_micro_batch_is_seen(layout):
-    # The compiler does so if it partitions the step itself.
-    refuses(make(layout, explicit=False, accumulate_steps=2), phase_of("batchnorm"), 0)
+def test_a_gradient_that_is_summed_in_each_micro_batch_is_seen(monkeypatch, layout):
+    own = gradients._accumulate
+
+    def summed_each_time(number, function, *arguments):
+        def one(*arguments):
+            (loss, correct, grads), stats = function(*arguments)
+            return (loss, correct, lax.pmean(grads, sharding.AXIS)), stats
+
+        return own(number, one, *arguments)
+
+    monkeypatch.setattr(gradients, "_accumulate", summed_each_time)
+    refuses(make(layout, accumulate_steps=2), phase_of("batchnorm"), 0)

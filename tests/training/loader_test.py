@@ -18,7 +18,7 @@ from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training import loader, optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
-from bloodjax.training.train_step import Phase, StepConfig
+from bloodjax.training.step_config import Phase, StepConfig
 
 from ..trees import assert_trees_equal
 

@@ -22,7 +22,7 @@ from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.evaluation import evaluator
 from bloodjax.training import factory, optim, timing, trainer
 from bloodjax.training.executor import JitExecutor
-from bloodjax.training.train_step import Phase
+from bloodjax.training.step_config import Phase
 
 FIGURES = pathlib.Path(__file__).with_name("speed_figures.json")
 JAX = ".".join(jax.__version__.split(".")[:2])

@@ -8,16 +8,9 @@ import pytest
 from jax import lax
 
 from bloodjax.checkpoints.state import TrainState
-from bloodjax.training.train_step import apply_if_finite, normalise
+from bloodjax.training.train_step import apply_if_finite
 
 from ..trees import assert_trees_equal
-
-
-def test_normalise_takes_bytes_to_the_scale_of_the_weights():
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    images = np.random.default_rng(3).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
-    expected = (images / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(normalise(jnp.asarray(images), mean, std), expected, atol=1e-5)
 
 
 def apply_update(state, grads):

@@ -21,7 +21,7 @@ from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.cli import console
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
-from bloodjax.training import executor, factory, metric_writer, trainer
+from bloodjax.training import executor, factory, metric_writer, setup, trainer
 
 from ..trees import assert_trees_equal
 from .runs import history, last_state
@@ -285,6 +285,14 @@ def test_a_start_that_fails_can_be_put_right(changes, message, make_config, tmp_
         run.train(make_config(**changes), tmp_path)
     assert not (tmp_path / "config.json").exists()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_of_missing_images_only_the_error_is_said(make_config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(setup.console, "log_info", said.append)
+    with pytest.raises(UserError, match="no such file"):
+        run.train(make_config(**{"data.train": "nowhere.npz"}), tmp_path)
+    assert said == []
 
 
 def test_the_trainer_changes_only_its_step_and_state():

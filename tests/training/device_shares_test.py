@@ -15,7 +15,7 @@ from bloodjax.distributed import sharding
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training.executor import JitExecutor
-from bloodjax.training.train_step import Phase, StepConfig
+from bloodjax.training.step_config import Phase, StepConfig
 
 from ..trees import assert_trees_close
 
@@ -31,10 +31,10 @@ CHANGES = {
 }
 
 
-def make(layout, explicit=True, devices=None, **changes):
+def make(layout, devices=None, **changes):
     options = {"augment": parse("d4"), "ema": 0.9, **changes}
     step_config = StepConfig(NETWORK, (0.5,) * 3, (0.25,) * 3, BATCH, **options)
-    return JitExecutor(step_config, devices, layout, explicit)
+    return JitExecutor(step_config, devices, layout)
 
 
 def images_and_labels():
@@ -99,48 +99,3 @@ def test_predictions_and_features_are_those_of_one_device(layout):
         )
         assert found.shape == expected.shape
         assert_trees_close(found, expected)
-
-
-def test_chips_that_fill_a_box_are_a_box():
-    coords = [(x, y, 0) for y in range(2) for x in range(4)]
-    assert sharding._box(coords) == (4, 2)
-    assert sharding._box(coords[:4]) == (4,)
-    assert sharding._box(coords[:3] + coords[4:5]) == (4,)
-    assert sharding._box([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]) == (2, 2, 2)
-    assert sharding._box([(), ()]) == (2,)
-
-
-@pytest.mark.parametrize("box", [(8,), (4, 2), (2, 2, 2)])
-@pytest.mark.parametrize("bundle", [1, 5000, 2**24])
-def test_sums_scattered_in_bundles_along_the_sides_of_a_box_are_the_sums(box, bundle, monkeypatch):
-    monkeypatch.setattr(sharding, "_BUNDLE", bundle)
-    layout = sharding.Layout(sharding.mesh(), "fsdp")
-    layout._phases = sharding._phases(box)
-    rng = np.random.default_rng(0)
-    tree = {
-        name: rng.integers(0, 9, (8, *shape)).astype(np.float32)
-        for name, shape in {"last": (4, 512), "first": (64, 30), "whole": (7,)}.items()
-    }
-    like = jax.tree.map(lambda x: x[0], tree)
-    specs, dtypes = layout.specs(like), jax.tree.map(lambda x: x.dtype, like)
-    wanted = jax.tree.map(lambda x: True, like)
-    scatter = jax.shard_map(
-        lambda tree: layout.reduce(jax.tree.map(lambda x: x[0], tree), specs, dtypes, wanted),
-        mesh=layout.mesh,
-        in_specs=jax.sharding.PartitionSpec(sharding.AXIS),
-        out_specs=specs,
-        check_vma=False,
-    )
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        jax.jit(scatter)(tree),
-        jax.tree.map(lambda x: x.sum(0), tree),
-    )
-
-
-def test_bundles_have_one_dtype_and_a_limited_size(monkeypatch):
-    monkeypatch.setattr(sharding, "_BUNDLE", 10)
-    sizes = [4, 5, 3, 20, 1]
-    dtypes = ["float32", "bfloat16", "float32", "float32", "float32"]
-    arrays = {i: jnp.zeros(*each) for i, each in enumerate(zip(sizes, dtypes, strict=True))}
-    assert sharding._bundles(arrays) == [[0, 2], [1], [3], [4]]
