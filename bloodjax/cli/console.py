@@ -10,7 +10,7 @@ import html
 import logging
 import time
 import unicodedata
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import rich.console
 import rich.progress
@@ -68,7 +68,7 @@ def log_info(message: str) -> None:
         _log.info(message, stacklevel=2)
 
 
-def counted(n: int, singular: str, plural: str = "") -> str:
+def counted(n: SupportsIndex, singular: str, plural: str = "") -> str:
     """`n` with its noun: "1 image", "1,200 images".
 
     Args:

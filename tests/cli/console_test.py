@@ -123,6 +123,41 @@ def test_say_prints_one_plain_line(screen):
     assert file.getvalue() == message + "\n"
 
 
+def test_a_line_is_what_it_says_and_nothing_that_a_terminal_obeys(screen):
+    file = screen(True)
+    console.log_info("[red]$x^2$ :smile: \x1b[31m嗜 a\tb caf\udce9\u200d")
+    assert file.getvalue() == "[red]$x^2$ :smile: \\x1b[31m嗜 a\tb caf\\udce9\u200d\n"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(5, "EIO")])
+def test_a_line_that_cannot_be_shown_is_lost_and_the_run_is_not(screen, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    screen(False)
+    monkeypatch.setattr(console._console, "print", fail)
+    console.log_info("one")
+    error = BrokenPipeError()
+    with pytest.raises(BrokenPipeError):  # `command.run` ends the process then
+        console.log_info("two")
+
+
+def test_numbers_have_their_noun():
+    counted = [console.counted(n, "image") for n in (0, 1, 2, 1200)]
+    assert counted == ["0 images", "1 image", "2 images", "1,200 images"]
+    assert console.counted(2, "class", "classes") == "2 classes"
+
+
+@pytest.mark.parametrize(
+    ("rate", "end"),
+    [(0.0, ""), (0.4, "; 0.4 images/s"), (9.96, "; 10.0 images/s"), (1234.5, "; 1,234 images/s")],
+)
+def test_an_epoch_that_was_trained_before_has_no_speed(rate, end):
+    train = {"loss": 1.0, "accuracy": 0.5, "images_per_second": rate}
+    line = metric_writer.epoch_line({"epoch": 3, "phase": "head", "train": train})
+    assert line == f"epoch 3 (head): loss 1.0000, accuracy 0.5000{end}"
+
+
 def test_warnings_of_the_library_go_to_the_same_place(screen):
     file = screen(False)
     console.show_lines()

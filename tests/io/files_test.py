@@ -16,12 +16,21 @@ def test_replaces_the_file_and_leaves_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = tmp_path / "a.json"
     files.atomic_write(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        files.atomic_write(path, "new \ud800")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.atomic_write(path, "new")
     assert path.read_text("utf-8") == "old"
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_an_escape(tmp_path):
+    files.atomic_write(tmp_path / "a.csv", "caf\udce9.png,\N{DROP OF BLOOD}")
+    assert (tmp_path / "a.csv").read_text("utf-8") == "caf\\udce9.png,\N{DROP OF BLOOD}"
 
 
 @pytest.mark.parametrize(

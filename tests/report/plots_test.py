@@ -181,7 +181,7 @@ def test_plots_have_room_for_long_names(classes, letters):
     names = [LONG[: letters - 1] + str(i) for i in range(classes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where it gives up the layout
-        svg = plots.confusion_matrix(np.eye(classes, dtype=int), names)
+        svg = plots.confusion_matrix(np.eye(classes, dtype=int).tolist(), names)
         scores = {"recall": 0.5, "recall_ci95": (0.2, 0.8)}
         recalls = plots.class_recalls(dict.fromkeys(names, scores))
     for plot in (svg, recalls):
@@ -191,7 +191,7 @@ def test_plots_have_room_for_long_names(classes, letters):
 def test_names_without_glyphs_are_text_and_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svg = plots.confusion_matrix(np.eye(len(ODD), dtype=int), ODD)
+        svg = plots.confusion_matrix(np.eye(len(ODD), dtype=int).tolist(), ODD)
         scores = {"recall": 0.5, "recall_ci95": (0.2, 0.8)}
         recalls = plots.class_recalls(dict.fromkeys(ODD, scores))
     for plot, times in ((svg, 2), (recalls, 1)):
@@ -200,7 +200,7 @@ def test_names_without_glyphs_are_text_and_nothing_warns():
             assert texts.count(name) == times
         assert re.search("font-family|font:.*sans-serif", plot)
         assert not re.search(r"#[0-9a-f]{6}\b", plot)
-    assert svg == plots.confusion_matrix(np.eye(len(ODD), dtype=int), ODD)
+    assert svg == plots.confusion_matrix(np.eye(len(ODD), dtype=int).tolist(), ODD)
 
 
 def test_a_sheets_titles_are_neither_formulas_nor_boxes():
