@@ -105,6 +105,7 @@ def evaluate(
     tta_select: str = "none",
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
+    layout: str | None = None,
 ) -> dict:
     """Scores a trained classifier on labelled images, and writes metrics.json and predictions.csv.
 
@@ -125,6 +126,8 @@ def evaluate(
         NAME,NAME,...; `corruptions.json` and `corruptions.html` contain the result.
       bad_images: What to do about an unreadable image: raise an error ("fail") or leave it out
         ("skip"); by default as the run's config says.
+      layout: What the folders of the data mean, such as "class/group", as `config.data.layout`. By
+        default it is found from their names.
 
     Returns:
       The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.
@@ -147,6 +150,7 @@ def evaluate(
         tta_select=tta_select,
         corruptions=corruptions,
         bad_images=bad_images,
+        layout=layout,
     )
 
 
@@ -157,6 +161,7 @@ def load_dataset(
     bad_images: Literal["fail", "skip"] = "fail",
     class_names: Sequence[str] = (),
     seed: int = 0,
+    layout: str = "auto",
 ) -> Dataset:
     """All labelled images of a source, centre-cropped and resized.
 
@@ -167,6 +172,7 @@ def load_dataset(
         a warning ("skip").
       class_names: Classes in label order; by default the source's.
       seed: Random seed of the synthetic images.
+      layout: What the folders of the source mean, such as "class/group", as `config.data.layout`.
 
     Returns:
       The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], `names`,
@@ -176,12 +182,13 @@ def load_dataset(
       UserError: The source is missing, damaged or has no image of a class.
     """
     from bloodjax.data import sources
+    from bloodjax.data.formats import layout as layout_lib
     from bloodjax.data.options import ReadOptions
 
     return sources.load(
         os.fspath(spec),
         image_size,
-        options=ReadOptions(bad_images),
+        options=ReadOptions(bad_images, layout=layout_lib.check(layout, "layout")),
         class_names=class_names,
         seed=seed,
     )

@@ -23,15 +23,23 @@ _BAD = command.flags.DEFINE_enum(
 _CLASSES = command.flags.DEFINE_string(
     "classes", "", "A,B,C: Class names in label order, for a file without its own."
 )
+_LAYOUT = command.flags.DEFINE_string(
+    "layout",
+    "auto",
+    "LEVELS: What the folders of a source mean, such as class/group; as config.data.layout.",
+)
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
+    from bloodjax.config import parsed
     from bloodjax.data import audit, sources, statement
+    from bloodjax.data.formats import layout
+    from bloodjax.data.options import ReadOptions
     from bloodjax.report import audit_page
 
-    options = ReadOptions(bad_images=_BAD.value)
+    options = ReadOptions(bad_images=_BAD.value, layout=layout.check(_LAYOUT.value, "--layout"))
     names = parsed.parse_names(_CLASSES.value)
     datasets = {
         spec: sources.load(spec, _SIZE.value, options=options, class_names=names)
@@ -42,13 +50,15 @@ def main(_: list[str]) -> None:
     findings = audit.audit(datasets)
     out = command.local_path("out")
     audit_page.write(findings, datasets, out)
+    for remark in findings.remarks:
+        console.log_info(remark)
     skipped = "".join(f"; skipped: {line}" for line in findings.left_out)
     console.log_info(
         f"{console.counted(findings.n, 'image')}: {len(findings.junk):,} junk, "
         f"{console.counted(len(findings.exact_duplicates), 'group')} of exact and "
         f"{len(findings.near_duplicates):,} of near duplicates, "
         f"{console.counted(len(findings.label_conflicts), 'label conflict')}, "
-        f"{console.counted(len(findings.leakage), 'leak')}{skipped}; see {out / 'index.html'}"
+        f"{console.counted(len(findings.leaks), 'leak')}{skipped}; see {out / 'index.html'}"
     )
 
 

@@ -49,6 +49,11 @@ _BAD = command.flags.DEFINE_enum(
     "What to do about an unreadable image: end with an error, or leave it out. By default as the "
     "run's config.data.bad_images says.",
 )
+_LAYOUT = command.flags.DEFINE_string(
+    "layout",
+    None,
+    "LEVELS: What the folders of the data mean, such as class/group; as config.data.layout.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -67,6 +72,7 @@ def main(_: list[str]) -> None:
         tta_select=_SELECT.value,
         corruptions=_CORRUPTIONS.value,
         bad_images=_BAD.value,
+        layout=_LAYOUT.value,
     )
 
 

@@ -40,6 +40,11 @@ _FIT = command.flags.DEFINE_enum(
 _CLASSES = command.flags.DEFINE_string(
     "classes", "", "A,B,C: Class names in label order, for a file without its own."
 )
+_LAYOUT = command.flags.DEFINE_string(
+    "layout",
+    "auto",
+    "LEVELS: What the folders of the source mean, such as class/group; as config.data.layout.",
+)
 _SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 0, 2**31 - 1)
 
 
@@ -48,13 +53,16 @@ def main(_: list[str]) -> None:
     from bloodjax.cli import console
     from bloodjax.config import parsed
     from bloodjax.data import packing
+    from bloodjax.data.formats import layout
     from bloodjax.data.options import ReadOptions
 
     size, out = _SIZE.value, command.local_path("out")
     dataset = packing.load_source(
         _DATA.value,
         size,
-        options=ReadOptions(bad_images=_BAD.value, bits=_BITS.value, fit=_FIT.value),
+        options=ReadOptions(
+            _BAD.value, _BITS.value, _FIT.value, layout.check(_LAYOUT.value, "--layout")
+        ),
         class_names=parsed.parse_names(_CLASSES.value),
         seed=_SEED.value,
     )

@@ -60,7 +60,7 @@ def main(_: list[str]) -> None:
     dataset = sources.load_images(
         os.path.expanduser(_INPUT.value),
         model.config.data.image_size,
-        options=config.read_options(config.with_bad_images(model.config, _BAD.value)),
+        options=config.read_options(config.with_reading(model.config, bad_images=_BAD.value)),
         seed=model.config.seed,
     )
     for line in statement.lines({"images": dataset}):

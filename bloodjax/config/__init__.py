@@ -9,7 +9,7 @@ from bloodjax.config.load import (
     resumed,
     to_json,
     validate,
-    with_bad_images,
+    with_reading,
     with_scale,
     with_source,
 )
@@ -37,7 +37,7 @@ __all__ = [
     "split_source",
     "to_json",
     "validate",
-    "with_bad_images",
+    "with_reading",
     "with_scale",
     "with_source",
 ]

@@ -90,6 +90,10 @@ def defaults() -> ml_collections.ConfigDict:
                 # Scale that the training images were read with, if they have more than 8 bits;
                 # filled in by the run and not to be set.
                 "scale": "",
+                # What the folders of a source mean, from the outermost on: class, split/class,
+                # class/group, group/class and so on, where a group is a patient, a slide or a fold
+                # and other is a level without meaning; auto finds it from their names.
+                "layout": "auto",
                 # Class names in label order, for a file that does not name its own classes.
                 "classes": (),
             },

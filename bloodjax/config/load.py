@@ -46,6 +46,7 @@ _FREE = ("profile", "grace_seconds", "sharding", "peer_timeout")
 _NAMES = ("data.classes",)
 # Keys whose value is a SPEC or a fraction.
 _SPLIT_SOURCES = ("data.validation", "data.test")
+_SOURCES = ("data.train", *_SPLIT_SOURCES)
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:
@@ -128,12 +129,11 @@ def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenC
     )
 
 
-def with_bad_images(config: Config, bad_images: str | None) -> Config:
-    """`config` with another value of `data.bad_images`; None keeps its own."""
-    if bad_images is None:
-        return config
+def with_reading(config: Config, **values: str | None) -> Config:
+    """`config` with other values of keys of `data`, such as `bad_images`; None keeps its own."""
+    changed = {key: value for key, value in values.items() if value is not None}
     content = config.to_dict()
-    return validate({**content, "data": {**content["data"], "bad_images": bad_images}})
+    return validate({**content, "data": {**content["data"], **changed}}) if changed else config
 
 
 def with_scale(config: Config, scale: str) -> ml_collections.FrozenConfigDict:
@@ -142,18 +142,33 @@ def with_scale(config: Config, scale: str) -> ml_collections.FrozenConfigDict:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """`key: old value -> new value` for each key that affects results and that the user sets."""
+    """`key: old value -> new value` for each key that affects results and that the user sets.
+
+    Another SPEC of a source is no difference: whether it is the same data, its contents tell.
+    """
     before, after = flatten(old), flatten(new)
     return [
         f"{k}: {before[k]!r} -> {after[k]!r}"
         for k in after
-        if before[k] != after[k] and not k.startswith(_FILLED_IN) and k not in _FREE
+        if before[k] != after[k]
+        and not k.startswith(_FILLED_IN)
+        and k not in _FREE
+        and not (k in _SOURCES and _is_spec(before[k]) and _is_spec(after[k]))
     ]
 
 
 def resumed(stored: Config, requested: Config) -> ml_collections.FrozenConfigDict:
     """The stored config of a run, with the requested values of the keys that may change."""
-    return validate({**stored.to_dict(), **{key: requested[key] for key in _FREE}})
+    content = stored.to_dict()
+    specs = {key: requested.data[key.partition(".")[2]] for key in _SOURCES}
+    specs = {key.partition(".")[2]: text for key, text in specs.items() if _is_spec(text)}
+    free = {key: requested[key] for key in _FREE}
+    return validate({**content, **free, "data": {**content["data"], **specs}})
+
+
+def _is_spec(value: object) -> bool:
+    """Whether a value of one of `_SOURCES` names a source, and is no fraction."""
+    return bool(value) and parse_split_source(str(value)).spec is not None
 
 
 def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def distortions(config: Config) -> dict[str, tuple[int, ...]]:
 def read_options(config: Config) -> ReadOptions:
     """How a run reads the images of its sources, and of those that it is applied to."""
     data = config.data
-    return ReadOptions(bad_images=data.bad_images, bits=data.scale or data.bits, fit=data.fit)
+    return ReadOptions(data.bad_images, data.scale or data.bits, data.fit, data.layout)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from bloodjax.augment import tta, views
 from bloodjax.config import parsed
 from bloodjax.config.defaults import PHASES, Config
 from bloodjax.data import bit_depth
+from bloodjax.data.formats import layout
 from bloodjax.data.options import BITS, FITS
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
@@ -87,6 +88,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.on_device": _one_of("auto", "always", "never"),
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
+    "data.layout": (
+        layout.is_valid,
+        "auto, or the levels of folders joined by /, each one of split, class, group and other, "
+        "such as split/class/group",
+    ),
     "data.bits": _one_of(*BITS),
     "data.fit": _one_of(*FITS),
     "data.scale": _one_of("", bit_depth.UNIT, *bit_depth.BITS),

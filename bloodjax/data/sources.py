@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bloodjax.data import fingerprint as fingerprint_lib
+from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, folders, image_files, npz
 from bloodjax.data.formats.archive import keep_open
@@ -39,6 +40,7 @@ def load(
     *,
     options: ReadOptions = DEFAULTS,
     class_names: Sequence[str] = (),
+    positional: bool = True,
     seed: int = 0,
     lazy: bool = False,
 ) -> Dataset:
@@ -53,7 +55,9 @@ def load(
       options: How the images are read.
       class_names: Classes in label order, such as those of a trained model. The source may lack
         some of them, and must not contain others. By default the order is the source's own, and
-        each class must have an image.
+        each class must have an image. Names that differ only in form are the same (`names`).
+      positional: Whether the labels of a file that names no classes are positions in
+        `class_names`. If not, such a file is an error, unless its labels follow the same order.
       seed: Random seed of synthetic images.
       lazy: Whether images of a folder or zip are always lazy.
 
@@ -67,7 +71,9 @@ def load(
     else:
         path = _local_path(spec)
         if _is_npz(path):
-            dataset = npz.read_dataset(path, image_size, class_names, options)
+            dataset = npz.read_dataset(
+                path, image_size, class_names, options, positional=positional
+            )
         elif array_record.is_shards(path):
             dataset = array_record.read_dataset(path, image_size, options)
         else:
@@ -77,13 +83,13 @@ def load(
         reading = reading.with_detail("the folder of this name, no rendered cells")
     dataset = dataclasses.replace(dataset, reading=reading)
     if class_names:
-        return _in_label_order(spec, dataset, class_names)
+        return in_label_order(dataset, class_names)
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     empty = [name for name, n in zip(dataset.classes, counts, strict=True) if n == 0]
     if empty:
         raise UserError(
-            f"{spec}: no image of {', '.join(empty)}, expected at least one of each class "
-            f"({', '.join(dataset.classes)})"
+            f"{spec}: no image of {_shown(empty)}, expected at least one of each class "
+            f"({_shown(dataset.classes)}); config.data.classes or --classes may list others"
         )
     return dataset
 
@@ -220,13 +226,36 @@ def _local_path(spec: str) -> pathlib.Path:
     return path
 
 
-def _in_label_order(spec: str, dataset: Dataset, class_names: Sequence[str]) -> Dataset:
-    unknown = sorted(set(dataset.classes) - set(class_names))
+def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """The images with labels that follow other class names, of which the source may lack some.
+
+    Args:
+      dataset: The images.
+      class_names: Class names in label order. A name that differs only in form is the same.
+
+    Raises:
+      UserError: The images have a class that `class_names` does not contain.
+    """
+    name_of = names.match(dataset.classes, class_names)
+    unknown = [name for name in dataset.classes if name not in name_of]
     if unknown:
         raise UserError(
-            f"{spec}: contains the class {unknown[0]}, expected only {', '.join(class_names)}"
+            f"{dataset.reading.spec}: contains the class{'es' if len(unknown) > 1 else ''} "
+            f"{_shown(unknown)}, expected only {_shown(class_names)}"
         )
-    new_label = np.array([class_names.index(name) for name in dataset.classes], np.int32)
+    position = {name: i for i, name in enumerate(class_names)}
+    new_label = np.array([position[name_of[name]] for name in dataset.classes], np.int32)
+    reading = dataset.reading
+    for name in dataset.classes:
+        if name_of[name] != name:
+            reading = reading.with_detail(f"{name} taken as {name_of[name]}")
     return dataclasses.replace(
-        dataset, labels=new_label[dataset.labels], classes=tuple(class_names)
+        dataset,
+        labels=new_label[dataset.labels],
+        classes=tuple(class_names),
+        reading=reading,
     )
+
+
+def _shown(class_names: Sequence[str]) -> str:
+    return ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")

@@ -6,16 +6,23 @@ import collections
 import json
 import math
 import pathlib
+import types
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 from scipy.sparse import csgraph
 
+from bloodjax.data import fingerprint
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.reading import LeftOut
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write, read_json
+
+# Names that sources give to the splits that serve as parts of a run.
+SOURCE_NAMES = {"validation": "val", "test": "test"}
 
 
 def merge_groups(
@@ -83,12 +90,37 @@ def split(
     return {name: np.flatnonzero(part_of == part) for part, name in enumerate(fractions)}
 
 
+def own_split(dataset: Dataset, part: str) -> str | None:
+    """The split of a source that serves as `part` of a run; None if all of its images do.
+
+    A source that assigns several splits, one of which is called like the part, gives this one.
+    Every command follows this rule for a source that is not the run's training source.
+
+    Args:
+      dataset: All images of the source.
+      part: "validation" or "test".
+    """
+    name = SOURCE_NAMES[part]
+    return name if name in dataset.splits and len(set(dataset.splits)) > 1 else None
+
+
+def take_split(dataset: Dataset, split: str) -> Dataset:
+    """The images of one of a source's own splits; the reading of the dataset says so."""
+    taken = dataset.take(np.array(dataset.splits) == split)
+    detail = f"its own {split} split: {len(taken):,} of {len(dataset):,} images"
+    return taken.with_reading(dataset.reading.with_detail(detail))
+
+
 def save(
     path: pathlib.Path,
     parts: Mapping[str, Int[np.ndarray, " _"]],
     names: Mapping[str, Sequence[str]],
     sources: Mapping[str, Mapping[str, str]],
     seed: int,
+    *,
+    classes: Sequence[str] = (),
+    hashes: Mapping[str, UInt64[np.ndarray, " _"]] = types.MappingProxyType({}),
+    left_out: Sequence[LeftOut] = (),
 ) -> None:
     """Writes `splits.json` atomically.
 
@@ -96,23 +128,41 @@ def save(
       path: The file to write.
       parts: Indices of the images in each split.
       names: For each split, the names of all images of its source, which the indices refer to.
-      sources: For each split, the "spec" and "fingerprint" of its source.
+      sources: For each split, the "spec", "fingerprint" and "path" of its source.
       seed: Random seed of `split`.
+      classes: Class names in label order.
+      hashes: For each split, the hashes of all images of its source (`fingerprint.of_images`).
+      left_out: Images of the sources that are in no split.
     """
     content = {
         "seed": seed,
         "sources": {part: dict(sources[part]) for part in parts},
+        "classes": list(classes),
+        "left_out": [list(entry) for entry in left_out],
+        "pixels": {
+            part: fingerprint.to_text(hashes[part][indices])
+            for part, indices in parts.items()
+            if part in hashes
+        },
         "parts": {part: [names[part][i] for i in indices] for part, indices in parts.items()},
     }
+    write(path, content)
+
+
+def write(path: pathlib.Path, content: Mapping[str, object]) -> None:
+    """Writes the content that `load` returns atomically."""
     atomic_write(path, json.dumps(content, indent=1))
 
 
 def load(path: pathlib.Path) -> dict:
-    """Loads what `save` wrote.
+    """Loads what `save` wrote, or what an earlier version of it wrote.
 
     Returns:
-      "seed": the random seed; "sources": for each split the "spec" and "fingerprint" of its
-      source; "parts": for each split the names of its images.
+      "seed": the random seed; "sources": for each split the "spec" and "fingerprint" of its source
+      and, unless an earlier version wrote the file, its "path"; "parts": for each split the names
+      of its images; "pixels": hashes of these images as text (`fingerprint.from_text`), by split;
+      "classes": class names in label order; "left_out": lists of reason, class and number. The
+      last three are empty in earlier versions.
 
     Raises:
       UserError: The file is missing, damaged, or has other content.
@@ -122,16 +172,23 @@ def load(path: pathlib.Path) -> dict:
 
 
 def _well_formed(content: Any) -> dict:
+    content = {"classes": [], "pixels": {}, "left_out": [], **content}
     sources, parts = dict(content["sources"]), dict(content["parts"])
     if sources.keys() != parts.keys():
         raise ValueError("sources and parts have different names")
-    if not all(source.keys() == {"spec", "fingerprint"} for source in sources.values()):
+    needed = {"spec", "fingerprint"}
+    if not all(needed <= source.keys() <= needed | {"path"} for source in sources.values()):
         raise ValueError("a source has other keys")
     texts = [[*source.values()] for source in sources.values()]
     if not isinstance(content["seed"], int) or not all(
-        map(_are_strings, [*texts, *parts.values()])
+        map(_are_strings, [*texts, *parts.values(), content["classes"]])
     ):
         raise ValueError("a value has the wrong type")
+    for part, text in dict(content["pixels"]).items():
+        if len(fingerprint.from_text(text)) != len(parts[part]):
+            raise ValueError("a part has other numbers of names and pixels")
+    if any(not _are_strings([*entry[:2]]) or len(entry) != 3 for entry in content["left_out"]):
+        raise ValueError("left_out has other entries")
     return content
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
+from bloodjax.data import statement
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
@@ -71,6 +72,7 @@ def write(
             cleaned=config.data.clean == "drop",
         ),
         counts=counts,
+        statement=statement.lines(dict(splits.items()), splits.left_out),
         class_weights=weights,
         versions=versions(),
         timings={"training": sum(entry["seconds"] for entry in history)} if history else {},

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
 
 from bloodjax import config as config_lib
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED
 from bloodjax.cli import console
+from bloodjax.config import Config
 from bloodjax.corruptions import registry
 from bloodjax.data import statement
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.formats import layout as layout_lib
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble, evaluator, results, robustness
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
-from bloodjax.training import input_pipeline
+from bloodjax.training import saved_splits
 
 
 def evaluate_runs(
@@ -29,10 +35,13 @@ def evaluate_runs(
     tta_select: str = "none",
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
+    layout: str | None = None,
 ) -> dict:
     """Scores a run, or an ensemble of runs, and writes the files of `evaluator.evaluate`.
 
-    Results of another source are never replaced (`results.folder`).
+    Results of another source are never replaced (`results.folder`). Images that a run was trained
+    on are recognised by their pixels in any file. The result is then that of the others, and "all"
+    has the metrics of all images, which are written to the folder `all` too.
 
     See `bloodjax.evaluate` for the arguments, the result and the errors.
     """
@@ -43,31 +52,70 @@ def evaluate_runs(
     if tta_select != "none":
         _select(model, workdirs, tta, tta_select)
         tta = SELECTED
-    config = config_lib.with_bad_images(model.config, bad_images)
-    name, dataset = input_pipeline.select(
-        config, workdirs[0] / "splits.json", model.classes, data, split
-    )
+    config = config_lib.with_reading(model.config, bad_images=bad_images)
+    if layout is not None:
+        layout_lib.check(layout, "--layout")
+    splits_file = workdirs[0] / saved_splits.SPLITS_FILE
+
+    def read(config: Config) -> tuple[str, Dataset]:
+        return saved_splits.select(config, splits_file, model.classes, data, split, layout)
+
+    name, dataset = read(config)
     for line in statement.lines({name: dataset}):
         console.log_info(line)
-    if isinstance(model, Ensemble) and name != "train":
-        model.check_unseen(data, dataset.names)
-    is_own = name in input_pipeline.SPLITS
+    is_own = name in saved_splits.SPLITS
+    seen = np.zeros(len(dataset), bool)
+    if not (is_own and isinstance(model, Classifier)) and name != "train":
+        seen = _trained_on(model, workdirs[0], dataset, config, lambda config: read(config)[1])
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
     source = (results.of_run if is_own else results.of_data)(name, data)
     out = results.folder(out, workdirs[0] / "evaluate", name, source)
+    everything, title = dataset, name
+    if seen.any():
+        source["trained_on"] = int(seen.sum())
+        console.log_info(
+            f"{name}: {seen.sum():,} of {console.counted(len(seen), 'image')} were trained on, as "
+            "their pixels show" + ("" if seen.all() else "; the others are scored alone")
+        )
+    if seen.any() and not seen.all():
+        dataset = dataset.take(~seen)
+        title = f"{name}, without the images trained on"
     result, _ = evaluator.evaluate(model, dataset, out, tta=tta, source=source)
     for member in result.get("members", ()):
         console.log_info(
             f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "
             f"loss {member['loss']:.4f}"
         )
-    console.log_info(evaluator.summary(name, result))
+    console.log_info(evaluator.summary(title, result))
+    if dataset is not everything:
+        both, _ = evaluator.evaluate(model, everything, out / "all", tta=tta, source=source)
+        console.log_info(evaluator.summary(f"{name}, all", both))
+        result["all"] = both
     if names:
         result["corruptions"] = robustness.benchmark(model, dataset, out, names=names, tta=tta)
         console.log_info(robustness.summary(result["corruptions"]))
     console.log_info(f"written to {out}")
     return result
+
+
+def _trained_on(
+    model: Classifier | Ensemble,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    config: Config,
+    read_again: Callable[[Config], Dataset],
+) -> Bool[np.ndarray, " n"]:
+    """Which images the run in `workdir`, or a member of the ensemble, was trained on."""
+    members = model.members if isinstance(model, Ensemble) else {workdir: model}
+    runs = {folder: member.config for folder, member in members.items()}
+    mask, unknown = saved_splits.trained_on(runs, model.classes, dataset, config, read_again)
+    for folder in unknown:
+        console.log_info(
+            f"{folder}: an earlier version kept no hashes of the training images, and their source "
+            "is missing or has changed; whether they are among these cannot be told"
+        )
+    return mask
 
 
 def _select(
@@ -83,7 +131,7 @@ def _select(
     if tta in ("none", SELECTED):
         raise UserError(f"--tta is {tta!r}, expected several views to select from, such as d4")
     (workdir,) = workdirs
-    validation = input_pipeline.recall(
-        model.config, workdir / "splits.json", model.classes, "validation"
+    validation = saved_splits.recall(
+        model.config, workdir / saved_splits.SPLITS_FILE, model.classes, "validation"
     )
     evaluator.select_views(model, workdir, validation, tta, method)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import UInt8
 
-from bloodjax.data import images
+from bloodjax.data import images, statement
 from bloodjax.data.audit import Audit, AuditedImage, Group
 from bloodjax.data.dataset import Dataset
 from bloodjax.io.files import atomic_write, make_folder
@@ -101,10 +101,11 @@ def _page(audit: Audit, datasets: Mapping[str, Dataset]) -> str:
     return html.render(
         "audit.html",
         audit=audit,
+        statement=statement.lines(datasets),
         sizes={key: len(dataset) for key, dataset in datasets.items()},
         junk=finding(_versions(audit.junk, datasets)),
         conflicts=finding(audit.label_conflicts),
-        leakage=finding(audit.leakage),
+        leakage=finding(audit.leaks),
         exact=finding(audit.exact_duplicates),
         near=finding(audit.near_duplicates),
     )

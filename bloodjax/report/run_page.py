@@ -80,6 +80,7 @@ def build(
     audit: Mapping[str, int] | None = None,
     audit_page: str = "../audit/index.html",
     counts: Mapping[str, Mapping[str, int]] | None = None,
+    statement: Sequence[str] = (),
     class_weights: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     timings: Mapping[str, float] | None = None,
@@ -99,6 +100,7 @@ def build(
         leakage), `n`, `dropped`, and `cleaned`: 1 if leaking images were left out, else 0.
       audit_page: Link to the page of the audit.
       counts: Split -> class -> number of images.
+      statement: Lines on the sources, the classes and what was left out, see `data.statement`.
       class_weights: Class -> weight in the loss.
       versions: Name of a package, or "device" -> version.
       timings: Activity -> seconds.
@@ -124,6 +126,7 @@ def build(
         audit_findings=AUDIT_FINDINGS,
         audit_page=audit_page,
         counts=counts or {},
+        statement=statement,
         class_weights=class_weights or {},
         config=json.dumps(config, indent=2),
         versions=versions or {},

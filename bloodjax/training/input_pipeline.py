@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,17 +19,14 @@ from bloodjax.data import audit, bit_depth, sources
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.options import ReadOptions
-from bloodjax.data.reading import LeftOut, left_out_by_class
+from bloodjax.data.reading import LeftOut, left_out_by_class, merge
 from bloodjax.errors import UserError
 from bloodjax.report import audit_page
+from bloodjax.training import cleaning, saved_splits
+from bloodjax.training.cleaning import SPLITS
 
-SPLITS = ("train", "validation", "test")
 # Fraction of train that "auto" splits off if the source has no such split of its own.
 DEFAULT_FRACTION = 0.15
-# Bytes of the name of a source in the name of a folder; file systems allow 255.
-_LONGEST_NAME = 120
-# Names that sources give to their own splits.
-_SOURCE_SPLIT = {"validation": "val", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +62,9 @@ class Splits:
 def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Splits:
     """Reads, audits, cleans and splits the images of a run.
 
-    With `config.data.clean` = "drop", junk is removed from every split, and images that a later
-    split contains too are removed from the earlier one, so that no test image was trained on.
-    Duplicates within a source stay together in one split.
+    With `config.data.clean` = "drop", `cleaning` removes junk from every split, and images that a
+    later split contains too from the earlier one, so that no test image was trained on. Images of
+    one group, and duplicates within a source, stay together in one split.
 
     Args:
       config: Config of the run.
@@ -77,148 +72,33 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
       resumes: Whether to read the splits from `splits.json` instead of drawing them.
 
     Raises:
-      UserError: A source is invalid, has changed since `splits.json` was written or lacks a class,
-        or the audit found something and `config.data.clean` is "fail".
+      UserError: A source is invalid, is not the one that `splits.json` was written for, or has one
+        class only; a split is empty or lacks a class to train on; cleaning would take too much of
+        a class; or the audit found something and `config.data.clean` is "fail".
     """
     specs = _specs(config)
-    loaded = _load(config, specs)
-    path = workdir / "splits.json"
-    junk: dict[str, list[int]] = {}
+    path = workdir / saved_splits.SPLITS_FILE
+    classes = splits_lib.load(path)["classes"] if resumes else None
+    loaded, unused = _load(config, specs, classes)
+    if len(loaded["train"].classes) < 2:
+        raise UserError(
+            f"{config.data.train}: all images are of one class ({loaded['train'].classes[0]}), "
+            "expected two or more classes to tell apart"
+        )
     if resumes:
-        indices = _recall(path, specs, loaded)
+        indices, left_out = _recall(path, specs, loaded)
     else:
         findings = audit.audit(loaded)
-        audit_page.write(findings, loaded, workdir / "audit")
-        indices = _clean_and_split(config, loaded, findings)
-        junk = {name: findings.junk_in(name) for name in loaded}
-        _save(path, config.seed, specs, loaded, indices)
+        page = audit_page.write(findings, loaded, workdir / "audit")
+        for remark in findings.remarks:
+            console.log_info(remark)
+        indices, left_out = _clean_and_split(config, loaded, findings, page)
+        left_out = merge((*unused, *left_out))
+        _save(path, config.seed, specs, loaded, indices, findings.hashes, left_out)
     splits = {name: loaded[_source(name, loaded)].take(index) for name, index in indices.items()}
-    train = splits["train"]
-    missing = set(range(len(train.classes))) - set(train.labels.tolist())
-    if missing:
-        raise UserError(
-            f"{config.data.train}: no image of {train.classes[min(missing)]} is left to train "
-            "on, expected at least one of each class"
-        )
-    return Splits(
-        train,
-        splits.get("validation"),
-        splits.get("test"),
-        left_out=_left_out(
-            loaded, indices, junk, "left out at the start" if resumes else "leaking"
-        ),
-    )
-
-
-def select(
-    config: Config,
-    splits_file: pathlib.Path,
-    classes: Sequence[str],
-    spec: str,
-    split: str | None,
-) -> tuple[str, Dataset]:
-    """Reads the images that a trained run is to be evaluated on.
-
-    Args:
-      config: Config of the run.
-      splits_file: `splits.json` of the run.
-      classes: Class names of the run; the labels follow their order.
-      spec: SPEC of the images.
-      split: If the run was trained on this source, one of the run's splits; by default the last
-        one that comes from it. For another source, one of the source's own splits; by default
-        "test" if it has several, and otherwise everything.
-
-    Returns:
-      A name for the images, and the images.
-
-    Raises:
-      UserError: The source is invalid, or has no such split.
-    """
-    dataset = sources.load(
-        spec,
-        config.data.image_size,
-        options=read_options(config),
-        class_names=classes,
-        seed=config.seed,
-    )
-    saved = splits_lib.load(splits_file)
-    fingerprint = sources.fingerprint(spec)
-    own = [name for name in SPLITS if _is_of(saved, name, fingerprint)]
-    if "train" in own:
-        name = split or own[-1]
-        if name not in own:
-            raise UserError(f"--split={name}: {spec} has the splits {', '.join(own)} of this run")
-        return name, dataset.take(_positions(dataset, saved["parts"][name]))
-    available = sorted(set(dataset.splits))
-    stem = source_name(spec)
-    if split is None and (len(available) == 1 or "test" not in available):
-        return stem, dataset
-    split = split or "test"
-    if split not in available:
-        raise UserError(
-            f"--split={split}: {spec} has the splits {', '.join(filter(None, available)) or 'none'}"
-        )
-    return f"{stem}-{split}", dataset.take(np.array(dataset.splits) == split)
-
-
-def source_name(spec: str) -> str:
-    """A file name for results on a source that is not the run's own, such as "set.v1".
-
-    It is the name of the file or folder without ".npz" or ".zip". It is never the name of a run's
-    split: results on test.zip are not those on the run's test split.
-    """
-    path = pathlib.Path(os.path.abspath(os.path.expanduser(spec)))
-    named = path.stem if path.suffix.lower() in (".npz", ".zip") else path.name
-    name = re.sub(r"[^\w.-]+", "-", named).strip("-.")
-    name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or "data"
-    return f"{name}-data" if name.lower().startswith((*SPLITS, "out_of_fold")) else name
-
-
-def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], name: str) -> Dataset:
-    """Reads a split of a trained run from the source that its `splits.json` names.
-
-    Args:
-      config: Config of the run.
-      splits_file: `splits.json` of the run.
-      classes: Class names of the run; the labels follow their order.
-      name: "train", "validation" or "test".
-
-    Raises:
-      UserError: The run has no such split, or its source is missing or has changed.
-    """
-    saved = splits_lib.load(splits_file)
-    if name not in saved["parts"]:
-        raise UserError(f"{splits_file}: the run has no {name} split")
-    source = saved["sources"][name]
-    if sources.fingerprint(source["spec"]) != source["fingerprint"]:
-        raise UserError(
-            f"{source['spec']}: has changed since {splits_file} was written; expected the same data"
-        )
-    dataset = sources.load(
-        source["spec"],
-        config.data.image_size,
-        options=read_options(config),
-        class_names=classes,
-        seed=config.seed,
-    )
-    return dataset.take(_positions(dataset, saved["parts"][name]))
-
-
-def trained_on(splits_file: pathlib.Path, spec: str, names: Sequence[str]) -> int:
-    """Number of the images `names` of `spec` that a run was trained on."""
-    saved = splits_lib.load(splits_file)
-    if not _is_of(saved, "train", sources.fingerprint(spec)):
-        return 0
-    return len(set(names) & set(saved["parts"]["train"]))
-
-
-def _is_of(saved: Mapping[str, Any], split: str, fingerprint: str) -> bool:
-    return split in saved["parts"] and saved["sources"][split]["fingerprint"] == fingerprint
-
-
-def _positions(dataset: Dataset, names: Sequence[str]) -> np.ndarray:
-    position = {name: i for i, name in enumerate(dataset.names)}
-    return np.array([position[name] for name in names], int)
+    for remark in _remarks(config, splits):
+        console.log_info(remark)
+    return Splits(splits["train"], splits.get("validation"), splits.get("test"), left_out=left_out)
 
 
 def _specs(config: Config) -> dict[str, str]:
@@ -233,9 +113,15 @@ def _specs(config: Config) -> dict[str, str]:
     return specs
 
 
-def _load(config: Config, specs: Mapping[str, str]) -> dict[str, Dataset]:
+def _load(
+    config: Config, specs: Mapping[str, str], classes: Sequence[str] | None
+) -> tuple[dict[str, Dataset], tuple[LeftOut, ...]]:
+    """Reads the sources of a run; `classes` is None, or what `splits.json` of a resumed run has.
+
+    See `_own_splits` for what is returned.
+    """
     options = read_options(config)
-    loaded = {}
+    loaded: dict[str, Dataset] = {}
 
     def load(name: str, options: ReadOptions) -> None:
         loaded[name] = sources.load(
@@ -243,8 +129,15 @@ def _load(config: Config, specs: Mapping[str, str]) -> dict[str, Dataset]:
             config.data.image_size,
             options=options,
             class_names=loaded["train"].classes if "train" in loaded else config.data.classes,
+            # Labels of a file without names follow the names that the user gave, but need not
+            # follow those of another source.
+            positional=name == "train" or bool(config.data.classes),
             seed=config.seed,
         )
+        if name == "train" and classes is not None:
+            # Earlier versions did not record the order of the classes. They sorted all as texts.
+            order = classes or config.data.classes or _earlier_order(loaded[name])
+            loaded[name] = sources.in_label_order(loaded[name], order)
 
     for name in specs:
         load(name, options)
@@ -256,107 +149,165 @@ def _load(config: Config, specs: Mapping[str, str]) -> dict[str, Dataset]:
     for name, dataset in loaded.items():
         if dataset.reading.tally.scale not in ("", scale):
             load(name, dataclasses.replace(options, bits=scale))
-    return loaded
+    return _own_splits(specs, loaded)
+
+
+def _earlier_order(dataset: Dataset) -> tuple[str, ...]:
+    """The label order of a run whose `splits.json` has none: names of folders sorted as texts."""
+    is_folders = "folder" in dataset.reading.layout
+    return tuple(sorted(dataset.classes)) if is_folders else dataset.classes
+
+
+def _own_splits(
+    specs: Mapping[str, str], loaded: Mapping[str, Dataset]
+) -> tuple[dict[str, Dataset], tuple[LeftOut, ...]]:
+    """Of a source for validation or test that has such a split of its own, takes this one.
+
+    Returns:
+      The images of each source, and those of splits that no part takes.
+    """
+    taken, used = {}, {}
+    for name, dataset in loaded.items():
+        split = None if name == "train" else splits_lib.own_split(dataset, name)
+        taken[name] = dataset if split is None else splits_lib.take_split(dataset, split)
+        used.setdefault(specs[name], set()).update(
+            set(dataset.splits) if split is None else {split}
+        )
+    entries = []
+    for spec, dataset in {specs[name]: dataset for name, dataset in loaded.items()}.items():
+        for split in sorted(set(dataset.splits) - used[spec]):
+            labels = dataset.labels[np.array(dataset.splits) == split]
+            names = [dataset.classes[label] for label in labels]
+            entries += left_out_by_class(f"of the unused split {split}", names)
+    return taken, tuple(entries)
 
 
 def _source(split: str, loaded: Mapping[str, Dataset]) -> str:
     """Name of the source that `split` comes from."""
-    return split if split in loaded else "train"
+    return cleaning.source_of(split, loaded)
 
 
 def _clean_and_split(
-    config: Config, loaded: Mapping[str, Dataset], findings: audit.Audit
-) -> dict[str, np.ndarray]:
-    if config.data.clean == "fail" and (
-        findings.junk or findings.label_conflicts or findings.leakage
-    ):
-        raise UserError(
-            f"the audit found {console.counted(len(findings.junk), 'junk image')}, "
-            f"{console.counted(len(findings.label_conflicts), 'label conflict')} and "
-            f"{console.counted(len(findings.leakage), 'leak')}; config.data.clean is fail"
-        )
-    drop = config.data.clean == "drop"
-    indices = {}
-    for name, dataset in loaded.items():
-        junk = findings.junk_in(name) if drop else []
-        indices[name] = np.setdiff1d(np.arange(len(dataset)), junk)
+    config: Config,
+    loaded: Mapping[str, Dataset],
+    findings: audit.Audit,
+    page: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]]:
+    """Indices of the images of each split in its source, and what was left out."""
+    cleaning.check_allowed(config, findings)
+    indices = cleaning.without_junk(config, loaded, findings)
     groups = splits_lib.merge_groups(loaded["train"].groups, findings.duplicates_in("train"))
-    indices |= _split_train(config, loaded["train"], indices["train"], groups)
-    if drop:
-        indices = _without_leaks(loaded, indices, findings)
-    return {name: indices[name] for name in SPLITS if name in indices}
+    drawn, own_splits = _split_train(config, loaded["train"], indices["train"], groups)
+    indices |= drawn
+    indices = {name: indices[name] for name in SPLITS if name in indices}
+    removed: dict[str, dict[str, np.ndarray]] = {}
+    if config.data.clean == "drop":
+        indices, removed = cleaning.without_leaks(loaded, indices, findings)
+        for name, junk in cleaning.junk_by_split(loaded, own_splits, findings).items():
+            removed[name][cleaning.JUNK] = junk
+        cleaning.check_losses(loaded, indices, removed, findings, page)
+    _check_filled(config, loaded["train"], indices, groups)
+    return indices, cleaning.left_out(loaded, indices, removed)
 
 
 def _split_train(
     config: Config, dataset: Dataset, kept: np.ndarray, groups: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Indices by split of the images `kept` of train's source: its own splits, or fractions."""
-    own = np.array(dataset.splits)[kept]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Splits the images `kept` of train's source: by its own splits, or into fractions.
+
+    Returns:
+      Indices by split of the run, and the split of the run that takes each split of the source.
+    """
+    own = np.array(dataset.splits)
     has_splits = len(set(own)) > 1
     if has_splits and "train" not in own:
         raise UserError(f"{config.data.train}: has splits, but none is called train")
+    own_splits = {"train": "train"} if has_splits else {}
     indices, fractions = {}, {}
     for name in ("validation", "test"):
-        source = split_source(config, name)
-        if source.is_auto and has_splits and _SOURCE_SPLIT[name] in own:
-            indices[name] = kept[own == _SOURCE_SPLIT[name]]
+        source, own_name = split_source(config, name), splits_lib.SOURCE_NAMES[name]
+        if source.is_auto and has_splits and own_name in own:
+            indices[name] = kept[own[kept] == own_name]
+            own_splits[own_name] = name
         elif source.is_auto:
             fractions[name] = DEFAULT_FRACTION
         elif source.fraction:
             fractions[name] = source.fraction
-    train = kept[own == "train"] if has_splits else kept
+    train = kept[own[kept] == "train"] if has_splits else kept
     rest = 1.0 - sum(fractions.values())
     if rest <= 0:
         raise UserError(f"config.data.validation and config.data.test leave {rest:.0%} to train on")
     drawn = splits_lib.split(
         dataset.labels[train], {"train": rest, **fractions}, groups[train], config.seed
     )
-    return indices | {name: train[index] for name, index in drawn.items()}
+    return indices | {name: train[index] for name, index in drawn.items()}, own_splits
 
 
-def _without_leaks(
-    loaded: Mapping[str, Dataset], indices: dict[str, np.ndarray], findings: audit.Audit
-) -> dict[str, np.ndarray]:
-    """Removes from each split the images that a later one contains too."""
-    split_of = {
-        (_source(name, loaded), int(i)): SPLITS.index(name)
-        for name, index in indices.items()
-        for i in index
-    }
-    leaked = set()
-    for group in findings.leakage:
-        members = [(image.key, image.index) for image in group]
-        found = [split_of[member] for member in members if member in split_of]
-        leaked.update(m for m in members if m in split_of and split_of[m] < max(found))
-    return {
-        name: np.array([i for i in index if (_source(name, loaded), int(i)) not in leaked], int)
-        for name, index in indices.items()
-    }
+def _check_filled(
+    config: Config, source: Dataset, indices: Mapping[str, np.ndarray], groups: np.ndarray
+) -> None:
+    """Checks that each split has images, and that train has some of each class.
+
+    Raises:
+      UserError: It is not so; the message says why and what to do.
+    """
+    drawn = np.concatenate(
+        [index for name, index in indices.items() if _is_drawn(config, name) or name == "train"]
+    )
+    n_groups = len(np.unique(groups[drawn]))
+    why = f"the {console.counted(len(drawn), 'image')} of {config.data.train} "
+    if n_groups < len(drawn):
+        why += f"form {console.counted(n_groups, 'group')} (of a patient or slide, or duplicates)"
+    else:
+        why += "are too few"
+    for name, index in indices.items():
+        # The folds share the images of train and validation.
+        if name != "train" and not len(index) and not (config.folds and name == "validation"):
+            raise UserError(
+                f"the {name} split is empty: {why}; expected more, another source as "
+                f"config.data.{name}, or config.data.{name}=0 for none"
+            )
+    labels = source.labels[indices["train"]]
+    missing = sorted(set(range(len(source.classes))) - set(labels.tolist()))
+    if missing:
+        label = missing[0]
+        of_class = drawn[source.labels[drawn] == label]
+        elsewhere = [
+            name
+            for name, index in indices.items()
+            if name != "train" and np.isin(of_class, index).any() and _is_drawn(config, name)
+        ]
+        where = f": all of them are in {' and '.join(elsewhere)}, " if elsewhere else ": "
+        raise UserError(
+            f"{config.data.train}: no image of {source.classes[label]} is left to train on"
+            f"{where}{why}; expected images of each class to train on, or "
+            "config.data.validation=0 and config.data.test=0"
+        )
 
 
-def _left_out(
-    loaded: Mapping[str, Dataset],
-    indices: Mapping[str, np.ndarray],
-    junk: Mapping[str, Sequence[int]],
-    otherwise: str,
-) -> tuple[LeftOut, ...]:
-    """The images that are in no split: junk, those of a split that is not used, or `otherwise`."""
-    left_out: list[LeftOut] = []
-    for name, dataset in loaded.items():
-        used = [index for split, index in indices.items() if _source(split, loaded) == name]
-        rest = np.setdiff1d(np.arange(len(dataset)), np.concatenate([*used, []]).astype(int))
-        splits_used = {dataset.splits[i] for index in used for i in index}
-        is_junk = set(junk.get(name, ()))
-        reasons: dict[str, list[str]] = {}
-        for i in rest.tolist():
-            split = dataset.splits[i]
-            is_used = not split or split in splits_used
-            reason = otherwise if is_used else f"of the unused split {split}"
-            label = dataset.classes[dataset.labels[i]]
-            reasons.setdefault("junk" if i in is_junk else reason, []).append(label)
-        for reason, labels in reasons.items():
-            left_out += left_out_by_class(reason, labels)
-    return tuple(left_out)
+def _is_drawn(config: Config, split: str) -> bool:
+    """Whether validation or test may be a part of train's source."""
+    return split != "train" and split_source(config, split).spec is None
+
+
+def _remarks(config: Config, splits: Mapping[str, Dataset]) -> list[str]:
+    """One line for each split whose metrics do not cover all classes."""
+    lines = []
+    for name, dataset in splits.items():
+        if name == "train" or (config.folds and name == "validation"):
+            continue
+        counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+        present, absent = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+        if len(present) == 1:
+            lines.append(
+                f"the {name} split has images of one class only, {dataset.classes[present[0]]}: "
+                "its metrics do not show whether classes are told apart"
+            )
+        elif len(absent):
+            shown = ", ".join(dataset.classes[i] for i in absent[:5])
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            lines.append(f"the {name} split has no image of {shown}{more}")
+    return lines
 
 
 def _save(
@@ -365,30 +316,41 @@ def _save(
     specs: Mapping[str, str],
     loaded: Mapping[str, Dataset],
     indices: Mapping[str, np.ndarray],
+    hashes: Mapping[str, np.ndarray],
+    left_out: Sequence[LeftOut],
 ) -> None:
     source = {name: _source(name, loaded) for name in indices}
-    fingerprints = {name: sources.fingerprint(spec) for name, spec in specs.items()}
+    known = {
+        spec: {
+            "spec": spec,
+            "fingerprint": sources.fingerprint(spec),
+            "path": os.path.abspath(os.path.expanduser(spec)),
+        }
+        for spec in set(specs.values())
+    }
     splits_lib.save(
         path,
         indices,
         {name: loaded[source[name]].names for name in indices},
-        {name: {"spec": specs[s], "fingerprint": fingerprints[s]} for name, s in source.items()},
+        {name: known[specs[source[name]]] for name in indices},
         seed,
+        classes=loaded["train"].classes,
+        hashes={name: hashes[source[name]] for name in indices},
+        left_out=left_out,
     )
 
 
 def _recall(
     path: pathlib.Path, specs: Mapping[str, str], loaded: Mapping[str, Dataset]
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]]:
+    """Indices of the images of each split in its source, and what was left out, as saved."""
     saved = splits_lib.load(path)
-    fingerprints = {name: sources.fingerprint(spec) for name, spec in specs.items()}
+    known = saved_splits.KnownSources(saved)
     indices = {}
     for name, names in saved["parts"].items():
         source = _source(name, loaded)
-        if saved["sources"][name]["fingerprint"] != fingerprints[source]:
-            raise UserError(
-                f"{specs[source]}: has changed since {path} was written; expected the same data, "
-                "or another --workdir"
-            )
-        indices[name] = _positions(loaded[source], names)
-    return indices
+        known.check(path, name, specs[source])
+        indices[name] = saved_splits.positions(specs[source], loaded[source], names)
+    for remark in known.remarks:
+        console.log_info(remark)
+    return indices, tuple(LeftOut(*entry) for entry in saved["left_out"])

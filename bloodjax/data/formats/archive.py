@@ -56,7 +56,8 @@ HIDDEN, WRITTEN = "hidden or of the system", "written by bloodjax"
 class Archive:
     """The files of a folder or zip, without hidden files and metadata of operating systems.
 
-    Paths are text that can be printed: a name that is not UTF-8 is read as Latin-1.
+    Paths are text that can be printed: a name that is not UTF-8 is read as Windows-1252, or in a
+    zip as code page 437.
 
     Attributes:
       files: Path of each file, sorted; "/" separates folders.
@@ -147,7 +148,7 @@ def _check_members(path: pathlib.Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _zip(zipped: zipfile.ZipFile) -> Archive:
-    listing = _Listing()
+    listing = _Listing("code page 437")
     members = {}
     for info in sorted(zipped.infolist(), key=lambda info: info.filename):
         name, is_text = _member_name(info)
@@ -173,7 +174,7 @@ def _zip(zipped: zipfile.ZipFile) -> Archive:
 
 
 def _folder(root: pathlib.Path) -> Archive:
-    listing = _Listing()
+    listing = _Listing("Windows-1252")
     odd: dict[str, str] = {}  # path as shown -> path in the file system, where they differ
 
     status = root.stat()
@@ -219,7 +220,9 @@ def _folder(root: pathlib.Path) -> Archive:
 class _Listing:
     """Collects the files and folders of an archive, and counts what is left out."""
 
-    def __init__(self):
+    def __init__(self, encoding: str):
+        """`encoding` is the one that names are read in if they are not UTF-8."""
+        self._encoding = encoding
         self._files: set[str] = set()
         self._folders: set[str] = set()
         self._odd: set[str] = set()
@@ -257,7 +260,7 @@ class _Listing:
         else:
             self._folders.add(path)
         if not is_text:
-            self._odd.add(parts[-1])
+            self._odd.update(part for part in parts if not part.isascii())
         return path
 
     def archive(self, read: Callable[[str], bytes]) -> Archive:
@@ -283,7 +286,7 @@ class _Listing:
         if self._odd:
             first = min(self._odd)
             more = f" and {len(self._odd) - 1} more" if len(self._odd) > 1 else ""
-            details = (f"names that are not UTF-8 read as Latin-1: {first}{more}",)
+            details = (f"names that are not UTF-8 read as {self._encoding}: {first}{more}",)
         return Archive(
             tuple(sorted(files)), frozenset(folders), read, merge(self._left_out), details
         )
@@ -314,9 +317,9 @@ class _Listing:
 
 
 def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
-    """The name of a zip member, and whether the zip states its encoding.
+    """The name of a zip member, and whether it is UTF-8.
 
-    Programs that write UTF-8 without saying so, such as a Mac's, are recognised by the bytes.
+    Some programs write UTF-8 without saying so, such as a Mac's. Otherwise it is code page 437.
     """
     name = _unicode_path(info.extra)
     if name is not None:
@@ -324,10 +327,9 @@ def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
     if info.flag_bits & _UTF8_FLAG or info.filename.isascii():
         return info.filename, True
     try:
-        raw = info.orig_filename.encode("cp437")
-        return _text(raw.decode("utf-8", "surrogateescape"))
+        return info.filename.encode("cp437").decode("utf-8"), True
     except UnicodeError:
-        return info.filename, True
+        return info.filename, False
 
 
 def _unicode_path(extra: bytes) -> str | None:
@@ -348,7 +350,7 @@ def _text(name: str) -> tuple[str, bool]:
     try:
         name.encode("utf-8")
     except UnicodeError:
-        return os.fsencode(name).decode("latin-1"), False
+        return os.fsencode(name).decode("cp1252", "backslashreplace"), False
     return name, True
 
 

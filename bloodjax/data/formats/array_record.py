@@ -66,9 +66,15 @@ class Index:
 
 
 def is_shards(folder: pathlib.Path) -> bool:
-    """Whether `folder` contains shards, or is marked as an unfinished dataset of shards."""
-    described = any((folder / name).exists() for name in (INFO, UNFINISHED))
-    return described or any(folder.glob(_SHARDS))
+    """Whether `folder` contains shards, or is marked as an unfinished dataset of shards.
+
+    A `dataset_info.json` alone is no sign of shards: the Hugging Face Hub puts one beside folders
+    of images.
+    """
+    described = (folder / INFO).exists() and any(
+        (folder / name).exists() for name in ("features.json", INDEX)
+    )
+    return described or (folder / UNFINISHED).exists() or any(folder.glob(_SHARDS))
 
 
 def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULTS) -> Dataset:
@@ -115,7 +121,17 @@ def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULT
         classes=schema.classes,
         splits=index.splits,
         groups=index.groups,
-        reading=Reading().with_tally(index.tally, options),
+        reading=_reading(folder, index).with_tally(index.tally, options),
+    )
+
+
+def _reading(folder: pathlib.Path, index: Index) -> Reading:
+    packed = (folder / INDEX).exists()
+    groups = set(index.groups) - {""}
+    fact = f"{len(groups)} group{'s' if len(groups) != 1 else ''}" if groups else ""
+    return Reading(
+        layout="packed shards" if packed else "shards of tensorflow_datasets",
+        details=(fact,) if fact else (),
     )
 
 

@@ -61,6 +61,9 @@ def read_dataset(
     images, readable, tally = image_files.read(path, archive, found.names, size, options, lazy=lazy)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images{_kinds(archive)}, {layout.EXPECTED}")
+    beside = path.absolute().parent / groups_lib.TABLE
+    if not groups.details and beside.is_file():
+        _log.warning("%s: %s beside it is not read, expected in it", path, groups_lib.TABLE)
     for line in groups.warnings:
         _log.warning(line)
     classes = names.in_order(set(class_of.values()))

@@ -92,6 +92,20 @@ def is_valid(layout: str) -> bool:
     return layout == AUTO or stated
 
 
+def check(layout: str, where: str) -> str:
+    """Returns `layout`.
+
+    Raises:
+      UserError: It is not valid; the message starts with `where`.
+    """
+    if not is_valid(layout):
+        raise UserError(
+            f"{where}={layout}: expected auto, or the levels of folders joined by /, each one of "
+            f"{', '.join(LEVELS)}, such as split/class/group"
+        )
+    return layout
+
+
 def find(where: object, files: Iterable[str], folders: Iterable[str], layout: str = AUTO) -> Layout:
     """Finds the images of a source and what their folders mean.
 
@@ -319,7 +333,7 @@ class _Tree:
         for kind in ("train", "val", "test"):
             alike = [top for top, name in split.items() if name.startswith(f"{kind}_")]
             if alike and kind not in split.values():
-                split[alike[0]] = kind
+                split[min(alike, key=split.__getitem__)] = kind
         others = sorted(set(split.values()) - {"train", "val", "test"})
         for top, name in split.items():
             if names.form(top) not in SPLITS and name in ("train", "val", "test"):

@@ -362,8 +362,8 @@ def _read_labels(
     if keys != [""]:
         first = next((f"{key}images" for key in keys if f"{key}images" in arrays.keys), None)
         eight = labels_lib.read(arrays.path, stored, None, (), (), positional=True).classes
-        is_blood = len(eight) == len(BLOOD_CELLS) and first and not arrays.is_grey(first)
-        default = BLOOD_CELLS if is_blood and eight == numbered(8) else ()
+        is_blood = tuple(class_names) == BLOOD_CELLS or eight == numbered(len(BLOOD_CELLS))
+        default = BLOOD_CELLS if is_blood and first and not arrays.is_grey(first) else ()
     own = arrays.classes() if keys == [""] else None
     found = labels_lib.read(arrays.path, stored, own, class_names, default, positional=positional)
     if own is None and not class_names and found.classes == BLOOD_CELLS:

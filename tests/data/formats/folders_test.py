@@ -142,7 +142,7 @@ def test_a_folder_name_that_is_not_utf8_is_matched_to_its_text(tmp_path):
     dataset = folders.read_dataset(path, 24)
     assert (dataset.classes, dataset.splits) == (("café",), ("test", "train"))
     np.testing.assert_array_equal(dataset.images[0], image(1))
-    assert dataset.reading.details == ("names that are not UTF-8 read as Latin-1: café",)
+    assert dataset.reading.details == ("names that are not UTF-8 read as Windows-1252: café",)
 
 
 def test_a_table_of_groups_comes_before_folders(tmp_path, form):
@@ -150,6 +150,13 @@ def test_a_table_of_groups_comes_before_folders(tmp_path, form):
     files = cells("a/p1/1.png", "a/p1/2.png", "b/p2/1.png") | {"groups.csv": table}
     dataset = folders.read_dataset(write(tmp_path, files, form), 24)
     assert dataset.groups == ("other", "p1", "p2")
+
+
+def test_a_table_of_groups_beside_the_source_is_named(tmp_path, form, caplog):
+    path = write(tmp_path, cells("a/1.png"), form)
+    (tmp_path / "groups.csv").write_text("name,group\na/1.png,p1\n")
+    folders.read_dataset(path, 24)
+    assert f"{path}: groups.csv beside it is not read, expected in it" in caplog.text
 
 
 def test_groups_csv_gives_groups(tmp_path, form):

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bloodjax.data import images as images_lib
 from bloodjax.data.formats import npz
+from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 
 N = 16
@@ -267,3 +269,59 @@ def test_an_array_that_claims_more_than_there_is_is_an_error(tmp_path):
     path.write_bytes(whole.replace(b"(16, 20, 20, 3)", b"(99, 99999, 99)", 1))
     with pytest.raises(UserError, match=r"bomb.npz: images "):
         npz.read_dataset(path, 20, ())
+
+
+DEEP = {
+    "12 bits": (lambda x: x.astype(np.uint16) * 16, "12"),
+    "64 bits": (lambda x: x.astype(np.int64), "8"),
+    "floats": (lambda x: (x / 255).astype(np.float32), "0..1"),
+    "floats of 0..255": (lambda x: x.astype(np.float16), "8"),
+}
+
+
+@pytest.mark.parametrize(("convert", "scale"), DEEP.values(), ids=DEEP.keys())
+def test_values_of_more_than_8_bits_have_one_scale(tmp_path, convert, scale):
+    pixels = random_images()
+    pixels[0, 0, 0] = 255
+    dataset = npz.read_dataset(challenge(tmp_path / "a.npz", images=convert(pixels)), 20, ())
+    np.testing.assert_array_equal(dataset.images, pixels)
+    assert dataset.reading.tally.scale == scale
+    assert dataset.reading.tally.deep == N
+    images, _, tally = npz.read_images(tmp_path / "a.npz", 20)
+    np.testing.assert_array_equal(images, pixels)
+    assert tally == dataset.reading.tally
+
+
+def test_the_splits_of_a_file_have_one_scale(tmp_path):
+    path = medmnist(tmp_path / "a.npz")
+    arrays = dict(np.load(path))
+    expected = npz.read_dataset(path, 20, ()).images
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = arrays[f"{split}_images"].astype(np.uint16) * 8
+    dark = arrays["val_images"] // 16
+    np.savez(path, **arrays | {"val_images": dark})
+    found = npz.read_dataset(path, 20, (), ReadOptions(bits="12"))
+    splits = np.array(found.splits)
+    np.testing.assert_array_equal(found.images[splits == "train"], expected[splits == "train"] // 2)
+    assert found.images[splits == "val"].max() < 10
+    with pytest.raises(UserError, match=r"train_images has integers of at most .* 10 bits"):
+        npz.read_dataset(path, 20, (), ReadOptions(bits="10"))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_transparent_images_are_read_as_files_are(tmp_path, channels):
+    pixels = np.repeat(random_images()[..., :1], channels, axis=-1)
+    pixels[..., -1] = pixels[..., -1] if channels == 1 else 0
+    path = challenge(tmp_path / "a.npz", images=pixels)
+    dataset = npz.read_dataset(path, 20, ())
+    expected = np.repeat(pixels, 3, axis=-1) if channels == 1 else 255
+    np.testing.assert_array_equal(dataset.images, np.broadcast_to(expected, (N, 20, 20, 3)))
+    assert dataset.reading.tally.transparent == (N if channels == 4 else 0)
+
+
+def test_images_that_are_not_square_fit(tmp_path):
+    pixels = random_images()[:, :12]
+    path = challenge(tmp_path / "a.npz", images=pixels)
+    dataset = npz.read_dataset(path, 20, (), ReadOptions(fit="pad"))
+    np.testing.assert_array_equal(dataset.images, images_lib.resize(pixels, 20, "pad"))
+    assert "16 images whose sides differ" in dataset.reading.details[0]
