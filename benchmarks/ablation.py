@@ -30,7 +30,7 @@ from bloodjax.corruptions import registry
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import classifier
 from bloodjax.metrics import significance
-from bloodjax.training import corrupted_splits, input_pipeline
+from bloodjax.training import corrupted_splits, saved_splits
 
 _CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "recipes" / "robust.py"
 _MIX = "|mixup(0.2, p=0.25)|cutmix(1.0, p=0.25)"
@@ -77,7 +77,7 @@ class Answers:
 def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str], np.ndarray]:
     """Probabilities by (set, weights, views); the key ("labels",) * 3 has the labels."""
     model = classifier.load(workdir, "epoch")
-    test = input_pipeline.recall(model.config, workdir / "splits.json", model.classes, "test")
+    test = saved_splits.recall(model.config, workdir / "splits.json", model.classes, "test")
     choice = registry.parse(distortions, "--distortions")
     images = {
         "clean": test.images,

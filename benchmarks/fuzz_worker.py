@@ -27,7 +27,7 @@ from bloodjax.errors import UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.pretrained import load
 from bloodjax.report import plots
-from bloodjax.training import input_pipeline, metric_writer, workdir
+from bloodjax.training import metric_writer, saved_splits, workdir
 
 # Events of Python's audit hooks that reading a file must not cause.
 _NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
@@ -190,8 +190,8 @@ def _names(folder: pathlib.Path) -> None:
         config = config_lib.load("quickstart", [f"data.train={name}", f"model.weights={name}"])
         if (config.data.train, config.model.weights) != (name, name):
             raise AssertionError(f"{name!a} became {config.data.train!a}, {config.model.weights!a}")
-        title = input_pipeline.source_name(name)
-        if "/" in title or title in ("", ".", "..", *input_pipeline.SPLITS):
+        title = saved_splits.source_name(name)
+        if "/" in title or title in ("", ".", "..", *saved_splits.SPLITS):
             raise AssertionError(f"{name!a} gives a folder {title!a}")
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(names)

@@ -8,7 +8,6 @@ WORKDIR/report                the report on both
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 
@@ -18,6 +17,7 @@ from bloodjax import config as config_lib
 from bloodjax import distributed, run
 from bloodjax.cli import console
 from bloodjax.config import Config
+from bloodjax.data import fingerprint
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.distributed.preemption import graceful_shutdown
@@ -32,6 +32,8 @@ from bloodjax.training.workdir import CONFIG_FILE, lock_workdir, open_config
 
 _SPLITS_FILE = "splits.json"
 OUT_OF_FOLD = "out_of_fold"
+# Splits whose images the folds share.
+_POOL = ("train", "validation")
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
@@ -91,22 +93,37 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
     test = {"test": saved["parts"]["test"]} if "test" in saved["parts"] else {}
     saved["sources"] = {split: saved["sources"][split] for split in ("train", *test)}
     validation = {"validation": saved["sources"]["train"]}
+    hashes = np.concatenate(
+        [
+            fingerprint.from_text(saved["pixels"][name])
+            for name, _ in splits.items()
+            if name in _POOL
+        ]
+    )
+    kept = {name: text for name, text in saved["pixels"].items() if name in test}
     names = np.array(pool.names)
     for fold in range(config.folds):
         folder = workdir / f"fold{fold}"
         make_folder(folder)
         held_out = fold_of == fold
         own = {"train": names[~held_out].tolist(), "validation": names[held_out].tolist(), **test}
-        content = {**saved, "sources": saved["sources"] | validation, "parts": own}
-        _write(folder / _SPLITS_FILE, content)
+        pixels = {"train": hashes[~held_out], "validation": hashes[held_out]}
+        content = {
+            **saved,
+            "sources": saved["sources"] | validation,
+            "pixels": {name: fingerprint.to_text(part) for name, part in pixels.items()} | kept,
+            "parts": own,
+        }
+        splits_lib.write(folder / _SPLITS_FILE, content)
         shutil.copytree(workdir / "audit", folder / "audit", dirs_exist_ok=True)
         # Last, because a run with a config resumes from its splits.
         atomic_write(folder / CONFIG_FILE, config_lib.to_json(_fold_config(config)))
-    _write(workdir / _SPLITS_FILE, {**saved, "parts": {"train": names.tolist(), **test}})
-
-
-def _write(path: pathlib.Path, content: dict[str, object]) -> None:
-    atomic_write(path, json.dumps(content, indent=1))
+    content = {
+        **saved,
+        "pixels": {"train": fingerprint.to_text(hashes), **kept},
+        "parts": {"train": names.tolist(), **test},
+    }
+    splits_lib.write(workdir / _SPLITS_FILE, content)
 
 
 def _pool(splits: Splits) -> Dataset:

@@ -12,7 +12,7 @@ from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.data import packing, sources
 from bloodjax.data.lazy import LazyImages
 from bloodjax.evaluation import evaluator
-from bloodjax.training import factory, input_pipeline, metric_writer
+from bloodjax.training import factory, input_pipeline, metric_writer, saved_splits
 
 from .trees import assert_trees_equal
 
@@ -51,9 +51,9 @@ def test_streamed_shards_give_the_same_run_and_metrics(make_config, packed, trai
     audits = [json.loads((w / "audit/audit.json").read_text()) for w in (tmp_path, trained)]
     assert audits[0] == audits[1]
     saved, classes = tmp_path / "splits.json", sources.load(str(packed), 32).classes
-    name, test = input_pipeline.select(config, saved, classes, str(packed), None)
+    name, test = saved_splits.select(config, saved, classes, str(packed), None)
     assert (name, isinstance(test.images, LazyImages)) == ("test", True)
-    assert input_pipeline.recall(config, saved, classes, "test").names == test.names
+    assert saved_splits.recall(config, saved, classes, "test").names == test.names
 
 
 @pytest.mark.full

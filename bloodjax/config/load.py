@@ -153,22 +153,23 @@ def differences(old: Config, new: Config) -> list[str]:
         if before[k] != after[k]
         and not k.startswith(_FILLED_IN)
         and k not in _FREE
-        and not (k in _SOURCES and _is_spec(before[k]) and _is_spec(after[k]))
+        and not (_is_spec(k, before[k]) and _is_spec(k, after[k]))
     ]
 
 
 def resumed(stored: Config, requested: Config) -> ml_collections.FrozenConfigDict:
     """The stored config of a run, with the requested values of the keys that may change."""
-    content = stored.to_dict()
-    specs = {key: requested.data[key.partition(".")[2]] for key in _SOURCES}
-    specs = {key.partition(".")[2]: text for key, text in specs.items() if _is_spec(text)}
+    content, after = stored.to_dict(), flatten(requested)
+    specs = {key.partition(".")[2]: after[key] for key in _SOURCES if _is_spec(key, after[key])}
     free = {key: requested[key] for key in _FREE}
     return validate({**content, **free, "data": {**content["data"], **specs}})
 
 
-def _is_spec(value: object) -> bool:
-    """Whether a value of one of `_SOURCES` names a source, and is no fraction."""
-    return bool(value) and parse_split_source(str(value)).spec is not None
+def _is_spec(key: str, value: object) -> bool:
+    """Whether a value of a key names a source of images, and is no fraction of another."""
+    if key == "data.train":
+        return bool(value)
+    return key in _SPLIT_SOURCES and parsed.parse_split_source(str(value)).spec is not None
 
 
 def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:

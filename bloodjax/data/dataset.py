@@ -45,6 +45,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def with_reading(self, reading: Reading) -> Dataset:
+        """The same images, with another account of how they were read."""
+        return dataclasses.replace(self, reading=reading)
+
     def take(self, indices: np.ndarray) -> Dataset:
         """Selects the images at `indices` (int [m] or bool [n]), without reading lazy images."""
         indices = np.asarray(indices)

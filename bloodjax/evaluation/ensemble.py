@@ -15,7 +15,6 @@ from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
-from bloodjax.training import input_pipeline
 from bloodjax.training.workdir import CONFIG_FILE
 
 
@@ -108,24 +107,6 @@ class Ensemble:
             }
             for (folder, member), probabilities in zip(self.members.items(), each, strict=True)
         ]
-
-    def check_unseen(self, spec: str, names: Sequence[str]) -> None:
-        """Checks that no member was trained on the images that the ensemble is evaluated on.
-
-        Args:
-          spec: SPEC of the source of the images.
-          names: Names of the images in the source.
-
-        Raises:
-          UserError: A member was trained on some of them.
-        """
-        for folder in self.members:
-            seen = input_pipeline.trained_on(folder / "splits.json", spec, names)
-            if seen:
-                raise UserError(
-                    f"{folder}: was trained on {seen:,} of these {len(names):,} images of "
-                    f"{spec}; expected runs that were trained on none of them, or other --data"
-                )
 
 
 def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classifier | Ensemble:

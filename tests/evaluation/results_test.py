@@ -4,7 +4,7 @@ import pytest
 
 from bloodjax.errors import UserError
 from bloodjax.evaluation import results
-from bloodjax.training import input_pipeline
+from bloodjax.training import saved_splits
 
 
 @pytest.fixture
@@ -13,8 +13,8 @@ def write(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(spec, part=None, out=None):
-        name = part or input_pipeline.source_name(spec)
-        of = results.of_run if name in input_pipeline.SPLITS else results.of_data
+        name = part or saved_splits.source_name(spec)
+        of = results.of_run if name in saved_splits.SPLITS else results.of_data
         source = of(name, spec)
         folder = results.folder(out, tmp_path / "run/evaluate", name, source)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,4 +98,4 @@ def test_out_with_the_results_of_another_source_is_refused(write, tmp_path):
     ],
 )
 def test_a_source_gives_a_folder_its_name(spec, name):
-    assert input_pipeline.source_name(spec) == name
+    assert saved_splits.source_name(spec) == name

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
 import scipy.sparse
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int, UInt8, UInt64
 from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import csgraph
 
@@ -25,15 +24,28 @@ _PROPOSE = 0.88
 # pixels or saved as JPEG with quality 25 has at least 0.92.
 _ACCEPT = 0.9
 
+# Random pairs that show how alike different images are, and how few of them show nothing.
+_SAMPLED_PAIRS = 4000
+_MIN_PAIRS = 200
+# Expected number of pairs of different images that are accepted in all of the data.
+_CHANCE = 0.1
+# Fraction of the pairs in a group that are similar, above which it is versions of one image.
+_TIGHT = 0.9
+# Rounding makes equal images as different as this.
+_MIN_DISTANCE = 0.005
+
 _ORIENTATIONS = 8  # quarter turns, each also mirrored
 _ROWS = 1024  # images per block; bounds the memory of the pairwise comparison
 
 
-def exact_ids(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Int[np.ndarray, " n"]:
-    """For each image, the index of the first image with the same pixels."""
-    first: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(np.ascontiguousarray(image).data).digest() for image in images)
-    return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int64)
+def exact_ids(hashes: UInt64[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """For each image, the index of the first image with the same pixels.
+
+    Args:
+      hashes: Hash of each image's pixels, see `fingerprint.of_images`.
+    """
+    _, first, distinct = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[distinct].astype(np.int64)
 
 
 def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"]:
@@ -50,6 +62,10 @@ def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"
     structure agrees too: the phase-shifted correlation of band-passed thumbnails with normalised
     local contrast. It distinguishes cells that only share size, position and darkness.
 
+    Different images with little structure, such as round cells on black, agree in fine structure
+    by chance. How often they do follows from random pairs of the same images. If more than one pair
+    is expected by chance, the correlation that accepts a pair rises until chance explains none.
+
     Args:
       thumbnails: Images resized to 48x48, no two of them identical.
     """
@@ -60,14 +76,16 @@ def near_ids(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Int[np.ndarray, " n"
         rows = slice(start, start + _ROWS)
         grey = thumbnails[rows] @ np.full(3, 1 / 3, np.float32)
         codes[rows], details[rows] = _codes(grey), _details(grey)
-    links = [np.empty((2, 0), np.int64)]
+    found = [np.empty((3, 0))]
     for turn in range(_ORIENTATIONS):
         for later, earlier in _proposals(codes, turn):
-            same = _correlation(details[later], _turned(details[earlier], turn)) > _ACCEPT
-            links.append(np.stack([later[same], earlier[same]]))
-    later, earlier = np.concatenate(links, axis=1)
-    graph = scipy.sparse.coo_array((np.ones(len(later), bool), (later, earlier)), shape=(n, n))
-    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+            same = _correlation(details[later], _turned(details[earlier], turn))
+            accepted = same > _ACCEPT
+            found.append(np.stack([later, earlier, same])[:, accepted])
+    links = np.concatenate(found, axis=1)
+    ids = _connected(links, n)
+    limit = _chance_limit(details, ids) if links.size else _ACCEPT
+    return _connected(links[:, links[2] > limit], n) if limit > _ACCEPT else ids
 
 
 def groups(ids: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " _"]]:
@@ -125,6 +143,60 @@ def _proposals(
         closest = cosine.argmax(1)
         keep = np.flatnonzero(cosine[np.arange(len(block)), closest] > _PROPOSE)
         yield start + keep, closest[keep]
+
+
+def _connected(links: np.ndarray, n: int) -> Int[np.ndarray, " n"]:
+    """Ids of the connected components of pairs (first two rows of `links`) of `n` images."""
+    later, earlier = links[:2].astype(np.int64)
+    graph = scipy.sparse.coo_array((np.ones(len(later), bool), (later, earlier)), shape=(n, n))
+    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _chance_limit(details: Float32[np.ndarray, "n 48 48"], ids: Int[np.ndarray, " n"]) -> float:
+    """The correlation above which chance is not expected to bring any two different images.
+
+    Among different images, the number of pairs that are closer than a distance d grows like d^k,
+    where k is the number of ways in which the images vary. Random pairs in random orientations
+    tell k and the scale; the power law extends them to all pairs. Images that were found to be
+    versions of one image, all of them close to each other, are not compared with one another.
+
+    Args:
+      details: Output of `_details`.
+      ids: Groups of images that `_ACCEPT` would make.
+
+    Returns:
+      `_ACCEPT`, or a larger number below 1.
+    """
+    n = len(details)
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, n, (2, _SAMPLED_PAIRS))
+    turn = rng.integers(0, _ORIENTATIONS, _SAMPLED_PAIRS)
+    distance = np.empty(_SAMPLED_PAIRS)
+    for t in range(_ORIENTATIONS):
+        k = turn == t
+        distance[k] = _distance(_correlation(details[one[k]], _turned(details[other[k]], t)))
+    accepted = _distance(_ACCEPT)
+    together = ids[one] == ids[other]
+    # A group of versions of one image is tight. Different images that are linked by chance form
+    # long chains, in which most pairs are not similar.
+    pairs_of = np.bincount(ids[one[together]], minlength=n)
+    close_of = np.bincount(ids[one[together & (distance < 1.5 * accepted)]], minlength=n)
+    is_tight = close_of > _TIGHT * pairs_of
+    different = distance[(one != other) & ~(together & is_tight[ids[one]])]
+    if len(different) < _MIN_PAIRS:
+        return _ACCEPT
+    near, far = np.quantile(different, [0.01, 0.1])
+    ways = np.log(10) / max(np.log(far / max(near, 1e-6)), 1e-6)
+    total = 0.1 * _ORIENTATIONS * n * (n - 1) / 2  # pairs that are closer than `far`
+    if total * (accepted / far) ** ways <= 1 or far <= 0:
+        return _ACCEPT
+    limit = min(far * (_CHANCE / total) ** (1 / ways), accepted)
+    return 1 - max(limit, _MIN_DISTANCE) ** 2 / 2
+
+
+def _distance(correlation: np.ndarray | float) -> np.ndarray | float:
+    """Distance of two vectors of unit norm with this scalar product."""
+    return np.sqrt(2 * np.maximum(1 - np.asarray(correlation), 0))
 
 
 def _correlation(

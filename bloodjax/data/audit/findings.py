@@ -6,14 +6,15 @@ image is known in advance.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Float64, Int, UInt8, UInt64
 
-from bloodjax.data import images, lazy
+from bloodjax.data import fingerprint, images, lazy
 from bloodjax.data.audit import duplicates, outliers
 from bloodjax.data.dataset import Dataset
 
@@ -24,6 +25,8 @@ _JUNK_SCORE = 1.65
 # The same for an image that is repeated more often than chance explains.
 _JUNK_SCORE_IF_REPEATED = 1.0
 _CHANCE = 0.01
+
+_SHOWN_KEYS = 3  # pairs of similar keys of groups in a remark
 
 _LEFT_OUT = (
     "near duplicates: {:,} images are more than the {:,} that are compared in pairs; duplicates, "
@@ -40,6 +43,7 @@ class AuditedImage(NamedTuple):
       name: Its name in the dataset, after the key if several datasets were audited.
       label: Name of its class.
       split: Split that its source assigns to it, or "".
+      group: Key of its group, such as a patient, or "".
     """
 
     key: str
@@ -47,6 +51,7 @@ class AuditedImage(NamedTuple):
     name: str
     label: str
     split: str
+    group: str = ""
 
 
 Group = tuple[AuditedImage, ...]
@@ -60,24 +65,40 @@ class Audit:
 
     Attributes:
       n: Number of audited images.
-      junk: Images that are unlike all others.
+      junk: Images that are unlike all others, and unlike those of their class or repeated.
       junk_reasons: For each image in `junk`, why it is there.
+      junk_frames: For each image in `junk`, a number that it shares with its copies.
       exact_duplicates: Groups of images with the same pixels.
       near_duplicates: Groups of two or more versions of one image, see `duplicates.near_ids`. They
         include exact copies of each version.
       label_conflicts: Groups of exact or near duplicates with different labels.
       leakage: Groups of exact or near duplicates in several datasets or splits.
+      group_leakage: For each group key, such as a patient, that several datasets or splits have,
+        all images with it.
+      remarks: What else the user should know, one line each.
       left_out: Checks that were skipped, one line each.
+      hashes: For each dataset, the hash of each image's pixels (`fingerprint.of_images`).
     """
 
     n: int
     junk: Group
     junk_reasons: tuple[str, ...]
+    junk_frames: tuple[int, ...]
     exact_duplicates: tuple[Group, ...]
     near_duplicates: tuple[Group, ...]
     label_conflicts: tuple[Group, ...]
     leakage: tuple[Group, ...]
+    group_leakage: tuple[Group, ...] = ()
+    remarks: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    hashes: Mapping[str, UInt64[np.ndarray, " _"]] = dataclasses.field(
+        default_factory=dict, compare=False
+    )
+
+    @property
+    def leaks(self) -> tuple[Group, ...]:
+        """All that several datasets or splits share: images, then groups."""
+        return self.leakage + self.group_leakage
 
     def junk_in(self, key: str) -> list[int]:
         """Indices of the junk images in the dataset `key`."""
@@ -105,7 +126,9 @@ class Audit:
                 {"names": names(group), "labels": [image.label for image in group]}
                 for group in self.label_conflicts
             ],
-            "leakage": [names(group) for group in self.leakage],
+            "leakage": [names(group) for group in self.leaks],
+            "leaked_groups": [group[0].group for group in self.group_leakage],
+            "remarks": list(self.remarks),
             "left_out": list(self.left_out),
         }
 
@@ -113,9 +136,12 @@ class Audit:
 def audit(datasets: Mapping[str, Dataset]) -> Audit:
     """Compares all images of all datasets with one another.
 
-    An image is junk if its outlier score is above 1.65, or if it is repeated more often than
-    chance explains and its score is above 1. A repeated image that resembles the others, as after
-    oversampling, is a duplicate.
+    An image is junk if its outlier score is above 1.65, among all images and among those of its
+    class, so that a rare class that is unlike the others is not junk. It is junk as well if it is
+    repeated more often than chance explains and its score is above 1. A repeated image that
+    resembles the others, as after oversampling, is a duplicate.
+
+    A group, such as a patient, leaks if several datasets or splits have images with its key.
 
     For more than 50,000 images the search for near duplicates would take hours and gigabytes, so
     it is skipped and `left_out` reports that. Duplicates, conflicts and leaks are exact ones then,
@@ -126,20 +152,24 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
     """
     entries = _list_images(datasets)
     if not entries:
-        return Audit(0, (), (), (), (), (), ())
+        return Audit(0, (), (), (), (), (), (), ())
     many = len(entries) > outliers.MAX_PAIRWISE
-    exact, looks = _read_images(list(datasets.values()), many)
+    ends = np.cumsum([len(dataset) for dataset in datasets.values()])
+    hashes, looks = _read_images(list(datasets.values()), many)
+    exact = duplicates.exact_ids(hashes)
     distinct, version = np.unique(exact, return_inverse=True)
     near = exact if many else duplicates.near_ids(looks[distinct])[version]
     _, first, frame, copies = np.unique(
         near, return_index=True, return_inverse=True, return_counts=True
     )
-    if many:
-        score = outliers.scores_from_features(looks[first])
-    else:
-        score = outliers.outlier_scores(looks[first])
-    repeated = _more_than_chance(copies) & (score > _JUNK_SCORE_IF_REPEATED)
-    is_junk = ((score > _JUNK_SCORE) | repeated)[frame]
+    features = looks[first] if many else outliers.features(looks[first])
+    score = outliers.scores_from_features(features)
+    frames_of = _frames_by_class(entries, frame)
+    odd = np.flatnonzero(score > _JUNK_SCORE)
+    is_odd = np.zeros(len(first), bool)
+    is_odd[odd] = _score_within_class(features, odd, frames_of)[odd] > _JUNK_SCORE
+    repeated = _more_than_chance(copies, frames_of) & (score > _JUNK_SCORE_IF_REPEATED)
+    is_junk = (is_odd | repeated)[frame]
     junk = np.flatnonzero(is_junk)
 
     def without_junk(ids: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " _"]]:
@@ -155,31 +185,30 @@ def audit(datasets: Mapping[str, Dataset]) -> Audit:
         n=len(entries),
         junk=tuple(entries[i] for i in junk),
         junk_reasons=tuple(_reason(float(score[f]), int(copies[f])) for f in frame[junk]),
+        junk_frames=tuple(frame[junk].tolist()),
         exact_duplicates=to_entries(without_junk(exact)),
         near_duplicates=to_entries([g for g in near_groups if len(set(exact[g])) > 1]),
         label_conflicts=tuple(group for group in groups if len({one.label for one in group}) > 1),
-        leakage=tuple(
-            group for group in groups if len({(one.key, one.split) for one in group}) > 1
-        ),
+        leakage=tuple(group for group in groups if _spans_splits(group)),
+        group_leakage=_leaked_groups([entries[i] for i in np.flatnonzero(~is_junk)]),
+        remarks=_similar_keys({entry.group for entry in entries}),
+        hashes=dict(zip(datasets, np.split(hashes, ends[:-1]), strict=True)),
         left_out=(_LEFT_OUT.format(len(entries), outliers.MAX_PAIRWISE),) if many else (),
     )
 
 
 def _read_images(
     datasets: Sequence[Dataset], many: bool
-) -> tuple[Int[np.ndarray, " n"], UInt8[np.ndarray, "n 48 48 3"] | Float32[np.ndarray, "n 76"]]:
-    """Reads all images once: ids of equal images, and thumbnails, or features for `many` images."""
-    looks = []
-
-    def read() -> Iterator[UInt8[np.ndarray, "size size 3"]]:
-        for pixels in (dataset.images for dataset in datasets):
-            for start in range(0, len(pixels), lazy.AT_ONCE):
-                chunk = pixels[start : start + lazy.AT_ONCE]
-                thumbnails = images.resize(chunk, duplicates.THUMBNAIL)
-                looks.append(outliers.features(thumbnails) if many else thumbnails)
-                yield from chunk
-
-    return duplicates.exact_ids(read()), np.concatenate(looks)
+) -> tuple[UInt64[np.ndarray, " n"], UInt8[np.ndarray, "n 48 48 3"] | Float32[np.ndarray, "n 76"]]:
+    """Reads all images once: hashes, and thumbnails, or features for `many` images."""
+    hashes, looks = [], []
+    for pixels in (dataset.images for dataset in datasets):
+        for start in range(0, len(pixels), lazy.AT_ONCE):
+            chunk = pixels[start : start + lazy.AT_ONCE]
+            hashes.append(fingerprint.of_images(chunk))
+            thumbnails = images.resize(chunk, duplicates.THUMBNAIL)
+            looks.append(outliers.features(thumbnails) if many else thumbnails)
+    return np.concatenate(hashes), np.concatenate(looks)
 
 
 def _list_images(datasets: Mapping[str, Dataset]) -> list[AuditedImage]:
@@ -190,22 +219,90 @@ def _list_images(datasets: Mapping[str, Dataset]) -> list[AuditedImage]:
             f"{key}:{name}" if len(datasets) > 1 else name,
             dataset.classes[dataset.labels[index]],
             dataset.splits[index],
+            dataset.groups[index],
         )
         for key, dataset in datasets.items()
         for index, name in enumerate(dataset.names)
     ]
 
 
-def _more_than_chance(copies: Int[np.ndarray, " distinct"]) -> Bool[np.ndarray, " distinct"]:
+def _frames_by_class(
+    entries: Sequence[AuditedImage], frame: Int[np.ndarray, " n"]
+) -> list[Int[np.ndarray, " _"]]:
+    """For each class, the frames (distinct images) that are labelled with it."""
+    classes: dict[str, int] = {}
+    label = np.array([classes.setdefault(entry.label, len(classes)) for entry in entries])
+    pairs = np.unique(np.stack([label, frame]), axis=1)
+    return np.split(pairs[1], np.flatnonzero(np.diff(pairs[0])) + 1)
+
+
+def _score_within_class(
+    features: Float32[np.ndarray, "n 76"],
+    candidates: Int[np.ndarray, " k"],
+    frames_of: Sequence[Int[np.ndarray, " _"]],
+) -> Float64[np.ndarray, " n"]:
+    """Outlier score of the candidates in their class; the lowest one of a frame in several."""
+    score = np.full(len(features), np.inf)
+    for members in frames_of:
+        own = np.intersect1d(candidates, members)
+        score[own] = np.minimum(score[own], outliers.scores_within(features, own, members))
+    return score
+
+
+def _more_than_chance(
+    copies: Int[np.ndarray, " distinct"], frames_of: Sequence[Int[np.ndarray, " _"]]
+) -> Bool[np.ndarray, " distinct"]:
     """Which of the distinct images have more copies than the rest of the data explains.
 
     Let q be the fraction of images that are duplicated at all. If each further copy is equally
     rare, n * q^(k - 1) of n images are expected to have k or more copies. An image has too many
-    copies if that number is below 0.01.
+    copies if that number is below 0.01. If all copies of an image have one label, q is the fraction
+    of its class if that is higher: copies of every image of a rare class are an oversampled class.
+
+    Args:
+      copies: Number of copies of each distinct image.
+      frames_of: For each class, the distinct images that are labelled with it.
     """
     n = len(copies)
-    share = (np.count_nonzero(copies > 1) + 1) / (n + 1)
-    return n * share ** (copies - 1.0) < _CHANCE
+
+    def share(frames) -> float:
+        return (np.count_nonzero(copies[frames] > 1) + 1) / (len(copies[frames]) + 1)
+
+    shares = np.full(n, share(slice(None)))
+    labels = np.bincount(np.concatenate([*frames_of, []]).astype(int), minlength=n)
+    for frames in frames_of:
+        single = frames[labels[frames] == 1]
+        shares[single] = np.maximum(shares[single], share(frames))
+    return n * shares ** (copies - 1.0) < _CHANCE
+
+
+def _spans_splits(group: Sequence[AuditedImage]) -> bool:
+    return len({(image.key, image.split) for image in group}) > 1
+
+
+def _leaked_groups(entries: Sequence[AuditedImage]) -> tuple[Group, ...]:
+    members = collections.defaultdict(list)
+    for entry in entries:
+        if entry.group:
+            members[entry.group].append(entry)
+    return tuple(tuple(group) for group in members.values() if _spans_splits(group))
+
+
+def _similar_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """One line if keys of groups differ in blanks, case or Unicode form only."""
+    forms = collections.defaultdict(list)
+    for key in sorted(keys):
+        if key:
+            forms["".join(fingerprint.normal_name(key).casefold().split())].append(key)
+    similar = [alike for alike in forms.values() if len(alike) > 1]
+    if not similar:
+        return ()
+    shown = "; ".join(", ".join(map(repr, alike)) for alike in similar[:_SHOWN_KEYS])
+    more = f" and {len(similar) - _SHOWN_KEYS:,} more" if len(similar) > _SHOWN_KEYS else ""
+    return (
+        f"groups whose keys differ only in blanks, case or accents count as different ones: "
+        f"{shown}{more}",
+    )
 
 
 def _reason(score: float, copies: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int, UInt8
 
 # Colour is compared along these directions of (brightness, red - green, yellow - blue) ...
 _AXES = np.eye(3)
@@ -20,6 +20,7 @@ _MIN_SPREAD = 10.0
 
 _NEIGHBOURS = 3  # up to three similar junk images do not hide one another
 _MIN_IMAGES = 50  # fewer do not show what is usual
+_MIN_CLASS = 5  # nor do fewer in a class
 _ROWS = 512  # images per block; bounds the memory
 # Up to MAX_PAIRWISE images are compared in pairs. Of more, each is compared with _SAMPLED random
 # ones, so that the time grows linearly with their number.
@@ -57,6 +58,40 @@ def scores_from_features(features: Float32[np.ndarray, "n 76"]) -> Float64[np.nd
     one, other = np.random.default_rng(0).integers(0, n, (2, 10_000))
     pairs = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
     return _neighbour_distance(features) / max(float(np.median(pairs)), _MIN_SPREAD)
+
+
+def scores_within(
+    features: Float32[np.ndarray, "n 76"],
+    candidates: Int[np.ndarray, " k"],
+    members: Int[np.ndarray, " m"],
+) -> Float64[np.ndarray, " k"]:
+    """Outlier scores of some images of a class, relative to this class alone.
+
+    An image of a rare class that is unlike all other classes has a low score here, as its class
+    varies as much as the image differs from it.
+
+    Args:
+      features: Features of all images.
+      candidates: Indices of the images to score.
+      members: Indices of the images of the class, which include the candidates.
+
+    Returns:
+      Distance to the third nearest image of the class, over that of random pairs in the class;
+      zeros for a class of fewer than five images, which does not show what is usual.
+    """
+    if len(members) < _MIN_CLASS:
+        return np.zeros(len(candidates))
+    rng = np.random.default_rng(0)
+    if len(members) > _SAMPLED:
+        members = rng.choice(members, _SAMPLED, replace=False)
+    one, other = rng.choice(members, (2, 10_000))
+    pairs = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
+    nearest = np.empty(len(candidates))
+    for i, candidate in enumerate(candidates.tolist()):
+        others = features[members[members != candidate]]
+        distances = np.linalg.norm(others - features[candidate], axis=1)
+        nearest[i] = np.partition(distances, _NEIGHBOURS - 1)[_NEIGHBOURS - 1]
+    return nearest / max(float(np.median(pairs)), _MIN_SPREAD)
 
 
 def features(thumbnails: UInt8[np.ndarray, "n 48 48 3"]) -> Float32[np.ndarray, "n 76"]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter
 from scipy.ndimage import gaussian_filter
 
-from bloodjax.data import images
+from bloodjax.data import fingerprint, images
 from bloodjax.data.audit import duplicates
 
 
@@ -64,7 +64,8 @@ def test_exact_ids_name_the_first_of_the_same_pixels():
     one, other = blobs(2)
     slightly_off = one.copy()
     slightly_off[0, 0, 0] ^= 1
-    assert duplicates.exact_ids([other, one, slightly_off, one, other]).tolist() == [0, 1, 2, 1, 0]
+    pixels = np.stack([other, one, slightly_off, one, other])
+    assert duplicates.exact_ids(fingerprint.of_images(pixels)).tolist() == [0, 1, 2, 1, 0]
 
 
 def test_groups_are_in_order_of_their_first_index():

@@ -145,7 +145,7 @@ def test_to_json_names_everything(cells):
     written = json.loads(json.dumps(audit({"train": flawed}).to_json()))
     assert list(written) == [
         *("n", "junk", "junk_reasons", "exact_duplicates", "near_duplicates"),
-        *("label_conflicts", "leakage", "left_out"),
+        *("label_conflicts", "leakage", "leaked_groups", "remarks", "left_out"),
     ]
     assert written["n"] == 272
     assert set(written["junk"]) == set(written["junk_reasons"]) == set(planted["junk"])
@@ -160,7 +160,7 @@ def test_no_images_no_findings(cells):
 
 def test_more_than_chance_depends_on_how_common_copies_are():
     def flagged(copies):
-        return findings._more_than_chance(np.array(copies)).tolist()
+        return findings._more_than_chance(np.array(copies), []).tolist()
 
     assert flagged([1] * 1000 + [2, 2, 2, 8])[-4:] == [False, False, False, True]
     assert not any(flagged([1] * 10 + [8] * 500)), "an oversampled set repeats everything"
