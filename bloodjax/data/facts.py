@@ -81,8 +81,21 @@ class Tally:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Tally:
-        """The inverse of `dataclasses.asdict`; raises TypeError for other keys."""
-        return cls(**content)
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+          KeyError: The keys are others.
+          ValueError: The values are others.
+        """
+        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        for name, value in content.items():
+            if type(value) is not kinds[name]:
+                raise ValueError(f"{name} is {value!r}")
+        found = cls(**content)
+        scales = ("", bit_depth.UNIT, *bit_depth.BITS)
+        if found.scale not in scales or bool(found.scale) != bool(found.deep):
+            raise ValueError(f"{found.scale!r} is the scale of {found.deep} images")
+        return found
 
     def phrases(self, options: ReadOptions) -> tuple[str, ...]:
         """What is not 0, in words, for images that were read with `options`."""

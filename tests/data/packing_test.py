@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import socket
 import zipfile
@@ -8,6 +9,7 @@ import PIL.Image
 import pytest
 
 from bloodjax.data import images, lazy, packing, sources
+from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record
 from bloodjax.data.formats.tfds import tfds
 from bloodjax.data.options import ReadOptions
@@ -253,3 +255,79 @@ def test_nothing_reaches_the_network(tmp_path, monkeypatch):
     os.rename(tmp_path / "out", tmp_path / "moved")
     assert len(sources.load(str(tmp_path / "moved"), 20)) == 12
     assert out
+
+
+def mixed(root):
+    """Files that reading changes: 12 bits, turned, transparent, of several frames, elongated."""
+    cell = np.random.default_rng(0).integers(0, 256, (20, 20, 4)).astype(np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    pictures = {
+        "a/deep.png": (cell[..., 0].astype(np.uint16) * 16, "PNG", {}),
+        "a/deep.tif": (cell[..., 1].astype(np.uint16) * 8, "TIFF", {}),
+        "a/turned.jpg": (cell[..., :3], "JPEG", {"exif": exif}),
+        "b/clear.png": (cell, "PNG", {}),
+        "b/clear.tif": (cell[::-1].copy(), "TIFF", {}),
+        "b/wide.png": (cell[:12, :, :3].copy(), "PNG", {}),
+    }
+    for name, (pixels, file_format, settings) in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).save(root / name, file_format, **settings)
+    return str(root)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_packed_images_are_those_that_a_run_reads_from_the_source(tmp_path, fit):
+    spec, options = mixed(tmp_path / "cells"), ReadOptions(fit=fit)
+    out = pack(spec, tmp_path / "out")
+    for size in (20, 33):
+        expected = sources.load(spec, size, options=options)
+        found = sources.load(out, size, options=options)
+        assert_same(found, expected)
+        assert found.reading.tally == expected.reading.tally
+        assert set(expected.reading.details) <= set(found.reading.details)
+    dataset = packing.load_source(spec, 16, options=options)
+    packing.pack(dataset, tmp_path / "pixels", as_pixels=True, fit=fit)
+    found = sources.load(str(tmp_path / "pixels"), 16, options=options)
+    assert_same(found, sources.load(spec, 16, options=options))
+
+
+def test_shards_state_the_scale_and_the_fit_that_they_were_packed_with(tmp_path):
+    spec = mixed(tmp_path / "cells")
+    out = pack(spec, tmp_path / "out", 16, fit="crop")
+    assert sources.load(out, 16, options=ReadOptions(bits="12")).reading.tally.scale == "12"
+    with pytest.raises(UserError, match=r"scale 12, expected it to be 16; pack .*data.bits=12"):
+        sources.load(out, 16, options=ReadOptions(bits="16"))
+    with pytest.raises(UserError, match=r"packed with --fit=crop, expected pad; .*data.fit=crop"):
+        sources.load(out, 16, options=ReadOptions(fit="pad"))
+
+
+@pytest.mark.parametrize(("options", "factor"), [(ReadOptions(), 16), (ReadOptions(bits="16"), 1)])
+def test_16_bit_files_in_shards_of_tensorflow_datasets(tmp_path, monkeypatch, options, factor):
+    greys = np.random.default_rng(0).integers(0, 256, (6, 20, 20)).astype(np.uint8)
+    greys[0, 0] = 255
+    files = [io.BytesIO() for _ in greys]
+    for grey, file in zip(greys, files, strict=True):
+        PIL.Image.fromarray(grey.astype(np.uint16) * 16).save(file, "PNG")
+    monkeypatch.setattr(packing, "encode", lambda *_: (file.getvalue() for file in files))
+    blank = ("",) * 6
+    rgb = np.repeat(greys[..., None], 3, axis=-1)
+    dataset = Dataset(rgb, np.arange(6, dtype=np.int32) % 2, (*"abcdef",), ("x", "y"), blank, blank)
+    packing.pack(dataset, tmp_path / "out", as_pixels=False)
+    (tmp_path / "out/index.json").unlink()
+    found = sources.load(str(tmp_path / "out"), 20, options=options)
+    np.testing.assert_array_equal(found.images[:], rgb // (16 // factor))
+    assert found.reading.tally.deep == 6
+
+
+def test_16_bit_files_that_an_earlier_version_packed_need_a_scale(tmp_path, monkeypatch):
+    spec = mixed(tmp_path / "cells")
+    monkeypatch.setattr(images, "as_png_or_jpeg", lambda data, bits: data)
+    out = pack(spec, tmp_path / "out")
+    index = tmp_path / "out/index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({k: v for k, v in content.items() if k not in ("tally", "fit")}))
+    with pytest.raises(UserError, match="more than 8 bits, and their scale is unknown"):
+        sources.load(out, 20).images[:]
+    found = sources.load(out, 20, options=ReadOptions(bits="16")).images[0]
+    assert found.max() <= 15  # as earlier versions read them

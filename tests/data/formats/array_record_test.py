@@ -94,6 +94,9 @@ BAD = {
     "groups": ({"groups": [1] * 24}, "is damaged"),
     "no shards": ({"shards": {}}, "are not 24 numbers below 0"),
     "shards of another kind": ({"shards": {"a": 3}}, "is damaged"),
+    "tally": ({"tally": {"deep": 1, "scale": "9"}}, "is damaged .'9' is the scale of 1 images"),
+    "tally of text": ({"tally": {"oriented": "3"}}, "is damaged .oriented is '3'"),
+    "tally of more": ({"tally": {"x": 3}}, "is damaged"),
     "huge": ({"records": [10**30] * 24}, "is damaged"),
 }
 
