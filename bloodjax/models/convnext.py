@@ -17,6 +17,8 @@ from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Dense, DepthwiseConv, Dropout, PatchConv, maybe_remat
 from bloodjax.models.norms import LayerNorm, norm_dense
 from bloodjax.ops.elementwise import gelu, precise
+from bloodjax.ops.pooling import spatial_mean
+from bloodjax.ops.residual_mlp import residual_mlp
 
 SIZES = {
     # name: (blocks per stage, channels per stage)
@@ -88,17 +90,29 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         """Returns input plus branch; `train` enables stochastic depth."""
         channels = x.shape[-1]
-        y = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")(x)
+        depthwise = DepthwiseConv(7, dtype=self.dtype, kernel_init=_INIT, name="depthwise")
         norm = LayerNorm(dtype=self.dtype, name="norm")
         expand = Dense(4 * channels, self.dtype, _INIT, name="expand")
-        y = gelu(norm_dense(norm, expand, y))
+        project = Dense(channels, self.dtype, _INIT, name="project")
+        drop_path = Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)
         scale = None
+        if not self.v2:
+            scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
+        if not self.v2 and norm.foldable(x):
+            y, offset = depthwise.without_bias(x)
+            return residual_mlp(
+                x,
+                y,
+                offset,
+                *expand.weights(channels, norm.affine),
+                *project.weights(4 * channels, scale=scale),
+                drop_path.factors(len(x), train),
+                norm.epsilon,
+            )
+        y = gelu(norm_dense(norm, expand, depthwise(x)))
         if self.v2:
             y = GlobalResponseNorm(name="response_norm")(y)
-        else:
-            scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
-        y = Dense(channels, self.dtype, _INIT, name="project")(y, scale=scale)
-        return x + Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
+        return x + drop_path(project(y, scale=scale), train)
 
 
 class ConvNeXt(Backbone):
@@ -140,4 +154,4 @@ class ConvNeXt(Backbone):
                     name=f"stage_{stage}_block_{block}",
                 )(x, train)
             self.sow("intermediates", f"stage_{stage}", x)
-        return LayerNorm(dtype=self.dtype, name="norm")(x.mean(axis=(1, 2)))
+        return LayerNorm(dtype=self.dtype, name="norm")(spatial_mean(x))

@@ -98,15 +98,23 @@ class Dropout(nn.Module):
     broadcast: bool = False
     axis_name: str | None = None
 
-    @nn.compact
     def __call__(self, x: Float[Array, "batch ..."], train: bool) -> Float[Array, "batch ..."]:
         """Zeroes random values and scales the others by 1 / (1 - rate); only while training."""
         if not train or self.rate == 0.0:
             return x
-        keys = example_keys(self.make_rng("dropout"), x.shape[0], self.axis_name)
-        shape = (1,) * (x.ndim - 1) if self.broadcast else x.shape[1:]
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, shape))(keys)
+        keep = self._kept(x.shape[0], (1,) * (x.ndim - 1) if self.broadcast else x.shape[1:])
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros((), x.dtype))
+
+    def factors(self, batch: int, train: bool) -> Float[Array, " batch"] | None:
+        """Returns the factor of each example with `broadcast`, in float32; None if all are 1."""
+        if not train or self.rate == 0.0:
+            return None
+        return self._kept(batch, ()).astype(jnp.float32) * (1.0 / (1.0 - self.rate))
+
+    @nn.compact
+    def _kept(self, batch, shape):
+        keys = example_keys(self.make_rng("dropout"), batch, self.axis_name)
+        return jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, shape))(keys)
 
 
 class PatchConv(nn.Module):
@@ -258,32 +266,43 @@ class Dense(nn.Module):
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "... channels"],
         affine: Affine | None = None,
         scale: Float[Array, " features"] | None = None,
     ) -> Float[Array, "... features"]:
-        """Returns input times kernel plus bias.
+        """Returns input times kernel plus bias; arguments as in `weights`."""
+        kernel, bias = self.weights(x.shape[-1], affine, scale)
+        y = _shifted(pointwise_conv(x.astype(self.dtype), kernel), bias)
+        if scale is None or self._folds(scale):
+            return y
+        return y * scale.astype(self.dtype)[(None,) * (x.ndim - 1)]
+
+    @nn.compact
+    def weights(
+        self,
+        channels: int,
+        affine: Affine | None = None,
+        scale: Float[Array, " features"] | None = None,
+    ) -> tuple[Float[Array, "channels features"], Float[Array, " features"]]:
+        """Returns the kernel in the compute dtype, and the bias in float32.
 
         Args:
-          x: input.
+          channels: number of input channels.
           affine: gives a factor and an offset of each input channel; see `norms.norm_dense`.
           scale: per-channel scale of the output. In bfloat16, kernel and bias are multiplied by it,
             so that its gradient needs no sum over the map.
         """
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         kernel, bias = _behind(affine, kernel, bias)
-        fold = scale is not None and jnp.dtype(self.dtype) == jnp.bfloat16
-        if fold:
+        if self._folds(scale):
             kernel, bias = kernel * scale[None], bias * scale
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = _shifted(pointwise_conv(x, kernel), bias)
-        if scale is None or fold:
-            return y
-        return y * scale.astype(self.dtype)[(None,) * (x.ndim - 1)]
+        return kernel.astype(self.dtype), bias
+
+    def _folds(self, scale) -> bool:
+        return scale is not None and jnp.dtype(self.dtype) == jnp.bfloat16
 
 
 class DepthwiseConv(nn.Module):
@@ -296,11 +315,22 @@ class DepthwiseConv(nn.Module):
     padding: str = "symmetric"
     use_bias: bool = True
 
-    @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], affine: Affine | None = None
     ) -> Float[Array, "b h2 w2 c"]:
         """Returns the convolution of each channel with its own filter; arguments as in `Conv`."""
+        y, bias, folded = self._convolved(x, affine)
+        return _shifted(y, bias, folded)
+
+    def without_bias(
+        self, x: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, " c"]]:
+        """Returns the convolution, and the bias that is to be added to it."""
+        y, bias, _ = self._convolved(x, None)
+        return y, bias
+
+    @nn.compact
+    def _convolved(self, x, affine):
         channels = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels))
         kernel, folded = _scaled(kernel, channels, affine)
@@ -310,7 +340,7 @@ class DepthwiseConv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        return _shifted(x, bias, folded)
+        return x, bias, folded
 
 
 def max_pool(

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
-from jax.sharding import AxisType
 
-from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients
+from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients, on_one_device
 
 # (direction, kernel size, stride, dtype) -> ((largest side of the input map, form), ...), in
 # increasing order; the last form also applies to larger maps. Cases that are not listed are native.
@@ -84,15 +83,6 @@ def _lowered(a, b, *, call: _Call):
 
 
 _kernel_p = Primitive("depthwise_mosaic")
-
-
-def _on_one_device() -> bool:
-    """Whether one device has the traced arrays: its part in a shard_map, or those of all."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.device_count() == 1
-    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return all(kind == AxisType.Manual or mesh.shape[name] == 1 for name, kind in axes)
 
 
 @_kernel_p.def_abstract_eval
@@ -169,7 +159,7 @@ def tpu_form(
         return "native"
     if not fits(size, window, stride, dtype):
         return "native"
-    if not _on_one_device():
+    if not on_one_device():
         return "native"
     steps = TPU_FORMS.get((direction, window[0], stride, jnp.dtype(dtype).name), ())
     name = next((name for side, name in steps if max(size) <= side), steps[-1][1] if steps else "")

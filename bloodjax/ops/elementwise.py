@@ -14,9 +14,9 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-# Coefficients of `_normal_cdf_by_tanh`, fitted to the least largest error, and the square of the
+# Coefficients of `normal_cdf_by_tanh`, fitted to the least largest error, and the square of the
 # argument from which on they are not extrapolated.
 _TANH, _SQUARE_END = (0.79771783, 0.03679826, -0.00031580706), 16.0
 
@@ -47,8 +47,11 @@ def written(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     XLA gives them the float32 values that a bfloat16 map was rounded from. Its GPU compiler then
     writes a float32 map. On a GPU, what reads the result of this function reads bfloat16.
     """
-    if x.dtype != jnp.bfloat16:
-        return x
+    return apart(x) if x.dtype == jnp.bfloat16 else x
+
+
+def apart(x: PyTree) -> PyTree:
+    """Returns `x`, which a GPU computes apart from what reads it."""
     return lax.platform_dependent(x, cuda=lax.optimization_barrier, default=lambda x: x)
 
 
@@ -57,17 +60,18 @@ def _cdf(x):
     wide = precise(x)
     if x.dtype != jnp.bfloat16:
         return _normal_cdf(wide)
-    return lax.platform_dependent(wide, tpu=_normal_cdf_by_tanh, default=_normal_cdf)
+    return lax.platform_dependent(wide, tpu=normal_cdf_by_tanh, default=_normal_cdf)
 
 
 def _normal_cdf(x):
     return 0.5 * (1.0 + lax.erf(x * math.sqrt(0.5)))
 
 
-def _normal_cdf_by_tanh(x):
-    """`_normal_cdf` with an error of at most 2e-5, which is less than bfloat16 resolves.
+def normal_cdf_by_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The normal distribution function, with an error of at most 2e-5.
 
-    A TPU has an instruction for tanh, but computes erf as a quotient of two polynomials.
+    bfloat16 resolves less. A TPU has an instruction for tanh, but computes erf as a quotient of two
+    polynomials.
     """
     square = jnp.minimum(jnp.square(x), _SQUARE_END)
     odd = x * (_TANH[0] + square * (_TANH[1] + square * _TANH[2]))
@@ -173,23 +177,25 @@ def layer_norm(
     """Layer normalisation (Ba et al., 2016, arXiv:1607.06450) over the channels.
 
     Args:
-      x: input, float32 at least.
-      scale: per-channel scale, in `x`'s dtype.
-      bias: per-channel bias, in `x`'s dtype.
+      x: input.
+      scale: per-channel scale, in `x`'s dtype or, if that is bfloat16, in float32.
+      bias: per-channel bias, likewise.
       epsilon: added to the variance.
 
     Returns:
-      The normalised input, in `x`'s dtype.
+      The normalised input, in `x`'s dtype, computed in float32 at least.
     """
     return _layer_norm(x, scale, bias, epsilon)[0]
 
 
 def _layer_norm(x, scale, bias, epsilon):
     every = (None,) * (x.ndim - 1)
-    mean = x.mean(-1, keepdims=True)
+    wide = precise(x)
+    mean = wide.mean(-1, keepdims=True)
     # Two passes, because E[x^2] - E[x]^2 loses precision where the mean is large.
-    inverse = lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
-    return (x - mean) * inverse * scale[every] + bias[every], mean, inverse
+    inverse = lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + epsilon)
+    y = (wide - mean) * inverse * scale[every] + bias[every]
+    return y.astype(x.dtype), mean, inverse
 
 
 def _layer_norm_forward(x, scale, bias, epsilon):
@@ -200,10 +206,15 @@ def _layer_norm_forward(x, scale, bias, epsilon):
 def _layer_norm_backward(_, residuals, grad):
     x, scale, mean, inverse = residuals
     pixels = tuple(range(x.ndim - 1))
-    normal = (x - mean) * inverse
+    if x.dtype == jnp.bfloat16:
+        # A GPU would compute them again, and write the normalised map in float32.
+        mean, inverse = apart((mean, inverse))
+    grad = precise(written(grad))
+    normal = (precise(x) - mean) * inverse
     scaled = grad * scale[(None,) * len(pixels)]
     along = (scaled * normal).mean(-1, keepdims=True)
     x_grad = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
+    x_grad = written(x_grad.astype(x.dtype))
     return x_grad, (grad * normal).sum(pixels), grad.sum(pixels)
 
 

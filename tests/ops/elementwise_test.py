@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from bloodjax.ops import elementwise
 from bloodjax.ops.elementwise import gelu, layer_norm, normalise, relu, relu6, silu
@@ -58,7 +59,7 @@ def test_gelu_of_bfloat16_is_rounded_once():
 
 def test_the_distribution_function_of_tpus_is_exact_to_2e_5():
     x = jnp.concatenate([jnp.linspace(-6.0, 6.0, 2001), jnp.array([-1e4, -30.0, 0.0, 30.0, 1e4])])
-    found = jax.jit(elementwise._normal_cdf_by_tanh)(x)
+    found = jax.jit(elementwise.normal_cdf_by_tanh)(x)
     np.testing.assert_allclose(found, jax.scipy.stats.norm.cdf(x), atol=2e-5)
     assert found.min() >= 0
     assert found.max() <= 1
@@ -151,3 +152,35 @@ def test_only_the_input_is_stored_for_the_backward_pass(function):
     _, vjp = jax.vjp(function, x)
     maps = [leaf for leaf in jax.tree.leaves(vjp) if getattr(leaf, "size", 0) >= x.size]
     assert len(maps) == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        gelu,
+        silu,
+        lambda x: normalise(x, EPSILON),
+        lambda x: layer_norm(x, jnp.ones(8), jnp.zeros(8), EPSILON),
+    ],
+)
+def test_a_gpu_writes_gradients_in_bfloat16(function):
+    def barriers(platform, dtype):
+        def gradient(x):
+            return jax.vjp(function, x)[1](x)
+
+        shape = jax.ShapeDtypeStruct((4, 8), dtype)
+        exported = export.export(jax.jit(gradient), platforms=[platform])(shape)
+        return exported.mlir_module().count("optimization_barrier")
+
+    assert barriers("cuda", jnp.bfloat16) >= 1
+    assert barriers("cpu", jnp.bfloat16) == barriers("tpu", jnp.bfloat16) == 0
+    assert barriers("cuda", jnp.float32) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float16])
+def test_layer_norm_computes_a_narrow_map_in_float32(dtype):
+    x, scale, bias = (3.0 + 2.0 * draw(5, 7, 33)).astype(dtype), draw(33, seed=1), draw(33, seed=2)
+    exact = plain_layer_norm(x.astype(jnp.float32), scale, bias)
+    found, vjp = jax.vjp(lambda *a: layer_norm(*a, EPSILON), x, scale, bias)
+    np.testing.assert_array_equal(found, exact.astype(dtype))
+    assert [a.dtype for a in vjp(found)] == [dtype, jnp.float32, jnp.float32]

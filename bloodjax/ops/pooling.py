@@ -1,0 +1,22 @@
+"""The mean over a map's pixels."""
+
+from __future__ import annotations
+
+from jax import lax
+from jaxtyping import Array, Float
+
+from bloodjax.ops.elementwise import apart, precise
+
+
+def spatial_mean(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
+    """Global average pooling: the mean over height and width, summed in float32 at least.
+
+    XLA's GPU compiler moves the channels of `x`, and of the operations before it, outermost for one
+    sum over 32 pixels or more, and writes such maps in float32. On a GPU the rows are summed first.
+    """
+    return lax.platform_dependent(x, cuda=_mean_by_rows, default=lambda x: x.mean(axis=(1, 2)))
+
+
+def _mean_by_rows(x):
+    columns = apart(precise(x).sum(1))
+    return (columns.sum(1) / (x.shape[1] * x.shape[2])).astype(x.dtype)
