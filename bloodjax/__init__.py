@@ -162,8 +162,10 @@ def load_dataset(
     class_names: Sequence[str] = (),
     seed: int = 0,
     layout: str = "auto",
+    bits: str | int = "auto",
+    fit: str = "crop",
 ) -> Dataset:
-    """All labelled images of a source, centre-cropped and resized.
+    """All labelled images of a source, as squares of one size.
 
     Args:
       spec: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N].
@@ -173,6 +175,9 @@ def load_dataset(
       class_names: Classes in label order; by default the source's.
       seed: Random seed of the synthetic images.
       layout: What the folders of the source mean, such as "class/group", as `config.data.layout`.
+      bits: Scale of values of more than 8 bits: "8", "10", "12", "14", "16", or "auto", which takes
+        it from the largest value, as `config.data.bits`.
+      fit: How images become squares: "crop", "pad" or "squash", as `config.data.fit`.
 
     Returns:
       The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], `names`,
@@ -188,7 +193,7 @@ def load_dataset(
     return sources.load(
         os.fspath(spec),
         image_size,
-        options=ReadOptions(bad_images, layout=layout_lib.check(layout, "layout")),
+        options=ReadOptions(bad_images, str(bits), fit, layout_lib.check(layout, "layout")),
         class_names=class_names,
         seed=seed,
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from bloodjax.data import bit_depth
+from bloodjax.errors import UserError
 
 AUTO = "auto"
 # Values of `config.data.bits` and of the flag `--bits`.
@@ -15,7 +15,7 @@ FITS = ("crop", "pad", "squash")
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How images are read.
+    """How images are read. Other values of the first three raise UserError.
 
     Attributes:
       bad_images: What to do about an unreadable image in a folder or zip: "fail" raises an error,
@@ -28,10 +28,21 @@ class ReadOptions:
         finds it from their names.
     """
 
-    bad_images: Literal["fail", "skip"] = "fail"
+    bad_images: str = "fail"
     bits: str = AUTO
-    fit: Literal["crop", "pad", "squash"] = "crop"
+    fit: str = "crop"
     layout: str = AUTO
+
+    def __post_init__(self):
+        allowed = {
+            "bad_images": ("fail", "skip"),
+            "bits": (*BITS, bit_depth.UNIT),
+            "fit": FITS,
+        }
+        for name, values in allowed.items():
+            value = getattr(self, name)
+            if value not in values:
+                raise UserError(f"{name} is {value!r}, expected one of {', '.join(values)}")
 
 
 DEFAULTS = ReadOptions()

@@ -281,6 +281,23 @@ def test_the_config_of_an_older_run_is_read(tmp_path):
     assert config_lib.load_json(tmp_path / "config.json") == config
 
 
+def test_a_run_of_an_earlier_version_reads_the_upper_8_of_16_bits(tmp_path):
+    content = config_lib.defaults().to_dict()
+    for key in ("bits", "scale"):
+        del content["data"][key]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    stored = config_lib.load_json(tmp_path / "config.json")
+    assert config_lib.read_options(stored).bits == "16"
+    assert config_lib.read_options(config_lib.defaults()).bits == "auto"
+
+
+def test_the_scale_is_filled_in_by_the_run():
+    with pytest.raises(UserError, match=r"data.scale is filled in by the run: expected data.bits"):
+        config_lib.load("quickstart", ["data.scale=12"])
+    options = config_lib.read_options(config_lib.load("quickstart", ["data.bits=12"]))
+    assert options.bits == "12"
+
+
 def test_a_model_may_be_named_by_an_alias():
     config = config_lib.validate(nested("model.name", "resnet50"))
     for alias in ("resnet_50", "ResNet50"):

@@ -93,3 +93,25 @@ def test_unknown_views_and_none_selected(model):
         model.predict(cells, "d6")
     with pytest.raises(UserError, match=r"the run has no tta\.json"):
         model.predict(cells, "selected")
+
+
+def test_predict_takes_what_is_clear(model):
+    cells = render.render_dataset(5, 32, seed=1).images
+    expected = model.predict(cells)
+    small = cells[1][:24, :24]
+    found = model.predict([cells[0], small, cells[2, ..., 0]])
+    assert found.shape == (3, 8)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    np.testing.assert_allclose(found[1:2], model.predict(small), atol=1e-6)
+    rgba = np.concatenate([cells, np.full((5, 32, 32, 1), 255, np.uint8)], -1)
+    np.testing.assert_allclose(model.predict(rgba), expected, atol=1e-6)
+    for nothing in (cells[:0], []):
+        assert model.predict(nothing).shape == (0, 8)
+        assert model.predict_with_plain(nothing, "flip").shape == (0, 2, 8)
+
+
+@pytest.mark.parametrize("convert", [np.uint16, np.int64, np.float32, bool])
+def test_predict_refuses_other_values_in_one_line(model, convert):
+    cells = render.render_dataset(2, 32, seed=1).images
+    with pytest.raises(UserError, match=r"^images are \w+ \[2, 32, 32, 3\].*, expected uint8 .*$"):
+        model.predict(cells.astype(convert))

@@ -1,12 +1,13 @@
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 import bloodjax
+from bloodjax import config as config_lib
 from bloodjax import metrics, run
-from bloodjax.data import splits
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier, ensemble
@@ -38,6 +39,35 @@ def model(trained, other):
 @pytest.fixture(scope="module")
 def cells():
     return render.render_dataset(19, 32, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([{"data.fit": "crop"}, {"data.fit": "pad"}], "b: has data.fit pad; expected that of a"),
+        (
+            [{"data.scale": "10"}, {"data.scale": "12"}],
+            r"different scales \(10, 12\), expected one",
+        ),
+    ],
+)
+def test_members_read_images_alike(make_config, values, message):
+    members = {
+        pathlib.Path(name): types.SimpleNamespace(classes=("x",), config=make_config(**changes))
+        for name, changes in zip("ab", values, strict=True)
+    }
+    with pytest.raises(UserError, match=message):
+        Ensemble(members)
+
+
+def test_an_ensemble_has_the_scale_of_a_member(make_config):
+    members = {
+        pathlib.Path(name): types.SimpleNamespace(
+            classes=("x",), config=make_config(**{"data.scale": scale}), baseline=None
+        )
+        for name, scale in {"a": "", "b": "12"}.items()
+    }
+    assert config_lib.read_options(Ensemble(members).config).bits == "12"
 
 
 def test_load_of_one_run_is_its_classifier(trained):
@@ -89,15 +119,6 @@ def test_members_of_other_classes_are_refused(model, trained):
 def test_a_run_named_twice_is_refused(trained):
     with pytest.raises(UserError, match=r"run: is named twice"):
         ensemble.load([trained, str(trained)])
-
-
-def test_no_member_may_have_seen_the_images(model, trained):
-    names = [str(i) for i in range(160)]
-    with pytest.raises(UserError, match=r"run: was trained on \d+ of these 160 images of synth"):
-        model.check_unseen("synthetic:160", names)
-    kept_back = splits.load(trained / "splits.json")["parts"]["test"]
-    model.check_unseen("synthetic:160", kept_back)
-    model.check_unseen("synthetic:96", names)
 
 
 def test_fold_folders(trained, tmp_path):

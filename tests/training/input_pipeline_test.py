@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from bloodjax import config as config_lib
 from bloodjax.data import images, sources
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
-from bloodjax.training import input_pipeline
+from bloodjax.training import input_pipeline, saved_splits, setup
 
 SIZE = 32
 SPLITS = {"train": 32, "val": 16, "test": 16}
@@ -185,7 +186,7 @@ def test_a_class_that_cleaning_leaves_empty(prepare, tmp_path):
     other = cells(16, seed=9)
     other.images[0] = dataset.images[only]
     test = challenge(tmp_path / "other.npz", other)
-    with pytest.raises(UserError, match=rf"no image of {dataset.classes[0]} is left"):
+    with pytest.raises(UserError, match=rf"1 of 1 train images of {dataset.classes[0]} \(also in"):
         prepare(challenge(tmp_path / "cells.npz", kept), test=test, validation="0")
 
 
@@ -212,7 +213,7 @@ def select(make_config, prepare, tmp_path):
         prepare(train, **data)
         config = make_config(**{"data.train": train})
         saved = tmp_path / "run/splits.json"
-        return lambda spec, split=None: input_pipeline.select(
+        return lambda spec, split=None: saved_splits.select(
             config, saved, render.CLASSES, spec, split
         )
 
@@ -272,7 +273,8 @@ def test_a_saved_source_is_known_by_its_fingerprint(prepare, file, tmp_path):
     prepare(file)
     saved = json.loads((tmp_path / "run/splits.json").read_text())["sources"]
     print_ = sources.fingerprint(file)
-    assert saved == {p: {"spec": file, "fingerprint": print_} for p in input_pipeline.SPLITS}
+    source = {"spec": file, "fingerprint": print_, "path": file}
+    assert saved == dict.fromkeys(input_pipeline.SPLITS, source)
 
 
 def test_recall_reads_a_part_from_where_it_came(prepare, make_config, file, medmnist, tmp_path):
@@ -280,21 +282,97 @@ def test_recall_reads_a_part_from_where_it_came(prepare, make_config, file, medm
     config, path = make_config(**{"data.train": file}), tmp_path / "run/splits.json"
     classes = prepared.train.classes
     for name, dataset in prepared.items():
-        found = input_pipeline.recall(config, path, classes, name)
+        found = saved_splits.recall(config, path, classes, name)
         assert found.names == dataset.names
         np.testing.assert_array_equal(found.images, dataset.images)
         np.testing.assert_array_equal(found.labels, dataset.labels)
     with pytest.raises(UserError, match=r"splits\.json: the run has no holiday split"):
-        input_pipeline.recall(config, path, classes, "holiday")
+        saved_splits.recall(config, path, classes, "holiday")
     challenge(tmp_path / "cells.npz", cells(152, seed=5))
     with pytest.raises(UserError, match=r"cells\.npz: has changed since .*splits\.json"):
-        input_pipeline.recall(config, path, classes, "train")
+        saved_splits.recall(config, path, classes, "train")
 
 
-def test_trained_on_counts_the_pictures_of_the_same_source(prepare, file, tmp_path):
-    prepared = prepare(file)
-    path = tmp_path / "run/splits.json"
-    assert input_pipeline.trained_on(path, file, prepared.train.names[:7]) == 7
-    assert input_pipeline.trained_on(path, file, prepared.test.names) == 0
-    other = challenge(tmp_path / "other.npz", cells(64, seed=9))
-    assert input_pipeline.trained_on(path, other, prepared.train.names[:7]) == 0
+@pytest.fixture
+def numbered_folders(tmp_path):
+    """Classes called 2 and 10, which are in another order as texts."""
+    drawn = cells(64)
+    for i, image in enumerate(drawn.images):
+        path = tmp_path / f"numbered/{(2, 10)[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_png(image))
+    return str(tmp_path / "numbered")
+
+
+def test_a_resumed_run_keeps_the_order_of_its_classes(prepare, numbered_folders, tmp_path):
+    first = prepare(numbered_folders)
+    assert first.train.classes == ("2", "10")
+    saved = tmp_path / "run/splits.json"
+    content = json.loads(saved.read_text())
+    assert content["classes"] == ["2", "10"]
+    saved.write_text(json.dumps(content | {"classes": ["10", "2"]}))
+    resumed = prepare(numbered_folders, resumes=True)
+    assert resumed.train.classes == ("10", "2")
+    assert resumed.train.labels.tolist() == (1 - first.train.labels).tolist()
+
+
+def test_a_run_of_an_earlier_version_keeps_its_order(prepare, numbered_folders, tmp_path):
+    prepare(numbered_folders)
+    saved = tmp_path / "run/splits.json"
+    content = json.loads(saved.read_text())
+    del content["classes"]
+    saved.write_text(json.dumps(content))
+    assert prepare(numbered_folders, resumes=True).train.classes == ("10", "2")
+
+
+def test_a_test_source_without_names_is_refused_if_its_order_is_unknown(prepare, tmp_path):
+    drawn = cells(64)
+    for i, image in enumerate(drawn.images):
+        path = tmp_path / f"folders/{('ill', 'well')[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_png(image))
+    test = str(tmp_path / "test.npz")
+    np.savez(test, images=cells(16, seed=1).images, labels=np.arange(16) % 2)
+    with pytest.raises(UserError, match=r"test.npz: names no classes, and its labels 0..1 need"):
+        prepare(str(tmp_path / "folders"), test=test)
+    prepared = prepare(str(tmp_path / "folders"), test=test, classes=("well", "ill"))
+    assert prepared.test.classes == prepared.train.classes == ("well", "ill")
+
+
+def test_says_what_is_in_no_split(prepare, split_folders, tmp_path):
+    (tmp_path / "folders/test").rename(tmp_path / "folders/TEST_SIMPLE")
+    (tmp_path / "folders/val").rename(tmp_path / "folders/test")
+    prepared = prepare(split_folders, clean="report")
+    assert sum(entry.count for entry in prepared.left_out) == 16
+    assert {entry.reason for entry in prepared.left_out} == {"of the unused split test_simple"}
+
+
+def test_all_sources_of_a_run_have_the_widest_scale(prepare, tmp_path):
+    drawn = cells(64)
+    for name, factor in {"train": 4, "test": 16}.items():
+        np.savez(
+            tmp_path / f"{name}.npz",
+            images=np.roll(drawn.images, factor, axis=1).astype(np.uint16) * factor,
+            labels=drawn.labels,
+        )
+    prepared = prepare(str(tmp_path / "train.npz"), test=str(tmp_path / "test.npz"), validation=0)
+    assert {split.reading.tally.scale for _, split in prepared.items()} == {"12"}
+    assert prepared.train.images.max() <= 63 < prepared.test.images.max()
+
+
+def test_a_run_keeps_the_scale_of_its_images(make_config, tmp_path):
+    drawn = cells(64)
+    np.savez(tmp_path / "a.npz", images=drawn.images.astype(np.uint16) * 16, labels=drawn.labels)
+    config = make_config(**{"data.train": str(tmp_path / "a.npz")})
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    setup.prepare_run(config, None, workdir, fresh=True)
+    stored = config_lib.load_json(workdir / "config.json")
+    assert (stored.data.bits, stored.data.scale) == ("auto", "12")
+    assert config_lib.differences(stored, config) == []
+    dark = str(tmp_path / "dark.npz")
+    np.savez(dark, images=drawn.images.astype(np.uint16))
+    options = config_lib.read_options(stored)
+    np.testing.assert_array_equal(
+        sources.load_images(dark, SIZE, options=options).images, drawn.images // 16
+    )

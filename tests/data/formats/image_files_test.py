@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import bloodjax
 from bloodjax.data import images, sources
 from bloodjax.data.lazy import LazyImages
 from bloodjax.data.options import ReadOptions
@@ -170,3 +171,14 @@ def test_a_page_named_as_an_image_is_unreadable(tmp_path, caplog):
         dataset = sources.load_images(spec, 24, options=ReadOptions("skip"))
     assert len(dataset) == 7
     assert ("unreadable", "", 1) in dataset.reading.left_out
+
+
+def test_the_face_reads_with_a_scale_and_a_fit(tmp_path):
+    spec = classes(tmp_path, GREYS[:, :12] * 16)
+    dataset = bloodjax.load_dataset(spec, 24, bits=16, fit="squash")
+    expected = images.resize(EXPECTED[:, :12] // 16, 24, "squash")
+    np.testing.assert_array_equal(in_order(dataset), expected)
+    with pytest.raises(UserError, match="bits is '11', expected one of auto, 8, 10"):
+        bloodjax.load_dataset(spec, 24, bits=11)
+    with pytest.raises(UserError, match="fit is 'zoom', expected one of crop, pad, squash"):
+        bloodjax.load_dataset(spec, 24, fit="zoom")
