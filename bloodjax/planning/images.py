@@ -10,7 +10,8 @@ import pathlib
 from bloodjax.config import Config, split_source
 from bloodjax.data import names as names_lib
 from bloodjax.data import sources
-from bloodjax.data.formats import array_record, groups, layout, npz
+from bloodjax.data.formats import array_record, groups, npz
+from bloodjax.data.formats import layout as layout_lib
 from bloodjax.data.formats.archive import open_archive
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import DEFAULT_FRACTION
@@ -51,8 +52,10 @@ def count(config: Config, images: int | None = None, classes: int | None = None)
     Raises:
       UserError: A source cannot be read, or no image is left to train on.
     """
-    spec = config.data.train
-    known = _source(spec, tuple(config.data.classes)) if _is_here(spec) and not images else None
+    spec, layout = config.data.train, config.data.layout
+    known = (
+        _source(spec, layout, tuple(config.data.classes)) if _is_here(spec) and not images else None
+    )
     if known:
         own, found = known
         origin = f"{sum(own.values()):,} images in {spec}, before the audit removes any"
@@ -65,7 +68,7 @@ def count(config: Config, images: int | None = None, classes: int | None = None)
     for name, in_source in _OWN.items():
         source = split_source(config, name)
         if source.spec is not None:
-            each = _source(source.spec, ())[0] if _is_here(source.spec) else {}
+            each = _source(source.spec, layout, ())[0] if _is_here(source.spec) else {}
             counts[name] = sum(each.values())
         elif source.is_auto and in_source in own:
             counts[name] = own[in_source]
@@ -85,7 +88,7 @@ def _is_here(spec: str) -> bool:
     return bool(spec) and os.path.exists(os.path.expanduser(spec))
 
 
-def _source(spec: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
+def _source(spec: str, layout: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
     """Images of each of a source's own splits ("" without splits), and the number of classes."""
     number = sources.synthetic_count(spec)
     if number is not None:
@@ -97,14 +100,14 @@ def _source(spec: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
     if path.suffix.lower() == ".npz":
         counts, classes = npz.count_labels(path, names)
         return counts, len(classes)
-    return _listed(path)
+    return _listed(path, layout)
 
 
-def _listed(path: pathlib.Path) -> tuple[dict[str, int], int]:
+def _listed(path: pathlib.Path, layout: str) -> tuple[dict[str, int], int]:
     with open_archive(path) as archive:
         tables = set(groups.tables(archive.files))
         files = [name for name in archive.files if name not in tables]
-        found = layout.find(path, files, archive.folders)
+        found = layout_lib.find(path, files, archive.folders, layout)
     if not found.names:
         raise UserError(f"{path}: contains no images in folders of classes")
     return dict(collections.Counter(found.splits)), len({names_lib.form(n) for n in found.classes})

@@ -95,6 +95,83 @@ def test_class_names_give_the_label_order(folder):
     assert [dataset.classes[label] for label in dataset.labels] == ["a", "a", "b", "b", "c", "c"]
 
 
+def test_class_names_may_differ_in_form(folder):
+    dataset = sources.load(str(folder), 24, class_names=("C", " b", "a"))
+    assert dataset.classes == ("C", " b", "a")
+    assert dataset.labels.tolist() == [2, 2, 1, 1, 0, 0]
+    assert dataset.reading.details == ("b taken as  b", "c taken as C")
+
+
+def test_says_which_classes_are_unknown(folder):
+    with pytest.raises(UserError, match=r"cells: contains the classes b, c, expected only a, d$"):
+        sources.load(str(folder), 24, class_names=("a", "d"))
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """The same images in folders called by their labels, and as an npz with these labels."""
+    labels = np.array([0, 1, 2, 9, 10, 11])
+    pixels = np.stack([image(i) for i in range(len(labels))])
+    for label, picture in zip(labels, pixels, strict=True):
+        file = tmp_path / f"folders/{label}/x.png"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(images.encode_png(picture))
+    np.savez(tmp_path / "same.npz", images=pixels, labels=labels)
+    return str(tmp_path / "folders"), str(tmp_path / "same.npz")
+
+
+def test_folders_and_an_npz_with_the_same_labels_agree(numbered):
+    folder, file = numbered
+    expected = sources.load(folder, 24)
+    assert expected.classes == ("0", "1", "2", "9", "10", "11")
+    found = sources.load(file, 24, class_names=expected.classes, positional=False)
+    class_of = {
+        im.tobytes(): expected.classes[k]
+        for im, k in zip(expected.images, expected.labels, strict=True)
+    }
+    for picture, label in zip(found.images, found.labels, strict=True):
+        assert class_of[picture.tobytes()] == found.classes[label]
+
+
+def test_a_file_without_names_is_an_error_if_its_order_is_unknown(numbered):
+    with pytest.raises(UserError, match=r"same.npz: names no classes, and its labels 0..11 need"):
+        sources.load(numbered[1], 24, class_names=tuple("abcdefghijkl"), positional=False)
+
+
+def test_says_what_each_kind_of_source_is(folder, zipped, challenge):
+    found = [sources.load(str(spec), 24).reading for spec in (folder, zipped, challenge)]
+    assert [reading.spec for reading in found] == [str(folder), str(zipped), str(challenge)]
+    assert [reading.layout for reading in found] == [
+        *("class folders", "class folders", "npz of images and labels"),
+    ]
+    assert sources.load("synthetic:16", 32).reading.layout == "rendered cells"
+
+
+def test_image_folders_of_the_hub_are_folders(folder):
+    (folder / "dataset_info.json").write_text('{"features": {}, "splits": {}}')
+    (folder / "README.md").write_text("---")
+    assert sources.load(str(folder), 24).classes == ("a", "b", "c")
+    assert sources.native_size(str(folder)) is None
+
+
+def test_a_table_of_the_hub_is_no_folder_of_images(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"found 1 .parquet; export them as image files"):
+        sources.load(str(tmp_path), 24)
+
+
+def test_the_layout_can_be_stated(tmp_path):
+    for i, name in enumerate(["train/a", "test/b"]):
+        file = tmp_path / f"cells/{name}/1.png"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(images.encode_png(image(i)))
+    found = sources.load(str(tmp_path / "cells"), 24)
+    assert (found.classes, found.splits) == (("a", "b"), ("test", "train"))
+    stated = sources.load(str(tmp_path / "cells"), 24, options=ReadOptions(layout="class/other"))
+    assert (stated.classes, stated.splits) == (("test", "train"), ("", ""))
+
+
 def test_class_names_order_the_names_that_an_npz_holds(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8), labels=[0, 1], classes=["x", "y"])

@@ -41,6 +41,7 @@ _DOCUMENTS = (
     *(".csv", ".dat", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".ipynb", ".json", ".log"),
     *(".m", ".mat", ".md", ".pdf", ".ppt", ".pptx", ".py", ".rtf", ".toml", ".tsv", ".txt", ".xls"),
     *(".xlsx", ".xml", ".yaml", ".yml"),
+    *(".arrow", ".gz", ".h5", ".hdf5", ".npy", ".npz", ".parquet", ".pkl", ".tar", ".zip"),
 )
 
 # How likely the name of a folder is that of a group and not of a class.
