@@ -10,8 +10,13 @@ TINY = (
 )
 
 
+# Names that file systems allow and that are patterns, separators or lists elsewhere.
+ODD = "run[1], a\\b ü嗜 *?"
+
+
 @pytest.mark.full
 def test_a_signal_ends_it_with_a_checkpoint(command, tmp_path):
+    tmp_path /= ODD
     arguments = [*TINY, "--config.phases.finetune.epochs=500", f"--workdir={tmp_path}"]
     with subprocess.Popen(**command("main", *arguments), stderr=subprocess.PIPE) as process:
         for line in process.stderr:
@@ -38,6 +43,7 @@ def test_a_wrong_key_is_one_line(command, tmp_path):
 
 @pytest.mark.full
 def test_folds_are_trained_and_evaluated_as_one(command, tmp_path):
+    tmp_path /= ODD
     changes = ("--config.folds=2", "--config.phases.finetune.epochs=1")
     done = subprocess.run(
         **command("main", *TINY, *changes, f"--workdir={tmp_path}"), capture_output=True

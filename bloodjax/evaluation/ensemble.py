@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -121,14 +122,15 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     """
     if isinstance(workdirs, (str, pathlib.Path)):
         workdirs = [workdirs]
-    folders = [fold for workdir in workdirs for fold in fold_folders(pathlib.Path(workdir))]
+    workdirs = [pathlib.Path(os.path.expanduser(workdir)) for workdir in workdirs]
+    folders = [fold for workdir in workdirs for fold in fold_folders(workdir)]
     if len(set(folders)) < len(folders):
         repeated = next(folder for folder in folders if folders.count(folder) > 1)
         raise UserError(f"{repeated}: is named twice, expected different runs")
     members = {folder: classifier.load(folder) for folder in folders}
     if len(members) == 1:
         return members[folders[0]]
-    return Ensemble(members, classifier.load_baseline(pathlib.Path(workdirs[0])))
+    return Ensemble(members, classifier.load_baseline(workdirs[0]))
 
 
 def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:

@@ -160,8 +160,9 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
                 column, row, text, ha="center", va="center", color=ink, alpha=1 if count else 0.6
             )
         axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
-        axes.set_xticks(ticks, names, rotation=35, ha="right")
-        axes.set_yticks(ticks, names)
+        stand_ins = _stand_ins(names)
+        axes.set_xticks(ticks, stand_ins, rotation=35, ha="right")
+        axes.set_yticks(ticks, stand_ins)
         texts = [*axes.get_xticklabels(), *axes.get_yticklabels()]
         axes.set(xlabel="predicted", ylabel="true")
         axes.grid(False)
@@ -169,7 +170,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes.tick_params(length=0, labelcolor=INK)
         total = counted(counts.sum(), "image")
         label = f"confusion matrix: {np.trace(counts)} of {total} on the diagonal"
-        return _svg(figure, label, texts)
+        return _svg(figure, label, texts, 2 * names)
 
 
 def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
@@ -213,7 +214,7 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
             if scores["recall"] is not None:
                 axes.hlines(row, *scores["recall_ci95"], color=ACCENT, linewidth=1.6)
                 axes.plot(scores["recall"], row, "o", color=ACCENT, markersize=5, clip_on=False)
-        axes.set_yticks(range(len(per_class)), names)
+        axes.set_yticks(range(len(per_class)), _stand_ins(names))
         axes.set(ylim=(len(per_class) - 0.4, -0.6), xlabel="recall")
         axes.set_xlim(right=1.005)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -221,7 +222,7 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
         axes.locator_params(axis="x", nbins=5)  # More labels would overlap.
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         label = "recall of each class with its 95 % interval"
-        return _svg(figure, label, axes.get_yticklabels())
+        return _svg(figure, label, axes.get_yticklabels(), names)
 
 
 def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:
@@ -322,7 +323,10 @@ def _families(text: str) -> list[str]:
     """Installed fonts that together have the most glyphs for `text`; the first is `FONT`."""
     families = [FONT]
     if _missing(text):
-        for family in sorted({entry.name for entry in font_manager.fontManager.ttflist}):
+        plain = (
+            f for f in font_manager.fontManager.ttflist if (f.weight, f.style) == (400, "normal")
+        )
+        for family in sorted({font.name for font in plain}):
             missing = _missing(text, families)
             if missing and _missing("".join(missing), [family]) != missing:
                 families.append(family)
@@ -340,7 +344,19 @@ def _title(title: str) -> str:
     return "\n".join(labels.shortened([line], 26)[0] if line else "" for line in title.split("\n"))
 
 
-def _svg(figure: Figure, label: str, names: Sequence[Text] = ()) -> str:
+def _stand_ins(names: Sequence[str]) -> list[str]:
+    """The names with letters as wide in place of the characters that `FONT` lacks.
+
+    The layout is made with them; `_svg` puts the names in their places.
+    """
+    missing = _missing("".join(names))
+    return [
+        "".join("M" * bool(labels.columns(c)) if c in missing else c for c in name)
+        for name in names
+    ]
+
+
+def _svg(figure: Figure, label: str, texts: Sequence[Text] = (), names: Sequence[str] = ()) -> str:
     """Converts the figure to an `<svg>` element with the given aria-label.
 
     The page scales the element up to `--width`, at which its text would be larger than the page's.
@@ -348,26 +364,21 @@ def _svg(figure: Figure, label: str, names: Sequence[Text] = ()) -> str:
     Args:
       figure: The figure.
       label: The aria-label.
-      names: Its texts that come from the user and may need another font.
+      texts: Texts in the figure with the `_stand_ins` of names.
+      names: The name of each of these.
     """
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    shown = {f"name-{i}": text.get_text() for i, text in enumerate(names)}
-    missing = _missing("".join(shown.values()))
-    if missing:
-        for gid, text in zip(shown, names, strict=True):
-            text.set_gid(gid)
-            # The layout is made with letters as wide as the characters that the font lacks.
-            text.set_text(
-                "".join("M" * bool(labels.columns(c)) if c in missing else c for c in shown[gid])
-            )
-    with matplotlib.rc_context({"svg.fonttype": "none"} if missing else {}):
+    as_text = bool(_missing("".join(names)))
+    for i, text in enumerate(texts if as_text else ()):
+        text.set_gid(f"name-{i}")
+    with matplotlib.rc_context({"svg.fonttype": "none"} if as_text else {}):
         figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     svg = file.getvalue()
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    for gid, name in shown.items() if missing else ():
+    for i, name in enumerate(names if as_text else ()):
         body = re.sub(
-            rf'(<g id="{gid}">\s*<text[^>]*>)[^<]*',
+            rf'(<g id="name-{i}">\s*<text[^>]*>)[^<]*',
             lambda match, name=name: match[1] + html.escape(name),
             body,
         )
