@@ -39,13 +39,23 @@ def to_rgb(images: UInt8[np.ndarray, "n height width channels"]) -> tuple[RGB, i
 
     Returns:
       The images, and how many of them have transparent pixels.
+
+    Raises:
+      ValueError: An image has only transparent pixels.
     """
     if images.shape[-1] == 3:
         return images, 0
     if images.shape[-1] == 1:
         return np.repeat(images, 3, axis=-1), 0
-    rgb, transparent = zip(*map(images_lib.over_background, images), strict=True)
-    return np.stack(rgb), sum(transparent)
+    rgb = np.empty((*images.shape[:-1], 3), np.uint8)
+    transparent = 0
+    for i, image in enumerate(images):
+        try:
+            rgb[i], found = images_lib.over_background(image)
+        except ValueError as error:
+            raise ValueError(f"image {i}: {error}") from error
+        transparent += found
+    return rgb, transparent
 
 
 def as_rgb(images: ImagesLike) -> RGB | list[UInt8[np.ndarray, "height width 3"]] | LazyImages:

@@ -77,7 +77,7 @@ def read(
 
     Raises:
       ValueError: `data` is not an image (`NotAnImageError`), is truncated, has more than
-        `MAX_PIXELS` pixels, or has values that `options.bits` does not fit.
+        `MAX_PIXELS` pixels, only transparent ones, or values that `options.bits` does not fit.
     """
     image, facts = _decode(data, options.bits)
     if image is None:
@@ -122,6 +122,13 @@ class _Deep(NamedTuple):
     values: np.ndarray
     alpha: np.ndarray | None
 
+    def visible(self) -> np.ndarray:
+        """`values`, with 0 where nothing is seen of them."""
+        if self.alpha is None:
+            return self.values
+        seen = self.alpha > 0
+        return np.where(seen if self.values.ndim == 2 else seen[..., None], self.values, 0)
+
 
 def _decode(data: bytes, bits: str) -> tuple[Image.Image | None, Facts]:
     """Decodes an image at its own size as RGB, as `read` does."""
@@ -160,10 +167,11 @@ def _opened(data: bytes, bits: str) -> tuple[Image.Image | None, Facts]:
         values = None
         rgb, transparent = _to_rgb(image)
     else:
-        values = bit_depth.measure(deep.values)
+        visible = deep.visible()
+        values = bit_depth.measure(visible)
         rgb, transparent = None, deep.alpha is not None and int(deep.alpha.min()) < 255
         if bits != AUTO:
-            rgb = _from_deep(deep, bit_depth.to_uint8(deep.values, values, bits))
+            rgb = _from_deep(bit_depth.to_uint8(visible, values, bits), deep.alpha)
     if not is_tiff:
         turn = _orientation(image)
         if rgb is not None and turn in _TURNS:
@@ -199,18 +207,24 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _over_background(rgba: Image.Image) -> tuple[Image.Image, bool]:
-    transparent = rgba.getchannel("A").getextrema()[0] < 255
+    lowest, highest = rgba.getchannel("A").getextrema()
+    if highest == 0:
+        raise ValueError("all of its pixels are transparent")
+    transparent = lowest < 255
     if transparent:
         rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, (*BACKGROUND, 255)), rgba)
     return rgba.convert("RGB"), transparent
 
 
-def _from_deep(deep: _Deep, values: UInt8[np.ndarray, "height width *channels"]) -> Image.Image:
-    """The image with scaled `values`, as RGB over `BACKGROUND`."""
+def _from_deep(
+    values: UInt8[np.ndarray, "height width *channels"],
+    alpha: UInt8[np.ndarray, "height width"] | None,
+) -> Image.Image:
+    """An image of scaled values as RGB over `BACKGROUND`."""
     rgb = Image.fromarray(values).convert("RGB")
-    if deep.alpha is None:
+    if alpha is None:
         return rgb
-    rgb.putalpha(Image.fromarray(deep.alpha))
+    rgb.putalpha(Image.fromarray(alpha))
     return _over_background(rgb)[0]
 
 
@@ -226,7 +240,7 @@ def _deep_values(image: Image.Image, data: bytes) -> _Deep | None:
         if bits > 8 and not is_grey:
             raise ValueError(f"JPEG 2000 colours of {bits} bits, expected 8 bits, or TIFF or PNG")
         if is_grey:  # Pillow scales them to 16 bits
-            return _Deep(np.asarray(image) >> (16 - bits), None)
+            return _Deep(np.asarray(image) >> (16 - min(bits, 16)), None)
     elif image.format == "TIFF":
         _check_tiff(image, is_grey)
     if is_grey:
@@ -313,7 +327,11 @@ def resize(
 def over_background(
     image: UInt8[np.ndarray, "height width 4"],
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
-    """An RGBA image as RGB over `BACKGROUND`, and whether it has transparent pixels."""
+    """An RGBA image as RGB over `BACKGROUND`, and whether it has transparent pixels.
+
+    Raises:
+      ValueError: All of its pixels are transparent.
+    """
     rgb, transparent = _over_background(Image.fromarray(image))
     return np.asarray(rgb), transparent
 

@@ -225,6 +225,20 @@ def test_transparency_of_16_bits(image):
         np.testing.assert_array_equal(found[48:, :, 2], image[48:96, :96, 2])
 
 
+def test_hidden_values_do_not_decide_the_scale(image):
+    colours = np.concatenate([image[:96, :96].astype(np.uint16) * 16, OPAQUE], -1)
+    colours[0] = (65535, 65535, 65535, 0)
+    found, facts = images.read(png16(colours, 6), 96, ReadOptions(bits="12"))
+    assert facts.values.largest <= 4080
+    np.testing.assert_array_equal(found[1:], image[1:96, :96])
+
+
+@pytest.mark.parametrize("encode", [lambda rgba: png16(rgba, 6), lambda rgba: saved(rgba, "PNG")])
+def test_an_image_of_transparent_pixels_only_is_unreadable(encode):
+    with pytest.raises(ValueError, match="all of its pixels are transparent"):
+        images.decode(encode(np.full((9, 9, 4), (90, 9, 9, 0), np.uint8)), 9)
+
+
 def test_floats_of_0_to_1(image):
     grey = image[:96, :96, 0]
     data = saved((grey / 255).astype(np.float32), "TIFF")

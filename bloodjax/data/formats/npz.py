@@ -202,7 +202,7 @@ class _Arrays:
         for key in keys:
             pixels = self.pixels(key)
             if pixels.dtype == np.uint8:
-                pixels, n = arrays_lib.to_rgb(pixels)
+                pixels, n = self._rgb(key, pixels)
                 transparent += n
                 kept[key] = resize(pixels, self._size, self.options.fit)
             else:
@@ -239,6 +239,12 @@ class _Arrays:
         if pixels.shape[-1] == 4 and array.dtype != np.uint8:
             raise self._error(key, array, f"uint8 with a channel of opacity, or {expected}")
         return pixels
+
+    def _rgb(self, key: str, pixels: np.ndarray) -> tuple[np.ndarray, int]:
+        try:
+            return arrays_lib.to_rgb(pixels)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {key}: {error}") from error
 
     def _range(self, key: str, pixels: np.ndarray) -> bit_depth.Range:
         try:

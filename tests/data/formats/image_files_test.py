@@ -91,6 +91,7 @@ def test_what_reading_decided_is_said(tmp_path):
     exif[0x0112] = 3
     cell = EXPECTED[0]
     rgba = np.concatenate([cell, np.zeros((24, 24, 1), np.uint8)], -1)
+    rgba[0, 0, 3] = 255
     frames = [Image.fromarray(cell), Image.fromarray(EXPECTED[1])]
     stack = io.BytesIO()
     frames[0].save(stack, "TIFF", save_all=True, append_images=frames[1:])

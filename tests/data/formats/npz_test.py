@@ -311,12 +311,18 @@ def test_the_splits_of_a_file_have_one_scale(tmp_path):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_grey_and_transparent_images_are_read_as_files_are(tmp_path, channels):
     pixels = np.repeat(random_images()[..., :1], channels, axis=-1)
-    pixels[..., -1] = pixels[..., -1] if channels == 1 else 0
+    if channels == 4:
+        pixels[..., 3] = 0
+        pixels[:, 0, 0] = 255
     path = challenge(tmp_path / "a.npz", images=pixels)
     dataset = npz.read_dataset(path, 20, ())
     expected = np.repeat(pixels, 3, axis=-1) if channels == 1 else 255
     np.testing.assert_array_equal(dataset.images, np.broadcast_to(expected, (N, 20, 20, 3)))
     assert dataset.reading.tally.transparent == (N if channels == 4 else 0)
+    if channels == 4:
+        pixels[3, ..., 3] = 0
+        with pytest.raises(UserError, match="images: image 3: all of its pixels are transparent"):
+            npz.read_dataset(challenge(path, images=pixels), 20, ())
 
 
 def test_images_that_are_not_square_fit(tmp_path):
