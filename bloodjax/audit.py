@@ -41,10 +41,12 @@ def main(_: list[str]) -> None:
 
     options = ReadOptions(bad_images=_BAD.value, layout=layout.check(_LAYOUT.value, "--layout"))
     names = parsed.parse_names(_CLASSES.value)
-    datasets = {
-        spec: sources.load(spec, _SIZE.value, options=options, class_names=names)
-        for spec in _DATA.value
-    }
+    datasets = sources.with_common_names(
+        {
+            spec: sources.load(spec, _SIZE.value, options=options, class_names=names)
+            for spec in _DATA.value
+        }
+    )
     for line in statement.lines(datasets):
         console.log_info(line)
     findings = audit.audit(datasets)

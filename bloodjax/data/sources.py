@@ -14,7 +14,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -255,6 +255,28 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         classes=tuple(class_names),
         reading=reading,
     )
+
+
+def with_common_names(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Sources of which each class has the name that it has in the first of them with it.
+
+    Args:
+      datasets: The sources by key. Their labels, and the order of their classes, stay.
+    """
+    known: list[str] = []
+    common = {}
+    for key, dataset in datasets.items():
+        name_of = names.match(dataset.classes, known)
+        classes = tuple(name_of.get(name, name) for name in dataset.classes)
+        if len(set(classes)) < len(classes):  # two names of one form, kept apart on purpose
+            classes = dataset.classes
+        reading = dataset.reading
+        for name, other in zip(dataset.classes, classes, strict=True):
+            if name != other:
+                reading = reading.with_detail(f"{name} taken as {other}")
+        common[key] = dataclasses.replace(dataset, classes=classes, reading=reading)
+        known += [name for name in classes if name not in known]
+    return common
 
 
 def _shown(class_names: Sequence[str]) -> str:

@@ -43,10 +43,16 @@ def _sources(parts: Mapping[str, Dataset]) -> str:
 
 
 def _classes(parts: Mapping[str, Dataset]) -> str:
-    names = next((dataset.classes for dataset in parts.values()), ())
+    # Sources that are only audited may have different classes.
+    names = list(dict.fromkeys(name for dataset in parts.values() for name in dataset.classes))
     if not names:
         return "images: " + _counts([len(dataset) for dataset in parts.values()])
-    counts = np.stack([np.bincount(d.labels, minlength=len(names)) for d in parts.values()], axis=1)
+    counts = np.zeros((len(names), len(parts)), int)
+    row = {name: i for i, name in enumerate(names)}
+    for column, dataset in enumerate(parts.values()):
+        count = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+        for name, n in zip(dataset.classes, count, strict=True):
+            counts[row[name], column] += n
     shown = [f"{n} {_counts(c)}" for n, c in zip(names, counts[:_MAX_CLASSES], strict=False)]
     if len(names) > _MAX_CLASSES:
         shown.append(f"and {len(names) - _MAX_CLASSES} more")

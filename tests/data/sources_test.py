@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import os
 import zipfile
@@ -100,6 +101,15 @@ def test_class_names_may_differ_in_form(folder):
     assert dataset.classes == ("C", " b", "a")
     assert dataset.labels.tolist() == [2, 2, 1, 1, 0, 0]
     assert dataset.reading.details == ("b taken as  b", "c taken as C")
+
+
+def test_sources_that_are_compared_have_common_names(folder):
+    first = sources.load(str(folder), 24)
+    other = dataclasses.replace(first, classes=("B", "a ", "d"))
+    found = sources.with_common_names({"first": first, "other": other})
+    assert found["first"].classes == first.classes
+    assert found["other"].classes == ("b", "a", "d")
+    assert found["other"].reading.details == ("B taken as b", "a  taken as a")
 
 
 def test_says_which_classes_are_unknown(folder):

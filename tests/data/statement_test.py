@@ -43,6 +43,14 @@ def test_a_part_that_is_called_like_its_source_is_named_once():
     assert statement.lines({"a.zip": dataset})[0] == "data: a.zip (class folders)"
 
 
+def test_sources_may_have_different_classes():
+    parts = {
+        "a": _dataset([0, 1, 1], Reading("a"), ("x", "y")),
+        "b": _dataset([0, 1, 2, 2], Reading("b"), ("y", "w", "z")),
+    }
+    assert statement.lines(parts)[1] == "4 classes by a/b: x 1/0, y 2/1, w 0/1, z 0/2; all 3/4"
+
+
 def test_nothing_left_out_is_said():
     assert statement.lines({"a": _dataset([0], Reading("a"))})[2] == "left out: nothing"
 

@@ -291,13 +291,13 @@ class _Tree:
         clear = len(lowest) == 1 and (min(ranks) == 0 or min(others) >= _LIKELY)
         if not clear:
             first, second = ("/".join(dict.fromkeys(p[i] for p in paths)) for i in (0, 1))
-            prefix = "split/" if tops else ""
+            before, after = "split/" if tops else "", "/other" * (n - 2)
             raise UserError(
-                f"{self._where}: {'/'.join((*self._root, *images[0]))} is at two levels of "
-                f"folders, of which either may be the class ({_short(first)}; {_short(second)}); "
-                f"expected config.data.layout={prefix}class/group or {prefix}group/class "
-                "(--layout), where a group is a patient, a slide or a fold, or other in place of "
-                "group for a level without meaning"
+                f"{self._where}: {'/'.join((*self._root, *images[0]))} is in folders of which "
+                f"either may be the class ({_short(first)}; {_short(second)}); expected "
+                f"config.data.layout={before}class/group{after} or {before}group/class{after} "
+                "(--layout), where a group is a patient, a slide or a fold, and other a level "
+                "without meaning"
             )
         levels = ["other"] * n
         levels[lowest[0]] = "class"
