@@ -7,7 +7,6 @@ does not depend on where the source is, on times, or on files that are neither i
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import pathlib
@@ -150,7 +149,7 @@ def from_text(text: str) -> UInt64[np.ndarray, " n"]:
     """
     try:
         data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ValueError(f"hashes of images: {error}") from error
     if len(data) % 8:
         raise ValueError("hashes of images: a part of a hash is missing")

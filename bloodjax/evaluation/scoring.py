@@ -66,7 +66,7 @@ def evaluate_runs(
     is_own = name in saved_splits.SPLITS
     seen = np.zeros(len(dataset), bool)
     if not (is_own and isinstance(model, Classifier)) and name != "train":
-        seen = _trained_on(model, workdirs[0], dataset, config, lambda config: read(config)[1])
+        seen = _trained_on(model, workdirs[0], dataset, config, read)
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
     source = (results.of_run if is_own else results.of_data)(name, data)
@@ -104,9 +104,24 @@ def _trained_on(
     workdir: pathlib.Path,
     dataset: Dataset,
     config: Config,
-    read_again: Callable[[Config], Dataset],
+    read: Callable[[Config], tuple[str, Dataset]],
 ) -> Bool[np.ndarray, " n"]:
-    """Which images the run in `workdir`, or a member of the ensemble, was trained on."""
+    """Which images the run in `workdir`, or a member of the ensemble, was trained on.
+
+    Args:
+      model: The run, or the ensemble.
+      workdir: Folder of the run.
+      dataset: The images.
+      config: Config that they were read with.
+      read: Reads them with another config.
+    """
+
+    def read_again(member: Config) -> Dataset:
+        """The same images, as a member reads them."""
+        content = config.to_dict()
+        own = {key: member.data[key] for key in ("image_size", "bits", "scale", "fit")}
+        return read(config_lib.validate({**content, "data": {**content["data"], **own}}))[1]
+
     members = model.members if isinstance(model, Ensemble) else {workdir: model}
     runs = {folder: member.config for folder, member in members.items()}
     mask, unknown = saved_splits.trained_on(runs, model.classes, dataset, config, read_again)

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import shutil
 import types
@@ -10,7 +11,7 @@ from bloodjax import config as config_lib
 from bloodjax import metrics, run
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
-from bloodjax.evaluation import classifier, ensemble
+from bloodjax.evaluation import classifier, ensemble, scoring
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 
@@ -119,6 +120,17 @@ def test_members_of_other_classes_are_refused(model, trained):
 def test_a_run_named_twice_is_refused(trained):
     with pytest.raises(UserError, match=r"run: is named twice"):
         ensemble.load([trained, str(trained)])
+
+
+def test_images_that_any_member_was_trained_on_are_scored_apart(trained, other, tmp_path):
+    cells = render.render_dataset(160, 32, seed=0)
+    file = tmp_path / "copy.npz"
+    np.savez(file, images=cells.images, labels=cells.labels, classes=np.array(cells.classes))
+    result = scoring.evaluate_runs([other, trained], str(file), None, None, tmp_path / "out")
+    parts = [json.loads((run / "splits.json").read_text())["parts"] for run in (other, trained)]
+    seen = set(parts[0]["train"]) | set(parts[1]["train"])
+    assert (result["n"], result["all"]["n"]) == (160 - len(seen), 160)
+    assert result["source"]["trained_on"] == len(seen)
 
 
 def test_fold_folders(trained, tmp_path):

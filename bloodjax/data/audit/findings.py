@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ _JUNK_SCORE = 1.65
 _JUNK_SCORE_IF_REPEATED = 1.0
 _CHANCE = 0.01
 
+# Groups that are parts of one dataset. Those of two datasets have nothing in common.
+_FOLD = re.compile(r"(fold|cv|split|part|batch)[-_ ]*[0-9]+")
 _SHOWN_KEYS = 3  # pairs of similar keys of groups in a remark
 
 _LEFT_OUT = (
@@ -281,10 +284,12 @@ def _spans_splits(group: Sequence[AuditedImage]) -> bool:
 
 
 def _leaked_groups(entries: Sequence[AuditedImage]) -> tuple[Group, ...]:
+    """Images of each group that several datasets or splits have; a fold is one of its dataset."""
     members = collections.defaultdict(list)
     for entry in entries:
         if entry.group:
-            members[entry.group].append(entry)
+            within = entry.key if _FOLD.fullmatch(entry.group.lower()) else ""
+            members[entry.group, within].append(entry)
     return tuple(tuple(group) for group in members.values() if _spans_splits(group))
 
 

@@ -103,3 +103,58 @@ def test_near_ids_join_many_copies_without_listing_all_pairs():
 def test_near_ids_leave_blank_images_alone():
     blank = np.stack([np.full((48, 48, 3), grey, np.uint8) for grey in (0, 120, 255)])
     assert duplicates.near_ids(blank).tolist() == [0, 1, 2]
+
+
+def spot(rng, y, x):
+    """A dark-field spot without noise: it varies in size, brightness and shape only."""
+    r, e, t = rng.uniform(0.1, 0.2), rng.uniform(0.85, 1.15), rng.uniform(0, np.pi)
+    u, v = x * np.cos(t) + y * np.sin(t), y * np.cos(t) - x * np.sin(t)
+    return rng.uniform(60, 160) * np.exp(-((u * e) ** 2 + (v / e) ** 2) / (2 * r * r))
+
+
+def ring(rng, y, x):
+    """A ring with noise, which varies in its radius and width."""
+    r, w = rng.uniform(0.2, 0.35), rng.uniform(0.015, 0.03)
+    noise = rng.normal(5, 2, x.shape)
+    return rng.uniform(80, 200) * np.exp(-(((np.hypot(x, y) - r) / w) ** 2)) + noise
+
+
+def nucleus(rng, y, x):
+    """Up to four bright lobes on a dark background with shot noise."""
+    grey = np.zeros_like(x)
+    for _ in range(rng.integers(1, 5)):
+        angle, out, r = rng.uniform(0, 6.3), rng.uniform(0, 0.12), rng.uniform(0.06, 0.12)
+        away = (x - out * np.cos(angle)) ** 2 + (y - out * np.sin(angle)) ** 2
+        grey = np.maximum(grey, np.exp(-((away / (2 * r * r)) ** 2)))
+    return rng.uniform(60, 200) * grey + rng.poisson(4, x.shape)
+
+
+def disc(rng, y, x):
+    """A cut-out: a pale disc with a dark one inside, on pure black."""
+    outer = rng.uniform(0.28, 0.42)
+    inner, (dx, dy) = outer * rng.uniform(0.5, 0.9), rng.normal(0, 0.03, 2)
+    grey = np.where(np.hypot(x, y) < outer, rng.normal(180, 8), 0)
+    return np.where(np.hypot(x - dx, y - dy) < inner, rng.normal(90, 8), grey)
+
+
+@pytest.mark.parametrize("draw", [spot, ring, nucleus, disc])
+def test_different_images_with_little_structure_are_no_near_duplicates(draw):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-32:32, -32:32] / 64
+    grey = np.stack([draw(rng, y, x) for _ in range(120)])
+    pixels = np.clip(grey, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=3)
+    mirrored = np.concatenate([pixels, pixels[:10, :, ::-1]])
+    groups = near_groups(mirrored)
+    # By chance, one pair may be as similar as versions of one image.
+    assert [group for group in groups if max(group) >= 120] == [[i, 120 + i] for i in range(10)]
+    assert len(groups) <= 11
+
+
+def test_the_limit_of_different_images_rises_only_if_chance_explains_them():
+    cells = duplicates._details(blobs(120, 48).mean(axis=-1, dtype=np.float32))
+    apart = np.arange(120)
+    assert duplicates._chance_limit(cells, apart) == duplicates._ACCEPT
+    y, x = np.mgrid[-24:24, -24:24] / 48
+    rng = np.random.default_rng(0)
+    spots = np.stack([spot(rng, y, x) for _ in range(120)]).astype(np.float32)
+    assert 0.99 < duplicates._chance_limit(duplicates._details(spots), apart) < 1

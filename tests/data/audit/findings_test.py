@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bloodjax.data import sources
+from bloodjax.data import fingerprint, images, sources
 from bloodjax.data.audit import audit, findings, outliers
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.synthetic import render
@@ -123,6 +123,84 @@ def test_labels_compare_by_class_name_across_data_sets(cells):
         "names": ["a:0", "b:0"],
         "labels": [one.classes[one.labels[0]], one.classes[7 - one.labels[0]]],
     }
+
+
+def fluorescence(n, size=96):
+    """Bright spots on black in all colours: unlike stained cells, and unlike one another."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] / size
+    frames = []
+    for _ in range(n):
+        spots = np.zeros_like(x)
+        for _ in range(rng.integers(1, 5)):
+            cx, cy, r = *rng.uniform(0.35, 0.65, 2), rng.uniform(0.05, 0.15)
+            spots = np.maximum(spots, np.exp(-((((x - cx) ** 2 + (y - cy) ** 2) / r**2) ** 2)))
+        colour = rng.uniform(80, 250) * rng.uniform(0.2, 1, 3)
+        noise = rng.normal(rng.uniform(0, 20), rng.uniform(1, 6), (size, size, 3))
+        frames.append(np.clip(spots[..., None] * colour + noise, 0, 255))
+    return np.stack(frames).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def with_rare_class(cells):
+    """240 cells, and a ninth class of ten images that are unlike them."""
+    rare = with_frames(cells, fluorescence(10), [8] * 10)
+    return dataclasses.replace(rare, classes=(*cells.classes, "rare"))
+
+
+def test_a_rare_class_unlike_the_others_is_no_junk(with_rare_class):
+    thumbnails = images.resize(with_rare_class.images, 48)
+    assert np.sum(outliers.outlier_scores(thumbnails)[240:] > 1.65) >= 2, "they look like junk"
+    assert audit({"train": with_rare_class}).junk == ()
+
+
+def test_an_image_unlike_its_rare_class_is_junk(with_rare_class):
+    pixels = with_rare_class.images.copy()
+    pixels[244] = np.random.default_rng(0).integers(0, 256, pixels[0].shape)
+    found = audit({"train": dataclasses.replace(with_rare_class, images=pixels)})
+    assert names(found.junk) == ["junk/4"]
+
+
+def test_an_oversampled_rare_class_is_no_junk(with_rare_class):
+    index = np.concatenate([np.arange(240), np.repeat(np.arange(240, 250), 20)])
+    copies = dataclasses.replace(
+        with_rare_class.take(index), names=tuple(str(i) for i in range(len(index)))
+    )
+    found = audit({"train": copies})
+    assert found.junk == ()
+    assert [len(group) for group in found.exact_duplicates] == [20] * 10
+
+
+def test_groups_leak_between_splits_and_data_sets(cells):
+    one = dataclasses.replace(
+        cells.take(np.arange(6)),
+        splits=("train",) * 4 + ("test",) * 2,
+        groups=("p1", "p2", "", "p3", "p1", ""),
+    )
+    other = dataclasses.replace(cells.take(np.arange(8, 11)), groups=("p2", "p4", ""))
+    within = audit({"one": one})
+    assert within.leakage == ()
+    assert [names(group) for group in within.group_leakage] == [["0", "4"]]
+    both = audit({"one": one, "other": other})
+    assert [names(group) for group in both.leaks] == [["one:0", "one:4"], ["one:1", "other:8"]]
+    assert both.to_json()["leaked_groups"] == ["p1", "p2"]
+    assert both.to_json()["leakage"] == [["one:0", "one:4"], ["one:1", "other:8"]]
+
+
+def test_keys_of_groups_that_differ_in_form_only_are_said(cells):
+    eight = cells.take(np.arange(8))
+    groups = ("P1", "p 1", "p2", "Jos\u00e9", "Jose\u0301", "p3", "p3", "")
+    (remark,) = audit({"train": dataclasses.replace(eight, groups=groups)}).remarks
+    assert remark.startswith("groups whose keys differ only in blanks, case or accents")
+    assert remark.endswith("'Jose\u0301', 'Jos\u00e9'; 'P1', 'p 1'")
+    assert audit({"train": eight}).remarks == ()
+
+
+def test_hashes_are_those_of_each_data_set(cells):
+    one, other = cells.take(np.arange(5)), cells.take(np.arange(3, 9))
+    hashes = audit({"one": one, "other": other}).hashes
+    np.testing.assert_array_equal(hashes["one"][3:], hashes["other"][:2])
+    np.testing.assert_array_equal(hashes["other"], fingerprint.of_images(other.images))
 
 
 def test_of_many_images_near_duplicates_are_left_out_and_that_is_said(cells, monkeypatch):

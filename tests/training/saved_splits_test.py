@@ -1,0 +1,200 @@
+"""A trained run's sources under other names, and images that it was trained on."""
+
+import json
+import pathlib
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bloodjax import config as config_lib
+from bloodjax.data import fingerprint, images, packing, sources
+from bloodjax.data.synthetic import render
+from bloodjax.errors import UserError
+from bloodjax.training import input_pipeline, saved_splits
+from bloodjax.training.workdir import open_config
+
+SIZE = 32
+CLASSES = ("ill", "well")
+
+
+def put(root, n, seed=0):
+    for i, image in enumerate(render.render_dataset(n, SIZE, seed=seed).images):
+        path = root / CLASSES[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_png(image))
+
+
+@pytest.fixture
+def run(make_config, tmp_path, monkeypatch):
+    """A run on the folder `data` in the current folder: its config and its `splits.json`."""
+    monkeypatch.chdir(tmp_path)
+    put(pathlib.Path("data"), 48)
+    config = make_config(**{"data.train": "data"})
+    pathlib.Path("run").mkdir()
+    input_pipeline.prepare_splits(config, tmp_path / "run", resumes=False)
+    (tmp_path / "run/config.json").write_text(config_lib.to_json(config))
+    return config, tmp_path / "run/splits.json"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(input_pipeline.console, "log_info", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize("spec", ["data/", "./data", "ABSOLUTE", "moved", "../data"])
+def test_the_same_data_under_another_spec_resumes(run, make_config, said, monkeypatch, spec):
+    _, file = run
+    folder = file.parent.parent / "data"
+    (folder / "notes.txt").write_text("a note beside the class folders")
+    if spec == "ABSOLUTE":
+        spec = str(folder)
+    if spec == "moved":
+        folder.rename(folder.with_name("moved"))
+    if spec == "../data":
+        (folder.parent / "sub").mkdir()
+        monkeypatch.chdir(folder.parent / "sub")
+    again = open_config(make_config(**{"data.train": spec}), file.parent)
+    assert again.data.train == spec
+    splits = input_pipeline.prepare_splits(again, file.parent, resumes=True)
+    saved = json.loads(file.read_text())["parts"]
+    assert {name: list(dataset.names) for name, dataset in splits.items()} == saved
+    assert said == [f"{spec}: the same data as the run's data"]
+    name, dataset = saved_splits.select(again, file, CLASSES, spec, None)
+    assert (name, list(dataset.names)) == ("test", saved["test"])
+    assert said[1] == f"{spec}: the same data as the run's data; its test split is taken"
+
+
+def test_other_data_under_the_same_names_do_not_resume(run, make_config):
+    config, file = run
+    shutil.rmtree("data")
+    put(pathlib.Path("data"), 48, seed=1)
+    with pytest.raises(UserError, match=r"data: has changed since .*splits.json was written"):
+        input_pipeline.prepare_splits(config, file.parent, resumes=True)
+    pathlib.Path("data").rename("new")
+    other = open_config(make_config(**{"data.train": "new"}), file.parent)
+    with pytest.raises(UserError, match=r"new: has other images than data when .*splits.json"):
+        input_pipeline.prepare_splits(other, file.parent, resumes=True)
+    name, dataset = saved_splits.select(config, file, CLASSES, "new", None)
+    assert (name, len(dataset)) == ("new", 48)
+
+
+def test_a_fraction_and_a_source_are_different_configs(run, make_config):
+    _, file = run
+    with pytest.raises(UserError, match=r"another config \(data.test: 'auto' -> 'data'\)"):
+        open_config(make_config(**{"data.train": "data", "data.test": "data"}), file.parent)
+
+
+def as_earlier(file):
+    """Rewrites `splits.json` as earlier versions wrote it."""
+    content = json.loads(file.read_text())
+    earlier = fingerprint.earlier_of_archive(pathlib.Path("data"))
+    content["sources"] = {
+        name: {"spec": "data", "fingerprint": earlier} for name in content["sources"]
+    }
+    kept = {key: content[key] for key in ("seed", "sources", "parts")}
+    file.write_text(json.dumps(kept))
+
+
+def test_a_run_of_an_earlier_version_resumes(run):
+    config, file = run
+    parts = json.loads(file.read_text())["parts"]
+    as_earlier(file)
+    splits = input_pipeline.prepare_splits(config, file.parent, resumes=True)
+    assert {name: list(dataset.names) for name, dataset in splits.items()} == parts
+    (pathlib.Path("data/ill/0.png")).write_bytes(b"")
+    with pytest.raises(UserError, match=r"has changed since|not a readable image"):
+        input_pipeline.prepare_splits(config, file.parent, resumes=True)
+
+
+def test_a_split_is_found_where_its_source_has_moved(run, make_config, monkeypatch, tmp_path):
+    config, file = run
+    names = json.loads(file.read_text())["parts"]["validation"]
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")  # "data" is found by its absolute path
+    assert list(saved_splits.recall(config, file, CLASSES, "validation").names) == names
+    (tmp_path / "data").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"data: no such file or folder"):
+        saved_splits.recall(config, file, CLASSES, "validation")
+    there = make_config(**{"data.train": "../moved"})
+    assert list(saved_splits.recall(there, file, CLASSES, "validation").names) == names
+
+
+def wrapped(kind, path):
+    """The images of the folder `data` in another wrapping."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for each in sorted(pathlib.Path("data").rglob("*.png")):
+                file.write(each, f"renamed/{each.parent.name}/x{each.name}")
+        return str(path)
+    if kind == "bmp":
+        for each in sorted(pathlib.Path("data").rglob("*.png")):
+            out = pathlib.Path("bmp") / each.parent.name / f"{each.stem}.bmp"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(each).save(out)
+        return "bmp"
+    dataset = sources.load("data", SIZE)
+    if kind == "npz":
+        arrays = {"labels": dataset.labels, "classes": np.array(dataset.classes)}
+        np.savez(path, images=dataset.images, **arrays)
+        return str(path) + ".npz"
+    packing.pack(dataset, path, as_pixels=True)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz", "packed", "bmp"])
+def test_images_trained_on_are_known_in_any_wrapping(run, make_config, tmp_path, kind):
+    config, file = run
+    spec = wrapped(kind, tmp_path / "copy")
+    _, dataset = saved_splits.select(config, file, CLASSES, spec, None)
+    assert len(dataset) == 48
+
+    def read_again(other):
+        return saved_splits.select(other, file, CLASSES, spec, None)[1]
+
+    runs = {file.parent: config}
+    seen, unknown = saved_splits.trained_on(runs, CLASSES, dataset, config, read_again)
+    assert not unknown
+    parts = json.loads(file.read_text())["parts"]
+    source = sources.load("data", SIZE)
+    trained = {
+        image.tobytes()
+        for image, name in zip(source.images, source.names, strict=True)
+        if name in parts["train"]
+    }
+    assert seen.tolist() == [image.tobytes() in trained for image in dataset.images]
+    assert seen.sum() == len(parts["train"])
+    # The same, for images that were read at the size of another member of an ensemble.
+    smaller = make_config(**{"data.train": "data", "data.image_size": 24})
+    _, small = saved_splits.select(smaller, file, CLASSES, spec, None)
+    again, _ = saved_splits.trained_on(runs, CLASSES, small, smaller, lambda _: dataset)
+    assert again.tolist() == seen.tolist()
+
+
+def test_of_an_earlier_version_the_training_images_are_read(run):
+    config, file = run
+    _, dataset = saved_splits.select(config, file, CLASSES, "data", "train")
+    as_earlier(file)
+    runs = {file.parent: config}
+    seen, unknown = saved_splits.trained_on(runs, CLASSES, dataset, config, lambda _: dataset)
+    assert seen.all()
+    assert not unknown
+    shutil.rmtree("data")
+    seen, unknown = saved_splits.trained_on(runs, CLASSES, dataset, config, lambda _: dataset)
+    assert unknown == [file.parent]
+    assert not seen.any()
+
+
+def test_a_source_with_splits_gives_its_test_split_and_says_what_is_left(run, tmp_path):
+    config, file = run
+    put(tmp_path / "other/train", 24, seed=7)
+    put(tmp_path / "other/test", 16, seed=8)
+    name, dataset = saved_splits.select(config, file, CLASSES, str(tmp_path / "other"), None)
+    assert (name, len(dataset)) == ("other-test", 16)
+    assert "its own test split: 16 of 40 images" in dataset.reading.details
+    left_out = {(entry.reason, entry.label): entry.count for entry in dataset.reading.left_out}
+    assert left_out == {("of the split train", name): 12 for name in CLASSES}
