@@ -88,7 +88,7 @@ def test_an_image_that_is_lost_in_silence_is_a_fault(whole, tmp_path, monkeypatc
     fuzz.write(tmp_path / "folder", sample)
     load = fuzz_worker.sources.load
     monkeypatch.setattr(
-        fuzz_worker.sources, "load", lambda *arguments: load(*arguments).take(range(1, 16))
+        fuzz_worker.sources, "load", lambda *arguments: load(*arguments).take(np.arange(1, 16))
     )
     found, text = fuzz_worker.outcome(fuzz_worker.READERS["folder"], tmp_path / "folder")
     assert found == "fault"
