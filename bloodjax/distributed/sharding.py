@@ -140,7 +140,7 @@ class Layout:
           tree: Full arrays, other ones on each device.
           specs: What `specs` returned for these.
           dtypes: Dtypes that the arrays are rounded to, to have fewer bytes on the way.
-          wanted: Whether each is summed; of the others, each device keeps parts of its own.
+          wanted: Whether each is summed; the others become zeros.
         """
         leaves, structure = jax.tree.flatten(tree)
         specs = structure.flatten_up_to(specs)
@@ -151,7 +151,7 @@ class Layout:
         sums, split = {}, {}
         for i, (x, axis) in enumerate(zip(sent, axes, strict=True)):
             if not wanted[i]:
-                sums[i] = self.part(x, specs[i])
+                sums[i] = jnp.zeros_like(self.part(x, specs[i]))
             elif axis is None:
                 sums[i] = lax.psum(x, AXIS)
             else:

@@ -18,7 +18,7 @@ from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training import gradients
 from bloodjax.training.executor import JitExecutor, PmapExecutor
-from bloodjax.training.optim import optimizer
+from bloodjax.training.optim import freeze_labels, optimizer
 from bloodjax.training.step_config import Phase, StepConfig
 from bloodjax.training.step_input import normalise
 
@@ -65,6 +65,15 @@ def initial(name):
     """Variables on the host."""
     init = jax.jit(network(name).init)
     return jax.device_get(init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+
+
+@functools.cache
+def frozen_norms(name):
+    """`SGD` of all parameters but BatchNorm's."""
+    variables = initial(name)
+    labels = freeze_labels(variables["params"], variables["batch_stats"], "batchnorm")
+    transforms = {"train": SGD.tx, "freeze": optax.set_to_zero()}
+    return Phase("batchnorm", optax.partition(transforms, labels))
 
 
 def train(runner, name, phase=SGD, calls=(1,), epochs=EPOCHS, weights=WEIGHTS, part=None):
@@ -131,7 +140,7 @@ RUNNERS = {
 @pytest.fixture(scope="module")
 def whole_batches():
     """What ConvNeXt comes to without accumulation, BatchNorm (the head's) in inference mode."""
-    return train(RUNNERS["one"]("convnext"), "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    return train(RUNNERS["one"]("convnext"), "convnext", frozen_norms("convnext"), calls=(1, 1))
 
 
 @pytest.mark.full
@@ -139,7 +148,7 @@ def whole_batches():
 def test_accumulated_steps_are_those_of_the_whole_batch(kind, whole_batches):
     # Dropout, stochastic depth and augmentation among them.
     runner = RUNNERS[kind]("convnext", accumulate_steps=2)
-    found = train(runner, "convnext", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    found = train(runner, "convnext", frozen_norms("convnext"), calls=(1, 1))
     assert_trees_close(found, whole_batches)
 
 
@@ -150,14 +159,14 @@ MIXED = parse("d4|choice('standard', 0.5, 2)|erase(0.3, p=0.3)|mixup(0.4, p=0.4)
 def mixed_on_one():
     """Under class weights, with BatchNorm frozen."""
     runner = RUNNERS["one"]("simple_cnn", augment=MIXED)
-    return train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    return train(runner, "simple_cnn", frozen_norms("simple_cnn"), calls=(1, 1))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["eight", "pmap"])
 def test_mixed_pictures_are_the_same_on_any_number_of_devices(kind, mixed_on_one):
     runner = RUNNERS[kind]("simple_cnn", augment=MIXED)
-    found = train(runner, "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1))
+    found = train(runner, "simple_cnn", frozen_norms("simple_cnn"), calls=(1, 1))
     assert_trees_close(found, mixed_on_one, 1e-4)
 
 
@@ -165,7 +174,7 @@ def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
     state, _ = mixed_on_one
     assert_trees_equal(state.batch_stats, initial("simple_cnn")["batch_stats"])
     plain, _ = train(
-        RUNNERS["one"]("simple_cnn"), "simple_cnn", Phase("batchnorm", SGD.tx), calls=(1, 1)
+        RUNNERS["one"]("simple_cnn"), "simple_cnn", frozen_norms("simple_cnn"), calls=(1, 1)
     )
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), plain.params, state.params)
     assert any(jax.tree.leaves(changed))
