@@ -14,6 +14,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -220,10 +221,26 @@ def _local_path(spec: str) -> pathlib.Path:
         raise UserError(f"{spec}: this version reads local files only, expected a path")
     path = pathlib.Path(os.path.expanduser(spec))  # pathlib's expanduser raises without a home
     if not path.exists():
-        raise UserError(f"{spec}: no such file or folder")
+        path = _in_other_form(spec, path)
     if not path.is_dir() and path.suffix.lower() not in (".npz", ".zip"):
         raise UserError(f"{spec}: neither npz nor zip, expected FILE.npz, a .zip or a folder")
     return path
+
+
+def _in_other_form(spec: str, path: pathlib.Path) -> pathlib.Path:
+    """The one file or folder whose name differs from a missing one's in its Unicode form only.
+
+    Raises:
+      UserError: There is none; the message names one that differs in case or blanks.
+    """
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    composed = unicodedata.normalize("NFC", path.name)
+    same = [name for name in beside if unicodedata.normalize("NFC", name) == composed]
+    if len(same) == 1:
+        return path.with_name(same[0])
+    alike = [name for name in beside if names.form(name) == names.form(path.name)]
+    hint = f"; there is {path.with_name(alike[0])}" if alike else ""
+    raise UserError(f"{spec}: no such file or folder{hint}")
 
 
 def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:

@@ -1,6 +1,7 @@
 import dataclasses
 import logging
 import os
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_a_folder_and_its_zip_are_the_same(folder, zipped):
 def test_home_is_known(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert len(sources.load("~/cells", 24)) == 6
+
+
+def test_a_path_may_have_another_unicode_form(folder):
+    path = folder.rename(folder.with_name(unicodedata.normalize("NFD", "zélules")))
+    typed = str(path.with_name("zélules"))
+    assert not os.path.exists(typed)
+    assert len(sources.load(typed, 24)) == 6
+    assert sources.fingerprint(typed) == sources.fingerprint(str(path))
+
+
+def test_a_path_in_another_case_is_named(folder):
+    with pytest.raises(UserError, match=r"CELLS: no such file or folder; there is .*cells$"):
+        sources.load(str(folder.with_name("CELLS")), 24)
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
