@@ -77,7 +77,7 @@ def choose(ranges: Sequence[Range]) -> str:
         raise ValueError(
             f"floats of at most {largest:g}, expected {_INTEGERS} or floats of 0..1 or 0..255"
         )
-    return next(bits for bits in BITS if round(largest) < 2 ** int(bits))
+    return _bits(largest)
 
 
 def widest(scales: Sequence[str]) -> str:
@@ -114,12 +114,26 @@ def to_uint8(values: np.ndarray, found: Range, scale: str) -> UInt8[np.ndarray, 
     return (integers >> (int(scale) - 8)).astype(np.uint8)
 
 
-def describe(scale: str, largest: float, images: int) -> str:
-    """A phrase on how the values of `images` images were scaled."""
+def describe(scale: str, largest: float, typical: float, images: int) -> str:
+    """A phrase on how values were scaled.
+
+    Args:
+      scale: Their scale.
+      largest: Largest value of any image.
+      typical: Median of the images' largest values.
+      images: Number of images that are not of 8 bits.
+    """
     count = f"{images:,} image{'s' if images > 1 else ''}"
     if scale == UNIT:
         return f"floats of 0..1 in {count} (largest value {largest:.3g})"
-    return f"{scale} bits used by {count} of more than 8 bits (largest value {largest:,.0f})"
+    # A few bright pixels, such as a mark of saturation, make all other images dark.
+    few = int(_bits(typical)) < int(scale) and images > 1
+    half = f", in half of them at most {typical:,.0f}" if few else ""
+    return f"{count} of more than 8 bits read as {scale} bits (largest value {largest:,.0f}{half})"
+
+
+def _bits(largest: float) -> str:
+    return next(bits for bits in BITS if round(largest) < 2 ** int(bits))
 
 
 def _describe(found: Range) -> str:

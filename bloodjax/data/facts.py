@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class Tally:
       elongated: See `Facts`.
       deep: Number of images of more than 8 bits.
       largest: Largest value of those.
+      typical: Median of their largest values.
       scale: Scale of their values, see `bit_depth`; "" if there are none.
     """
 
@@ -62,6 +64,7 @@ class Tally:
     elongated: int = 0
     deep: int = 0
     largest: float = 0.0
+    typical: float = 0.0
     scale: str = ""
 
     @classmethod
@@ -76,6 +79,7 @@ class Tally:
             elongated=sum(one.elongated for one in notable),
             deep=len(deep),
             largest=max(deep, default=0.0),
+            typical=statistics.median(deep) if deep else 0.0,
             scale=scale if deep else "",
         )
 
@@ -101,7 +105,7 @@ class Tally:
         """What is not 0, in words, for images that were read with `options`."""
         found = []
         if self.deep:
-            found.append(bit_depth.describe(self.scale, self.largest, self.deep))
+            found.append(bit_depth.describe(self.scale, self.largest, self.typical, self.deep))
         if self.oriented:
             found.append(f"orientation of {_images(self.oriented)} applied")
         if self.transparent:
@@ -122,6 +126,7 @@ class Tally:
         return Tally(
             **counts,
             largest=max(self.largest, other.largest),
+            typical=max(self.typical, other.typical),
             scale=self.scale or other.scale,
         )
 

@@ -85,9 +85,13 @@ def test_several_sources_have_the_widest_scale():
 
 
 def test_the_scale_in_words():
-    assert bit_depth.describe("12", 4080.0, 80) == (
-        "12 bits used by 80 images of more than 8 bits (largest value 4,080)"
+    assert bit_depth.describe("12", 4080.0, 1500.0, 80) == (
+        "80 images of more than 8 bits read as 12 bits (largest value 4,080)"
     )
-    assert bit_depth.describe("0..1", 0.98765, 1) == (
+    assert bit_depth.describe("16", 65535.0, 4080.0, 80) == (
+        "80 images of more than 8 bits read as 16 bits (largest value 65,535, in half of them at "
+        "most 4,080)"
+    )
+    assert bit_depth.describe("0..1", 0.98765, 0.5, 1) == (
         "floats of 0..1 in 1 image (largest value 0.988)"
     )

@@ -218,7 +218,12 @@ class _Arrays:
                 kept[key] = resize(pixels, self._size, self.options.fit)
         largest = max((one.largest for one in ranges), default=0.0)
         tally = Tally(
-            transparent=transparent, elongated=elongated, deep=deep, largest=largest, scale=scale
+            transparent=transparent,
+            elongated=elongated,
+            deep=deep,
+            largest=largest,
+            typical=largest,
+            scale=scale,
         )
         return [kept[key] for key in keys], tally
 

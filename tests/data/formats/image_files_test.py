@@ -107,7 +107,7 @@ def test_what_reading_decided_is_said(tmp_path):
     options = ReadOptions("skip", fit="pad")
     reading = sources.load(spec, 24, options=options).reading
     assert reading.details == (
-        "10 bits used by 1 image of more than 8 bits (largest value 1,020)",
+        "1 image of more than 8 bits read as 10 bits (largest value 1,020)",
         "orientation of 1 image applied",
         "transparent pixels of 1 image over white",
         "first frame of 1 image with several",
