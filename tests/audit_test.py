@@ -19,8 +19,12 @@ def test_compares_several_sources(command, tmp_path):
     assert done.returncode == 0, done.stderr
     audit = json.loads((tmp_path / "audit/audit.json").read_text())
     assert audit["n"] == 83 + 16
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"data: {paths[0]} (npz of images and labels; without names: ")
+    assert lines[1].startswith(f"8 classes by {paths[0]}/{paths[1]}: basophil 1")
+    assert lines[2] == "left out: nothing"
     assert len(audit["leakage"]) == 1
     assert f"{paths[1]}:3" in audit["leakage"][0]
     assert "99 images: 0 junk, " in done.stderr
-    assert "1 leaks" in done.stderr
+    assert "1 leak; see" in done.stderr
     assert (tmp_path / "audit/index.html").exists()

@@ -18,6 +18,8 @@ def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
     kept_back = json.loads((trained / "splits.json").read_text())["parts"]["test"]
     assert (result["n"], result["tta"]) == (len(kept_back), "d4")
     assert f"test: accuracy {result['accuracy']:.4f}" in done.stderr
+    assert "data: test from synthetic:160 (rendered cells)\n8 classes: basophil " in done.stderr
+    assert "\nleft out: " in done.stderr
     with (tmp_path / "predictions.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == kept_back

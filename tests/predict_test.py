@@ -21,6 +21,8 @@ def test_classifies_a_folder_of_images(command, trained, tmp_path):
     done = subprocess.run(**command("predict", *arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == f"9 images classified; written to {out}"
+    assert f"data: images from {tmp_path / 'cells'} (" in done.stderr
+    assert "\nimages: 9\nleft out: nothing\n" in done.stderr
     model = classifier.load(trained)
     with out.open() as file:
         table = {row["name"]: row for row in csv.DictReader(file)}

@@ -130,8 +130,8 @@ def select(
     known = KnownSources(saved)
     own = [name for name in SPLITS if known.is_source(name, spec)]
     is_own = "train" in own
-    config = with_reading(config, layout=layout or (None if is_own else AUTO))
-    dataset = _load(config, spec, classes)
+    config = with_reading(config, layout=layout or (None if own else AUTO))
+    dataset = _load(config, spec, classes, is_own)
     if is_own:
         name = split or own[-1]
         if name not in own:
@@ -169,7 +169,8 @@ def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], na
         raise UserError(f"{splits_file}: the run has no {name} split")
     others = [config.data[key] for key in (name, "train")]
     spec = KnownSources(saved).locate(splits_file, name, [str(other) for other in others])
-    dataset = _load(config, spec, classes)
+    is_own = saved["sources"][name] == saved["sources"]["train"]
+    dataset = _load(config, spec, classes, is_own)
     return dataset.take(positions(spec, dataset, saved["parts"][name]))
 
 
@@ -239,12 +240,15 @@ def positions(spec: str, dataset: Dataset, names: Sequence[str]) -> Int[np.ndarr
     return np.array(found, int)
 
 
-def _load(config: Config, spec: str, classes: Sequence[str]) -> Dataset:
+def _load(config: Config, spec: str, classes: Sequence[str], is_own: bool) -> Dataset:
+    """Reads a source; `is_own` says whether it is the one that the run was trained on."""
     return sources.load(
         spec,
         config.data.image_size,
         options=read_options(config),
         class_names=classes,
+        # As the run read them: the labels of a file without names follow those that the user gave.
+        positional=is_own or bool(config.data.classes),
         seed=config.seed,
     )
 

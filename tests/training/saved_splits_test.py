@@ -127,6 +127,7 @@ def test_a_split_is_found_where_its_source_has_moved(run, make_config, monkeypat
 def wrapped(kind, path):
     """The images of the folder `data` in another wrapping."""
     if kind == "zip":
+        path = path.with_suffix(".zip")
         with zipfile.ZipFile(path, "w") as file:
             for each in sorted(pathlib.Path("data").rglob("*.png")):
                 file.write(each, f"renamed/{each.parent.name}/x{each.name}")
@@ -198,3 +199,16 @@ def test_a_source_with_splits_gives_its_test_split_and_says_what_is_left(run, tm
     assert "its own test split: 16 of 40 images" in dataset.reading.details
     left_out = {(entry.reason, entry.label): entry.count for entry in dataset.reading.left_out}
     assert left_out == {("of the split train", name): 12 for name in CLASSES}
+
+
+def test_labels_without_names_need_an_order_that_is_known(run, tmp_path):
+    config, file = run
+    path = str(tmp_path / "other.npz")
+    pixels = render.render_dataset(8, SIZE, seed=5).images
+    np.savez(path, images=pixels, labels=np.arange(8) % 2)
+    with pytest.raises(UserError, match=r"other.npz: names no classes, .* order of ill, well; exp"):
+        saved_splits.select(config, file, CLASSES, path, None)
+    np.savez(path, images=pixels, labels=np.arange(8) % 2, classes=["Well", "Ill"])
+    _, dataset = saved_splits.select(config, file, CLASSES, path, None)
+    assert dataset.labels.tolist() == [1, 0] * 4
+    assert dataset.reading.details == ("Well taken as well", "Ill taken as ill")
