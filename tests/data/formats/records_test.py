@@ -53,7 +53,7 @@ def test_a_missing_shard_is_named_when_it_is_asked_for(shards):
     shards[1].path.unlink()
     reader = Reader(shards)
     assert reader.read([0, 29]) == [RECORDS[0], RECORDS[29]]
-    with pytest.raises(UserError, match="records-7: no such file, expected a shard of 1 records"):
+    with pytest.raises(UserError, match="records-7: no such file, expected 1 record"):
         reader.read([0, 7])
 
 
