@@ -59,10 +59,13 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str]) -> Groups:
     Raises:
       UserError: A table cannot be read, names a file that is not there, or an image has two groups.
     """
+    found_tables = tables(archive.files)
+    if not found_tables:
+        return Groups({})
     group_of: dict[str, str] = {}
     details, warnings = [], []
     known = _Names(images, archive.files)
-    for table in tables(archive.files):
+    for table in found_tables:
         try:
             rows = _rows(archive.read(table), f"{path}: {table}")
         except (UserError, ValueError) as error:
