@@ -131,6 +131,7 @@ def evaluate(
 
     Returns:
       The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.
+      If some of the images were trained on, it is that of the others, and "all" has that of all.
 
     Raises:
       UserError: There is no trained run, the data is wrong, the classes differ, or `out` has

