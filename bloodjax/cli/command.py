@@ -171,6 +171,12 @@ def _parse(
     except flags.UnrecognizedFlagError as error:
         group, dot, key = error.flagname.partition(".")
         known = [flag.name for flag in _flags_of(main)]
+        flag = key.rpartition(".")[2]
+        if group == "config" and not takes_config and flag in known:
+            raise UserError(
+                f"unknown flag --{error.flagname}: this command takes --{flag} in place of the "
+                "config's key"
+            ) from error
         # Of a misspelt --config.key, only the first word is a flag's name.
         hint = did_you_mean(group, known, f"--{{}}{dot}{key}")
         raise UserError(f"unknown flag --{error.flagname}: {hint}") from error

@@ -22,6 +22,11 @@ from bloodjax.errors import UserError
 from bloodjax.training.cleaning import SPLITS
 
 SPLITS_FILE = "splits.json"
+# Names of the results that a run, or several, write of the run's own images.
+_OWN_RESULTS = (
+    "out_of_fold",
+    *(n + end for n in SPLITS for end in ("", "_distorted", "-ensemble")),
+)
 # Bytes of the name of a source in the name of a folder; file systems allow 255.
 _LONGEST_NAME = 120
 
@@ -220,7 +225,7 @@ def source_name(spec: str) -> str:
     named = path.stem if path.suffix.lower() in (".npz", ".zip") else path.name
     name = re.sub(r"[^\w.-]+", "-", named).strip("-.")
     name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or "data"
-    return f"{name}-data" if name.lower().startswith((*SPLITS, "out_of_fold")) else name
+    return f"{name}-data" if name.lower() in _OWN_RESULTS else name
 
 
 def positions(spec: str, dataset: Dataset, names: Sequence[str]) -> Int[np.ndarray, " m"]:

@@ -97,6 +97,10 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
         (["--cli_test_name=x", "--config.seed=1"], "config.seed"),
         (["--cli_tset_name=x"], "unknown flag --cli_tset_name: did you mean --cli_test_name?"),
         (["--cli_tset_name.a=x"], "did you mean --cli_test_name.a?"),
+        (
+            ["--cli_test_name=x", "--config.a.cli_test_kind=b"],
+            "takes --cli_test_kind in place of the config's key",
+        ),
         (["--zzz=x"], "expected one of --cli_test_name, --cli_test_folders, --cli_test_count"),
     ],
 )

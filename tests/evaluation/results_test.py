@@ -45,9 +45,11 @@ def test_sources_of_one_name_have_results_each(write, tmp_path):
 
 def test_the_runs_own_results_are_not_those_of_a_file_of_that_name(write, tmp_path):
     assert write("synthetic:9", "test") == "test"
-    for name in ("test.zip", "Test.npz", "validation", "train", "out_of_fold", "test_distorted"):
+    own = ("test.zip", "Test.npz", "validation", "train", "out_of_fold", "test_distorted")
+    for name in (*own, "test-ensemble"):
         (tmp_path / name).touch()
         assert write(name) == f"{name.partition('.')[0]}-data"
+    assert write("training_set.npz") == "training_set"
     assert write("synthetic:9", "test") == "test"  # evaluated again
 
 
