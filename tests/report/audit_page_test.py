@@ -62,6 +62,8 @@ def test_the_page_of_clean_data_says_so(tmp_path):
     datasets = {"cells": render.render_dataset(64, seed=3)}
     html = audit_page.write(audit(datasets), datasets, tmp_path).read_text()
     assert thumbnails(html) == []
+    assert "<br>data: cells from images in memory<br>8 classes: basophil 8, " in html
+    assert "<br>left out: nothing" in html
     assert html.count('class="good-text"') == 5
 
 

@@ -82,6 +82,7 @@ def _run() -> dict:
         "mistakes": [run_page.Mistake(image, "train/<i>.jpg", "<b>", "platelet", 0.987)],
         "audit": {"n": 1200, "junk": 7, "exact_duplicates": 2, "leakage": 0, "dropped": 8},
         "counts": {"train": dict.fromkeys(CLASSES, 1000), "test": {"basophil": 40, "<b>": 2}},
+        "statement": ["data: train from <cells>", "2 classes: a 1, b 2", "left out: nothing"],
         "class_weights": dict.fromkeys(CLASSES, 1.25),
         "versions": {"jax": "0.10.2", "device": "one CPU"},
         "timings": {"training": 3725.0, "audit": 65.0, "evaluation": 4.2},
@@ -164,6 +165,7 @@ def test_full_report_states_the_figures(full):
     assert "evaluation 4 s" in full.text
     assert "3,000 42" in full.text, "the sums of the parts"
     assert "0.10.2" in full.text
+    assert "data: train from <cells> 2 classes: a 1, b 2 left out: nothing" in full.text
     assert '"name": "simple_cnn"' in full.text
 
 
