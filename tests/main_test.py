@@ -19,12 +19,18 @@ def test_a_signal_ends_it_with_a_checkpoint(command, tmp_path):
     tmp_path /= ODD
     arguments = [*TINY, "--config.phases.finetune.epochs=500", f"--workdir={tmp_path}"]
     with subprocess.Popen(**command("main", *arguments), stderr=subprocess.PIPE) as process:
+        before = []
         for line in process.stderr:
+            before.append(line)
             if line.startswith("epoch 2 "):
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stderr.read()
         assert process.wait() == 128 + signal.SIGTERM
+    stated = next(i for i, line in enumerate(before) if line.startswith("data: "))
+    assert before[stated].startswith("data: train, validation, test from synthetic:")
+    assert before[stated + 1].startswith("8 classes by train/validation/test: basophil ")
+    assert before[stated + 2].startswith("left out: ")
     assert rest.splitlines()[-1].startswith("stopped at step ")
     assert "Traceback" not in rest
     step = int(rest.splitlines()[-1].removeprefix("stopped at step ").partition(";")[0])

@@ -105,9 +105,8 @@ def _source(spec: str, layout: str, names: tuple[str, ...]) -> tuple[dict[str, i
 
 def _listed(path: pathlib.Path, layout: str) -> tuple[dict[str, int], int]:
     with open_archive(path) as archive:
-        tables = set(groups.tables(archive.files))
-        files = [name for name in archive.files if name not in tables]
-        found = layout_lib.find(path, files, archive.folders, layout)
+        tables = groups.tables(archive.files)
+        found = layout_lib.find(path, archive.files, archive.folders, layout, tables)
     if not found.names:
         raise UserError(f"{path}: contains no images in folders of classes")
     return dict(collections.Counter(found.splits)), len({names_lib.form(n) for n in found.classes})

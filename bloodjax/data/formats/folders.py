@@ -53,10 +53,9 @@ def read_dataset(
         (with `options.bad_images` "fail") a file in a class folder is not a readable image.
     """
     archive = keep_open(path)
-    tables = set(groups_lib.tables(archive.files))
-    files = [name for name in archive.files if name not in tables]
-    found = layout.find(path, files, archive.folders, options.layout)
-    groups = groups_lib.read(path, archive, found.names)
+    tables = groups_lib.tables(archive.files)
+    found = layout.find(path, archive.files, archive.folders, options.layout, tables)
+    groups = groups_lib.read(path, archive, found.names, found.root)
     class_of, renamed = _class_of_folder(found, class_names)
     images, readable, tally = image_files.read(path, archive, found.names, size, options, lazy=lazy)
     if not readable.any():

@@ -45,16 +45,18 @@ def tables(files: Sequence[str]) -> tuple[str, ...]:
     return tuple(path for path in files if _is_table(path) or _resembles(path))
 
 
-def read(path: pathlib.Path, archive: Archive, images: Sequence[str]) -> Groups:
+def read(path: pathlib.Path, archive: Archive, images: Sequence[str], root: str = "") -> Groups:
     """Reads all tables of groups in an archive.
 
-    Names in a table are relative to its own folder, or else to a folder above it. They are matched
-    to images if only the form differs: case, Unicode form, "\\" for "/", blanks at the ends.
+    Names in a table are relative to its own folder, or else to a folder above it or to `root`. They
+    are matched to images if only the form differs: case, Unicode form, "\\" for "/", blanks at the
+    ends.
 
     Args:
       path: The folder or zip, for messages.
       archive: The same, opened.
       images: Path of each image.
+      root: The folders around all images, as "a/b/", or "".
 
     Raises:
       UserError: A table cannot be read, names a file that is not there, or an image has two groups.
@@ -64,7 +66,7 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str]) -> Groups:
         return Groups({})
     group_of: dict[str, str] = {}
     details, warnings = [], []
-    known = _Names(images, archive.files)
+    known = _Names(images, archive.files, root)
     for table in found_tables:
         try:
             rows = _rows(archive.read(table), f"{path}: {table}")
@@ -119,7 +121,8 @@ def clean(group: str) -> str:
 class _Names:
     """Finds the image that a row of a table names."""
 
-    def __init__(self, images: Sequence[str], files: Sequence[str]):
+    def __init__(self, images: Sequence[str], files: Sequence[str], root: str):
+        self._root = root
         self._images = set(images)
         self._files = {_form(path) for path in files}
         self._by_form: dict[str, list[str]] = collections.defaultdict(list)
@@ -139,6 +142,7 @@ class _Names:
         above = folder.split("/") if folder else []
         name = re.sub(r"^(\./)+", "", name.replace("\\", "/")).lstrip("/")
         paths = ["/".join([*above[:n], name]) for n in range(len(above), -1, -1)]
+        paths.append(self._root + name)
         for path in paths:
             if path in self._images:
                 return path

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bloodjax.data import names
 from bloodjax.data.images import SUFFIXES
@@ -65,6 +66,7 @@ class Layout:
       folders: Name of the folder that is the class of each image.
       groups: Key of each image's group, or "".
       classes: Names of all folders that are classes, also of empty ones.
+      root: The folders around everything else, as "a/b/", or "".
       details: Facts for `Reading.details`.
       left_out: Images and folders that are not used.
     """
@@ -75,6 +77,7 @@ class Layout:
     folders: tuple[str, ...]
     groups: tuple[str, ...]
     classes: frozenset[str]
+    root: str = ""
     details: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
@@ -107,19 +110,29 @@ def check(layout: str, where: str) -> str:
     return layout
 
 
-def find(where: object, files: Iterable[str], folders: Iterable[str], layout: str = AUTO) -> Layout:
+def find(
+    where: object,
+    files: Iterable[str],
+    folders: Iterable[str],
+    layout: str = AUTO,
+    tables: Collection[str] = (),
+) -> Layout:
     """Finds the images of a source and what their folders mean.
 
     Args:
       where: The source, for messages.
-      files: Path of each file, without tables of groups.
+      files: Path of each file.
       folders: Path of each folder, including empty ones.
       layout: "auto", or the layout that the user states.
+      tables: Those of `files` that are tables of groups. A folder with nothing else is no class.
 
     Raises:
       UserError: The layout is none that is known, or could be one of two.
     """
-    tree = _Tree(where, sorted(files), sorted(folders))
+    others = sorted(set(files) - set(tables))
+    if tables:
+        folders = set(folders) - (_parents(tables) - _parents(others))
+    tree = _Tree(where, others, sorted(folders))
     return tree.auto() if layout == AUTO else tree.stated(tuple(layout.split("/")))
 
 
@@ -132,6 +145,10 @@ def split_of(folder: str) -> str:
         return ""
     kind, suffix = SPLITS[match.group(1)], match.group(2) or match.group(3)
     return f"{kind}_{suffix}" if suffix else kind
+
+
+def _parents(files: Iterable[str]) -> set[str]:
+    return {str(parent) for file in files for parent in pathlib.PurePosixPath(file).parents}
 
 
 Parts = tuple[str, ...]
@@ -323,6 +340,7 @@ class _Tree:
             splits=splits,
             folders=tuple(parts[at] for parts in images),
             groups=groups,
+            root=root,
             classes=frozenset({p[at] for p in images} | {p[at] for p in folders if len(p) > at}),
             details=tuple(self._details),
             left_out=tuple(self._left_out),

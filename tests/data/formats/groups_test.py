@@ -92,6 +92,14 @@ def test_a_table_in_the_folder_of_a_class_or_split():
     assert found.details == ("train/groups.csv, val/groups.csv: 2 groups",)
 
 
+def test_a_table_outside_the_folder_around_everything():
+    images = tuple(f"x/y/{image}" for image in IMAGES)
+    contents = {"groups.csv": TABLE.encode()}
+    archive = Archive((*images, *contents), frozenset(), contents.__getitem__)
+    found = groups.read(pathlib.Path("cells"), archive, images, "x/y/")
+    assert found.group_of == {f"x/y/{image}": group for image, group in GROUPS.items()}
+
+
 def test_images_without_a_group_are_counted():
     table = "name,group\na/1.png,p1\na/2.png,nan\n"
     found = read({"groups.csv": table})

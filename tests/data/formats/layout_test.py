@@ -166,6 +166,15 @@ def test_a_folder_of_tables_is_no_class():
     assert found.left_out == (LeftOut(layout.NO_IMAGES, "", 3),)
 
 
+def test_a_folder_of_a_table_of_groups_is_no_class():
+    files = [*images("x/a", "x/b"), "x/meta/groups.csv", "x/a/groups.csv"]
+    folders = {"x", "x/a", "x/b", "x/meta", "x/empty"}
+    tables = [file for file in files if file.endswith("csv")]
+    found = layout.find("cells", files, folders, tables=tables)
+    assert found.classes == {"a", "b", "empty"}
+    assert found.root == "x/"
+
+
 @pytest.mark.parametrize(
     ("files", "first"),
     [
