@@ -47,7 +47,7 @@ _OUTPUTS = (
     *({"config.json", "splits.json"}, {"dataset_info.json", "index.json"}),
 )
 _OUTPUT_FILES = frozenset().union(*_OUTPUTS)
-_LOCK = "lock"  # the only file of a workdir whose run has just begun
+_LOCK = "lock"  # the first file in a workdir
 
 HIDDEN, WRITTEN = "hidden or of the system", "written by bloodjax"
 
@@ -268,7 +268,7 @@ class _Listing:
         folders = self._folders | {_parent(path) for path in self._files}
         folders |= {str(p) for path in folders for p in pathlib.PurePosixPath(path).parents}
         folders -= {".", ""}
-        written = self._written(folders)
+        written = self._written()
 
         def is_written(path: str) -> bool:
             parents = pathlib.PurePosixPath(path).parents
@@ -291,29 +291,24 @@ class _Listing:
             tuple(sorted(files)), frozenset(folders), read, merge(self._left_out), details
         )
 
-    def _written(self, folders: set[str]) -> set[str]:
+    def _written(self) -> set[str]:
         """The folders that this library has written: audits, workdirs, evaluations and shards."""
         known: dict[str, set[str]] = {}
-        shards, others = set(), set()
+        written = set()
         for path in self._files:
             where, _, name = path.rpartition("/")
             if name in _OUTPUT_FILES:
                 known.setdefault(where, set()).add(name)
             if ".array_record-" in name:
-                shards.add(where)
-            if name != _LOCK:
-                others.add(where)
-        begun = {
-            where
-            for where, names in known.items()
-            if names == {_LOCK} and where not in others and not self._has_folder(where, folders)
-        }
-        complete = {w for w, names in known.items() if any(output <= names for output in _OUTPUTS)}
-        return (complete | shards | begun) - {""}
-
-    @staticmethod
-    def _has_folder(where: str, folders: set[str]) -> bool:
-        return any(_parent(folder) == where for folder in folders)
+                written.add(where)
+        written |= {w for w, names in known.items() if any(output <= names for output in _OUTPUTS)}
+        locked = {where for where, names in known.items() if _LOCK in names} - written
+        if locked:  # workdirs of runs that have just begun, if there is nothing else in them
+            for path in self._files:
+                parents = set(map(str, pathlib.PurePosixPath(path).parents))
+                if not (path.endswith(f"/{_LOCK}") or parents & written):
+                    locked -= parents
+        return (written | locked) - {""}
 
 
 def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:

@@ -92,6 +92,7 @@ OUTPUTS = {
     "audit": ["audit.json", "index.html"],
     "run": ["config.json", "splits.json", "lock", "audit/index.html", "checkpoints/1/x/y"],
     "begun": ["lock"],
+    "stopped": ["lock", "audit/audit.json", "audit/index.html"],
     "e/test": ["metrics.json", "predictions.csv"],
     "packed": ["dataset_info.json", "cells-train.array_record-00000-of-00001"],
 }
