@@ -1,7 +1,6 @@
 import json
 import pathlib
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -42,6 +41,13 @@ def cells():
     return render.render_dataset(19, 32, seed=1)
 
 
+def member(config):
+    """A classifier without a network."""
+    classifier = Classifier.__new__(Classifier)
+    classifier.classes, classifier.config, classifier.baseline = ("x",), config, None
+    return classifier
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -54,7 +60,7 @@ def cells():
 )
 def test_members_read_images_alike(make_config, values, message):
     members = {
-        pathlib.Path(name): types.SimpleNamespace(classes=("x",), config=make_config(**changes))
+        pathlib.Path(name): member(make_config(**changes))
         for name, changes in zip("ab", values, strict=True)
     }
     with pytest.raises(UserError, match=message):
@@ -63,9 +69,7 @@ def test_members_read_images_alike(make_config, values, message):
 
 def test_an_ensemble_has_the_scale_of_a_member(make_config):
     members = {
-        pathlib.Path(name): types.SimpleNamespace(
-            classes=("x",), config=make_config(**{"data.scale": scale}), baseline=None
-        )
+        pathlib.Path(name): member(make_config(**{"data.scale": scale}))
         for name, scale in {"a": "", "b": "12"}.items()
     }
     assert config_lib.read_options(Ensemble(members).config).bits == "12"
