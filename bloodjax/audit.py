@@ -26,7 +26,7 @@ _CLASSES = command.flags.DEFINE_string(
 _LAYOUT = command.flags.DEFINE_string(
     "layout",
     "auto",
-    "LEVELS: What the folders of a source mean, such as class/group; as config.data.layout.",
+    "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
 )
 
 

@@ -52,7 +52,7 @@ _BAD = command.flags.DEFINE_enum(
 _LAYOUT = command.flags.DEFINE_string(
     "layout",
     None,
-    "LEVELS: What the folders of the data mean, such as class/group; as config.data.layout.",
+    "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
 )
 
 

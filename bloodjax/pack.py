@@ -43,7 +43,7 @@ _CLASSES = command.flags.DEFINE_string(
 _LAYOUT = command.flags.DEFINE_string(
     "layout",
     "auto",
-    "LEVELS: What the folders of the source mean, such as class/group; as config.data.layout.",
+    "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
 )
 _SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 0, 2**31 - 1)
 

@@ -70,5 +70,5 @@ def test_a_validation_set_of_its_own_is_counted_there(make_config):
 def test_a_damaged_file_is_an_error_in_one_line(make_config, tmp_path):
     path = tmp_path / "damaged.npz"
     np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match="has no labels"):
+    with pytest.raises(UserError, match="contains the arrays images; expected labels too"):
         images.count(make_config(**{"data.train": str(path)}))
