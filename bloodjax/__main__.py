@@ -37,6 +37,8 @@ def main() -> None:
         sys.exit(0)
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
+        if hasattr(sys.stderr, "reconfigure"):  # a terminal may lack the letters of the name
+            sys.stderr.reconfigure(errors="backslashreplace")
         print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
