@@ -1,9 +1,10 @@
 """Depthwise convolution on accelerators: implementations, and the choice for CUDA devices.
 
-- *native*: XLA's grouped convolution and its derivatives. TPUs use it.
+- *native*: XLA's grouped convolution and its derivatives.
 - *shifted*: a sum over kernel taps of the shifted input, which XLA fuses. The input gradient is
   computed in the same way, the kernel gradient with one reduction per tap.
-- *pallas*: custom kernels (`depthwise_pallas`).
+- *pallas*: custom kernels (`depthwise_pallas`). Of several devices, each uses them on its own
+  images inside `jax.shard_map`, and the native form elsewhere.
 
 `CUDA_FORMS` lists the cases in which another form was measured to be faster than native. For
 measurements, the environment variable `BLOODJAX_CUDA_DEPTHWISE` selects one form for all cases on
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from bloodjax.ops import depthwise_cpu
 
@@ -131,6 +133,15 @@ def form(name: str) -> Form:
     return forms[name]
 
 
+def on_one_device() -> bool:
+    """Whether one device has the traced arrays: its part in a shard_map, or those of all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return all(kind == AxisType.Manual or mesh.shape[name] == 1 for name, kind in axes)
+
+
 def cuda_form(
     direction: str, window: tuple[int, int], stride: int, size: tuple[int, int], dtype
 ) -> str:
@@ -151,10 +162,8 @@ def cuda_form(
         return "native"
     steps = CUDA_FORMS.get((direction, window[0], stride, jnp.dtype(dtype).name), ())
     name = next((name for side, name in steps if max(size) <= side), steps[-1][1] if steps else "")
-    # XLA cannot partition Pallas kernels: each of several devices would compute the full batch.
-    if not name or (name == "pallas" and jax.device_count() > 1):
-        return "native"
-    return name
+    # XLA cannot divide a kernel: each of several devices would compute the full batch.
+    return name if name and (name != "pallas" or on_one_device()) else "native"
 
 
 def forward(x, kernel, *, stride, padding):

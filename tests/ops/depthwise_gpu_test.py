@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from bloodjax.ops import depthwise_gpu, depthwise_pallas
 from bloodjax.ops.depthwise import depthwise_conv
@@ -184,3 +185,22 @@ def test_the_table_holds_known_forms():
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="form is 'fast', expected one of native"):
         depthwise_gpu.form("fast")
+
+
+def test_each_device_uses_the_kernels_on_its_own_images(monkeypatch):
+    monkeypatch.delenv(depthwise_gpu.FORCE, raising=False)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    table = {("forward", 3, 1, "float32"): ((6, "pallas"),)}
+    monkeypatch.setattr(depthwise_gpu, "CUDA_FORMS", table)
+    shapes = jax.ShapeDtypeStruct((2, 2, 2, 4), jnp.float32), jax.ShapeDtypeStruct((3, 3, 4), "f4")
+    images = PartitionSpec("data")
+    divided = jax.shard_map(
+        depthwise_conv,
+        mesh=AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,)),
+        in_specs=(images, PartitionSpec()),
+        out_specs=images,
+        check_vma=False,
+    )
+    assert "pallas_call" in str(jax.make_jaxpr(divided)(*shapes))
+    # XLA would gather the full batch on each device.
+    assert "pallas_call" not in str(jax.make_jaxpr(lambda *a: depthwise_conv(*a))(*shapes))
