@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
+from bloodjax.augment import beta
 from bloodjax.augment.policy import Mix
 
 Images = Float[Array, "batch height width 3"]
@@ -45,8 +46,8 @@ def mix(
     def sample(key):
         which, mixup_key, cutmix_key, box_key = jax.random.split(key, 4)
         uniform = jax.random.uniform(which)
-        blended = jax.random.beta(mixup_key, spec.mixup_alpha, spec.mixup_alpha)
-        area = 1 - jax.random.beta(cutmix_key, spec.cutmix_alpha, spec.cutmix_alpha)
+        blended = beta.beta(mixup_key, spec.mixup_alpha, spec.mixup_alpha)
+        area = 1 - beta.beta(cutmix_key, spec.cutmix_alpha, spec.cutmix_alpha)
         top, bottom, left, right = _box(box_key, area, size)
         kept = 1 - (bottom - top) * (right - left) / (size[0] * size[1])
         by_mixup = uniform < spec.mixup_p

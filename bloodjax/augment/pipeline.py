@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from bloodjax.augment import affine, chosen, colour, geometry, planes
+from bloodjax.augment import affine, beta, chosen, colour, geometry, planes
 from bloodjax.augment.ops import EFFECTS, OPS, Setting
 from bloodjax.augment.policy import Layer, Pass, Policy
 
@@ -213,8 +213,8 @@ def _mixture(step: Pass, fill: str, keys, images, form: str | None):
 
     def weights(key):
         chains, image, depths = jax.random.split(jax.random.fold_in(key, step.width), 3)
-        dirichlet = jax.random.dirichlet(chains, jnp.full(step.width, step.alpha))
-        own = jax.random.beta(image, step.alpha, step.alpha)
+        dirichlet = beta.dirichlet(chains, step.alpha, step.width)
+        own = beta.beta(image, step.alpha, step.alpha)
         depth = jax.random.randint(depths, (step.width,), 1, len(step.layers) + 1)
         return dirichlet, own, depth
 

@@ -99,11 +99,8 @@ class Block(nn.Module):
         if not self.v2:
             scale = self.param("scale", nn.initializers.constant(self.layer_scale), (channels,))
         if not self.v2 and norm.foldable(x):
-            y, offset = depthwise.without_bias(x)
             return residual_mlp(
-                x,
-                y,
-                offset,
+                *depthwise.branch(x),
                 *expand.weights(channels, norm.affine),
                 *project.weights(4 * channels, scale=scale),
                 drop_path.factors(len(x), train),

@@ -18,6 +18,7 @@ from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 from bloodjax.ops.elementwise import relu
+from bloodjax.ops.pooling import spatial_mean
 
 NETWORKS = {
     "densenet121": {"depths": (6, 12, 24, 16), "growth": 32},
@@ -119,4 +120,4 @@ class DenseNet(Backbone):
                 )(x, train, update_stats)
                 x = jnp.concatenate((x, new), axis=-1)
             self.sow("intermediates", f"stage_{stage}", x)
-        return norm_relu(x, "norm").mean(axis=(1, 2))
+        return spatial_mean(norm_relu(x, "norm"))

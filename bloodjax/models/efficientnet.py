@@ -20,6 +20,7 @@ from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu6, silu, written
+from bloodjax.ops.pooling import spatial_mean
 
 _ACTIVATIONS = {"silu": silu, "relu6": relu6}
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -242,7 +243,7 @@ class EfficientNet(Backbone):
                 )(x, train, update_stats)
                 done += 1
             self.sow("intermediates", f"stage_{i}", x)
-        return self._conv(x, self.features, 1, 1, "last", update_stats).mean(axis=(1, 2))
+        return spatial_mean(self._conv(x, self.features, 1, 1, "last", update_stats))
 
     def _conv(self, x, features, size, stride, name, update_stats):
         conv = Conv(features, size, stride, self.padding, False, self.dtype, _INIT, name=name)

@@ -19,6 +19,7 @@ from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu
+from bloodjax.ops.pooling import spatial_mean
 
 
 class Unit(NamedTuple):
@@ -225,4 +226,4 @@ class InceptionV3(Backbone, Units):
             )(x, update_stats)
             if name in _STAGES:
                 self.sow("intermediates", f"stage_{_STAGES[name]}", x)
-        return x.mean(axis=(1, 2))
+        return spatial_mean(x)

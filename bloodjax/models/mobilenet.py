@@ -15,6 +15,7 @@ from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu6
+from bloodjax.ops.pooling import spatial_mean
 
 NETWORKS = {
     f"mobilenetv1_{percent:03d}": {"multiplier": percent / 100} for percent in (100, 75, 50, 25)
@@ -124,4 +125,4 @@ class MobileNet(Backbone):
                     name=f"stage_{stage}_block_{block}",
                 )(x, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
-        return x.mean(axis=(1, 2))
+        return spatial_mean(x)

@@ -133,8 +133,9 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
         """Returns the normalised input."""
         scale, bias = self.affine(x.shape[-1])
-        x = precise(x)
-        scale, bias = (a.astype(x.dtype) for a in (scale, bias))
+        wide = precise(x)
+        scale, bias = (a.astype(wide.dtype) for a in (scale, bias))
+        x = x if x.dtype == self.dtype else wide
         return layer_norm(x, scale, bias, self.epsilon).astype(self.dtype)
 
     @nn.compact

@@ -17,6 +17,7 @@ from bloodjax.models.backbone import Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu
+from bloodjax.ops.pooling import spatial_mean
 
 NETWORKS = {
     "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -152,4 +153,4 @@ class ResNet(Backbone):
                     name=f"stage_{stage}_block_{block}",
                 )(x, train, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
-        return x.mean(axis=(1, 2))
+        return spatial_mean(x)

@@ -15,6 +15,7 @@ from bloodjax.models.backbone import Backbone
 from bloodjax.models.layers import Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm
 from bloodjax.ops.elementwise import relu
+from bloodjax.ops.pooling import spatial_mean
 
 # "050" has half the channels, as in MobileNet's names.
 NETWORKS = {"simple_cnn": {}, "simple_cnn_050": {"widths": (16, 32, 64, 128)}}
@@ -44,7 +45,7 @@ class SimpleCNN(Backbone):
             run_stage = maybe_remat(SimpleCNN._stage, self.remat)
             x = run_stage(self, x, stage, depth, width, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
-        x = x.mean(axis=(1, 2))
+        x = spatial_mean(x)
         return Dropout(self.drop_path, axis_name=self.axis_name)(x, train)
 
     def _stage(self, x, stage, depth, width, update_stats):

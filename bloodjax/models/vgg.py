@@ -18,6 +18,7 @@ from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.conv import NARROW, narrow_stage
 from bloodjax.ops.elementwise import relu
+from bloodjax.ops.pooling import spatial_mean
 
 # Number of layers with weights -> convolutions in each of the five stages.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -94,7 +95,7 @@ class VGG(Backbone):
             x = run_stage(self, x, stage, depth, width, update_stats)
             self.sow("intermediates", f"stage_{stage}", x)
             x = max_pool(x, 2, 2, "valid")
-        return self._top(x) if self.top else x.mean(axis=(1, 2))
+        return self._top(x) if self.top else spatial_mean(x)
 
     def _is_narrow(self, x, width) -> bool:
         """Whether the first stage may be `narrow_stage`; float32 keeps its form and rounding."""

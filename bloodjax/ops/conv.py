@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from bloodjax.ops.depthwise_cpu import pad
@@ -78,7 +79,7 @@ def _backward(stride, padding, residuals, grad):
 
     def native(x, grad):
         as_kernel = functools.partial(_native, x, stride=stride, padding=padding)
-        return jax.linear_transpose(as_kernel, kernel)(grad)[0]
+        return _as_parameter(jax.linear_transpose(as_kernel, kernel)(grad)[0])
 
     if grad.shape[1] * grad.shape[2] < _LARGE_MAP:
         return x_grad, native(x, grad)
@@ -89,6 +90,21 @@ def _backward(stride, padding, residuals, grad):
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def _as_parameter(grad):
+    """Returns a kernel's gradient, on a GPU in the parameter's order of dimensions.
+
+    cuDNN has the features outermost. The optimiser would otherwise compute in that order: it would
+    transpose the parameter and its own state, and could not update them in place.
+    """
+
+    def in_order(grad):
+        return lax.optimization_barrier(
+            with_layout_constraint(grad, Layout(tuple(range(grad.ndim))))
+        )
+
+    return lax.platform_dependent(grad, cuda=in_order, default=lambda grad: grad)
 
 
 def _tiling(batch, height, width):

@@ -50,9 +50,13 @@ def written(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return apart(x) if x.dtype == jnp.bfloat16 else x
 
 
+@jax.custom_vjp
 def apart(x: PyTree) -> PyTree:
-    """Returns `x`, which a GPU computes apart from what reads it."""
+    """Returns `x`, which a GPU computes apart from what reads it; gradients are not kept apart."""
     return lax.platform_dependent(x, cuda=lax.optimization_barrier, default=lambda x: x)
+
+
+apart.defvjp(lambda x: (apart(x), None), lambda _, grad: (grad,))
 
 
 def _cdf(x):

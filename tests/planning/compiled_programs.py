@@ -6,8 +6,10 @@ up before JAX is.
 """
 
 import functools
+import os
 import pathlib
 import sys
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bloodjax import config as config_lib
+from bloodjax.augment import pipeline
 from bloodjax.augment.policy import Policy, parse
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset
@@ -22,6 +25,8 @@ from bloodjax.models.convnext import ConvNeXt
 from bloodjax.models.efficientnet import EfficientNet, Stage
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
+from bloodjax.ops import depthwise_gpu
+from bloodjax.ops.depthwise import depthwise_conv
 from bloodjax.planning import compilers, machines
 from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor
@@ -119,6 +124,31 @@ def single_pixels(devices):
     return _lower(devices, shift, images, jax.ShapeDtypeStruct((BATCH,), jnp.int32))
 
 
+def by_choice(devices):
+    """The augmentation that suits a TPU: loops over images that chose an effect."""
+    policy = parse(MICROSCOPE)
+
+    def augment(keys, images):
+        keys = jax.random.wrap_key_data(keys)
+        return pipeline.augment(policy, keys, images, form="by choice")
+
+    keys = jax.ShapeDtypeStruct((BATCH, 2), jnp.uint32)
+    images = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.uint8)
+    return _lower(devices, augment, keys, images)
+
+
+def depthwise_kernels(devices):
+    """A depthwise convolution and its gradients as Pallas kernels for a GPU."""
+
+    def gradients(x, kernel):
+        out, vjp = jax.vjp(functools.partial(depthwise_conv, stride=2), x, kernel)
+        return out, *vjp(out)
+
+    with mock.patch.dict(os.environ, {depthwise_gpu.FORCE: "pallas"}):
+        x = jax.ShapeDtypeStruct((BATCH, 12, 12, 240), BF16)
+        return _lower(devices, gradients, x, jax.ShapeDtypeStruct((5, 5, 240), BF16))
+
+
 def gathered_twice(devices):
     """A parameter that is gathered for the forward pass, and again for the backward pass."""
     mesh = jax.sharding.Mesh(devices, ("data",))
@@ -156,6 +186,7 @@ FAULTS = {
     "float32_convolution": lambda d: _convolution(d, jnp.float32, BF16),
     "single_pixels": single_pixels,
 }
+GPU = {"by_choice": by_choice, "depthwise_kernels": depthwise_kernels}
 
 
 def main():
@@ -164,6 +195,8 @@ def main():
     compilers.prepare(machine)
     devices = compilers.devices(machine)
     programs = FSDP if machine.chips > 1 else {**STEPS, **FAULTS}
+    if machine.platform == "cuda":
+        programs |= GPU
     for name in names or programs:
         text = programs[name](devices).compile().as_text()
         pathlib.Path(folder, f"{name}.txt").write_text(text, "utf-8")

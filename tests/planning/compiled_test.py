@@ -83,18 +83,12 @@ RULES = {
 }
 
 
-# XLA's GPU compiler writes products of norms, activations and gates in float32 between two kernels.
-GPU_MAPS = pytest.mark.xfail(reason="on a GPU some maps between two kernels are in float32")
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["convnext", "efficientnet", "augmented"])
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_step_has_no_known_fault(machine, name, rule, compiled, request):
-    if (machine, rule) == ("h200", "float32_maps"):
-        request.applymarker(GPU_MAPS)
+def test_a_step_has_no_known_fault(machine, name, rule, compiled):
     if (machine, rule) == ("h200", "single_pixels"):
-        pytest.skip("a GPU gathers all pixels at once")
+        pytest.skip("a GPU gathers all pixels at once: see the test of its augmentation")
     step = compiled(machine, name)
     assert len(step.operations) > 50
     assert [str(fault) for fault in RULES[rule](step)] == []
@@ -108,6 +102,30 @@ def test_a_faulty_program_is_found_on_a_tpu(name, compiled):
 @pytest.mark.parametrize("name", ["float32_maps", "float32_convolution", "single_pixels"])
 def test_a_faulty_program_is_found_on_a_gpu(name, compiled):
     assert RULES[name](compiled("h200", name))
+
+
+def augmentation_on_a_gpu(step):
+    """Loops that a GPU's host waits for, and float32 copies of the images read and written."""
+    inside = [op for op in step.operations if "augment" in op.op_name]
+    return step.loops, sum(op.traffic.total for op in inside) / (BATCH * SIZE * SIZE * 3 * 4)
+
+
+def test_augmentation_on_a_gpu_has_no_loops_and_few_passes(compiled):
+    loops, passes = augmentation_on_a_gpu(compiled("h200", "augmented"))
+    assert loops == ()
+    assert 10 < passes < 65
+
+
+def test_the_form_for_a_tpu_has_loops_and_more_passes_on_a_gpu(compiled):
+    loops, passes = augmentation_on_a_gpu(compiled("h200", "by_choice"))
+    assert loops  # Their passes count once.
+    assert passes > 65
+
+
+def test_depthwise_kernels_are_compiled_for_a_gpu(compiled):
+    targets = [op.target for op in compiled("h200", "depthwise_kernels").operations]
+    assert sum("triton" in target for target in targets) == 3
+    assert not any("cudnn" in target for target in targets)
 
 
 def test_fsdp_gathers_each_parameter_once(compiled):
