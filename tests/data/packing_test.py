@@ -30,7 +30,7 @@ def write_folder(root):
     """Images of several formats and sizes, with splits whose order is not that of the paths."""
     names = []
     for split in ("val", "train", "test"):
-        for kind in ("10", "9"):
+        for kind in ("b", "10"):
             for i, suffix in enumerate(("png", "jpeg", "tiff", "bmp")):
                 name = f"{split}/{kind}/{i}.{suffix}"
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
