@@ -10,7 +10,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.reading import LeftOut, merge
 
 # Names that a line lists before it says how many more there are.
-_MAX_CLASSES = 40
+_MAX_CLASSES = 200
 
 
 def lines(parts: Mapping[str, Dataset], left_out: Sequence[LeftOut] = ()) -> list[str]:
