@@ -206,9 +206,9 @@ def check_losses(
 
 def _too_much(
     classes: Sequence[str],
-    of: Sequence[int],
-    lost: Sequence[int],
-    total: Sequence[int],
+    of: Indices,
+    lost: Int[np.ndarray, " classes"],
+    total: Int[np.ndarray, " classes"],
     what: str,
     reasons: Iterable[str],
     page: pathlib.Path,
