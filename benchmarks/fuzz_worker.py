@@ -149,7 +149,7 @@ def _weights(folder: pathlib.Path) -> None:
 def _folder(folder: pathlib.Path) -> None:
     """Reads the same files from a folder and from a zip; every image must be accounted for."""
     path, zipped = folder / layouts.FOLDER, folder / layouts.ZIP
-    images = sum(layouts.is_image(file.read_bytes()) for file in path.rglob("*") if file.is_file())
+    images = sum(layouts.is_image(file.read_bytes()) for file in _visible(path))
     found = []
     for spec in (str(path), str(zipped)):
         unlabelled = sources.load_images(spec, SIDE)
@@ -166,11 +166,19 @@ def _folder(folder: pathlib.Path) -> None:
         columns = (dataset.names, dataset.labels.tolist(), dataset.splits, dataset.groups)
         pixels = [image.tobytes() for image in dataset.images]
         found.append((dataset.classes, sorted(zip(*columns, pixels, strict=True))))
+    refused = [each for each in found if isinstance(each, str)]
     # Some programs write a backslash in a zip where others write a slash.
-    if found[0] != found[1] and not any("\\" in file.name for file in path.rglob("*")):
+    same = len(refused) == 2 or found[0] == found[1]
+    if not same and not any("\\" in file.name for file in path.rglob("*")):
         raise AssertionError(f"the folder gives {found[0]!a:.500}, the zip {found[1]!a:.500}")
-    if isinstance(found[0], str):
-        raise UserError(f"{path}{found[0]}")
+    if refused:
+        raise UserError(f"{path}{refused[0]}")
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Files at any depth; a hidden folder counts as one in what is left out, so it has none."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [p for p in files if not any(n.startswith(".") for n in p.relative_to(folder).parts)]
 
 
 def _account(images: int, dataset: Dataset) -> None:
