@@ -53,12 +53,17 @@ def _classes(parts: Mapping[str, Dataset]) -> str:
         count = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
         for name, n in zip(dataset.classes, count, strict=True):
             counts[row[name], column] += n
-    shown = [f"{n} {_counts(c)}" for n, c in zip(names, counts[:_MAX_CLASSES], strict=False)]
+    shown = [f"{_name(n)} {_counts(c)}" for n, c in zip(names, counts[:_MAX_CLASSES], strict=False)]
     if len(names) > _MAX_CLASSES:
         shown.append(f"and {len(names) - _MAX_CLASSES} more")
     head = f"{len(names)} classes" if len(names) > 1 else "1 class"
     by_part = f" by {'/'.join(parts)}" if len(parts) > 1 else ""
     return f"{head}{by_part}: {', '.join(shown)}; all {_counts(counts.sum(0))}"
+
+
+def _name(name: str) -> str:
+    """The name of a class before a number; one without letters ends in a colon."""
+    return name if any(map(str.isalpha, name)) else f"{name}:"
 
 
 def _counts(counts) -> str:
@@ -78,7 +83,7 @@ def _left_out(parts: Mapping[str, Dataset], left_out: Sequence[LeftOut]) -> str:
 
 def _reason(entries: Sequence[LeftOut]) -> str:
     text = f"{sum(entry.count for entry in entries):,} {entries[0].reason}"
-    labelled = [f"{entry.label} {entry.count:,}" for entry in entries if entry.label]
+    labelled = [f"{_name(entry.label)} {entry.count:,}" for entry in entries if entry.label]
     if not labelled:
         return text
     more = len(labelled) - _MAX_CLASSES

@@ -51,6 +51,11 @@ def test_sources_may_have_different_classes():
     assert statement.lines(parts)[1] == "4 classes by a/b: x 1/0, y 2/1, w 0/1, z 0/2; all 3/4"
 
 
+def test_names_that_are_numbers_are_told_from_counts():
+    parts = {"train": _dataset([0, 1, 1], classes=("2", "10"))}
+    assert statement.lines(parts)[1] == "2 classes: 2: 1, 10: 2; all 3"
+
+
 def test_nothing_left_out_is_said():
     assert statement.lines({"a": _dataset([0], Reading("a"))})[2] == "left out: nothing"
 
