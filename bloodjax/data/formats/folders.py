@@ -60,8 +60,7 @@ def read_dataset(
     images, readable, tally = image_files.read(path, archive, found.names, size, options, lazy=lazy)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images{_kinds(archive)}, {layout.EXPECTED}")
-    beside = path.absolute().parent / groups_lib.TABLE
-    if not groups.details and beside.is_file():
+    if not groups.details and groups_lib.is_beside(path):
         _log.warning("%s: %s beside it is not read, expected in it", path, groups_lib.TABLE)
     for line in groups.warnings:
         _log.warning(line)

@@ -107,6 +107,11 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str], root: str 
     return Groups(group_of, (fact,), tuple(warnings))
 
 
+def is_beside(path: pathlib.Path) -> bool:
+    """Whether there is a table of groups beside a source, where it is not read."""
+    return (path.absolute().parent / TABLE).is_file()
+
+
 def clean(group: str) -> str:
     """A group's key as it is compared: without blanks at its ends, "" for a missing value.
 

@@ -330,6 +330,11 @@ class _Arrays:
                 "those of a patient, are an array groups",
                 *(self.path, meant[0]),
             )
+        if "groups" not in self.keys and groups_lib.is_beside(self.path):
+            _log.warning(
+                "%s: %s beside it is not read; groups are an array groups in the file",
+                *(self.path, groups_lib.TABLE),
+            )
         if "groups" not in self.keys:
             return ("",) * n, unused
         array = self.array("groups")

@@ -138,6 +138,12 @@ def test_an_array_that_may_be_meant_as_groups_is_named(tmp_path, caplog):
     assert "unused arrays: filenames, patient" in dataset.reading.details
 
 
+def test_a_table_of_groups_beside_the_file_is_named(tmp_path, caplog):
+    (tmp_path / "groups.csv").write_text("name,group\n0,p1\n")
+    npz.read_dataset(challenge(tmp_path / "a.npz"), 20, ())
+    assert "a.npz: groups.csv beside it is not read; groups are an array" in caplog.text
+
+
 def test_counts_labels_without_reading_images(tmp_path):
     path = write(tmp_path / "a.npz", images=np.zeros(1), labels=np.eye(8)[LABELS])
     assert npz.count_labels(path) == ({"": N}, npz.BLOOD_CELLS)
