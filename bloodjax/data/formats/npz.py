@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -46,10 +46,10 @@ def read_dataset(
 ) -> Dataset:
     """Reads a challenge file (`images`, `labels`) or a MedMNIST file (`train_images`, ...).
 
-    A challenge file may also contain `classes` (names in label order) and `groups` (one key per
-    image). The class names are those in `classes`, or those of text labels. Otherwise they are
-    `class_names` or, if these are empty, the eight `BLOOD_CELLS` for a challenge file and for a
-    MedMNIST file of eight labels with colour images, and class_0 and so on for any other.
+    Both may also contain `classes` (names in label order), and `groups` or `train_groups` and so on
+    (one key per image). The class names are those in `classes`, or those of text labels. Otherwise
+    they are `class_names` or, if these are empty, the eight `BLOOD_CELLS` for a challenge file and
+    for a MedMNIST file of eight labels with colour images, and class_0 and so on for any other.
 
     Args:
       path: The npz file.
@@ -74,8 +74,7 @@ def read_dataset(
                     f"{path}: {key}labels has the shape {shape}, expected labels of shape ({n},) "
                     f"or ({n}, 1)"
                 )
-        n = sum(counts.values())
-        groups, group_facts = arrays.groups(n) if not splits else (("",) * n, ())
+        groups, group_facts = arrays.groups(counts)
         reading = Reading(
             layout="npz of images and labels" if not splits else "npz of splits, as MedMNIST's",
             details=(*found.details, *group_facts),
@@ -319,50 +318,62 @@ class _Arrays:
             raise UserError(f"{self.path}: classes names a class twice: {', '.join(found)}")
         return found
 
-    def groups(self, n: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Group of each of `n` images, and facts about the groups."""
-        others = sorted(self.keys - {"images", "labels", "classes", "groups"})
+    def groups(self, counts: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Group of each image, and facts about the groups.
+
+        Args:
+          counts: Prefix of the keys of each split -> its number of images.
+        """
+        keys = [f"{prefix}groups" for prefix in counts]
+        read = {f"{prefix}{kind}" for prefix in counts for kind in ("images", "labels", "groups")}
+        others = sorted(self.keys - read - {"classes"})
         unused = (f"unused arrays: {', '.join(others[:6])}",) if others else ()
-        meant = [key for key in others if groups_lib.tables([f"{key}.csv"])]
-        if meant and "groups" not in self.keys:
-            _log.warning(
-                "%s: the array %s is not used; the keys of images that belong together, such as "
-                "those of a patient, are an array groups",
-                *(self.path, meant[0]),
-            )
-        if "groups" not in self.keys and groups_lib.is_beside(self.path):
-            _log.warning(
-                "%s: %s beside it is not read; groups are an array groups in the file",
-                *(self.path, groups_lib.TABLE),
-            )
-        if "groups" not in self.keys:
+        n = sum(counts.values())
+        if not self.keys.intersection(keys):
+            meant = [key for key in others if groups_lib.tables([f"{key}.csv"])]
+            beside = [groups_lib.TABLE] if groups_lib.is_beside(self.path) else []
+            for name in [f"the array {key}" for key in meant] + [
+                f"{name} beside it" for name in beside
+            ]:
+                _log.warning(
+                    "%s: %s is not read; the keys of images that belong together, such as those of "
+                    "a patient, are an array %s",
+                    *(self.path, name, " and ".join(keys)),
+                )
             return ("",) * n, unused
-        array = self.array("groups")
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if array.ndim != 1 or array.dtype.kind not in "USiuf":
-            raise self._error("groups", array, "a list of strings or of whole numbers")
-        if len(array) != n:
-            raise UserError(f"{self.path}: groups has {len(array)} entries, expected {n}")
-        if array.dtype.kind == "S":
-            try:
-                array = np.char.decode(array, "utf-8")
-            except UnicodeError as error:
-                raise self._error("groups", array, "bytes of UTF-8") from error
-        keys = list(map(str, array.tolist()))
-        clean = {key: groups_lib.clean(key) for key in set(keys)}
-        found = tuple(clean[key] for key in keys)
+        found = tuple(
+            group
+            for key, count in zip(keys, counts.values(), strict=True)
+            for group in (self._groups(key, count) if key in self.keys else ("",) * count)
+        )
         without = found.count("")
         different = len(set(found) - {""})
         fact = f"{different} group{'s' if different != 1 else ''}"
         if without:
             fact += f", none for {without} of {n} images"
             _log.warning(
-                "%s: groups has no key for %d of %d images; they may be on another side of a split "
+                "%s: no key in %s for %d of %d images; they may be on another side of a split "
                 "than images of the same patient or slide",
-                *(self.path, without, n),
+                *(self.path, ", ".join(keys), without, n),
             )
         return found, (fact, *unused)
+
+    def _groups(self, key: str, n: int) -> list[str]:
+        array = self.array(key)
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.ndim != 1 or array.dtype.kind not in "USiuf":
+            raise self._error(key, array, "a list of strings or of whole numbers")
+        if len(array) != n:
+            raise UserError(f"{self.path}: {key} has {len(array)} entries, expected {n}")
+        if array.dtype.kind == "S":
+            try:
+                array = np.char.decode(array, "utf-8")
+            except UnicodeError as error:
+                raise self._error(key, array, "bytes of UTF-8") from error
+        keys = list(map(str, array.tolist()))
+        clean = {each: groups_lib.clean(each) for each in set(keys)}
+        return [clean[each] for each in keys]
 
     def _error(self, key: str, array: np.ndarray, expected: str) -> UserError:
         found = f"{array.dtype} of shape {array.shape}"
@@ -380,7 +391,7 @@ def _read_labels(
         eight = labels_lib.read(arrays.path, stored, None, (), (), positional=True).classes
         is_blood = tuple(class_names) == BLOOD_CELLS or eight == numbered(len(BLOOD_CELLS))
         default = BLOOD_CELLS if is_blood and first and not arrays.is_grey(first) else ()
-    own = arrays.classes() if keys == [""] else None
+    own = arrays.classes()
     found = labels_lib.read(arrays.path, stored, own, class_names, default, positional=positional)
     if own is None and not class_names and found.classes == BLOOD_CELLS:
         return dataclasses.replace(

@@ -127,21 +127,33 @@ def test_missing_groups_are_said(tmp_path, caplog):
     dataset = npz.read_dataset(challenge(tmp_path / "a.npz", groups=groups), 20, ())
     assert dataset.groups == ("",) * 12 + ("7",) * 4
     assert "1 group, none for 12 of 16 images" in dataset.reading.details
-    assert "a.npz: groups has no key for 12 of 16 images" in caplog.text
+    assert "a.npz: no key in groups for 12 of 16 images" in caplog.text
 
 
 def test_an_array_that_may_be_meant_as_groups_is_named(tmp_path, caplog):
     path = challenge(tmp_path / "a.npz", patient=np.arange(N), filenames=np.arange(N))
     dataset = npz.read_dataset(path, 20, ())
     assert set(dataset.groups) == {""}
-    assert "a.npz: the array patient is not used; the keys of images" in caplog.text
+    assert "a.npz: the array patient is not read; the keys of images" in caplog.text
     assert "unused arrays: filenames, patient" in dataset.reading.details
 
 
 def test_a_table_of_groups_beside_the_file_is_named(tmp_path, caplog):
     (tmp_path / "groups.csv").write_text("name,group\n0,p1\n")
     npz.read_dataset(challenge(tmp_path / "a.npz"), 20, ())
-    assert "a.npz: groups.csv beside it is not read; groups are an array" in caplog.text
+    assert "a.npz: groups.csv beside it is not read; the keys of images" in caplog.text
+
+
+def test_a_medmnist_file_may_name_classes_and_groups(tmp_path, caplog):
+    more = {"classes": ["x", "y", "z"], "train_groups": np.arange(16), "test_groups": np.arange(10)}
+    dataset = npz.read_dataset(medmnist(tmp_path / "a.npz", n_classes=3, **more), 20, ())
+    assert dataset.classes == ("x", "y", "z")
+    assert dataset.groups[:16] == tuple(map(str, range(16)))
+    assert set(dataset.groups[16:25]) == {""}
+    assert dataset.reading.details == ("16 groups, none for 9 of 35 images",)
+    assert (
+        "a.npz: no key in train_groups, val_groups, test_groups for 9 of 35" in caplog.text
+    )
 
 
 def test_counts_labels_without_reading_images(tmp_path):
