@@ -381,4 +381,4 @@ def _normal(name: str) -> str:
 
 def _is_system(name: str) -> bool:
     lower = name.lower()
-    return name.startswith(".") or lower in _SYSTEM or bool(_STREAM.search(lower))
+    return name.startswith((".", "~$")) or lower in _SYSTEM or bool(_STREAM.search(lower))

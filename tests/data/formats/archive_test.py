@@ -75,7 +75,13 @@ SYSTEM = [
     *("a/1.png:Zone.Identifier", "a/1.pngZone.Identifier", "a/1.png:com.apple.quarantine"),
     *("a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "@eaDir/x@SynoEAStream", "b/y@SynoResource"),
     *("$RECYCLE.BIN/desktop.ini", "System Volume Information/IndexerVolumeGuid"),
-    *("#recycle/1.png", "lost+found/#1", "__pycache__/x.pyc", "__MACOSX/a/._1.png"),
+    *(
+        "a/~$notes.docx",
+        "#recycle/1.png",
+        "lost+found/#1",
+        "__pycache__/x.pyc",
+        "__MACOSX/a/._1.png",
+    ),
 ]
 
 
