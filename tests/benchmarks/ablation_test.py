@@ -44,7 +44,7 @@ def test_each_row_is_of_a_variant_and_ema_rows_are_of_one_with_an_average():
             assert ablation.VARIANTS[whose]["ema"] > 0
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_trains_scores_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "VARIANTS", {"none": {"augment": "none", "ema": 0.9}})
     rows = {"raw": ("none", "raw", "none"), "views": ("none", "epoch", "d4")}
