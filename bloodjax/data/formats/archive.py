@@ -48,6 +48,7 @@ _OUTPUTS = (
 )
 _OUTPUT_FILES = frozenset().union(*_OUTPUTS)
 _LOCK = "lock"  # the first file in a workdir
+_RUN_FOLDERS = {"audit", "checkpoints", "evaluate", "report", "tensorboard"}  # in a workdir
 
 HIDDEN, WRITTEN = "hidden or of the system", "written by bloodjax"
 
@@ -276,10 +277,10 @@ class _Listing:
 
         files = self._files
         if written:
+            roots = [path for path in written & folders if not is_written(_parent(path))]
+            self._left_out += [LeftOut(WRITTEN, "", len(roots))] if roots else []
             files = {path for path in files if not is_written(path)}
             folders = {path for path in folders if not is_written(path)}
-            roots = [path for path in written if not is_written(_parent(path))]
-            self._left_out.append(LeftOut(WRITTEN, "", len(roots)))
         if self._hidden:
             self._left_out.insert(0, LeftOut(HIDDEN, "", len(self._hidden)))
         details = ()
@@ -308,6 +309,8 @@ class _Listing:
                 parents = set(map(str, pathlib.PurePosixPath(path).parents))
                 if not (path.endswith(f"/{_LOCK}") or parents & written):
                     locked -= parents
+        if _LOCK in self._files:  # the source itself is a workdir
+            written |= _RUN_FOLDERS
         return (written | locked) - {""}
 
 

@@ -113,6 +113,14 @@ def test_what_this_library_wrote_is_left_out_and_counted(tmp_path, write):
     assert opened.left_out == (LeftOut(archive.WRITTEN, "", len(OUTPUTS)),)
 
 
+def test_the_source_may_be_a_workdir(tmp_path):
+    (tmp_path / "cells/checkpoints").mkdir(parents=True)
+    files = {"a/1.png": b"one", "lock": b"", "tensorboard/1/x": b"", "audit/audit.json": b""}
+    with archive.open_archive(write_folder(tmp_path / "cells", files)) as opened:
+        assert (opened.files, opened.folders) == (("a/1.png", "lock"), {"a"})
+    assert opened.left_out == (LeftOut(archive.WRITTEN, "", 3),)
+
+
 def test_an_output_that_is_named_itself_is_read(tmp_path):
     write_folder(tmp_path / "run", {"config.json": b"{}", "splits.json": b"{}", "a/1.png": b"one"})
     with archive.open_archive(tmp_path / "run") as opened:
