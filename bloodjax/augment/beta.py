@@ -85,4 +85,4 @@ def _interpolate(table: np.ndarray, share: Float[Array, "*shape"]) -> Float[Arra
     position = share * _CELLS
     cell = jnp.minimum(position.astype(jnp.int32), _CELLS - 1)
     low, high = table[cell], table[cell + 1]
-    return low + (high - low) * (position - cell)
+    return low + (high - low) * (position - cell.astype(jnp.float32))
