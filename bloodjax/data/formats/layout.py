@@ -50,7 +50,7 @@ _FOLD = re.compile(r"(fold|cv|split|part|batch)[-_ ]*[0-9]+")
 _KEY = re.compile(
     r"(patient|pat|pt|case|subject|subj|sub|slide|donor|smear|uid|id|well|plate|scan|series|sample|"
     r"specimen|animal|mouse|run|exp|experiment|site|cent(?:er|re)|hospital|lab|day|date|session|"
-    r"person|individual|volunteer|proband)[-_ #]*[a-z]{0,3}[-_ ]?[0-9].*|[ps][-_ #]*[0-9]+.*"
+    r"person|individual|volunteer|proband)[-_ #]*[a-z]{0,2}[-_ ]?[0-9].*|[ps][-_ #]*[0-9]+.*"
 )
 _LIKELY = 3  # the rank of such names
 
