@@ -143,7 +143,9 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
         else:
             cfg = pretrained_cfg.beside(architecture, weights, naming, path)
         if cfg is None:
-            cfg = pretrained_cfg.inferred(architecture, weights, naming, variant)
+            # timm's name of a network with Google's padding says the variant, too.
+            named = "tf" if name.lower().startswith("tf_") else ""
+            cfg = pretrained_cfg.inferred(architecture, weights, naming, variant or named)
     cfg = dataclasses.replace(
         cfg, location=_pin(weights, hub.revision(path)), variant=variant or cfg.variant
     )

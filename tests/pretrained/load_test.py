@@ -180,6 +180,7 @@ def test_a_bare_file_with_timms_names_gets_no_padding_by_guess(tmp_path, name, s
     if stated:
         assert load.load_weights(NAME, path).pretrained_cfg.variant == stated
         return
+    assert load.load_weights(f"tf_{NAME}", path).pretrained_cfg.variant == "tf"
     with pytest.raises(UserError, match=r"w\.safetensors: .*--config\.model\.variant=tf or timm"):
         load.load_weights(NAME, path)
 
