@@ -64,6 +64,8 @@ def read_dataset(
         _log.warning("%s: %s beside it is not read, expected in it", path, groups_lib.TABLE)
     for line in groups.warnings:
         _log.warning(line)
+    if groups.partly and not all(found.groups):
+        _log.warning(groups.partly)
     classes = names.in_order(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     labels = [class_of[folder] for folder in found.folders]

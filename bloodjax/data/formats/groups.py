@@ -33,11 +33,13 @@ class Groups:
       group_of: Path of an image -> its group; images without a group are missing.
       details: Facts for `Reading.details`.
       warnings: Lines for the log.
+      partly: A line for the log if not all images have a group; "" if they have.
     """
 
     group_of: Mapping[str, str]
     details: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    partly: str = ""
 
 
 def tables(files: Sequence[str]) -> tuple[str, ...]:
@@ -98,13 +100,14 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str], root: str 
     fact = f"{shown}: {n} group{'s' if n != 1 else ''}"
     if merged:
         fact += f", {merged} matched in another form"
+    partly = ""
     if without:
         fact += f", none for {without} of {len(images)} images"
-        warnings.append(
+        partly = (
             f"{path}: {details[0]} gives no group to {without} of {len(images)} images; they may "
             "be on another side of a split than images of the same patient or slide"
         )
-    return Groups(group_of, (fact,), tuple(warnings))
+    return Groups(group_of, (fact,), tuple(warnings), partly)
 
 
 def is_beside(path: pathlib.Path) -> bool:

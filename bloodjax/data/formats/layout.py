@@ -28,11 +28,11 @@ NO_CLASS, NO_IMAGES = "without a class", "in folders without images"
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 # "Test-A", "TEST_SIMPLE", "test1": several splits of one kind.
-_SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing)(?:_(\w+)|([a-z]|[0-9]+))?")
+_SPLIT = re.compile(rf"({'|'.join(SPLITS)})(?:_(\w+)|([a-z]|[0-9]+))?")
 _SPLIT_SUFFIX = re.compile(r"_?(set|data|dataset|images|imgs|pictures|split)$")
 # Folders beside a training split whose images have no labels.
 _UNLABELLED = re.compile(r"(un|no_?)_?label|unsupervised|unknown|predict|inference|new")
@@ -139,6 +139,7 @@ def find(
 def split_of(folder: str) -> str:
     """The split that a folder's name stands for, "train", "val", "test", "test_simple", or ""."""
     name = re.sub(r"[\s._-]+", "_", names.form(folder))
+    name = re.sub(r"^[0-9]+_", "", name)
     name = _SPLIT_SUFFIX.sub("", name) or name
     match = _SPLIT.fullmatch(name)
     if not match:
@@ -156,6 +157,11 @@ Parts = tuple[str, ...]
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
+
+
+def _may_be_image(name: str) -> bool:
+    """Whether a file is an image by its name, or may be one under another name."""
+    return not name.lower().endswith(_DOCUMENTS)
 
 
 class _Tree:
@@ -264,7 +270,7 @@ class _Tree:
         if not known:  # a source of other splits, such as the test set alone
             self._refuse((top, *p) for top in sorted(flat) for p in bodies[top] if len(p) == 1)
         for top in sorted(flat):
-            count = sum(_is_image(parts[-1]) for parts in bodies.pop(top))
+            count = sum(_may_be_image(parts[-1]) for parts in bodies.pop(top))
             reason = f"{NO_CLASS}, in {top}"
             self._left_out += [LeftOut(reason, "", count)] if count else []
         images = []
@@ -280,7 +286,7 @@ class _Tree:
 
     def _is_flat(self, top: str, body: Sequence[Parts], known: set[str]) -> bool:
         """Whether the folder of a split, or beside splits, has images but no classes."""
-        images = [parts for parts in body if _is_image(parts[-1])]
+        images = [parts for parts in body if _may_be_image(parts[-1])]
         if not images:
             return False
         if not split_of(top) and _UNLABELLED.match(names.form(top)):

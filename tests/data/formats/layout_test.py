@@ -143,9 +143,16 @@ def test_unlabelled_images_may_lie_deeper():
     assert found.left_out == (LeftOut("without a class, in unlabelled", "", 4),)
 
 
-@pytest.mark.parametrize("name", ["train_data", "Training set", "TRAIN", "train-images"])
+def test_images_without_a_suffix_are_counted_too():
+    found = find(*images("train/a", "train/b"), "pool/1", "pool/2", "pool/notes.txt")
+    assert found.left_out == (LeftOut("without a class, in pool", "", 2),)
+
+
+@pytest.mark.parametrize(
+    "name", ["train_data", "Training set", "TRAIN", "train-images", "01_train", "train80"]
+)
 def test_names_of_splits(name):
-    found = find(*images(f"{name}/a", f"{name}/b", "val/a"))
+    found = find(*images(f"{name}/a", f"{name}/b", "dev/a"))
     assert set(found.splits) == {"train", "val"}
 
 
