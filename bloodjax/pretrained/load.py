@@ -144,8 +144,9 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
             cfg = pretrained_cfg.beside(architecture, weights, naming, path)
         if cfg is None:
             # timm's name of a network with Google's padding says the variant, too.
-            named = "tf" if name.lower().startswith("tf_") else ""
-            cfg = pretrained_cfg.inferred(architecture, weights, naming, variant or named)
+            if not variant and name.lower().startswith("tf_"):
+                variant = "tf" if pretrained_cfg.ambiguous(architecture, naming) else ""
+            cfg = pretrained_cfg.inferred(architecture, weights, naming, variant)
     cfg = dataclasses.replace(
         cfg, location=_pin(weights, hub.revision(path)), variant=variant or cfg.variant
     )
