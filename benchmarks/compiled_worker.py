@@ -26,6 +26,7 @@ from typing import Any
 import jax
 
 from benchmarks.tasks import Task
+from bloodjax.ops import residual_mlp_mosaic
 from bloodjax.planning import compilers, machines, program
 from bloodjax.planning.costs import arrays
 
@@ -129,24 +130,35 @@ def kind(found: program.Program, operation: program.Operation) -> str:
 
 
 def kernel_cases(found: program.Program) -> list[list]:
-    """The depthwise convolution's TPU kernels in a step, as `kernel_cycles` takes them.
+    """Our TPU kernels in a step, as `kernel_cycles` takes them.
 
     Returns:
-      For each kernel that runs: direction, kernel size, stride, side of the input map, channels,
-      batch and dtype.
+      For each kernel that runs, of the depthwise convolution: direction, kernel size, stride, side
+      of the input map, channels, batch and dtype. Of `ops.residual_mlp`: "residual_mlp" or
+      "residual_mlp_grad", rows, rows of a block, channels and hidden channels.
     """
     cases = []
     for operation in found.operations:
-        name = re.search(r"/depthwise(|_input_grad|_kernel_grad)/pallas_call", operation.op_name)
+        name = re.search(
+            r"/(depthwise(?:_input_grad(?:_added)?|_kernel_grad)?|residual_mlp(?:_grad)?)/pallas_call",
+            operation.op_name,
+        )
         if not operation.is_kernel or not name:
             continue
         operands = found.text.instructions[operation.name].operands
-        first, second = (arrays(found.text.instructions[each].shape)[0] for each in operands[:2])
+        shapes = [arrays(found.text.instructions[each].shape)[0] for each in operands]
+        first, second = shapes[:2]
+        if name[1].startswith("residual_mlp"):
+            # A batch of as many images as a block has rows has the same kernel.
+            block, hidden = shapes[2].shape[0], shapes[4].shape[1]
+            cases += [[name[1], first.shape[0], block, first.shape[1], hidden]] * operation.runs
+            continue
         result = arrays(operation.shape)[0]
-        direction = name[1].removeprefix("_") or "forward"
+        direction = name[1].removeprefix("depthwise").removeprefix("_") or "forward"
         image, output, kernel = {
             "forward": (first, result, second),
             "input_grad": (result, first, second),
+            "input_grad_added": (result, first, second),
             "kernel_grad": (first, second, result),
         }[direction]
         side, _, batch, channels = image.shape
@@ -178,12 +190,43 @@ def kernel_cycles(target: str, kernels: list[list]) -> dict[str, Any]:
         device = compilers.devices(machine)[0]
         found = []
         for direction, *numbers in kernels:
-            case = depthwise_forms.Case(*numbers)
-            text = depthwise_compiled.compiled_text("mosaic", direction, case, device)
+            if direction.startswith("residual_mlp"):
+                text = _residual_mlp(direction, *numbers, device)
+            else:
+                case = depthwise_forms.Case(*numbers)
+                text = depthwise_compiled.compiled_text("mosaic", direction, case, device)
             lines = [line for line in text.splitlines() if "tpu_custom_call" in line]
             simulated = [_SIMULATED.search(line) for line in lines]
             found.append(sum(int(n[1]) for n in simulated) if all(simulated) else None)
     return {"cycles": found}
+
+
+def _residual_mlp(
+    name: str, rows: int, block: int, channels: int, hidden: int, device: jax.Device
+) -> str:
+    """The program of a kernel of `ops.residual_mlp`."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def shaped(*shape, dtype="float32"):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    image = shaped(rows // block, block, channels, dtype="bfloat16")
+    weights = [
+        shaped(channels),
+        shaped(channels, hidden, dtype="bfloat16"),
+        shaped(hidden),
+        shaped(hidden, channels, dtype="bfloat16"),
+    ]
+
+    def run(first, x, *rest):
+        first, x = (a[:, None].transpose(2, 0, 1, 3) for a in (first, x))
+        function = residual_mlp_mosaic.forward if forward else residual_mlp_mosaic.backward
+        found = function(first, x, *rest, epsilon=1e-6, block=block)
+        return jax.tree.map(lambda a: a.transpose(1, 2, 0, 3) if a.ndim == 4 else a, found)
+
+    forward = name == "residual_mlp"
+    rest = [*weights, *([shaped(channels)] if forward else []), shaped(block)]
+    return jax.jit(run).lower(image, image, *rest).compile().as_text()
 
 
 def float32_convolutions(found: program.Program) -> int:

@@ -69,7 +69,7 @@ def cycles(text: str) -> int | None:
 
 
 def compiled_text(form: str, direction: str, case: Case, device: jax.Device) -> str:
-    """The program of a form for `device`."""
+    """The program of a form for `device`; "input_grad_added" adds another gradient."""
     out = (case.side - 1) // case.stride + 1
     maps = {"x": (case.side, case.side), "grad": (out, out)}
     sharding = jax.sharding.SingleDeviceSharding(device)
@@ -81,8 +81,13 @@ def compiled_text(form: str, direction: str, case: Case, device: jax.Device) -> 
             size = (*maps[name], case.batch, case.channels)
         return jax.ShapeDtypeStruct(size, case.dtype, sharding=sharding)
 
-    names = {"forward": ("x", "kernel"), "input_grad": ("grad", "kernel")}
+    names = {
+        "forward": ("x", "kernel"),
+        "input_grad": ("grad", "kernel"),
+        "input_grad_added": ("grad", "kernel", "x"),
+    }
     names = names.get(direction, ("x", "grad"))
+    direction = direction.removesuffix("_added")
     extra = {"input_grad": {"size": maps["x"]}, "kernel_grad": {"window": (case.kernel,) * 2}}
     arguments = {**case.shape, **extra.get(direction, {})}
 

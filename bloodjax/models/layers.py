@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, Key
 
 from bloodjax.ops.conv import conv
-from bloodjax.ops.depthwise import depthwise_conv
+from bloodjax.ops.depthwise import depthwise_branch, depthwise_conv
 from bloodjax.ops.elementwise import precise
 from bloodjax.ops.pointwise import pointwise_conv
 
@@ -319,28 +319,28 @@ class DepthwiseConv(nn.Module):
         self, x: Float[Array, "b h w c"], affine: Affine | None = None
     ) -> Float[Array, "b h2 w2 c"]:
         """Returns the convolution of each channel with its own filter; arguments as in `Conv`."""
-        y, bias, folded = self._convolved(x, affine)
+        x, kernel, bias, folded = self._operands(x, affine)
+        padding = pads(self.padding, x.shape[1:3], self.size, self.stride)
+        y = depthwise_conv(x, kernel, stride=self.stride, padding=padding)
         return _shifted(y, bias, folded)
 
-    def without_bias(
+    def branch(
         self, x: Float[Array, "b h w c"]
-    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, " c"]]:
-        """Returns the convolution, and the bias that is to be added to it."""
-        y, bias, _ = self._convolved(x, None)
-        return y, bias
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h2 w2 c"], Float[Array, " c"]]:
+        """Returns the input for a shortcut, its convolution of stride 1, and the bias to add."""
+        x, kernel, bias, _ = self._operands(x, None)
+        padding = pads(self.padding, x.shape[1:3], self.size, 1)
+        return *depthwise_branch(x, kernel, padding=padding), bias
 
     @nn.compact
-    def _convolved(self, x, affine):
+    def _operands(self, x, affine):
         channels = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels))
         kernel, folded = _scaled(kernel, channels, affine)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        padding = pads(self.padding, x.shape[1:3], self.size, self.stride)
-        x = depthwise_conv(x, kernel, stride=self.stride, padding=padding)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        return x, bias, folded
+        return x.astype(self.dtype), kernel.astype(self.dtype), bias, folded
 
 
 def max_pool(

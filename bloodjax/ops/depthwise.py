@@ -62,14 +62,61 @@ def _depthwise_fwd(x, kernel, stride, padding):
 
 def _depthwise_bwd(stride, padding, residuals, grad):
     shape = {"stride": stride, "padding": padding}
-    return lax.platform_dependent(
-        *residuals,
-        grad,
-        cpu=functools.partial(depthwise_cpu.backward, **shape),
-        cuda=functools.partial(depthwise_gpu.backward, **shape),
-        tpu=functools.partial(depthwise_tpu.backward, **shape),
-        default=functools.partial(depthwise_gpu.gradients, NATIVE, NATIVE, **shape),
-    )
+    return lax.platform_dependent(*residuals, grad, **_backward_forms(shape))
+
+
+def _backward_forms(shape):
+    return {
+        "cpu": functools.partial(depthwise_cpu.backward, **shape),
+        "cuda": functools.partial(depthwise_gpu.backward, **shape),
+        "tpu": functools.partial(depthwise_tpu.backward, **shape),
+        "default": functools.partial(depthwise_gpu.gradients, NATIVE, NATIVE, **shape),
+    }
 
 
 _depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+def depthwise_branch(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns channels"],
+    *,
+    padding: Padding,
+) -> tuple[
+    Float[Array, "batch height width channels"],
+    Float[Array, "batch out_height out_width channels"],
+]:
+    """Returns `x` for a residual block's shortcut, and its convolution of stride 1 for the branch.
+
+    A TPU's kernel of the input gradient adds the shortcut's gradient to that of the branch.
+    Arguments as in `depthwise_conv`.
+    """
+    return _branch(x, kernel, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _branch(x, kernel, padding):
+    return x, _depthwise(x, kernel, 1, padding)
+
+
+def _branch_fwd(x, kernel, padding):
+    return _branch(x, kernel, padding), (x, kernel)
+
+
+def _branch_bwd(padding, residuals, grads):
+    shape = {"stride": 1, "padding": padding}
+    shortcut, grad = grads
+
+    def summed(form):
+        def backward(x, kernel, grad, shortcut):
+            x_grad, kernel_grad = form(x, kernel, grad)
+            return shortcut + x_grad, kernel_grad
+
+        return backward
+
+    forms = {name: summed(form) for name, form in _backward_forms(shape).items()}
+    forms["tpu"] = functools.partial(depthwise_tpu.backward_added, **shape)
+    return lax.platform_dependent(*residuals, grad, shortcut, **forms)
+
+
+_branch.defvjp(_branch_fwd, _branch_bwd)

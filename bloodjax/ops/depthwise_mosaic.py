@@ -121,20 +121,21 @@ def _zero_margins(ref, margins: tuple[int, int]) -> None:
 
 
 def _correlate_kernel(
-    x_ref, kernel_ref, out_ref, scratch, *, rows: _Axis, columns: _Axis, width: int, unroll: bool
+    x_ref, kernel_ref, *refs, rows: _Axis, columns: _Axis, width: int, unroll: bool
 ):
     """A block of a correlation.
 
     Args:
       x_ref: [height, width, images, channels].
       kernel_ref: [taps, 8, channels] in float32, equal for all 8.
-      out_ref: [out height, out width, images, channels].
-      scratch: float32 [height with margins, width, 8, channels].
+      refs: a map to add, if any, and the output, both [out height, out width, images, channels];
+        scratch memory, float32 [height with margins, width, 8, channels].
       rows: the vertical axis.
       columns: the horizontal axis.
       width: columns of the kernel.
       unroll: whether rows are unrolled.
     """
+    *added, out_ref, scratch = refs
     images = x_ref.shape[2]
     margins = (0, 0) if unroll else rows.margins()
     _zero_margins(scratch, margins)
@@ -181,6 +182,8 @@ def _correlate_kernel(
                             block, sums(row, inside, phase, block), strict=True
                         ):
                             column = phase.out_step * m_column + phase.out_start
+                            for ref in added:
+                                value = value + ref[out_row, column, part].astype(jnp.float32)
                             out_ref[out_row, column, part] = value.astype(out_ref.dtype)
 
             _repeat(row_phase.count, one_row, unroll)
@@ -212,7 +215,7 @@ def _cost(x, out, macs: int) -> pl.CostEstimate:
     return pl.CostEstimate(flops=2 * macs, bytes_accessed=moved, transcendentals=0)
 
 
-def _correlate(x, kernel, rows: _Axis, columns: _Axis, interpret, name: str):
+def _correlate(x, kernel, rows: _Axis, columns: _Axis, interpret, name: str, added=None):
     batch, height, width, channels = x.shape
     block = min(channels, _CHANNELS)
     images = _images(batch, height * width * block * x.dtype.itemsize)
@@ -220,6 +223,8 @@ def _correlate(x, kernel, rows: _Axis, columns: _Axis, interpret, name: str):
     unroll = macs <= _UNROLLED
     margins = (0, 0) if unroll else rows.margins()
     out = jax.ShapeDtypeStruct((rows.out, columns.out, batch, channels), x.dtype)
+    out_block = pl.BlockSpec((rows.out, columns.out, images, block), lambda c, b: (0, 0, b, c))
+    extra = [] if added is None else [added.transpose(1, 2, 0, 3)]
     result = pl.pallas_call(
         functools.partial(
             _correlate_kernel,
@@ -235,15 +240,17 @@ def _correlate(x, kernel, rows: _Axis, columns: _Axis, interpret, name: str):
             pl.BlockSpec(
                 (kernel.shape[0] * kernel.shape[1], IMAGES, block), lambda c, b: (0, 0, c)
             ),
+            *(out_block for _ in extra),
         ],
-        out_specs=pl.BlockSpec((rows.out, columns.out, images, block), lambda c, b: (0, 0, b, c)),
+        out_specs=out_block,
         scratch_shapes=[
             pltpu.VMEM((height + sum(margins), width, IMAGES, block), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
             vmem_limit_bytes=_memory(
-                2 * [height * width * images, rows.out * columns.out * images],
+                2
+                * [height * width * images, *(1 + len(extra)) * [rows.out * columns.out * images]],
                 [(height + sum(margins)) * width],
                 x.dtype,
             ),
@@ -251,7 +258,7 @@ def _correlate(x, kernel, rows: _Axis, columns: _Axis, interpret, name: str):
         cost_estimate=_cost(x, out, macs * batch * channels),
         interpret=interpret,
         name=name,
-    )(x.transpose(1, 2, 0, 3), _spread(kernel))
+    )(x.transpose(1, 2, 0, 3), _spread(kernel), *extra)
     return result.transpose(2, 0, 1, 3)
 
 
@@ -264,13 +271,24 @@ def forward(x, kernel, *, stride, padding, interpret=False):
     return _correlate(x, kernel, rows, columns, interpret, "depthwise")
 
 
-def input_grad(grad, kernel, *, size, stride, padding, interpret=False):
-    """Gradient of an input of `size` (height, width), given the output gradient."""
+def input_grad(grad, kernel, added=None, *, size, stride, padding, interpret=False):
+    """Gradient of an input of `size` (height, width), given the output gradient.
+
+    Args:
+      grad: output gradient.
+      kernel: kernel, as in `depthwise.depthwise_conv`.
+      added: gradient of the same input from another layer, to which the result is added.
+      size: height and width of the input.
+      stride: stride of both axes.
+      padding: zeros ((top, bottom), (left, right)).
+      interpret: whether to interpret the kernel, on any platform.
+    """
     rows, columns = (
         _input_grad_axis(n, out, k, stride, pads)
         for n, out, k, pads in zip(size, grad.shape[1:3], kernel.shape[:2], padding, strict=True)
     )
-    return _correlate(grad, kernel, rows, columns, interpret, "depthwise_input_grad")
+    name = "depthwise_input_grad" if added is None else "depthwise_input_grad_added"
+    return _correlate(grad, kernel, rows, columns, interpret, name, added)
 
 
 def _kernel_grad_kernel(

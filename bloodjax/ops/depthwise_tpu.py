@@ -76,17 +76,18 @@ class _Call:
         return {"stride": self.stride, "padding": self.padding, **extra.get(self.direction, {})}
 
 
-def _lowered(a, b, *, call: _Call):
+def _lowered(*operands, call: _Call):
     from bloodjax.ops import depthwise_mosaic as mosaic  # slow to import
 
-    return getattr(mosaic, call.direction)(a, b, **call.arguments)
+    return getattr(mosaic, call.direction)(*operands, **call.arguments)
 
 
 _kernel_p = Primitive("depthwise_mosaic")
 
 
 @_kernel_p.def_abstract_eval
-def _abstract_eval(a, b, *, call):
+def _abstract_eval(a, b, *added, call):
+    del added
     if call.direction == "kernel_grad":
         return a.update(
             shape=(*call.window, a.shape[-1]), dtype=jnp.dtype(jnp.float32), sharding=None
@@ -104,8 +105,8 @@ def _abstract_eval(a, b, *, call):
 def _batched(operands, axes, *, call):
     """Under vmap: one larger batch if the kernel is not mapped, else one call after another."""
     size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
-    maps, other = operands
-    if axes[1] is None and call.direction != "kernel_grad":
+    maps, other, *added = operands
+    if axes[1] is None and call.direction != "kernel_grad" and not added:
         maps = jnp.moveaxis(maps, axes[0], 0)
         result = _kernel_p.bind(maps.reshape(-1, *maps.shape[2:]), other, call=call)
         return result.reshape(size, -1, *result.shape[1:]), 0
@@ -113,11 +114,11 @@ def _batched(operands, axes, *, call):
         jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
         for a, axis in zip(operands, axes, strict=True)
     ]
-    return lax.map(lambda pair: _kernel_p.bind(*pair, call=call), tuple(moved)), 0
+    return lax.map(lambda each: _kernel_p.bind(*each, call=call), tuple(moved)), 0
 
 
 _kernel_p.def_impl(
-    lambda a, b, *, call: jax.jit(functools.partial(_kernel_p.bind, call=call))(a, b)
+    lambda *operands, call: jax.jit(functools.partial(_kernel_p.bind, call=call))(*operands)
 )
 mlir.register_lowering(
     _kernel_p,
@@ -170,6 +171,16 @@ def forward(x, kernel, *, stride, padding):
     """The convolution, in the form that TPUs use."""
     name = tpu_form("forward", kernel.shape[:2], stride, x.shape, x.dtype)
     return _FORMS[name].forward(x, kernel, stride=stride, padding=padding)
+
+
+def backward_added(x, kernel, grad, added, *, stride, padding):
+    """`backward`, with `added` added to the input's gradient by the kernel, if it is one."""
+    if tpu_form("input_grad", kernel.shape[:2], stride, x.shape, x.dtype) != "mosaic":
+        x_grad, kernel_grad = backward(x, kernel, grad, stride=stride, padding=padding)
+        return x_grad + added, kernel_grad
+    call = _Call("input_grad", stride, padding, size=tuple(x.shape[1:3]))
+    kernel_grad = _kernel_grad(x, grad, window=kernel.shape[:2], stride=stride, padding=padding)
+    return _kernel_p.bind(grad, kernel, added, call=call), kernel_grad.astype(kernel.dtype)
 
 
 def backward(x, kernel, grad, *, stride, padding):

@@ -167,6 +167,30 @@ def test_the_kernels_of_a_step_are_found():
     assert compiled_worker.kernel_cases(program.from_text(KERNEL)) == [list(CASE)]
 
 
+MLP = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (x: bf16[36864,96], k: f32[1152,128], o: f32[1,128], w: bf16[128,384]) -> bf16[36864,96] {
+  %x = bf16[36864,96]{1,0} parameter(0)
+  %k = f32[1152,128]{1,0} parameter(1)
+  %o = f32[1,128]{1,0} parameter(2)
+  %w = bf16[128,384]{1,0} parameter(3)
+  ROOT %d = bf16[36864,96]{1,0} custom-call(%x, %x, %k, %o, %w), custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/branch_0_fun/residual_mlp/pallas_call"}
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_of_a_residual_mlp_is_found():
+    expected = ["residual_mlp", 36864, 1152, 96, 384]
+    assert compiled_worker.kernel_cases(program.from_text(MLP)) == [expected]
+
+
+def test_a_kernel_that_adds_a_gradient_is_found():
+    text = KERNEL.replace("depthwise/pallas", "depthwise_input_grad_added/pallas")
+    [found] = compiled_worker.kernel_cases(program.from_text(text))
+    assert found[0] == "input_grad_added"
+
+
 def test_cycles_of_kernels_are_added():
     other = (*CASE[:3], 12, *CASE[4:])
     found = {"cycles": 100, "calls_without_cycles": 3}

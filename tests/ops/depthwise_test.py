@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.ops.depthwise import depthwise_conv
+from bloodjax.ops.depthwise import depthwise_branch, depthwise_conv
 
 from .reference import grouped_conv
 
@@ -128,3 +128,22 @@ def test_no_grouped_convolution_on_cpu(size, stride):
 
     assert "feature_group_count" in compiled(native)
     assert "convolution(" not in compiled(functools.partial(depthwise_conv, stride=stride))
+
+
+def test_a_branch_adds_the_gradient_of_its_shortcut():
+    rng = np.random.default_rng(0)
+    x, kernel, *grads = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((2, 5, 4, 3), (3, 3, 3), (2, 5, 4, 3), (2, 5, 4, 3))
+    )
+    padding = ((1, 1), (1, 1))
+
+    @jax.jit
+    def both(x, kernel, shortcut, grad):
+        outs, vjp = jax.vjp(lambda *a: depthwise_branch(*a, padding=padding), x, kernel)
+        plain, plain_vjp = jax.vjp(lambda *a: depthwise_conv(*a, padding=padding), x, kernel)
+        x_grad, kernel_grad = plain_vjp(grad)
+        return (*outs, *vjp((shortcut, grad))), (x, plain, shortcut + x_grad, kernel_grad)
+
+    for found, expected in zip(*both(x, kernel, *grads), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)

@@ -10,7 +10,7 @@ from jax import export
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from bloodjax.ops import depthwise_gpu, depthwise_mosaic, depthwise_tpu
-from bloodjax.ops.depthwise import depthwise_conv
+from bloodjax.ops.depthwise import depthwise_branch, depthwise_conv
 
 from .reference import grouped_conv
 
@@ -87,6 +87,24 @@ def test_bfloat16_is_summed_in_float32(case):
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2.0**-digits, atol=1e-4)
 
 
+@pytest.mark.parametrize("unrolled", [10**6, 0])
+def test_the_input_gradient_adds_that_of_another_layer(monkeypatch, unrolled):
+    monkeypatch.setattr(depthwise_mosaic, "_UNROLLED", unrolled)
+    rng = np.random.default_rng(0)
+    grad, added = (jnp.asarray(rng.normal(size=(16, 4, 3, 5)), jnp.bfloat16) for _ in range(2))
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 5)), jnp.bfloat16)
+    shape = {"size": (4, 3), "stride": 1, "padding": ((1, 1),) * 2, "interpret": True}
+
+    def both(grad, kernel, added):
+        grad = grad.astype(jnp.float32)
+        alone = depthwise_mosaic.input_grad(grad, kernel, **shape)
+        return alone, depthwise_mosaic.input_grad(grad, kernel, added, **shape)
+
+    options = {"xla_backend_optimization_level": 0}
+    alone, found = jax.jit(both, compiler_options=options)(grad, kernel, added)
+    np.testing.assert_array_equal(found, alone + added.astype(jnp.float32))
+
+
 @pytest.fixture
 def one_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -131,6 +149,30 @@ def test_networks_shapes_lower_for_tpu(window, stride, size, channels, dtype):
     assert [a.dtype for a in exported.out_avals] == [dtype] * 3
     # Other platforms neither trace the kernels nor see them.
     assert "tpu_custom_call" not in lowered(gradients, *shapes, platform="cpu").mlir_module()
+
+
+def branch_gradients(x, kernel):
+    (shortcut, out), vjp = jax.vjp(
+        lambda x, kernel: depthwise_branch(x, kernel, padding=((1, 1), (1, 1))), x, kernel
+    )
+    return shortcut, out, *vjp((shortcut, out))
+
+
+@pytest.mark.usefixtures("one_device", "every_case")
+def test_a_branch_lowers_for_tpu_without_another_addition():
+    shapes = (
+        jax.ShapeDtypeStruct((16, 6, 6, 64), jnp.bfloat16),
+        jax.ShapeDtypeStruct((3, 3, 64), jnp.bfloat16),
+    )
+    exported = lowered(branch_gradients, *shapes)
+    text = exported.mlir_module()
+    assert text.count("stablehlo.custom_call @tpu_custom_call") == 3
+    assert "convolution" not in text
+    assert "stablehlo.add " not in text.partition("@main")[2].partition("return")[0]
+    batched = jax.vmap(branch_gradients, in_axes=(0, None))
+    stacked = jax.ShapeDtypeStruct((3, *shapes[0].shape), jnp.bfloat16)
+    found = lowered(batched, stacked, shapes[1])
+    assert [a.shape for a in found.out_avals[:3]] == [stacked.shape] * 3
 
 
 @pytest.mark.parametrize("mapped", [(0, None), (0, 0)])
