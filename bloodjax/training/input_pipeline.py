@@ -275,12 +275,13 @@ def _check_filled(
             for name, index in indices.items()
             if _is_drawn(config, name) and label in source.labels[index]
         ]
+        can_join = elsewhere and len(set(source.splits)) == 1
         why = f"; {why}" if n_groups < len(drawn) else ""
         where = f": all of them are in {' and '.join(elsewhere)}{why}" if elsewhere else ""
         raise UserError(
             f"{config.data.train}: no image of {source.classes[label]} is left to train on{where}; "
             "expected at least one of each class in train"
-            + (", as with config.data.validation=0 and config.data.test=0" if elsewhere else "")
+            + (", as with config.data.validation=0 and config.data.test=0" if can_join else "")
         )
 
 
