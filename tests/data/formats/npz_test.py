@@ -151,9 +151,7 @@ def test_a_medmnist_file_may_name_classes_and_groups(tmp_path, caplog):
     assert dataset.groups[:16] == tuple(map(str, range(16)))
     assert set(dataset.groups[16:25]) == {""}
     assert dataset.reading.details == ("16 groups, none for 9 of 35 images",)
-    assert (
-        "a.npz: no key in train_groups, val_groups, test_groups for 9 of 35" in caplog.text
-    )
+    assert "a.npz: no key in train_groups, val_groups, test_groups for 9 of 35" in caplog.text
 
 
 def test_counts_labels_without_reading_images(tmp_path):
