@@ -1,16 +1,21 @@
 """The largest batch that fits a device's memory, with few compilations.
 
 A step's memory is nearly affine in its batch: parameters, moments and images, and the maps of each
-image. Two batches give the line, and a third one confirms what it predicts.
+image. Two batches give the line, and a third one confirms what it predicts. Batches of whole tiles
+are tried, because others have padded maps, or other kernels, and may take more than a larger batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 _TRIES = 3
 # Of the memory that the line leaves: the maps of larger batches are laid out differently.
 _CAUTION = 0.98
+# Most times that the first guess is the known batch: memory may grow faster than it seems to, as a
+# TPU keeps the maps of a small batch on the chip.
+_LEAP = 16
 
 
 def largest(
@@ -19,6 +24,9 @@ def largest(
     multiple: int,
     most: int,
     compile_for: Callable[[int], int],
+    *,
+    tile: int = 1,
+    fixed: int = 0,
 ) -> tuple[int | None, dict[int, int]]:
     """Searches the largest batch whose peak of memory is at most `limit`.
 
@@ -28,13 +36,15 @@ def largest(
       multiple: The batch is a multiple of this.
       most: The largest batch of interest, such as all training images.
       compile_for: Gives the peak of another batch. It is called at most three times.
+      tile: The batch is a multiple of this, too, unless it is smaller.
+      fixed: Bytes that do not depend on the batch, as far as known.
 
     Returns:
       The largest batch that was compiled and fits, or None if none does; and all peaks.
     """
     peaks = dict(known)
     for _ in range(_TRIES):
-        batch = _next(peaks, limit, multiple, most)
+        batch = _rounded(_next(peaks, limit, fixed), math.lcm(multiple, tile), most, multiple)
         if batch in peaks:
             break
         peaks[batch] = compile_for(batch)
@@ -57,19 +67,19 @@ def extrapolated(peak: int, fixed: int, batch: int, limit: int, multiple: int, m
       The batch size; 0 if not even the fixed part fits.
     """
     each = max(peak - fixed, 1) / batch
-    return _rounded((limit - fixed) / each, multiple, most, least=0)
+    return int(min(max(limit - fixed, 0) / each, most)) // multiple * multiple
 
 
-def _next(peaks: Mapping[int, int], limit: int, multiple: int, most: int) -> int:
-    """The batch to try next."""
+def _next(peaks: Mapping[int, int], limit: int, fixed: int) -> float | int:
+    """About the batch to try next."""
     batches = sorted(peaks)
     if len(batches) == 1:
         (batch,) = batches
-        # Memory grows at most in proportion to the batch.
-        guess = batch * limit / max(peaks[batch], 1)
+        growing = max(peaks[batch] - fixed, 1)
+        guess = _CAUTION * batch * max(limit - fixed, 0) / growing
         if peaks[batch] <= limit:
-            return _rounded(max(guess, 2 * batch), multiple, most)
-        return _rounded(min(guess, batch / 2), multiple, most)
+            return min(max(guess, 2 * batch), _LEAP * batch)
+        return min(guess, batch / 2)
     fitting = [batch for batch in batches if peaks[batch] <= limit]
     failing = [batch for batch in batches if peaks[batch] > limit]
     # The two batches on both sides of the limit, or the two next to it.
@@ -80,10 +90,10 @@ def _next(peaks: Mapping[int, int], limit: int, multiple: int, most: int) -> int
     slope = (peaks[high] - peaks[low]) / (high - low)
     if slope <= 0:
         return high
-    guess = low + _CAUTION * (limit - peaks[low]) / slope
-    return _rounded(guess, multiple, most)
+    return low + _CAUTION * (limit - peaks[low]) / slope
 
 
-def _rounded(batch: float | int, multiple: int, most: int, least: int | None = None) -> int:
-    """The multiple below `batch`, at most `most` and at least `least` (by default `multiple`)."""
-    return max(int(min(batch, most)) // multiple * multiple, multiple if least is None else least)
+def _rounded(batch: float | int, tile: int, most: int, multiple: int) -> int:
+    """The multiple of `tile`, or else of `multiple`, that is at most `batch` and `most`."""
+    batch = int(min(batch, most))
+    return max(batch // tile * tile or batch // multiple * multiple, multiple)

@@ -25,6 +25,8 @@ from bloodjax.planning.step_figures import Compiled
 from bloodjax.planning.steps import RunSteps, batch_multiple, planned
 
 EVALUATION = "evaluation"
+# Images on a chip that fill a tile of a TPU; its depthwise kernels take whole tiles.
+_TILE_IMAGES = 8
 # Prediction batches that wait on the device; see `training.executor`.
 _WAITING = 8
 _SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -270,8 +272,19 @@ def _add_largest(
         compiled = _compile(lambda: other.lower_train(name), f"{name} training", machine, other)
         return compiled.program.memory.peak if compiled.program else compiled.needed
 
-    known = {batch: peak}
-    largest, peaks = batch_search.largest(known, machine.memory, multiple, most, compile_for)
+    temporaries = phases[name]["temp_bytes"]
+    largest, peaks = batch_search.largest(
+        {batch: peak},
+        machine.memory,
+        multiple,
+        most,
+        compile_for,
+        tile=_TILE_IMAGES * machine.chips,
+        fixed=0 if temporaries is None else peak - temporaries,
+    )
     result["largest_batch_size"] = largest
     result["largest_batch_size_is"] = "the largest that was compiled and fits"
+    if largest is not None:
+        share = peaks[largest] / machine.memory
+        result["largest_batch_size_is"] += f"; it takes {share:.0%} of the memory"
     result["peak_bytes_by_batch_size"] = {str(size): peaks[size] for size in sorted(peaks)}

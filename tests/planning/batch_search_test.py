@@ -5,7 +5,7 @@ from bloodjax.planning import batch_search
 GIB = 2**30
 
 
-def search(peak_of, known, limit=GIB, multiple=8, most=10**6):
+def search(peak_of, known, limit=GIB, multiple=8, most=10**6, **options):
     tried = []
 
     def compile_for(batch):
@@ -13,7 +13,7 @@ def search(peak_of, known, limit=GIB, multiple=8, most=10**6):
         return peak_of(batch)
 
     known = {batch: peak_of(batch) for batch in known}
-    largest, peaks = batch_search.largest(known, limit, multiple, most, compile_for)
+    largest, peaks = batch_search.largest(known, limit, multiple, most, compile_for, **options)
     assert len(tried) <= 3
     assert set(peaks) == {*known, *tried}
     return largest, tried
@@ -35,6 +35,25 @@ def test_memory_that_is_not_quite_affine_still_ends_with_a_batch_that_fits():
     largest, _ = search(peak, [64])
     assert peak(largest) <= GIB
     assert peak(2 * largest) > GIB
+
+
+def test_whole_tiles_are_tried_as_others_may_take_more_than_a_larger_batch():
+    def peak(batch):
+        return 100_000_000 + 1_000_000 * batch + (batch % 64 > 0) * 200_000_000
+
+    options = {"multiple": 2, "tile": 64, "fixed": 100_000_000}
+    largest, tried = search(peak, [64], **options)
+    assert largest == 896  # of 973 that would fit
+    assert all(batch % 64 == 0 for batch in tried)
+    assert search(lambda batch: 20_000_000 * batch, [8], **options)[0] == 52
+
+
+def test_known_fixed_memory_spares_tries():
+    def peak(batch):
+        return 800_000_000 + 1_000_000 * batch
+
+    assert search(peak, [64], fixed=800_000_000)[1][0] > 200
+    assert search(peak, [64])[1][0] == 128
 
 
 def test_a_run_that_does_not_fit_finds_a_smaller_batch():
