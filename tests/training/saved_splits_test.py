@@ -212,3 +212,15 @@ def test_labels_without_names_need_an_order_that_is_known(run, tmp_path):
     _, dataset = saved_splits.select(config, file, CLASSES, path, None)
     assert dataset.labels.tolist() == [1, 0] * 4
     assert dataset.reading.details == ("Well taken as well", "Ill taken as ill")
+
+
+def test_the_layout_of_another_source_can_be_stated(run, tmp_path):
+    config, file = run
+    for i, image in enumerate(render.render_dataset(8, SIZE, seed=6).images):
+        path = tmp_path / "other" / CLASSES[i % 2] / ("anna", "bob")[i % 4 // 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_png(image))
+    with pytest.raises(UserError, match="expected config.data.layout=class/group or group/class"):
+        saved_splits.select(config, file, CLASSES, "other", None)
+    _, dataset = saved_splits.select(config, file, CLASSES, "other", None, "class/group")
+    assert (dataset.classes, set(dataset.groups)) == (CLASSES, {"anna", "bob"})
