@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import export
 
 from bloodjax import config as config_lib
 from bloodjax import models
@@ -364,6 +365,23 @@ def test_the_trained_norm_leaves_out_what_is_frozen():
     assert trainable_grad_norm(grads, stats, "batchnorm") == 3
     assert not jnp.isfinite(trainable_grad_norm(grads, stats, "none"))
     assert trainable_grad_norm(grads, stats, "backbone") == 0
+
+
+def test_a_gpu_computes_the_norm_of_small_leaves_together(monkeypatch):
+    leaves = [jnp.arange(n, dtype=jnp.float32) for n in (3, 5, 7)] + [jnp.ones((2, 20))]
+    monkeypatch.setattr(optim, "_SMALL", 20)
+    monkeypatch.setattr(optim, "_JOINED", 2)
+    np.testing.assert_allclose(optim._norm_of_few(leaves), optax.tree.norm(leaves), rtol=1e-6)
+
+    def reductions(devices, platform):
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+        grads = {"head": {f"bias_{i}": leaf for i, leaf in enumerate(leaves)}}
+        norm = jax.jit(lambda grads: trainable_grad_norm(grads, {}, "none"))
+        text = export.export(norm, platforms=[platform])(grads).mlir_module()
+        return text.count("stablehlo.reduce(")
+
+    assert reductions(1, "cuda") == 3
+    assert reductions(2, "cuda") == reductions(1, "cpu") == 4
 
 
 def test_a_rate_scales_the_whole_schedule():
