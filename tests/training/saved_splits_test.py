@@ -220,7 +220,7 @@ def test_the_layout_of_another_source_can_be_stated(run, tmp_path):
         path = tmp_path / "other" / CLASSES[i % 2] / ("anna", "bob")[i % 4 // 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(images.encode_png(image))
-    with pytest.raises(UserError, match="expected config.data.layout=class/group or group/class"):
+    with pytest.raises(UserError, match="layout=class/group or group/class"):
         saved_splits.select(config, file, CLASSES, "other", None)
     _, dataset = saved_splits.select(config, file, CLASSES, "other", None, "class/group")
     assert (dataset.classes, set(dataset.groups)) == (CLASSES, {"anna", "bob"})
