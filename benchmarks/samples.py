@@ -15,7 +15,7 @@ from benchmarks import layouts
 from benchmarks.mutations import Sample, member, zip_of
 from bloodjax import config as config_lib
 from bloodjax import models
-from bloodjax.data import packing, sources
+from bloodjax.data import fingerprint, packing, sources
 from bloodjax.data.synthetic import render
 from bloodjax.pretrained import bloodjax_file, pretrained_cfg
 
@@ -89,7 +89,10 @@ def _configs() -> list[Sample]:
     run = config_lib.to_json(config_lib.validate(config))
     splits = {
         "seed": 0,
-        "sources": {"train": {"spec": "a.zip", "fingerprint": "sha256:0"}},
+        "sources": {"train": {"spec": "a.zip", "fingerprint": "sha256:0", "path": "/a.zip"}},
+        "classes": ["c0"],
+        "left_out": [["junk", "c0", 1]],
+        "pixels": {"train": fingerprint.to_text(np.arange(20, dtype=np.uint64))},
         "parts": {"train": [f"c0/{i}.png" for i in range(20)]},
     }
     written = (

@@ -71,8 +71,9 @@ def defaults() -> ml_collections.ConfigDict:
                 # streamed from the host), or auto (if they take at most a quarter of the device's
                 # memory). The numbers are the same.
                 "on_device": "auto",
-                # What to do with the audit's findings: drop leaves out junk images and images that
-                # leak between splits, report only lists the findings, fail ends the run.
+                # What to do with the audit's findings: drop leaves out junk, and images and groups
+                # that leak between splits, and ends the run if that costs a class more than a
+                # tenth; report only lists the findings; fail ends the run.
                 "clean": "drop",
                 # Whether each epoch samples all classes equally often. The number of steps per
                 # epoch stays the same, and class weights are 1.

@@ -187,7 +187,10 @@ def _well_formed(content: Any) -> dict:
     for part, text in dict(content["pixels"]).items():
         if len(fingerprint.from_text(text)) != len(parts[part]):
             raise ValueError("a part has other numbers of names and pixels")
-    if any(not _are_strings([*entry[:2]]) or len(entry) != 3 for entry in content["left_out"]):
+    if not all(
+        len(entry) == 3 and _are_strings([*entry[:2]]) and isinstance(entry[2], int)
+        for entry in content["left_out"]
+    ):
         raise ValueError("left_out has other entries")
     return content
 

@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from bloodjax.data import splits
+from bloodjax.data import fingerprint, splits
+from bloodjax.data.reading import LeftOut
 from bloodjax.errors import UserError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -110,6 +111,35 @@ def test_read_gives_what_save_wrote(saved):
     assert content["sources"]["train"] == {"spec": "train.zip", "fingerprint": "sha256:0"}
 
 
+def test_an_earlier_file_lacks_hashes_and_classes(saved):
+    content = json.loads(saved.read_text())
+    kept = {key: content[key] for key in ("seed", "sources", "parts")}
+    saved.write_text(json.dumps(kept))
+    assert splits.load(saved) == {**kept, "classes": [], "pixels": {}, "left_out": []}
+
+
+def test_hashes_are_those_of_each_part(tmp_path):
+    path, hashes = tmp_path / "splits.json", np.array([5, 6, 2**63], np.uint64)
+    parts, source = {"train": np.array([2, 0])}, {"spec": "a.zip", "fingerprint": "blake2b:0"}
+    left_out = [LeftOut("junk", "ill", 1)]
+    names = {"train": ("a", "b", "c")}
+    sources = {"train": source | {"path": "/a.zip"}}
+    splits.save(
+        path,
+        parts,
+        names,
+        sources,
+        0,
+        hashes={"train": hashes},
+        left_out=left_out,
+        classes=("ill",),
+    )
+    content = splits.load(path)
+    assert fingerprint.from_text(content["pixels"]["train"]).tolist() == [2**63, 5]
+    assert content["left_out"] == [["junk", "ill", 1]]
+    assert content["classes"] == ["ill"]
+
+
 def test_save_replaces_the_file_and_leaves_nothing_beside_it(saved):
     splits.save(saved, {}, {}, {}, 8)
     assert splits.load(saved)["seed"] == 8
@@ -126,6 +156,10 @@ def test_save_replaces_the_file_and_leaves_nothing_beside_it(saved):
         lambda content: content["sources"]["train"].update(spec=None),
         lambda content: content["parts"].update(train="a"),
         lambda content: content["parts"].update(train=[1]),
+        lambda content: content.update(pixels={"train": "AAAA"}),
+        lambda content: content.update(pixels={"train": "AAAAAAAAAAA="}),
+        lambda content: content.update(left_out=[["junk", "ill", "1"]]),
+        lambda content: content.update(classes="ill"),
     ],
 )
 def test_read_refuses_another_form(saved, damage):
