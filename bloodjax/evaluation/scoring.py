@@ -65,20 +65,22 @@ def evaluate_runs(
         console.log_info(line)
     is_own = name in saved_splits.SPLITS
     seen = np.zeros(len(dataset), bool)
-    if not (is_own and isinstance(model, Classifier)) and name != "train":
+    if name != "train":
         seen = _trained_on(model, workdirs[0], dataset, config, read)
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
     source = (results.of_run if is_own else results.of_data)(name, data)
     out = results.folder(out, workdirs[0] / "evaluate", name, source)
     everything, title = dataset, name
+    # A run's own split is scored as the run did it: with clean=report it may have such images.
+    is_scored_apart = seen.any() and not seen.all() and not (is_own and len(workdirs) == 1)
     if seen.any():
         source["trained_on"] = int(seen.sum())
         console.log_info(
             f"{name}: {seen.sum():,} of {console.counted(len(seen), 'image')} were trained on, as "
-            "their pixels show" + ("" if seen.all() else "; the others are scored alone")
+            "their pixels show" + ("; the others are scored alone" if is_scored_apart else "")
         )
-    if seen.any() and not seen.all():
+    if is_scored_apart:
         dataset = dataset.take(~seen)
         title = f"{name}, without the images trained on"
     result, _ = evaluator.evaluate(model, dataset, out, tta=tta, source=source)

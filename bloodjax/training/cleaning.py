@@ -52,6 +52,16 @@ def check_allowed(config: Config, findings: audit.Audit) -> None:
         )
 
 
+def remarks(config: Config, findings: audit.Audit, page: pathlib.Path) -> tuple[str, ...]:
+    """One line for each thing that the audit found and cleaning does not resolve."""
+    found = [(len(findings.label_conflicts), "label conflict")]
+    if config.data.clean == "report":
+        found += [(len(findings.junk), "junk image"), (len(findings.leaks), "leak")]
+    kept = [console.counted(n, what) for n, what in found if n]
+    lines = (f"the audit found {', '.join(kept)}, kept as they are: see {page}",) if kept else ()
+    return findings.remarks + lines
+
+
 def without_junk(
     config: Config, loaded: Mapping[str, Dataset], findings: audit.Audit
 ) -> dict[str, Indices]:

@@ -90,7 +90,7 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
     else:
         findings = audit.audit(loaded)
         page = audit_page.write(findings, loaded, workdir / "audit")
-        for remark in findings.remarks:
+        for remark in cleaning.remarks(config, findings, page):
             console.log_info(remark)
         indices, left_out = _clean_and_split(config, loaded, findings, page)
         left_out = merge((*unused, *left_out))

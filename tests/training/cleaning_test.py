@@ -117,7 +117,9 @@ def test_a_patient_on_two_sides_leaves_the_earlier_one(prepare, tmp_path, shared
         challenge(tmp_path / "test.npz", test, [f"p{i % shared}" for i in range(16)]),
     )
     if shared == 8:
-        with pytest.raises(UserError, match=r"7 of 40 images of basophil, 9 of 40 .* \(of a group in"):
+        with pytest.raises(
+            UserError, match=r"7 of 40 images of basophil, 9 of 40 .* \(of a group in"
+        ):
             prepare(files[0], test=files[1], validation="0")
     else:
         prepared = prepare(files[0], test=files[1], validation="0")
@@ -127,6 +129,18 @@ def test_a_patient_on_two_sides_leaves_the_earlier_one(prepare, tmp_path, shared
     assert len(kept.train) == 64
     with pytest.raises(UserError, match=rf"{shared} leaks?; config.data.clean is fail"):
         prepare(files[0], "third", test=files[1], validation="0", clean="fail")
+
+
+def test_what_is_found_and_kept_is_said(prepare, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(input_pipeline.console, "log_info", said.append)
+    flawed, _ = render.plant_flaws(cells(80), conflicts=2, junk=6)
+    file = challenge(tmp_path / "cells.npz", flawed)
+    prepare(file)
+    prepare(file, "other", clean="report")
+    page = tmp_path / "run/audit/index.html"
+    assert said[0] == f"the audit found 2 label conflicts, kept as they are: see {page}"
+    assert said[1].startswith("the audit found 2 label conflicts, 6 junk images, kept")
 
 
 def test_validation_and_test_that_are_one_file(prepare, tmp_path):
