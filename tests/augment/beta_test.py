@@ -31,7 +31,7 @@ def test_a_cpu_draws_as_jax_does():
 def test_dirichlet_s_parts_are_as_jax_s(monkeypatch):
     keys = jax.random.split(jax.random.key(0), 4000)
     monkeypatch.setattr(beta.lax, "platform_dependent", lambda key, *, cpu, default: default(key))
-    found = jax.vmap(lambda key: beta.dirichlet(key, 0.5, 3))(keys)
+    found = jax.jit(jax.vmap(lambda key: beta.dirichlet(key, 0.5, 3)))(keys)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(found.mean(0), 1 / 3, atol=0.02)
     # Of a symmetric Dirichlet distribution: (1/3) (2/3) / (3 alpha + 1).
