@@ -54,7 +54,8 @@ def of_archive(path: pathlib.Path) -> str:
             names = archive.files
         return _digest(_hash_files(path, names))
     with open_zip(path) as zipped:
-        members = [member for member in zipped.infolist() if not member.is_dir()]
+        # ZipInfo.is_dir raises for a name that is empty.
+        members = [member for member in zipped.infolist() if not member.filename.endswith("/")]
         return _digest(
             (member.filename.replace("\\", "/"), member.file_size, member.CRC)
             for member in members

@@ -140,3 +140,12 @@ def test_hashes_of_images_follow_pixels_and_survive_as_text():
     for damaged in ("AAA", "AAAA", "AAAAAAAAAAA\u00e9"):
         with pytest.raises(ValueError, match="hashes of images"):
             fingerprint.from_text(damaged)
+
+
+def test_a_zip_may_have_a_member_without_a_name(folder, tmp_path):
+    path = zip_of(folder, tmp_path / "data.zip")
+    before = fingerprint.of_archive(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(zipfile.ZipInfo(""), b"x")
+        file.writestr(zipfile.ZipInfo("c/"), b"")
+    assert fingerprint.of_archive(path) == before
