@@ -177,10 +177,12 @@ def test_a_gpu_writes_gradients_in_bfloat16(function):
     assert barriers("cuda", jnp.float32) == 0
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_layer_norm_computes_a_narrow_map_in_float32(dtype):
     x, scale, bias = (3.0 + 2.0 * draw(5, 7, 33)).astype(dtype), draw(33, seed=1), draw(33, seed=2)
     exact = plain_layer_norm(x.astype(jnp.float32), scale, bias)
     found, vjp = jax.vjp(lambda *a: layer_norm(*a, EPSILON), x, scale, bias)
-    np.testing.assert_array_equal(found, exact.astype(dtype))
+    # Within the last bit of the result, which a computation in `dtype` would not achieve.
+    precision = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=precision, atol=1e-5)
     assert [a.dtype for a in vjp(found)] == [dtype, jnp.float32, jnp.float32]

@@ -26,6 +26,7 @@ def test_a_gpu_sums_the_rows_first():
         exported = export.export(jax.jit(pooling.spatial_mean), platforms=[platform])(shape)
         return exported.mlir_module()
 
-    reduce, barrier = "stablehlo.reduce(", "optimization_barrier"
-    assert [lowered("cuda").count(text) for text in (reduce, barrier)] == [2, 1]
-    assert [lowered("tpu").count(text) for text in (reduce, barrier)] == [1, 0]
+    assert lowered("cuda").count("stablehlo.reduce(") == 2
+    assert "optimization_barrier" in lowered("cuda")
+    assert lowered("tpu").count("stablehlo.reduce(") == 1
+    assert "optimization_barrier" not in lowered("tpu")
