@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -26,7 +27,7 @@ from typing import Any
 import jax
 
 from benchmarks.tasks import Task
-from bloodjax.ops import residual_mlp_mosaic
+from bloodjax.ops import depthwise_mosaic, residual_mlp_mosaic
 from bloodjax.planning import compilers, machines, program
 from bloodjax.planning.costs import arrays
 
@@ -134,13 +135,16 @@ def kernel_cases(found: program.Program) -> list[list]:
 
     Returns:
       For each kernel that runs, of the depthwise convolution: direction, kernel size, stride, side
-      of the input map, channels, batch and dtype. Of `ops.residual_mlp`: "residual_mlp" or
-      "residual_mlp_grad", rows, rows of a block, channels and hidden channels.
+      of the input map, channels, batch and dtype. Of `ops.depthwise_silu`: "silu",
+      "silu_input_grad" or "silu_kernel_grad", and the same but for the dtype. Of
+      `ops.residual_mlp`: "residual_mlp" or "residual_mlp_grad", rows, rows of a block, channels and
+      hidden channels.
     """
     cases = []
     for operation in found.operations:
         name = re.search(
-            r"/(depthwise(?:_input_grad(?:_added)?|_kernel_grad)?|residual_mlp(?:_grad)?)/pallas_call",
+            r"/(depthwise(?:_silu)?(?:_input_grad(?:_added)?|_kernel_grad)?|residual_mlp(?:_grad)?)"
+            "/pallas_call",
             operation.op_name,
         )
         if not operation.is_kernel or not name:
@@ -155,6 +159,13 @@ def kernel_cases(found: program.Program) -> list[list]:
             continue
         result = arrays(operation.shape)[0]
         direction = name[1].removeprefix("depthwise").removeprefix("_") or "forward"
+        if direction.startswith("silu"):
+            image, kernel = (first, shapes[2]) if direction == "silu" else (shapes[3], shapes[-1])
+            kernel = result if direction == "silu_kernel_grad" else kernel
+            output = result if direction == "silu" else first
+            case = [direction, math.isqrt(kernel.shape[0]), round(image.shape[0] / output.shape[0])]
+            cases += [[*case, image.shape[0], image.shape[3], image.shape[2]]] * operation.runs
+            continue
         image, output, kernel = {
             "forward": (first, result, second),
             "input_grad": (result, first, second),
@@ -192,6 +203,8 @@ def kernel_cycles(target: str, kernels: list[list]) -> dict[str, Any]:
         for direction, *numbers in kernels:
             if direction.startswith("residual_mlp"):
                 text = _residual_mlp(direction, *numbers, device)
+            elif direction.startswith("silu"):
+                text = _between_silus(direction, *numbers, device)
             else:
                 case = depthwise_forms.Case(*numbers)
                 text = depthwise_compiled.compiled_text("mosaic", direction, case, device)
@@ -227,6 +240,48 @@ def _residual_mlp(
     forward = name == "residual_mlp"
     rest = [*weights, *([shaped(channels)] if forward else []), shaped(block)]
     return jax.jit(run).lower(image, image, *rest).compile().as_text()
+
+
+def _between_silus(
+    name: str, kernel: int, stride: int, side: int, channels: int, batch: int, device: jax.Device
+) -> str:
+    """The program of a kernel of `ops.depthwise_silu` whose input goes through SiLU, too."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def shaped(*shape, dtype="bfloat16"):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    out = -(-side // stride)
+    total = max((out - 1) * stride + kernel - side, 0)  # as TensorFlow's SAME
+    padding = ((total // 2, total - total // 2),) * 2
+    options = {"stride": stride, "padding": padding, "silu": True}
+    x, weights = shaped(side, side, batch, channels), shaped(kernel, kernel, channels)
+    y, wide = shaped(out, out, batch, channels), functools.partial(shaped, dtype="float32")
+
+    def as_map(a):
+        return a.transpose(2, 0, 1, 3)
+
+    def as_rows(a):
+        return a.transpose(1, 2, 0, 3) if a.ndim == 4 and len(a) == batch else a
+
+    def forward(x, shift, weights, offset):
+        found = depthwise_mosaic.silu_forward(as_map(x), shift, weights, offset, **options)
+        return [as_rows(a) for a in found]
+
+    def backward(y, y_grad, mean_grad, x, shift, weights):
+        maps = [as_map(a) for a in (y, y_grad)]
+        found = depthwise_mosaic.silu_backward(
+            *maps, mean_grad, as_map(x), shift, weights, **options
+        )
+        # What is not returned is not computed.
+        return (as_rows(found[0]), found[1]) if name == "silu_input_grad" else found[2:]
+
+    if name == "silu":
+        lowered = jax.jit(forward).lower(x, wide(channels), weights, wide(channels))
+    else:
+        operands = (y, y, wide(batch, channels), x, wide(channels), weights)
+        lowered = jax.jit(backward).lower(*operands)
+    return lowered.compile().as_text()
 
 
 def float32_convolutions(found: program.Program) -> int:

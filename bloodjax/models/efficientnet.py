@@ -148,19 +148,23 @@ class Block(nn.Module):
         """Convolves, and adds the input where the shape is unchanged."""
         stage, act = self.stage, _ACTIVATIONS[self.activation]
 
-        def normed(layer, y, name):
-            norm = BatchNorm(
+        def norm(name):
+            return BatchNorm(
                 update_stats,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 epsilon=self.epsilon,
                 name=f"{name}_norm",
             )
-            return conv_norm(layer, norm, y)
+
+        def normed(module, y, name):
+            return conv_norm(module, norm(name), y)
+
+        def layer(features, size, stride, name):
+            return Conv(features, size, stride, self.padding, False, self.dtype, _INIT, name=name)
 
         def conv(y, features, size, stride, name):
-            layer = Conv(features, size, stride, self.padding, False, self.dtype, _INIT, name=name)
-            return normed(layer, y, name)
+            return normed(layer(features, size, stride, name), y, name)
 
         hidden, y = stage.expand * x.shape[-1], x
         if stage.fused and stage.expand == 1:
@@ -169,8 +173,6 @@ class Block(nn.Module):
             if stage.fused:
                 y = act(conv(y, hidden, stage.size, self.stride, "expand"))
             else:
-                if stage.expand != 1:
-                    y = act(conv(y, hidden, 1, 1, "expand"))
                 depthwise = DepthwiseConv(
                     stage.size,
                     self.stride,
@@ -180,18 +182,29 @@ class Block(nn.Module):
                     use_bias=False,
                     name="depthwise",
                 )
-                y = act(normed(depthwise, y, "depthwise"))
+                expanded, mean = stage.expand != 1, None
+                depthwise_norm = norm("depthwise")
+                if self.activation == "silu" and depthwise_norm.foldable:
+                    shift = None
+                    if expanded:
+                        expand = layer(hidden, 1, 1, "expand")
+                        y, shift = expand.without_offset(y, norm("expand").affine)
+                    y, mean = depthwise.between_silus(y, shift, depthwise_norm.affine)
+                else:
+                    if expanded:
+                        y = act(conv(y, hidden, 1, 1, "expand"))
+                    y = act(conv_norm(depthwise, depthwise_norm, y))
                 if self.squeeze:
-                    y = self._excite(y, x.shape[-1] // 4, act)
+                    y = self._excite(y, mean, x.shape[-1] // 4, act)
             y = conv(y, stage.channels, 1, 1, "project")
         if x.shape != y.shape:
             return y
         return x + Dropout(self.drop_path, broadcast=True, axis_name=self.axis_name)(y, train)
 
-    def _excite(self, y, squeezed, act):
-        """Squeeze-and-excitation (Hu et al., 2018, arXiv:1709.01507)."""
+    def _excite(self, y, mean, squeezed, act):
+        """Squeeze-and-excitation (Hu et al., 2018, arXiv:1709.01507); `mean` may be None."""
         y = written(y)
-        scale = y.mean(axis=(1, 2))
+        scale = y.mean(axis=(1, 2)) if mean is None else mean
         scale = act(nn.Dense(squeezed, dtype=self.dtype, name="se_reduce")(scale))
         scale = nn.Dense(y.shape[-1], dtype=self.dtype, name="se_expand")(scale)
         return y * jax.nn.sigmoid(scale)[:, None, None]

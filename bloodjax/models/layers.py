@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int32, Key
 
 from bloodjax.ops.conv import conv
 from bloodjax.ops.depthwise import depthwise_branch, depthwise_conv
+from bloodjax.ops.depthwise_silu import silu_depthwise_silu
 from bloodjax.ops.elementwise import precise
 from bloodjax.ops.pointwise import pointwise_conv
 
@@ -234,7 +235,6 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
 
-    @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], affine: Affine | None = None
     ) -> Float[Array, "b h2 w2 features"]:
@@ -244,6 +244,18 @@ class Conv(nn.Module):
           x: input.
           affine: gives the factor and the offset of each output channel; see `norms.conv_norm`.
         """
+        y, bias, folded = self._convolved(x, affine)
+        return _shifted(y, bias, folded)
+
+    def without_offset(
+        self, x: Float[Array, "b h w c"], affine: Affine
+    ) -> tuple[Float[Array, "b h2 w2 features"], Float[Array, " features"]]:
+        """Returns the convolution without bias, and `affine`'s offset that is to be added."""
+        y, _, (_, offset) = self._convolved(x, affine)
+        return y, offset
+
+    @nn.compact
+    def _convolved(self, x, affine):
         rows, columns = (self.size, self.size) if isinstance(self.size, int) else self.size
         kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
         kernel, folded = _scaled(kernel, self.features, affine)
@@ -256,7 +268,7 @@ class Conv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return _shifted(x, bias, folded)
+        return x, bias, folded
 
 
 class Dense(nn.Module):
@@ -331,6 +343,20 @@ class DepthwiseConv(nn.Module):
         x, kernel, bias, _ = self._operands(x, None)
         padding = pads(self.padding, x.shape[1:3], self.size, 1)
         return *depthwise_branch(x, kernel, padding=padding), bias
+
+    def between_silus(
+        self, x: Float[Array, "b h w c"], shift: Float[Array, " c"] | None, affine: Affine
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b c"]]:
+        """Returns SiLU of the convolution, and its mean over the pixels.
+
+        Args:
+          x: input.
+          shift: added to the input before its SiLU; None for an input that had its activation.
+          affine: gives the factor and the offset of each output channel; see `norms.conv_norm`.
+        """
+        x, kernel, _, (_, offset) = self._operands(x, affine)
+        padding = pads(self.padding, x.shape[1:3], self.size, self.stride)
+        return silu_depthwise_silu(x, shift, kernel, offset, stride=self.stride, padding=padding)
 
     @nn.compact
     def _operands(self, x, affine):

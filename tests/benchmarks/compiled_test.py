@@ -191,6 +191,23 @@ def test_a_kernel_that_adds_a_gradient_is_found():
     assert found[0] == "input_grad_added"
 
 
+SILU = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (y: bf16[12,12,64,96], m: f32[64,96], x: bf16[24,24,64,96]) -> (f32[25,8,96], f32[8,96]) {
+  %y = bf16[12,12,64,96]{3,2,1,0} parameter(0)
+  %m = f32[64,96]{1,0} parameter(1)
+  %x = bf16[24,24,64,96]{3,2,1,0} parameter(2)
+  ROOT %d = (f32[25,8,96]{2,1,0}, f32[8,96]{1,0}) custom-call(%y, %y, %m, %x), custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/depthwise_silu_kernel_grad/pallas_call"}
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_between_silus_is_found():
+    expected = ["silu_kernel_grad", 5, 2, 24, 96, 64]
+    assert compiled_worker.kernel_cases(program.from_text(SILU)) == [expected]
+
+
 def test_cycles_of_kernels_are_added():
     other = (*CASE[:3], 12, *CASE[4:])
     found = {"cycles": 100, "calls_without_cycles": 3}
