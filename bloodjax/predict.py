@@ -52,6 +52,7 @@ def main(_: list[str]) -> None:
         raise UserError(f"--out={out}: expected FILE.csv")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
+    files.make_folder(out.parent)  # before anything is computed, an error if it is read-only
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
     workdirs = command.local_paths("workdir")

@@ -41,7 +41,8 @@ def run(
     before anything but the flags has been read. `restart.restart` says when.
 
     `--help` prints the first line of the docstring of `main`'s module, the flags and the example,
-    and exits with status 0. A `UserError` or a full disk is printed as one line, with status 2;
+    and exits with status 0. A `UserError`, a full disk or a file that may not be read or written is
+    printed as one line, with status 2;
     `Stopped` exits with 128 + signal, and a closed standard output with 128 + SIGPIPE. Any other
     exception is a bug and keeps its traceback.
 
@@ -83,10 +84,12 @@ def run(
         sys.exit(_end(str(error), 128 + error.signal))
     except OSError as error:
         why = files.disk_full_reason(error)
-        if why is None:
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_end(f"error: {where}{why}; what was saved before is intact", 2))
+        if why is not None:
+            sys.exit(_end(f"error: {where}{why}; what was saved before is intact", 2))
+        if not isinstance(error, PermissionError):
+            raise
+        sys.exit(_end(f"error: {where}{error.strerror}, expected leave to read or write it", 2))
     except KeyboardInterrupt:
         sys.exit(_end("stopped", 130))
     sys.exit(0)

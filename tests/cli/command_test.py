@@ -71,6 +71,10 @@ def test_main_gets_the_overrides_and_reads_the_flags(run):
             OSError(errno.ENOSPC, "No space left on device", "a.json"),
             *(2, "error: a.json: No space left on device; what was saved before is intact\n"),
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "out.csv"),
+            *(2, "error: out.csv: Permission denied, expected leave to read or write it\n"),
+        ),
         (Stopped("stopped at step 3", signal.SIGTERM), 143, "stopped at step 3\n"),
         (Stopped("stopped at step 3", signal.SIGINT), 130, "stopped at step 3\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
