@@ -42,9 +42,8 @@ def run(
 
     `--help` prints the first line of the docstring of `main`'s module, the flags and the example,
     and exits with status 0. A `UserError`, a full disk or a file that may not be read or written is
-    printed as one line, with status 2;
-    `Stopped` exits with 128 + signal, and a closed standard output with 128 + SIGPIPE. Any other
-    exception is a bug and keeps its traceback.
+    printed as one line, with status 2; `Stopped` exits with 128 + signal, and a closed standard
+    output with 128 + SIGPIPE. Any other exception is a bug and keeps its traceback.
 
     Args:
       main: Called with the config overrides, as `"key=value"`.
