@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 
@@ -183,7 +184,9 @@ class _Arrays:
         self.require(key)
         try:
             with self._zipped.open(key + ".npy") as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            _check_text(array)
+            return array
         except MemoryError as error:
             raise UserError(f"{self.path}: {key} does not fit into memory ({error})") from error
         except Exception as error:  # NumPy raises any type for a damaged header
@@ -378,6 +381,14 @@ class _Arrays:
     def _error(self, key: str, array: np.ndarray, expected: str) -> UserError:
         found = f"{array.dtype} of shape {array.shape}"
         return UserError(f"{self.path}: {key} is {found}, expected {expected}")
+
+
+def _check_text(array: np.ndarray) -> None:
+    """Raises ValueError if an array of text has numbers that are no characters."""
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        number = np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+        if np.ascontiguousarray(array).view(number).max() > sys.maxunicode:
+            raise ValueError("its text is damaged")
 
 
 def _read_labels(

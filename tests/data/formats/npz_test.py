@@ -347,3 +347,13 @@ def test_images_that_are_not_square_fit(tmp_path):
     dataset = npz.read_dataset(path, 20, (), ReadOptions(fit="pad"))
     np.testing.assert_array_equal(dataset.images, images_lib.resize(pixels, 20, "pad"))
     assert any("16 images whose sides differ" in text for text in dataset.reading.details)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("key", ["groups", "classes"])
+def test_text_with_numbers_that_are_no_characters_is_damaged(tmp_path, key, order):
+    texts = np.array([f"嗜{i}" for i in range(N if key == "groups" else 8)], f"{order}U3")
+    assert npz.read_dataset(challenge(tmp_path / "a.npz", **{key: texts}), 20, ())
+    texts.view(f"{order}u4")[5] = 0x110000
+    with pytest.raises(UserError, match=rf"a\.npz: {key} cannot be read \(its text is damaged\)"):
+        npz.read_dataset(challenge(tmp_path / "a.npz", **{key: texts}), 20, ())
