@@ -5,12 +5,13 @@ python -m benchmarks.fuzz [--mutations=2000] [--seed=0] [--workers=2] [--out=ben
 
 npz, zip, image, ArrayRecord, config and weights files are damaged by `mutations` and read in worker
 processes by the functions that the commands use, to the last image or tensor. Folders of intact
-images are rearranged, renamed and written as other types by `layouts`, which also makes odd names
-of classes, runs and sources. It is a fault if
+images and arrays are rearranged, renamed and written as other types by `layouts`, which also makes
+odd names of classes, runs and sources. It is a fault if
 
 - anything is raised except a `UserError` of one line that names the file;
 - an intact image is neither read nor counted as left out, or a folder and a zip of the same files
   give different images;
+- labels of another type part the images into other classes;
 - a value of a flag is another than was typed, or a class has no column or no label in a plot;
 - the process exits, or takes more than 60 s or more than 2 GB of memory;
 - a file is written elsewhere, a program or connection is started, or a pickle calls a function.
@@ -40,7 +41,7 @@ from benchmarks import layouts, mutations, record, samples
 SECONDS = 60.0
 BYTES = 2_000_000_000
 # Kind of sample -> what changes it, in place of damage.
-_CHANGES = {"folder": layouts.changed, "names": layouts.texts}
+_CHANGES = {"folder": layouts.changed, "arrays": layouts.arrays, "names": layouts.texts}
 _START = 300.0  # Time limit for the imports of a worker, on a busy machine.
 
 

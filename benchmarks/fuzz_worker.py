@@ -190,6 +190,22 @@ def _account(images: int, dataset: Dataset) -> None:
         )
 
 
+def _arrays(folder: pathlib.Path) -> None:
+    """Reads an npz; its images must be in the same classes as before they had other types."""
+    spec = str(folder / layouts.ARRAYS)
+    true = json.loads((folder / layouts.LABELS).read_text())
+    if len(sources.load_images(spec, SIDE)) != len(true):
+        raise AssertionError("images without labels are missing")
+    dataset = sources.load(spec, SIDE)
+    pairs = set(zip(true, dataset.labels.tolist(), strict=True))
+    # Labels that are only true or false part the images into two classes.
+    expected = len(set(true)) if len(set(dataset.labels.tolist())) > 2 else 2
+    classes = {found for _, found in pairs}
+    if len(classes) != expected or len(pairs) != len(set(true)):
+        raise AssertionError(f"classes are {sorted(pairs)}: {dataset.reading}")
+    audit.audit({"train": dataset})
+
+
 def _names(folder: pathlib.Path) -> None:
     """Takes names as values of flags, as classes of a table and of plots, and as sources."""
     text = (folder / "names.txt").read_bytes().decode("utf-8", "surrogateescape")
@@ -229,6 +245,7 @@ READERS = {
     "config": _config,
     "weights": _weights,
     "folder": _folder,
+    "arrays": _arrays,
     "names": _names,
 }
 

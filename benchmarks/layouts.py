@@ -2,7 +2,7 @@
 
 `changed` rearranges a folder of intact images, writes the images as other types, or adds what
 systems and people leave beside them. No image is damaged, so reading must account for each one.
-`texts` makes values of flags and names of classes.
+`arrays` writes an npz as other types, and `texts` makes values of flags and names of classes.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ Change = Callable[[Sample, random.Random], Sample]
 
 
 FOLDER, ZIP = "cells", "cells.zip"
+ARRAYS, LABELS = "set.npz", "labels.json"
 
 
 def both(files: Sample) -> Sample:
@@ -104,6 +105,20 @@ def texts(sample: Sample, rng: random.Random) -> tuple[Sample, str]:
     lines = list(dict.fromkeys(names))
     content = "\n".join(lines).encode("utf-8", "surrogateescape")
     return {file: content}, f"{file}: {lines!a}"
+
+
+def arrays(sample: Sample, rng: random.Random) -> tuple[Sample, str]:
+    """Writes the images and labels of an npz as other types; `LABELS` keeps what is true."""
+    with np.load(io.BytesIO(sample[ARRAYS])) as file:
+        stored = dict(file)
+    images, labels = rng.choice(sorted(_IMAGES)), rng.choice(sorted(_LABELS))
+    stored["images"] = _IMAGES[images](stored["images"])
+    stored["labels"] = _LABELS[labels](stored["labels"])
+    if rng.random() < 0.5:
+        del stored["classes"]
+    file = io.BytesIO()
+    np.savez(file, **stored)
+    return {**sample, ARRAYS: file.getvalue()}, f"images: {images}, labels: {labels}"
 
 
 def _text(rng: random.Random) -> str:
@@ -301,6 +316,37 @@ _TYPES: dict[str, Callable[[bytes], bytes]] = {
     "transparent": _transparent,
     "wide": _wide,
     "stack": _stack,
+}
+_IMAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "uint8": lambda x: x,
+    "0 to 1": lambda x: x.astype(np.float32) / 255,
+    "0 to 255": lambda x: x.astype(np.float64),
+    "-1 to 1": lambda x: x.astype(np.float32) / 127.5 - 1,
+    "12 bits": lambda x: x.astype(np.uint16) * 16,
+    "16 bits": lambda x: x.astype(np.uint16) * 257,
+    "int64": lambda x: x.astype(np.int64),
+    "bool": lambda x: x > 127,
+    "grey": lambda x: x[..., 0],
+    "one channel": lambda x: x[..., :1],
+    "channels first": lambda x: x.transpose(0, 3, 1, 2),
+    "four channels": lambda x: np.concatenate([x, x[..., :1]], axis=-1),
+    "not square": lambda x: x[:, :, :17],
+    "flat": lambda x: x.reshape(len(x), -1),
+    "not finite": lambda x: np.where(x == x.flat[0], np.nan, x.astype(np.float32)),
+}
+_LABELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "int64": lambda x: x,
+    "column": lambda x: x[:, None].astype(np.uint8),
+    "from 1": lambda x: x + 1,
+    "one-hot": lambda x: np.eye(x.max() + 1, dtype=np.float32)[x],
+    "float": lambda x: x.astype(np.float64),
+    "bool": lambda x: x > x.min(),
+    "text": lambda x: np.array([f"class {i}" for i in x]),
+    "bytes": lambda x: np.array([f"c{i}".encode() for i in x]),
+    "numbers as text": lambda x: np.array([str(i) for i in x]),
+    "negative": lambda x: x - 1,
+    "too few": lambda x: x[:-1],
+    "fractions": lambda x: x + 0.5,
 }
 _CHANGES: tuple[Change, ...] = (
     *(_rename_folder, _rename_folder, _rename_file, _wrap, _splits, _patients, _deeper),

@@ -41,6 +41,9 @@ def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
         "array_record": [_packed(folder, as_pixels) for as_pixels in (False, True)],
         "config": _configs(),
         "folder": [layouts.both(dict(_folder(images)))],
+        "arrays": [
+            {**_challenge(images, labels), layouts.LABELS: json.dumps(labels.tolist()).encode()}
+        ],
         "names": [{"names.txt": b"basophil\nneutrophil"}],
         "weights": _weights(folder, np.random.default_rng(0)),
     }
