@@ -16,9 +16,9 @@ from bloodjax.data import bit_depth, deep_files
 from bloodjax.data.facts import BACKGROUND, MAX_ASPECT, PLAIN, Facts
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
 
-# Formats that microscopes and archives use. Pillow's other readers are not used, because they are
-# unsafe: the one for EPS starts Ghostscript.
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Formats that microscopes and archives use, in the order in which they are tried. Pillow's other
+# readers are not used, because they are unsafe: the one for EPS starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM", "DIB")
 # Suffixes of files that are meant to be images. Files are read by their content.
 SUFFIXES = (
     *(".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
