@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from benchmarks.tasks import Task
-from bloodjax.ops import depthwise_mosaic, residual_mlp_mosaic
+from bloodjax.ops import channels_mosaic, depthwise_mosaic, map_norm
 from bloodjax.planning import compilers, machines, program
 from bloodjax.planning.costs import arrays
 
@@ -138,12 +138,12 @@ def kernel_cases(found: program.Program) -> list[list]:
       of the input map, channels, batch and dtype. Of `ops.depthwise_silu`: "silu",
       "silu_input_grad" or "silu_kernel_grad", and the same but for the dtype. Of
       `ops.residual_mlp`: "residual_mlp" or "residual_mlp_grad", rows, rows of a block, channels and
-      hidden channels.
+      hidden channels. Of `ops.map_norm`: "layer_norm" or "layer_norm_grad", rows and channels.
     """
     cases = []
     for operation in found.operations:
         name = re.search(
-            r"/(depthwise(?:_silu)?(?:_input_grad(?:_added)?|_kernel_grad)?|residual_mlp(?:_grad)?)"
+            r"/(depthwise(?:_silu)?(?:_input_grad(?:_added)?|_kernel_grad)?|residual_mlp(?:_grad)?|layer_norm(?:_grad)?)"
             "/pallas_call",
             operation.op_name,
         )
@@ -158,6 +158,9 @@ def kernel_cases(found: program.Program) -> list[list]:
             cases += [[name[1], first.shape[0], block, first.shape[1], hidden]] * operation.runs
             continue
         result = arrays(operation.shape)[0]
+        if name[1].startswith("layer_norm"):
+            cases += [[name[1], *first.shape]] * operation.runs
+            continue
         direction = name[1].removeprefix("depthwise").removeprefix("_") or "forward"
         if direction.startswith("silu"):
             image, kernel = (first, shapes[2]) if direction == "silu" else (shapes[3], shapes[-1])
@@ -203,6 +206,8 @@ def kernel_cycles(target: str, kernels: list[list]) -> dict[str, Any]:
         for direction, *numbers in kernels:
             if direction.startswith("residual_mlp"):
                 text = _residual_mlp(direction, *numbers, device)
+            elif direction.startswith("layer_norm"):
+                text = _layer_norm(direction, *numbers, device)
             elif direction.startswith("silu"):
                 text = _between_silus(direction, *numbers, device)
             else:
@@ -233,13 +238,26 @@ def _residual_mlp(
 
     def run(first, x, *rest):
         first, x = (a[:, None].transpose(2, 0, 1, 3) for a in (first, x))
-        function = residual_mlp_mosaic.forward if forward else residual_mlp_mosaic.backward
+        function = channels_mosaic.forward if forward else channels_mosaic.backward
         found = function(first, x, *rest, epsilon=1e-6, block=block)
         return jax.tree.map(lambda a: a.transpose(1, 2, 0, 3) if a.ndim == 4 else a, found)
 
     forward = name == "residual_mlp"
     rest = [*weights, *([shaped(channels)] if forward else []), shaped(block)]
     return jax.jit(run).lower(image, image, *rest).compile().as_text()
+
+
+def _layer_norm(name: str, rows: int, channels: int, device: jax.Device) -> str:
+    """The program of a kernel of `ops.map_norm`, with the block of a batch of 64."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    x = jax.ShapeDtypeStruct((rows, 1, 1, channels), "bfloat16", sharding=sharding)
+    one = jax.ShapeDtypeStruct((channels,), "float32", sharding=sharding)
+    forward = name == "layer_norm"
+    function = channels_mosaic.norm_forward if forward else channels_mosaic.norm_backward
+    block = map_norm.block_rows(rows, 64, channels)
+    function = functools.partial(function, block=block, epsilon=1e-6)
+    operands = (x, one, one) if forward else (x, x, one)
+    return jax.jit(function).lower(*operands).compile().as_text()
 
 
 def _between_silus(

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bloodjax.ops.elementwise import layer_norm, normalise, precise
+from bloodjax.ops.map_norm import map_norm
 
 
 def _in_bfloat16(module: nn.Module) -> bool:
@@ -136,6 +137,8 @@ class LayerNorm(nn.Module):
         wide = precise(x)
         scale, bias = (a.astype(wide.dtype) for a in (scale, bias))
         x = x if x.dtype == self.dtype else wide
+        if x.ndim == 4 and x.dtype == jnp.bfloat16:
+            return map_norm(x, scale, bias, self.epsilon)
         return layer_norm(x, scale, bias, self.epsilon).astype(self.dtype)
 
     @nn.compact
@@ -167,4 +170,5 @@ def norm_dense(
     """
     if not norm.foldable(x):
         return dense(norm(x))
-    return dense(normalise(x, norm.epsilon), norm.affine)
+    y = map_norm(x, None, None, norm.epsilon) if x.ndim == 4 else normalise(x, norm.epsilon)
+    return dense(y, norm.affine)

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 from jaxtyping import Array, BFloat16, Float32
 
+from bloodjax.ops import tpu_kernel
 from bloodjax.ops.depthwise import Padding, depthwise_conv
-from bloodjax.ops.depthwise_tpu import IMAGES, fits, on_one_device
+from bloodjax.ops.depthwise_gpu import on_one_device
+from bloodjax.ops.depthwise_tpu import IMAGES, fits
 from bloodjax.ops.elementwise import precise, silu, written
 
 # With fewer channels most of a register's 128 lanes are empty.
@@ -135,16 +135,10 @@ def uses_kernels(x: Array, kernel: Array, stride: int) -> bool:
 def _lowered(*operands, call: _Call, direction: str):
     from bloodjax.ops import depthwise_mosaic as mosaic  # slow to import
 
-    return list(getattr(mosaic, direction)(*operands, **call.arguments))
+    return getattr(mosaic, direction)(*operands, **call.arguments)
 
 
-# Only a TPU lowers the primitive, so that other platforms do not trace the kernels.
-_kernel_p = Primitive("depthwise_silu_mosaic")
-_kernel_p.multiple_results = True
-
-
-@_kernel_p.def_abstract_eval
-def _abstract_eval(*operands, call, direction):
+def _abstract(*operands, call, direction):
     wide = jnp.dtype(jnp.float32)
     if direction == "silu_backward":
         x, shift, kernel = (a.update(sharding=None) for a in operands[3:])
@@ -158,21 +152,4 @@ def _abstract_eval(*operands, call, direction):
     return [out, out, x.update(shape=(x.shape[0], x.shape[3]), dtype=wide, sharding=None)]
 
 
-def _batched(operands, axes, **parameters):
-    """Under vmap: one call after another."""
-    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
-    moved = [
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(operands, axes, strict=True)
-    ]
-    results = lax.map(lambda each: _kernel_p.bind(*each, **parameters), tuple(moved))
-    return results, [0] * len(results)
-
-
-_kernel_p.def_impl(
-    lambda *operands, **parameters: jax.jit(functools.partial(_kernel_p.bind, **parameters))(
-        *operands
-    )
-)
-mlir.register_lowering(_kernel_p, mlir.lower_fun(_lowered, multiple_results=True), platform="tpu")
-batching.primitive_batchers[_kernel_p] = _batched
+_kernel_p = tpu_kernel.primitive("depthwise_silu_mosaic", _lowered, _abstract)

@@ -1,6 +1,6 @@
 """The second half of a ConvNeXt block: normalisation, MLP and addition to the block's input.
 
-On a TPU one kernel computes it (`residual_mlp_mosaic`), and another one its gradients. XLA would
+On a TPU one kernel computes it (`channels_mosaic`), and another one its gradients. XLA would
 write the map of four times the channels, read it twice for the gradients, and sum over channels
 and pixels in passes of their own. The other platforms compute it layer by layer.
 """
@@ -13,10 +13,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 from jaxtyping import Array, BFloat16, Float32
 
+from bloodjax.ops import tpu_kernel
 from bloodjax.ops.depthwise_gpu import on_one_device
 from bloodjax.ops.elementwise import gelu, normalise, precise
 from bloodjax.ops.pointwise import pointwise_conv
@@ -24,7 +23,6 @@ from bloodjax.ops.pointwise import pointwise_conv
 # Fewest and most channels of a map that the kernels compute. With more, weights and the sums of
 # their gradients do not fit a TPU's vector memory.
 _FEWEST_CHANNELS, _MOST_CHANNELS = 64, 512
-_SUBLANES = 16  # rows of a register in bfloat16
 # Values of the hidden map that a program computes, at most; for this number of rows there is space
 # always.
 _HIDDEN_VALUES, _FEW_ROWS = 2**19, 256
@@ -117,33 +115,20 @@ residual_mlp.defvjp(_forward, _backward)
 
 def uses_kernels(shape: tuple[int, ...], hidden: int, dtype) -> bool:
     """Whether a TPU computes maps of `shape` [batch, height, width, channels] by the kernels."""
-    batch, height, width, channels = shape
+    channels = shape[-1]
     return (
         dtype == jnp.bfloat16
         and _FEWEST_CHANNELS <= channels <= _MOST_CHANNELS
         and hidden % 128 == 0
-        and block_rows(batch * height * width, batch, hidden) > 0
+        and _block_rows(shape, hidden) > 0
         and on_one_device()
     )
 
 
-def block_rows(rows: int, batch: int, hidden: int) -> int:
-    """Rows that one program of a kernel computes; 0 if there is no suitable number.
-
-    Args:
-      rows: pixels of a map times `batch`.
-      batch: number of images, which are the inner dimension of the rows.
-      hidden: channels of the hidden map.
-    """
-    most = min(rows, max(_FEW_ROWS, _HIDDEN_VALUES // hidden))
-    return max(
-        (
-            size
-            for size in range(_SUBLANES, most + 1, _SUBLANES)
-            if rows % size == 0 and (size % batch == 0 or batch % size == 0)
-        ),
-        default=0,
-    )
+def _block_rows(shape: tuple[int, ...], hidden: int) -> int:
+    batch, height, width, _ = shape
+    most = max(_FEW_ROWS, _HIDDEN_VALUES // hidden)
+    return tpu_kernel.block_rows(batch * height * width, batch, most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,47 +141,24 @@ class _Call:
 
 
 def _lowered(*operands, call: _Call):
-    from bloodjax.ops import residual_mlp_mosaic as mosaic  # slow to import
+    from bloodjax.ops import channels_mosaic as mosaic  # slow to import
 
     result = getattr(mosaic, call.direction)(*operands, block=call.block, epsilon=call.epsilon)
-    return [result] if call.direction == "forward" else list(result)
+    return [result] if call.direction == "forward" else result
 
 
-# Only a TPU lowers the primitive, so that other platforms do not trace the kernels.
-_kernel_p = Primitive("residual_mlp_mosaic")
-_kernel_p.multiple_results = True
+def _abstract(*operands, call):
+    x, offset, w1, b1, w2 = (a.update(sharding=None) for a in operands[1:6])
+    if call.direction == "forward":
+        return [x]
+    return [x, *(a.update(dtype=jnp.dtype(jnp.float32)) for a in (offset, w1, b1, w2, offset))]
+
+
+_kernel_p = tpu_kernel.primitive("residual_mlp_mosaic", _lowered, _abstract)
 
 
 def _bind(direction, operands, keep, epsilon):
     x, w1 = operands[1], operands[3]
-    batch = x.shape[0]
-    keep = jnp.ones(batch, jnp.float32) if keep is None else keep
-    call = _Call(direction, block_rows(x.size // x.shape[-1], batch, w1.shape[1]), epsilon)
+    keep = jnp.ones(x.shape[0], jnp.float32) if keep is None else keep
+    call = _Call(direction, _block_rows(x.shape, w1.shape[1]), epsilon)
     return _kernel_p.bind(*operands, keep, call=call)
-
-
-@_kernel_p.def_abstract_eval
-def _abstract_eval(*operands, call):
-    x, offset, w1, b1, w2 = operands[1:6]
-    if call.direction == "forward":
-        return [x.update(sharding=None)]
-    wide = [(a, jnp.dtype(jnp.float32)) for a in (offset, w1, b1, w2, offset)]
-    return [a.update(dtype=dtype, sharding=None) for a, dtype in [(x, x.dtype), *wide]]
-
-
-def _batched(operands, axes, *, call):
-    """Under vmap: one call after another."""
-    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
-    moved = [
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(operands, axes, strict=True)
-    ]
-    results = lax.map(lambda each: _kernel_p.bind(*each, call=call), tuple(moved))
-    return results, [0] * len(results)
-
-
-_kernel_p.def_impl(
-    lambda *operands, call: jax.jit(functools.partial(_kernel_p.bind, call=call))(*operands)
-)
-mlir.register_lowering(_kernel_p, mlir.lower_fun(_lowered, multiple_results=True), platform="tpu")
-batching.primitive_batchers[_kernel_p] = _batched

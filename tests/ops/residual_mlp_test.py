@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import export
 
+from bloodjax.ops import channels_mosaic as mosaic
 from bloodjax.ops import residual_mlp as module
-from bloodjax.ops import residual_mlp_mosaic as mosaic
-from bloodjax.ops.residual_mlp import block_rows, residual_mlp
+from bloodjax.ops.residual_mlp import residual_mlp
 
 EPSILON = 1e-6
 NAMES = ("shortcut", "x", "offset", "w1", "b1", "w2", "b2")
@@ -166,23 +166,6 @@ def test_under_vmap_lowers_for_tpu(monkeypatch):
     exported = lowered(mapped, [*stacked, *shapes[2:]])
     assert exported.mlir_module().count("stablehlo.custom_call @tpu_custom_call") == 2
     assert [a.shape for a in exported.out_avals] == [(3, *a.shape) for a in (shapes[0], *shapes)]
-
-
-@pytest.mark.parametrize(
-    ("rows", "batch", "hidden", "block"),
-    [
-        (24 * 24 * 64, 64, 384, 1152),
-        (12 * 12 * 64, 64, 768, 576),
-        (6 * 6 * 64, 64, 1536, 256),
-        (3 * 3 * 512, 512, 384, 512),
-        (9 * 2048, 2048, 2048, 256),
-        (9 * 8, 8, 384, 0),
-        (9 * 40, 40, 384, 0),
-        (6 * 6 * 40, 40, 384, 720),
-    ],
-)
-def test_block_rows(rows, batch, hidden, block):
-    assert block_rows(rows, batch, hidden) == block
 
 
 def test_float32_has_no_kernels(monkeypatch):

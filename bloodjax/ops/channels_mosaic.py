@@ -1,9 +1,10 @@
-"""Residual MLP as Pallas kernels, which Mosaic compiles for TPUs; see `residual_mlp`.
+"""Layers over the channels of a map as Pallas kernels, which Mosaic compiles for TPUs.
 
-A program computes a block of pixels with all layers of the MLP. The map of four times the channels
-stays in vector memory: the forward pass does not write it, and the backward pass computes it again.
-Sums over the channels are products with a matrix of ones on the matrix unit, which leaves the sum
-in every lane. The vector unit would need several steps per register for it.
+They are layer normalisation (`map_norm`) and the residual MLP (`residual_mlp`). A program computes
+a block of pixels with all their channels. The MLP's map of four times the channels stays in vector
+memory: the forward pass does not write it, and the backward pass computes it again. Sums over the
+channels are products with a matrix of ones on the matrix unit, which leaves the sum in every lane.
+The vector unit would need several steps per register for it.
 
 Height and width are outer dimensions, as in `depthwise_mosaic`. Maps and weights are filled up to
 multiples of 128 channels: the weights with zeros, the maps with ones.
@@ -142,13 +143,19 @@ def _as_map(rows, like):
     return rows.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
 
 
+def _ones(channels: int):
+    """Matrix whose product with a map gives the sums over the channels."""
+    filled = _filled(channels)
+    wide = jnp.zeros((filled, filled), jnp.bfloat16)
+    return wide.at[:channels].set(jnp.ones((), jnp.bfloat16))
+
+
 def _operands(size, x, offset, w1, b1, w2, keep):
     """Arguments that both kernels share, filled up, and their specifications."""
     batch, channels = x.shape[0], x.shape[-1]
     hidden, filled, rows = w1.shape[1], _filled(channels), x.size // channels
     column = jnp.tile(keep, max(1, size // batch))[:, None]
     periods = len(column) // size
-    wide = jnp.zeros((filled, filled), jnp.bfloat16)
     arrays = {
         "x": _as_rows(x),
         "keep": jnp.broadcast_to(column, (len(column), _CHANNELS)),
@@ -156,7 +163,7 @@ def _operands(size, x, offset, w1, b1, w2, keep):
         "w1": _fill(w1, filled, hidden),
         "b1": b1.astype(jnp.float32)[None],
         "w2": _fill(w2, hidden, filled),
-        "ones": wide.at[:channels].set(jnp.ones((), jnp.bfloat16)),
+        "ones": _ones(channels),
     }
     specs = {name: pl.BlockSpec(a.shape, lambda i: (0, 0)) for name, a in arrays.items()}
     specs["x"] = pl.BlockSpec((size, filled), lambda i: (i, 0))
@@ -232,3 +239,73 @@ def backward(grad, x, offset, w1, b1, w2, keep, *, epsilon, block, interpret=Fal
         w2_grad[:channels].T,
         b2_grad[0, :channels],
     )
+
+
+def _norm_kernel(x_ref, scale_ref, bias_ref, ones_ref, out_ref, *, channels: int, epsilon: float):
+    x = _loaded(x_ref, channels)
+    normal, _ = _normalised(x, ones_ref, channels, epsilon)
+    out_ref[...] = (normal * scale_ref[...] + bias_ref[...]).astype(out_ref.dtype)
+
+
+def _norm_grad_kernel(
+    grad_ref,
+    x_ref,
+    scale_ref,
+    ones_ref,
+    x_grad_ref,
+    scale_grad_ref,
+    bias_grad_ref,
+    *,
+    channels: int,
+    epsilon: float,
+):
+    @pl.when(pl.program_id(0) == 0)
+    def _():
+        for ref in (scale_grad_ref, bias_grad_ref):
+            ref[...] = jnp.zeros(ref.shape, jnp.float32)
+
+    x = _loaded(x_ref, channels)
+    normal, inverse = _normalised(x, ones_ref, channels, epsilon)
+    grad = _loaded(grad_ref, channels)
+    scale_grad_ref[...] += jnp.sum(grad * normal, axis=0, keepdims=True)
+    bias_grad_ref[...] += jnp.sum(grad, axis=0, keepdims=True)
+    scaled = grad * scale_ref[...]
+    along = _mean(scaled * normal, ones_ref, channels)
+    x_grad = inverse * (scaled - _mean(scaled, ones_ref, channels) - normal * along)
+    x_grad_ref[...] = x_grad.astype(x_grad_ref.dtype)
+
+
+def _norm_call(kernel, operands, outs, sums: int, x, block, epsilon, interpret, name):
+    """Calls a kernel whose first `outs` operands are maps, and whose first result is one."""
+    batch, height, width, channels = x.shape
+    rows, filled = batch * height * width, _filled(channels)
+    map_spec = pl.BlockSpec((block, filled), lambda i: (i, 0))
+    arrays = [_as_rows(a) for a in operands[:outs]]
+    arrays += [_fill(a.astype(jnp.float32)[None], 1, filled) for a in operands[outs:]]
+    arrays.append(_ones(channels))
+    fixed = [pl.BlockSpec(a.shape, lambda i: (0, 0)) for a in arrays[outs:]]
+    per_channel = jax.ShapeDtypeStruct((1, filled), jnp.float32)
+    out, *found = pl.pallas_call(
+        functools.partial(kernel, channels=channels, epsilon=epsilon),
+        out_shape=[jax.ShapeDtypeStruct((rows, channels), x.dtype), *sums * [per_channel]],
+        grid=(rows // block,),
+        in_specs=[*outs * [map_spec], *fixed],
+        out_specs=[map_spec, *sums * [pl.BlockSpec((1, filled), lambda i: (0, 0))]],
+        compiler_params=_parameters(block, filled, filled, arrays[outs:], 4),
+        cost_estimate=_cost(rows, channels, channels, products=2 * outs, maps=outs + 1),
+        interpret=interpret,
+        name=name,
+    )(*arrays)
+    return [_as_map(out, x), *(a[0, :channels] for a in found)]
+
+
+def norm_forward(x, scale, bias, *, epsilon, block, interpret=False):
+    """The normalised map; arguments as in `map_norm.map_norm`, `block` as in `forward`."""
+    call = (x, block, epsilon, interpret, "layer_norm")
+    return _norm_call(_norm_kernel, (x, scale, bias), 1, 0, *call)
+
+
+def norm_backward(grad, x, scale, *, epsilon, block, interpret=False):
+    """Gradients of `x`, `scale` and `bias`, the last two in float32."""
+    call = (x, block, epsilon, interpret, "layer_norm_grad")
+    return _norm_call(_norm_grad_kernel, (grad, x, scale), 2, 2, *call)
