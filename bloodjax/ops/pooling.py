@@ -11,9 +11,9 @@ from bloodjax.ops.elementwise import apart, precise
 def spatial_mean(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
     """Global average pooling: the mean over height and width, summed in float32 at least.
 
-    For one sum over 64 pixels (though not over 9), XLA's GPU compiler moves the channels of `x`, and
-    of the operations before it, outermost, and writes such maps in float32. On a GPU the rows are
-    summed first.
+    For one sum over 64 pixels (though not over 9), XLA's GPU compiler moves the channels of `x`,
+    and of the operations before it, outermost, and writes such maps in float32. On a GPU the rows
+    are summed first.
     """
     return lax.platform_dependent(x, cuda=_mean_by_rows, default=lambda x: x.mean(axis=(1, 2)))
 
