@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from benchmarks.tasks import Task
-from bloodjax.ops import channels_mosaic, depthwise_mosaic, map_norm
+from bloodjax.ops import channels_mosaic, depthwise_silu_mosaic, map_norm
 from bloodjax.planning import compilers, machines, program
 from bloodjax.planning.costs import arrays
 
@@ -283,12 +283,12 @@ def _between_silus(
         return a.transpose(1, 2, 0, 3) if a.ndim == 4 and len(a) == batch else a
 
     def forward(x, shift, weights, offset):
-        found = depthwise_mosaic.silu_forward(as_map(x), shift, weights, offset, **options)
+        found = depthwise_silu_mosaic.forward(as_map(x), shift, weights, offset, **options)
         return [as_rows(a) for a in found]
 
     def backward(y, y_grad, mean_grad, x, shift, weights):
         maps = [as_map(a) for a in (y, y_grad)]
-        found = depthwise_mosaic.silu_backward(
+        found = depthwise_silu_mosaic.backward(
             *maps, mean_grad, as_map(x), shift, weights, **options
         )
         # What is not returned is not computed.

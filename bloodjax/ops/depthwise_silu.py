@@ -1,8 +1,8 @@
 """Depthwise convolution between two SiLUs, as in an inverted residual block of EfficientNet.
 
 On a TPU the depthwise convolution's kernels compute the activations, their gradients and the mean
-over the pixels too (`depthwise_mosaic`). XLA fuses nothing with a kernel: each of them would be a
-pass of its own. The other platforms compute layer by layer.
+over the pixels too (`depthwise_silu_mosaic`). XLA fuses nothing with a kernel: each of them would
+be a pass of its own. The other platforms compute layer by layer.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _forward(x, shift, kernel, offset, call):
         return shifted, *_active(shifted)
 
     def by_kernel(*operands):
-        return tuple(_kernel_p.bind(*operands, call=call, direction="silu_forward"))
+        return tuple(_kernel_p.bind(*operands, call=call, direction="forward"))
 
     forms = {"tpu": by_kernel} if uses_kernels(x, kernel, call.stride) else {}
     shifted, *results = lax.platform_dependent(x, shift, kernel, offset, default=plain, **forms)
@@ -109,7 +109,7 @@ def _backward(call, residuals, grads):
     def by_kernel(x, shift, kernel, offset, shifted, *grads):
         operands = (shifted, *grads, x, shift, kernel)
         x_grad, shift_grad, kernel_grad, offset_grad = _kernel_p.bind(
-            *operands, call=call, direction="silu_backward"
+            *operands, call=call, direction="backward"
         )
         return x_grad, shift_grad, kernel_grad.astype(kernel.dtype), offset_grad
 
@@ -133,14 +133,14 @@ def uses_kernels(x: Array, kernel: Array, stride: int) -> bool:
 
 
 def _lowered(*operands, call: _Call, direction: str):
-    from bloodjax.ops import depthwise_mosaic as mosaic  # slow to import
+    from bloodjax.ops import depthwise_silu_mosaic as mosaic  # slow to import
 
     return getattr(mosaic, direction)(*operands, **call.arguments)
 
 
 def _abstract(*operands, call, direction):
     wide = jnp.dtype(jnp.float32)
-    if direction == "silu_backward":
+    if direction == "backward":
         x, shift, kernel = (a.update(sharding=None) for a in operands[3:])
         return [x, shift, kernel.update(dtype=wide), shift]
     x, _, kernel, _ = operands

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from bloodjax.ops import depthwise_mosaic as mosaic
+from bloodjax.ops import depthwise_blocks
+from bloodjax.ops import depthwise_silu_mosaic as mosaic
 from bloodjax.ops.depthwise_silu import silu_depthwise_silu
 
 from .reference import grouped_conv
@@ -64,13 +65,13 @@ def assert_near(found, wanted):
 @pytest.mark.parametrize("unrolled", [10**6, 0])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernels_compute_the_definition(monkeypatch, case, unrolled):
-    monkeypatch.setattr(mosaic, "_UNROLLED", unrolled)
+    monkeypatch.setattr(depthwise_blocks, "_UNROLLED", unrolled)
     size, window, stride, padding, activated = case
     options = {"stride": stride, "padding": padding, "silu": activated, "interpret": True}
 
     def run(x, shift, kernel, offset, *grads):
-        shifted, *results = mosaic.silu_forward(x, shift, kernel, offset, **options)
-        return results, mosaic.silu_backward(shifted, *grads, x, shift, kernel, **options)
+        shifted, *results = mosaic.forward(x, shift, kernel, offset, **options)
+        return results, mosaic.backward(shifted, *grads, x, shift, kernel, **options)
 
     wanted, grads, wanted_grads = expected(case)
     operands = arguments(size, window)

@@ -9,7 +9,7 @@ import pytest
 from jax import export
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from bloodjax.ops import depthwise_gpu, depthwise_mosaic, depthwise_tpu
+from bloodjax.ops import depthwise_blocks, depthwise_gpu, depthwise_mosaic, depthwise_tpu
 from bloodjax.ops.depthwise import depthwise_branch, depthwise_conv
 
 from .reference import grouped_conv
@@ -68,8 +68,8 @@ def interpreted(x, kernel, grad, stride, padding):
     ("unrolled", "block"), [pytest.param(10**6, 2**30, marks=pytest.mark.slow), (0, 0)]
 )
 def test_kernels_equal_the_grouped_convolution(monkeypatch, unrolled, block, case):
-    monkeypatch.setattr(depthwise_mosaic, "_UNROLLED", unrolled)
-    monkeypatch.setattr(depthwise_mosaic, "_BLOCK_BYTES", block)  # one program or two
+    monkeypatch.setattr(depthwise_blocks, "_UNROLLED", unrolled)
+    monkeypatch.setattr(depthwise_blocks, "_BLOCK_BYTES", block)  # one program or two
     arguments, results = expected(case)
     for a, b in zip(interpreted(*arguments, *case[2:4]), results, strict=True):
         assert a.shape == b.shape
@@ -89,7 +89,7 @@ def test_bfloat16_is_summed_in_float32(case):
 
 @pytest.mark.parametrize("unrolled", [10**6, 0])
 def test_the_input_gradient_adds_that_of_another_layer(monkeypatch, unrolled):
-    monkeypatch.setattr(depthwise_mosaic, "_UNROLLED", unrolled)
+    monkeypatch.setattr(depthwise_blocks, "_UNROLLED", unrolled)
     rng = np.random.default_rng(0)
     grad, added = (jnp.asarray(rng.normal(size=(16, 4, 3, 5)), jnp.bfloat16) for _ in range(2))
     kernel = jnp.asarray(rng.normal(size=(3, 3, 5)), jnp.bfloat16)
