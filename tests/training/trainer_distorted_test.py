@@ -172,5 +172,5 @@ def test_the_progress_line_has_both():
     }
     assert metric_writer.epoch_line(entry) == (
         "epoch 3 (head): loss 1.0000, accuracy 0.0000; validation loss 0.5000, accuracy 0.7500; "
-        "distorted loss 1.5000, accuracy 0.2500; 9 images/s"
+        "distorted loss 1.5000, accuracy 0.2500; 9.0 images/s"
     )
