@@ -35,7 +35,8 @@ def _step(config, freeze):
     size = config.data.image_size
     images = rng.integers(0, 256, (16, size, size, 3), dtype=np.uint8)
     labels = np.arange(16, dtype=np.int32) % 8
-    devices = jax.devices()[: 1 if config.model.name in LARGE else None]
+    # Two images a device: MixUp needs pairs.
+    devices = jax.devices()[: 1 if config.model.name in LARGE else 4]
     steps = JitExecutor(factory.step_config(config, 8), devices)
     variables = jax.tree_util.tree_map_with_path(
         functools.partial(_filled, rng), factory.shapes(config, 8)

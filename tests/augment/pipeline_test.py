@@ -109,7 +109,11 @@ def test_an_image_depends_on_its_own_key_alone(images):
 
 def in_forms(text, images, seed=0, **options):
     """The images augmented in each form, by the form's name."""
-    augment = jax.jit(pipeline.augment, static_argnums=0, static_argnames="form")
+    # Compiling takes all of the time, and half of it without optimizations.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    augment = jax.jit(
+        pipeline.augment, static_argnums=0, static_argnames="form", compiler_options=quick
+    )
     arguments = (parse(text), keys(seed, len(images)), jnp.asarray(images))
     return {form: np.asarray(augment(*arguments, form=form, **options)) for form in pipeline.FORMS}
 
