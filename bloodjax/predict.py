@@ -57,6 +57,7 @@ def main(_: list[str]) -> None:
         views.check(_TTA.value, "--tta", (SELECTED,))
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
+    model.check_tta(_TTA.value)
     compilation_cache.keep(workdirs[0])
     dataset = sources.load_images(
         os.path.expanduser(_INPUT.value),

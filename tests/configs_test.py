@@ -55,8 +55,14 @@ def _load(name, *overrides):
     return config_lib.load(name, ["data.train=synthetic", size, "batch_size=8", *overrides])
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The same code as of the smaller one; it compiles for as long.
+        pytest.param(name, marks=getattr(pytest.mark, "slow" if name == LARGE[1] else "full"))
+        for name in NAMES
+    ],
+)
 def test_takes_a_step(name):
     # A recipe is for any network, and quick to compile with the smallest.
     other = ("model.name=simple_cnn", "model.weights=") if name.startswith("recipes/") else ()

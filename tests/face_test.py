@@ -117,6 +117,10 @@ def test_a_config_is_changed_trained_evaluated_and_used(tmp_path, quiet, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+# First words of the lines of `evaluate`: three on its data, the result, the folder.
+STATED = ["data:", "8", "left", "synthetic-24:", "written"]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("before", "shown"), [("", True), (SILENCED, False)])
 def test_progress_is_shown_unless_it_is_silenced(trained, tmp_path, before, shown):
@@ -125,7 +129,7 @@ def test_progress_is_shown_unless_it_is_silenced(trained, tmp_path, before, show
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     lines = done.stderr.splitlines()
-    assert [line.split()[0] for line in lines] == (["synthetic-24:", "written"] if shown else [])
+    assert [line.split()[0] for line in lines] == (STATED if shown else [])
 
 
 def test_mistakes_are_user_errors(tmp_path):

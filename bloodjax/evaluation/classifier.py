@@ -97,6 +97,10 @@ class Classifier:
         use_selected = self.selected is not None and self.config.evaluation.tta_select != "none"
         return SELECTED if use_selected else self.config.evaluation.tta
 
+    def check_tta(self, tta: str | None) -> None:
+        """Raises the UserError that `predict` would raise for `tta`, before images are read."""
+        self._tta_config(tta or self.tta)
+
     def _tta_config(self, tta: str) -> TTAConfig:
         if tta == SELECTED and self.selected is None:
             raise UserError(

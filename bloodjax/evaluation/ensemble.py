@@ -79,6 +79,11 @@ class Ensemble:
         """The default views of the members, each listed once."""
         return ", ".join(sorted({member.tta for member in self.members.values()}))
 
+    def check_tta(self, tta: str | None) -> None:
+        """Raises the UserError that `predict` would raise for `tta`, before images are read."""
+        for member in self.members.values():
+            member.check_tta(tta)
+
     def predict(self, images: ImagesLike, tta: str | None = None) -> Float[np.ndarray, "n classes"]:
         """Class probabilities, averaged over the members; see `Classifier.predict`."""
         return np.mean([member.predict(images, tta) for member in self.members.values()], axis=0)

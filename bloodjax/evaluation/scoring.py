@@ -52,6 +52,7 @@ def evaluate_runs(
     if tta_select != "none":
         _select(model, workdirs, tta, tta_select)
         tta = SELECTED
+    model.check_tta(tta)
     config = config_lib.with_reading(model.config, bad_images=bad_images)
     if layout is not None:
         layout_lib.check(layout, "--layout")

@@ -143,8 +143,17 @@ FORM_POLICIES = {
 }
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", FORM_POLICIES)
+# Each compiles for a minute or more.
+LONG_POLICIES = ("three of all", "seven of all")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=getattr(pytest.mark, "slow" if name in LONG_POLICIES else "full"))
+        for name in FORM_POLICIES
+    ],
+)
 def test_a_policy_is_the_same_in_every_form(images, name):
     for seed in (0, 1):  # in one test, which compiles each form once
         assert_equal_forms(in_forms(FORM_POLICIES[name], images, seed))

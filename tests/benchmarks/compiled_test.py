@@ -39,8 +39,17 @@ def test_flax_has_the_same_network(name):
         assert work(flax_linen.Network(name)) == ours
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", compiled.NETWORKS)
+# Keras builds and traces these for half a minute each.
+LONG = ("efficientnet_b0", "inception_v3")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else pytest.mark.full)
+        for name in compiled.NETWORKS
+    ],
+)
 def test_keras_has_the_same_network(name, keras):
     from benchmarks.contenders import keras_applications
 

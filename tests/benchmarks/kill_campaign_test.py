@@ -9,7 +9,7 @@ SHORT = (
 )
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_killed_runs_end_like_the_one_left_alone(tmp_path):
     found = kill_campaign.campaign({"SIGKILL": 1, "SIGTERM": 1}, 0, tmp_path, SHORT)
     assert found["faults"] == []

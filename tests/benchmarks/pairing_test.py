@@ -81,7 +81,7 @@ def test_starts_are_cold_and_then_warm():
     assert "cold" in command.summary(result)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_second_start_of_ours_compiles_nothing():
     task = Task("start", "simple_cnn", 8, 32)
     found = pairing.compare_starts(task, ["bloodjax"], 0.0)["contenders"]["bloodjax"]

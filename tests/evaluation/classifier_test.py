@@ -93,6 +93,8 @@ def test_unknown_views_and_none_selected(model):
         model.predict(cells, "d6")
     with pytest.raises(UserError, match=r"the run has no tta\.json"):
         model.predict(cells, "selected")
+    with pytest.raises(UserError, match=r"the run has no tta\.json"):
+        model.check_tta("selected")  # before images are read
 
 
 def test_predict_takes_what_is_clear(model):
