@@ -20,6 +20,8 @@ NAMES = recipes.names()
 SIZES = {"inception_v3": 75}
 # Eight copies of these do not fit.
 LARGE = ("convnext_base", "convnext_large")
+# The same code as another's step, which compiles for half a minute too.
+LONG = ("convnext_large", "efficientnet_lite0")
 
 
 def _filled(rng, path, x):
@@ -58,8 +60,7 @@ def _load(name, *overrides):
 @pytest.mark.parametrize(
     "name",
     [
-        # The same code as of the smaller one; it compiles for as long.
-        pytest.param(name, marks=getattr(pytest.mark, "slow" if name == LARGE[1] else "full"))
+        pytest.param(name, marks=getattr(pytest.mark, "slow" if name in LONG else "full"))
         for name in NAMES
     ],
 )
