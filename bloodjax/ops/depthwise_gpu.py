@@ -21,9 +21,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
 
 from bloodjax.ops import depthwise_cpu
+from bloodjax.ops.devices import on_one_device
 
 FORCE = "BLOODJAX_CUDA_DEPTHWISE"
 
@@ -131,15 +131,6 @@ def form(name: str) -> Form:
     if name not in forms:
         raise ValueError(f"form is {name!r}, expected one of native, shifted, pallas")
     return forms[name]
-
-
-def on_one_device() -> bool:
-    """Whether one device has the traced arrays: its part in a shard_map, or those of all."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.device_count() == 1
-    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return all(kind == AxisType.Manual or mesh.shape[name] == 1 for name, kind in axes)
 
 
 def cuda_form(

@@ -18,8 +18,8 @@ from jaxtyping import Array, BFloat16, Float32
 
 from bloodjax.ops import tpu_kernel
 from bloodjax.ops.depthwise import Padding, depthwise_conv
-from bloodjax.ops.depthwise_gpu import on_one_device
 from bloodjax.ops.depthwise_tpu import IMAGES, fits
+from bloodjax.ops.devices import on_one_device
 from bloodjax.ops.elementwise import precise, silu, written
 
 # With fewer channels most of a register's 128 lanes are empty.

@@ -20,7 +20,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients, on_one_device
+from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients
+from bloodjax.ops.devices import on_one_device
 
 # (direction, kernel size, stride, dtype) -> ((largest side of the input map, form), ...), in
 # increasing order; the last form also applies to larger maps. Cases that are not listed are native.

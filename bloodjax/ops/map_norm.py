@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, BFloat16, Float32
 
 from bloodjax.ops import tpu_kernel
-from bloodjax.ops.depthwise_gpu import on_one_device
+from bloodjax.ops.devices import on_one_device
 from bloodjax.ops.elementwise import layer_norm, normalise
 
 _FEWEST_CHANNELS, _MOST_CHANNELS = 64, 1024

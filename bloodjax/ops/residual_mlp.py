@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, BFloat16, Float32
 
 from bloodjax.ops import tpu_kernel
-from bloodjax.ops.depthwise_gpu import on_one_device
+from bloodjax.ops.devices import on_one_device
 from bloodjax.ops.elementwise import gelu, normalise, precise
 from bloodjax.ops.pointwise import pointwise_conv
 

@@ -12,7 +12,7 @@ from bloodjax.ops import depthwise_blocks
 from bloodjax.ops import depthwise_silu_mosaic as mosaic
 from bloodjax.ops.depthwise_silu import silu_depthwise_silu
 
-from .reference import grouped_conv
+from .reference import assert_near, grouped_conv
 
 CASES = [
     ((4, 3), 3, 1, ((1, 1), (1, 1)), True),
@@ -53,15 +53,6 @@ def expected(case):
     return jax.jit(run)(*arguments(size, window))
 
 
-def assert_near(found, wanted):
-    """Within bfloat16's accuracy of the largest value, and much nearer on average."""
-    assert found.shape == wanted.shape
-    difference = np.abs(np.asarray(found, np.float32) - np.asarray(wanted))
-    scale = np.abs(np.asarray(wanted)).max()
-    assert difference.max() <= 0.02 * scale
-    assert difference.mean() <= 0.004 * scale
-
-
 @pytest.mark.parametrize("unrolled", [10**6, 0])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernels_compute_the_definition(monkeypatch, case, unrolled):
@@ -79,7 +70,7 @@ def test_kernels_compute_the_definition(monkeypatch, case, unrolled):
     results, found = jax.jit(run, compiler_options=fast)(*operands, *grads)
     assert [a.dtype for a in results] == [jnp.bfloat16, jnp.float32]
     for a, b in zip((*results, *found), (*wanted, *wanted_grads), strict=True):
-        assert_near(a, b)
+        assert_near(a, b, mean=0.004)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -99,7 +90,7 @@ def test_layer_by_layer_computes_the_definition(case):
         assert (a is None) == (operand is None)
         if a is not None:
             assert a.dtype == operand.dtype
-            assert_near(a, b)
+            assert_near(a, b, mean=0.004)
 
 
 def gradients(*operands):

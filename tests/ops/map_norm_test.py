@@ -11,6 +11,8 @@ from jax import export
 from bloodjax.ops import channels_mosaic as mosaic
 from bloodjax.ops.map_norm import map_norm
 
+from .reference import assert_near
+
 EPSILON = 1e-6
 
 
@@ -39,15 +41,6 @@ def expected():
     grad = jnp.asarray(np.random.default_rng(1).normal(size=x.shape), jnp.bfloat16)
     out, grads = jax.jit(run)(grad, x, scale, bias)
     return out, grad, grads
-
-
-def assert_near(found, wanted):
-    """Within bfloat16's accuracy of the largest value, and much nearer on average."""
-    assert found.shape == wanted.shape
-    difference = np.abs(np.asarray(found, np.float32) - np.asarray(wanted))
-    scale = np.abs(np.asarray(wanted)).max()
-    assert difference.max() <= 0.02 * scale
-    assert difference.mean() <= 0.003 * scale
 
 
 @pytest.mark.parametrize("block", [32, 96])

@@ -12,6 +12,8 @@ from bloodjax.ops import channels_mosaic as mosaic
 from bloodjax.ops import residual_mlp as module
 from bloodjax.ops.residual_mlp import residual_mlp
 
+from .reference import assert_near
+
 EPSILON = 1e-6
 NAMES = ("shortcut", "x", "offset", "w1", "b1", "w2", "b2")
 
@@ -57,15 +59,6 @@ def expected():
 def quick(function):
     """`function`, compiled fast."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def assert_near(found, wanted):
-    """Within bfloat16's accuracy of the largest value, and much nearer on average."""
-    wanted = np.asarray(wanted)
-    difference = np.abs(np.asarray(found, np.float32) - wanted)
-    scale = np.abs(wanted).max()
-    assert difference.max() <= 0.02 * scale
-    assert difference.mean() <= 0.003 * scale
 
 
 @pytest.mark.parametrize("block", [32, 96])
