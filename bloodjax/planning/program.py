@@ -38,6 +38,9 @@ _CHAIN = re.compile(r'chain_id="(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
+# Groups of devices: {{0,1},{2,3}}, or [number of groups, devices in each]<=[...].
+_GROUP = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_NUMBERED_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Operation:
       collective: "all-gather", ...; empty if it moves nothing between devices.
       payload: Bytes that all runs of a collective combine on each device: of the larger of operand
         and result.
+      participants: Devices that a collective is between; 0 for all.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Operation:
     flops: int
     collective: str = ""
     payload: int = 0
+    participants: int = 0
 
     @property
     def recomputed(self) -> bool:
@@ -285,7 +290,19 @@ class _Walk:
             flops=(int(declared[1]) if declared else self._costs.flops(name)) * runs,
             collective=collective,
             payload=payload * runs,
+            participants=self._participants(name) if collective else 0,
         )
+
+    def _participants(self, name: str) -> int:
+        """Devices in a group of a collective; 0 if its text lists no groups, which means all."""
+        for each in hlo.inner(self._program, name):
+            listed = _GROUP.search(each.attributes)
+            if listed:
+                return listed[1].count(",") + 1
+            numbered = _NUMBERED_GROUPS.search(each.attributes)
+            if numbered:
+                return int(numbered[1])
+        return 0
 
     def _collective(self, name: str, instruction: hlo.Instruction, traffic: int) -> tuple[str, int]:
         """Kind and payload of a collective; ("", 0) of other operations."""

@@ -136,7 +136,8 @@ def _counted(by_compiler: float | None, found: Program, of: Callable[[Operation]
 
 def _link_seconds(op: Operation, machine: Machine) -> float:
     """Time of a collective at the links' published rate. A sum sends each share twice."""
-    share = (machine.chips - 1) / machine.chips
+    participants = op.participants or machine.chips
+    share = (participants - 1) / participants
     times = 2 if op.collective == "all-reduce" else 1
     return times * share * op.payload / machine.link
 

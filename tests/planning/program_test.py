@@ -195,3 +195,20 @@ ENTRY %main (w: f32[4,8]) -> f32[16,8] {
 def test_a_collective_that_several_fusions_continue_counts_once():
     kinds = [(op.name, op.payload) for op in program.from_text(CONTINUED).collectives]
     assert kinds == [("start", 512), ("start.2", 512), ("norm", 128), ("loss", 128)]
+
+
+GROUPS = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (w: f32[4,8]) -> f32[4,8] {
+  %w = f32[4,8]{1,0} parameter(0)
+  %all = f32[4,8]{1,0} all-reduce(%w), channel_id=1, replica_groups={}
+  %listed = f32[4,8]{1,0} all-reduce(%all), channel_id=2, replica_groups={{0,2},{1,3}}
+  ROOT %numbered = f32[4,8]{1,0} all-reduce(%listed), channel_id=3, replica_groups=[4,2]<=[8]
+}
+"""
+
+
+def test_a_collective_is_between_the_devices_of_its_group():
+    found = program.from_text(GROUPS).collectives
+    participants = {op.name: op.participants for op in found}
+    assert participants == {"all": 0, "listed": 2, "numbered": 2}
