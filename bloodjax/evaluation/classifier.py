@@ -17,6 +17,7 @@ from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.evaluation import soup, tta_selection
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
+from bloodjax.evaluation.predictor import Predictor
 from bloodjax.io import files
 from bloodjax.training import factory
 from bloodjax.training.workdir import BASELINE_FILE, SavedRun, open_run
@@ -31,6 +32,7 @@ class Classifier:
       step: Training step of its weights.
       baseline: Colour-histogram regression fitted to the same training split, or None.
       selected: Views and weights that were selected on its validation split, or None.
+      predictor: The network with its weights.
     """
 
     def __init__(
@@ -44,8 +46,7 @@ class Classifier:
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
-        self._executor = factory.executor(config, len(classes))
-        self._variables = self._executor.shard_state(variables)
+        self.predictor = Predictor(factory.executor(config, len(classes)), variables)
 
     def predict(self, images: ImagesLike, tta: str | None = None) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of images.
@@ -76,7 +77,7 @@ class Classifier:
         if len(squares) == 0:
             n = len(self.classes)
             return np.zeros((0, 2, n) if config.with_plain else (0, n), np.float32)
-        return self._executor.predict(self._variables, squares, config)
+        return self.predictor.predict(squares, config)
 
     def _squares(self, images: ImagesLike) -> UInt8[np.ndarray, "n size size 3"] | LazyImages:
         """The images as the network takes them."""
@@ -89,7 +90,13 @@ class Classifier:
     def predict_views(self, images: ImagesLike, tta: str) -> Float[np.ndarray, "views n classes"]:
         """Class probabilities of at least one image for each view of the sets `tta`."""
         resized = self._squares(images)
-        return self._executor.each_view(self._variables, resized, tta).swapaxes(0, 1)
+        return self.predictor.each_view(resized, tta).swapaxes(0, 1)
+
+    def describe(
+        self, images: ImagesLike
+    ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "n classes"]]:
+        """Features and logits of at least one unmodified image, in float32."""
+        return self.predictor.describe(self._squares(images))
 
     @property
     def tta(self) -> str:

@@ -75,11 +75,11 @@ def batch_sums(
 def map_batch(
     layout: sharding.Layout,
     model: Network,
-    function: Callable[[PyTree, Array], Array],
+    function: Callable[[PyTree, Array], PyTree],
     variables: PyTree,
     images: Array,
-) -> Array:
-    """Under jit: `function(variables, images)`, which gives a result for each image.
+) -> PyTree:
+    """Under jit: `function(variables, images)`, which gives results for each image.
 
     Args:
       layout: Sharding of `variables`.

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from bloodjax.augment.tta import TTAConfig
 from bloodjax.checkpoints.state import Metrics, TrainState
@@ -18,7 +18,12 @@ from bloodjax.data.lazy import Images
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 from bloodjax.training import device_shares
-from bloodjax.training.predict_step import features_step, predict_step, views_step
+from bloodjax.training.predict_step import (
+    describe_step,
+    features_step,
+    predict_step,
+    views_step,
+)
 from bloodjax.training.step_config import Phase, StepConfig
 from bloodjax.training.train_step import train_steps
 
@@ -82,6 +87,7 @@ class JitExecutor(_Compiled):
         }
         self._predict = jax.jit(self._by_share(predict_step, 1), static_argnums=0, **prediction)
         self._each_view = jax.jit(self._by_share(views_step, 1), static_argnums=0, **prediction)
+        self._describe = jax.jit(self._by_share(describe_step, 0), **prediction)
         self._features = jax.jit(self._by_share(features_step, 0), **prediction)
 
     def _by_share(self, step: Callable, position: int) -> Callable:
@@ -150,6 +156,14 @@ class JitExecutor(_Compiled):
             self.step_config.batch_size,
         )
 
+    def describe(self, variables: PyTree, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Features [n, features] and logits [n, classes] of uint8 images on the host."""
+        return _in_batches(
+            lambda batch: self._describe(variables, sharding.put(batch, self._split)),
+            images,
+            self.step_config.batch_size,
+        )
+
     def features(self, variables: PyTree, images: Images) -> np.ndarray:
         """Features [n, views, features] of uint8 images on the host; see `features_step`."""
         return _in_batches(
@@ -201,6 +215,7 @@ class PmapExecutor(_Compiled):
         self._each_view = jax.pmap(
             partial(views_step, step_config), axis_name=self.axis_name, static_broadcasted_argnums=0
         )
+        self._describe = jax.pmap(partial(describe_step, step_config), axis_name=self.axis_name)
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Copies host arrays to every device, along a new leading axis."""
@@ -235,17 +250,21 @@ class PmapExecutor(_Compiled):
         """Probabilities [n, views, classes] of uint8 images on the host."""
         return self._by_device(partial(self._each_view, views, variables), images)
 
-    def _by_device(self, function: Callable[[np.ndarray], Array], images: Images) -> np.ndarray:
+    def describe(self, variables: PyTree, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Features [n, features] and logits [n, classes] of uint8 images on the host."""
+        return self._by_device(partial(self._describe, variables), images)
+
+    def _by_device(self, function: Callable[[np.ndarray], PyTree], images: Images) -> PyTree:
         def of_batch(batch):
             out = function(batch.reshape(self._mesh.size, -1, *batch.shape[1:]))
-            return out.reshape(len(batch), *out.shape[2:])
+            return jax.tree.map(lambda a: a.reshape(len(batch), *a.shape[2:]), out)
 
         return _in_batches(of_batch, images, self.step_config.batch_size)
 
 
 def _in_batches(
-    function: Callable[[np.ndarray], Array], images: Images, batch_size: int
-) -> np.ndarray:
+    function: Callable[[np.ndarray], PyTree], images: Images, batch_size: int
+) -> PyTree:
     """Applies `function` to batches of equal size. Results of the last batch's padding are cut."""
     results = []
     for start in range(0, len(images), batch_size):
@@ -255,4 +274,5 @@ def _in_batches(
         short = batch_size - len(batch)
         padded = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
         results.append((function(padded), len(batch)))
-    return np.concatenate([np.asarray(result)[:n] for result, n in results])
+    cut = [jax.tree.map(lambda a, n=n: np.asarray(a)[:n], result) for result, n in results]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *cut)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
@@ -41,6 +42,16 @@ def features_step(
 
     # One view after another needs the memory of one.
     return lax.map(forward, geometry.views(images, step_config.augment.views)).swapaxes(0, 1)
+
+
+def describe_step(
+    step_config: StepConfig, variables: PyTree, images: UInt8[Array, "batch size size 3"]
+) -> tuple[Float[Array, "batch features"], Float[Array, "batch classes"]]:
+    """Features and logits of this device's unmodified images, in float32."""
+    model, inputs = step_config.model, normalise(images, step_config.mean, step_config.std)
+    features = model.apply(variables, inputs, method="features")
+    logits = model.apply(variables, features, method="classify")
+    return features.astype(jnp.float32), logits
 
 
 def _forward(step_config: StepConfig, variables: PyTree) -> tta.Forward:

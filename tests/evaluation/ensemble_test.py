@@ -114,9 +114,7 @@ def test_metrics_are_those_of_each_member_alone(model, trained, other, cells):
 
 def test_members_of_other_classes_are_refused(model, trained):
     first, second = model.members.values()
-    shuffled = Classifier(
-        second.config, second.classes[::-1], second._executor.unreplicate(second._variables), 1
-    )
+    shuffled = Classifier(second.config, second.classes[::-1], second.predictor.variables, 1)
     with pytest.raises(UserError, match=r"b: has the classes .*; expected those of a: "):
         Ensemble({pathlib.Path("a"): first, pathlib.Path("b"): shuffled})
 

@@ -94,8 +94,8 @@ def test_a_soup_takes_what_makes_it_no_worse(losses, taken, again, monkeypatch):
         expected = np.mean(np.array(leaves, np.float64), axis=0)
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
-    jax.tree.map(check, model._variables, *(variables[i] for i in taken))
-    assert_trees_equal(classifier.load(workdir, "epoch")._variables, variables[0])
+    jax.tree.map(check, model.predictor.variables, *(variables[i] for i in taken))
+    assert_trees_equal(classifier.load(workdir, "epoch").predictor.variables, variables[0])
 
 
 @pytest.mark.parametrize("losses", [(1.0, 1.2, 1.1), (1.0, 1.0, 1.0)])
@@ -108,7 +108,7 @@ def test_a_soup_that_is_not_better_is_left(losses, again, monkeypatch):
     assert not soup.is_chosen(workdir)
     assert not (workdir / "soup").exists()
     best = leaders_variables(workdir, config, progress)[0]
-    assert_trees_equal(bloodjax.load(workdir)._variables, best)
+    assert_trees_equal(bloodjax.load(workdir).predictor.variables, best)
 
 
 def cells():

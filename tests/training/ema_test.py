@@ -73,8 +73,10 @@ def test_the_best_average_is_kept_loaded_and_evaluated(averaged):
     best = min(entries, key=lambda entry: entry["validation"]["loss"])
     model, raw = bloodjax.load(workdir), classifier.load(workdir, "raw")
     assert model.step == raw.step == best["step"]
-    assert_trees_equal(model._variables, variables_of(workdir, config, best["step"], ema=True))
-    assert_trees_equal(raw._variables, variables_of(workdir, config, best["step"]))
+    assert_trees_equal(
+        model.predictor.variables, variables_of(workdir, config, best["step"], ema=True)
+    )
+    assert_trees_equal(raw.predictor.variables, variables_of(workdir, config, best["step"]))
     result = json.loads((workdir / "evaluate/validation/metrics.json").read_text())
     assert result["nll"] == pytest.approx(best["validation"]["loss"], rel=1e-5)
     beside = result["beside"]["raw weights"]
@@ -142,6 +144,6 @@ def test_without_validation_the_last_average_is_loaded(make_config, tmp_path):
     run.train(config, tmp_path)
     assert "validation_raw" not in metric_writer.read_history(tmp_path)[0]
     model = bloodjax.load(tmp_path)
-    assert_trees_equal(model._variables, variables_of(tmp_path, config, ema=True))
-    apart = jax.tree.map(np.array_equal, model._variables, variables_of(tmp_path, config))
+    assert_trees_equal(model.predictor.variables, variables_of(tmp_path, config, ema=True))
+    apart = jax.tree.map(np.array_equal, model.predictor.variables, variables_of(tmp_path, config))
     assert not all(jax.tree.leaves(apart))

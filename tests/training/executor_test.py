@@ -354,6 +354,10 @@ def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
     assert_trees_close(runner.predict(placed, images, first), plain)
     many = runner.each_view(placed, images, "d4+robust")
     assert_trees_close(runner.predict(placed, images, "d4+robust"), many.mean(axis=1))
+    features, found = runner.describe(placed, images)
+    assert features.shape == (21, 16)
+    assert found.shape == (21, CLASSES)
+    assert_trees_close(found, logits)
 
 
 @pytest.mark.full
