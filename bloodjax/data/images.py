@@ -100,6 +100,26 @@ def decode(
     return pixels
 
 
+def decode_whole(
+    data: bytes, bits: str = AUTO, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "height width 3"], Facts]:
+    """The image that a viewer shows, at its own size, and what had to be decided.
+
+    Args:
+      data: An encoded image in one of `FORMATS`.
+      bits: Scale of values of more than 8 bits, see `bit_depth`; "auto" is that of the image by
+        itself.
+      max_pixels: Most pixels that are decoded.
+
+    Raises:
+      ValueError: As for `read`.
+    """
+    image, facts = _decode(data, bits, max_pixels)
+    if image is None:
+        image, _ = _decode(data, bit_depth.choose([facts.values]), max_pixels)
+    return np.asarray(image), facts
+
+
 def is_image(data: bytes, name: str) -> bool:
     """Whether a file claims to be an image, by the first bytes of its content or by its name."""
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
@@ -130,17 +150,19 @@ class _Deep(NamedTuple):
         return np.where(seen if self.values.ndim == 2 else seen[..., None], self.values, 0)
 
 
-def _decode(data: bytes, bits: str) -> tuple[Image.Image | None, Facts]:
+def _decode(
+    data: bytes, bits: str, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image | None, Facts]:
     """Decodes an image at its own size as RGB, as `read` does."""
     try:
-        return _opened(data, bits)
+        return _opened(data, bits, max_pixels)
     except ValueError:
         raise
     except Exception as error:  # Pillow's readers raise any type on damaged data
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
@@ -151,13 +173,13 @@ def _open(data: bytes) -> Image.Image:
             ) from None
         raise NotAnImageError("unknown image format") from None
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS}")
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} pixels, expected at most {max_pixels}")
     return image
 
 
-def _opened(data: bytes, bits: str) -> tuple[Image.Image | None, Facts]:
-    image = _open(data)
+def _opened(data: bytes, bits: str, max_pixels: int) -> tuple[Image.Image | None, Facts]:
+    image = _open(data, max_pixels)
     is_tiff = image.format == "TIFF"
     frames = image.format in _STACKS and getattr(image, "is_animated", False)
     # Pillow applies the orientation of a TIFF, and forgets it, as it loads the pixels.
@@ -324,6 +346,16 @@ def resize(
     return resized
 
 
+def shrink(image: UInt8[np.ndarray, "height width 3"], longest: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """An image whose longer side has at most `longest` pixels, of the same proportions."""
+    height, width = image.shape[:2]
+    if max(height, width) <= longest:
+        return image
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def over_background(
     image: UInt8[np.ndarray, "height width 4"],
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
@@ -364,10 +396,7 @@ def as_png_or_jpeg(data: bytes, bits: str = AUTO) -> bytes:
     """
     if data.startswith(b"\xff\xd8\xff") or 0 < deep_files.png_bits(data) <= 8:
         return data
-    image, facts = _decode(data, bits)
-    if image is None:
-        image, _ = _decode(data, bit_depth.choose([facts.values]))
-    return encode_png(np.asarray(image))
+    return encode_png(decode_whole(data, bits)[0])
 
 
 def _to_square(image: Image.Image, size: int, fit: str) -> Image.Image:

@@ -385,3 +385,27 @@ def test_a_lower_quality_loses_more():
             for quality in (90, 5)
         )
         assert 0 < fine < coarse
+
+
+def test_an_image_at_its_own_size(image):
+    pixels, facts = images.decode_whole(encoded(image))
+    np.testing.assert_array_equal(pixels, image)
+    assert facts == images.PLAIN._replace(elongated=True)
+    height, width = image.shape[:2]
+    with pytest.raises(ValueError, match=f"{width}x{height} pixels, expected at most 100$"):
+        images.decode_whole(encoded(image), max_pixels=100)
+
+
+def test_an_image_of_12_bits_at_its_own_size():
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    pixels, facts = images.decode_whole(saved(values, "PNG"))
+    assert facts.values.largest == 4095
+    np.testing.assert_array_equal(pixels, np.repeat((values >> 4)[..., None], 3, axis=-1))
+
+
+def test_shrinking_keeps_the_proportions(image):
+    wide = np.concatenate([image, image, image], axis=1)
+    height, width = wide.shape[:2]
+    assert images.shrink(wide, width) is wide
+    small = images.shrink(wide, 30)
+    assert small.shape == (round(height * 30 / width), 30, 3)
