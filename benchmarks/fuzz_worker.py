@@ -24,7 +24,7 @@ from bloodjax.data import audit, sources, splits, statement
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
-from bloodjax.evaluation import evaluator
+from bloodjax.evaluation import tables
 from bloodjax.pretrained import load
 from bloodjax.report import plots
 from bloodjax.training import metric_writer, saved_splits, workdir
@@ -223,7 +223,7 @@ def _names(folder: pathlib.Path) -> None:
     if parsed.parse_names(line.getvalue()) != stripped:
         raise AssertionError(f"{names!a} became {parsed.parse_names(line.getvalue())!a}")
     scores = np.eye(len(names), dtype=np.float32)
-    table = evaluator.predictions_csv(names, names, scores, names)
+    table = tables.to_csv(tables.predictions(names, names, scores, names))
     header, *rows = csv.reader(io.StringIO(table, newline=""))
     if len({*header}) < len(header) or [row[:3] for row in rows] != [[n] * 3 for n in names]:
         raise AssertionError(f"a table for {names!a}: {table!a}")

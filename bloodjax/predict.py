@@ -1,7 +1,7 @@
 """Classifies images with a trained classifier, or with an ensemble of several.
 
-python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SPEC --out=FILE.csv
-    [--tta=d4] [--bad_images=skip]
+python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SPEC
+    --out=FILE.csv|.parquet [--tta=d4] [--bad_images=skip]
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _INPUT = command.flags.DEFINE_string(
     "input", None, "PATH_OR_SPEC: An image, a folder, .zip or npz of images, or another SPEC."
 )
 command.flags.DEFINE_string(
-    "out", None, "FILE.csv: Table to write: name, predicted class, and a probability per class."
+    "out",
+    None,
+    "FILE.csv or FILE.parquet: Table to write: name, predicted class, confidence, whether to refer "
+    "the image and why, and a probability per class.",
 )
 _TTA = command.flags.DEFINE_string(
     "tta",
@@ -44,12 +47,11 @@ def main(_: list[str]) -> None:
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
     from bloodjax.data import sources, statement
-    from bloodjax.evaluation import ensemble, evaluator
+    from bloodjax.evaluation import ensemble, tables
     from bloodjax.io import files
 
     out = command.local_path("out")
-    if out.suffix.lower() != ".csv":
-        raise UserError(f"--out={out}: expected FILE.csv")
+    tables.check_suffix(out, "--out")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
     files.make_folder(out.parent)  # before anything is computed, an error if it is read-only
@@ -68,7 +70,7 @@ def main(_: list[str]) -> None:
     for line in statement.lines({"images": dataset}):
         console.log_info(line)
     probabilities = model.predict(dataset.images, _TTA.value)
-    files.atomic_write(out, evaluator.predictions_csv(dataset.names, model.classes, probabilities))
+    tables.write(out, tables.predictions(dataset.names, model.classes, probabilities))
     console.log_info(f"{console.counted(len(dataset), 'image')} classified; written to {out}")
 
 

