@@ -147,8 +147,24 @@ def from_run(run: SavedRun, which: str = "best") -> Classifier:
         variables = soup.restore(run.workdir, shapes)
     else:
         variables = run.best_variables(shapes, ema=config.ema > 0 and which != "raw")
-    baseline, selected = load_baseline(run.workdir), tta_selection.load(run.workdir)
-    return Classifier(config, classes, variables, run.best_step, baseline, selected)
+    return with_files_of(run.workdir, config, classes, variables, run.best_step)
+
+
+def with_files_of(
+    folder: pathlib.Path, config: Config, classes: tuple[str, ...], variables: PyTree, step: int
+) -> Classifier:
+    """A classifier, completed by the files that were fitted to a run's data.
+
+    Args:
+      folder: Folder with the files, of which each may be missing: the folder of a run, or one that
+        was exported.
+      config: Config of the run.
+      classes: Class names in label order.
+      variables: Variables of the network.
+      step: Training step of the variables.
+    """
+    baseline, selected = load_baseline(folder), tta_selection.load(folder)
+    return Classifier(config, classes, variables, step, baseline, selected)
 
 
 def load_baseline(workdir: pathlib.Path) -> HistogramBaseline | None:
