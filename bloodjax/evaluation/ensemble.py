@@ -13,7 +13,7 @@ from bloodjax import config as config_lib
 from bloodjax import metrics
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.errors import UserError
-from bloodjax.evaluation import classifier
+from bloodjax.evaluation import classifier, model_folder
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.training.workdir import CONFIG_FILE
@@ -119,7 +119,8 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     """Loads the classifier of a run, or the ensemble of several runs or of the folds of one.
 
     Args:
-      workdirs: Folder of a run, or several folders.
+      workdirs: Folder of a run, or one that `bloodjax export --format=hub` wrote; or several
+        folders.
 
     Raises:
       UserError: A folder has no run, or a run has no valid checkpoint; a folder is listed twice;
@@ -132,7 +133,10 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     if len(set(folders)) < len(folders):
         repeated = next(folder for folder in folders if folders.count(folder) > 1)
         raise UserError(f"{repeated}: is named twice, expected different runs")
-    members = {folder: classifier.load(folder) for folder in folders}
+    members = {
+        folder: (model_folder if model_folder.is_model_folder(folder) else classifier).load(folder)
+        for folder in folders
+    }
     if len(members) == 1:
         return members[folders[0]]
     return Ensemble(members, classifier.load_baseline(workdirs[0]))
@@ -140,6 +144,8 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
 
 def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
     """Folders of the folds of a run; the run's own folder if it has no folds."""
+    if model_folder.is_model_folder(workdir):
+        return [workdir]
     file = workdir / CONFIG_FILE
     folds = config_lib.load_json(file).folds if file.is_file() else 0
     return [workdir / f"fold{i}" for i in range(folds)] or [workdir]

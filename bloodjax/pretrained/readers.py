@@ -1,7 +1,8 @@
 """Locating weight files and reading their tensors, whatever the format.
 
-A location, the value of `config.model.weights`, is a path, `hf:OWNER/NAME[@REVISION][:FILE]` on the
-Hugging Face Hub, or `package:NAME`: an installed Python package that contains one weight file.
+A location, the value of `config.model.weights`, is a path of a file or of a folder that contains
+`model.safetensors`, `hf:OWNER/NAME[@REVISION][:FILE]` on the Hugging Face Hub, or `package:NAME`: an
+installed Python package that contains one weight file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _TORCH = (".pth", ".pt", ".bin")
 _KERAS = (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *_TORCH, *_KERAS)
 
-_HUB_FILE = "model.safetensors"
+# The weights in a repository on the Hub, and in an exported folder.
+FOLDER_FILE = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ def locate(location: str) -> pathlib.Path:
         match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([^:]+))?", location)
         if not match:
             raise UserError(f"{location!r}: expected hf:OWNER/NAME[@REVISION][:FILE]")
-        return hub.fetch(match[1], match[3] or _HUB_FILE, match[2])
+        return hub.fetch(match[1], match[3] or FOLDER_FILE, match[2])
     if location.startswith("package:"):
         return _in_package(location.removeprefix("package:"))
     if location.startswith(("https://", "http://")):
@@ -76,6 +78,8 @@ def locate(location: str) -> pathlib.Path:
             "--config.model.weights=FILE (convert: --weights=FILE)"
         )
     path = pathlib.Path(os.path.expanduser(location))
+    if location and (path / FOLDER_FILE).is_file():
+        return path / FOLDER_FILE
     if not location or not path.is_file():
         raise UserError(
             f"{location!r}: no such file, expected a path, hf:OWNER/NAME[@REVISION][:FILE] or "
