@@ -26,6 +26,7 @@ FLOORS = (
     "profiling",
     "report",
     "training",
+    "attribution",
     "planning",
     "evaluation",
     "run",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, Float32, Int, PyTree, UInt8
 
+from bloodjax import attribution
+from bloodjax.attribution import geometry
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED, TTAConfig
 from bloodjax.config import Config
@@ -15,10 +18,13 @@ from bloodjax.data import arrays
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
-from bloodjax.evaluation import soup, tta_selection
+from bloodjax.evaluation import answers, calibration, referral, soup, tta_selection
+from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.evaluation.predictor import Predictor
+from bloodjax.evaluation.referral import Referral
 from bloodjax.io import files
+from bloodjax.metrics.calibration import NONE, Calibration
 from bloodjax.training import factory
 from bloodjax.training.workdir import BASELINE_FILE, SavedRun, open_run
 
@@ -32,6 +38,10 @@ class Classifier:
       step: Training step of its weights.
       baseline: Colour-histogram regression fitted to the same training split, or None.
       selected: Views and weights that were selected on its validation split, or None.
+      calibrations: Calibrations by name (see `evaluation.calibration`); empty for a run that has
+        none.
+      referral: Threshold of confidence below which images are referred to a person, or None.
+      detector: Detector of images unlike the training images, or None.
       predictor: The network with its weights.
     """
 
@@ -43,12 +53,19 @@ class Classifier:
         step: int,
         baseline: HistogramBaseline | None = None,
         selected: TTAConfig | None = None,
+        calibrations: Mapping[str, Calibration] | None = None,
+        referral: Referral | None = None,
+        detector: None = None,
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
+        self.calibrations = dict(calibrations or {})
+        self.referral, self.detector = referral, detector
         self.predictor = Predictor(factory.executor(config, len(classes)), variables)
 
-    def predict(self, images: ImagesLike, tta: str | None = None) -> Float[np.ndarray, "n classes"]:
+    def predict(
+        self, images: ImagesLike, tta: str | None = None, calibrated: bool = True
+    ) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of images.
 
         Args:
@@ -58,19 +75,65 @@ class Classifier:
             images of several sizes. They become squares of the network's size as in training.
           tta: Sets of views (see `augment.views`), or "selected". By default, the views that the
             run selected, or else those of its config.
+          calibrated: Whether to apply the run's calibration, if it has one.
 
         Raises:
           UserError: `images` are of another type or shape, or `tta` is invalid, or it is "selected"
             and the run has selected no views.
         """
-        return self._predict(images, self._tta_config(tta or self.tta))
+        probabilities = self._predict(images, self._tta_config(tta or self.tta))
+        return self.calibration(tta).apply(probabilities) if calibrated else probabilities
 
     def predict_with_plain(
-        self, images: ImagesLike, tta: str | None = None
+        self, images: ImagesLike, tta: str | None = None, calibrated: bool = True
     ) -> Float[np.ndarray, "n 2 classes"]:
         """The result of `predict`, and class probabilities without test-time augmentation."""
         config = self._tta_config(tta or self.tta)
-        return self._predict(images, dataclasses.replace(config, with_plain=True))
+        both = self._predict(images, dataclasses.replace(config, with_plain=True))
+        return self.calibrate(both, tta) if calibrated else both
+
+    def answer(self, images: ImagesLike, tta: str | None = None) -> Answers:
+        """The answers to images: classes, confidences, and which images to refer to a person.
+
+        See `predict` for the arguments and errors.
+        """
+        squares = self._squares(images)
+        return self.judge(squares, self.predict(squares, tta))
+
+    def judge(self, images: ImagesLike, probabilities: Float[np.ndarray, "n classes"]) -> Answers:
+        """The answers to images whose calibrated class probabilities are known."""
+        distance, chosen = self.distance(images), self.referral
+        return answers.judge(
+            probabilities,
+            threshold=None if chosen is None else chosen.threshold,
+            unlike=None if distance is None else distance > self.detector.threshold,
+            distance=distance,
+            sets=None if chosen is None else chosen.sets(probabilities),
+        )
+
+    def distance(self, images: ImagesLike) -> Float[np.ndarray, " n"] | None:
+        """The detector's score of images, larger for more unlike; None without a detector."""
+        if self.detector is None:
+            return None
+        squares = self._squares(images)
+        return self.detector.score(*self.describe(squares)) if len(squares) else np.zeros(0)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the run has calibrations."""
+        return bool(self.calibrations)
+
+    def calibration(self, tta: str | None = None) -> Calibration:
+        """The calibration of predictions with the views `tta`, by default those of `predict`."""
+        name = calibration.NO_VIEWS if (tta or self.tta) == "none" else calibration.DEFAULT
+        return self.calibrations.get(name, NONE)
+
+    def calibrate(
+        self, both: Float[np.ndarray, "n 2 classes"], tta: str | None = None
+    ) -> Float[np.ndarray, "n 2 classes"]:
+        """Applies the calibrations to the uncalibrated result of `predict_with_plain`."""
+        views_and_none = (self.calibration(tta), self.calibration("none"))
+        return np.stack([c.apply(both[:, i]) for i, c in enumerate(views_and_none)], axis=1)
 
     def _predict(self, images: ImagesLike, config: TTAConfig) -> np.ndarray:
         squares = self._squares(images)
@@ -97,6 +160,46 @@ class Classifier:
     ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "n classes"]]:
         """Features and logits of at least one unmodified image, in float32."""
         return self.predictor.describe(self._squares(images))
+
+    def explain(
+        self,
+        images: ImagesLike,
+        classes: Int[np.ndarray, " n"] | None = None,
+        method: str = attribution.DEFAULT,
+    ) -> tuple[list[Float32[np.ndarray, "_ _"]], Int[np.ndarray, " n"]]:
+        """Where in each image the network sees a class.
+
+        Args:
+          images: Images as for `predict`.
+          classes: Index of the class to look for in each image; by default the predicted one.
+          method: One of `attribution.METHODS`.
+
+        Returns:
+          For each image a map in 0..1 at the image's own size, see `attribution.explain`; and the
+          class that the map is about.
+
+        Raises:
+          UserError: `images` are of another type or shape.
+        """
+        squares = self._squares(images)
+        if classes is None:
+            classes = self.predict(images).argmax(axis=-1)
+        step_config, data = self.predictor.step_config, self.config.data
+        maps = attribution.explain(
+            step_config.model,
+            self.predictor.variables,
+            step_config.mean,
+            step_config.std,
+            squares,
+            classes,
+            method,
+        )
+        sizes = [image.shape[:2] for image in arrays.as_rgb(images)]
+        restored = [
+            geometry.restore(square, *size, data.fit)
+            for square, size in zip(maps, sizes, strict=True)
+        ]
+        return restored, classes
 
     @property
     def tta(self) -> str:
@@ -147,7 +250,10 @@ def from_run(run: SavedRun, which: str = "best") -> Classifier:
         variables = soup.restore(run.workdir, shapes)
     else:
         variables = run.best_variables(shapes, ema=config.ema > 0 and which != "raw")
-    return with_files_of(run.workdir, config, classes, variables, run.best_step)
+    model = with_files_of(run.workdir, config, classes, variables, run.best_step)
+    if which != "best":  # What was fitted to the predictions of other weights does not apply.
+        model.calibrations, model.referral, model.detector = {}, None, None
+    return model
 
 
 def with_files_of(
@@ -163,8 +269,16 @@ def with_files_of(
       variables: Variables of the network.
       step: Training step of the variables.
     """
-    baseline, selected = load_baseline(folder), tta_selection.load(folder)
-    return Classifier(config, classes, variables, step, baseline, selected)
+    return Classifier(
+        config,
+        classes,
+        variables,
+        step,
+        load_baseline(folder),
+        tta_selection.load(folder),
+        calibration.load(folder),
+        referral.load(folder),
+    )
 
 
 def load_baseline(workdir: pathlib.Path) -> HistogramBaseline | None:

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+# Collection of arrays that are added to the maps at the ends of stages, by the names of the stages.
+# The gradient with respect to such an array is the gradient with respect to the map.
+PERTURBATIONS = "perturbations"
+
 
 class Backbone(nn.Module, kw_only=True):
     """A network without its classifier: images in, pooled features out.
 
-    A subclass implements `__call__` and sows the map at the end of each stage into the collection
-    "intermediates" as `stage_0`, `stage_1`, ..., the largest first.
+    A subclass implements `__call__`, and calls `end_stage` with the map at the end of each stage.
 
     Attributes:
       drop_path: stochastic depth's drop rate at the last block, in [0, 1). The rate grows linearly
@@ -42,6 +45,25 @@ class Backbone(nn.Module, kw_only=True):
             averages.
         """
         raise NotImplementedError
+
+    def end_stage(self, stage: int, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Marks the map at the end of a stage, so that others can read and perturb it.
+
+        The map is sown into the collection "intermediates" as `stage_0`, `stage_1`, ..., the
+        largest first.
+
+        Args:
+          stage: number of the stage.
+          x: the map.
+
+        Returns:
+          The map, plus the array of its name in the collection `PERTURBATIONS` if there is one.
+        """
+        name = f"stage_{stage}"
+        self.sow("intermediates", name, x)
+        if self.has_variable(PERTURBATIONS, name):
+            x = x + self.get_variable(PERTURBATIONS, name)
+        return x
 
 
 def drop_path_rates(last: float, blocks: int) -> list[float]:

@@ -150,5 +150,5 @@ class ConvNeXt(Backbone):
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",
                 )(x, train)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
         return LayerNorm(dtype=self.dtype, name="norm")(spatial_mean(x))

@@ -119,5 +119,5 @@ class DenseNet(Backbone):
                     name=f"stage_{stage}_layer_{layer}",
                 )(x, train, update_stats)
                 x = jnp.concatenate((x, new), axis=-1)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
         return spatial_mean(norm_relu(x, "norm"))

@@ -255,7 +255,7 @@ class EfficientNet(Backbone):
                     name=f"stage_{i}_block_{block}",
                 )(x, train, update_stats)
                 done += 1
-            self.sow("intermediates", f"stage_{i}", x)
+            x = self.end_stage(i, x)
         return spatial_mean(self._conv(x, self.features, 1, 1, "last", update_stats))
 
     def _conv(self, x, features, size, stride, name, update_stats):

@@ -200,8 +200,8 @@ class Mixed(Units):
 class InceptionV3(Backbone, Units):
     """Inception-v3; attributes as in `Backbone` and `Units`.
 
-    It sows five stages: the maps before the stem's two max pools, and the map after the last block
-    of each of three resolutions.
+    It has five stages, which end before the stem's two max pools and after the last block of each of
+    three resolutions.
     """
 
     @nn.compact
@@ -213,7 +213,7 @@ class InceptionV3(Backbone, Units):
         for stage, stem in enumerate(STEMS):
             for unit in stem:
                 x = self.run(unit, x, update_stats)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
             x = max_pool(x, 3, 2, "valid")
         for name, branches in BLOCKS.items():
             x = maybe_remat(Mixed, self.remat)(
@@ -225,5 +225,5 @@ class InceptionV3(Backbone, Units):
                 name=name,
             )(x, update_stats)
             if name in _STAGES:
-                self.sow("intermediates", f"stage_{_STAGES[name]}", x)
+                x = self.end_stage(_STAGES[name], x)
         return spatial_mean(x)

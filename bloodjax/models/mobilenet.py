@@ -79,7 +79,7 @@ class Block(nn.Module):
 class MobileNet(Backbone):
     """MobileNetV1. Has no residual branches, so `drop_path` and `train` have no effect.
 
-    It sows five stages: the map after the last block of each resolution.
+    It has five stages, which end after the last block of each resolution.
 
     Attributes:
       multiplier: width multiplier of every layer's channels.
@@ -124,5 +124,5 @@ class MobileNet(Backbone):
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",
                 )(x, update_stats)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
         return spatial_mean(x)

@@ -152,5 +152,5 @@ class ResNet(Backbone):
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",
                 )(x, train, update_stats)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
         return spatial_mean(x)

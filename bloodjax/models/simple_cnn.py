@@ -44,7 +44,7 @@ class SimpleCNN(Backbone):
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             run_stage = maybe_remat(SimpleCNN._stage, self.remat)
             x = run_stage(self, x, stage, depth, width, update_stats)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
         x = spatial_mean(x)
         return Dropout(self.drop_path, axis_name=self.axis_name)(x, train)
 

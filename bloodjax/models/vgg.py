@@ -62,7 +62,7 @@ def adaptive_avg_pool(
 class VGG(Backbone):
     """VGG. Has no residual branches, so `drop_path` and `train` have no effect.
 
-    It sows five stages: the maps before the max pools.
+    It has five stages, which end before the max pools.
 
     Attributes:
       depths: convolutions per stage.
@@ -93,7 +93,7 @@ class VGG(Backbone):
                 continue
             run_stage = maybe_remat(VGG._stage, self.remat)
             x = run_stage(self, x, stage, depth, width, update_stats)
-            self.sow("intermediates", f"stage_{stage}", x)
+            x = self.end_stage(stage, x)
             x = max_pool(x, 2, 2, "valid")
         return self._top(x) if self.top else spatial_mean(x)
 

@@ -16,7 +16,7 @@ import math
 import os
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 from scipy import ndimage
 
 from bloodjax.data.synthetic.morphology import KINDS, STAINS, Morphology, Range
@@ -42,7 +42,22 @@ def render_cells(
       seed: Random seed; the images depend on labels, size and seed only.
       workers: Number of threads, by default one per core.
     """
+    return render_with_masks(labels, size, seed, workers)[0]
+
+
+def render_with_masks(
+    labels: Int32[np.ndarray, " n"], size: int, seed: int, workers: int | None = None
+) -> tuple[UInt8[np.ndarray, "n size size 3"], Bool[np.ndarray, "n size size"]]:
+    """Renders the images of `render_cells`, and where the white cell is in each of them.
+
+    The arguments are those of `render_cells`.
+
+    Returns:
+      The images, and the pixels of which at least half lies inside the outline of the white cell,
+      before lens and camera blur it.
+    """
     images = np.empty((len(labels), size, size, 3), np.uint8)
+    masks = np.empty((len(labels), size, size), bool)
     step = max(1, CHUNK_PIXELS // size**2)
     chunks = []
     for label, kind in enumerate(KINDS.values()):
@@ -56,12 +71,12 @@ def render_cells(
         radius = smear.sample(kind.radius)
         smear.red_cells(room=radius)
         smear.strays(room=radius)
-        smear.white_cell(kind, radius)
+        masks[where] = smear.white_cell(kind, radius) >= 0.5
         images[where] = smear.to_images()
 
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         list(pool.map(render_chunk, chunks, seeds))
-    return images
+    return images, masks
 
 
 class _Smear:
@@ -186,8 +201,8 @@ class _Smear:
             np.minimum(distance, away - width, out=distance)
         return distance
 
-    def white_cell(self, kind: Morphology, radius: np.ndarray) -> None:
-        """Adds the cell in the middle, over everything else."""
+    def white_cell(self, kind: Morphology, radius: np.ndarray) -> Field:
+        """Adds the cell in the middle, over everything else, and returns the area it covers."""
         angle, aspect = self.sample(TURN), self.sample((0.9, 1.1))
         dx, dy = self.x - self.sample((-0.1, 0.1)), self.y - self.sample((-0.1, 0.1))
         # Coordinates along the cell's own axes, in units of its radii.
@@ -216,6 +231,7 @@ class _Smear:
                 bare = body * (1 - nucleus)
         grains = np.clip(1.6 * (self.texture(kind.grain) - self.sample(kind.sparse)), 0, 1)
         self.stains[kind.granule] += bare * grains * self.sample(kind.granules)
+        return body
 
     def to_images(self) -> UInt8[np.ndarray, "n size size 3"]:
         """Renders the smear as seen by the camera; stain, light, focus and noise vary by image."""
