@@ -157,7 +157,14 @@ def select(
     return f"{stem}-{split}", _take_split(dataset, split)
 
 
-def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], name: str) -> Dataset:
+def recall(
+    config: Config,
+    splits_file: pathlib.Path,
+    classes: Sequence[str],
+    name: str,
+    *,
+    lazy: bool = False,
+) -> Dataset:
     """Reads a split of a trained run from the source that its `splits.json` names.
 
     Args:
@@ -165,6 +172,7 @@ def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], na
       splits_file: `splits.json` of the run.
       classes: Class names of the run; the labels follow their order.
       name: "train", "validation" or "test".
+      lazy: Whether images of a folder or zip are read only when they are indexed.
 
     Raises:
       UserError: The run has no such split, or its source is missing or has changed.
@@ -175,7 +183,7 @@ def recall(config: Config, splits_file: pathlib.Path, classes: Sequence[str], na
     others = [config.data[key] for key in (name, "train")]
     spec = KnownSources(saved).locate(splits_file, name, [str(other) for other in others])
     is_own = saved["sources"][name] == saved["sources"]["train"]
-    dataset = _load(config, spec, classes, is_own)
+    dataset = _load(config, spec, classes, is_own, lazy)
     return dataset.take(positions(spec, dataset, saved["parts"][name]))
 
 
@@ -245,7 +253,9 @@ def positions(spec: str, dataset: Dataset, names: Sequence[str]) -> Int[np.ndarr
     return np.array(found, int)
 
 
-def _load(config: Config, spec: str, classes: Sequence[str], is_own: bool) -> Dataset:
+def _load(
+    config: Config, spec: str, classes: Sequence[str], is_own: bool, lazy: bool = False
+) -> Dataset:
     """Reads a source; `is_own` says whether it is the one that the run was trained on."""
     return sources.load(
         spec,
@@ -255,6 +265,7 @@ def _load(config: Config, spec: str, classes: Sequence[str], is_own: bool) -> Da
         # As the run read them: the labels of a file without names follow those that the user gave.
         positional=is_own or bool(config.data.classes),
         seed=config.seed,
+        lazy=lazy,
     )
 
 
