@@ -1,8 +1,8 @@
 """Locating weight files and reading their tensors, whatever the format.
 
 A location, the value of `config.model.weights`, is a path of a file or of a folder that contains
-`model.safetensors`, `hf:OWNER/NAME[@REVISION][:FILE]` on the Hugging Face Hub, or `package:NAME`: an
-installed Python package that contains one weight file.
+`model.safetensors`, `hf:OWNER/NAME[@REVISION][:FILE]` on the Hugging Face Hub, or `package:NAME`:
+an installed Python package that contains one weight file.
 """
 
 from __future__ import annotations
