@@ -29,6 +29,7 @@ FLOORS = (
     "attribution",
     "planning",
     "evaluation",
+    "serving",
     "run",
     "cross_validation",
 )
@@ -43,6 +44,7 @@ COMMANDS = (
     "list_configs",
     "preview",
     "plan",
+    "serve",
 )
 # What the whole project is written in; every other library is imported by one module.
 LANGUAGE = {"flax", "jax", "jaxtyping", "numpy", "optax", "scipy"}

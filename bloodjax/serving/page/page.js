@@ -454,7 +454,7 @@ async function heat() {
     $("heat").src = URL.createObjectURL(blob);
     $("heat").alt = `Heat map for ${name}`;
     $("heat").hidden = false;
-    $("caption").textContent = `What speaks for ${name}: most where it is red, least where it is blue.`;
+    $("caption").textContent = `What speaks for ${name}: most where it is yellow, nothing where the image is unchanged.`;
   } catch (error) {
     if (error.name !== "AbortError" && item === selected) $("caption").textContent = error.message;
   }
