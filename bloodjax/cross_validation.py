@@ -22,7 +22,7 @@ from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, evaluator, run_report
+from bloodjax.evaluation import ensemble, evaluator, label_review, run_report
 from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
@@ -175,20 +175,23 @@ def _finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, 
     evaluator.write_baseline(workdir, train)
     distributed.barrier()
     model = ensemble.load(workdir)
-    results, mistakes = {}, ()
+    results, headline, known = {}, None, {}
     if splits.test is not None:
         out = workdir / "evaluate" / "test"
         source = results_lib.of_run("test", splits.test.reading.spec)
         results["test"], probabilities = evaluator.evaluate(
             model, splits.test, out, tta=None, source=source
         )
-        mistakes = run_report.confident_mistakes(splits.test, probabilities)
+        headline, known["test"] = run_report.Headline(splits.test, probabilities), probabilities
     results[OUT_OF_FOLD], probabilities = out_of_fold(model, train, workdir)
-    if splits.test is None:
-        mistakes = run_report.confident_mistakes(train, probabilities)
+    known["train"] = probabilities
+    headline = headline or run_report.Headline(train, probabilities)
     for name, result in results.items():
         console.log_info(evaluator.summary(name, result))
-    run_report.write(config, workdir, splits, model, results, mistakes)
+    review = None
+    if config.evaluation.label_review:
+        review = label_review.review(model, workdir, splits, known)
+    run_report.write(config, workdir, splits, model, results, headline, review)
     return results
 
 

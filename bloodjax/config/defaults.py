@@ -201,6 +201,18 @@ def defaults() -> ml_collections.ConfigDict:
                 "tta_select": "none",
                 # Bootstrap resamples for the 95 % confidence intervals of the metrics.
                 "bootstrap": 1000,
+                # Whether to list labels that are likely wrong, in label_review.csv and the report.
+                "label_review": True,
+                # Calibration of the probabilities, fitted on the validation split after training:
+                # none, temperature, vector (a scale and a bias for each class), or auto
+                # (temperature, unless vector is better on held-out folds of validation).
+                "calibration": "auto",
+                # Share of wrong answers among those that are not referred to a person. The
+                # threshold of confidence is chosen for it on the validation split.
+                "target_error": 0.005,
+                # Conformal sets: the share of images whose set of classes may lack the true one,
+                # such as 0.05. 0 writes no sets.
+                "conformal": 0.0,
             },
             # Minutes between checkpoints within an epoch. A checkpoint is also written after every
             # epoch.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
@@ -29,6 +30,10 @@ SUFFIXES = (
 MAX_PIXELS = 64_000_000
 
 PillowImage = Image.Image
+
+# Whether Pillow resizes the rows of a tall image before its columns. Each pass rounds to integers,
+# so the results differ.
+ROWS_BEFORE_COLUMNS = int(PIL.__version__.partition(".")[0]) >= 13
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -379,6 +384,17 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """Encodes `image` as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_thumbnail(
+    image: UInt8[np.ndarray, "height width 3"], side: int, quality: int = 82
+) -> bytes:
+    """Encodes `image` as a JPEG file, shrunk so that neither side is longer than `side` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
 
 

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bloodjax import distributed, metrics
 from bloodjax.cli import console
@@ -18,16 +18,20 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import (
     classifier,
     histogram_baseline,
+    label_review,
     run_report,
     soup,
     tables,
     tta_selection,
+    uncertainty,
 )
+from bloodjax.evaluation import answers as answers_lib
 from bloodjax.evaluation import results as results_lib
+from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder
-from bloodjax.metrics import significance
+from bloodjax.metrics import conformal, selective, significance
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import BASELINE_FILE, open_run
 
@@ -36,8 +40,9 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
     """Evaluates a trained run on test and validation, and writes its report.
 
     Fits the colour-histogram baseline, makes the soup and selects the views if the config asks for
-    them, and evaluates the best weights; distorted copies of the splits are evaluated too. Writes
-    `baseline.json`, `evaluate/<split>/` and `report/index.html`.
+    them, fits calibration, detector and referral (`uncertainty.fit_run`), and evaluates the best
+    weights; distorted copies of the splits are evaluated too. Writes `baseline.json`,
+    `evaluate/<split>/` and `report/index.html`.
 
     Args:
       config: Config of the run.
@@ -65,18 +70,22 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
     options = config.evaluation
     if options.tta_select != "none" and splits.validation is not None:
         select_views(model, workdir, splits.validation, options.tta, options.tta_select)
-    results, mistakes = {}, ()
+    uncertainty.fit_run(model, workdir, splits.train, splits.validation)
+    results, headline, known = {}, None, {}
     for name, dataset in splits.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
         source = results_lib.of_run(name, dataset.reading.spec)
         result, probabilities = evaluate(
             model, dataset, out, tta=model.tta, source=source, comparisons=comparisons
         )
-        if not results:
-            mistakes = run_report.confident_mistakes(dataset, probabilities)
-        results[name] = result
-        console.log_info(summary(name, result))
-    run_report.write(config, workdir, splits, model, results, mistakes)
+        headline = headline or run_report.Headline(dataset, probabilities)
+        results[name], known[name] = result, probabilities
+        for line in lines(name, result):
+            console.log_info(line)
+    review = None
+    if options.label_review:
+        review = label_review.review(model, workdir, splits, known)
+    run_report.write(config, workdir, splits, model, results, headline, review)
     return results
 
 
@@ -101,13 +110,18 @@ def evaluate(
 
     Returns:
       The content of `metrics.json`, and the class probabilities. The content is that of
-      `metrics.evaluate`, and in addition
+      `metrics.evaluate` for calibrated probabilities, and in addition
+      "calibration": the calibration, and scores before it;
+      "selective": the risk-coverage curve, its area, and the operating point;
+      "rejection": the detector of unlike images, and the share of the images that it rejects;
+      "conformal": coverage and size of the conformal sets;
       "source": the source of the images;
       "step" and "tta": step and views of the model;
       "tta_effect": the effect of the views (`significance.compare`);
       "members": metrics of an ensemble's members (`Ensemble.member_metrics`);
       "baseline": accuracy of the colour-histogram baseline;
-      "beside": metrics of the `comparisons` (`metrics.quick`).
+      "beside": metrics of the `comparisons` (`metrics.quick`), which have no calibration.
+    What the model has no thresholds or calibration for is left out.
 
     Raises:
       UserError: `out` cannot be written to, or `tta` is invalid.
@@ -115,13 +129,19 @@ def evaluate(
     make_folder(out)
     members = []
     if isinstance(model, Ensemble):
-        each = model.predict_members(dataset.images, tta)
-        both, members = each.mean(axis=0), model.member_metrics(each[:, :, 0], dataset.labels)
+        raw = model.predict_members(dataset.images, tta, calibrated=False)
+        each = model.calibrate(raw, tta)
+        before, both = raw.mean(axis=0)[:, 0], each.mean(axis=0)
+        members = model.member_metrics(each[:, :, 0], dataset.labels)
     else:
-        both = model.predict_with_plain(dataset.images, tta)
+        raw = model.predict_with_plain(dataset.images, tta, calibrated=False)
+        before, both = raw[:, 0], model.calibrate(raw, tta)
     probabilities, plain = both[:, 0], both[:, 1]
-    config = model.config
+    config, answers = model.config, model.judge(dataset.images, probabilities)
     result = score(probabilities, dataset, config)
+    if model.is_calibrated:
+        result["calibration"] = _calibration(model, tta, before, dataset.labels)
+    result |= judged(model, answers, dataset.labels)
     result |= {"source": dict(source), "step": model.step, "tta": tta or model.tta}
     if result["tta"] != "none":
         result["tta_effect"] = significance.compare(
@@ -141,8 +161,74 @@ def evaluate(
             name: metrics.quick(other.predict(dataset.images, tta), dataset.labels)
             for name, other in comparisons.items()
         }
-    write(out, result, dataset, probabilities)
+    write(out, result, dataset, probabilities, answers)
     return result, probabilities
+
+
+def _calibration(
+    model: Classifier | Ensemble,
+    tta: str | None,
+    before: Float[np.ndarray, "n classes"],
+    labels: np.ndarray,
+) -> dict[str, object]:
+    """The entry "calibration" of `metrics.json`, given uncalibrated class probabilities."""
+    members = model.members.values() if isinstance(model, Ensemble) else [model]
+    found = [member.calibration(tta) for member in members]
+    scores = metrics.quick(before, labels)
+    return {
+        "method": " and ".join(sorted({one.method for one in found})),
+        "temperature": found[0].temperature if len(found) == 1 else None,
+        "ece_before": scores["ece"],
+        "nll_before": scores["loss"],
+        "accuracy_before": scores["accuracy"],
+        "reliability_before": metrics.reliability(before, labels),
+    }
+
+
+def judged(
+    model: Classifier | Ensemble, answers: Answers, labels: Int[np.ndarray, " n"]
+) -> dict[str, dict]:
+    """The entries "selective", "rejection" and "conformal" of `metrics.json`.
+
+    Args:
+      model: The model that gave the answers.
+      answers: Answers to at least one image.
+      labels: True class indices.
+    """
+    correct, options = answers.predicted == labels, model.config.evaluation
+    area = selective.aurc_interval(
+        answers.confidence, correct, bootstrap=options.bootstrap, seed=model.config.seed
+    )
+    content = {
+        "selective": {
+            "aurc": selective.aurc(answers.confidence, correct),
+            "aurc_ci95": list(area),
+            "curve": selective.curve(answers.confidence, correct),
+        }
+    }
+    if model.referral is not None:
+        content["selective"]["operating_point"] = {
+            "target_error": model.referral.target_error,
+            "threshold": model.referral.threshold,
+            **selective.operating_point(~answers.refer, correct),
+            "unsure": float(answers.unsure.mean()),
+            "unlike": float(answers.unlike.mean()),
+        }
+    if answers.distance is not None:
+        detectors = [one.detector for one in getattr(model, "members", {"": model}).values()]
+        first = detectors[0] if len(detectors) == 1 else None
+        content["rejection"] = {
+            "method": "vote of the members" if first is None else first.method,
+            "threshold": 0.5 if first is None else float(first.threshold),
+            "rejected": float(answers.unlike.mean()),
+        }
+    if answers.sets is not None:
+        content["conformal"] = {
+            "alpha": model.referral.alpha,
+            "threshold": model.referral.set_threshold,
+            **conformal.coverage(answers.sets, labels),
+        }
+    return content
 
 
 def score(
@@ -182,6 +268,28 @@ def select_views(
     )
 
 
+def lines(name: str, result: Mapping) -> list[str]:
+    """What to log on the evaluation of a split: `summary`, and what is referred."""
+    found = [summary(name, result)]
+    if point := result["selective"].get("operating_point"):
+        found.append(f"{name}: {referral_summary(point)}")
+    if "rejection" in result:
+        unlike = round(result["rejection"]["rejected"] * result["n"])
+        if remark := answers_lib.unlike_remark(unlike, result["n"]):
+            found.append(f"{name}: {remark}")
+    return found
+
+
+def referral_summary(point: Mapping) -> str:
+    """One line on an operating point of `metrics.json`."""
+    if point["error"] is None:
+        return "refers every image"
+    return (
+        f"refers {point['referred']:.1%} of cells; error on the rest {point['error']:.2%}, at most "
+        f"{point['error_ci95'][1]:.2%}"
+    ).replace("%", " %")
+
+
 def summary(name: str, result: Mapping) -> str:
     """One line on the evaluation of a split, given the content of its `metrics.json`."""
     low, high = result["ci95"]["accuracy"]
@@ -206,11 +314,22 @@ def write(
     result: Mapping[str, object],
     dataset: Dataset,
     probabilities: Float[np.ndarray, "n classes"],
+    answers: Answers | None = None,
 ) -> None:
-    """Writes `metrics.json` and `predictions.csv` to the folder `out`."""
+    """Writes `metrics.json` and `predictions.csv` to the folder `out`.
+
+    Args:
+      out: The folder.
+      result: Content of `metrics.json`.
+      dataset: The images.
+      probabilities: Their class probabilities.
+      answers: Which of them to refer, and why; None if that is not known.
+    """
     atomic_write(out / results_lib.METRICS_FILE, json.dumps(result, indent=2) + "\n")
     labels = [dataset.classes[label] for label in dataset.labels]
-    columns = tables.predictions(dataset.names, dataset.classes, probabilities, labels)
+    columns = tables.predictions(
+        dataset.names, dataset.classes, probabilities, labels, **answers_lib.columns(answers)
+    )
     tables.write(out / "predictions.csv", columns)
 
 

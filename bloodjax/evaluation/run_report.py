@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import pathlib
@@ -10,23 +11,39 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 
 from bloodjax import distributed
+from bloodjax.attribution import overlay
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import statement
 from bloodjax.data.dataset import Dataset
+from bloodjax.evaluation import label_review
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.profiling import recorder
-from bloodjax.report import run_page
+from bloodjax.report import picture_choice, run_content, run_page
 from bloodjax.training import class_balance, metric_writer
 from bloodjax.training.input_pipeline import Splits
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+_MAX_SUSPECTS = 60  # as images; label_review.csv has all
 _AUDIT_LISTS = ("junk", "exact_duplicates", "near_duplicates", "label_conflicts", "leakage")
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """The split that the report is about.
+
+    Attributes:
+      dataset: Its images.
+      probabilities: Their class probabilities.
+    """
+
+    dataset: Dataset
+    probabilities: Float[np.ndarray, "n classes"]
 
 
 def write(
@@ -35,7 +52,8 @@ def write(
     splits: Splits,
     model: Classifier | Ensemble,
     results: Mapping[str, dict],
-    mistakes: Sequence[run_page.Mistake],
+    headline: Headline | None,
+    review: label_review.Review | None = None,
 ) -> None:
     """Writes `report/index.html`; only the primary process does.
 
@@ -45,7 +63,8 @@ def write(
       splits: Splits of the run.
       model: The evaluated model.
       results: Split -> content of its `metrics.json`. The first split is the headline.
-      mistakes: Misclassified images of the headline split.
+      headline: The images of the first split of `results`; None without evaluated splits.
+      review: Labels to look at again, or None if they were not judged.
     """
     if not distributed.is_primary():
         return
@@ -58,14 +77,20 @@ def write(
     if config.loss.class_weights != "none":
         values = class_balance.class_weights(config, splits.train.labels, len(model.classes))
         weights = dict(zip(model.classes, values.tolist(), strict=True))
-    content = run_page.build(
+    content = run_content.RunContent(
         name=workdir.resolve().name,
         config=config.to_dict(),
         history=history,
         evaluations=results,
         best_step=model.step,
-        baselines={name: result["baseline"]["accuracy"] for name, result in results.items()},
-        mistakes=mistakes,
+        baselines={
+            name: result["baseline"]["accuracy"]
+            for name, result in results.items()
+            if "baseline" in result
+        },
+        **(_pictures(model, headline) if headline is not None else {}),
+        groups=_groups(config, headline) if headline is not None else None,
+        labels=_labels(splits, review) if review is not None else None,
         audit=_audit_counts(
             workdir,
             used=sum(sum(by_class.values()) for by_class in counts.values()),
@@ -80,24 +105,88 @@ def write(
     )
     make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
-    atomic_write(page, content)
+    atomic_write(page, run_page.build(content))
     console.log_info(f"report: {page}")
 
 
-def confident_mistakes(
-    dataset: Dataset, probabilities: Float[np.ndarray, "n classes"]
-) -> list[run_page.Mistake]:
-    """The misclassified images of `dataset` with the highest confidence."""
-    return [
-        run_page.Mistake(
-            image=dataset.images[i],
-            name=dataset.names[i],
-            true=dataset.classes[dataset.labels[i]],
-            predicted=dataset.classes[int(probabilities[i].argmax())],
-            confidence=float(probabilities[i].max()),
+def _pictures(model: Classifier | Ensemble, headline: Headline) -> dict[str, object]:
+    """The images of the report, with heat maps where the model is a single network."""
+    dataset, probabilities = headline.dataset, headline.probabilities
+    mistakes = picture_choice.confident_mistakes(probabilities, dataset.labels)
+    cells = picture_choice.cells(probabilities, dataset.labels)
+    examples = picture_choice.examples(probabilities, dataset.labels)
+    explained = np.unique(
+        np.concatenate([mistakes, *(i for both in examples.values() for i in both)])
+    )
+    overlays = _overlays(model, headline, explained)
+    predicted, classes = probabilities.argmax(axis=1), dataset.classes
+
+    def pictures(indices: Sequence[int]) -> list[run_content.Picture]:
+        return [
+            run_content.Picture(
+                image=dataset.images[i],
+                name=dataset.names[i],
+                label=classes[dataset.labels[i]],
+                predicted=classes[predicted[i]],
+                confidence=float(probabilities[i].max()),
+                overlay=overlays.get(int(i)),
+            )
+            for i in indices
+        ]
+
+    return {
+        "mistakes": pictures(mistakes),
+        "cells": {
+            (classes[label], classes[other]): pictures(indices)
+            for (label, other), indices in cells.items()
+        },
+        "examples": {
+            classes[label]: run_content.ClassExamples(pictures(typical), pictures(doubtful))
+            for label, (typical, doubtful) in examples.items()
+        },
+    }
+
+
+def _overlays(
+    model: Classifier | Ensemble, headline: Headline, indices: Int[np.ndarray, " m"]
+) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
+    """The images at `indices` under the heat maps of their predicted classes."""
+    if isinstance(model, Ensemble) or not len(indices):
+        return {}
+    images = np.asarray(headline.dataset.images[indices])
+    maps, _ = model.explain(images, headline.probabilities[indices].argmax(axis=1))
+    return {
+        int(i): overlay.overlay(image, heat)
+        for i, image, heat in zip(indices, images, maps, strict=True)
+    }
+
+
+def _groups(config: Config, headline: Headline) -> run_content.Groups | None:
+    correct = headline.probabilities.argmax(axis=1) == headline.dataset.labels
+    return run_content.by_group(headline.dataset.groups, correct, config.seed)
+
+
+def _labels(splits: Splits, review: label_review.Review) -> run_content.LabelReview:
+    """The labels to look at again, with the images of the most suspicious ones."""
+    datasets = dict(splits.items())
+    places: dict[str, dict[str, int]] = {}
+    suspects = []
+    for finding in review.findings[:_MAX_SUSPECTS]:
+        dataset = datasets[finding.split]
+        if finding.split not in places:
+            places[finding.split] = {name: i for i, name in enumerate(dataset.names)}
+        suspects.append(
+            run_content.Suspect(
+                image=dataset.images[places[finding.split][finding.name]],
+                name=finding.name,
+                split=finding.split,
+                label=finding.label,
+                suggested=finding.suggested,
+                label_probability=finding.label_probability,
+                suggested_probability=finding.suggested_probability,
+            )
         )
-        for i in run_page.most_confident_mistakes(probabilities, dataset.labels)
-    ]
+    return run_content.LabelReview(review.judged, suspects)
 
 
 def _audit_counts(workdir: pathlib.Path, used: int, cleaned: bool) -> dict[str, int]:

@@ -37,6 +37,11 @@ def render(template: str, **context: object) -> str:
     return _ENVIRONMENT.get_template(template).render(context)
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG file as the `src` of an `<img>`, so that the page needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def data_uri(file: bytes, kind: str = "png") -> str:
+    """An encoded image as the `src` of an `<img>`, so that the page needs no other file.
+
+    Args:
+      file: Content of the file.
+      kind: Its media type below "image/", such as "jpeg".
+    """
+    return f"data:image/{kind};base64," + base64.b64encode(file).decode("ascii")

@@ -135,54 +135,17 @@ def _plot_series(axes: Axes, values: Sequence[float], label: str, colour: str, d
     )
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Plots counts [true][predicted], shaded by the share of the true class's images."""
-    counts = np.asarray(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ticks = np.arange(len(classes))
-    names = labels.shortened(classes)
-    # The labels below the plot are at an angle of 35 degrees.
-    more = _extra_inches(names)
-    with _figure(1.5 + 0.6 * len(classes) + more, 1.2 + 0.5 * len(classes) + 0.6 * more) as figure:
-        axes = figure.subplots()
-        for (row, column), count in np.ndenumerate(counts):
-            share = shares[row, column]
-            # The cube root makes rare confusions visible.
-            colour, strength = (GOOD if row == column else ACCENT), np.cbrt(share)
-            axes.add_patch(
-                matplotlib.patches.Rectangle(
-                    (column - 0.48, row - 0.47), 0.96, 0.94, color=colour, alpha=strength, lw=0
-                )
-            )
-            text = f"{count:,}\n{share:.0%}" if row == column and count else f"{count:,}"
-            ink = CARD if strength > 0.6 else INK if count else SOFT
-            axes.text(
-                column, row, text, ha="center", va="center", color=ink, alpha=1 if count else 0.6
-            )
-        axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
-        stand_ins = _stand_ins(names)
-        axes.set_xticks(ticks, stand_ins, rotation=35, ha="right")
-        axes.set_yticks(ticks, stand_ins)
-        texts = [*axes.get_xticklabels(), *axes.get_yticklabels()]
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0, labelcolor=INK)
-        total = counted(counts.sum(), "image")
-        label = f"confusion matrix: {np.trace(counts)} of {total} on the diagonal"
-        return _svg(figure, label, texts, 2 * names)
-
-
-def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
+def reliability_diagram(
+    bins: Mapping[str, Sequence], before: Mapping[str, Sequence] | None = None
+) -> str:
     """Plots accuracy by confidence with 95 % intervals, above a histogram of confidence.
 
     Args:
       bins: Result of `bloodjax.metrics.reliability`.
+      before: The same before calibration, which is plotted without intervals.
     """
-    filled = [i for i, count in enumerate(bins["count"]) if count]
-    confidence, accuracy, count = (
-        np.array([bins[key][i] for i in filled]) for key in ("confidence", "accuracy", "count")
-    )
+    filled, confidence, accuracy = _filled(bins)
+    count = np.array(bins["count"])[filled]
     limits = [
         wilson_interval(round(share * n), int(n)) for share, n in zip(accuracy, count, strict=True)
     ]
@@ -190,10 +153,19 @@ def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
     with _figure(4.6, 4.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1, label="perfect")
+        if before is not None:
+            _, uncalibrated, correct = _filled(before)
+            above.plot(
+                uncalibrated, correct, "s:", color=SOFT, markersize=4, label="before calibration"
+            )
         above.vlines(confidence, *np.transpose(limits), color=ACCENT, linewidth=1.2)
-        above.plot(confidence, accuracy, "o", color=ACCENT, markersize=4.5, label="model")
+        label = "model" if before is None else "after calibration"
+        above.plot(confidence, accuracy, "o", color=ACCENT, markersize=4.5, label=label)
         above.set(ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
         above.legend(loc="upper left")
+        if before is not None:
+            counts = np.where(np.array(before["count"]) > 0, before["count"], np.nan)
+            below.stairs(counts, edges, color=SOFT, linestyle=":", baseline=None)
         below.bar(
             edges[:-1], bins["count"], np.diff(edges), align="edge", color=ACCENT, edgecolor=CARD
         )
@@ -205,24 +177,90 @@ def reliability_diagram(bins: Mapping[str, Sequence]) -> str:
         return _svg(figure, "reliability diagram: accuracy against confidence")
 
 
+def _filled(bins: Mapping[str, Sequence]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Indices of the bins with images, and their mean confidence and accuracy."""
+    filled = [i for i, count in enumerate(bins["count"]) if count]
+    confidence, accuracy = (
+        np.array([bins[key][i] for i in filled]) for key in ("confidence", "accuracy")
+    )
+    return filled, confidence, accuracy
+
+
 def class_recalls(per_class: Mapping[str, Mapping]) -> str:
     """Plots the recall of each class with its 95 % interval; classes without images are empty."""
-    names = labels.shortened(list(per_class))
-    with _figure(4.6 + _extra_inches(names), 0.9 + 0.3 * len(per_class)) as figure:
+    rows = {name: (scores["recall"], scores["recall_ci95"]) for name, scores in per_class.items()}
+    return _intervals(rows, "recall", "recall of each class with its 95 % interval")
+
+
+def group_accuracies(groups: Mapping[str, tuple[float, Sequence[float]]], overall: float) -> str:
+    """Plots the accuracy of each group with its 95 % interval, and the accuracy of all images.
+
+    Args:
+      groups: Name of each group -> its accuracy and the limits of the interval.
+      overall: Accuracy of all images.
+    """
+    label = "accuracy of each group with its 95 % interval"
+    return _intervals(groups, "accuracy", label, overall)
+
+
+def _intervals(
+    rows: Mapping[str, tuple[float | None, Sequence[float] | None]],
+    quantity: str,
+    label: str,
+    overall: float | None = None,
+) -> str:
+    """Plots a share and its interval for each row; None is an empty row."""
+    names = labels.shortened(list(rows))
+    with _figure(4.6 + _extra_inches(names), 0.9 + 0.3 * len(rows)) as figure:
         axes = figure.subplots()
-        for row, scores in enumerate(per_class.values()):
-            if scores["recall"] is not None:
-                axes.hlines(row, *scores["recall_ci95"], color=ACCENT, linewidth=1.6)
-                axes.plot(scores["recall"], row, "o", color=ACCENT, markersize=5, clip_on=False)
-        axes.set_yticks(range(len(per_class)), _stand_ins(names))
-        axes.set(ylim=(len(per_class) - 0.4, -0.6), xlabel="recall")
+        if overall is not None:
+            axes.axvline(overall, color=SOFT, linewidth=1, linestyle="--")
+        for row, (value, interval) in enumerate(rows.values()):
+            if value is not None:
+                axes.hlines(row, *interval, color=ACCENT, linewidth=1.6)
+                axes.plot(value, row, "o", color=ACCENT, markersize=5, clip_on=False)
+        axes.set_yticks(range(len(rows)), _stand_ins(names))
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=quantity)
         axes.set_xlim(right=1.005)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=5)  # More labels would overlap.
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        label = "recall of each class with its 95 % interval"
         return _svg(figure, label, axes.get_yticklabels(), names)
+
+
+def risk_coverage(
+    coverage: Sequence[float],
+    error: Sequence[float],
+    interval: tuple[Sequence[float], Sequence[float]] | None = None,
+    point: tuple[float, float] | None = None,
+    target: float | None = None,
+) -> str:
+    """Plots the error on the images that are answered against their share.
+
+    Args:
+      coverage: Share of the images that are answered, 0..1.
+      error: Share of wrong answers among them, 0..1.
+      interval: Lower and upper limits of the error's 95 % interval.
+      point: Coverage and error at the operating point.
+      target: The error that was asked for.
+    """
+    with _figure(4.6, 3.0) as figure:
+        axes = figure.subplots()
+        if interval is not None:
+            axes.fill_between(coverage, *interval, color=ACCENT, alpha=0.15, linewidth=0)
+        axes.plot(coverage, error, color=ACCENT)
+        if target is not None:
+            axes.axhline(target, color=SOFT, linewidth=1, linestyle="--", label="target")
+        if point is not None:
+            axes.plot(*point, "o", color=GOOD, markersize=6, label="operating point", clip_on=False)
+        if target is not None or point is not None:
+            axes.legend(loc="upper left")
+        axes.set(xlabel="images answered", ylabel="error on these", xlim=(0, 1.01))
+        axes.set_ylim(bottom=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        return _svg(figure, "error on the answered images against the share that is answered")
 
 
 def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:

@@ -1,4 +1,4 @@
-"""The report of a run: accuracy, uncertainty, calibration and errors."""
+"""The report of a run: accuracy, uncertainty, calibration, errors and what to do next."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
-from bloodjax.data.images import encode_png
+from bloodjax.cli.console import counted
 from bloodjax.metrics import wilson_interval
 from bloodjax.profiling import breakdown
-from bloodjax.report import html, plots
+from bloodjax.report import html, labels, next_steps, plots
+from bloodjax.report.pictures import Pictures
+from bloodjax.report.run_content import Picture, RunContent
 
+# Bytes of the page, and of its images to begin with; fewer if the rest of the page is large.
+MAX_BYTES = 5_000_000
+_PICTURE_BYTES = 3_500_000
+_SMALL = 64  # Pixels of an image of which there are many.
+# Rows beyond these would make a table or a figure too long to read, or the page too large.
+_MAX_MATRIX = 40
+_MAX_INTERVALS = 60
+_MAX_GROUP_ROWS = 200
 # Key in `audit.json` -> description, in the order of the page.
 AUDIT_FINDINGS = {
     "junk": "images that do not show a cell like the others, or repeat one image many times",
@@ -38,108 +47,184 @@ SCORES = {
     "ece": ("Expected calibration error", True),
     "brier": ("Brier score (0 to 2)", False),
 }
+# Section -> its title in the list of sections.
+_SECTIONS = {
+    "summary": "Summary",
+    "next": "Next steps",
+    "training": "Training",
+    "confusion": "Confusion matrix",
+    "classes": "Classes",
+    "calibration": "Calibration",
+    "referral": "When not to answer",
+    "unlike": "Unlike images",
+    "mistakes": "Errors",
+    "examples": "Typical and doubtful cells",
+    "labels": "Labels to look at again",
+    "groups": "Groups",
+    "sets": "All metrics",
+    "data": "Data",
+    "time": "Profile",
+    "config": "Reproducibility",
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Mistake:
-    """A misclassified image.
+class _Shown:
+    """A picture with the `src` of its image and of its overlay, "" if it has none."""
 
-    Attributes:
-      image: uint8 RGB image.
-      name: Name of the image in its dataset.
-      true: Name of its class.
-      predicted: Name of the predicted class.
-      confidence: Probability of the predicted class, 0..1.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
-    name: str
-    true: str
-    predicted: str
-    confidence: float
+    picture: Picture
+    src: str
+    overlay: str
+    referred: bool
 
 
-def most_confident_mistakes(
-    probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int = 24
-) -> Int[np.ndarray, " m"]:
-    """Indices of up to `k` misclassified images, by descending confidence."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    return wrong[order[:k]]
+def build(content: RunContent) -> str:
+    """Builds the report as a self-contained HTML page of at most 5 MB."""
+    figures = _figures(content)
+    budget = _PICTURE_BYTES
+    while True:
+        page = html.render("report.html", **figures, **_pictures(content, Pictures(budget)))
+        excess = len(page.encode()) - MAX_BYTES
+        if excess <= 0 or budget == 0:
+            return page
+        budget = max(0, budget - excess)
 
 
-def build(
-    *,
-    name: str,
-    config: Mapping[str, object],
-    history: Sequence[Mapping[str, object]],
-    evaluations: Mapping[str, Mapping[str, object]],
-    best_step: int | None = None,
-    baselines: Mapping[str, float] | None = None,
-    mistakes: Sequence[Mistake] = (),
-    audit: Mapping[str, int] | None = None,
-    audit_page: str = "../audit/index.html",
-    counts: Mapping[str, Mapping[str, int]] | None = None,
-    statement: Sequence[str] = (),
-    class_weights: Mapping[str, float] | None = None,
-    versions: Mapping[str, str] | None = None,
-    timings: Mapping[str, float] | None = None,
-    profile: Mapping[str, Mapping[str, object]] | None = None,
-) -> str:
-    """Builds the report as a self-contained HTML page. It names what is missing.
-
-    Args:
-      name: Name of the run.
-      config: Config of the run, ready for JSON.
-      history: Epoch lines of `metrics.jsonl`, in order.
-      evaluations: Split ("test") -> content of its `metrics.json`. The first split is the headline.
-      best_step: Step of the evaluated weights.
-      baselines: Split -> accuracy of the colour-histogram baseline.
-      mistakes: Misclassified images of the headline split, by descending confidence.
-      audit: Counts by key of `audit.json` (numbers of groups for duplicates, conflicts and
-        leakage), `n`, `dropped`, and `cleaned`: 1 if leaking images were left out, else 0.
-      audit_page: Link to the page of the audit.
-      counts: Split -> class -> number of images.
-      statement: Lines on the sources, the classes and what was left out, see `data.statement`.
-      class_weights: Class -> weight in the loss.
-      versions: Name of a package, or "device" -> version.
-      timings: Activity -> seconds.
-      profile: Phase -> its entry in `profile.json`.
-    """
+def _figures(content: RunContent) -> dict[str, object]:
+    """The values of the template, without its images."""
+    evaluations = content.evaluations
     measured = {
         split: _baseline(accuracy, evaluations[split]["n"])
-        for split, accuracy in (baselines or {}).items()
+        for split, accuracy in content.baselines.items()
         if split in evaluations
     }
-    headline = next(iter(evaluations), None)
-    return html.render(
-        "report.html",
-        name=name,
-        headline=headline and _headline(headline, evaluations[headline], measured.get(headline)),
-        evaluations=evaluations,
-        baselines=measured,
-        scores=SCORES,
-        curves=plots.training_curves(history, best_step) if history else {},
-        phases=_phases(history),
-        errors=[(html.data_uri(encode_png(error.image)), error) for error in mistakes],
-        audit=audit,
-        audit_findings=AUDIT_FINDINGS,
-        audit_page=audit_page,
-        counts=counts or {},
-        statement=statement,
-        class_weights=class_weights or {},
-        config=json.dumps(config, indent=2),
-        versions=versions or {},
-        timings={name: _duration(seconds) for name, seconds in (timings or {}).items()},
-        profile={
+    split = next(iter(evaluations), None)
+    values: dict[str, object] = {}
+    if split:
+        metrics = evaluations[split]
+        values = {
+            "headline": _headline(split, metrics, measured.get(split)),
+            "confusion": _confusion(content, metrics),
+            "calibration": _calibration(metrics),
+            "referral": _referral(evaluations, metrics),
+            "rejection": _rejection(evaluations),
+            "recalls_shown": _MAX_INTERVALS,
+            "recalls_left_out": len(metrics["classes"]) > _MAX_INTERVALS,
+            "next_steps": next_steps.collect(content),
+        }
+        if content.groups is not None:
+            shown = {s.name: (s.accuracy, s.ci95) for s in content.groups.scores[:_MAX_INTERVALS]}
+            values["group_plot"] = plots.group_accuracies(shown, metrics["accuracy"])
+    present = {
+        "next": split,
+        "referral": values.get("referral"),
+        "unlike": values.get("rejection"),
+        "examples": content.examples,
+        "labels": content.labels,
+        "groups": content.groups,
+        "time": content.profile,
+        **dict.fromkeys(
+            ("summary", "confusion", "classes", "calibration", "mistakes", "sets"), split
+        ),
+    }
+    sections = [(id, title) for id, title in _SECTIONS.items() if present.get(id, True)]
+    return {
+        "headline": None,
+        "calibration": None,
+        "referral": None,
+        **values,
+        "name": content.name,
+        "sections": sections,
+        "section_ids": [id for id, _ in sections],
+        "evaluations": evaluations,
+        "baselines": measured,
+        "scores": SCORES,
+        "curves": plots.training_curves(content.history, content.best_step)
+        if content.history
+        else {},
+        "phases": _phases(content.history),
+        "labels": content.labels,
+        "groups": content.groups,
+        "group_rows": _MAX_GROUP_ROWS,
+        "audit": content.audit,
+        "audit_findings": AUDIT_FINDINGS,
+        "audit_page": content.audit_page,
+        "counts": content.counts,
+        "statement": content.statement,
+        "class_weights": content.class_weights,
+        "config": json.dumps(content.config, indent=2),
+        "versions": content.versions,
+        "timings": {name: _duration(seconds) for name, seconds in content.timings.items()},
+        "profile": {
             phase: {**entry, "facts": breakdown.facts(entry)}
-            for phase, entry in (profile or {}).items()
+            for phase, entry in content.profile.items()
         },
-        percent=_percent,
-        interval=_interval,
-        number=_format_number,
-        points=_points,
-    )
+        "percent": _percent,
+        "interval": _interval,
+        "number": _format_number,
+        "points": _points,
+    }
+
+
+def _pictures(content: RunContent, pictures: Pictures) -> dict[str, object]:
+    """The images of the template, the most important first, until their budget is spent."""
+    threshold = _threshold(content)
+
+    def show(found: Sequence[Picture], side: int) -> list[_Shown]:
+        shown = []
+        for picture in found:
+            if src := pictures.add(picture.image, side):
+                overlay = picture.overlay
+                heat = "" if overlay is None else pictures.add(overlay, side)
+                shown.append(_Shown(picture, src, heat, picture.confidence < threshold))
+        return shown
+
+    mistakes = show(content.mistakes, 96)
+    suspects = []
+    for suspect in content.labels.suspects if content.labels else ():
+        if src := pictures.add(suspect.image):
+            suspects.append((src, suspect))
+    examples = []
+    for name, both in content.examples.items():
+        found = {"Typical": both.typical, "Doubtful": both.doubtful}
+        shown = [(title, show(images, _SMALL)) for title, images in found.items() if images]
+        if any(images for _, images in shown):
+            examples.append((name, shown))
+    cells = []
+    if content.evaluations:
+        metrics = next(iter(content.evaluations.values()))
+        places = {name: i for i, name in enumerate(metrics["classes"])}
+        for (label, predicted), found in content.cells.items():
+            if shown := show(found, _SMALL):
+                row, column = places[label], places[predicted]
+                cells.append(
+                    {
+                        "id": _cell_id(row, column),
+                        "label": label,
+                        "predicted": predicted,
+                        "count": metrics["confusion_matrix"][row][column],
+                        "shown": shown,
+                    }
+                )
+    linked = {cell["id"] for cell in cells}
+    every = [*mistakes, *(one for _, both in examples for _, shown in both for one in shown)]
+    return {
+        "mistakes": mistakes,
+        "suspects": suspects,
+        "examples": examples,
+        "cells": cells,
+        "linked": linked,
+        "pictures_left_out": pictures.left_out,
+        "has_overlays": any(one.overlay for one in every),
+    }
+
+
+def _threshold(content: RunContent) -> float:
+    """Confidence below which images of the headline split are referred; 0 if none are."""
+    for metrics in content.evaluations.values():
+        point = (metrics.get("selective") or {}).get("operating_point")
+        return point["threshold"] if point else 0.0
+    return 0.0
 
 
 def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str, object]:
@@ -147,6 +232,7 @@ def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str
     n, expected = metrics["n"], metrics["ci95"]["accuracy"]
     if metrics["accuracy"] == 1:  # The bootstrap interval has no width here.
         expected = wilson_interval(n, n)
+    before = (metrics.get("calibration") or {}).get("reliability_before")
     return {
         "name": name,
         "metrics": metrics,
@@ -156,14 +242,146 @@ def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str
         "beats_baseline": baseline and expected[0] > baseline["ci95"][1],
         "confidence": _mean_confidence(metrics),
         "confused_with": _confused_with(metrics),
-        "confusion": plots.confusion_matrix(metrics["confusion_matrix"], metrics["classes"]),
-        "recalls": plots.class_recalls(metrics["per_class"]),
-        "reliability": plots.reliability_diagram(metrics["reliability"]),
+        "recalls": plots.class_recalls(_lowest_recalls(metrics["per_class"])),
+        "reliability": plots.reliability_diagram(metrics["reliability"], before),
     }
 
 
 def _baseline(accuracy: float, n: int) -> dict[str, object]:
     return {"accuracy": accuracy, "ci95": wilson_interval(round(accuracy * n), n)}
+
+
+def _lowest_recalls(per_class: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The classes that a figure has room for: those of the lowest recall, in label order."""
+    if len(per_class) <= _MAX_INTERVALS:
+        return dict(per_class)
+    measured = [name for name, scores in per_class.items() if scores["recall"] is not None]
+    kept = sorted(measured, key=lambda name: per_class[name]["recall"])[:_MAX_INTERVALS]
+    return {name: scores for name, scores in per_class.items() if name in set(kept)}
+
+
+def _confusion(content: RunContent, metrics: Mapping) -> dict[str, object]:
+    """The table of the confusion matrix: the classes of the most mistakes if there are many."""
+    counts, classes = np.array(metrics["confusion_matrix"]), metrics["classes"]
+    wrong = counts - np.diag(np.diag(counts))
+    mistakes = wrong.sum(axis=0) + wrong.sum(axis=1)
+    kept = np.sort(np.argsort(-mistakes, kind="stable")[:_MAX_MATRIX]).tolist()
+    short = labels.shortened(classes)
+    totals = counts.sum(axis=1)
+    rows = []
+    for row in kept:
+        cells = []
+        for column in kept:
+            count = int(counts[row, column])
+            share = count / max(1, int(totals[row]))
+            has_images = (classes[row], classes[column]) in content.cells
+            cells.append(
+                {
+                    "count": count,
+                    "share": share,
+                    "strength": np.cbrt(share),  # The cube root makes rare confusions visible.
+                    "right": row == column,
+                    "id": _cell_id(row, column) if has_images else "",
+                }
+            )
+        rows.append({"name": classes[row], "short": short[row], "cells": cells})
+    total = counted(counts.sum(), "image")
+    return {
+        "title": f"confusion matrix: {np.trace(counts)} of {total} on the diagonal",
+        "classes": [{"name": classes[i], "short": short[i]} for i in kept],
+        "rows": rows,
+        "left_out": len(classes) - len(kept),
+    }
+
+
+def _cell_id(row: int, column: int) -> str:
+    return f"cell-{row}-{column}"
+
+
+def _calibration(metrics: Mapping) -> dict[str, object] | None:
+    """What was fitted, and the scores before and after it; None for a run without calibration."""
+    calibration = metrics.get("calibration")
+    if not calibration:
+        return None
+    method = calibration.get("method", "none")
+    if method == "none":
+        text = "The probabilities are those of the network: no calibration improved them."
+    else:
+        temperature = calibration.get("temperature")
+        at = f", temperature {temperature:.3f}" if temperature is not None else ""
+        text = f"The probabilities were calibrated on the validation images ({method} scaling{at})."
+    rows = [
+        (SCORES[key][0], _format_number(before, is_share), _format_number(metrics[key], is_share))
+        for key, is_share in (("ece", True), ("nll", False))
+        if (before := calibration.get(f"{key}_before")) is not None
+    ]
+    return {
+        "text": text,
+        "rows": rows,
+        "ece_before": calibration.get("ece_before") if method != "none" else None,
+        "has_before": calibration.get("reliability_before") is not None,
+    }
+
+
+def _referral(evaluations: Mapping[str, Mapping], metrics: Mapping) -> dict[str, object] | None:
+    """The risk-coverage curve of the headline split, and the operating point on every split."""
+    selective = metrics.get("selective")
+    if not selective:
+        return None
+    rows = []
+    for split, result in evaluations.items():
+        other = result.get("selective") or {}
+        if not other:
+            continue
+        point = other.get("operating_point")
+        rows.append(
+            {
+                "split": split,
+                "referred": _percent(1 - point["coverage"]) if point else "–",
+                "error": _percent(point["error"]) if point else "–",
+                "interval": _interval(point.get("error_ci95")) if point else "",
+                "all": _percent(1 - result["accuracy"]),
+                "aurc": "–" if other.get("aurc") is None else f"{other['aurc']:.5f}",
+            }
+        )
+    point, curve = selective.get("operating_point"), selective.get("curve")
+    return {
+        "point": point,
+        "plot": _risk_coverage(curve, point) if curve else None,
+        "band": bool(curve and curve.get("error_ci95")),
+        "rows": rows,
+    }
+
+
+def _risk_coverage(curve: Mapping, point: Mapping | None) -> str:
+    limits = curve.get("error_ci95")
+    return plots.risk_coverage(
+        curve["coverage"],
+        curve["error"],
+        interval=tuple(np.transpose(limits).tolist()) if limits else None,
+        point=(point["coverage"], point["error"]) if point and point["coverage"] else None,
+        target=point.get("target_error") if point else None,
+    )
+
+
+def _rejection(evaluations: Mapping[str, Mapping]) -> dict[str, object] | None:
+    """The detector, and the share of each split that it rejects; None for a run without one."""
+    found = {
+        split: result["rejection"]
+        for split, result in evaluations.items()
+        if result.get("rejection")
+    }
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    rows = []
+    for split, rejection in found.items():
+        n, share = evaluations[split]["n"], rejection.get("rejected")
+        limits = None if share is None else wilson_interval(round(share * n), n)
+        rows.append(
+            {"split": split, "n": n, "rejected": _percent(share), "interval": _interval(limits)}
+        )
+    return {"method": first.get("method"), "threshold": first.get("threshold"), "rows": rows}
 
 
 def _mean_confidence(metrics: Mapping) -> float:

@@ -39,7 +39,10 @@ def _every_plot() -> dict[str, str]:
     evaluation = _evaluation()
     return {
         **plots.training_curves(_history(), best_step=40),
-        "confusion": plots.confusion_matrix(evaluation["confusion_matrix"], CLASSES),
+        "risk": plots.risk_coverage(
+            [0.5, 1.0], [0.0, 0.1], ([0.0, 0.05], [0.2, 0.3]), point=(0.5, 0.0), target=0.005
+        ),
+        "groups": plots.group_accuracies({"<a>": (0.5, (0.1, 0.9)), "b": (1.0, (0.8, 1.0))}, 0.6),
         "reliability": plots.reliability_diagram(evaluation["reliability"]),
         "recalls": plots.class_recalls(evaluation["per_class"]),
     }
@@ -130,31 +133,26 @@ def test_learning_rate_of_zero_leaves_a_gap():
     ET.fromstring(plots.training_curves(history)["learning_rate"])
 
 
-def test_confusion_matrix_shows_every_count_and_class():
-    svg = plots.confusion_matrix([[20, 3, 0], [1, 30, 0], [0, 0, 0]], CLASSES)
-    texts = _texts(svg)
-    assert {"20", "87%", "3", "1", "30", "97%", "0"} <= set(texts)
-    assert texts.count("basophil") == 2
-    assert texts.count("&lt;b&gt;&amp;") == 2
-    assert texts.count("a $x$ y") == 2
-    assert "50 of 54" in ET.fromstring(svg).get("aria-label")
-
-
-def test_confusion_matrix_shades_by_share_of_the_row():
-    svg = plots.confusion_matrix([[6, 2], [0, 8]], ("a", "b"))
-    shades = {
-        (colour, round(float(opacity), 3))
-        for colour, opacity in re.findall(r"fill: var\(--(\w+)\); opacity: ([\d.]+)", svg)
-    }
-    assert ("good", round(np.cbrt(0.75), 3)) in shades
-    assert ("accent", round(np.cbrt(0.25), 3)) in shades
-
-
 def test_reliability_diagram_has_a_dot_a_filled_bin():
     bins = metrics.reliability(
         np.array([[0.95, 0.05], [0.94, 0.06], [0.4, 0.6]]), np.array([0, 1, 1])
     )
     assert _dots(plots.reliability_diagram(bins)) == 2 + 1  # One is in the legend.
+
+
+def test_a_reliability_diagram_can_show_what_was_before_calibration():
+    bins = metrics.reliability(np.array([[0.95, 0.05], [0.4, 0.6]]), np.array([0, 1]))
+    texts = _texts(plots.reliability_diagram(bins, bins))
+    assert {"before calibration", "after calibration"} <= set(texts)
+    assert "before calibration" not in _texts(plots.reliability_diagram(bins))
+
+
+def test_a_risk_coverage_curve_marks_what_is_given():
+    plain = _texts(plots.risk_coverage([0.5, 1.0], [0.0, 0.1]))
+    assert "images answered" in plain
+    assert not {"target", "operating point"} & set(plain)
+    marked = plots.risk_coverage([0.5, 1.0], [0.0, 0.1], point=(0.5, 0.0), target=0.05)
+    assert {"target", "operating point"} <= set(_texts(marked))
 
 
 def test_class_recalls_leave_out_classes_without_images():
@@ -181,26 +179,22 @@ def test_plots_have_room_for_long_names(classes, letters):
     names = [LONG[: letters - 1] + str(i) for i in range(classes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where it gives up the layout
-        svg = plots.confusion_matrix(np.eye(classes, dtype=int).tolist(), names)
         scores = {"recall": 0.5, "recall_ci95": (0.2, 0.8)}
         recalls = plots.class_recalls(dict.fromkeys(names, scores))
-    for plot in (svg, recalls):
-        assert set(labels.shortened(names)) <= set(_texts(plot))
+    assert set(labels.shortened(names)) <= set(_texts(recalls))
 
 
 def test_names_without_glyphs_are_text_and_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svg = plots.confusion_matrix(np.eye(len(ODD), dtype=int).tolist(), ODD)
-        scores = {"recall": 0.5, "recall_ci95": (0.2, 0.8)}
-        recalls = plots.class_recalls(dict.fromkeys(ODD, scores))
-    for plot, times in ((svg, 2), (recalls, 1)):
-        texts = [element.text for element in ET.fromstring(plot).iter(f"{SVG}text")]
-        for name in labels.shortened(ODD):
-            assert texts.count(name) == times
-        assert re.search("font-family|font:.*sans-serif", plot)
-        assert not re.search(r"#[0-9a-f]{6}\b", plot)
-    assert svg == plots.confusion_matrix(np.eye(len(ODD), dtype=int).tolist(), ODD)
+        scores = {key: {"recall": 0.5, "recall_ci95": (0.2, 0.8)} for key in ODD}
+        plot = plots.class_recalls(scores)
+    texts = [element.text for element in ET.fromstring(plot).iter(f"{SVG}text")]
+    for name in labels.shortened(ODD):
+        assert texts.count(name) == 1
+    assert re.search("font-family|font:.*sans-serif", plot)
+    assert not re.search(r"#[0-9a-f]{6}\b", plot)
+    assert plot == plots.class_recalls(scores)
 
 
 def test_a_sheets_titles_are_neither_formulas_nor_boxes():

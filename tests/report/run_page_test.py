@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from bloodjax import metrics
-from bloodjax.report import run_page
+from bloodjax.report import picture_choice, run_content, run_page
+from bloodjax.report.run_content import Picture
 
 CLASSES = ("basophil", "<b>", "platelet")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -57,8 +58,12 @@ def _evaluation(n=120, right=0.9):
     return metrics.evaluate(probabilities, labels, CLASSES, bootstrap=100)
 
 
+def _build(**content) -> _Page:
+    return _Page(run_page.build(run_content.RunContent(**content)))
+
+
 def _run() -> dict:
-    """Arguments of `run_page.build` with all sections."""
+    """The content of a report with the sections that every run has, and a profile."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (12, 12, 3), np.uint8)
     epoch = {
@@ -79,7 +84,7 @@ def _run() -> dict:
         "best_step": 20,
         "evaluations": {"test": _evaluation(), "validation": _evaluation(n=60)},
         "baselines": {"test": 0.5},
-        "mistakes": [run_page.Mistake(image, "train/<i>.jpg", "<b>", "platelet", 0.987)],
+        "mistakes": [Picture(image, "train/<i>.jpg", "<b>", "platelet", 0.987)],
         "audit": {"n": 1200, "junk": 7, "exact_duplicates": 2, "leakage": 0, "dropped": 8},
         "counts": {"train": dict.fromkeys(CLASSES, 1000), "test": {"basophil": 40, "<b>": 2}},
         "statement": ["data: train from <cells>", "2 classes: a 1, b 2", "left out: nothing"],
@@ -114,25 +119,26 @@ def _profile() -> dict:
 
 @pytest.fixture(scope="module")
 def full():
-    return _Page(run_page.build(**_run()))
+    return _build(**_run())
 
 
 def test_most_confident_mistakes_come_first():
     probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
     labels = np.array([1, 1, 1, 0, 0])
-    found = run_page.most_confident_mistakes(probabilities, labels)
+    found = picture_choice.confident_mistakes(probabilities, labels)
     assert found.tolist() == [2, 4, 3, 0]
-    assert run_page.most_confident_mistakes(probabilities, labels, k=2).tolist() == [2, 4]
+    assert picture_choice.confident_mistakes(probabilities, labels, k=2).tolist() == [2, 4]
 
 
 def test_no_mistakes_are_no_indices():
-    assert run_page.most_confident_mistakes(np.eye(3), np.arange(3)).tolist() == []
+    assert picture_choice.confident_mistakes(np.eye(3), np.arange(3)).tolist() == []
 
 
 def test_full_report_has_every_section(full):
     sections = {attributes.get("id") for tag, attributes in full.tags if tag == "section"}
     assert sections == {
         "summary",
+        "next",
         "training",
         "confusion",
         "classes",
@@ -147,9 +153,16 @@ def test_full_report_has_every_section(full):
 
 
 def test_full_report_needs_nothing_else(full):
-    inside = [link for link in full.links if not link.startswith(("#", "data:image/png;base64,"))]
+    inside = [link for link in full.links if not link.startswith(("#", "data:image/jpeg;base64,"))]
     assert inside == ["../audit/index.html"]
-    assert "script" not in {tag for tag, _ in full.tags}
+    assert [attributes for tag, attributes in full.tags if tag == "script"] == [{}]
+
+
+def test_links_within_the_report_lead_somewhere(full, complete):
+    for page in (full, complete):
+        within = {link[1:] for link in page.links if link.startswith("#")}
+        assert within
+        assert within <= set(page.ids)
 
 
 def test_full_report_states_the_figures(full):
@@ -179,8 +192,8 @@ def test_full_report_says_where_the_time_goes(full):
 
 def test_names_are_escaped(full):
     assert "run <7>" in full.text
-    bold = [full.tags[i - 1][0] for i, (tag, _) in enumerate(full.tags) if tag == "b"]
-    assert bold == ["figcaption"], "a class called <b> has become markup"
+    before = {full.tags[i - 1][0] for i, (tag, _) in enumerate(full.tags) if tag == "b"}
+    assert before == {"figcaption", "p"}, "a class called <b> has become markup"
     assert "i" not in {tag for tag, _ in full.tags}
 
 
@@ -189,14 +202,23 @@ def test_mistakes_are_shown_with_what_they_were_taken_for(full):
     assert image["alt"] == "<b> predicted as platelet"
     encoded = image["src"].partition(",")[2]
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
-    np.testing.assert_array_equal(decoded, _run()["mistakes"][0].image)
+    assert decoded.shape == (12, 12, 3)
+    difference = decoded.astype(float) - _run()["mistakes"][0].image
+    assert np.abs(difference.mean()) < 3
     assert "platelet 99 % label <b> <i>.jpg" in full.text
 
 
 def test_every_image_and_plot_has_a_text(full):
     plots = [attributes for tag, attributes in full.tags if tag == "svg"]
-    assert len(plots) == 6
+    assert len(plots) == 5
     assert all(attributes["aria-label"] for attributes in plots)
+
+
+def test_the_matrix_has_every_count_and_the_share_of_the_diagonal(full):
+    table = full.text.partition("predicted label")[2].partition("Results by class")[0]
+    assert "basophil 36 90 % 4 0" in table
+    assert "<b> 0 36 90 % 4" in table
+    assert "platelet 4 0 36 90 %" in table
 
 
 def test_classes_name_what_they_are_most_often_taken_for(full):
@@ -205,7 +227,7 @@ def test_classes_name_what_they_are_most_often_taken_for(full):
 
 
 def test_an_empty_run_says_what_is_missing():
-    bare = _Page(run_page.build(name="bare", config={}, history=[], evaluations={}))
+    bare = _build(name="bare", config={}, history=[], evaluations={})
     assert "has not been evaluated" in bare.text
     assert "No epoch has been logged" in bare.text
     assert "was not audited" in bare.text
@@ -213,8 +235,8 @@ def test_an_empty_run_says_what_is_missing():
 
 
 def test_missing_mistakes_and_baseline_are_said_to_be():
-    run = {**_run(), "mistakes": [], "baselines": None}
-    text = _Page(run_page.build(**run)).text
+    run = {**_run(), "mistakes": [], "baselines": {}}
+    text = _build(**run).text
     assert "No misclassified images to show" in text
     assert "baseline was not measured" in text
 
@@ -229,18 +251,18 @@ def test_missing_mistakes_and_baseline_are_said_to_be():
 )
 def test_reasons_for_doubt_are_said(full, change, warning):
     assert warning not in full.text
-    assert warning in _Page(run_page.build(**{**_run(), **change})).text
+    assert warning in _build(**{**_run(), **change}).text
 
 
 def test_leaks_that_were_left_out_are_no_reason_for_doubt():
     run = {**_run(), "audit": {"n": 9, "leakage": 1, "dropped": 1, "cleaned": 1}}
-    assert "may be too good" not in _Page(run_page.build(**run)).text
+    assert "may be too good" not in _build(**run).text
 
 
 def test_a_perfect_score_keeps_its_doubt():
     perfect = _evaluation(n=20, right=1.0)
     assert perfect["ci95"]["accuracy"] == [1, 1]
-    text = _Page(run_page.build(name="", config={}, history=[], evaluations={"test": perfect})).text
+    text = _build(name="", config={}, history=[], evaluations={"test": perfect}).text
     assert "expect an accuracy of 83.9–100.0 %" in text
 
 
@@ -265,7 +287,7 @@ def _effect(low, high):
 def test_whether_the_views_helped(full, interval, verdict):
     assert "Test-time augmentation" not in full.text
     test = {**_evaluation(), "tta": "d4", "tta_effect": _effect(*interval)}
-    text = _Page(run_page.build(**{**_run(), "evaluations": {"test": test}})).text
+    text = _build(**{**_run(), "evaluations": {"test": test}}).text
     low, high = (f"{100 * v:+.1f}" for v in interval)
     assert f"a difference of +1.0 points (95 % interval {low} to {high})" in text
     assert "7 images gained, 5 lost (McNemar's p = 0.77)" in text
@@ -276,7 +298,7 @@ def test_other_weights_of_the_same_run(full):
     assert "with the selected weights" not in full.text
     beside = {"raw weights": {"accuracy": 0.75}, "best epoch alone": {"accuracy": 0.5}}
     test = {**_evaluation(), "beside": beside}
-    text = _Page(run_page.build(**{**_run(), "evaluations": {"test": test}})).text
+    text = _build(**{**_run(), "evaluations": {"test": test}}).text
     others = (
         "with the selected weights; 75.0 % with the raw weights; 50.0 % with the best epoch alone."
     )
@@ -291,8 +313,149 @@ def test_an_ensemble_s_members_and_folds():
         "test": {**_evaluation(), "members": members},
         "out_of_fold": {**_evaluation(), "folds": folds},
     }
-    page = _Page(run_page.build(**{**_run(), "history": [], "evaluations": evaluations}))
+    page = _build(**{**_run(), "history": [], "evaluations": evaluations})
     assert "run/<fold1> vgg16 80.0 % 70.0 % 0.500" in page.text
     assert "Accuracy by fold: 75.0 % of 60, 85.0 % of 60." in page.text
     assert "The report of each member has its curves" in page.text
     assert "No epoch has been logged" not in page.text
+
+
+def _picture(number, label="basophil", predicted="platelet", overlay=False):
+    image = np.full((12, 12, 3), number, np.uint8)
+    return Picture(image, f"{number}.png", label, predicted, 0.4, image if overlay else None)
+
+
+def _complete() -> dict:
+    """The content of a report with every section."""
+    run = _run()
+    test = {
+        **run["evaluations"]["test"],
+        "calibration": {
+            "method": "temperature",
+            "temperature": 1.5,
+            "ece_before": 0.123,
+            "nll_before": 0.456,
+            "reliability_before": run["evaluations"]["test"]["reliability"],
+        },
+        "selective": {
+            "aurc": 0.0123,
+            "curve": {
+                "coverage": [0.5, 1.0],
+                "error": [0.01, 0.1],
+                "error_ci95": [[0.0, 0.02], [0.05, 0.2]],
+            },
+            "operating_point": {
+                "threshold": 0.7,
+                "coverage": 0.975,
+                "error": 0.004,
+                "error_ci95": [0.001, 0.009],
+            },
+        },
+        "rejection": {"method": "knn", "threshold": 3.25, "rejected": 0.05},
+    }
+    suspect = run_content.Suspect(
+        np.zeros((12, 12, 3), np.uint8), "a/s.png", "train", "<b>", "platelet", 0.015, 0.97
+    )
+    groups = [f"patient {i % 3}" for i in range(99)]
+    return {
+        **run,
+        "evaluations": {"test": test, "validation": run["evaluations"]["validation"]},
+        "mistakes": [_picture(i, overlay=True) for i in range(2)],
+        "cells": {("basophil", "<b>"): [_picture(3, predicted="<b>")]},
+        "examples": {"<b>": run_content.ClassExamples([_picture(4, "<b>", "<b>")], [])},
+        "labels": run_content.LabelReview(
+            [("train", 500, 7, "heads"), ("test", 100, 1, "it")], [suspect]
+        ),
+        "groups": run_content.by_group(groups, np.arange(99) % 3 > 0, seed=0),
+    }
+
+
+@pytest.fixture(scope="module")
+def complete():
+    return _build(**_complete())
+
+
+def test_sections_of_a_complete_run(complete):
+    sections = {attributes.get("id") for tag, attributes in complete.tags if tag == "section"}
+    assert {"referral", "unlike", "examples", "labels", "groups"} <= sections
+    text = complete.text
+    assert "(temperature scaling, temperature 1.500)" in text
+    assert "Expected calibration error 12.3 %" in text
+    assert "refers 2.5 % of the test images; its error on the rest is 0.4 %, at most 0.9 %" in text
+    assert "test 120 5.0 % 2.3–10.5" in text, "the share of test that the detector rejects"
+    assert "label <b> 1.5 % platelet? 97.0 % train: s.png" in text
+    assert "train 500 7 heads" in text
+    assert "basophil predicted as <b> 1 of 4 images" in text
+    assert "patient 0 33 33 0.0 % 0.0–10.4" in text
+    assert "40 % · referred" in text, "a picture below the threshold of confidence"
+
+
+def test_overlays_are_beside_their_images(complete):
+    alts = [attributes["alt"] for tag, attributes in complete.tags if tag == "img"]
+    first = alts.index("where the network looked") - 1
+    assert alts[first : first + 4] == [
+        *("basophil predicted as platelet", "where the network looked"),
+        *("basophil predicted as platelet", "where the network looked"),
+    ]
+    assert alts.count("where the network looked") == 2
+
+
+def test_only_cells_with_images_are_links(complete):
+    links = [link for link in complete.links if link.startswith("#cell")]
+    assert links == ["#cell-0-1"]
+
+
+def test_no_threshold_meets_the_target():
+    run = _complete()
+    point = {"threshold": 2.0, "coverage": 0.0, "error": None, "error_ci95": None}
+    run["evaluations"]["test"]["selective"]["operating_point"] = point
+    assert "so the model refers every image" in _build(**run).text
+
+
+def test_groups_without_several_images_have_no_section():
+    assert run_content.by_group(["a", "b", ""], np.ones(3, bool), seed=0) is None
+    assert run_content.by_group(["a", "a", ""], np.ones(3, bool), seed=0) is None
+    found = run_content.by_group(["a", "a", "b", ""], np.array([1, 0, 1, 0]) > 0, seed=0)
+    assert [(score.name, score.n, score.correct) for score in found.scores] == [
+        ("a", 2, 1),
+        ("b", 1, 1),
+    ]
+    assert found.ungrouped == 1
+    assert found.ci95 == (0.5, 1.0)
+
+
+def _many(k) -> dict:
+    """The content of a report on `k` classes of long names, with more images than fit."""
+    classes = [f"a class with the rather long name {i}" for i in range(k)]
+    labels = np.arange(2 * k) % k
+    predicted = np.where(np.arange(2 * k) < k, labels, (labels + 7) % k)
+    probabilities = np.eye(k)[predicted] * 0.7 + 0.3 / k
+    evaluation = metrics.evaluate(probabilities, labels, classes, bootstrap=1)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    many = [Picture(noise, str(i), classes[0], classes[7], 0.7, noise) for i in range(24)]
+    return {
+        "name": "",
+        "config": {},
+        "history": [],
+        "evaluations": {"test": evaluation, "validation": evaluation},
+        "mistakes": many,
+        "cells": {(name, classes[(i + 7) % k]): many[:8] for i, name in enumerate(classes)},
+        "counts": {"train": dict.fromkeys(classes, 3)},
+    }
+
+
+def test_a_page_leaves_out_images_that_do_not_fit(monkeypatch):
+    monkeypatch.setattr(run_page, "MAX_BYTES", 500_000)
+    content = run_content.RunContent(**_many(45))
+    page = run_page.build(content)
+    assert 400_000 < len(page.encode()) <= 500_000
+    parsed = _Page(page)
+    assert 10 < sum(tag == "img" for tag, _ in parsed.tags) < 48
+    assert "Shown: the 40 classes of the most mistakes; 5 classes left out" in parsed.text
+    assert "of those chosen for this report do not fit into this page" in parsed.text
+
+
+@pytest.mark.full
+def test_a_page_of_many_classes_has_at_most_5_mb():
+    page = run_page.build(run_content.RunContent(**_many(600)))
+    assert 3_000_000 < len(page.encode()) <= 5_000_000

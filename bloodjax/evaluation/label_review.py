@@ -1,0 +1,195 @@
+"""Labels to look at again: WORKDIR/label_review.csv.
+
+A label can only be judged by a prediction that was made without it. Validation and test images are
+judged by the network itself. Training images are judged by the run of the fold that did not train
+on them, or, in a run without folds, by linear heads on the network's features (`feature_heads`).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from bloodjax.cli import console
+from bloodjax.data import splits as splits_lib
+from bloodjax.data.dataset import Dataset
+from bloodjax.evaluation import feature_heads
+from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.io.files import atomic_write
+from bloodjax.metrics import confident_learning
+from bloodjax.training.input_pipeline import Splits
+
+FILE = "label_review.csv"
+# Splits of a run that are judged, in the order of the messages.
+SPLITS = ("train", "validation", "test")
+# Training images of which linear heads judge at most so many: a random sample of more.
+MAX_TRAIN = 50_000
+BY_NETWORK = "the network, which was not trained on these images"
+BY_FOLDS = "the run of the fold that was not trained on the image"
+BY_HEADS = (
+    f"{feature_heads.FOLDS} linear heads, each fitted without the images that it judges, on the "
+    "features of the network, which was trained on them"
+)
+_COLUMNS = (
+    *("name", "split", "label", "suggested", "label_probability", "suggested_probability"),
+    *("score", "judged_by"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """An image whose label is likely wrong.
+
+    Attributes:
+      name: Name of the image in its dataset.
+      split: Split of the image.
+      label: Its class by the label.
+      suggested: The most probable other class.
+      label_probability: Probability of the label, 0..1.
+      suggested_probability: Probability of the suggested class, 0..1.
+      score: The second probability minus the first, 0..1: larger is more suspicious.
+      judged_by: What made the prediction.
+    """
+
+    name: str
+    split: str
+    label: str
+    suggested: str
+    label_probability: float
+    suggested_probability: float
+    score: float
+    judged_by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Review:
+    """The labels to look at again.
+
+    Attributes:
+      findings: The suspicious labels of all splits, the most suspicious first.
+      judged: (split, number of labels judged, number of findings, what judged them).
+    """
+
+    findings: tuple[Finding, ...]
+    judged: tuple[tuple[str, int, int, str], ...]
+
+
+def review(
+    model: Classifier | Ensemble,
+    workdir: pathlib.Path,
+    splits: Splits,
+    probabilities: Mapping[str, Float[np.ndarray, "_ classes"]] | None = None,
+) -> Review:
+    """Judges the labels of a run's images, and writes `label_review.csv` in its folder.
+
+    Args:
+      model: The trained run.
+      workdir: Folder of the run.
+      splits: Splits of the run.
+      probabilities: Split -> class probabilities of its images that are known already. Those of
+        "train" are out of fold.
+    """
+    known = probabilities or {}
+    findings, judged = [], []
+    datasets = dict(splits.items())
+    for split in (name for name in SPLITS if name in datasets):
+        dataset = datasets[split]
+        if split != "train":
+            by = BY_NETWORK
+            predicted = known[split] if split in known else model.predict(dataset.images)
+        elif split in known:
+            by, predicted = BY_FOLDS, known[split]
+        elif isinstance(model, Ensemble):
+            continue  # Each of its members was trained on images that the others judge.
+        else:
+            by = BY_HEADS
+            dataset = _sample(dataset, model.config.seed)
+            predicted = _by_heads(model, dataset)
+            if predicted is None:
+                continue
+        found = _findings(dataset, split, predicted, by)
+        findings += found
+        judged.append((split, len(dataset), len(found), by))
+    findings.sort(key=lambda finding: -finding.score)
+    result = Review(tuple(findings), tuple(judged))
+    atomic_write(workdir / FILE, _csv(result.findings))
+    console.log_info(_summary(result, workdir / FILE))
+    return result
+
+
+def _sample(dataset: Dataset, seed: int) -> Dataset:
+    """The dataset, or a random part of a large one."""
+    if len(dataset) <= MAX_TRAIN:
+        return dataset
+    index = np.random.default_rng(seed).choice(len(dataset), MAX_TRAIN, replace=False)
+    return dataset.take(np.sort(index))
+
+
+def _by_heads(model: Classifier, dataset: Dataset) -> Float[np.ndarray, "n classes"] | None:
+    """Out-of-fold probabilities; None if there are too few images of a class for folds."""
+    groups = splits_lib.merge_groups(dataset.groups, [])
+    fractions = {str(i): 1 / feature_heads.FOLDS for i in range(feature_heads.FOLDS)}
+    fold_of = np.empty(len(dataset), int)
+    parts = splits_lib.split(dataset.labels, fractions, groups, model.config.seed)
+    for fold, index in enumerate(parts.values()):
+        fold_of[index] = fold
+    for fold in range(feature_heads.FOLDS):
+        rest = np.unique(dataset.labels[fold_of != fold])
+        if len(rest) < len(np.unique(dataset.labels)):
+            return None
+    features, _ = model.describe(dataset.images)
+    return feature_heads.out_of_fold(features, dataset.labels, fold_of, len(dataset.classes))
+
+
+def _findings(
+    dataset: Dataset, split: str, probabilities: Float[np.ndarray, "n classes"], by: str
+) -> list[Finding]:
+    suspects = confident_learning.find(probabilities, dataset.labels)
+    found = []
+    for index, suggested, score in zip(
+        suspects.index.tolist(), suspects.suggested.tolist(), suspects.score.tolist(), strict=True
+    ):
+        label = int(dataset.labels[index])
+        found.append(
+            Finding(
+                name=dataset.names[index],
+                split=split,
+                label=dataset.classes[label],
+                suggested=dataset.classes[suggested],
+                label_probability=float(probabilities[index, label]),
+                suggested_probability=float(probabilities[index, suggested]),
+                score=score,
+                judged_by=by,
+            )
+        )
+    return found
+
+
+def _csv(findings: Sequence[Finding]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for finding in findings:
+        numbers = (finding.label_probability, finding.suggested_probability, finding.score)
+        writer.writerow(
+            [
+                *(finding.name, finding.split, finding.label, finding.suggested),
+                *(f"{value:.6f}" for value in numbers),
+                finding.judged_by,
+            ]
+        )
+    return text.getvalue()
+
+
+def _summary(result: Review, file: pathlib.Path) -> str:
+    if not result.judged:
+        return "labels to look at again: none were judged, because the images are too few for folds"
+    parts = [f"{found:,} of {n:,} {split}" for split, n, found, _ in result.judged]
+    return f"labels to look at again: {', '.join(parts)} ({file})"

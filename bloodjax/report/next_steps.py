@@ -1,0 +1,242 @@
+"""What to do next: rules over the content of a report, each with its evidence and an action."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from bloodjax.cli.console import counted
+from bloodjax.metrics import wilson_interval
+from bloodjax.report.run_content import RunContent
+
+# A class is mostly mistaken for one other if that one takes this share of its mistakes.
+_MOSTLY = 0.6
+_FEWEST_MISTAKES = 3
+_WIDEST_INTERVAL = 0.15  # of a recall, from end to end
+_POOR_CALIBRATION = 0.03
+_OVERFITTED = 0.05  # training accuracy above validation accuracy
+_NOT_ROBUST = 0.05  # accuracy lost under distortions
+_UNLIKE = 3  # times the rejection rate that was asked for
+_PAIRS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class NextStep:
+    """A conclusion from the figures.
+
+    Attributes:
+      finding: What is the case, a sentence.
+      evidence: The figures that show it.
+      action: What to do about it.
+      section: Id of the section of the report with the details.
+    """
+
+    finding: str
+    evidence: str
+    action: str
+    section: str
+
+
+def collect(content: RunContent) -> list[NextStep]:
+    """The steps that the figures call for, the most important first."""
+    if not content.evaluations:
+        return []
+    split, metrics = next(iter(content.evaluations.items()))
+    return [step for rule in _RULES for step in rule(content, split, metrics)]
+
+
+def _leakage(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    audit = content.audit or {}
+    if audit.get("leakage") and not audit.get("cleaned"):
+        yield NextStep(
+            "Some images are in several splits, so the accuracy may be too high.",
+            f"The audit found {counted(audit['leakage'], 'group')} of images across splits.",
+            "Train with config.data.clean=drop, which leaves them out of the earlier split.",
+            "data",
+        )
+
+
+def _baseline(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    if split not in content.baselines:
+        return
+    accuracy, n = content.baselines[split], metrics["n"]
+    if wilson_interval(round(accuracy * n), n)[1] >= metrics["ci95"]["accuracy"][0]:
+        yield NextStep(
+            "The network is not clearly better than the colours of the images alone.",
+            f"Accuracy {_percent(metrics['accuracy'])}, colour histograms {_percent(accuracy)}.",
+            "Train for longer, or with a pretrained network. If that does not help, the classes "
+            "may have been stained or photographed differently.",
+            "summary",
+        )
+
+
+def _labels(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    review = content.labels
+    if review is not None and review.found:
+        yield NextStep(
+            f"{counted(review.found, 'label')} may be wrong.",
+            f"{_percent(review.found / review.images)} of the {review.images:,} labels disagree "
+            "with a confident prediction.",
+            "Have an expert look at the images in label_review.csv, from the top. Correct the "
+            "labels that are wrong, and train again.",
+            "labels",
+        )
+
+
+def _confusions(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    counts = np.array(metrics["confusion_matrix"])
+    classes = metrics["classes"]
+    np.fill_diagonal(counts, 0)
+    mistakes = counts.sum(axis=1)
+    found = []
+    for label, row in enumerate(counts):
+        other = int(row.argmax())
+        if mistakes[label] >= _FEWEST_MISTAKES and row[other] >= _MOSTLY * mistakes[label]:
+            found.append((int(row[other]), label, other))
+    for count, label, other in sorted(found, reverse=True)[:_PAIRS]:
+        scores = metrics["per_class"][classes[label]]
+        back = int(counts[other, label])
+        both = f" The reverse happens {back}×." if back else " The reverse never happens."
+        yield NextStep(
+            f"Images of {classes[label]} are taken for {classes[other]} in {count} of "
+            f"{mistakes[label]} mistakes.",
+            f"{count} of {scores['support']:,} images of {classes[label]}; its recall is "
+            f"{_percent(scores['recall'])}.{both}",
+            f"Have an expert look at these images. If the labels are right, add training images "
+            f"of {classes[label]} that resemble {classes[other]}.",
+            "confusion",
+        )
+
+
+def _few_images(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    wide = []
+    for name, scores in metrics["per_class"].items():
+        if scores["recall"] is None:
+            continue
+        low, high = scores["recall_ci95"]
+        if high - low > _WIDEST_INTERVAL:
+            wide.append((high - low, name, scores, low, high))
+    if wide:
+        _, name, scores, low, high = max(wide, key=lambda entry: entry[:2])
+        others = f", and of {counted(len(wide) - 1, 'more class', 'more classes')}" * bool(wide[1:])
+        yield NextStep(
+            f"The recall of {name}{others} is known only roughly.",
+            f"{name}: {_percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
+            f"95 % interval {_percent(low)} to {_percent(high)}.",
+            f"Label more {split} images of {'these classes' if wide[1:] else name}: about "
+            f"{_needed(scores['recall']):,} of a class narrow its interval to ±5 points.",
+            "classes",
+        )
+
+
+def _needed(recall: float) -> int:
+    """Images for an interval of ±5 points around a recall, rounded up to tens."""
+    spread = max(recall * (1 - recall), 0.05 * 0.95)
+    return int(np.ceil(1.96**2 * spread / 0.05**2 / 10) * 10)
+
+
+def _groups(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    if content.groups is None:
+        return
+    worse = [
+        score for score in content.groups.scores if score.ci95[1] < metrics["ci95"]["accuracy"][0]
+    ]
+    if worse:
+        shown = ", ".join(score.name for score in worse[:3])
+        more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
+        first = worse[0]
+        yield NextStep(
+            f"{counted(len(worse), 'group')} of images {'is' if len(worse) == 1 else 'are'} "
+            f"classified worse than the rest: {shown}{more}.",
+            f"{first.name}: {_percent(first.accuracy)} of {counted(first.n, 'image')}, over all "
+            f"{_percent(metrics['accuracy'])}.",
+            "Compare their stain, focus and camera with the others', and add such images to "
+            "training.",
+            "groups",
+        )
+
+
+def _unlike(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    rate = (content.config.get("evaluation") or {}).get("rejection_rate", 0.01)
+    for name, result in content.evaluations.items():
+        rejected = (result.get("rejection") or {}).get("rejected")
+        if rejected is not None and rejected > max(_UNLIKE * rate, rate + 0.01):
+            yield NextStep(
+                f"Many images of {name} are unlike the training images.",
+                f"{_percent(rejected)} are beyond the threshold, which was set to reject "
+                f"{_percent(rate)} of validation.",
+                "Check that they show the same kind of sample, stain and magnification.",
+                "unlike",
+            )
+
+
+def _calibration(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    calibration = metrics.get("calibration")
+    fitted = calibration is not None and calibration.get("method", "none") != "none"
+    if not fitted and metrics["ece"] > _POOR_CALIBRATION:
+        yield NextStep(
+            "Confidence does not say how often the model is right.",
+            f"The calibration error is {_percent(metrics['ece'])}, and the run has no calibration.",
+            "Fit one on the validation images: bloodjax evaluate --workdir=DIR --calibrate.",
+            "calibration",
+        )
+
+
+def _training(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    validated = [line for line in content.history if line.get("validation")]
+    if not validated:
+        return
+    best = next((line for line in validated if line["step"] == content.best_step), None)
+    last = content.history[-1]
+    if best is last and len(validated) > 1:
+        before = validated[-2]["validation"]["loss"]
+        if last["validation"]["loss"] < 0.95 * before:
+            yield NextStep(
+                "The network was still improving when training ended.",
+                f"Validation loss {last['validation']['loss']:.3f} in the last epoch, "
+                f"{before:.3f} in the one before.",
+                "Train for more epochs.",
+                "training",
+            )
+    gap = (best or last)["train"]["accuracy"] - (best or last)["validation"]["accuracy"]
+    if gap > _OVERFITTED:
+        yield NextStep(
+            "The network overfits: it is better on the images that it was trained on.",
+            f"Accuracy {_percent((best or last)['train']['accuracy'])} on train, "
+            f"{_percent((best or last)['validation']['accuracy'])} on validation.",
+            "Use more training images, more augmentation or fewer epochs.",
+            "training",
+        )
+
+
+def _distortion(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    distorted = content.evaluations.get(f"{split}_distorted")
+    if distorted and metrics["accuracy"] - distorted["accuracy"] > _NOT_ROBUST:
+        yield NextStep(
+            "The network is sensitive to the quality of the images.",
+            f"Accuracy {_percent(metrics['accuracy'])} on {split}, "
+            f"{_percent(distorted['accuracy'])} on distorted copies.",
+            "If images will come from another microscope or camera, train with "
+            "--config=recipes/robust.",
+            "sets",
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+_RULES: Sequence[Callable[[RunContent, str, Mapping], Iterator[NextStep]]] = (
+    _leakage,
+    _baseline,
+    _labels,
+    _confusions,
+    _unlike,
+    _groups,
+    _calibration,
+    _few_images,
+    _training,
+    _distortion,
+)

@@ -1,0 +1,199 @@
+"""What the report of a run shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from bloodjax.metrics import wilson_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image and how it was classified.
+
+    Attributes:
+      image: uint8 RGB image.
+      name: Name of the image in its dataset.
+      label: Name of its class.
+      predicted: Name of the predicted class.
+      confidence: Probability of the predicted class, 0..1.
+      overlay: The image under the heat map of the predicted class, or None.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    name: str
+    label: str
+    predicted: str
+    confidence: float
+    overlay: UInt8[np.ndarray, "h w 3"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassExamples:
+    """Images of a class: `typical` ones are predicted as it with the highest probability, and
+    `doubtful` ones with the lowest.
+    """
+
+    typical: Sequence[Picture]
+    doubtful: Sequence[Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """An image whose label may be wrong.
+
+    Attributes:
+      image: uint8 RGB image.
+      name: Name of the image in its dataset.
+      split: Split of the image.
+      label: Its class by the label.
+      suggested: Its class by the predictions.
+      label_probability: Probability of the label, 0..1.
+      suggested_probability: Probability of the suggested class, 0..1.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    name: str
+    split: str
+    label: str
+    suggested: str
+    label_probability: float
+    suggested_probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelReview:
+    """Labels to look at again.
+
+    Attributes:
+      judged: (split, number of its images, number of suspects, what judged them) of each split.
+      suspects: The most suspicious images.
+    """
+
+    judged: Sequence[tuple[str, int, int, str]]
+    suspects: Sequence[Suspect]
+
+    @property
+    def images(self) -> int:
+        """Number of images whose labels were judged."""
+        return sum(n for _, n, _, _ in self.judged)
+
+    @property
+    def found(self) -> int:
+        """Number of suspects."""
+        return sum(found for _, _, found, _ in self.judged)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupScore:
+    """Accuracy on the images of one group, such as a patient or a slide."""
+
+    name: str
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are classified correctly."""
+        return self.correct / self.n
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson_interval(self.correct, self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Accuracy by group on the headline split.
+
+    Attributes:
+      scores: Each group, the least accurate first.
+      ungrouped: Number of images without a group.
+      ci95: 95 % interval of the accuracy when groups, rather than images, are resampled.
+    """
+
+    scores: Sequence[GroupScore]
+    ungrouped: int
+    ci95: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunContent:
+    """Content of a report. The page names what is missing.
+
+    Attributes:
+      name: Name of the run.
+      config: Config of the run, ready for JSON.
+      history: Epoch lines of `metrics.jsonl`, in order.
+      evaluations: Split ("test") -> content of its `metrics.json`. The first split is the headline.
+      best_step: Step of the evaluated weights.
+      baselines: Split -> accuracy of the colour-histogram baseline.
+      mistakes: Misclassified images of the headline split, by descending confidence.
+      cells: (label, predicted) -> images of this cell of the confusion matrix.
+      examples: Class -> images of it.
+      groups: Accuracy by group, or None where the images have no groups.
+      labels: Labels to look at again, or None if they were not judged.
+      audit: Counts by key of `audit.json` (numbers of groups for duplicates, conflicts and
+        leakage), `n`, `dropped`, and `cleaned`: 1 if leaking images were left out, else 0.
+      audit_page: Link to the page of the audit.
+      counts: Split -> class -> number of images.
+      statement: Lines on the sources, the classes and what was left out, see `data.statement`.
+      class_weights: Class -> weight in the loss.
+      versions: Name of a package, or "device" -> version.
+      timings: Activity -> seconds.
+      profile: Phase -> its entry in `profile.json`.
+    """
+
+    name: str
+    config: Mapping[str, object]
+    history: Sequence[Mapping[str, object]]
+    evaluations: Mapping[str, Mapping[str, object]]
+    best_step: int | None = None
+    baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mistakes: Sequence[Picture] = ()
+    cells: Mapping[tuple[str, str], Sequence[Picture]] = dataclasses.field(default_factory=dict)
+    examples: Mapping[str, ClassExamples] = dataclasses.field(default_factory=dict)
+    groups: Groups | None = None
+    labels: LabelReview | None = None
+    audit: Mapping[str, int] | None = None
+    audit_page: str = "../audit/index.html"
+    counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    statement: Sequence[str] = ()
+    class_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    profile: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
+
+
+def by_group(groups: Sequence[str], correct: Bool[np.ndarray, " n"], seed: int) -> Groups | None:
+    """Scores each group; None unless at least two groups have several images between them.
+
+    Args:
+      groups: Key of each image, "" for an image without a group.
+      correct: Whether each image is classified correctly.
+      seed: Seed of the resamples of the interval.
+    """
+    keys = np.array(groups)
+    known = keys != ""
+    names, inverse = np.unique(keys[known], return_inverse=True)
+    if len(names) < 2 or len(names) == known.sum():
+        return None
+    sizes = np.bincount(inverse)
+    hits = np.bincount(inverse, correct[known]).round().astype(int)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
+    low, high = np.percentile((counts @ hits) / (counts @ sizes), [2.5, 97.5]).tolist()
+    scores = [
+        GroupScore(name, n, k)
+        for name, n, k in zip(names.tolist(), sizes.tolist(), hits.tolist(), strict=True)
+    ]
+    return Groups(
+        sorted(scores, key=lambda score: (score.accuracy, -score.n)),
+        int(np.sum(~known)),
+        (low, high),
+    )
