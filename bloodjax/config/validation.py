@@ -17,6 +17,7 @@ from bloodjax.data.formats import layout
 from bloodjax.data.options import BITS, FITS
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
+from bloodjax.metrics import calibration
 from bloodjax.models.head import ACTIVATIONS, FREEZE
 
 # Metrics that each epoch computes on the validation split -> whether a larger value is better.
@@ -122,6 +123,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.tta_average": _one_of(*tta.AVERAGES),
     "evaluation.tta_select": _one_of("none", *tta.METHODS),
     "evaluation.bootstrap": _at_least(1),
+    "evaluation.calibration": _one_of(*calibration.METHODS, calibration.AUTO),
+    "evaluation.target_error": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
+    "evaluation.conformal": _within(0, 1),
     "checkpoint_minutes": _at_least(0),
     "grace_seconds": _at_least(0),
     "peer_timeout": _at_least(5),

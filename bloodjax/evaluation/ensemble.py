@@ -13,9 +13,11 @@ from bloodjax import config as config_lib
 from bloodjax import metrics
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.errors import UserError
-from bloodjax.evaluation import classifier, model_folder
+from bloodjax.evaluation import answers, classifier, model_folder
+from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
+from bloodjax.evaluation.referral import Referral
 from bloodjax.training.workdir import CONFIG_FILE
 
 
@@ -84,16 +86,78 @@ class Ensemble:
         for member in self.members.values():
             member.check_tta(tta)
 
-    def predict(self, images: ImagesLike, tta: str | None = None) -> Float[np.ndarray, "n classes"]:
-        """Class probabilities, averaged over the members; see `Classifier.predict`."""
-        return np.mean([member.predict(images, tta) for member in self.members.values()], axis=0)
+    def predict(
+        self, images: ImagesLike, tta: str | None = None, calibrated: bool = True
+    ) -> Float[np.ndarray, "n classes"]:
+        """Class probabilities, averaged over the members after their calibrations.
+
+        See `Classifier.predict`.
+        """
+        members = self.members.values()
+        return np.mean([member.predict(images, tta, calibrated) for member in members], axis=0)
 
     def predict_members(
-        self, images: ImagesLike, tta: str | None = None
+        self, images: ImagesLike, tta: str | None = None, calibrated: bool = True
     ) -> Float[np.ndarray, "members n 2 classes"]:
         """Class probabilities by each member; see `Classifier.predict_with_plain`."""
         members = self.members.values()
-        return np.stack([member.predict_with_plain(images, tta) for member in members])
+        return np.stack([member.predict_with_plain(images, tta, calibrated) for member in members])
+
+    def calibrate(
+        self, each: Float[np.ndarray, "members n 2 classes"], tta: str | None = None
+    ) -> Float[np.ndarray, "members n 2 classes"]:
+        """Applies the members' calibrations to the uncalibrated result of `predict_members`."""
+        members = self.members.values()
+        return np.stack([one.calibrate(both, tta) for one, both in zip(members, each, strict=True)])
+
+    def answer(self, images: ImagesLike, tta: str | None = None) -> Answers:
+        """The answers to images; see `judge` and `Classifier.answer`."""
+        return self.judge(images, self.predict(images, tta))
+
+    def judge(self, images: ImagesLike, probabilities: Float[np.ndarray, "n classes"]) -> Answers:
+        """The answers to images whose calibrated class probabilities are known.
+
+        An image is unlike the training cells if more than half of the members say so. The distance
+        is the share of the members that do.
+        """
+        votes = []
+        for member in self.members.values():
+            distance = member.distance(images)
+            if distance is not None:
+                votes.append(distance > member.detector.threshold)
+        share = np.mean(votes, axis=0) if votes else None
+        chosen = self.referral
+        return answers.judge(
+            probabilities,
+            threshold=None if chosen is None else chosen.threshold,
+            unlike=None if share is None else share > 0.5,
+            distance=share,
+            sets=None if chosen is None else chosen.sets(probabilities),
+        )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether every member has calibrations."""
+        return all(member.is_calibrated for member in self.members.values())
+
+    @property
+    def referral(self) -> Referral | None:
+        """The strictest thresholds of the members; None unless every member has some.
+
+        The mean of several members is about as confident as each of them where they agree, and
+        less where they do not. So the highest threshold of confidence and the lowest threshold of
+        a conformal set are conservative.
+        """
+        each = [member.referral for member in self.members.values()]
+        if None in each:
+            return None
+        return Referral(
+            target_error=min(one.target_error for one in each),
+            threshold=max(one.threshold for one in each),
+            n=min(one.n for one in each),
+            alpha=min(one.alpha for one in each),
+            set_threshold=min(one.set_threshold for one in each),
+        )
 
     def member_metrics(
         self, each: Float[np.ndarray, "members n classes"], labels: np.ndarray

@@ -15,6 +15,7 @@ from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import WATCHED
 from bloodjax.data.dataset import Dataset
+from bloodjax.evaluation import answers as answers_lib
 from bloodjax.evaluation import (
     classifier,
     histogram_baseline,
@@ -25,7 +26,6 @@ from bloodjax.evaluation import (
     tta_selection,
     uncertainty,
 )
-from bloodjax.evaluation import answers as answers_lib
 from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
@@ -271,7 +271,7 @@ def select_views(
 def lines(name: str, result: Mapping) -> list[str]:
     """What to log on the evaluation of a split: `summary`, and what is referred."""
     found = [summary(name, result)]
-    if point := result["selective"].get("operating_point"):
+    if point := result.get("selective", {}).get("operating_point"):
         found.append(f"{name}: {referral_summary(point)}")
     if "rejection" in result:
         unlike = round(result["rejection"]["rejected"] * result["n"])

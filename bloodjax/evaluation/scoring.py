@@ -90,7 +90,8 @@ def evaluate_runs(
             f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "
             f"loss {member['loss']:.4f}"
         )
-    console.log_info(evaluator.summary(title, result))
+    for line in evaluator.lines(title, result):
+        console.log_info(line)
     if dataset is not everything:
         both, _ = evaluator.evaluate(model, everything, out / "all", tta=tta, source=source)
         console.log_info(evaluator.summary(f"{name}, all", both))

@@ -80,6 +80,9 @@ IMPOSSIBLE = {
     "evaluation.tta_average": "medians",
     "evaluation.tta_select": "best",
     "evaluation.bootstrap": 0,
+    "evaluation.calibration": "isotonic",
+    "evaluation.target_error": 0.0,
+    "evaluation.conformal": 1.0,
     "checkpoint_minutes": -1.0,
     **{f"phases.{phase}.{k}": v for phase in config_lib.PHASES for k, v in PHASE_RULES.items()},
 }

@@ -1,0 +1,124 @@
+"""The answers of a classifier: classes, confidences, and which images to refer to a person."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Bool, Float, Int
+
+UNSURE = "unsure"
+UNLIKE = "unlike the training cells"
+# Images are unlike the training images if so many times the expected share is rejected, and the
+# probability of it by chance is below this.
+_FAR_ABOVE = 3
+_BY_CHANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The answers of a classifier to n images.
+
+    Attributes:
+      probabilities: Class probabilities, calibrated where the run has a calibration.
+      predicted: Index of the class with the highest probability.
+      confidence: Probability of the predicted class.
+      refer: Whether a person should look at the image.
+      why: The reasons to refer it, joined by ", "; "" if there are none.
+      distance: Score of the detector of unlike images, larger for more unlike; None without one.
+      sets: Whether a class is in the image's conformal set; None if the run has no such sets.
+      is_judged: Whether the run has a threshold of confidence or a detector. Otherwise `refer` is
+        False for every image because nothing is known, and tables leave the columns empty.
+    """
+
+    probabilities: Float[np.ndarray, "n classes"]
+    predicted: Int[np.ndarray, " n"]
+    confidence: Float[np.ndarray, " n"]
+    refer: Bool[np.ndarray, " n"]
+    why: tuple[str, ...]
+    distance: Float[np.ndarray, " n"] | None = None
+    sets: Bool[np.ndarray, "n classes"] | None = None
+    is_judged: bool = True
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+    @property
+    def unsure(self) -> Bool[np.ndarray, " n"]:
+        """Whether the confidence is below the threshold."""
+        return np.array([UNSURE in why for why in self.why], bool)
+
+    @property
+    def unlike(self) -> Bool[np.ndarray, " n"]:
+        """Whether the image is unlike the training cells."""
+        return np.array([UNLIKE in why for why in self.why], bool)
+
+
+def judge(
+    probabilities: Float[np.ndarray, "n classes"],
+    *,
+    threshold: float | None = None,
+    unlike: Bool[np.ndarray, " n"] | None = None,
+    distance: Float[np.ndarray, " n"] | None = None,
+    sets: Bool[np.ndarray, "n classes"] | None = None,
+) -> Answers:
+    """The answers with these class probabilities.
+
+    Args:
+      probabilities: Class probabilities of n images.
+      threshold: Lowest confidence of an image that is not referred as unsure. None: unknown.
+      unlike: Whether an image is unlike the training cells. None: unknown.
+      distance: Score that `unlike` is from.
+      sets: Whether a class is in an image's conformal set.
+    """
+    n = len(probabilities)
+    predicted = probabilities.argmax(axis=1) if n else np.zeros(0, int)
+    confidence = probabilities[np.arange(n), predicted]
+    none = np.zeros(n, bool)
+    unsure = none if threshold is None else confidence < threshold
+    apart = none if unlike is None else unlike
+    why = tuple(
+        ", ".join([UNSURE] * bool(low) + [UNLIKE] * bool(far))
+        for low, far in zip(unsure, apart, strict=True)
+    )
+    return Answers(
+        probabilities,
+        predicted,
+        confidence,
+        unsure | apart,
+        why,
+        distance,
+        sets,
+        is_judged=threshold is not None or unlike is not None,
+    )
+
+
+def columns(answers: Answers | None) -> dict[str, object]:
+    """The arguments of `tables.predictions` that say what is referred; none if it is unknown."""
+    if answers is None:
+        return {}
+    known = {"refer": answers.refer, "why": answers.why} if answers.is_judged else {}
+    return known | ({} if answers.sets is None else {"sets": answers.sets})
+
+
+def unlike_remark(unlike: int, n: int, expected: float = 0.01) -> str | None:
+    """One line if images are unlike the training images, otherwise None.
+
+    They are if the share that the detector rejects is more than three times the expected one, and
+    chance gives so many only once in a thousand times (binomial test).
+
+    Args:
+      unlike: Number of images that the detector rejects.
+      n: Number of images.
+      expected: Share of images like the training images that it rejects.
+    """
+    if n == 0 or unlike <= _FAR_ABOVE * expected * n:
+        return None
+    test = scipy.stats.binomtest(unlike, n, expected, alternative="greater")
+    if test.pvalue >= _BY_CHANCE:
+        return None
+    return (
+        f"these images are unlike the training ones: {unlike:,} of {n:,} ({100 * unlike / n:.1f} %)"
+        f" are beyond the detector's threshold, {100 * expected:g} % were expected"
+    )

@@ -1,0 +1,77 @@
+"""Fits to a trained run what says when to believe it, on splits that it was not trained on.
+
+The calibration of its probabilities, the detector of images that are unlike the training images,
+and the threshold of confidence below which images are referred to a person. They are written to
+the run's folder and set in its classifier.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+from bloodjax import metrics
+from bloodjax.cli import console
+from bloodjax.data.dataset import Dataset
+from bloodjax.evaluation import calibration, referral
+from bloodjax.evaluation.classifier import Classifier
+from bloodjax.io.files import make_folder
+from bloodjax.metrics import calibration as scaling
+
+
+def fit_run(
+    model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
+) -> None:
+    """Fits all three and writes `calibration.json`, `referral.json` and the detector's files.
+
+    Args:
+      model: The classifier of the run; its views are final. It gets what is fitted.
+      workdir: Folder of the run.
+      train: Training split of the run.
+      validation: Validation split of the run. Without one, nothing is fitted but what the detector
+        needs no validation images for.
+
+    Raises:
+      UserError: `workdir` cannot be written to.
+    """
+    make_folder(workdir)
+    if validation is None:
+        console.log_info(
+            "no validation split: the probabilities are not calibrated, and no threshold of "
+            "confidence is chosen"
+        )
+        return
+    options, labels = model.config.evaluation, validation.labels
+    raw = model.predict_with_plain(validation.images, calibrated=False)
+    found = {
+        name: scaling.fit(raw[:, i], labels, options.calibration, model.config.seed)
+        for i, name in enumerate((calibration.DEFAULT, calibration.NO_VIEWS))
+    }
+    if model.tta == "none":
+        found[calibration.DEFAULT] = found[calibration.NO_VIEWS]
+    model.calibrations = found
+    calibrated = model.calibrate(raw)[:, 0]
+    before, after = (metrics.quick(p, labels) for p in (raw[:, 0], calibrated))
+    details = {"tta": model.tta, "n": len(validation)}
+    for key in ("nll", "ece"):
+        source = "loss" if key == "nll" else key
+        details |= {f"{key}_before": before[source], key: after[source]}
+    calibration.write(workdir, found, details)
+    console.log_info(_calibration_line(found[calibration.DEFAULT], details))
+    model.referral = referral.fit(calibrated, labels, options.target_error, options.conformal)
+    referral.write(workdir, model.referral)
+    if model.referral.answers_nothing:
+        console.log_info(
+            f"no threshold of confidence has an error of at most {options.target_error:.2%} on "
+            "validation: every image is referred"
+        )
+
+
+def _calibration_line(found: scaling.Calibration, details: Mapping[str, object]) -> str:
+    if found.method == "none":
+        return "calibration: none, as the config says"
+    return (
+        f"calibration: {found.method} scaling, temperature {found.temperature:.3f}; validation "
+        f"loss {details['nll_before']:.4f} -> {details['nll']:.4f}, calibration error "
+        f"{details['ece_before']:.2%} -> {details['ece']:.2%}"
+    )
