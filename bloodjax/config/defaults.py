@@ -213,6 +213,12 @@ def defaults() -> ml_collections.ConfigDict:
                 # Conformal sets: the share of images whose set of classes may lack the true one,
                 # such as 0.05. 0 writes no sets.
                 "conformal": 0.0,
+                # How images unlike the training images are detected: none, mahalanobis,
+                # relative_mahalanobis, knn or energy (docs/rejection.md), or auto, the one that
+                # best tells validation images from held-out kinds of images.
+                "rejection": "auto",
+                # Share of the validation images that the detector's threshold rejects.
+                "rejection_rate": 0.01,
             },
             # Minutes between checkpoints within an epoch. A checkpoint is also written after every
             # epoch.

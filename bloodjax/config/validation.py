@@ -17,7 +17,7 @@ from bloodjax.data.formats import layout
 from bloodjax.data.options import BITS, FITS
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
-from bloodjax.metrics import calibration
+from bloodjax.metrics import calibration, novelty
 from bloodjax.models.head import ACTIVATIONS, FREEZE
 
 # Metrics that each epoch computes on the validation split -> whether a larger value is better.
@@ -126,6 +126,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.calibration": _one_of(*calibration.METHODS, calibration.AUTO),
     "evaluation.target_error": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
     "evaluation.conformal": _within(0, 1),
+    "evaluation.rejection": _one_of("none", *novelty.METHODS, "auto"),
+    "evaluation.rejection_rate": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
     "checkpoint_minutes": _at_least(0),
     "grace_seconds": _at_least(0),
     "peer_timeout": _at_least(5),

@@ -8,7 +8,7 @@ from bloodjax.corruptions.base import Image, either, to_uint8
 
 # Optical density in red, green and blue of haematoxylin, eosin and a residual (DAB), one per row:
 # Ruifrok and Johnston (2001), Analytical and Quantitative Cytology and Histology 23, 291-299.
-_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 
 def brightness_up(image: Image, severity: int, rng: np.random.Generator) -> Image:
@@ -72,9 +72,9 @@ def stain_variation(image: Image, severity: int, rng: np.random.Generator) -> Im
     """Scales each stain's amount by up to 10 .. 50 % (Tellez et al. 2018, arXiv:1808.05896)."""
     reach = 0.1 * severity
     density = -np.log10((image + 1.0) / 256)
-    amounts = density @ np.linalg.inv(_STAINS)
+    amounts = density @ np.linalg.inv(STAINS)
     amounts *= rng.uniform(1 - reach, 1 + reach, 3)
-    return to_uint8(256 * 10 ** -(amounts @ _STAINS) - 1)
+    return to_uint8(256 * 10 ** -(amounts @ STAINS) - 1)
 
 
 def mean_grey(image: Image) -> int:

@@ -18,11 +18,12 @@ from bloodjax.data import arrays
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
-from bloodjax.evaluation import answers, calibration, referral, soup, tta_selection
+from bloodjax.evaluation import answers, calibration, referral, rejection, soup, tta_selection
 from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.evaluation.predictor import Predictor
 from bloodjax.evaluation.referral import Referral
+from bloodjax.evaluation.rejection import Detector
 from bloodjax.io import files
 from bloodjax.metrics.calibration import NONE, Calibration
 from bloodjax.training import factory
@@ -55,7 +56,7 @@ class Classifier:
         selected: TTAConfig | None = None,
         calibrations: Mapping[str, Calibration] | None = None,
         referral: Referral | None = None,
-        detector: None = None,
+        detector: Detector | None = None,
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
@@ -278,6 +279,7 @@ def with_files_of(
         tta_selection.load(folder),
         calibration.load(folder),
         referral.load(folder),
+        rejection.load(folder),
     )
 
 

@@ -217,9 +217,9 @@ def judged(
     if answers.distance is not None:
         detectors = [one.detector for one in getattr(model, "members", {"": model}).values()]
         first = detectors[0] if len(detectors) == 1 else None
+        vote = {"method": "vote of the members", "threshold": 0.5}
         content["rejection"] = {
-            "method": "vote of the members" if first is None else first.method,
-            "threshold": 0.5 if first is None else float(first.threshold),
+            **(vote if first is None else first.summary()),
             "rejected": float(answers.unlike.mean()),
         }
     if answers.sets is not None:

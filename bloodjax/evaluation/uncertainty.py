@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from bloodjax import metrics
 from bloodjax.cli import console
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import calibration, referral
+from bloodjax.evaluation import calibration, referral, rejection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.io.files import make_folder
 from bloodjax.metrics import calibration as scaling
@@ -28,13 +28,13 @@ def fit_run(
       model: The classifier of the run; its views are final. It gets what is fitted.
       workdir: Folder of the run.
       train: Training split of the run.
-      validation: Validation split of the run. Without one, nothing is fitted but what the detector
-        needs no validation images for.
+      validation: Validation split of the run. Without one, nothing is fitted.
 
     Raises:
       UserError: `workdir` cannot be written to.
     """
     make_folder(workdir)
+    rejection.fit_run(model, workdir, train, validation)
     if validation is None:
         console.log_info(
             "no validation split: the probabilities are not calibrated, and no threshold of "

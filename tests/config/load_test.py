@@ -83,6 +83,8 @@ IMPOSSIBLE = {
     "evaluation.calibration": "isotonic",
     "evaluation.target_error": 0.0,
     "evaluation.conformal": 1.0,
+    "evaluation.rejection": "vim",
+    "evaluation.rejection_rate": 0.0,
     "checkpoint_minutes": -1.0,
     **{f"phases.{phase}.{k}": v for phase in config_lib.PHASES for k, v in PHASE_RULES.items()},
 }

@@ -1,0 +1,305 @@
+"""The detector of images that are unlike the training images: `rejection.npz`, `rejection.json`.
+
+It is fitted to features of training images. Its method is the one that best tells validation
+images from images that the network should not answer: those of `corruptions.unfamiliar`, and the
+validation images of each class, for a detector that is fitted without this class. No image of junk
+is needed. The threshold rejects a chosen share of the validation images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bloodjax import distributed
+from bloodjax.cli import console
+from bloodjax.config import Config
+from bloodjax.corruptions import unfamiliar
+from bloodjax.data.arrays import ImagesLike
+from bloodjax.data.dataset import Dataset
+from bloodjax.errors import UserError
+from bloodjax.io.files import atomic_write, read_json
+from bloodjax.metrics import novelty
+from bloodjax.metrics.novelty import METHODS
+
+FILE, ARRAYS_FILE = "rejection.json", "rejection.npz"
+NONE, AUTO = "none", "auto"
+
+# Images of the training split that a detector is fitted to, equally many of each class.
+_MAX_TRAIN = 2_000
+# Validation images that each kind of unfamiliar image is made from, and that it is compared with.
+_PER_KIND = 100
+# Classes that are left out in turn, those with the most validation images.
+_LEFT_OUT = 10
+
+Features = Float[np.ndarray, "n features"]
+Logits = Float[np.ndarray, "n classes"]
+Labels = Int[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """Scores images by how unlike the training images they are.
+
+    Attributes:
+      method: A key of `novelty.METHODS`.
+      arrays: What the method keeps of the training images.
+      threshold: Images with a larger score are unlike the training images.
+      rate: Share of validation images above the threshold that was asked for.
+      n_train: Number of training images that it was fitted to.
+      n_validation: Number of validation images that the threshold was chosen on.
+      comparison: Method -> {"kinds": mean AUROC against unfamiliar images, "classes": mean AUROC
+        against classes that the detector was not fitted to (absent if the run has one class),
+        "mean": the mean of both, "each": AUROC by kind and class}; empty if the config names the
+        method.
+    """
+
+    method: str
+    arrays: Mapping[str, np.ndarray]
+    threshold: float
+    rate: float
+    n_train: int
+    n_validation: int
+    comparison: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def score(self, features: Features, logits: Logits) -> Float[np.ndarray, " n"]:
+        """Scores, larger for more unlike; infinite where the network's output is not finite.
+
+        Args:
+          features: Features of the unmodified images.
+          logits: Their logits before calibration.
+        """
+        return novelty.score(self.method, self.arrays, features, logits)
+
+    def summary(self) -> dict[str, Any]:
+        """What `metrics.json` says of the detector."""
+        return {
+            "method": self.method,
+            "threshold": self.threshold,
+            "expected": self.rate,
+            "n_train": self.n_train,
+            "n_validation": self.n_validation,
+            "comparison": {
+                method: {key: value for key, value in found.items() if key != "each"}
+                for method, found in self.comparison.items()
+            },
+        }
+
+
+class Describing(Protocol):
+    """What is needed of a classifier, which itself loads detectors."""
+
+    config: Config
+    detector: Detector | None
+
+    def describe(self, images: ImagesLike) -> tuple[Features, Logits]:
+        """Features and logits of unmodified images."""
+        ...
+
+
+def fit_run(
+    model: Describing, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
+) -> None:
+    """Fits the detector of a run, writes its files and sets it in `model`.
+
+    Without a validation split, or if the network's features are not finite, the run has no detector
+    and a message says why.
+
+    Args:
+      model: The classifier of the run.
+      workdir: Folder of the run.
+      train: Training split of the run.
+      validation: Validation split of the run.
+    """
+    options = model.config.evaluation
+    model.detector = None
+    if options.rejection != NONE and validation is None:
+        console.log_info("no validation split: images unlike the training images are not detected")
+    elif options.rejection != NONE:
+        model.detector = _fit(model, train, validation)
+    if model.detector is None:
+        remove(workdir)
+        return
+    write(workdir, model.detector)
+    console.log_info(_line(model.detector))
+
+
+def fit(
+    known: tuple[Features, Logits, Labels],
+    validation: tuple[Features, Logits, Labels],
+    kinds: Mapping[str, tuple[Features, Logits]],
+    method: str,
+    rate: float,
+) -> Detector:
+    """Fits a detector to what the network makes of images.
+
+    Args:
+      known: Features, logits and labels of training images.
+      validation: Features, logits and labels of validation images.
+      kinds: Kind -> features and logits of unfamiliar images.
+      method: A key of `novelty.METHODS`, or "auto" for the best of them.
+      rate: Share of validation images that the threshold rejects.
+    """
+    comparison = {}
+    if method == AUTO:
+        comparison = {name: _compare(name, known, validation, kinds) for name in METHODS}
+        method = max(comparison, key=lambda name: comparison[name]["mean"])
+    arrays = METHODS[method].fit(known[0], known[2])
+    scores = novelty.score(method, arrays, *validation[:2])
+    threshold = novelty.threshold(scores, rate)
+    return Detector(method, arrays, threshold, rate, len(known[0]), len(scores), comparison)
+
+
+def write(workdir: pathlib.Path, detector: Detector) -> None:
+    """Writes `rejection.npz` and `rejection.json`."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **detector.arrays)
+    content = dataclasses.asdict(dataclasses.replace(detector, arrays={}))
+    content["arrays"] = _digest(buffer.getvalue())
+    atomic_write(workdir / ARRAYS_FILE, buffer.getvalue())
+    atomic_write(workdir / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def remove(workdir: pathlib.Path) -> None:
+    """Removes the files of a detector, if the run has one."""
+    if distributed.is_primary():
+        for name in (FILE, ARRAYS_FILE):
+            (workdir / name).unlink(missing_ok=True)
+
+
+def load(workdir: pathlib.Path) -> Detector | None:
+    """The detector of the run in `workdir`, or None if it has none.
+
+    Raises:
+      UserError: A file is missing or damaged, or the two files do not belong together.
+    """
+    if not (workdir / FILE).exists():
+        return None
+    expected = "a detector of unlike images; delete it to go on without one"
+    content = read_json(workdir / FILE, expected, _parsed)
+    arrays = _load_arrays(workdir / ARRAYS_FILE, content.pop("arrays"))
+    return Detector(arrays=arrays, **content)
+
+
+def _fit(model: Describing, train: Dataset, validation: Dataset) -> Detector | None:
+    options, seed = model.config.evaluation, model.config.seed
+    used = train.take(_balanced(train.labels, _MAX_TRAIN, seed))
+    known = (*model.describe(used.images), used.labels)
+    found = (*model.describe(validation.images), validation.labels)
+    for name, (features, logits, _) in (("training", known), ("validation", found)):
+        bad = ~(np.isfinite(features).all(axis=1) & np.isfinite(logits).all(axis=1))
+        if bad.any():
+            console.log_info(
+                "images unlike the training images are not detected: the network's output is not "
+                f"finite for {bad.sum():,} of {len(bad):,} {name} images"
+            )
+            return None
+    kinds = {}
+    if options.rejection == AUTO:
+        chosen = _balanced(validation.labels, _PER_KIND, seed)
+        images = np.asarray(validation.take(chosen).images)
+        names = list(unfamiliar.KINDS)
+        made = np.concatenate([unfamiliar.make(name, images, seed) for name in names])
+        parts = [np.split(values, len(names)) for values in model.describe(made)]
+        kinds = {name: (parts[0][i], parts[1][i]) for i, name in enumerate(names)}
+    return fit(known, found, kinds, options.rejection, options.rejection_rate)
+
+
+def _compare(
+    method: str,
+    known: tuple[Features, Logits, Labels],
+    validation: tuple[Features, Logits, Labels],
+    kinds: Mapping[str, tuple[Features, Logits]],
+) -> dict[str, Any]:
+    """AUROC of a method against each kind and each class left out, and their means."""
+    features, _, labels = known
+    seen, seen_logits, seen_labels = validation
+    arrays = METHODS[method].fit(features, labels)
+    usual = novelty.score(method, arrays, seen, seen_logits)
+    of_kinds = {
+        name: novelty.auroc(usual, novelty.score(method, arrays, *made))
+        for name, made in kinds.items()
+    }
+    of_classes = {}
+    for left_out in _frequent(seen_labels, labels):
+        rest, is_new = labels != left_out, seen_labels == left_out
+        without = METHODS[method].fit(features[rest], labels[rest])
+        # The network knows the class, so its logit is hidden from the methods that use logits.
+        logits = np.delete(seen_logits, left_out, axis=1)
+        scores = novelty.score(method, without, seen, logits)
+        of_classes[str(left_out)] = novelty.auroc(scores[~is_new], scores[is_new])
+    means = {
+        key: float(np.mean(list(each.values())))
+        for key, each in (("kinds", of_kinds), ("classes", of_classes))
+        if each
+    }
+    mean = float(np.mean(list(means.values()))) if means else 0.5
+    return means | {"mean": mean, "each": {"kinds": of_kinds, "classes": of_classes}}
+
+
+def _frequent(labels: Labels, fitted: Labels) -> list[int]:
+    """The classes to leave out: the most frequent of `labels`, if others remain in both splits."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2 or len(np.unique(fitted)) < 2:
+        return []
+    order = classes[np.argsort(-counts, kind="stable")]
+    others = {int(c): np.any(fitted != c) for c in order}
+    return [c for c, remain in others.items() if remain][:_LEFT_OUT]
+
+
+def _balanced(labels: Labels, most: int, seed: int) -> Int[np.ndarray, " m"]:
+    """Indices of at most `most` images, as equally many of each class as there are; ascending."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = labels[order]
+    rank = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        rank[shuffled == label] = np.arange(np.count_nonzero(shuffled == label))
+    return np.sort(order[np.argsort(rank, kind="stable")[:most]])
+
+
+def _line(detector: Detector) -> str:
+    line = f"images unlike the training images: {detector.method}, "
+    if detector.comparison:
+        means = {name: found["mean"] for name, found in detector.comparison.items()}
+        others = [f"{name} {mean:.4f}" for name, mean in means.items() if name != detector.method]
+        line += f"AUROC {means[detector.method]:.4f} on held-out kinds ({', '.join(others)}); "
+    return (
+        line + f"rejects {100 * detector.rate:g} % of {detector.n_validation:,} validation images"
+    )
+
+
+def _parsed(content: Any) -> dict[str, Any]:
+    """The content of `rejection.json`, checked."""
+    if content["method"] not in METHODS:
+        raise ValueError(f"method {content['method']!r}")
+    if not math.isfinite(content["threshold"]):
+        raise ValueError(f"threshold {content['threshold']}")
+    names = [field.name for field in dataclasses.fields(Detector)]
+    if set(content) != set(names):
+        raise ValueError(f"expected {', '.join(names)}")
+    return {name: content[name] for name in names}
+
+
+def _load_arrays(path: pathlib.Path, digest: str) -> dict[str, np.ndarray]:
+    expected = f"the arrays that {FILE} names; delete {FILE} to go on without a detector"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}, expected {expected}") from error
+    if _digest(data) != digest:
+        raise UserError(f"{path}: its SHA-256 differs, expected {expected}")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

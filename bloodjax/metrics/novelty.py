@@ -1,0 +1,240 @@
+"""Scores that say how unlike the training images an image is, from a network's features and logits.
+
+Each method is fitted to training images alone, and gives larger scores to more unlike images:
+
+"mahalanobis": squared Mahalanobis distance to the nearest class mean under a covariance that the
+  classes share (Lee et al. 2018, https://arxiv.org/abs/1807.03888), of features scaled to length 1
+  (Müller and Hein 2025, https://arxiv.org/abs/2505.18032).
+"relative_mahalanobis": the same minus the distance under one Gaussian of all classes (Ren et al.
+  2021, https://arxiv.org/abs/2106.09022).
+"knn": distance to the fifth nearest training image, of features scaled to length 1 (Sun et al.
+  2022, https://arxiv.org/abs/2204.06507).
+"energy": the negative log of the sum of the exponentials of the logits (Liu et al. 2020,
+  https://arxiv.org/abs/2010.03759).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Int
+from scipy.special import logsumexp
+from scipy.stats import rankdata
+
+# Directions in which a covariance is estimated in full; in all others it is one variance.
+_RANK = 128
+_NEIGHBOURS = 5
+_ROWS = 1024  # images compared with the stored ones at once; bounds the memory
+_SMALLEST_VARIANCE = 1e-12  # of features of length 1: below, they are constant
+
+Arrays = Mapping[str, np.ndarray]
+Features = Float[np.ndarray, "n features"]
+Logits = Float[np.ndarray, "n classes"]
+Labels = Int[np.ndarray, " n"]
+Scores = Float[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to score images.
+
+    Attributes:
+      fit: (finite features of training images, their labels) -> what is kept, as named arrays.
+      score: (these arrays, features, logits) -> scores.
+    """
+
+    fit: Callable[[Features, Labels], dict[str, np.ndarray]]
+    score: Callable[[Arrays, Features, Logits], Scores]
+
+
+def score(method: str, arrays: Arrays, features: Features, logits: Logits) -> Scores:
+    """Scores of images, larger for more unlike; infinite where a feature or logit is not finite.
+
+    Args:
+      method: A key of `METHODS`.
+      arrays: What the method's `fit` returned.
+      features: Features of the images.
+      logits: Logits of the images.
+    """
+    finite = np.isfinite(features).all(axis=1) & np.isfinite(logits).all(axis=1)
+    scores = np.full(len(features), np.inf)
+    if finite.any():
+        known = np.float64(features[finite]), np.float64(logits[finite])
+        scores[finite] = METHODS[method].score(arrays, *known)
+    return scores
+
+
+def threshold(scores: Float[np.ndarray, " n"], rate: float) -> float:
+    """The lowest score of known images that at most a share `rate` of them exceeds.
+
+    Args:
+      scores: Scores of at least one known image.
+      rate: In 0..1.
+    """
+    allowed = min(int(rate * len(scores) + 1e-9), len(scores) - 1)
+    return float(np.sort(scores)[len(scores) - 1 - allowed])
+
+
+def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:
+    """Probability that an unknown image has a higher score than a known one; ties count half.
+
+    Args:
+      known: Scores of at least one known image.
+      unknown: Scores of at least one unknown image.
+    """
+    n, m = len(known), len(unknown)
+    ranks = rankdata(np.concatenate([known, unknown]))
+    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+
+
+def unit(features: Features) -> Features:
+    """The features scaled to length 1; zeros stay zeros."""
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(length > 0, length, 1)
+
+
+def _fit_gaussians(features: Features, labels: Labels) -> dict[str, np.ndarray]:
+    """One Gaussian for each class, with a shared covariance, and one of all classes."""
+    x = unit(np.float64(features))
+    classes = np.unique(labels)
+    means = np.stack([x[labels == c].mean(axis=0) for c in classes])
+    basis = _principal_directions(x - x.mean(axis=0))
+    arrays = {"basis": basis}
+    for name, centres, index in (
+        ("class", means, np.searchsorted(classes, labels)),
+        ("all", x.mean(axis=0, keepdims=True), np.zeros(len(x), int)),
+    ):
+        inside, outside = _parts(x - centres[index], basis)
+        covariance, other = _shrunk_covariance(inside, outside, x.shape[1])
+        whitening = scipy.linalg.solve_triangular(
+            np.linalg.cholesky(covariance), np.eye(len(covariance)), lower=True
+        ).T
+        arrays |= {
+            f"{name}_means": centres,
+            f"{name}_whitening": whitening,
+            f"{name}_other_variance": np.array(other),
+        }
+    return {name: np.float32(values) for name, values in arrays.items()}
+
+
+def _principal_directions(centred: Features) -> Float[np.ndarray, "features rank"]:
+    """Orthonormal directions of the largest variance, by a randomised SVD of fixed seed.
+
+    Halko et al. 2011, https://arxiv.org/abs/0909.4061. It costs a few products with the features,
+    where a network may have 2,048 of them.
+    """
+    n, width = centred.shape
+    rank = min(_RANK, n, width)
+    columns = min(rank + 16, n, width)
+    sketch = centred @ np.random.default_rng(0).normal(size=(width, columns))
+    for _ in range(3):
+        rows, _ = np.linalg.qr(sketch)
+        sketch = centred @ (centred.T @ rows)
+    rows, _ = np.linalg.qr(sketch)
+    return np.linalg.svd(rows.T @ centred, full_matrices=False)[2][:rank].T
+
+
+def _parts(
+    differences: Features, basis: Float[np.ndarray, "features rank"]
+) -> tuple[Float[np.ndarray, "n rank"], Scores]:
+    """Coordinates in the basis, and the squared length of the rest."""
+    inside = differences @ basis
+    squared = (differences**2).sum(axis=1) - (inside**2).sum(axis=1)
+    return inside, np.maximum(squared, 0)
+
+
+def _shrunk_covariance(
+    inside: Float[np.ndarray, "n rank"], outside: Scores, width: int
+) -> tuple[Float[np.ndarray, "rank rank"], float]:
+    """Covariance in the basis and the variance of every other direction.
+
+    They are shrunk towards one variance for all directions by the amount of the oracle
+    approximating estimator (Chen et al. 2010, https://doi.org/10.1109/TSP.2010.2053029).
+    """
+    n, rank = inside.shape
+    covariance, rest = inside.T @ inside / n, outside.mean()
+    trace = np.trace(covariance) + rest
+    mean = trace / width
+    if mean < _SMALLEST_VARIANCE:  # constant features: every difference counts the same
+        return np.eye(rank), 1.0
+    others = max(width - rank, 1)
+    squares = (covariance**2).sum() + rest**2 / others
+    distance = (n + 1 - 2 / width) * (squares - trace**2 / width)
+    needed = (1 - 2 / width) * squares + trace**2
+    shrinkage = 1.0 if distance <= needed else needed / distance
+    covariance = (1 - shrinkage) * covariance + shrinkage * mean * np.eye(rank)
+    other = (1 - shrinkage) * rest / others + shrinkage * mean
+    floor = max(mean * 1e-6, _SMALLEST_VARIANCE)
+    return covariance + floor * np.eye(rank), max(other, floor)
+
+
+def _gaussian_distances(
+    arrays: Arrays, name: str, x: Features, projected: Float[np.ndarray, "n rank"]
+) -> Float[np.ndarray, "n means"]:
+    means, whitening = (np.float64(arrays[f"{name}_{key}"]) for key in ("means", "whitening"))
+    centres = means @ np.float64(arrays["basis"])
+    squared = _squared_distances(x, means)
+    inside = _squared_distances(projected, centres)
+    outside = np.maximum(squared - inside, 0) / float(arrays[f"{name}_other_variance"])
+    return _squared_distances(projected @ whitening, centres @ whitening) + outside
+
+
+def _squared_distances(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, "n m"]:
+    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
+    return np.maximum(squares, 0)
+
+
+def _score_mahalanobis(arrays: Arrays, features: Features, logits: Logits) -> Scores:
+    del logits
+    x = unit(features)
+    projected = x @ np.float64(arrays["basis"])
+    return _gaussian_distances(arrays, "class", x, projected).min(axis=1)
+
+
+def _score_relative(arrays: Arrays, features: Features, logits: Logits) -> Scores:
+    del logits
+    x = unit(features)
+    projected = x @ np.float64(arrays["basis"])
+    background = _gaussian_distances(arrays, "all", x, projected)[:, 0]
+    return _gaussian_distances(arrays, "class", x, projected).min(axis=1) - background
+
+
+def _fit_neighbours(features: Features, labels: Labels) -> dict[str, np.ndarray]:
+    # Of a class of fewer images than neighbours, no image would have enough near it.
+    smallest = np.unique(labels, return_counts=True)[1].min()
+    k = np.array(min(_NEIGHBOURS, smallest), np.int64)
+    return {"stored": np.float32(unit(np.float64(features))), "k": k}
+
+
+def _score_neighbours(arrays: Arrays, features: Features, logits: Logits) -> Scores:
+    del logits
+    stored, k = np.float64(arrays["stored"]), int(arrays["k"])
+    x, scores = unit(features), np.empty(len(features))
+    for start in range(0, len(x), _ROWS):
+        rows = slice(start, start + _ROWS)
+        squared = _squared_distances(x[rows], stored)
+        scores[rows] = np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1])
+    return scores
+
+
+def _fit_nothing(features: Features, labels: Labels) -> dict[str, np.ndarray]:
+    del features, labels
+    return {}
+
+
+def _score_energy(arrays: Arrays, features: Features, logits: Logits) -> Scores:
+    del arrays, features
+    return -logsumexp(logits, axis=1)
+
+
+METHODS: dict[str, Method] = {
+    "mahalanobis": Method(_fit_gaussians, _score_mahalanobis),
+    "relative_mahalanobis": Method(_fit_gaussians, _score_relative),
+    "knn": Method(_fit_neighbours, _score_neighbours),
+    "energy": Method(_fit_nothing, _score_energy),
+}
