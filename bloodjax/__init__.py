@@ -103,6 +103,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     *,
     tta_select: str = "none",
+    calibrate: bool = False,
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
@@ -122,6 +123,8 @@ def evaluate(
       out: Folder to write to; by default one in WORKDIR/evaluate.
       tta_select: How to weight the views on the run's validation split first: none, greedy or
         weights.
+      calibrate: Whether to fit calibration, referral and the detector of unlike images to the run's
+        own splits first, also of a run that has none. The run's folder keeps them.
       corruptions: Distortions to score the images under too: all, extra, everything, or
         NAME,NAME,...; `corruptions.json` and `corruptions.html` contain the result.
       bad_images: What to do about an unreadable image: raise an error ("fail") or leave it out
@@ -149,6 +152,7 @@ def evaluate(
         tta,
         None if out is None else _path(out),
         tta_select=tta_select,
+        calibrate=calibrate,
         corruptions=corruptions,
         bad_images=bad_images,
         layout=layout,

@@ -1,7 +1,8 @@
 """Scores a trained classifier, or an ensemble of several, on labelled images.
 
 python -m bloodjax.evaluate --workdir=DIR [--workdir=DIR2 ...] --data=SPEC [--split=test]
-    [--tta=d4] [--tta_select=greedy] [--corruptions=all] [--bad_images=skip] [--out=DIR]
+    [--tta=d4] [--tta_select=greedy] [--calibrate] [--corruptions=all] [--bad_images=skip]
+    [--out=DIR]
 
 `bloodjax.evaluate`, the function, explains the flags.
 """
@@ -33,6 +34,12 @@ _SELECT = command.flags.DEFINE_enum(
     "none",
     ["none", "greedy", "weights"],
     "Weight the views on the run's validation split first; WORKDIR/tta.json keeps the weights.",
+)
+_CALIBRATE = command.flags.DEFINE_bool(
+    "calibrate",
+    False,
+    "Fit calibration, referral and the detector of unlike images to the run's own splits first, "
+    "also of a run that has none; WORKDIR keeps them.",
 )
 _OUT = command.flags.DEFINE_string(
     "out", None, "DIR: Folder to write to. By default in WORKDIR/evaluate."
@@ -70,6 +77,7 @@ def main(_: list[str]) -> None:
         _TTA.value,
         command.local_path("out") if _OUT.value else None,
         tta_select=_SELECT.value,
+        calibrate=_CALIBRATE.value,
         corruptions=_CORRUPTIONS.value,
         bad_images=_BAD.value,
         layout=_LAYOUT.value,

@@ -47,7 +47,8 @@ def main(_: list[str]) -> None:
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
     from bloodjax.data import sources, statement
-    from bloodjax.evaluation import ensemble, tables
+    from bloodjax.evaluation import answers as answers_lib
+    from bloodjax.evaluation import ensemble, tables, uncertainty
     from bloodjax.io import files
 
     out = command.local_path("out")
@@ -60,6 +61,8 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
     model.check_tta(_TTA.value)
+    if remark := uncertainty.remark(model, workdirs):
+        console.log_info(remark)
     compilation_cache.keep(workdirs[0])
     dataset = sources.load_images(
         os.path.expanduser(_INPUT.value),
@@ -69,8 +72,12 @@ def main(_: list[str]) -> None:
     )
     for line in statement.lines({"images": dataset}):
         console.log_info(line)
-    probabilities = model.predict(dataset.images, _TTA.value)
-    tables.write(out, tables.predictions(dataset.names, model.classes, probabilities))
+    answers = model.answer(dataset.images, _TTA.value)
+    judged = answers_lib.columns(answers)
+    columns = tables.predictions(dataset.names, model.classes, answers.probabilities, **judged)
+    tables.write(out, columns)
+    for line in answers_lib.remarks(answers, model.config.evaluation.rejection_rate):
+        console.log_info(line)
     console.log_info(f"{console.counted(len(dataset), 'image')} classified; written to {out}")
 
 

@@ -122,3 +122,21 @@ def unlike_remark(unlike: int, n: int, expected: float = 0.01) -> str | None:
         f"these images are unlike the training ones: {unlike:,} of {n:,} ({100 * unlike / n:.1f} %)"
         f" are beyond the detector's threshold, {100 * expected:g} % were expected"
     )
+
+
+def remarks(answers: Answers, expected: float = 0.01) -> list[str]:
+    """Lines on what is referred, and on images that are unlike the training images.
+
+    Args:
+      answers: The answers.
+      expected: As for `unlike_remark`.
+    """
+    if not answers.is_judged:
+        return []
+    n, far = len(answers), int(answers.unlike.sum())
+    lines = [
+        f"{int(answers.refer.sum()):,} of {n:,} referred to a person: {int(answers.unsure.sum()):,}"
+        f" {UNSURE}, {far:,} {UNLIKE}"
+    ]
+    remark = None if answers.distance is None else unlike_remark(far, n, expected)
+    return lines if remark is None else [*lines, remark]

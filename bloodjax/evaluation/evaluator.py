@@ -275,7 +275,9 @@ def lines(name: str, result: Mapping) -> list[str]:
         found.append(f"{name}: {referral_summary(point)}")
     if "rejection" in result:
         unlike = round(result["rejection"]["rejected"] * result["n"])
-        if remark := answers_lib.unlike_remark(unlike, result["n"]):
+        if remark := answers_lib.unlike_remark(
+            unlike, result["n"], result["rejection"].get("expected", 0.01)
+        ):
             found.append(f"{name}: {remark}")
     return found
 

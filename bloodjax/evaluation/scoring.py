@@ -19,9 +19,10 @@ from bloodjax.data import statement
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, evaluator, results, robustness
+from bloodjax.evaluation import ensemble, evaluator, results, robustness, uncertainty
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.io.files import make_folder
 from bloodjax.training import saved_splits
 
 
@@ -33,6 +34,7 @@ def evaluate_runs(
     out: pathlib.Path | None,
     *,
     tta_select: str = "none",
+    calibrate: bool = False,
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
@@ -53,6 +55,10 @@ def evaluate_runs(
         _select(model, workdirs, tta, tta_select)
         tta = SELECTED
     model.check_tta(tta)
+    if calibrate:
+        _calibrate(model, workdirs)
+    if remark := uncertainty.remark(model, workdirs):
+        console.log_info(remark)
     config = config_lib.with_reading(model.config, bad_images=bad_images)
     if layout is not None:
         layout_lib.check(layout, "--layout")
@@ -126,7 +132,7 @@ def _trained_on(
         own = {key: member.data[key] for key in ("image_size", "bits", "scale", "fit")}
         return read(config_lib.validate({**content, "data": {**content["data"], **own}}))[1]
 
-    members = model.members if isinstance(model, Ensemble) else {workdir: model}
+    members = _members(model, workdir)
     runs = {folder: member.config for folder, member in members.items()}
     mask, unknown = saved_splits.trained_on(runs, model.classes, dataset, config, read_again)
     for folder in unknown:
@@ -135,6 +141,26 @@ def _trained_on(
             "is missing or has changed; whether they are among these cannot be told"
         )
     return mask
+
+
+def _members(model: Classifier | Ensemble, workdir: pathlib.Path) -> dict[pathlib.Path, Classifier]:
+    """Folder -> classifier of each member of an ensemble, or of the one run in `workdir`."""
+    return model.members if isinstance(model, Ensemble) else {workdir: model}
+
+
+def _calibrate(model: Classifier | Ensemble, workdirs: Sequence[pathlib.Path]) -> None:
+    """Fits what `uncertainty.fit_run` fits to each run, on the run's own splits."""
+    members = _members(model, workdirs[0])
+    read = {}
+    for folder, member in members.items():  # All are read before a file is written.
+        file = folder / saved_splits.SPLITS_FILE
+        make_folder(folder)
+        read[folder] = [
+            saved_splits.recall(member.config, file, member.classes, name, lazy=name == "train")
+            for name in ("train", "validation")
+        ]
+    for folder, member in members.items():
+        uncertainty.fit_run(member, folder, *read.pop(folder))
 
 
 def _select(
@@ -154,3 +180,5 @@ def _select(
         model.config, workdir / saved_splits.SPLITS_FILE, model.classes, "validation"
     )
     evaluator.select_views(model, workdir, validation, tta, method)
+    if model.tta == SELECTED and model.is_calibrated:  # They are of the views selected before.
+        _calibrate(model, workdirs)

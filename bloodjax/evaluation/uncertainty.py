@@ -8,13 +8,15 @@ the run's folder and set in its classifier.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from bloodjax import config as config_lib
 from bloodjax import metrics
 from bloodjax.cli import console
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import calibration, referral, rejection
 from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import make_folder
 from bloodjax.metrics import calibration as scaling
 
@@ -75,3 +77,20 @@ def _calibration_line(found: scaling.Calibration, details: Mapping[str, object])
         f"loss {details['nll_before']:.4f} -> {details['nll']:.4f}, calibration error "
         f"{details['ece_before']:.2%} -> {details['ece']:.2%}"
     )
+
+
+def remark(model: Classifier | Ensemble, workdirs: Sequence[pathlib.Path]) -> str | None:
+    """One line if a run has no calibration, and how to fit one; otherwise None."""
+    members = model.members if isinstance(model, Ensemble) else {workdirs[0]: model}
+    for folder, member in members.items():
+        if member.is_calibrated:
+            continue
+        found = (
+            f"{folder}: the run has no calibration, so probabilities are those of the network and "
+            "no image is referred as unsure; "
+        )
+        if config_lib.split_source(member.config, "validation").fraction == 0:
+            return found + "it has no validation split to fit one on"
+        data = member.config.data.train
+        return found + f"to fit one: bloodjax evaluate --workdir={folder} --data={data} --calibrate"
+    return None

@@ -13,7 +13,7 @@ OF_CLASS, OF_ALL_CLASSES = 3, 150
 
 Probabilities = Float[np.ndarray, "n classes"]
 Labels = Int[np.ndarray, " n"]
-Indices = Int[np.ndarray, " m"]
+Indices = Int[np.ndarray, "_"]
 
 
 def confident_mistakes(probabilities: Probabilities, labels: Labels, k: int = MISTAKES) -> Indices:
