@@ -26,7 +26,9 @@ from bloodjax.distributed import preemption
 from bloodjax.errors import Stopped
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.evaluation.referral import Referral
 from bloodjax.io.files import atomic_write, make_folder
+from bloodjax.metrics import selective
 from bloodjax.report import corruptions_page
 
 # Minimum number of images in a chunk. After each chunk, progress and signals are handled.
@@ -58,7 +60,7 @@ def benchmark(
       Stopped: SIGINT or SIGTERM came; nothing was written.
     """
     make_folder(out)
-    clean, errors = _measure(model, dataset, names, tta)
+    clean, errors, answered = _measure(model, dataset, names, tta)
     result = {
         "n": len(dataset),
         "image_size": int(dataset.images.shape[1]),
@@ -66,6 +68,7 @@ def benchmark(
         "seed": model.config.seed,
         "tta": tta or model.tta,
         **relative(clean, errors),
+        **({} if model.referral is None else {"selective": _selective(model.referral, answered)}),
         "baseline": {"source": alexnet_reference.SOURCE, "image_size": alexnet_reference.SIZE},
     }
     atomic_write(out / "corruptions.json", json.dumps(result, indent=2) + "\n")
@@ -105,7 +108,32 @@ def summary(result: Mapping) -> str:
     )
     if result["rBE"] is not None:
         line += f"; BE {result['BE']:.3f}, rBE {result['rBE']:.3f} (AlexNet on BloodMNIST-C: 1)"
+    if point := result.get("selective"):
+        line += f"; refers {1 - point['mean_coverage']:.1%} of the distorted"
+        if point["mean_error"] is not None:
+            line += f", error on the rest {point['mean_error']:.2%}"
+        line = line.replace("%", " %")
     return line
+
+
+def _selective(referral: Referral, answered: Mapping[str, Mapping[str, dict]]) -> dict:
+    """The entry "selective" of `corruptions.json`: what the run's threshold does under each.
+
+    Args:
+      referral: The threshold.
+      answered: "clean" or distortion -> severity -> `selective.operating_point`.
+    """
+    rows = [point for name in answered if name != "clean" for point in answered[name].values()]
+    errors = [point["error"] * point["coverage"] for point in rows if point["coverage"]]
+    coverage = float(np.mean([point["coverage"] for point in rows]))
+    return {
+        "target_error": referral.target_error,
+        "threshold": referral.threshold,
+        "mean_coverage": coverage,
+        # Of the answered images of all distortions together.
+        "mean_error": float(np.sum(errors) / len(rows) / coverage) if coverage else None,
+        **answered,
+    }
 
 
 def _row(name: str, clean: float, errors: Mapping[int, float]) -> dict:
@@ -131,35 +159,48 @@ def _measure(
     dataset: Dataset,
     names: Mapping[str, Sequence[int]],
     tta: str | None,
-) -> tuple[float, dict[str, dict[int, float]]]:
-    """The balanced error on clean images, and for each distortion and severity."""
+) -> tuple[float, dict[str, dict[int, float]], dict[str, dict[str, dict]]]:
+    """The balanced error on clean images, and for each distortion and severity.
+
+    Returns:
+      The balanced errors, and for a model with a threshold of confidence, what it answers: "clean"
+      or distortion -> severity -> `selective.operating_point`.
+    """
     seed, n = model.config.seed, len(dataset)
+    answered: dict[str, dict[str, dict]] = {}
     total = n * (1 + sum(map(len, names.values())))
     errors: dict[str, dict[int, float]] = {}
     with preemption.graceful_shutdown() as stop, console.ProgressBar("clean", total, 0) as bar:
 
-        def error(done: int, distort: Callable) -> float:
-            predictions = []
+        def error(done: int, distort: Callable, name: str, severity: int) -> float:
+            predictions, refer = [], []
             for rows in _chunks(n, model.config.batch_size):
                 images = np.stack([distort(dataset.images[i], dataset.names[i]) for i in rows])
-                predictions.append(model.predict(images, tta))
+                answers = model.answer(images, tta)
+                predictions.append(answers.probabilities)
+                refer.append(answers.refer)
                 bar.advance(done + rows.stop)
                 if stop.signal:
                     raise Stopped(
                         "stopped; the results of the corruptions were not written", stop.signal
                     )
-            scores = metrics.quick(np.concatenate(predictions), dataset.labels)
-            return 1 - scores["balanced_accuracy"]
+            probabilities = np.concatenate(predictions)
+            if model.referral is not None:
+                correct = probabilities.argmax(axis=1) == dataset.labels
+                point = selective.operating_point(~np.concatenate(refer), correct)
+                answered.setdefault(name, {})[str(severity)] = point
+            return 1 - metrics.quick(probabilities, dataset.labels)["balanced_accuracy"]
 
-        clean = error(0, lambda image, _: image)
+        clean = error(0, lambda image, _: image, "clean", 0)
         done = n
         for name, severities in names.items():
             errors[name] = {}
             for severity in severities:
                 bar.describe(f"{name} {severity}")
-                errors[name][severity] = error(done, _distortion(name, severity, seed))
+                distort = _distortion(name, severity, seed)
+                errors[name][severity] = error(done, distort, name, severity)
                 done += n
-    return clean, errors
+    return clean, errors, answered
 
 
 def _distortion(name: str, severity: int, seed: int) -> Callable:

@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from bloodjax import metrics
+from bloodjax.metrics import calibration
+from bloodjax.metrics.calibration import NONE, TEMPERATURES, Calibration
+
+
+def sample(n, classes=5, sharpness=1.0, seed=0):
+    """Labels drawn from probabilities p, and predictions softmax(sharpness * log p)."""
+    rng = np.random.default_rng(seed)
+    logits = log_softmax(3 * rng.normal(size=(n, classes)), axis=1)
+    truth = softmax(logits, axis=1)
+    labels = (truth.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return softmax(sharpness * logits, axis=1).astype(np.float32), labels
+
+
+def loss(calibration_, probabilities, labels):
+    """The cross-entropy with Platt's targets, in one line for each of its parts."""
+    n, classes = probabilities.shape
+    targets = np.full((n, classes), 1 / (n + 2) / (classes - 1))
+    targets[np.arange(n), labels] = (n + 1) / (n + 2)
+    calibrated = calibration_.apply(probabilities.astype(np.float64))
+    return -(targets * np.log(calibrated)).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize("sharpness", [0.4, 1.0, 2.5])
+def test_temperature_undoes_what_made_the_classifier_over_or_under_confident(sharpness):
+    probabilities, labels = sample(20_000, sharpness=sharpness)
+    found = calibration.fit_temperature(probabilities, labels)
+    assert found.temperature == pytest.approx(sharpness, rel=0.05)
+    new, new_labels = sample(20_000, sharpness=sharpness, seed=1)
+    assert metrics.quick(found.apply(new), new_labels)["ece"] < 0.015
+
+
+def test_temperature_is_the_best_of_a_grid():
+    probabilities, labels = sample(300, sharpness=1.7)
+    found = calibration.fit_temperature(probabilities, labels)
+    grid = np.geomspace(*TEMPERATURES, 500)
+    losses = [loss(Calibration("temperature", t), probabilities, labels) for t in grid]
+    best = int(np.argmin(losses))
+    assert grid[best - 1] <= found.temperature <= grid[best + 1]
+    assert loss(found, probabilities, labels) <= losses[best] + 1e-9
+
+
+@pytest.mark.full
+def test_temperature_is_what_pytorch_s_lbfgs_finds():
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    probabilities, labels = sample(4000, sharpness=2.0)
+    logits = torch.from_numpy(np.log(probabilities.astype(np.float64)))
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        value = torch.nn.functional.cross_entropy(logits * scale, torch.from_numpy(labels))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    found = calibration.fit_temperature(probabilities, labels)
+    assert found.temperature == pytest.approx(1 / scale.item(), rel=2e-3)
+
+
+@pytest.mark.parametrize("n", [1, 30, 1000])
+def test_a_perfect_validation_gives_the_confidence_of_the_rule_of_succession(n):
+    # As label smoothing leaves it: always right, with a confidence of 0.9.
+    labels = np.arange(n) % 8
+    probabilities = np.where(np.arange(8) == labels[:, None], 0.9, 0.1 / 7)
+    found = calibration.fit(probabilities, labels)
+    assert found.method == "temperature"
+    assert TEMPERATURES[0] < found.temperature < np.inf
+    confidence = found.apply(probabilities).max(axis=1)
+    np.testing.assert_allclose(confidence, (n + 1) / (n + 2), atol=1e-4)
+
+
+def test_only_wrong_answers_give_no_confidence():
+    probabilities, _ = sample(50)
+    found = calibration.fit_temperature(probabilities, probabilities.argmin(axis=1))
+    assert found.temperature == pytest.approx(TEMPERATURES[1], rel=1e-3)
+
+
+def test_temperature_never_changes_the_predicted_class_nor_the_dtype():
+    probabilities, labels = sample(500, sharpness=2.0)
+    after = calibration.fit(probabilities, labels, "temperature").apply(probabilities)
+    assert after.dtype == probabilities.dtype
+    np.testing.assert_array_equal(after.argmax(axis=1), probabilities.argmax(axis=1))
+    np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_probability_of_zero_stays_finite():
+    one_hot = np.eye(3, dtype=np.float32)
+    assert np.isfinite(Calibration("temperature", 4.0).apply(one_hot)).all()
+    assert np.isfinite(calibration.fit(one_hot, np.array([0, 1, 0])).temperature)
+
+
+def biased(n, seed=0):
+    """Predictions that over-rate class 0, and labels from the unbiased probabilities."""
+    probabilities, labels = sample(n, seed=seed)
+    logits = np.log(probabilities) + np.array([2.0, 0, 0, 0, -1])
+    return softmax(logits, axis=1), labels
+
+
+def test_vector_scaling_is_chosen_where_a_class_is_over_rated():
+    probabilities, labels = biased(3000)
+    gain, error = calibration.vector_gain(probabilities, labels)
+    assert gain > 5 * error > 0
+    found = calibration.fit(probabilities, labels)
+    assert found.method == "vector"
+    np.testing.assert_allclose(np.diff(found.bias)[[0, 3]], [2, 1], atol=0.4)
+    new, new_labels = biased(3000, seed=1)
+    simple = calibration.fit_temperature(probabilities, labels)
+    losses = [metrics.quick(one.apply(new), new_labels)["loss"] for one in (found, simple)]
+    assert losses[0] < losses[1] - 0.03
+
+
+def test_temperature_is_chosen_where_vector_scaling_has_nothing_to_add():
+    methods = {calibration.fit(*sample(200, sharpness=2, seed=s)).method for s in range(3)}
+    assert methods == {"temperature"}
+
+
+def test_vector_scaling_is_the_minimum_of_its_loss():
+    probabilities, labels = biased(400)
+    found = calibration.fit_vector(probabilities, labels)
+
+    def penalised(one):
+        penalty = np.square([*np.subtract(one.scale, 1), *one.bias]).sum() / (2 * len(labels))
+        return loss(one, probabilities, labels) + penalty
+
+    best, rng = penalised(found), np.random.default_rng(0)
+    for _ in range(30):
+        bias, scale = (np.add(v, 0.02 * rng.normal(size=5)) for v in (found.bias, found.scale))
+        other = Calibration("vector", found.temperature, tuple(bias), tuple(scale))
+        assert penalised(other) > best - 1e-6
+
+
+def test_none_changes_nothing():
+    probabilities, labels = sample(20)
+    found = calibration.fit(probabilities, labels, "none")
+    assert found == NONE
+    assert found.apply(probabilities) is probabilities
+
+
+def test_few_images_never_choose_vector_scaling():
+    probabilities, labels = biased(4)
+    assert calibration.vector_gain(probabilities, labels) == (0.0, np.inf)
+    assert calibration.fit(probabilities, labels).method == "temperature"
+
+
+def test_nothing_to_fit_to_and_an_unknown_method():
+    with pytest.raises(ValueError, match="no images"):
+        calibration.fit(np.zeros((0, 3)), np.zeros(0, int))
+    with pytest.raises(ValueError, match="isotonic"):
+        calibration.fit(*sample(3), "isotonic")
+
+
+def test_the_json_form_gives_the_same_calibration():
+    found = calibration.fit_vector(*biased(100))
+    assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    for change in ({"method": "x"}, {"temperature": 0}, {"bias": [float("nan")]}):
+        with pytest.raises(ValueError, match=r"method 'x'|temperature 0|not finite"):
+            Calibration.from_dict(found.to_dict() | change)
+
+
+def test_the_same_seed_gives_the_same_folds():
+    probabilities, labels = biased(200)
+    assert calibration.vector_gain(probabilities, labels, 3) == calibration.vector_gain(
+        probabilities, labels, 3
+    )
