@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Scores runs on labelled images."),
     "predict": ("predict", "Classifies images."),
     "serve": ("serve", "Serves a page, and an HTTP endpoint, that classify images."),
+    "export": ("export", "Writes a classifier as a file that other tools run."),
     "audit": ("audit", "Finds junk, duplicates, label conflicts and leakage in datasets."),
     "preview": ("preview", "Draws a sheet of augmented training images."),
     "plan": ("plan", "Plans a run on a TPU or GPU that is not here: memory, time, cost."),

@@ -29,6 +29,7 @@ FLOORS = (
     "attribution",
     "planning",
     "evaluation",
+    "exporting",
     "serving",
     "run",
     "cross_validation",
@@ -44,6 +45,7 @@ COMMANDS = (
     "list_configs",
     "preview",
     "plan",
+    "export",
     "serve",
 )
 # What the whole project is written in; every other library is imported by one module.

@@ -17,7 +17,8 @@ SELECTED = "selected"
 # Methods that weight the views on the validation split; see `evaluation.tta_selection`.
 METHODS = ("greedy", "weights")
 # Number of views that are computed at once. More are computed one after another, which takes the
-# memory of a single batch.
+# memory of a single batch; or if the batch is smaller than this, as many at once as make this many
+# images.
 _AT_ONCE = 8
 
 Forward = Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]]
@@ -62,19 +63,25 @@ def probabilities(
     chosen = [name for name, _ in config.weights] or list(functions)
     plain = [views.IMAGE] if config.with_plain and views.IMAGE not in chosen else []
     logits = _logits(forward, images, [functions[name] for name in chosen + plain])
+    mean = average(logits[: len(chosen)], config)
+    if not config.with_plain:
+        return mean
+    of_image = logits[(chosen + plain).index(views.IMAGE)]
+    return jnp.stack([mean, jax.nn.softmax(of_image, axis=-1)], axis=1)
+
+
+def average(
+    logits: Float[Array, "views batch classes"], config: TTAConfig
+) -> Float[Array, "batch classes"]:
+    """Class probabilities, averaged over the views that `config` uses, in their order."""
     by_logits = config.average == "logits"
     each = jax.nn.log_softmax(logits, axis=-1) if by_logits else jax.nn.softmax(logits, axis=-1)
-    each = each[: len(chosen)]
     if config.weights:
         weights = jnp.asarray([weight for _, weight in config.weights], each.dtype)
         mean = jnp.tensordot(weights, each, axes=1)
     else:
         mean = each.mean(axis=0)
-    mean = jax.nn.softmax(mean, axis=-1) if by_logits else mean
-    if not config.with_plain:
-        return mean
-    of_image = logits[(chosen + plain).index(views.IMAGE)]
-    return jnp.stack([mean, jax.nn.softmax(of_image, axis=-1)], axis=1)
+    return jax.nn.softmax(mean, axis=-1) if by_logits else mean
 
 
 def each_view(
@@ -91,4 +98,9 @@ def _logits(
     seen = jnp.stack([function(images) for function in functions])
     if len(seen) <= _AT_ONCE:
         return jax.vmap(forward)(seen)
-    return lax.map(forward, seen)
+    batch = images.shape[0]
+    # A program that is exported may have a batch of a size that is not known yet.
+    most = max(1, _AT_ONCE // batch) if isinstance(batch, int) else 1
+    group = max(n for n in range(1, most + 1) if len(seen) % n == 0)
+    groups = seen.reshape(-1, group, *images.shape)
+    return lax.map(jax.vmap(forward), groups).reshape(len(seen), batch, -1)

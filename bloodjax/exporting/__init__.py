@@ -1,0 +1,1 @@
+"""Trained classifiers in the formats of other tools."""
