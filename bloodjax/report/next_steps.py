@@ -20,6 +20,7 @@ _OVERFITTED = 0.05  # training accuracy above validation accuracy
 _NOT_ROBUST = 0.05  # accuracy lost under distortions
 _UNLIKE = 3  # times the rejection rate that was asked for
 _PAIRS = 3
+_MANY_REFERRED = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,17 +160,33 @@ def _groups(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextS
 
 
 def _unlike(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
-    rate = (content.config.get("evaluation") or {}).get("rejection_rate", 0.01)
     for name, result in content.evaluations.items():
-        rejected = (result.get("rejection") or {}).get("rejected")
+        rejection = result.get("rejection") or {}
+        rejected, rate = rejection.get("rejected"), rejection.get("expected", 0.01)
         if rejected is not None and rejected > max(_UNLIKE * rate, rate + 0.01):
             yield NextStep(
                 f"Many images of {name} are unlike the training images.",
-                f"{_percent(rejected)} are beyond the threshold, which was set to reject "
+                f"{_percent(rejected)} are beyond the threshold, which rejects "
                 f"{_percent(rate)} of validation.",
                 "Check that they show the same kind of sample, stain and magnification.",
                 "unlike",
             )
+
+
+def _referral(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    point = (metrics.get("selective") or {}).get("operating_point")
+    if not point or 1 - point["coverage"] <= _MANY_REFERRED:
+        return
+    kept = point["error"]
+    rest = "no answer is left" if kept is None else f"the error on the rest is {_percent(kept)}"
+    yield NextStep(
+        "The model refers many images to a person.",
+        f"{_percent(1 - point['coverage'])} of {split} are referred; {rest}. Without referral the "
+        f"error is {_percent(1 - metrics['accuracy'])}.",
+        "A more accurate network refers fewer. If a higher error is acceptable, raise "
+        "config.evaluation.target_error and run bloodjax evaluate --calibrate.",
+        "referral",
+    )
 
 
 def _calibration(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
@@ -231,9 +248,10 @@ def _percent(share: float) -> str:
 _RULES: Sequence[Callable[[RunContent, str, Mapping], Iterator[NextStep]]] = (
     _leakage,
     _baseline,
-    _labels,
     _confusions,
+    _labels,
     _unlike,
+    _referral,
     _groups,
     _calibration,
     _few_images,

@@ -257,10 +257,17 @@ def risk_coverage(
         if target is not None or point is not None:
             axes.legend(loc="upper left")
         axes.set(xlabel="images answered", ylabel="error on these", xlim=(0, 1.01))
-        axes.set_ylim(bottom=0)
+        # The interval of a few images is so wide that the curve beside it would be flat.
+        limits = [*error, *(() if interval is None else _upper_limits(coverage, interval[1]))]
+        axes.set_ylim(0, 1.1 * max(limits) or 1)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         return _svg(figure, "error on the answered images against the share that is answered")
+
+
+def _upper_limits(coverage: Sequence[float], limits: Sequence[float]) -> list[float]:
+    """The limits where at least half of the images are answered."""
+    return [limit for share, limit in zip(coverage, limits, strict=True) if share >= 0.5]
 
 
 def image_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]]) -> bytes:

@@ -4,6 +4,7 @@ import base64
 import html.parser
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -459,3 +460,78 @@ def test_a_page_leaves_out_images_that_do_not_fit(monkeypatch):
 def test_a_page_of_many_classes_has_at_most_5_mb():
     page = run_page.build(run_content.RunContent(**_many(600)))
     assert 3_000_000 < len(page.encode()) <= 5_000_000
+
+
+@pytest.fixture
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs Chromium")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.full
+def test_the_report_in_a_browser(browser, tmp_path):
+    run = _complete()
+    other = [_picture(5, predicted="platelet")]
+    file = tmp_path / "index.html"
+    file.write_text(
+        run_page.build(
+            run_content.RunContent(
+                **run | {"cells": {**run["cells"], ("platelet", "basophil"): other}}
+            )
+        ),
+        encoding="utf-8",
+    )
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    messages, requests = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(file.as_uri())
+
+    assert page.evaluate("document.documentElement.scrollWidth") == 390, "as wide as the phone"
+    assert page.locator(".cell:visible").count() == 0
+    page.locator('a[href="#cell-2-0"]').click()
+    assert (
+        page.locator(".cell:visible h3").inner_text().startswith("platelet predicted as basophil")
+    )
+    page.locator('a[href="#cell-0-1"]').click()
+    assert page.locator(".cell:visible").count() == 1
+
+    groups = page.locator("#groups tbody th")
+    assert groups.all_inner_texts() == ["patient 0", "patient 1", "patient 2"]
+    accuracy = page.locator("#groups th button", has_text="Accuracy")
+    accuracy.click()
+    assert groups.last.inner_text() == "patient 0", "the lowest of a descending order"
+    accuracy.click()
+    assert groups.first.inner_text() == "patient 0"
+    page.locator("#groups th button", has_text="Group").click()
+    page.locator("#groups th button", has_text="Group").click()
+    assert groups.all_inner_texts() == ["patient 2", "patient 1", "patient 0"]
+    assert page.locator('#groups th[aria-sort="descending"]').inner_text().startswith("Group")
+
+    gallery = page.locator('[data-filter="mistakes"] > figure:visible')
+    assert gallery.count() == 2
+    page.locator("#mistakes input").fill("1.PNG")
+    assert gallery.count() == 1
+    assert page.locator("#mistakes .tools").inner_text().endswith("1 of 2 shown")
+    page.locator("#mistakes select").first.select_option("basophil")
+    assert gallery.count() == 1
+
+    assert not messages
+    assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+@pytest.mark.full
+def test_the_report_without_javascript(browser, tmp_path):
+    file = tmp_path / "index.html"
+    file.write_text(run_page.build(run_content.RunContent(**_complete())), encoding="utf-8")
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(file.as_uri())
+    assert page.locator(".cell:visible").count() == 1, "every image can be seen"
+    assert page.locator("th button, .tools").count() == 0, "and nothing that does not work"
