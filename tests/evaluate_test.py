@@ -23,7 +23,8 @@ def test_scores_the_part_kept_back_for_testing(command, trained, tmp_path):
     with (tmp_path / "predictions.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == kept_back
-    assert list(table[0]) == ["name", "label", "predicted", *classifier.load(trained).classes]
+    columns = ["name", "label", "predicted", "confidence", "refer", "why"]
+    assert list(table[0]) == [*columns, *classifier.load(trained).classes]
 
 
 @pytest.mark.full

@@ -29,7 +29,7 @@ def test_classifies_a_folder_of_images(command, trained, tmp_path):
     expected = model.predict(cells)
     for i, probabilities in enumerate(expected):
         row = table[f"{i % 2}/{i}.png"]
-        assert list(row) == ["name", "predicted", *model.classes]
+        assert list(row) == ["name", "predicted", "confidence", "refer", "why", *model.classes]
         assert row["predicted"] == model.classes[int(probabilities.argmax())]
         np.testing.assert_allclose([float(row[c]) for c in model.classes], probabilities, atol=1e-5)
 

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from bloodjax import config as config_lib
-from bloodjax import metrics
+from bloodjax import distributed, metrics
 from bloodjax.cli import console
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import calibration, referral, rejection
@@ -38,6 +38,10 @@ def fit_run(
     make_folder(workdir)
     rejection.fit_run(model, workdir, train, validation)
     if validation is None:
+        model.calibrations, model.referral = {}, None
+        if distributed.is_primary():
+            for name in (calibration.FILE, referral.FILE):
+                (workdir / name).unlink(missing_ok=True)
         console.log_info(
             "no validation split: the probabilities are not calibrated, and no threshold of "
             "confidence is chosen"
