@@ -13,6 +13,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -184,7 +185,8 @@ class Block(nn.Module):
                 )
                 expanded, mean = stage.expand != 1, None
                 depthwise_norm = norm("depthwise")
-                if self.activation == "silu" and depthwise_norm.foldable:
+                in_bfloat16 = jnp.dtype(self.dtype) == jnp.bfloat16
+                if self.activation == "silu" and in_bfloat16 and depthwise_norm.foldable:
                     shift = None
                     if expanded:
                         expand = layer(hidden, 1, 1, "expand")

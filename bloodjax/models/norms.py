@@ -68,6 +68,10 @@ class BatchNorm(nn.Module):
           statistics: mean and variance of the batch, which update the running averages; by default
             the running averages are used.
         """
+        if self.folded:
+            if self.update:
+                raise ValueError("a folded BatchNorm has no statistics to update")
+            return self._folded_affine(channels, dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         used = mean.value, var.value
@@ -88,7 +92,20 @@ class BatchNorm(nn.Module):
     @property
     def foldable(self) -> bool:
         """Whether the factor goes into the kernel of the convolution before, see `conv_norm`."""
-        return _in_bfloat16(self) and not self.update and not self.is_initializing()
+        in_bfloat16 = _in_bfloat16(self) and not self.update and not self.is_initializing()
+        return in_bfloat16 or self.folded
+
+    @property
+    def folded(self) -> bool:
+        """Whether its variables are those that `folding.fold` leaves it, "offset" and "factor"."""
+        return self.has_variable("params", "offset")
+
+    def _folded_affine(self, channels, dtype):
+        if self.has_variable("params", "factor"):
+            factor = self.get_variable("params", "factor").astype(dtype)
+        else:
+            factor = jnp.ones((channels,), dtype)
+        return factor, self.get_variable("params", "offset").astype(dtype)
 
     def _statistics(self, x):
         """Per-channel mean and biased variance of the batch."""
