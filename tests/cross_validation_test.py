@@ -12,7 +12,7 @@ from bloodjax import cross_validation
 from bloodjax.data import splits
 from bloodjax.data.synthetic import render
 from bloodjax.errors import Stopped, UserError
-from bloodjax.evaluation import classifier
+from bloodjax.evaluation import classifier, label_review
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.training.executor import JitExecutor
 
@@ -132,6 +132,17 @@ def test_the_ensemble_of_the_folds_is_evaluated_on_test(run, source):
     assert len(result["members"]) == K
     page = (workdir / "report/index.html").read_text(encoding="utf-8")
     assert all(text in page for text in ("fold2", "Out of fold", "Members of the ensemble"))
+
+
+@pytest.mark.full
+def test_labels_are_judged_by_the_run_that_did_not_see_them(run):
+    workdir, _ = run
+    with (workdir / "label_review.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    by = {"train": label_review.BY_FOLDS, "test": label_review.BY_NETWORK}
+    assert all(row["judged_by"] == by[row["split"]] for row in rows)
+    page = (workdir / "report/index.html").read_text(encoding="utf-8")
+    assert label_review.BY_FOLDS in page
 
 
 @pytest.mark.full

@@ -151,7 +151,8 @@ def _overlays(
     model: Classifier | Ensemble, headline: Headline, indices: Int[np.ndarray, " m"]
 ) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
     """The images at `indices` under the heat maps of their predicted classes."""
-    if isinstance(model, Ensemble) or not len(indices):
+    # Of several processes only the primary one is here, and it cannot compute alone on all devices.
+    if isinstance(model, Ensemble) or distributed.count() > 1 or not len(indices):
         return {}
     images = np.asarray(headline.dataset.images[indices])
     maps, _ = model.explain(images, headline.probabilities[indices].argmax(axis=1))

@@ -75,7 +75,7 @@ class _Shown:
     picture: Picture
     src: str
     overlay: str
-    referred: bool
+    unsure: bool
 
 
 def build(content: RunContent) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bloodjax import metrics
-from bloodjax.report import picture_choice, run_content, run_page
+from bloodjax.report import run_content, run_page
 from bloodjax.report.run_content import Picture
 
 CLASSES = ("basophil", "<b>", "platelet")
@@ -121,18 +121,6 @@ def _profile() -> dict:
 @pytest.fixture(scope="module")
 def full():
     return _build(**_run())
-
-
-def test_most_confident_mistakes_come_first():
-    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
-    labels = np.array([1, 1, 1, 0, 0])
-    found = picture_choice.confident_mistakes(probabilities, labels)
-    assert found.tolist() == [2, 4, 3, 0]
-    assert picture_choice.confident_mistakes(probabilities, labels, k=2).tolist() == [2, 4]
-
-
-def test_no_mistakes_are_no_indices():
-    assert picture_choice.confident_mistakes(np.eye(3), np.arange(3)).tolist() == []
 
 
 def test_full_report_has_every_section(full):
@@ -388,7 +376,7 @@ def test_sections_of_a_complete_run(complete):
     assert "train 500 7 heads" in text
     assert "basophil predicted as <b> 1 of 4 images" in text
     assert "patient 0 33 33 0.0 % 0.0–10.4" in text
-    assert "40 % · referred" in text, "a picture below the threshold of confidence"
+    assert "40 % · unsure" in text, "a picture below the threshold of confidence"
 
 
 def test_overlays_are_beside_their_images(complete):
