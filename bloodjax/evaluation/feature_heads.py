@@ -8,6 +8,8 @@ wrong label than the network's own prediction is.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import scipy.linalg
 import scipy.optimize
@@ -15,6 +17,7 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax, softmax
 
 FOLDS = 5
+_ROWS_AT_ONCE = 4096  # Bounds the memory of features in double precision.
 
 
 def out_of_fold(
@@ -34,38 +37,64 @@ def out_of_fold(
       fold_of: Fold of each image, 0, 1, ...
       num_classes: Number of classes. One without images has probability 0.
     """
+    # Sums of squares of features near 0 do not lose digits.
+    centre = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    folds = [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
+    moments = [_moments(features, labels, index, centre, num_classes) for index in folds]
     logits = np.full((len(labels), num_classes), -np.inf)
-    for fold in np.unique(fold_of):
-        held_out = fold_of == fold
-        logits[held_out] = _fit(features[~held_out], labels[~held_out], num_classes)(
-            features[held_out]
-        )
+    for index, own in zip(folds, moments, strict=True):
+        weights, bias = _fit([other for other in moments if other is not own])
+        for start in range(0, len(index), _ROWS_AT_ONCE):
+            rows = index[start : start + _ROWS_AT_ONCE]
+            logits[rows] = (features[rows] - centre).astype(np.float64) @ weights + bias
     return softmax(logits / _temperature(logits, labels), axis=1)
 
 
-def _fit(features: np.ndarray, labels: np.ndarray, num_classes: int):
-    """Fits the head; returns the function from features to logits."""
-    counts = np.bincount(labels, minlength=num_classes)
-    present = np.flatnonzero(counts)
-    features = features.astype(np.float64)
-    means = np.stack([features[labels == label].mean(axis=0) for label in present])
-    centred = features - means[np.searchsorted(present, labels)]
-    covariance = centred.T @ centred / len(features)
-    scale = np.trace(covariance) / len(covariance)
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """Sums over the images of a fold.
+
+    Attributes:
+      counts: Number of images of each class.
+      sums: Sum of the features of each class.
+      products: Sum of the outer products of the features with themselves.
+    """
+
+    counts: Int[np.ndarray, " classes"]
+    sums: Float[np.ndarray, "classes features"]
+    products: Float[np.ndarray, "features features"]
+
+
+def _moments(
+    features: np.ndarray, labels: np.ndarray, index: np.ndarray, centre: np.ndarray, classes: int
+) -> _Moments:
+    size = features.shape[1]
+    sums, products = np.zeros((classes, size)), np.zeros((size, size))
+    for start in range(0, len(index), _ROWS_AT_ONCE):
+        rows = index[start : start + _ROWS_AT_ONCE]
+        values = (features[rows] - centre).astype(np.float64)
+        products += values.T @ values
+        np.add.at(sums, labels[rows], values)
+    return _Moments(np.bincount(labels[index], minlength=classes), sums, products)
+
+
+def _fit(folds: list[_Moments]) -> tuple[np.ndarray, np.ndarray]:
+    """The head's weights [features, classes] and bias [classes] for these folds."""
+    counts = np.sum([fold.counts for fold in folds], axis=0)
+    sums = np.sum([fold.sums for fold in folds], axis=0)
+    means = sums / np.maximum(counts, 1)[:, None]
+    n, size = counts.sum(), sums.shape[1]
+    covariance = (np.sum([fold.products for fold in folds], axis=0) - sums.T @ means) / n
     # Fewer images than features leave directions without any variance. A multiple of the identity
     # (the form of Ledoit and Wolf 2004) has the more weight, the fewer images there are.
-    shrinkage = len(covariance) / (len(covariance) + len(features))
+    shrinkage = size / (size + n)
+    scale = max(0.0, np.trace(covariance) / size)
     covariance *= 1 - shrinkage
-    covariance[np.diag_indices_from(covariance)] += shrinkage * scale + np.finfo(np.float32).tiny
+    covariance[np.diag_indices(size)] += shrinkage * scale + np.finfo(np.float32).tiny
     weights = scipy.linalg.solve(covariance, means.T, assume_a="pos")
-    bias = np.log(counts[present] / len(labels)) - np.sum(means.T * weights, axis=0) / 2
-
-    def logits(features: np.ndarray) -> np.ndarray:
-        result = np.full((len(features), num_classes), -np.inf)
-        result[:, present] = features.astype(np.float64) @ weights + bias
-        return result
-
-    return logits
+    with np.errstate(divide="ignore"):  # The logarithm is -inf for a class without images.
+        bias = np.log(counts / n) - np.sum(means.T * weights, axis=0) / 2
+    return weights, bias
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> float:
