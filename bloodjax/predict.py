@@ -1,7 +1,7 @@
 """Classifies images with a trained classifier, or with an ensemble of several.
 
 python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SPEC
-    --out=FILE.csv|.parquet [--tta=d4] [--bad_images=skip]
+    --out=FILE.csv|.parquet [--tta=d4] [--bad_images=skip] [--explain=DIR]
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ _BAD = command.flags.DEFINE_enum(
     "What to do about an unreadable image: end with an error, or leave it out. By default as the "
     "run's config.data.bad_images says.",
 )
+_EXPLAIN = command.flags.DEFINE_string(
+    "explain",
+    None,
+    "DIR: Folder for an overlay per image, which shows where the network saw the predicted class, "
+    "and all maps in maps.npz.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -46,9 +52,9 @@ def main(_: list[str]) -> None:
     from bloodjax.augment import views
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
-    from bloodjax.data import sources, statement
+    from bloodjax.data import own_size, sources, statement
     from bloodjax.evaluation import answers as answers_lib
-    from bloodjax.evaluation import ensemble, tables, uncertainty
+    from bloodjax.evaluation import ensemble, explanations, tables, uncertainty
     from bloodjax.io import files
 
     out = command.local_path("out")
@@ -56,6 +62,9 @@ def main(_: list[str]) -> None:
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
     files.make_folder(out.parent)  # before anything is computed, an error if it is read-only
+    folder = command.local_path("explain") if _EXPLAIN.value else None
+    if folder:
+        explanations.check_folder(folder)
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
     workdirs = command.local_paths("workdir")
@@ -64,11 +73,10 @@ def main(_: list[str]) -> None:
     if remark := uncertainty.remark(model, workdirs):
         console.log_info(remark)
     compilation_cache.keep(workdirs[0])
+    path = os.path.expanduser(_INPUT.value)
+    options = config.read_options(config.with_reading(model.config, bad_images=_BAD.value))
     dataset = sources.load_images(
-        os.path.expanduser(_INPUT.value),
-        model.config.data.image_size,
-        options=config.read_options(config.with_reading(model.config, bad_images=_BAD.value)),
-        seed=model.config.seed,
+        path, model.config.data.image_size, options=options, seed=model.config.seed
     )
     for line in statement.lines({"images": dataset}):
         console.log_info(line)
@@ -78,6 +86,9 @@ def main(_: list[str]) -> None:
     tables.write(out, columns)
     for line in answers_lib.remarks(answers, model.config.evaluation.rejection_rate):
         console.log_info(line)
+    if folder:
+        read = own_size.reader(path, dataset, options)
+        explanations.write(model, folder, dataset.names, read, answers.predicted)
     console.log_info(f"{console.counted(len(dataset), 'image')} classified; written to {out}")
 
 

@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 
+from bloodjax import attribution, metrics
 from bloodjax import config as config_lib
-from bloodjax import metrics
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.errors import UserError
 from bloodjax.evaluation import answers, classifier, model_folder
@@ -134,6 +134,19 @@ class Ensemble:
             distance=share,
             sets=None if chosen is None else chosen.sets(probabilities),
         )
+
+    def explain(
+        self,
+        images: ImagesLike,
+        classes: Int[np.ndarray, " n"] | None = None,
+        method: str = attribution.DEFAULT,
+    ) -> tuple[list[Float32[np.ndarray, "_ _"]], Int[np.ndarray, " n"]]:
+        """The mean of the members' maps; see `Classifier.explain`."""
+        if classes is None:
+            classes = self.predict(images).argmax(axis=-1)
+        members = self.members.values()
+        each = [member.explain(images, classes, method)[0] for member in members]
+        return [np.mean(maps, axis=0) for maps in zip(*each, strict=True)], classes
 
     @property
     def is_calibrated(self) -> bool:

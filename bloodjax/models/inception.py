@@ -200,8 +200,8 @@ class Mixed(Units):
 class InceptionV3(Backbone, Units):
     """Inception-v3; attributes as in `Backbone` and `Units`.
 
-    It has five stages, which end before the stem's two max pools and after the last block of each of
-    three resolutions.
+    It has five stages, which end before the stem's two max pools and after the last block of each
+    of three resolutions.
     """
 
     @nn.compact

@@ -132,19 +132,40 @@ def read_images(
     Raises:
       UserError: The file is missing or damaged, or contains no images.
     """
+    keys, parts, tally = _read_parts(path, size, options)
+    if keys == ["images"]:
+        return parts[0], tuple(map(str, range(len(parts[0])))), tally
+    splits = [key.removesuffix("_images") for key in keys]
+    names = (f"{s}/{i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part)))
+    return np.concatenate(parts), tuple(names), tally
+
+
+def read_own_size(
+    path: pathlib.Path, options: ReadOptions = DEFAULTS
+) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """The images that `read_images` returns, at the size that they are stored with.
+
+    Raises:
+      UserError: As for `read_images`.
+    """
+    _, parts, _ = _read_parts(path, None, options)
+    return [image for part in parts for image in part]
+
+
+def _read_parts(
+    path: pathlib.Path, size: int | None, options: ReadOptions
+) -> tuple[list[str], list[UInt8[np.ndarray, "_ _ _ 3"]], Tally]:
+    """Keys and images of the arrays of a file without labels, and the images' tally."""
     with open_zip(path) as zipped:
         arrays = _Arrays(path, zipped, size, options)
+        keys = [f"{s}_images" for s in _MEDMNIST_SPLITS if f"{s}_images" in arrays.keys]
         if "images" in arrays.keys:
-            (images,), tally = arrays.images(["images"])
-            return images, tuple(map(str, range(len(images)))), tally
-        splits = [s for s in _MEDMNIST_SPLITS if f"{s}_images" in arrays.keys]
-        if not splits:
+            keys = ["images"]
+        if not keys:
             raise UserError(
                 f"{path}: contains {arrays.found}; expected images, or train_images and so on"
             )
-        parts, tally = arrays.images([f"{s}_images" for s in splits])
-    names = (f"{s}/{i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part)))
-    return np.concatenate(parts), tuple(names), tally
+        return keys, *arrays.images(keys)
 
 
 def native_size(path: pathlib.Path) -> int:
@@ -167,8 +188,9 @@ class _Arrays:
     """Reads and checks the arrays of an open npz; never unpickles anything."""
 
     def __init__(
-        self, path: pathlib.Path, zipped: zipfile.ZipFile, size: int, options: ReadOptions
+        self, path: pathlib.Path, zipped: zipfile.ZipFile, size: int | None, options: ReadOptions
     ):
+        """Reads arrays of an open file; `size` is None for images of the size that is stored."""
         self.path, self._size, self.options = path, size, options
         self.keys = {n.removesuffix(".npy") for n in zipped.namelist() if n.endswith(".npy")}
         self.found = "the arrays " + ", ".join(sorted(self.keys)[:12]) if self.keys else "no arrays"
@@ -195,8 +217,11 @@ class _Arrays:
                 "or strings without pickled objects; for strings, save array.astype(str)"
             ) from error
 
-    def images(self, keys: Sequence[str]) -> tuple[list[UInt8[np.ndarray, "_ size size 3"]], Tally]:
-        """The images of several arrays as RGB squares, all with one scale, and their tally."""
+    def _resized(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels if self._size is None else resize(pixels, self._size, self.options.fit)
+
+    def images(self, keys: Sequence[str]) -> tuple[list[UInt8[np.ndarray, "_ _ _ 3"]], Tally]:
+        """The images of several arrays as RGB, all with one scale, and their tally."""
         ranges: list[bit_depth.Range] = []
         deep = transparent = elongated = 0
         # The first pass finds the scale. Arrays of 8 bits, which have none, are kept from it.
@@ -206,7 +231,7 @@ class _Arrays:
             if pixels.dtype == np.uint8:
                 pixels, n = self._rgb(key, pixels)
                 transparent += n
-                kept[key] = resize(pixels, self._size, self.options.fit)
+                kept[key] = self._resized(pixels)
             else:
                 ranges.append(self._range(key, pixels))
                 deep += len(pixels)
@@ -217,7 +242,7 @@ class _Arrays:
         for key in keys:
             if key not in kept:
                 pixels = self._scaled(key, scale)
-                kept[key] = resize(pixels, self._size, self.options.fit)
+                kept[key] = self._resized(pixels)
         largest = max((one.largest for one in ranges), default=0.0)
         tally = Tally(
             transparent=transparent,
