@@ -13,15 +13,15 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bloodjax import config as config_lib
 from bloodjax.config import Config
 from bloodjax.errors import UserError
+from bloodjax.evaluation import calibration, referral, rejection, tta_selection
 from bloodjax.evaluation import classifier as classifier_lib
-from bloodjax.evaluation import tta_selection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.io import files
 from bloodjax.models.registry import architecture
@@ -35,10 +35,10 @@ WEIGHTS_FILE = readers.FOLDER_FILE
 # Files of a workdir that complete a classifier; see `classifier.with_files_of`.
 FITTED = (
     tta_selection.FILE,
-    "calibration.json",
-    "referral.json",
-    "rejection.json",
-    "rejection.npz",
+    calibration.FILE,
+    referral.FILE,
+    rejection.FILE,
+    rejection.ARRAYS_FILE,
 )
 _LIBRARY = "bloodjax"
 # Values of the config that name no path.
@@ -46,7 +46,11 @@ _NO_PATH = re.compile(r"(tfds|synthetic|hf|package):.*|auto|imagenet|synthetic|"
 
 
 def write(
-    folder: pathlib.Path, model: Classifier, workdir: pathlib.Path, metadata: Mapping[str, object]
+    folder: pathlib.Path,
+    model: Classifier,
+    workdir: pathlib.Path,
+    metadata: Mapping[str, object],
+    without: Sequence[str] = (),
 ) -> None:
     """Writes a classifier to an existing folder.
 
@@ -55,6 +59,7 @@ def write(
       model: The classifier.
       workdir: Folder of its run, whose fitted files are copied.
       metadata: More JSON values for `config.json`.
+      without: Fitted files that are not copied.
     """
     config = shared_config(model.config)
     source, (mean, std) = config.model.source, factory.normalisation(config)
@@ -72,7 +77,7 @@ def write(
     name, classes = config.model.name, model.classes
     bloodjax_file.write(folder / WEIGHTS_FILE, name, len(classes), cfg, model.predictor.variables)
     for fitted in FITTED:
-        if (workdir / fitted).is_file():
+        if fitted not in without and (workdir / fitted).is_file():
             shutil.copyfile(workdir / fitted, folder / fitted)
     content = {
         "library_name": _LIBRARY,

@@ -15,7 +15,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,6 +40,7 @@ _MAX_TRAIN = 2_000
 _PER_KIND = 100
 # Classes that are left out in turn, those with the most validation images.
 _LEFT_OUT = 10
+_MAX_LEFT_OUT = 1_000  # images of each split that this comparison uses
 
 Features = Float[np.ndarray, "n features"]
 Logits = Float[np.ndarray, "n classes"]
@@ -95,6 +96,7 @@ class Detector:
         }
 
 
+@runtime_checkable
 class Describing(Protocol):
     """What is needed of a classifier, which itself loads detectors."""
 
@@ -151,7 +153,7 @@ def fit(
     """
     comparison = {}
     if method == AUTO:
-        comparison = {name: _compare(name, known, validation, kinds) for name in METHODS}
+        comparison = _compare(known, validation, kinds)
         method = max(comparison, key=lambda name: comparison[name]["mean"])
     arrays = METHODS[method].fit(known[0], known[2])
     scores = novelty.score(method, arrays, *validation[:2])
@@ -215,35 +217,41 @@ def _fit(model: Describing, train: Dataset, validation: Dataset) -> Detector | N
 
 
 def _compare(
-    method: str,
     known: tuple[Features, Logits, Labels],
     validation: tuple[Features, Logits, Labels],
     kinds: Mapping[str, tuple[Features, Logits]],
-) -> dict[str, Any]:
-    """AUROC of a method against each kind and each class left out, and their means."""
-    features, _, labels = known
+) -> dict[str, dict[str, Any]]:
+    """AUROC of each method against each kind and each class left out, and their means."""
     seen, seen_logits, seen_labels = validation
-    arrays = METHODS[method].fit(features, labels)
-    usual = novelty.score(method, arrays, seen, seen_logits)
-    of_kinds = {
-        name: novelty.auroc(usual, novelty.score(method, arrays, *made))
-        for name, made in kinds.items()
-    }
-    of_classes = {}
+    each = {name: {"kinds": {}, "classes": {}} for name in METHODS}
+    for name, arrays in novelty.fit_all(known[0], known[2]).items():
+        usual = novelty.score(name, arrays, seen, seen_logits)
+        for kind, made in kinds.items():
+            scores = novelty.score(name, arrays, *made)
+            each[name]["kinds"][kind] = novelty.auroc(usual, scores)
+    # Fewer images do here: these scores are not those of the detector that is kept.
+    features, _, labels = _part(known, _MAX_LEFT_OUT)
+    seen, seen_logits, seen_labels = _part(validation, _MAX_LEFT_OUT)
     for left_out in _frequent(seen_labels, labels):
         rest, is_new = labels != left_out, seen_labels == left_out
-        without = METHODS[method].fit(features[rest], labels[rest])
         # The network knows the class, so its logit is hidden from the methods that use logits.
         logits = np.delete(seen_logits, left_out, axis=1)
-        scores = novelty.score(method, without, seen, logits)
-        of_classes[str(left_out)] = novelty.auroc(scores[~is_new], scores[is_new])
-    means = {
-        key: float(np.mean(list(each.values())))
-        for key, each in (("kinds", of_kinds), ("classes", of_classes))
-        if each
-    }
-    mean = float(np.mean(list(means.values()))) if means else 0.5
-    return means | {"mean": mean, "each": {"kinds": of_kinds, "classes": of_classes}}
+        for name, arrays in novelty.fit_all(features[rest], labels[rest]).items():
+            scores = novelty.score(name, arrays, seen, logits)
+            auroc = novelty.auroc(scores[~is_new], scores[is_new])
+            each[name]["classes"][str(left_out)] = auroc
+    return {name: _with_means(found) for name, found in each.items()}
+
+
+def _with_means(each: dict[str, dict[str, float]]) -> dict[str, Any]:
+    means = {key: float(np.mean(list(found.values()))) for key, found in each.items() if found}
+    return means | {"mean": float(np.mean(list(means.values()))) if means else 0.5, "each": each}
+
+
+def _part(images: tuple[Features, Logits, Labels], most: int) -> tuple[Features, Logits, Labels]:
+    chosen = _balanced(images[2], most, 0)
+    features, logits, labels = (values[chosen] for values in images)
+    return features, logits, labels
 
 
 def _frequent(labels: Labels, fitted: Labels) -> list[int]:

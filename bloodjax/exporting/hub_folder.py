@@ -1,0 +1,188 @@
+"""A trained classifier as a folder in the form of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from bloodjax.data import splits as splits_lib
+from bloodjax.errors import UserError
+from bloodjax.evaluation import calibration, model_folder, referral
+from bloodjax.exporting import model_card
+from bloodjax.exporting.bundle import Bundle
+from bloodjax.io import files
+from bloodjax.pretrained import hub
+from bloodjax.training import saved_splits
+
+CARD_FILE = "README.md"
+# Largest difference of a probability between the run's classifier and the one in the folder.
+_TOLERANCE = 1e-6
+_CONTENT = {
+    CARD_FILE: "this card",
+    model_folder.CONFIG_FILE: "classes, preprocessing, metrics, and the config of the run",
+    model_folder.WEIGHTS_FILE: "the network's variables in float32, named by their paths",
+    "tta.json": "weights of the views for test-time augmentation",
+    "calibration.json": "calibration of the probabilities",
+    "referral.json": "the confidence below which an image is referred",
+    "rejection.json": "the detector of images that are unlike the training cells",
+    "rejection.npz": "arrays of that detector, computed from features of training images",
+}
+_WITH_BLOODJAX = """
+import bloodjax
+
+model = bloodjax.load("FOLDER")  # the folder with this file
+answers = model.answer(images)  # a list of uint8 arrays [height, width, 3], RGB
+print([model.classes[i] for i in answers.predicted], answers.confidence, answers.why)
+"""
+
+
+def check(out: pathlib.Path, push: str = "") -> None:
+    """Checks the values of --out and --push before anything is computed.
+
+    Raises:
+      UserError: `out` exists or cannot be made, or `push` cannot be uploaded to.
+    """
+    if os.path.lexists(out):
+        raise UserError(f"--out={out}: exists already, expected a new folder")
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: there is no folder {out.parent}")
+    files.make_folder(out.parent)
+    if push:
+        hub.check_push(push, "--push")
+
+
+def write(
+    bundle: Bundle, workdir: pathlib.Path, out: pathlib.Path, *, calibrated: bool = True
+) -> dict[str, str]:
+    """Writes the folder, which appears when it is complete.
+
+    Args:
+      bundle: The classifier.
+      workdir: Folder of its run.
+      out: The folder, which must not exist.
+      calibrated: Whether the calibration and the referral of the run belong to it.
+
+    Returns:
+      Name of each file -> what it contains.
+
+    Raises:
+      UserError: `out` cannot be written, or a classifier that was loaded from it gives other
+        probabilities.
+    """
+    with _new_folder(out) as folder:
+        without = () if calibrated else (calibration.FILE, referral.FILE)
+        model_folder.write(folder, bundle.classifier, workdir, _metadata(bundle), without)
+        check_answers(bundle, folder)
+        usage = {"With bloodjax": _WITH_BLOODJAX}
+        content = {name: text for name, text in _CONTENT.items() if (folder / name).exists()}
+        content = {CARD_FILE: _CONTENT[CARD_FILE]} | content
+        card = describe(bundle, workdir, out.name, usage, content)
+        files.atomic_write(folder / CARD_FILE, model_card.render(card))
+    return content
+
+
+def check_answers(bundle: Bundle, folder: pathlib.Path) -> float:
+    """The largest difference of a probability, on the test vectors, of the classifier in `folder`.
+
+    Raises:
+      UserError: It is larger than 1e-6.
+    """
+    loaded, vectors = model_folder.load(folder), bundle.vectors
+    found = loaded.predict(vectors.images, bundle.tta, calibrated=loaded.is_calibrated)
+    difference = float(np.abs(found - vectors.probabilities).max())
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            f"{folder}: the classifier in it gives probabilities that differ by {difference:.2g} "
+            f"from the run's; expected at most {_TOLERANCE:g}, so nothing was written"
+        )
+    return difference
+
+
+def describe(
+    bundle: Bundle,
+    workdir: pathlib.Path,
+    name: str,
+    usage: Mapping[str, str],
+    content: Mapping[str, str],
+) -> model_card.Card:
+    """Collects the facts of the model card; see `model_card.Card` for the arguments."""
+    saved = splits_lib.load(workdir / saved_splits.SPLITS_FILE)
+    evaluated = [split for split in ("test", "validation") if split in bundle.metrics]
+    split = evaluated[0] if evaluated else "test"
+    return model_card.Card(
+        name=name,
+        metadata=_metadata(bundle),
+        sources={
+            part: model_folder.without_folders(source["spec"])
+            for part, source in saved["sources"].items()
+        },
+        sizes={part: len(names) for part, names in saved["parts"].items()},
+        counts=_counts(bundle, workdir, saved["parts"]),
+        split=split,
+        metrics=_metrics(workdir, split) if evaluated else {},
+        usage=usage,
+        files=content,
+    )
+
+
+def _metadata(bundle: Bundle) -> dict:
+    """The bundle's metadata, without the folder of the weights that training started from."""
+    metadata, found = bundle.to_dict(), bundle.classifier.referral
+    location = model_folder.without_folders(metadata["weights"]["location"])
+    return metadata | {
+        "weights": {**metadata["weights"], "location": location},
+        "referral": dataclasses.asdict(found) if found else None,
+    }
+
+
+def _metrics(workdir: pathlib.Path, split: str) -> dict:
+    return files.read_json(workdir / "evaluate" / split / "metrics.json", "metrics", dict)
+
+
+def _counts(
+    bundle: Bundle, workdir: pathlib.Path, parts: Mapping[str, object]
+) -> dict[str, dict[str, int]]:
+    """Split -> class -> number of images; without the splits whose source cannot be read."""
+    counts = {}
+    for part in parts:
+        if part in bundle.metrics:
+            found = _metrics(workdir, part)["per_class"]
+            counts[part] = {name: found[name]["support"] for name in bundle.classes}
+            continue
+        try:
+            labels = saved_splits.recall(
+                bundle.config,
+                workdir / saved_splits.SPLITS_FILE,
+                bundle.classes,
+                part,
+                lazy=True,
+            ).labels
+        except UserError:
+            continue
+        numbers = np.bincount(labels, minlength=len(bundle.classes)).tolist()
+        counts[part] = dict(zip(bundle.classes, numbers, strict=True))
+    return counts
+
+
+@contextlib.contextmanager
+def _new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary folder that becomes `out` at the end, or is removed after an exception."""
+    try:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"--out={out}: {error.strerror}, expected a folder to make") from error
+    try:
+        folder.chmod(0o755)  # mkdtemp allows only the user
+        yield folder
+        folder.rename(out)
+    except OSError as error:
+        raise UserError(f"--out={out}: {error.strerror}, expected a folder to write") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,235 @@
+"""A folder for the Hub, of a network with random weights and a workdir written by hand."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+
+import bloodjax
+from bloodjax.augment.tta import TTAConfig
+from bloodjax.data import splits
+from bloodjax.data.synthetic import render
+from bloodjax.errors import UserError
+from bloodjax.evaluation import calibration, classifier, referral
+from bloodjax.evaluation.referral import Referral
+from bloodjax.exporting import hub_folder
+from bloodjax.exporting.bundle import Bundle, Vectors, Weights
+from bloodjax.metrics.calibration import Calibration
+from bloodjax.pretrained.load import load_weights
+from bloodjax.training import factory
+
+CELLS = render.render_dataset(24, 32, seed=0)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The files of a run that an export reads, but for its checkpoints."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    (folder / "evaluate/test").mkdir(parents=True)
+    source = {"spec": "synthetic:24", "fingerprint": "synthetic:24"}
+    names = {"train": CELLS.names[:12], "validation": CELLS.names[12:18], "test": CELLS.names[18:]}
+    content = {
+        "seed": 0,
+        "sources": dict.fromkeys(names, source),
+        "parts": {split: list(found) for split, found in names.items()},
+        "classes": list(CELLS.classes),
+    }
+    (folder / "splits.json").write_text(json.dumps(content))
+    assert splits.load(folder / "splits.json")["parts"]["test"] == list(names["test"])
+    each = {"recall": 0.5, "recall_ci95": [0.25, 0.75], "precision": 0.5, "support": 1}
+    metrics = {
+        "n": 6,
+        "accuracy": 0.5,
+        "f1_macro": 0.4375,
+        "ece": 0.125,
+        "nll": 1.25,
+        "ci95": {"accuracy": [0.25, 0.75], "f1_macro": [0.125, 0.625]},
+        "per_class": dict.fromkeys(CELLS.classes, each),
+        "calibration": {"method": "temperature", "ece_before": 0.375, "nll_before": 2.5},
+        "selective": {
+            "operating_point": {
+                "threshold": 0.9,
+                "coverage": 0.975,
+                "error": 0.004,
+                "error_ci95": [0.001, 0.009],
+            }
+        },
+        "rejection": {"method": "mahalanobis", "threshold": 3.0, "rejected": 0.0125},
+    }
+    (folder / "evaluate/test/metrics.json").write_text(json.dumps(metrics))
+    scaled = Calibration("temperature", 0.5)
+    calibration.write(folder, {"default": scaled, "none": scaled}, {})
+    referral.write(folder, Referral(0.005, 0.9, 6))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(workdir, make_config):
+    """The bundle of the run, with the folders of its sources and weights in its config."""
+    config = make_config(
+        **{
+            "model.name": "simple_cnn_050",
+            "data.train": "/home/jane/patients/cells.zip",
+            "data.test": "/home/jane/test.zip",
+            "dtype": "float32",
+        }
+    )
+    content = config.to_dict()
+    content["model"]["weights"] = content["model"]["source"]["location"] = "/home/jane/net.h5"
+    content["model"]["source"] |= {"licence": "mit", "citation": "A et al., 2020"}
+    config = bloodjax.config.validate(content)
+    variables = factory.variables(config, len(CELLS.classes))
+    model = classifier.with_files_of(workdir, config, CELLS.classes, variables, 7)
+    images = CELLS.images[12:18]
+    probabilities = model.predict(images, "none")
+    return Bundle(
+        classifier=model,
+        views=TTAConfig("none", "probabilities"),
+        tta="none",
+        calibration=model.calibration("none"),
+        weights=Weights("/home/jane/net.h5", "mit", "A et al., 2020"),
+        checked_on="validation",
+        images=images,
+        labels=CELLS.labels[12:18],
+        vectors=Vectors(images, probabilities, images[:1], probabilities[:1]),
+        metrics={"test": {"n": 6, "accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}},
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(bundle, workdir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "my-cells"
+    hub_folder.check(out)
+    hub_folder.write(bundle, workdir, out)
+    return out
+
+
+def test_loads_with_the_same_answers(exported, bundle):
+    model = bloodjax.load(exported)
+    assert model.classes == CELLS.classes
+    assert (model.step, model.referral) == (7, Referral(0.005, 0.9, 6))
+    found, expected = model.answer(CELLS.images), bundle.classifier.answer(CELLS.images)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    assert (found.why, found.refer.tolist()) == (expected.why, expected.refer.tolist())
+    plain = model.predict(CELLS.images, calibrated=False)
+    assert np.abs(plain - found.probabilities).max() > 0.01  # the calibration came along
+
+
+def test_its_weights_are_a_start_for_training(exported, bundle):
+    weights = load_weights("simple_cnn_050", str(exported))
+    assert (weights.pretrained_cfg.licence, weights.pretrained_cfg.size) == ("mit", 32)
+    found = weights.backbone()["params"]["backbone"]
+    theirs = bundle.classifier.predictor.variables["params"]["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, found, theirs)
+
+
+def test_the_card_has_valid_metadata(exported):
+    card = huggingface_hub.ModelCard.load(exported / "README.md")
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("bloodjax", "image-classification")
+    assert (data.license, data.base_model) == ("mit", None)
+    assert "simple_cnn_050" in data.tags
+    found = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert found == {"accuracy": 0.5, "f1": 0.4375}
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_the_card_states_data_metrics_use_and_limits(exported):
+    text = (exported / "README.md").read_text("utf-8")
+    for part in (
+        "| Accuracy | 0.5000 | 0.2500 to 0.7500 |",
+        "from 0.3750 to 0.1250",
+        "answers 97.50 % of the images, and 0.40 % of these answers are wrong (0.10 % to 0.90 %)",
+        "rejects 1.25 % of the test split",
+        "| all | 12 | 6 | 6 |",
+        "not a medical device",
+        "A program drew the training images",
+        "weights `net.h5`, which are published under mit. Paper: A et al., 2020",
+        "| `model.safetensors` |",
+    ):
+        assert part in text
+    numbers = np.bincount(CELLS.labels[:12], minlength=8)
+    assert f"| {CELLS.classes[0]} | {numbers[0]} | " in text
+
+
+def test_no_path_of_this_machine_is_in_it(exported, workdir):
+    for path in exported.iterdir():
+        content = path.read_bytes()
+        for private in (b"/home/jane", b"patients", str(workdir.parent).encode()):
+            assert private not in content, path.name
+    config = json.loads((exported / "config.json").read_text("utf-8"))
+    assert config["run"]["data"]["train"] == "cells.zip"
+    assert config["run"]["model"]["source"]["location"] == "net.h5"
+    assert config["id2label"]["0"] == CELLS.classes[0]
+    assert config["referral"]["threshold"] == 0.9
+    assert config["calibration"] == Calibration("temperature", 0.5).to_dict()
+
+
+def test_without_calibration_the_fitted_files_stay_behind(bundle, workdir, tmp_path):
+    out = tmp_path / "plain"
+    plain = bundle.classifier.predict(bundle.vectors.images, "none", calibrated=False)
+    vectors = Vectors(bundle.vectors.images, plain, bundle.vectors.large, plain[:1])
+    uncalibrated = dataclasses.replace(bundle, vectors=vectors)
+    hub_folder.write(uncalibrated, workdir, out, calibrated=False)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert bloodjax.load(out).referral is None
+
+
+def test_nothing_is_written_if_the_answers_differ(bundle, workdir, tmp_path):
+    wrong = Vectors(
+        bundle.vectors.images,
+        bundle.vectors.probabilities + np.float32(1e-4),
+        bundle.vectors.large,
+        bundle.vectors.large_probabilities,
+    )
+    changed = dataclasses.replace(bundle, vectors=wrong)
+    with pytest.raises(UserError, match=r"differ by 0.0001 .* so nothing was written"):
+        hub_folder.write(changed, workdir, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_place_is_refused_before_the_run_is_read(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="there: exists already, expected a new folder"):
+        hub_folder.check(tmp_path / "there")
+    with pytest.raises(UserError, match="there is no folder"):
+        hub_folder.check(tmp_path / "no/out")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", None, "no such file"),
+        ("model.safetensors", b"x", "truncated or not a safetensors file"),
+        ("config.json", b'{"library_name": "bloodjax"}', r"config.json: is damaged \(KeyError"),
+        ("calibration.json", b"{}", "calibration.json: is damaged"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(exported, tmp_path, file, content, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    if content is None:
+        (copy / file).unlink()
+    else:
+        (copy / file).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        bloodjax.load(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(exported, tmp_path):
+    copy = pathlib.Path(shutil.copytree(exported, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    config["run"]["model"]["name"] = "simple_cnn"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="contains weights of simple_cnn_050, expected simple_cnn"):
+        bloodjax.load(copy)
