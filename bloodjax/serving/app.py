@@ -16,9 +16,8 @@ import fastapi
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from bloodjax import __version__
 from bloodjax.serving.limits import Refused
-from bloodjax.serving.service import THREADS, Nearest, Result, Service
+from bloodjax.serving.service import THREADS, VERSION, Nearest, Result, Service
 from bloodjax.serving.uploads import FIELD, Reader, Upload
 
 T = TypeVar("T")
@@ -160,7 +159,7 @@ def create(service: Service, allowed_hosts: Sequence[str] = ()) -> Asgi:
     """
     app = fastapi.FastAPI(
         title="bloodjax",
-        version=__version__,
+        version=VERSION,
         description="Classifies images of cells with a trained classifier.",
         docs_url=None,  # FastAPI's own pages load their scripts from another server
         redoc_url=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import logging
 import pathlib
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from bloodjax import __version__
 from bloodjax.attribution import overlay
 from bloodjax.cli import console
 from bloodjax.config import read_options
@@ -33,6 +33,7 @@ from bloodjax.serving.limits import Limits, Refused
 from bloodjax.serving.neighbours import TrainingCells
 from bloodjax.serving.uploads import Upload
 
+VERSION = importlib.metadata.version("bloodjax")
 # XLA uses all cores for one computation; the other threads decode the next requests' images.
 THREADS = 4
 # Longer side of the images that are sent to the page.
@@ -341,7 +342,7 @@ class Service:
         classes = [_text(name) for name in self._model.classes]
         figures = {} if len(members) > 1 else _read_figures(self._workdirs[0] / _METRICS)
         return {
-            "version": __version__,
+            "version": VERSION,
             "classes": classes,
             "columns": tables.probability_columns(classes),
             "runs": [

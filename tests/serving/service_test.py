@@ -1,0 +1,190 @@
+import threading
+
+import numpy as np
+import pytest
+
+from bloodjax.data import images
+from bloodjax.errors import UserError
+from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.serving.limits import Refused
+
+service = pytest.importorskip("bloodjax.serving.service", reason="needs the extra [serve]")
+Upload = pytest.importorskip("bloodjax.serving.uploads", reason="needs the extra [serve]").Upload
+
+
+@pytest.fixture
+def answering(colours, limits, tmp_path):
+    made = service.Service(colours, [tmp_path], limits, neighbours_of=0)
+    yield made
+    made.close()
+
+
+def test_answers_and_errors_keep_the_order(answering, plain):
+    results = answering.predict(
+        [
+            Upload("red.png", plain(200, 20, 20)),
+            Upload("broken.png", plain(200, 20, 20)[:60]),
+            Upload("text.txt", b"no image"),
+            Upload("large.png", b"", "larger than the limit of 1 MB"),
+            Upload("empty.png", b""),
+            Upload("bomb.png", plain(0, 200, 0, (101, 100))),
+            Upload("green.png", plain(0, 200, 0)),
+        ]
+    )
+    assert [result.predicted for result in results] == ["red", *[None] * 5, "green"]
+    assert results[0].probabilities.keys() == {"red", "green", "<b>blue</b>"}
+    assert sum(results[0].probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert (results[0].confidence, results[0].error) == (results[0].probabilities["red"], None)
+    assert [result.error for result in results[2:6]] == [
+        "unknown image format",
+        "larger than the limit of 1 MB",
+        "an empty file",
+        "100x101 pixels, expected at most 10000",
+    ]
+    assert results[1].error
+    assert all(result.refer for result in results[1:6])
+
+
+def test_why_an_image_is_referred(answering, plain):
+    colours = [(200, 0, 0), (90, 90, 80), (6, 0, 0), (7, 7, 7)]
+    results = answering.predict([Upload("a", plain(*colour)) for colour in colours])
+    assert [(result.refer, result.why) for result in results] == [
+        (False, ""),
+        (True, "unsure"),
+        (True, "unlike the training cells"),
+        (True, "unsure, unlike the training cells"),
+    ]
+
+
+def test_the_classifier_gets_what_predict_reads(answering, colours, limits, monkeypatch):
+    given = []
+    answer = colours.answer
+    monkeypatch.setattr(colours, "answer", lambda x, tta: (given.append(x), answer(x))[1])
+    rng = np.random.default_rng(0)
+    encoded = images.encode_png(rng.integers(0, 256, (60, 90, 3), np.uint8))
+    answering.predict([Upload("a.png", encoded)])
+    size = colours.config.data.image_size
+    np.testing.assert_array_equal(given[0][0], images.decode(encoded, size))
+
+
+def test_what_reading_had_to_decide_is_said(answering, plain):
+    assert answering.predict([Upload("a", plain(1, 2, 3))])[0].notes == []
+    long = answering.predict([Upload("a", plain(1, 2, 3, (40, 90)))])[0]
+    assert "cropped to the central square" in long.notes[0]
+
+
+def test_a_heat_map_is_of_the_class_that_is_asked_for(answering, plain):
+    upload = Upload("a.png", plain(200, 20, 20, (30, 50)))
+    drawn = {
+        name: images.decode_whole(answering.explain(upload, name))[0]
+        for name in ("red", "green", "<b>blue</b>", None)
+    }
+    assert drawn["red"].shape == (30, 50, 3)
+    np.testing.assert_array_equal(drawn[None], drawn["red"])
+    assert len({drawn[name].tobytes() for name in drawn}) == 3
+    with pytest.raises(Refused, match="unknown class, expected one of red, green"):
+        answering.explain(upload, "yellow")
+    with pytest.raises(Refused, match="an empty file"):
+        answering.explain(Upload("a", b""), None)
+
+
+def test_a_preview_is_small(answering, colours, limits, tmp_path):
+    big = images.encode_png(np.zeros((90, 1100, 3), np.uint8))
+    with pytest.raises(Refused, match="1100x90 pixels"):
+        answering.preview(Upload("a", big))
+    wide = service.Service(colours, [tmp_path], service.Limits(), neighbours_of=0)
+    assert images.decode_whole(wide.preview(Upload("a", big)))[0].shape == (42, 512, 3)
+
+
+def test_about_the_classifier(answering):
+    about = answering.about()
+    assert about["classes"] == ["red", "green", "<b>blue</b>"]
+    assert about["runs"][0]["network"] == "simple_cnn"
+    assert about["limits"]["files"] == 5
+    assert about["metrics"] == {}
+    assert about["nearest"] == {"state": "none", "note": "Turned off for this server."}
+
+
+def test_figures_of_the_run(colours, limits, tmp_path):
+    folder = tmp_path / "evaluate" / "test"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(
+        '{"n": 9, "accuracy": 0.9, "ci95": {"accuracy": [0.8, 1.0], "other": [0, 1]}, '
+        '"selective": {"operating_point": {"coverage": 0.97}}}'
+    )
+    figures = service.Service(colours, [tmp_path], limits).about()["metrics"]
+    assert figures == {
+        "n": 9,
+        "accuracy": 0.9,
+        "ci95": {"accuracy": [0.8, 1.0]},
+        "operating_point": {"coverage": 0.97},
+    }
+    (folder / "metrics.json").write_text("[]")
+    assert service.Service(colours, [tmp_path], limits).about()["metrics"] == {}
+
+
+def test_the_nearest_training_cells(colours, limits, tmp_path, plain, monkeypatch):
+    reached, released = threading.Event(), threading.Event()
+
+    def prepare(model, workdir, count, on_progress):
+        on_progress(3, 10)
+        reached.set()
+        released.wait(10)
+        features = np.eye(3, dtype=np.float32)
+        labels = np.arange(3)
+        return service.TrainingCells(("a\udce9", "b", "c"), labels, features, None, "gone.zip: no")
+
+    monkeypatch.setattr(service.neighbours, "prepare", prepare)
+    answering = service.Service(colours, [tmp_path], limits, neighbours_of=3)
+    answering.start()
+    assert reached.wait(10)
+    before = answering.nearest(Upload("a", plain(0, 200, 0)))
+    assert before == service.Nearest("preparing", "3 of 10 training cells are prepared.", [])
+    released.set()
+    answering._thread.join()
+    found = answering.nearest(Upload("a", plain(0, 200, 0)))
+    assert (found.state, found.note) == ("ready", "The run's training images cannot be read here.")
+    assert next(cell.label for cell in found.cells) == "green"
+    assert {cell.name for cell in found.cells} == {r"a\udce9", "b", "c"}
+    assert found.cells[0].picture is None
+    answering.close()
+
+
+def test_no_training_cells(colours, limits, tmp_path, plain, monkeypatch):
+    def prepare(*args):
+        raise UserError("/a/secret/place/train.zip: no such file or folder")
+
+    monkeypatch.setattr(service.neighbours, "prepare", prepare)
+    answering = service.Service(colours, [tmp_path], limits)
+    answering.start()
+    answering._thread.join()
+    found = answering.nearest(Upload("a", plain(0, 200, 0)))
+    assert found == service.Nearest("none", "The run's training images cannot be read here.", [])
+    answering.close()
+
+
+def test_closing_ends_the_preparation(colours, limits, tmp_path, monkeypatch):
+    reached = threading.Event()
+
+    def prepare(model, workdir, count, on_progress):
+        reached.set()
+        while True:
+            on_progress(0, 10)
+
+    monkeypatch.setattr(service.neighbours, "prepare", prepare)
+    answering = service.Service(colours, [tmp_path], limits)
+    answering.start()
+    assert reached.wait(10)
+    answering.close()
+    assert not answering._thread.is_alive()
+    assert answering._nearest_state() == "preparing"
+
+
+def test_an_ensemble_has_no_heat_maps(colours, limits, tmp_path, plain):
+    ensemble = Ensemble({tmp_path / "a": colours, tmp_path / "b": colours})
+    answering = service.Service(ensemble, [tmp_path / "a", tmp_path / "b"], limits)
+    about = answering.about()
+    assert [run["name"] for run in about["runs"]] == ["a", "b"]
+    assert (about["explains"], about["nearest"]["state"]) == (False, "none")
+    with pytest.raises(Refused, match="an ensemble has no heat map"):
+        answering.explain(Upload("a", plain(0, 200, 0)), None)
