@@ -38,8 +38,7 @@ _SELECT = command.flags.DEFINE_enum(
 _CALIBRATE = command.flags.DEFINE_bool(
     "calibrate",
     False,
-    "Fit calibration, referral and the detector of unlike images to the run's own splits first, "
-    "also of a run that has none; WORKDIR keeps them.",
+    "Fit calibration, referral and detector to the run's splits first.",
 )
 _OUT = command.flags.DEFINE_string(
     "out", None, "DIR: Folder to write to. By default in WORKDIR/evaluate."
@@ -47,7 +46,7 @@ _OUT = command.flags.DEFINE_string(
 _CORRUPTIONS = command.flags.DEFINE_string(
     "corruptions",
     None,
-    "NAMES: Score under distortions too: all (BloodMNIST-C), extra, everything or NAME,NAME,...",
+    "NAMES: Score under distortions too: all, extra, everything or NAME,...",
 )
 _BAD = command.flags.DEFINE_enum(
     "bad_images",

@@ -252,8 +252,10 @@ def _help_row(flag: flags.Flag) -> tuple[str, str]:
     """A flag with a placeholder for its value, and what it does.
 
     The help of a flag starts with the placeholder: `"DIR: Folder of the run."`; that of an
-    enumeration, with its values, which absl puts there.
+    enumeration, with its values, which absl puts there. A flag that is on or off takes no value.
     """
+    if flag.boolean:
+        return f"--{flag.name}", flag.help
     text = flag.help.partition(";\n")[0]  # absl adds that a flag can be repeated
     placeholder, _, text = text.partition(": ")
     if flag.default not in (None, "", []):

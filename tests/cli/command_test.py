@@ -17,6 +17,7 @@ _NAME = command.flags.DEFINE_string("cli_test_name", None, "SPEC: A name.")
 command.flags.DEFINE_multi_string("cli_test_folders", None, "DIR: Folders.")
 _COUNT = command.flags.DEFINE_integer("cli_test_count", 1, "N: A count.")
 command.flags.DEFINE_enum("cli_test_kind", "a", ["a", "b"], "A kind.")
+command.flags.DEFINE_bool("cli_test_also", False, "Do this first.")
 command.flags.DEFINE_string("cli_test_old", None, "Former name of --cli_test_name.")
 
 
@@ -182,7 +183,8 @@ def test_help_is_a_screen_with_the_own_flags_and_an_example(run, flag):
         "  --cli_test_name=SPEC    A name.\n"
         "  --cli_test_folders=DIR  Folders.\n"
         "  --cli_test_count=N      A count (default 1).\n"
-        "  --cli_test_kind=a|b     A kind (default a).\n\n"
+        "  --cli_test_kind=a|b     A kind (default a).\n"
+        "  --cli_test_also         Do this first.\n\n"
         "SPEC: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N].\n\n"
         "Example:\n  bloodjax test --cli_test_name=a.npz\n"
     )
