@@ -14,7 +14,7 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,9 +42,9 @@ _PER_KIND = 100
 _LEFT_OUT = 10
 _MAX_LEFT_OUT = 1_000  # images of each split that this comparison uses
 
-Features = Float[np.ndarray, "n features"]
-Logits = Float[np.ndarray, "n classes"]
-Labels = Int[np.ndarray, " n"]
+Features = Float[np.ndarray, "_ features"]
+Logits = Float[np.ndarray, "_ classes"]
+Labels = Int[np.ndarray, " _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Detector:
     n_validation: int
     comparison: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def score(self, features: Features, logits: Logits) -> Float[np.ndarray, " n"]:
+    def score(self, features: Features, logits: Logits) -> Float[np.ndarray, " _"]:
         """Scores, larger for more unlike; infinite where the network's output is not finite.
 
         Args:
@@ -101,6 +101,7 @@ class Describing(Protocol):
     """What is needed of a classifier, which itself loads detectors."""
 
     config: Config
+    classes: tuple[str, ...]
     detector: Detector | None
 
     def describe(self, images: ImagesLike) -> tuple[Features, Logits]:
@@ -139,6 +140,7 @@ def fit(
     known: tuple[Features, Logits, Labels],
     validation: tuple[Features, Logits, Labels],
     kinds: Mapping[str, tuple[Features, Logits]],
+    classes: Sequence[str],
     method: str,
     rate: float,
 ) -> Detector:
@@ -148,12 +150,13 @@ def fit(
       known: Features, logits and labels of training images.
       validation: Features, logits and labels of validation images.
       kinds: Kind -> features and logits of unfamiliar images.
+      classes: Class names in label order.
       method: A key of `novelty.METHODS`, or "auto" for the best of them.
       rate: Share of validation images that the threshold rejects.
     """
     comparison = {}
     if method == AUTO:
-        comparison = _compare(known, validation, kinds)
+        comparison = _compare(known, validation, kinds, classes)
         method = max(comparison, key=lambda name: comparison[name]["mean"])
     arrays = METHODS[method].fit(known[0], known[2])
     scores = novelty.score(method, arrays, *validation[:2])
@@ -213,13 +216,14 @@ def _fit(model: Describing, train: Dataset, validation: Dataset) -> Detector | N
         made = np.concatenate([unfamiliar.make(name, images, seed) for name in names])
         parts = [np.split(values, len(names)) for values in model.describe(made)]
         kinds = {name: (parts[0][i], parts[1][i]) for i, name in enumerate(names)}
-    return fit(known, found, kinds, options.rejection, options.rejection_rate)
+    return fit(known, found, kinds, model.classes, options.rejection, options.rejection_rate)
 
 
 def _compare(
     known: tuple[Features, Logits, Labels],
     validation: tuple[Features, Logits, Labels],
     kinds: Mapping[str, tuple[Features, Logits]],
+    classes: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """AUROC of each method against each kind and each class left out, and their means."""
     seen, seen_logits, seen_labels = validation
@@ -239,7 +243,7 @@ def _compare(
         for name, arrays in novelty.fit_all(features[rest], labels[rest]).items():
             scores = novelty.score(name, arrays, seen, logits)
             auroc = novelty.auroc(scores[~is_new], scores[is_new])
-            each[name]["classes"][str(left_out)] = auroc
+            each[name]["classes"][classes[left_out]] = auroc
     return {name: _with_means(found) for name, found in each.items()}
 
 
@@ -264,7 +268,7 @@ def _frequent(labels: Labels, fitted: Labels) -> list[int]:
     return [c for c, remain in others.items() if remain][:_LEFT_OUT]
 
 
-def _balanced(labels: Labels, most: int, seed: int) -> Int[np.ndarray, " m"]:
+def _balanced(labels: Labels, most: int, seed: int) -> Int[np.ndarray, " _"]:
     """Indices of at most `most` images, as equally many of each class as there are; ascending."""
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels[order]

@@ -50,6 +50,17 @@ class Method:
     score: Callable[[Arrays, Features, Logits], Scores]
 
 
+def fit_all(features: Features, labels: Labels) -> dict[str, dict[str, np.ndarray]]:
+    """Method -> what its `fit` returns; methods that keep the same are fitted once.
+
+    Args:
+      features: Finite features of at least one training image.
+      labels: Their class indices.
+    """
+    fitted = {fit: fit(features, labels) for fit in {method.fit for method in METHODS.values()}}
+    return {name: fitted[method.fit] for name, method in METHODS.items()}
+
+
 def score(method: str, arrays: Arrays, features: Features, logits: Logits) -> Scores:
     """Scores of images, larger for more unlike; infinite where a feature or logit is not finite.
 
@@ -130,7 +141,7 @@ def _principal_directions(centred: Features) -> Float[np.ndarray, "features rank
     rank = min(_RANK, n, width)
     columns = min(rank + 16, n, width)
     sketch = centred @ np.random.default_rng(0).normal(size=(width, columns))
-    for _ in range(3):
+    for _ in range(2):
         rows, _ = np.linalg.qr(sketch)
         sketch = centred @ (centred.T @ rows)
     rows, _ = np.linalg.qr(sketch)
