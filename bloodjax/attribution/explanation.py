@@ -14,7 +14,7 @@ from bloodjax.models.head import Network
 from bloodjax.training.step_input import normalise
 
 METHODS = tuple(methods.METHODS)
-DEFAULT = "layercam"
+DEFAULT = "integrated_cam"
 # Images in a call of the compiled function. Fewer are padded, except a single one.
 BATCH_SIZE = 16
 
@@ -77,9 +77,8 @@ def _explain(
     images: UInt8[Array, "b size size 3"],
     classes: Int[Array, " b"],
 ) -> Float[Array, "b size size"]:
-    found = methods.METHODS[method](model, variables, normalise(images, mean, std), classes)
-    largest = found.max(axis=(1, 2), keepdims=True)
-    return found / jnp.where(largest > 0, largest, 1)
+    inputs = normalise(images, mean, std)
+    return methods.scaled(methods.METHODS[method](model, variables, inputs, classes))
 
 
 def in_float32(model: Network) -> Network:

@@ -6,7 +6,7 @@ near 0. All maps are non-negative: they show what raises the logit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from bloodjax.models.backbone import PERTURBATIONS
 from bloodjax.models.head import Network
 
-# Points on the path of `integrated_gradients`.
-STEPS = 16
+# Points on the path of the integrals; of the maps of stages, which are smoother, and of the input.
+STAGE_STEPS = 8
+INPUT_STEPS = 32
 
 Inputs = Float[Array, "b h w 3"]
 Classes = Int[Array, " b"]
@@ -27,104 +28,164 @@ Maps = dict[str, Float[Array, "b _ _ _"]]
 INPUT = "input"
 
 
+def stages(model: Network, variables: PyTree, inputs: Inputs) -> tuple[str, ...]:
+    """Names of the last stage of each resolution, the largest map first."""
+    found = jax.eval_shape(lambda v, x: _forward(model, v, x, {})[1], variables, inputs)
+    by_size = {found[f"stage_{i}"].shape[1:3]: f"stage_{i}" for i in range(len(found) - 1)}
+    return tuple(by_size.values())
+
+
 def gradients(
-    model: Network, variables: PyTree, inputs: Inputs, classes: Classes
+    model: Network, variables: PyTree, inputs: Inputs, classes: Classes, names: Collection[str]
 ) -> tuple[Maps, Maps]:
-    """The input and the maps at the ends of the stages, and the logits' gradients there.
+    """Maps of the network, and the gradients of the classes' logits with respect to them.
 
     Args:
       model: The network.
       variables: Its variables.
       inputs: Normalised images.
       classes: Index of the class of each image.
+      names: Which maps: `INPUT` or `stage_0`, `stage_1`, ..., the maps at the ends of the stages.
 
     Returns:
-      Maps and gradients, each under the names `INPUT`, `stage_0`, `stage_1`, ...
+      Maps and gradients by name.
     """
 
-    def forward(perturbations: Maps) -> tuple[Float[Array, ""], Maps]:
-        stages = {name: value for name, value in perturbations.items() if name != INPUT}
-        x = inputs + perturbations[INPUT] if INPUT in perturbations else inputs
-        logits, collections = model.apply(
-            {**variables, PERTURBATIONS: {"backbone": stages}}, x, mutable=["intermediates"]
-        )
-        maps = collections["intermediates"]["backbone"]
+    def logit(perturbations: Maps) -> tuple[Float[Array, ""], Maps]:
+        logits, maps = _forward(model, variables, inputs, perturbations)
         # In inference mode no logit depends on another image of the batch.
-        logit = jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
-        return logit, {INPUT: x, **{name: value[0] for name, value in maps.items()}}
+        return jnp.take_along_axis(logits, classes[:, None], axis=1).sum(), maps
 
-    shapes = jax.eval_shape(forward, {})[1]
-    zeros = {name: jnp.zeros(map_.shape, map_.dtype) for name, map_ in shapes.items()}
-    found, maps = jax.grad(forward, has_aux=True)(zeros)
-    return maps, found
+    shapes = jax.eval_shape(logit, {})[1]
+    zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
+    found, maps = jax.grad(logit, has_aux=True)(zeros)
+    return {name: maps[name] for name in names}, found
 
 
-def stage_names(maps: Mapping[str, object]) -> list[str]:
-    """Names of the stages, the largest map first."""
-    return [f"stage_{i}" for i in range(len(maps) - 1)]
+def _forward(
+    model: Network, variables: PyTree, inputs: Inputs, perturbations: Mapping[str, Array]
+) -> tuple[Float[Array, "b classes"], Maps]:
+    """Logits and maps, with arrays added to some of the maps."""
+    stages = {name: value for name, value in perturbations.items() if name != INPUT}
+    x = inputs + perturbations[INPUT] if INPUT in perturbations else inputs
+    logits, collections = model.apply(
+        {**variables, PERTURBATIONS: {"backbone": stages}}, x, mutable=["intermediates"]
+    )
+    maps = collections["intermediates"]["backbone"]
+    return logits, {INPUT: x, **{name: value[0] for name, value in maps.items()}}
+
+
+def contributions(
+    model: Network,
+    variables: PyTree,
+    inputs: Inputs,
+    classes: Classes,
+    names: Collection[str],
+    steps: int,
+) -> dict[str, Float[Array, "b _ _"]]:
+    """What each position of maps adds to the logits, compared with an image without a cell.
+
+    The change of a map between the two images, times its gradient averaged over the straight path
+    between them, summed over channels. For the input this is integrated gradients (Sundararajan et
+    al., 2017, arXiv:1703.01365): its sum is the difference between the logits of the two images, up
+    to the error of the sum over steps. The image without a cell has one colour, see `background`.
+
+    Args:
+      model: The network.
+      variables: Its variables.
+      inputs: Normalised images.
+      classes: Index of the class of each image.
+      names: Which maps, as for `gradients`.
+      steps: Number of points on the path.
+    """
+    start = jnp.broadcast_to(background(inputs), inputs.shape)
+
+    def add(step, total):
+        point = start + (inputs - start) * ((step.astype(jnp.float32) + 0.5) / steps)
+        found = gradients(model, variables, point, classes, names)[1]
+        return {name: total[name] + found[name] / steps for name in names}
+
+    first, last = (_forward(model, variables, x, {})[1] for x in (start, inputs))
+    zeros = {name: jnp.zeros_like(last[name]) for name in names}
+    mean = lax.fori_loop(0, steps, add, zeros)
+    return {name: ((last[name] - first[name]) * mean[name]).sum(axis=-1) for name in names}
+
+
+def background(inputs: Inputs) -> Float[Array, "b 1 1 3"]:
+    """The median colour of each image's border, which is mostly what surrounds the cell."""
+    edges = (inputs[:, 0], inputs[:, -1], inputs[:, :, 0], inputs[:, :, -1])
+    return jnp.median(jnp.concatenate(edges, axis=1), axis=1)[:, None, None]
 
 
 def gradcam(model: Network, variables: PyTree, inputs: Inputs, classes: Classes) -> Map:
     """Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391) of the last stage.
 
-    The channels of the map, weighted by the mean over the map of their gradients.
+    The channels of the map, weighted by their mean gradients.
     """
-    maps, found = gradients(model, variables, inputs, classes)
-    last = stage_names(maps)[-1]
+    last = stages(model, variables, inputs)[-1]
+    maps, found = gradients(model, variables, inputs, classes, [last])
     weights = found[last].mean(axis=(1, 2), keepdims=True)
     return _enlarged((weights * maps[last]).sum(axis=-1), inputs)
 
 
 def layercam(model: Network, variables: PyTree, inputs: Inputs, classes: Classes) -> Map:
-    """LayerCAM (Jiang et al., 2021, doi:10.1109/TIP.2021.3089943), the product over all stages.
+    """LayerCAM (Jiang et al., 2021, doi:10.1109/TIP.2021.3089943), the product of several stages.
 
-    In LayerCAM each position of a map is weighted by its own positive gradient, so that maps of
-    early stages, which are finer, can be used.
+    In LayerCAM each position of a map is weighted by its own positive gradient, so that the finer
+    maps of early stages can be used. The paper takes the maximum of several stages, which is as
+    coarse as the last one. The product, as in Guided Grad-CAM (Selvaraju et al., 2017), is as fine
+    as the first and keeps what all stages agree on. It takes the last stage of each resolution.
     """
-    maps, found = gradients(model, variables, inputs, classes)
-    product = jnp.ones(inputs.shape[:3], jnp.float32)
-    for name in stage_names(maps):
-        stage = (jax.nn.relu(found[name]) * maps[name]).sum(axis=-1)
-        product *= _scaled(_enlarged(stage, inputs))
-    return product
+    names = stages(model, variables, inputs)
+    maps, found = gradients(model, variables, inputs, classes, names)
+    return _product(
+        [(jax.nn.relu(found[name]) * maps[name]).sum(axis=-1) for name in names], inputs
+    )
+
+
+def integrated_cam(model: Network, variables: PyTree, inputs: Inputs, classes: Classes) -> Map:
+    """The product over stages of their positive `contributions`.
+
+    Like `layercam`, but the gradient is averaged over a path, as in Integrated Grad-CAM
+    (Sattarzadeh et al., 2021, arXiv:2102.07805), and what the map of an image without a cell has
+    too does not count. Networks whose stages end in a linear layer (EfficientNet) or a sum
+    (ConvNeXt) have maps of both signs, and the gradient at one point says little about them.
+    """
+    names = stages(model, variables, inputs)
+    found = contributions(model, variables, inputs, classes, names, STAGE_STEPS)
+    return _product([found[name] for name in names], inputs)
 
 
 def integrated_gradients(
     model: Network, variables: PyTree, inputs: Inputs, classes: Classes
 ) -> Map:
-    """Integrated gradients (Sundararajan et al., 2017, arXiv:1703.01365).
-
-    The path leads from an image of one colour, the median of the image's border, to the image.
-    """
-    start = background(inputs)
-
-    def add(step, total):
-        point = start + (inputs - start) * ((step + 0.5) / STEPS)
-        return total + gradients(model, variables, point, classes)[1][INPUT]
-
-    total = lax.fori_loop(0, STEPS, add, jnp.zeros_like(inputs))
-    return jax.nn.relu(((inputs - start) * total).sum(axis=-1) / STEPS)
+    """The positive part of integrated gradients, see `contributions`."""
+    found = contributions(model, variables, inputs, classes, [INPUT], INPUT_STEPS)
+    return jax.nn.relu(found[INPUT])
 
 
-def background(inputs: Inputs) -> Float[Array, "b 1 1 3"]:
-    """The median colour of each image's border."""
-    edges = (inputs[:, 0], inputs[:, -1], inputs[:, :, 0], inputs[:, :, -1])
-    return jnp.median(jnp.concatenate(edges, axis=1), axis=1)[:, None, None]
+def _product(maps: list[Float[Array, "b _ _"]], inputs: Inputs) -> Map:
+    """The product of the positive parts, each enlarged and scaled to a largest value of 1."""
+    product = jnp.ones(inputs.shape[:3], jnp.float32)
+    for stage in maps:
+        product *= scaled(_enlarged(stage, inputs))
+    return product
 
 
-def _enlarged(stage: Map, inputs: Inputs) -> Map:
+def _enlarged(stage: Float[Array, "b _ _"], inputs: Inputs) -> Map:
     """The positive part of a stage's map, at the size of the images."""
     positive = jax.nn.relu(stage.astype(jnp.float32))
     return jax.image.resize(positive, inputs.shape[:3], "linear")
 
 
-def _scaled(maps: Map) -> Map:
-    """The maps, divided by their largest value."""
+def scaled(maps: Map) -> Map:
+    """The maps, divided by their largest value unless it is 0."""
     largest = maps.max(axis=(1, 2), keepdims=True)
     return maps / jnp.where(largest > 0, largest, 1)
 
 
 METHODS: dict[str, Callable[[Network, PyTree, Inputs, Classes], Map]] = {
+    "integrated_cam": integrated_cam,
     "layercam": layercam,
     "gradcam": gradcam,
     "integrated_gradients": integrated_gradients,

@@ -1,0 +1,176 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bloodjax import models
+from bloodjax.attribution import methods
+from bloodjax.models.backbone import Backbone
+from bloodjax.models.head import Head, Network
+
+SIDE = 8
+
+
+class _Linear(Backbone):
+    """The image itself as the map of its only stage."""
+
+    @nn.compact
+    def __call__(self, x, train=False, update_stats=False):
+        return self.end_stage(0, x).mean(axis=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A linear network, its variables and its weights [channels, classes]."""
+    model = Network(_Linear(), Head(4, hidden=(), batch_norm=False))
+    weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    bias = np.arange(4, dtype=np.float32)
+    return model, {"params": {"head": {"logits": {"kernel": weights, "bias": bias}}}}, weights
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return jnp.asarray(np.random.default_rng(1).normal(size=(2, SIDE, SIDE, 3)), jnp.float32)
+
+
+CLASSES = jnp.array([2, 0], jnp.int32)
+
+
+def test_gradcam_of_a_linear_network(linear, inputs):
+    model, variables, weights = linear
+    found = methods.gradcam(model, variables, inputs, CLASSES)
+    expected = (inputs * weights.T[CLASSES][:, None, None]).sum(-1) / SIDE**2
+    np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-6)
+
+
+def test_layercam_of_a_linear_network(linear, inputs):
+    model, variables, weights = linear
+    found = methods.layercam(model, variables, inputs, CLASSES)
+    positive = np.maximum(weights.T[CLASSES], 0)[:, None, None]
+    expected = np.maximum((inputs * positive).sum(-1), 0)
+    np.testing.assert_allclose(found, expected / expected.max((1, 2), keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "integrated_cam"])
+def test_path_integrals_of_a_linear_network(linear, inputs, name):
+    model, variables, weights = linear
+    found = np.asarray(methods.METHODS[name](model, variables, inputs, CLASSES))
+    inputs = np.asarray(inputs)
+    edges = np.concatenate([inputs[:, 0], inputs[:, -1], inputs[:, :, 0], inputs[:, :, -1]], 1)
+    change = inputs - np.median(edges, axis=1)[:, None, None]
+    expected = np.maximum((change * weights.T[CLASSES][:, None, None]).sum(-1) / SIDE**2, 0)
+    if name == "integrated_cam":
+        expected /= expected.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def _network(name, size, batch=2):
+    model = models.build(name, 4, hidden=(), batch_norm=False)
+    images = np.random.default_rng(2).normal(size=(batch, size, size, 3))
+    return model, jnp.asarray(images, jnp.float32)
+
+
+class _Smooth(Backbone):
+    """Two stages that are smooth functions of the image, the second at half the resolution."""
+
+    @nn.compact
+    def __call__(self, x, train=False, update_stats=False):
+        x = self.end_stage(0, jnp.sin(x) * x)
+        x = self.end_stage(1, jnp.tanh(x[:, ::2, ::2] + x[:, 1::2, 1::2]))
+        return x.mean(axis=(1, 2))
+
+
+def test_contributions_of_the_input_add_up_to_the_change_of_the_logit(linear, inputs):
+    """Completeness, proposition 1 of the paper."""
+    _, variables, _ = linear
+    model = Network(_Smooth(), Head(4, hidden=(), batch_norm=False))
+    start = jnp.broadcast_to(methods.background(inputs), inputs.shape)
+    before, after = (model.apply(variables, x)[np.arange(2), CLASSES] for x in (start, inputs))
+    assert np.abs(after - before).min() > 1e-2
+    found = methods.contributions(model, variables, inputs, CLASSES, [methods.INPUT], 64)
+    total = np.asarray(found[methods.INPUT]).sum((1, 2))
+    np.testing.assert_allclose(total, after - before, atol=1e-4)
+
+
+def test_gradients_at_a_stage_are_those_of_the_rest_of_the_network(linear, inputs):
+    _, variables, weights = linear
+    model = Network(_Smooth(), Head(4, hidden=(), batch_norm=False))
+    names = ["stage_0", "stage_1", methods.INPUT]
+    maps, found = methods.gradients(model, variables, inputs, CLASSES, names)
+    np.testing.assert_allclose(maps["stage_0"], np.sin(inputs) * inputs, atol=1e-6)
+    own = np.broadcast_to(weights.T[CLASSES][:, None, None] / 16, (2, 4, 4, 3))
+    np.testing.assert_allclose(found["stage_1"], own, rtol=1e-5)
+    slope = own * (1 - np.asarray(maps["stage_1"]) ** 2)
+    np.testing.assert_allclose(found["stage_0"][:, ::2, ::2], slope, rtol=1e-4)
+    np.testing.assert_allclose(found["stage_0"][:, ::2, 1::2], 0)
+
+    def logit(x):
+        return model.apply(variables, x)[np.arange(2), CLASSES].sum()
+
+    np.testing.assert_allclose(found[methods.INPUT], jax.grad(logit)(inputs), rtol=1e-5)
+
+
+def test_one_stage_for_each_resolution():
+    model, images = _network("efficientnet_lite0", 96, 1)
+    variables = jax.eval_shape(lambda: models.init_variables(model, 96))
+    names = methods.stages(model, variables, images)
+    assert names == ("stage_0", "stage_1", "stage_2", "stage_4", "stage_6")
+
+
+# One network of each family -> side of its images.
+SMALLEST = {
+    "convnext_atto": 32,
+    "convnextv2_atto": 32,
+    "densenet121": 32,
+    "efficientnet_lite0": 32,
+    "inception_v3": 75,
+    "mobilenetv1_025": 32,
+    "resnet18": 32,
+    "simple_cnn_050": 16,
+    "vgg11": 32,
+}
+
+
+def test_every_family_is_among_the_smallest():
+    families = {models.architecture(name).family for name in models.list_models()}
+    assert families == {models.architecture(name).family for name in SMALLEST}
+
+
+def _shape(method, name, size):
+    model, images = _network(name, size)
+
+    def explain(images):
+        variables = models.init_variables(model, size)
+        return methods.METHODS[method](model, variables, images, CLASSES)
+
+    return jax.eval_shape(explain, images).shape
+
+
+@pytest.mark.parametrize("method", sorted(methods.METHODS))
+def test_every_method_gives_a_map_of_the_size_of_the_image(method):
+    assert _shape(method, "simple_cnn_050", 16) == (2, 16, 16)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "size"), SMALLEST.items())
+def test_every_family_has_maps(name, size):
+    model, images = _network(name, size)
+    variables = models.init_variables(model, size)
+    for method in ("integrated_cam", "gradcam"):
+        explain = jax.jit(methods.METHODS[method], static_argnums=0)
+        found = np.asarray(explain(model, variables, images, CLASSES))
+        assert found.shape == (2, size, size)
+        assert np.isfinite(found).all()
+        assert found.min() >= 0
+        other = np.asarray(explain(model, variables, images, CLASSES[::-1]))
+        assert found.max() + other.max() > 0
+        assert not np.array_equal(found, other)
+
+
+@pytest.mark.full
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(models.list_models()) - set(SMALLEST)))
+def test_every_network_has_maps(name):
+    size = max(32, models.architecture(name).min_image_size)
+    assert _shape("layercam", name, size) == (2, size, size)
