@@ -187,7 +187,8 @@ def _finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, 
     known["train"] = probabilities
     headline = headline or run_report.Headline(train, probabilities)
     for name, result in results.items():
-        console.log_info(evaluator.summary(name, result))
+        for line in evaluator.lines(name, result):
+            console.log_info(line)
     review = None
     if config.evaluation.label_review:
         review = label_review.review(model, workdir, splits, known)

@@ -4,19 +4,23 @@ python -m bloodjax.evaluate --workdir=DIR [--workdir=DIR2 ...] --data=SPEC [--sp
     [--tta=d4] [--tta_select=greedy] [--calibrate] [--corruptions=all] [--bad_images=skip]
     [--out=DIR]
 
-`bloodjax.evaluate`, the function, explains the flags.
+`bloodjax.evaluate`, the function, explains the flags. With --calibrate and without --data, it only
+fits calibration, referral and detector.
 """
 
 from __future__ import annotations
 
 from bloodjax.cli import command
+from bloodjax.errors import UserError
 
 command.flags.DEFINE_multi_string(
     "workdir",
     None,
     "DIR: Folder of the run. Repeated, or of a run with folds: their ensemble.",
 )
-_DATA = command.flags.DEFINE_string("data", None, "SPEC: The labelled images.")
+_DATA = command.flags.DEFINE_string(
+    "data", None, "SPEC: The labelled images. Not needed with --calibrate."
+)
 _SPLIT = command.flags.DEFINE_string(
     "split",
     None,
@@ -68,7 +72,12 @@ def main(_: list[str]) -> None:
     from bloodjax.evaluation import scoring
 
     workdirs = command.local_paths("workdir")
+    if not _DATA.value and not _CALIBRATE.value:
+        raise UserError("--data is missing; --help says what it is")
     compilation_cache.keep(workdirs[0])
+    if not _DATA.value:
+        scoring.calibrate_runs(workdirs)
+        return
     scoring.evaluate_runs(
         workdirs,
         _DATA.value,
@@ -87,6 +96,6 @@ if __name__ == "__main__":
     command.run(
         main,
         name="evaluate",
-        required=("workdir", "data"),
+        required=("workdir",),
         example="--workdir=runs/first --data=test.zip --tta=d4",
     )

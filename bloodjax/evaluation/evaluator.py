@@ -287,9 +287,9 @@ def referral_summary(point: Mapping) -> str:
     if point["error"] is None:
         return "refers every image"
     return (
-        f"refers {point['referred']:.1%} of cells; error on the rest {point['error']:.2%}, at most "
-        f"{point['error_ci95'][1]:.2%}"
-    ).replace("%", " %")
+        f"refers {100 * point['referred']:.1f} % of cells; error on the rest "
+        f"{100 * point['error']:.2f} %, at most {100 * point['error_ci95'][1]:.2f} %"
+    )
 
 
 def summary(name: str, result: Mapping) -> str:

@@ -109,10 +109,9 @@ def summary(result: Mapping) -> str:
     if result["rBE"] is not None:
         line += f"; BE {result['BE']:.3f}, rBE {result['rBE']:.3f} (AlexNet on BloodMNIST-C: 1)"
     if point := result.get("selective"):
-        line += f"; refers {1 - point['mean_coverage']:.1%} of the distorted"
+        line += f"; refers {100 * (1 - point['mean_coverage']):.1f} % of the distorted"
         if point["mean_error"] is not None:
-            line += f", error on the rest {point['mean_error']:.2%}"
-        line = line.replace("%", " %")
+            line += f", error on the rest {100 * point['mean_error']:.2f} %"
     return line
 
 

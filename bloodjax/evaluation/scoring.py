@@ -148,8 +148,20 @@ def _members(model: Classifier | Ensemble, workdir: pathlib.Path) -> dict[pathli
     return model.members if isinstance(model, Ensemble) else {workdir: model}
 
 
+def calibrate_runs(workdirs: Sequence[pathlib.Path]) -> None:
+    """Fits what `uncertainty.fit_run` fits to each run, on the run's own splits.
+
+    Args:
+      workdirs: Folder of a run, or several.
+
+    Raises:
+      UserError: There is no trained run, it has no validation split, its source is missing or has
+        changed, or the folder cannot be written to. No file is written then.
+    """
+    _calibrate(ensemble.load(workdirs), workdirs)
+
+
 def _calibrate(model: Classifier | Ensemble, workdirs: Sequence[pathlib.Path]) -> None:
-    """Fits what `uncertainty.fit_run` fits to each run, on the run's own splits."""
     members = _members(model, workdirs[0])
     read = {}
     for folder, member in members.items():  # All are read before a file is written.

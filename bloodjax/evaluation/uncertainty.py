@@ -68,8 +68,8 @@ def fit_run(
     referral.write(workdir, model.referral)
     if model.referral.answers_nothing:
         console.log_info(
-            f"no threshold of confidence has an error of at most {options.target_error:.2%} on "
-            "validation: every image is referred"
+            "no threshold of confidence has an error of at most "
+            f"{100 * options.target_error:g} % on validation: every image is referred"
         )
 
 
@@ -79,7 +79,7 @@ def _calibration_line(found: scaling.Calibration, details: Mapping[str, object])
     return (
         f"calibration: {found.method} scaling, temperature {found.temperature:.3f}; validation "
         f"loss {details['nll_before']:.4f} -> {details['nll']:.4f}, calibration error "
-        f"{details['ece_before']:.2%} -> {details['ece']:.2%}"
+        f"{100 * details['ece_before']:.2f} % -> {100 * details['ece']:.2f} %"
     )
 
 
@@ -95,6 +95,5 @@ def remark(model: Classifier | Ensemble, workdirs: Sequence[pathlib.Path]) -> st
         )
         if config_lib.split_source(member.config, "validation").fraction == 0:
             return found + "it has no validation split to fit one on"
-        data = member.config.data.train
-        return found + f"to fit one: bloodjax evaluate --workdir={folder} --data={data} --calibrate"
+        return found + f"to fit one: bloodjax evaluate --workdir={folder} --calibrate"
     return None

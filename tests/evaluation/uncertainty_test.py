@@ -96,9 +96,7 @@ def test_weights_that_nothing_was_fitted_to_have_no_calibration(trained):
 def test_an_earlier_run_says_how_to_fit_one_and_leaves_the_columns_empty(earlier, cells, tmp_path):
     model = ensemble.load(earlier)
     remark = uncertainty.remark(model, [earlier])
-    assert remark.endswith(
-        f"bloodjax evaluate --workdir={earlier} --data=synthetic:160 --calibrate"
-    )
+    assert remark.endswith(f"; to fit one: bloodjax evaluate --workdir={earlier} --calibrate")
     assert model.calibration() is NONE
     source = results.of_data("cells", "synthetic:24")
     result, _ = evaluator.evaluate(model, cells, tmp_path / "out", tta=None, source=source)
@@ -110,7 +108,7 @@ def test_an_earlier_run_says_how_to_fit_one_and_leaves_the_columns_empty(earlier
 
 
 def test_evaluate_fits_it_to_an_earlier_run_as_training_does(earlier, trained, said):
-    scoring.evaluate_runs([earlier], "synthetic:160", "test", None, None, calibrate=True)
+    scoring.calibrate_runs([earlier])
     for name in FITTED[:2]:
         found, expected = (json.loads((run / name).read_text()) for run in (earlier, trained))
         assert found.keys() == expected.keys()
