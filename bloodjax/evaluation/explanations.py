@@ -86,9 +86,9 @@ def write(
 def file_names(names: Sequence[str]) -> list[str]:
     """A file name for the overlay of each image, without folders, and different for each.
 
-    Separators of folders become two underscores, other characters that are not letters, digits,
-    dots, hyphens or underscores become one. Names that would be the same file on a system that
-    ignores case get a number.
+    The suffix of an image is replaced by .png. Separators of folders become two underscores, other
+    characters that are not letters, digits, dots, hyphens or underscores become one. Names that
+    would be the same file on a system that ignores case get a number.
     """
     taken: set[str] = set()
     found = []
@@ -96,6 +96,9 @@ def file_names(names: Sequence[str]) -> list[str]:
         parts = [part for part in re.split(r"[/\\]+", name) if part not in ("", ".", "..")]
         text = unicodedata.normalize("NFC", "__".join(parts))
         text = re.sub(r"[^\w.-]", "_", text).lstrip(".-")
+        base, dot, suffix = text.rpartition(".")
+        if base and (dot + suffix).lower() in images_lib.SUFFIXES:
+            text = base
         stem = text[:_LONGEST_NAME] or "image"
         while len(stem.encode()) > _LONGEST_NAME:
             stem = stem[:-1]
