@@ -19,9 +19,12 @@ _WEIGHTED = ("Conv", "Linear")
 
 def fuse(graph: Graph) -> None:
     """Applies all rewrites to `graph`, in place."""
+    _merge_equal(graph)
     for rewrite in (
+        _without_effect,
         _keep_dimensions,
         _mean,
+        _mean_of_blocks,
         _activation,
         _gelu,
         _average_pool,
@@ -32,6 +35,22 @@ def fuse(graph: Graph) -> None:
     # Each folded operation may bring the next one beside the weights.
     while _apply(graph, _fold):
         pass
+
+
+def _merge_equal(graph: Graph) -> None:
+    """Merges nodes that compute the same, such as the two differences of a layer normalisation."""
+    merged: dict[int, Tensor] = {}
+    known: dict[tuple, Tensor] = {}
+    for node in graph.nodes:
+        node.inputs = [merged.get(id(tensor), tensor) for tensor in node.inputs]
+        if any(isinstance(value, np.ndarray) for value in node.attrs.values()):
+            continue
+        key = (node.op, *map(id, node.inputs), node.output.dtype, repr(sorted(node.attrs.items())))
+        first = known.setdefault((*key, node.output.shape), node.output)
+        if first is not node.output:
+            merged[id(node.output)] = first
+    graph.outputs = [merged.get(id(tensor), tensor) for tensor in graph.outputs]
+    graph.prune()
 
 
 def _apply(graph: Graph, rewrite: Callable[[Node, dict[int, int]], Node | None]) -> int:
@@ -94,6 +113,34 @@ def _mean(node: Node, _: dict[int, int]) -> Node | None:
     if any(map(is_symbolic, sizes)) or _scalar(node.inputs[1]) != math.prod(sizes):
         return None
     return _like(node, "ReduceMean", [source], axes=axes, keepdims=total.attrs["keepdims"])
+
+
+def _without_effect(node: Node, _: dict[int, int]) -> Node | None:
+    """The operand of an operation whose operand has a maximum with -inf, as in a softmax."""
+    for position, tensor in enumerate(node.inputs):
+        largest = _made_by(tensor, "Max")
+        found = None if largest is None else _split_constant(largest)
+        if found is not None and _scalar(found[1]) == -math.inf:
+            inputs = list(node.inputs)
+            inputs[position] = found[0]
+            return _like(node, node.op, inputs, **node.attrs)
+    return None
+
+
+def _mean_of_blocks(node: Node, _: dict[int, int]) -> Node | None:
+    """Pooling as the mean over axes 2 and 4 of [batch, rows, k, columns, k, channels]."""
+    if node.op != "ReduceMean" or node.attrs["axes"] != (2, 4) or node.attrs["keepdims"]:
+        return None
+    blocks = _made_by(node.inputs[0], "Reshape")
+    if blocks is None or len(node.inputs[0].shape) != 6:
+        return None
+    source, (_, rows, height, columns, width, channels) = blocks.inputs[0], node.inputs[0].shape
+    if source.shape[1:] != (rows * height, columns * width, channels):
+        return None
+    kernel = (height, width)
+    return _like(
+        node, "AveragePool", [source], kernel_shape=kernel, strides=kernel, padding=((0, 0), (0, 0))
+    )
 
 
 def _activation(node: Node, _: dict[int, int]) -> Node | None:

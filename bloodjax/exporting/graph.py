@@ -262,7 +262,7 @@ class _Tracer:
 
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
-            self._scope = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
+            self._scope = _scope(scope, str(eqn.source_info.name_stack))
             if name == "platform_index":
                 platforms[eqn.outvars[0]] = eqn.params["platforms"]
                 continue
@@ -639,6 +639,12 @@ class _Tracer:
             strides=tuple(window_strides[1:3]),
             padding=tuple(map(tuple, padding[1:3])),
         )
+
+
+def _scope(*names: str) -> str:
+    """Names of modules, joined by "/", without those of their methods."""
+    parts = "/".join(names).split("/")
+    return "/".join(part for part in parts if part and "." not in part)
 
 
 def _default(platforms) -> int:

@@ -233,9 +233,14 @@ class _Writer:
         self._single(node, "Clip", *(self._constant(limit) for limit in limits))
 
     def _reshape(self, node: Node) -> None:
-        target = [-1 if is_symbolic(n) else n for n in node.output.shape]
+        shape = node.output.shape
+        target = [-1 if is_symbolic(n) else n for n in shape]
+        order = _LAST
+        if len(shape) == 4 and shape[1] == shape[2] == 1 and len(node.inputs[0].shape) != 4:
+            # Values per channel, which a map is multiplied by.
+            order, target = _FIRST, [target[i] for i in _TO_FIRST]
         name = self._read(node.inputs[0])
-        self._write(node, self._emit("Reshape", [name, self._integers(target)]))
+        self._write(node, self._emit("Reshape", [name, self._integers(target)]), order)
 
     def _expand(self, node: Node) -> None:
         order = self._order(node.inputs[0])
