@@ -212,10 +212,8 @@ def _fit(model: Describing, train: Dataset, validation: Dataset) -> Detector | N
     if options.rejection == AUTO:
         chosen = _balanced(validation.labels, _PER_KIND, seed)
         images = np.asarray(validation.take(chosen).images)
-        names = list(unfamiliar.KINDS)
-        made = np.concatenate([unfamiliar.make(name, images, seed) for name in names])
-        parts = [np.split(values, len(names)) for values in model.describe(made)]
-        kinds = {name: (parts[0][i], parts[1][i]) for i, name in enumerate(names)}
+        for name in unfamiliar.KINDS:
+            kinds[name] = model.describe(unfamiliar.make(name, images, seed))
     return fit(known, found, kinds, model.classes, options.rejection, options.rejection_rate)
 
 
