@@ -18,6 +18,7 @@ from bloodjax.config import Config
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier as classifier_lib
+from bloodjax.evaluation import model_folder
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import fold_folders
 from bloodjax.io import files
@@ -172,7 +173,10 @@ def collect(workdir: str | pathlib.Path, *, tta: str = "none", calibrated: bool 
         views=chosen,
         tta=tta,
         calibration=calibration,
-        weights=Weights(source.location, source.licence, source.citation),
+        # A folder of this machine is no one else's business.
+        weights=Weights(
+            model_folder.without_folders(source.location), source.licence, source.citation
+        ),
         checked_on=part,
         images=dataset.images,
         labels=dataset.labels,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from bloodjax.cli import console
 from bloodjax.errors import UserError, did_you_mean
@@ -57,6 +57,20 @@ def export_run(
         probabilities differ.
     """
     check(file_format, out, quantize)
+    bundle = collect(workdir, tta, calibrated)
+    return write(
+        bundle,
+        workdir,
+        file_format,
+        out,
+        verification.expected(bundle, calibrated),
+        features=features,
+        quantize=quantize,
+    )
+
+
+def collect(workdir: pathlib.Path, tta: str, calibrated: bool) -> Bundle:
+    """The result of `bundle.collect`; lines say what is missing in it."""
     bundle = bundle_lib.collect(workdir, tta=tta, calibrated=calibrated)
     if bundle.checked_on != "validation":
         console.log_info(
@@ -65,6 +79,30 @@ def export_run(
         )
     if not bundle.weights.licence and bundle.weights.location:
         console.log_info(f"{bundle.weights.location}: the licence of the weights is not known")
+    return bundle
+
+
+def write(
+    bundle: Bundle,
+    workdir: pathlib.Path,
+    file_format: str,
+    out: pathlib.Path,
+    expected: Float[np.ndarray, "n classes"],
+    *,
+    features: bool = False,
+    quantize: str = "none",
+) -> dict[str, object]:
+    """Writes a classifier as one file, and the files beside it; see `export_run`.
+
+    Args:
+      bundle: The classifier.
+      workdir: Folder of its run.
+      file_format: A key of `FORMATS`.
+      out: The file.
+      expected: From `verification.expected`.
+      features: Whether the file also returns features.
+      quantize: "none" or "int8".
+    """
     step_config = bundle.classifier.predictor.step_config
     exported = function.exported(
         step_config.model,
@@ -77,7 +115,6 @@ def export_run(
     variables = bundle.classifier.predictor.variables
     build = _stablehlo if file_format == "stablehlo" else _onnx
     content, run = build(bundle, exported, variables, features)
-    expected = verification.expected(bundle, calibrated)
     _, allowed = FORMATS[file_format]
     difference = verification.compare(run, bundle, expected)
     verification.check(difference, allowed, f"{bundle.config.model.name} as {file_format}")
@@ -115,7 +152,7 @@ def check(file_format: str, out: pathlib.Path, quantize: str) -> None:
       UserError: A value is unknown, a package is missing, or `out` exists or cannot be written.
     """
     if file_format not in FORMATS:
-        raise UserError(f"--format={file_format}: {did_you_mean(file_format, FORMATS)}")
+        raise UserError(f"--format={file_format}: {did_you_mean(file_format, (*FORMATS, 'hub'))}")
     suffix = FORMATS[file_format][0]
     if out.suffix != suffix:
         raise UserError(f"--out={out}: expected FILE{suffix} for --format={file_format}")
@@ -123,18 +160,19 @@ def check(file_format: str, out: pathlib.Path, quantize: str) -> None:
         raise UserError(f"--quantize={quantize}: {did_you_mean(quantize, QUANTIZE)}")
     if quantize != "none" and file_format != "onnx":
         raise UserError(f"--quantize={quantize}: expected --format=onnx, not {file_format}")
-    if file_format == "onnx":
-        missing = [name for name in ("onnx", "onnxruntime") if not _is_installed(name)]
-        if missing:
-            raise UserError(
-                f"--format=onnx: {' and '.join(missing)} missing, expected "
-                "pip install 'bloodjax[export]'"
-            )
+    missing = missing_packages(file_format)
+    if missing:
+        raise UserError(
+            f"--format={file_format}: {' and '.join(missing)} missing, expected "
+            "pip install 'bloodjax[export]'"
+        )
     companions.check_new(out)
 
 
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def missing_packages(file_format: str) -> list[str]:
+    """The packages that a format needs and that are not installed."""
+    needed = ("onnx", "onnxruntime") if file_format == "onnx" else ()
+    return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
 def onnx_bytes(

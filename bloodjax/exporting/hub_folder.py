@@ -8,14 +8,16 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
+from bloodjax.cli import console
 from bloodjax.data import splits as splits_lib
 from bloodjax.errors import UserError
 from bloodjax.evaluation import calibration, model_folder, referral
-from bloodjax.exporting import model_card
+from bloodjax.exporting import companions, exporter, model_card, verification
 from bloodjax.exporting.bundle import Bundle
 from bloodjax.io import files
 from bloodjax.pretrained import hub
@@ -34,13 +36,42 @@ _CONTENT = {
     "rejection.json": "the detector of images that are unlike the training cells",
     "rejection.npz": "arrays of that detector, computed from features of training images",
 }
-_WITH_BLOODJAX = """
-import bloodjax
+# Format of a program -> what its file is.
+_PROGRAMS = {
+    "stablehlo": "the classifier as a program for jax; images of any size",
+    "onnx": "the classifier as a program for ONNX runtimes; images of the network's size",
+}
 
-model = bloodjax.load("FOLDER")  # the folder with this file
-answers = model.answer(images)  # a list of uint8 arrays [height, width, 3], RGB
-print([model.classes[i] for i in answers.predicted], answers.confidence, answers.why)
-"""
+
+def export_run(
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    features: bool = False,
+    tta: str = "none",
+    calibrated: bool = True,
+    push: str = "",
+) -> None:
+    """Writes a run's classifier as a folder, and uploads it if asked.
+
+    Args:
+      workdir: Folder of the run.
+      out: The folder, which must not exist.
+      features: Whether the programs in it also return features.
+      tta: Views that the programs average over; see `bundle.collect`.
+      calibrated: Whether the probabilities are calibrated.
+      push: OWNER/NAME of the repository to upload to; empty for none.
+
+    Raises:
+      UserError: The run or the place is missing, the network cannot be exported, the probabilities
+        differ, or the Hub refuses.
+    """
+    check(out, push)
+    bundle = exporter.collect(workdir, tta, calibrated)
+    write(bundle, workdir, out, features=features, calibrated=calibrated, name=push or out.name)
+    if push:
+        address = hub.push(out, push)
+        console.log_info(f"uploaded to {address}; a new repository is private until you change it")
 
 
 def check(out: pathlib.Path, push: str = "") -> None:
@@ -59,7 +90,14 @@ def check(out: pathlib.Path, push: str = "") -> None:
 
 
 def write(
-    bundle: Bundle, workdir: pathlib.Path, out: pathlib.Path, *, calibrated: bool = True
+    bundle: Bundle,
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    features: bool = False,
+    calibrated: bool = True,
+    name: str = "",
+    formats: Sequence[str] = tuple(_PROGRAMS),
 ) -> dict[str, str]:
     """Writes the folder, which appears when it is complete.
 
@@ -67,25 +105,55 @@ def write(
       bundle: The classifier.
       workdir: Folder of its run.
       out: The folder, which must not exist.
+      features: Whether the programs in it also return features.
       calibrated: Whether the calibration and the referral of the run belong to it.
+      name: Name of the model, by default that of the folder.
+      formats: Formats of the programs in it. ONNX is left out, and a line says so, if its packages
+        are not installed or the network has no ONNX form.
 
     Returns:
       Name of each file -> what it contains.
 
     Raises:
-      UserError: `out` cannot be written, or a classifier that was loaded from it gives other
-        probabilities.
+      UserError: `out` cannot be written, or a classifier in it gives other probabilities.
     """
     with _new_folder(out) as folder:
         without = () if calibrated else (calibration.FILE, referral.FILE)
         model_folder.write(folder, bundle.classifier, workdir, _metadata(bundle), without)
         check_answers(bundle, folder)
-        usage = {"With bloodjax": _WITH_BLOODJAX}
-        content = {name: text for name, text in _CONTENT.items() if (folder / name).exists()}
-        content = {CARD_FILE: _CONTENT[CARD_FILE]} | content
-        card = describe(bundle, workdir, out.name, usage, content)
+        content = {CARD_FILE: _CONTENT[CARD_FILE]}
+        content |= {name: text for name, text in _CONTENT.items() if (folder / name).exists()}
+        expected = verification.expected(bundle, calibrated) if formats else None
+        for file_format in formats:
+            content |= _program(bundle, workdir, folder, file_format, expected, features)
+        card = describe(bundle, workdir, name or out.name, content)
         files.atomic_write(folder / CARD_FILE, model_card.render(card))
     return content
+
+
+def _program(
+    bundle: Bundle,
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    file_format: str,
+    expected: Float[np.ndarray, "n classes"],
+    features: bool,
+) -> dict[str, str]:
+    """Writes a program and the files beside it, and returns what they contain."""
+    path = folder / f"model{exporter.FORMATS[file_format][0]}"
+    missing = exporter.missing_packages(file_format)
+    try:
+        if missing:
+            raise UserError(f"{' and '.join(missing)} missing: pip install 'bloodjax[export]'")
+        exporter.write(bundle, workdir, file_format, path, expected, features=features)
+    except UserError as error:
+        if file_format == "stablehlo":
+            raise
+        console.log_info(f"{path.name} is left out: {error}")
+        return {}
+    first, *others = (path.name for path in companions.names(path))
+    texts = ("its metadata", "test vectors: images, and their probabilities", "checks the vectors")
+    return {first: _PROGRAMS[file_format], **dict(zip(others, texts, strict=True))}
 
 
 def check_answers(bundle: Bundle, folder: pathlib.Path) -> float:
@@ -109,7 +177,6 @@ def describe(
     bundle: Bundle,
     workdir: pathlib.Path,
     name: str,
-    usage: Mapping[str, str],
     content: Mapping[str, str],
 ) -> model_card.Card:
     """Collects the facts of the model card; see `model_card.Card` for the arguments."""
@@ -127,19 +194,14 @@ def describe(
         counts=_counts(bundle, workdir, saved["parts"]),
         split=split,
         metrics=_metrics(workdir, split) if evaluated else {},
-        usage=usage,
         files=content,
     )
 
 
 def _metadata(bundle: Bundle) -> dict:
-    """The bundle's metadata, without the folder of the weights that training started from."""
-    metadata, found = bundle.to_dict(), bundle.classifier.referral
-    location = model_folder.without_folders(metadata["weights"]["location"])
-    return metadata | {
-        "weights": {**metadata["weights"], "location": location},
-        "referral": dataclasses.asdict(found) if found else None,
-    }
+    """The bundle's metadata, and the thresholds of the referral."""
+    found = bundle.classifier.referral
+    return bundle.to_dict() | {"referral": dataclasses.asdict(found) if found else None}
 
 
 def _metrics(workdir: pathlib.Path, split: str) -> dict:

@@ -92,7 +92,7 @@ def bundle(workdir, make_config):
         views=TTAConfig("none", "probabilities"),
         tta="none",
         calibration=model.calibration("none"),
-        weights=Weights("/home/jane/net.h5", "mit", "A et al., 2020"),
+        weights=Weights("net.h5", "mit", "A et al., 2020"),
         checked_on="validation",
         images=images,
         labels=CELLS.labels[12:18],
@@ -105,7 +105,7 @@ def bundle(workdir, make_config):
 def exported(bundle, workdir, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "my-cells"
     hub_folder.check(out)
-    hub_folder.write(bundle, workdir, out)
+    hub_folder.write(bundle, workdir, out, formats=["stablehlo"])
     return out
 
 
@@ -175,7 +175,7 @@ def test_without_calibration_the_fitted_files_stay_behind(bundle, workdir, tmp_p
     plain = bundle.classifier.predict(bundle.vectors.images, "none", calibrated=False)
     vectors = Vectors(bundle.vectors.images, plain, bundle.vectors.large, plain[:1])
     uncalibrated = dataclasses.replace(bundle, vectors=vectors)
-    hub_folder.write(uncalibrated, workdir, out, calibrated=False)
+    hub_folder.write(uncalibrated, workdir, out, calibrated=False, formats=())
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",
         "config.json",
@@ -193,7 +193,7 @@ def test_nothing_is_written_if_the_answers_differ(bundle, workdir, tmp_path):
     )
     changed = dataclasses.replace(bundle, vectors=wrong)
     with pytest.raises(UserError, match=r"differ by 0.0001 .* so nothing was written"):
-        hub_folder.write(changed, workdir, tmp_path / "out")
+        hub_folder.write(changed, workdir, tmp_path / "out", formats=())
     assert not list(tmp_path.iterdir())
 
 
