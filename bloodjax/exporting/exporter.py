@@ -139,7 +139,7 @@ def write(
         content = onnx_file.with_metadata(content, metadata)
     companions.write(out, content, file_format, bundle, metadata)
     console.log_info(
-        f"largest difference from the run's probabilities: {difference.largest:.1e} on "
+        f"{out.name}: largest difference from the run's probabilities: {difference.largest:.1e} on "
         f"{difference.images} {difference.split} images (at most {allowed:.0e})"
     )
     return metadata

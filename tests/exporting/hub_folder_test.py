@@ -1,9 +1,13 @@
 """A folder for the Hub, of a network with random weights and a workdir written by hand."""
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
+import re
 import shutil
+import subprocess
+import sys
 
 import huggingface_hub
 import jax
@@ -12,12 +16,13 @@ import pytest
 
 import bloodjax
 from bloodjax.augment.tta import TTAConfig
+from bloodjax.data import images as images_lib
 from bloodjax.data import splits
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import calibration, classifier, referral
 from bloodjax.evaluation.referral import Referral
-from bloodjax.exporting import hub_folder
+from bloodjax.exporting import exporter, hub_folder
 from bloodjax.exporting.bundle import Bundle, Vectors, Weights
 from bloodjax.metrics.calibration import Calibration
 from bloodjax.pretrained.load import load_weights
@@ -105,7 +110,7 @@ def bundle(workdir, make_config):
 def exported(bundle, workdir, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "my-cells"
     hub_folder.check(out)
-    hub_folder.write(bundle, workdir, out, formats=["stablehlo"])
+    hub_folder.write(bundle, workdir, out, formats=())
     return out
 
 
@@ -233,3 +238,121 @@ def test_weights_of_another_network_are_refused(exported, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="contains weights of simple_cnn_050, expected simple_cnn"):
         bloodjax.load(copy)
+
+
+@pytest.fixture(scope="module")
+def programs(bundle, workdir, tmp_path_factory):
+    """A folder with the classifier as programs, and an image; the formats, and its answer."""
+    out = tmp_path_factory.mktemp("out") / "programs"
+    formats = ["stablehlo"]
+    formats += [] if exporter.missing_packages("onnx") else ["onnx"]
+    hub_folder.write(bundle, workdir, out, formats=formats)
+    large = render.render_dataset(1, 80, seed=5).images[0][:, :60]
+    (out / "cell.png").write_bytes(images_lib.encode_png(large))
+    answer = bundle.classifier.predict([large], "none")[0]
+    return out, formats, answer
+
+
+# What each code of the card starts with -> packages that it may not need.
+CODES = {
+    "Without bloodjax, in jax": ("bloodjax", "flax", "optax", "orbax"),
+    "In onnxruntime": ("bloodjax", "flax", "jax", "onnx"),
+    "The weights alone": ("bloodjax", "flax", "jax"),
+}
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def code_of(folder, start):
+    """The code after the line of the model card that starts with `start`."""
+    text = (folder / "README.md").read_text("utf-8")
+    found = re.search(rf"^{re.escape(start)}[^\n]*:\n\n```python\n(.*?)```", text, re.M | re.S)
+    assert found, start
+    return found[1]
+
+
+def check_codes(folder, start, answer, python, prelude=""):
+    """Runs a code of the card, and checks what it prints."""
+    done = subprocess.run(
+        [python, "-c", prelude + code_of(folder, start)], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    if start == "The weights alone":
+        assert last.startswith(f"simple_cnn_050 {list(CELLS.classes)}")
+        return
+    name, value = last.split()
+    assert name == CELLS.classes[answer.argmax()]
+    assert abs(float(value) - answer.max()) < 1e-5
+
+
+@pytest.mark.parametrize("start", CODES)
+def test_the_code_of_the_card_runs_where_bloodjax_cannot_be_imported(programs, start):
+    folder, formats, answer = programs
+    if start == "In onnxruntime" and "onnx" not in formats:
+        pytest.skip("needs the extra [export]")
+    check_codes(folder, start, answer, sys.executable, BLOCKER.format(blocked=CODES[start]))
+
+
+@pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
+def test_the_script_beside_a_program_runs_where_bloodjax_cannot_be_imported(programs, file_format):
+    folder, formats, _ = programs
+    if file_format not in formats:
+        pytest.skip("needs the extra [export]")
+    script = folder / f"model.{file_format}.check.py"
+    prelude = BLOCKER.format(blocked=("bloodjax", "flax", "onnx"))
+    run = f"import runpy\nsys.argv = [{str(script)!r}]\nrunpy.run_path({str(script)!r})"
+    done = subprocess.run([sys.executable, "-c", prelude + run], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("good")
+
+
+def test_the_programs_are_named_in_the_card_without_a_path_of_this_machine(programs, workdir):
+    folder, formats, _ = programs
+    text = (folder / "README.md").read_text("utf-8")
+    for file_format in formats:
+        names = {path.name for path in folder.glob(f"model.{file_format}*")}
+        assert len(names) == 4
+        assert all(f"| `{name}` |" in text for name in names)
+        program = (folder / f"model.{file_format}").read_bytes()
+        metadata = (folder / f"model.{file_format}.json").read_bytes()
+        for private in (b"/home/jane", str(workdir.parent).encode()):
+            assert private not in program
+            assert private not in metadata
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "packages", "script"),
+    [
+        ("Without bloodjax, in jax", ["jax", "numpy", "pillow"], "model.stablehlo.check.py"),
+        ("In onnxruntime", ["onnxruntime", "numpy", "pillow"], "model.onnx.check.py"),
+        ("The weights alone", ["safetensors", "numpy"], None),
+    ],
+)
+def test_in_a_fresh_environment(programs, tmp_path, start, packages, script):
+    """Makes an environment with a few packages only; pip downloads them."""
+    folder, formats, answer = programs
+    if start == "In onnxruntime" and "onnx" not in formats:
+        pytest.skip("needs the extra [export]")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    python = tmp_path / "fresh/bin/python"
+    pinned = [f"{name}=={importlib.metadata.version(name)}" for name in packages]
+    pip = [python, "-m", "pip", "install", "--quiet", *pinned]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"pip cannot install {', '.join(pinned)}: {done.stderr.splitlines()[-1]}")
+    for name in ("bloodjax", "flax"):
+        assert subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode
+    check_codes(folder, start, answer, python)
+    if script:
+        done = subprocess.run([python, folder / script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

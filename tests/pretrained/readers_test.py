@@ -151,3 +151,10 @@ def test_reads_the_packaged_efficientnet():
     path = readers.locate(f"package:{name}")
     assert isinstance(path, pathlib.Path)
     assert readers.read_tensors(path).arrays["_conv_stem.weight"].shape == (32, 3, 3, 3)
+
+
+def test_locates_the_weights_in_a_folder(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        readers.locate(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert readers.locate(str(tmp_path)) == tmp_path / "model.safetensors"

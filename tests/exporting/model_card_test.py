@@ -1,0 +1,99 @@
+"""The text of a model card, from facts written by hand."""
+
+import dataclasses
+
+import pytest
+
+from bloodjax.exporting import model_card
+from bloodjax.exporting.model_card import Card
+
+CLASSES = ["a|b", "c_d <e>", "x"]
+CARD = Card(
+    name="cells",
+    metadata={
+        "bloodjax": "1.0",
+        "network": "resnet50",
+        "classes": CLASSES,
+        "image_size": 96,
+        "fit": "crop",
+        "mean": [0.5, 0.25, 0.125],
+        "std": [0.5, 0.5, 0.5],
+        "weights": {"location": "", "licence": "", "citation": ""},
+    },
+    sources={"train": "cells.zip", "test": "cells.zip"},
+    sizes={"train": 1200, "test": 300},
+    counts={"test": {"x": 300}},
+    split="test",
+    metrics={},
+    files={"README.md": "this card"},
+)
+
+
+def changed(**values):
+    return dataclasses.replace(CARD, **values)
+
+
+def test_a_run_without_an_evaluation_says_so():
+    text = model_card.render(CARD)
+    assert "how good the classifier is is not known" in text
+    assert "the probabilities are not calibrated" in text
+    assert "no threshold of confidence" in text
+    assert "no detector" in text
+    assert "model-index" not in text
+
+
+def test_names_of_classes_are_text_and_not_markup():
+    text = model_card.render(CARD)
+    assert "a\\|b, c\\_d \\<e\\>, x" in text
+    assert "| c\\_d \\<e\\> | not known | 0 |" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    columns = {line.replace("\\|", "").count("|") for line in lines}
+    assert columns == {3, 4}  # the table of files, the table of classes
+
+
+def test_counts_of_an_unreadable_split_are_not_guessed():
+    text = model_card.render(CARD)
+    assert "| x | not known | 300 |" in text
+    assert "| all | 1,200 | 300 |" in text
+
+
+def test_a_referral_that_answers_nothing_says_so():
+    point = {"threshold": 1.5, "coverage": 0.0, "error": None, "error_ci95": None}
+    metrics = {"n": 300, "selective": {"operating_point": point}}
+    text = model_card.render(changed(metrics=metrics))
+    assert "every image is referred to a person" in text
+
+
+@pytest.mark.parametrize(("source", "drawn"), [("synthetic:240", True), ("cells.zip", False)])
+def test_rendered_cells_are_named_as_such(source, drawn):
+    text = model_card.render(changed(sources={"train": source, "test": source}))
+    assert ("A program drew the training images" in text) is drawn
+    assert ("no person's cells" in text) is drawn
+
+
+def test_weights_are_cited_with_their_licence():
+    weights = {"location": "hf:timm/resnet50", "licence": "apache-2.0", "citation": "He, 2015"}
+    text = model_card.render(changed(metadata={**CARD.metadata, "weights": weights}))
+    assert "`hf:timm/resnet50`, which are published under apache-2.0. Paper: He, 2015." in text
+    assert "license: apache-2.0\n" in text
+    assert "base_model: timm/resnet50\n" in text
+    assert "license" not in model_card.render(CARD)
+    assert "trained from random weights" in model_card.render(CARD)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_the_code_is_python_and_shows_only_programs_that_are_there(fit):
+    metadata = {**CARD.metadata, "fit": fit}
+    without = model_card.usage(changed(metadata=metadata))
+    files = {"model.stablehlo": "", "model.onnx": ""}
+    every = model_card.usage(changed(metadata=metadata, files=files))
+    assert len(every) == len(without) + 2
+    for heading, code in every.items():
+        compile(code, heading, "exec")
+        assert "SQUARE" not in code
+        assert "NETWORK" not in code
+
+
+def test_code_in_a_table_has_no_column_of_its_own():
+    assert model_card.code("a|b") == "`a\\|b`"
+    assert model_card.code("a`b") == "`` a`b ``"
