@@ -80,14 +80,17 @@ def main(_: list[str]) -> None:
                     workdirs, limits, tta=_TTA.value, neighbours_of=_NEIGHBOURS.value
                 )
                 names = (_HOST.value, *_ALLOWED.value)
-                server.run(app.create(answering, names), bound, announce)
+                server.Server(app.create(answering, names), announce).run([bound])
         finally:
             if answering is not None:
                 answering.close()
 
 
 def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # its import was blocked
+        return False
 
 
 if __name__ == "__main__":

@@ -64,35 +64,30 @@ def is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
-def run(
-    app: Callable[..., Awaitable[None]], bound: socket.socket, on_start: Callable[[], None]
-) -> None:
-    """Serves until a signal comes, and ends as the handler of the signal says.
+class Server(uvicorn.Server):
+    """Serves an application until a signal comes, and ends as the handler of the signal says."""
 
-    Args:
-      app: An ASGI application.
-      bound: What `bind` returned.
-      on_start: Called when the server answers.
-    """
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    _Server(config, on_start).run(sockets=[bound])
+    def __init__(self, app: Callable[..., Awaitable[None]], on_start: Callable[[], None]):
+        """Sets up a server; `run` starts it.
 
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]):
+        Args:
+          app: An ASGI application.
+          on_start: Called when the server answers.
+        """
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
         super().__init__(config)
         self._on_start = on_start
 

@@ -36,6 +36,8 @@ from bloodjax.serving.uploads import Upload
 VERSION = importlib.metadata.version("bloodjax")
 # XLA uses all cores for one computation; the other threads decode the next requests' images.
 THREADS = 4
+# Images of a request of the page; other sizes of batches are compiled when a request needs them.
+_WARM_UP = 16
 # Longer side of the images that are sent to the page.
 PREVIEW_SIDE = 512
 NEAREST = 6
@@ -200,11 +202,8 @@ class Service:
           class_name: The class whose score is explained; by default the predicted one.
 
         Raises:
-          Refused: The file cannot be read, there is no such class, or the classifier is an
-            ensemble.
+          Refused: The file cannot be read, or there is no such class.
         """
-        if not self._explains:
-            raise Refused(404, "an ensemble has no heat map, expected a server of one run")
         classes = self._about["classes"]
         if class_name is not None and class_name not in classes:
             raise Refused(422, f"unknown class, expected one of {', '.join(classes)}")
@@ -245,12 +244,8 @@ class Service:
             ]
         return Nearest(state, self._nearest_note, found)
 
-    @property
-    def _explains(self) -> bool:
-        return isinstance(self._model, Classifier)
-
     def _why_no_neighbours(self) -> str:
-        if not self._explains:
+        if isinstance(self._model, Ensemble):
             return "An ensemble is not compared with training cells; a server of one run is."
         return "" if self._neighbours_of else "Turned off for this server."
 
@@ -310,9 +305,12 @@ class Service:
     def _prepare(self) -> None:
         try:
             size = self._model.config.data.image_size
-            self._model.answer(np.zeros((1, size, size, 3), np.uint8), self._tta)
-            self._prepared = True
-            if not self._nearest_note and not self._closed.is_set():
+            for several in (1, _WARM_UP):
+                self._model.answer(np.zeros((several, size, size, 3), np.uint8), self._tta)
+                self._prepared = True
+                if self._closed.is_set():
+                    return
+            if not self._nearest_note:
                 self._cells = neighbours.prepare(
                     self._model, self._workdirs[0], self._neighbours_of, self._go_on
                 )
@@ -337,12 +335,14 @@ class Service:
             raise _Closed
 
     def _describe(self) -> dict[str, Any]:
-        members = getattr(self._model, "members", {self._workdirs[0]: self._model})
-        calibration = getattr(self._model, "calibrations", {}).get("default")
+        is_ensemble = isinstance(self._model, Ensemble)
+        members = self._model.members if is_ensemble else {self._workdirs[0]: self._model}
+        referral = self._model.referral
         classes = [_text(name) for name in self._model.classes]
-        figures = {} if len(members) > 1 else _read_figures(self._workdirs[0] / _METRICS)
+        figures = {} if is_ensemble else _read_figures(self._workdirs[0] / _METRICS)
         return {
             "version": VERSION,
+            "network": ", ".join(member.config.model.name for member in members.values()),
             "classes": classes,
             "columns": tables.probability_columns(classes),
             "runs": [
@@ -351,6 +351,7 @@ class Service:
                     "network": member.config.model.name,
                     "image_size": member.config.data.image_size,
                     "step": member.step,
+                    "calibration": _calibration(member),
                     "weights": {
                         key: member.config.model.source[key] for key in ("licence", "citation")
                     },
@@ -358,11 +359,12 @@ class Service:
                 for folder, member in members.items()
             ],
             "views": self._tta or self._model.tta,
-            "calibration": None if calibration is None else calibration.to_dict(),
-            "refers_unsure": getattr(self._model, "referral", None) is not None,
-            "refers_unlike": getattr(self._model, "detector", None) is not None,
+            # Each member of an ensemble has its own.
+            "calibration": None if is_ensemble else _calibration(self._model),
+            "refers_unsure": referral is not None,
+            "refers_unlike": any(m.detector is not None for m in members.values()),
+            "answers_nothing": referral is not None and referral.answers_nothing,
             "metrics": figures,
-            "explains": self._explains,
             "limits": dataclasses.asdict(self.limits)
             | {"request_bytes": self.limits.request_bytes},
         }
@@ -379,6 +381,12 @@ def load(
     model = ensemble.load(workdirs)
     model.check_tta(tta)
     return Service(model, workdirs, limits, tta=tta, neighbours_of=neighbours_of)
+
+
+def _calibration(model: Classifier) -> dict[str, Any] | None:
+    """The calibration of the run's default views, or None if it has none."""
+    found = model.calibrations.get("default")
+    return None if found is None else found.to_dict()
 
 
 def _read_figures(path: pathlib.Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from bloodjax.data import images
 from bloodjax.evaluation import answers
 from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.referral import Referral
 from bloodjax.serving.limits import Limits
 
 CLASSES = ("red", "green", "<b>blue</b>")
@@ -13,7 +16,8 @@ class ColourClassifier(Classifier):
     """Classifies images by their mean colour, in place of a network that has to be compiled."""
 
     tta, selected, baseline, step = "none", None, None, 7
-    calibrations, referral, detector = {}, object(), object()
+    referral, detector = Referral(0.01, 0.5, 99), object()
+    calibrations: ClassVar = {}
 
     def __init__(self, config):
         self.config, self.classes = config, CLASSES

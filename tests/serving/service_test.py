@@ -180,11 +180,14 @@ def test_closing_ends_the_preparation(colours, limits, tmp_path, monkeypatch):
     assert answering._nearest_state() == "preparing"
 
 
-def test_an_ensemble_has_no_heat_maps(colours, limits, tmp_path, plain):
+def test_an_ensemble(colours, limits, tmp_path, plain, monkeypatch):
     ensemble = Ensemble({tmp_path / "a": colours, tmp_path / "b": colours})
+    monkeypatch.setattr(Ensemble, "answer", lambda self, x, tta: colours.answer(x))
     answering = service.Service(ensemble, [tmp_path / "a", tmp_path / "b"], limits)
     about = answering.about()
     assert [run["name"] for run in about["runs"]] == ["a", "b"]
-    assert (about["explains"], about["nearest"]["state"]) == (False, "none")
-    with pytest.raises(Refused, match="an ensemble has no heat map"):
-        answering.explain(Upload("a", plain(0, 200, 0)), None)
+    assert about["network"] == "simple_cnn, simple_cnn"
+    assert answering.predict([Upload("a", plain(0, 200, 0))])[0].predicted == "green"
+    found = answering.nearest(Upload("a", plain(0, 200, 0)))
+    assert (found.state, found.cells) == ("none", [])
+    assert found.note.startswith("An ensemble is not compared")

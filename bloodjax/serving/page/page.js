@@ -369,7 +369,7 @@ function detail(item) {
   $("heat-class-label").hidden = true;
   $("caption").textContent = result?.notes.join("; ") || "";
   const answered = Boolean(result && !result.error);
-  $("heat-tools").hidden = !answered || !model.explains;
+  $("heat-tools").hidden = !answered;
   $("nearest").hidden = !answered;
   verdict(result);
   bars(answered ? result.probabilities : {});
@@ -558,7 +558,7 @@ function describe() {
     parts.push(`On the ${counted(figures.n, "test cell")} of its run, ${interval("accuracy", figures)} are right.`);
   }
   const point = figures.operating_point;
-  if (model.refers_unsure && point) {
+  if (model.refers_unsure && point && point.error !== null) {
     parts.push(`It refers ${small.format(1 - point.coverage)} of them; of the rest, ${small.format(point.error)} are wrong.`);
   }
   $("summary").textContent = parts.join(" ");
@@ -566,7 +566,9 @@ function describe() {
   if (!model.refers_unsure && !model.refers_unlike) {
     remarks.push("This run has no rule when to refer a cell to a person; bloodjax evaluate --calibrate adds one.");
   }
-  if (!model.explains) remarks.push("Of an ensemble, there are no heat maps and no nearest training cells.");
+  if (model.answers_nothing) {
+    remarks.push("No threshold of confidence reached the error that this run aims at, so every image is referred.");
+  }
   $("remarks").replaceChildren(...remarks.map((text) => make("p", text, "note")));
   facts();
 }
@@ -576,8 +578,7 @@ function facts() {
   const rows = [["Classes", model.classes.join(", ")]];
   rows.push(["Network", runs.map((run) => `${run.network}, ${run.image_size} pixels`).join("; ")]);
   rows.push(["Test-time views", model.views]);
-  const calibration = model.calibration;
-  rows.push(["Calibration", calibration ? calibration.method : "none"]);
+  rows.push(["Calibration", runs.map((run) => run.calibration?.method ?? "none").join("; ")]);
   if (figures.ece !== undefined) rows.push(["Calibration error", `${small.format(figures.ece)} on its test cells`]);
   if (figures.balanced_accuracy !== undefined) rows.push(["Balanced accuracy", interval("balanced_accuracy", figures)]);
   for (const { weights } of runs) {
