@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-# A prime that is no other dimension of a network, nor a divisor of one.
-_BATCH = 1_000_003
+# A prime that is far larger than every other dimension.
+_BATCH = 10_000_019
 
 
 class UnsupportedError(Exception):
@@ -160,9 +160,21 @@ def is_symbolic(dimension: Any) -> bool:
     return isinstance(dimension, Batch)
 
 
-def _shape(sizes: Sequence[int]) -> tuple:
-    """Sizes of a traced array as dimensions of a tensor."""
-    return tuple(Batch(n // _BATCH) if n and n % _BATCH == 0 else n for n in sizes)
+def _shape(sizes: Sequence[Any]) -> tuple:
+    """Sizes of a traced array as dimensions of a tensor.
+
+    Raises:
+      UnsupportedError: A size depends on the batch, but is no multiple of it.
+    """
+    dimensions = []
+    for n in sizes:
+        if not is_symbolic(n) and n > _BATCH // 2:
+            multiple, rest = divmod(int(n), _BATCH)
+            if rest:
+                raise UnsupportedError("a part of the batch")
+            n = Batch(multiple)
+        dimensions.append(n if is_symbolic(n) else int(n))
+    return tuple(dimensions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +270,9 @@ class _Tracer:
         platforms: dict[Any, Any] = {}
 
         def read(atom) -> _Value:
-            return _constant(atom.val) if hasattr(atom, "val") else env[atom]
+            if hasattr(atom, "val"):  # a literal
+                return _constant(np.asarray(atom.val, atom.aval.dtype))
+            return env[atom]
 
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
@@ -417,7 +431,7 @@ class _Tracer:
         ]
         if not axes:
             return x
-        if any(is_symbolic(limit_indices[axis]) for axis in axes):
+        if any(is_symbolic(tensor.shape[axis]) for axis in axes):
             raise UnsupportedError("a part of the batch")
         ranges = [(start_indices[a], limit_indices[a], strides[a]) for a in axes]
         return self._node("Slice", [tensor], avals[0], axes=tuple(axes), ranges=ranges)
