@@ -38,7 +38,7 @@ _EXTRA = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "pytho
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    missing = [package for module, package in _EXTRA.items() if not _is_installed(module)]
+    missing = [name for module, name in _EXTRA.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise UserError(
             f"serve needs {', '.join(missing)}, expected the extra [serve]: "
@@ -84,13 +84,6 @@ def main(_: list[str]) -> None:
         finally:
             if answering is not None:
                 answering.close()
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ValueError:  # its import was blocked
-        return False
 
 
 if __name__ == "__main__":

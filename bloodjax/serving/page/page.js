@@ -85,6 +85,7 @@ function add(found) {
   items.push(...fresh);
   for (const item of fresh) $("list").append(rowOf(item));
   showWork();
+  if (!narrow() || fresh.length === 1) select(fresh[0], fresh.length === 1);
   send();
 }
 
@@ -169,7 +170,6 @@ async function send() {
           await answer(batch, signal);
           done += batch.length;
           update();
-          if (!selected && !narrow()) select(items[0], false);
         }
       };
       await Promise.all(Array.from({ length: IN_FLIGHT }, work));
