@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -121,7 +121,7 @@ def _pictures(model: Classifier | Ensemble, headline: Headline) -> dict[str, obj
     overlays = _overlays(model, headline, explained)
     predicted, classes = probabilities.argmax(axis=1), dataset.classes
 
-    def pictures(indices: Sequence[int]) -> list[run_content.Picture]:
+    def pictures(indices: Int[np.ndarray, " m"]) -> list[run_content.Picture]:
         return [
             run_content.Picture(
                 image=dataset.images[i],

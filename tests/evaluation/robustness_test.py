@@ -58,6 +58,23 @@ def test_the_errors_are_those_of_the_distorted_images(measured, model, cells):
     assert rows["bubble"]["mean_balanced_error"] == pytest.approx(mean)
 
 
+def test_what_the_threshold_of_the_run_does_under_each_distortion(measured, model, cells):
+    result, _ = measured
+    selective = result["selective"]
+    assert selective["threshold"] == model.referral.threshold
+    answers = model.answer(cells.images, "none")
+    clean = selective["clean"]["0"]
+    assert clean["coverage"] == pytest.approx(1 - answers.refer.mean())
+    points = [p for name in result["corruptions"] for p in selective[name].values()]
+    assert len(points) == 2 + 5 + 5
+    assert selective["mean_coverage"] == pytest.approx(np.mean([p["coverage"] for p in points]))
+    answered = sum(p["coverage"] for p in points)
+    wrong = sum(p["coverage"] * (p["error"] or 0) for p in points)
+    if answered:
+        assert selective["mean_error"] == pytest.approx(wrong / answered)
+    assert " of the distorted" in robustness.summary(result)
+
+
 def test_ratios_only_where_alexnet_s_error_is_of_the_same_images(measured):
     result, _ = measured
     rows = result["corruptions"]
