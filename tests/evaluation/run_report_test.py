@@ -2,8 +2,10 @@ import csv
 
 import numpy as np
 
-from bloodjax.data.synthetic import render
+from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import classifier, label_review, run_report
+from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.training.input_pipeline import Splits
 
 
 def test_a_run_s_report_has_the_images_of_its_headline(trained):
@@ -22,16 +24,76 @@ def test_a_run_lists_the_labels_to_look_at_again(trained):
     assert label_review.BY_HEADS in page
 
 
-def test_pictures_have_the_heat_map_of_the_predicted_class(trained):
-    cells = render.render_dataset(16, 32, seed=3)
-    model = classifier.load(trained)
-    probabilities = model.predict(cells.images)
-    found = run_report._pictures(model, run_report.Headline(cells, probabilities))
-    shown = [one for both in found["examples"].values() for one in (*both.typical, *both.doubtful)]
-    names = dict(zip(cells.names, range(16), strict=True))
-    for picture in shown:
-        i = names[picture.name]
-        np.testing.assert_array_equal(picture.image, cells.images[i])
-        assert picture.predicted == cells.classes[probabilities[i].argmax()]
-        assert picture.overlay.shape == picture.image.shape
-        assert (picture.overlay != picture.image).any()
+def model():
+    """A classifier without a network; its heat maps are 1 for the class 0, else 0."""
+
+    def explain(images, predicted):
+        return [np.full((8, 8), float(label == 0), np.float32) for label in predicted], predicted
+
+    found = classifier.Classifier.__new__(classifier.Classifier)
+    found.explain = explain
+    return found
+
+
+def headline(n=30):
+    """Cells of three classes, of which every seventh is taken for the next one."""
+    labels = (np.arange(n) % 3).astype(np.int32)
+    predicted = np.where(np.arange(n) % 7 == 6, (labels + 1) % 3, labels)
+    probabilities = np.full((n, 3), 0.1, np.float32)
+    probabilities[np.arange(n), predicted] = 0.8
+    images = np.random.default_rng(0).integers(0, 200, (n, 8, 8, 3), np.uint8)
+    names = tuple(f"{i}.png" for i in range(n))
+    groups = tuple(f"slide {i % 2}" for i in range(n))
+    cells = Dataset(images, labels, names, ("a", "b", "c"), ("",) * n, groups)
+    return run_report.Headline(cells, probabilities)
+
+
+def test_pictures_have_the_heat_map_of_the_predicted_class():
+    shown = headline()
+    found = run_report._pictures(model(), shown)
+    assert [picture.name for picture in found["mistakes"]] == [
+        "6.png",
+        "13.png",
+        "20.png",
+        "27.png",
+    ]
+    assert found["cells"].keys() == {
+        ("a", "a"),
+        ("a", "b"),
+        ("b", "b"),
+        ("b", "c"),
+        ("c", "c"),
+        ("c", "a"),
+    }
+    pictures = [
+        one for both in found["examples"].values() for one in (*both.typical, *both.doubtful)
+    ]
+    assert len(pictures) == 18
+    for picture in (*found["mistakes"], *pictures):
+        np.testing.assert_array_equal(
+            picture.image, shown.dataset.images[int(picture.name.removesuffix(".png"))]
+        )
+        assert (picture.overlay != picture.image).any() == (picture.predicted == "a")
+
+
+def test_an_ensemble_has_no_heat_maps():
+    shown = headline()
+    found = run_report._pictures(Ensemble.__new__(Ensemble), shown)
+    assert found["mistakes"][0].overlay is None
+
+
+def test_groups_of_the_headline(make_config):
+    found = run_report._groups(make_config(), headline())
+    assert [(score.name, score.n, score.correct) for score in found.scores] == [
+        ("slide 0", 15, 13),
+        ("slide 1", 15, 13),
+    ]
+
+
+def test_suspects_have_their_images():
+    cells = headline().dataset
+    finding = label_review.Finding("4.png", "train", "b", "c", 0.1, 0.8, 0.7, "x")
+    review = label_review.Review((finding,), (("train", 30, 1, "x"),))
+    found = run_report._labels(Splits(cells, None, None), review)
+    assert (found.images, found.found) == (30, 1)
+    np.testing.assert_array_equal(found.suspects[0].image, cells.images[4])
