@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from bloodjax.models.backbone import PERTURBATIONS
 from bloodjax.models.head import Network
 
+# Stages whose maps are multiplied. On rendered cells, products of fewer are coarser than the cell,
+# and of more mark single pixels and have worse deletion and insertion curves (docs/explain.md).
+STAGES = 4
 # Points on the path of the integrals; of the maps of stages, which are smoother, and of the input.
 STAGE_STEPS = 8
 INPUT_STEPS = 32
@@ -28,11 +31,10 @@ Maps = dict[str, Float[Array, "b _ _ _"]]
 INPUT = "input"
 
 
-def stages(model: Network, variables: PyTree, inputs: Inputs) -> tuple[str, ...]:
-    """Names of the last stage of each resolution, the largest map first."""
+def stages(model: Network, variables: PyTree, inputs: Inputs) -> list[str]:
+    """Names of the last `STAGES` stages, or of all if there are fewer; the largest map first."""
     found = jax.eval_shape(lambda v, x: _forward(model, v, x, {})[1], variables, inputs)
-    by_size = {found[f"stage_{i}"].shape[1:3]: f"stage_{i}" for i in range(len(found) - 1)}
-    return tuple(by_size.values())
+    return [f"stage_{i}" for i in range(len(found) - 1)][-STAGES:]
 
 
 def gradients(
@@ -129,12 +131,12 @@ def gradcam(model: Network, variables: PyTree, inputs: Inputs, classes: Classes)
 
 
 def layercam(model: Network, variables: PyTree, inputs: Inputs, classes: Classes) -> Map:
-    """LayerCAM (Jiang et al., 2021, doi:10.1109/TIP.2021.3089943), the product of several stages.
+    """LayerCAM (Jiang et al., 2021, doi:10.1109/TIP.2021.3089943), the product of stages.
 
     In LayerCAM each position of a map is weighted by its own positive gradient, so that the finer
     maps of early stages can be used. The paper takes the maximum of several stages, which is as
     coarse as the last one. The product, as in Guided Grad-CAM (Selvaraju et al., 2017), is as fine
-    as the first and keeps what all stages agree on. It takes the last stage of each resolution.
+    as the first and keeps what all stages agree on.
     """
     names = stages(model, variables, inputs)
     maps, found = gradients(model, variables, inputs, classes, names)

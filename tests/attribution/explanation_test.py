@@ -13,12 +13,12 @@ from bloodjax.models.head import Head, Network
 
 
 class _Pair(Backbone):
-    """Two stages: the image, and its means over squares of 2x2 pixels."""
+    """Two stages: the image, and sums of two of its pixels."""
 
     @nn.compact
     def __call__(self, x, train=False, update_stats=False):
         x = self.end_stage(0, jnp.tanh(x.astype(self.dtype)))
-        x = self.end_stage(1, nn.avg_pool(x, (2, 2), (2, 2)))
+        x = self.end_stage(1, x[:, ::2, ::2] + x[:, 1::2, 1::2])
         return x.mean(axis=(1, 2))
 
 
@@ -44,8 +44,9 @@ def test_maps_do_not_depend_on_the_batch(explain, images):
     found = explain(images, classes)
     assert found.dtype == np.float32
     assert found.min() >= 0
-    assert set(found.max((1, 2)).tolist()) <= {0.0, 1.0}
-    assert found.any((1, 2)).sum() > 12
+    largest = found.max((1, 2))
+    assert (largest > 0).sum() > 12
+    np.testing.assert_allclose(largest[largest > 0], 1, rtol=1e-6)
     np.testing.assert_allclose(explain(images[16:17], classes[16:17]), found[16:17], atol=1e-5)
     np.testing.assert_allclose(explain(images[15:], classes[15:]), found[15:], atol=1e-5)
     assert not np.allclose(explain(images[:2], classes[:2] + 1), found[:2])
