@@ -53,7 +53,7 @@ for path in sys.argv[1:]:
 sys.exit(0 if good else 1)
 '''
 _STABLEHLO = {
-    "needs": "jax and numpy",
+    "needs": "jax, flatbuffers and numpy",
     "imports": "from jax import export",
     "load": """\
 program = export.deserialize(bytearray(file.read_bytes()))

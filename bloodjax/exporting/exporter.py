@@ -21,6 +21,9 @@ from bloodjax.models.head import Network
 # Format -> suffix of its files, and the largest difference from the run's own probabilities.
 FORMATS = {"stablehlo": (".stablehlo", 1e-5), "onnx": (".onnx", 1e-4)}
 QUANTIZE = ("none", "int8")
+# Format -> packages that it needs. jax imports flatbuffers when it serialises a program, and does
+# not install it.
+_NEEDED = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxruntime")}
 # Accuracy that quantisation may lose without a warning, and the difference that the script of a
 # quantised file allows at least: processors round sums of 8-bit products differently.
 _MOST_LOST, _INT8_TOLERANCE = 0.01, 0.05
@@ -160,19 +163,23 @@ def check(file_format: str, out: pathlib.Path, quantize: str) -> None:
         raise UserError(f"--quantize={quantize}: {did_you_mean(quantize, QUANTIZE)}")
     if quantize != "none" and file_format != "onnx":
         raise UserError(f"--quantize={quantize}: expected --format=onnx, not {file_format}")
+    check_packages(file_format, file_format)
+    companions.check_new(out)
+
+
+def check_packages(file_format: str, asked_for: str) -> None:
+    """Raises a UserError if a package for `file_format` is missing; `asked_for` is --format."""
     missing = missing_packages(file_format)
     if missing:
         raise UserError(
-            f"--format={file_format}: {' and '.join(missing)} missing, expected "
+            f"--format={asked_for}: {' and '.join(missing)} missing, expected "
             "pip install 'bloodjax[export]'"
         )
-    companions.check_new(out)
 
 
 def missing_packages(file_format: str) -> list[str]:
     """The packages that a format needs and that are not installed."""
-    needed = ("onnx", "onnxruntime") if file_format == "onnx" else ()
-    return [name for name in needed if importlib.util.find_spec(name) is None]
+    return [name for name in _NEEDED[file_format] if importlib.util.find_spec(name) is None]
 
 
 def onnx_bytes(

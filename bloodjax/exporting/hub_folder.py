@@ -78,13 +78,14 @@ def check(out: pathlib.Path, push: str = "") -> None:
     """Checks the values of --out and --push before anything is computed.
 
     Raises:
-      UserError: `out` exists or cannot be made, or `push` cannot be uploaded to.
+      UserError: `out` exists or cannot be made, a package is missing, or `push` is no repository.
     """
     if os.path.lexists(out):
         raise UserError(f"--out={out}: exists already, expected a new folder")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}")
     files.make_folder(out.parent)
+    exporter.check_packages("stablehlo", "hub")
     if push:
         hub.check_push(push, "--push")
 

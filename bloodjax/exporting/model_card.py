@@ -280,7 +280,7 @@ def usage(card: Card) -> dict[str, str]:
     """Python code by heading, to be run in the folder with the files and an image, `cell.png`."""
     shown = {"With bloodjax": _WITH_BLOODJAX}
     if "model.stablehlo" in card.files:
-        shown["Without bloodjax, in jax; `pip install jax pillow`"] = _IN_JAX
+        shown["Without bloodjax, in jax; `pip install jax flatbuffers pillow`"] = _IN_JAX
     if "model.onnx" in card.files:
         onnx = _IN_ONNXRUNTIME.replace("SQUARE", _SQUARES[card.metadata["fit"]].strip())
         shown["In onnxruntime; `pip install onnxruntime pillow`"] = onnx

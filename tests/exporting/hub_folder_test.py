@@ -333,7 +333,11 @@ def test_the_programs_are_named_in_the_card_without_a_path_of_this_machine(progr
 @pytest.mark.parametrize(
     ("start", "packages", "script"),
     [
-        ("Without bloodjax, in jax", ["jax", "numpy", "pillow"], "model.stablehlo.check.py"),
+        (
+            "Without bloodjax, in jax",
+            ["jax", "flatbuffers", "numpy", "pillow"],
+            "model.stablehlo.check.py",
+        ),
         ("In onnxruntime", ["onnxruntime", "numpy", "pillow"], "model.onnx.check.py"),
         ("The weights alone", ["safetensors", "numpy"], None),
     ],
