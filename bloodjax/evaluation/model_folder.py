@@ -3,7 +3,7 @@
 `model.safetensors` is a file of `pretrained.bloodjax_file`: float32 tensors named by the network's
 variables. `config.json` describes the classifier, and has under `run` the config of the run that
 trained it, with the names of its sources but not their paths. The files that were fitted to the
-run's data are those of its workdir.
+run's data are those of its workdir; `splits.json` has the hashes of the training images only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from bloodjax import config as config_lib
 from bloodjax.config import Config
+from bloodjax.data import splits as splits_lib
 from bloodjax.errors import UserError
 from bloodjax.evaluation import calibration, referral, rejection, tta_selection
 from bloodjax.evaluation import classifier as classifier_lib
@@ -28,7 +29,7 @@ from bloodjax.models.registry import architecture
 from bloodjax.pretrained import bloodjax_file, name_maps, readers
 from bloodjax.pretrained.merge import merge
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
-from bloodjax.training import factory
+from bloodjax.training import factory, saved_splits
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = readers.FOLDER_FILE
@@ -57,7 +58,7 @@ def write(
     Args:
       folder: The folder.
       model: The classifier.
-      workdir: Folder of its run, whose fitted files are copied.
+      workdir: Folder of its run, with `splits.json` and fitted files.
       metadata: More JSON values for `config.json`.
       without: Fitted files that are not copied.
     """
@@ -79,6 +80,8 @@ def write(
     for fitted in FITTED:
         if fitted not in without and (workdir / fitted).is_file():
             shutil.copyfile(workdir / fitted, folder / fitted)
+    saved = splits_lib.load(workdir / saved_splits.SPLITS_FILE)
+    splits_lib.write(folder / saved_splits.SPLITS_FILE, _shared_splits(saved))
     content = {
         "library_name": _LIBRARY,
         "architecture": name,
@@ -92,6 +95,27 @@ def write(
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     files.atomic_write(folder / CONFIG_FILE, text)
+
+
+def _shared_splits(saved: Mapping) -> dict[str, object]:
+    """The hashes of a run's training images, by which `evaluate` recognises them.
+
+    Without the names of the images, which may tell whose they are.
+    """
+    hashes = {split: saved["pixels"][split] for split in ("train",) if split in saved["pixels"]}
+    return {
+        "seed": saved["seed"],
+        "sources": {
+            split: {
+                "spec": without_folders(saved["sources"][split]["spec"]),
+                "fingerprint": "not shared",
+            }
+            for split in hashes
+        },
+        "classes": saved["classes"],
+        "pixels": hashes,
+        "parts": {split: [str(i) for i in range(len(saved["parts"][split]))] for split in hashes},
+    }
 
 
 def shared_config(config: Config) -> Config:

@@ -30,6 +30,7 @@ _CONTENT = {
     CARD_FILE: "this card",
     model_folder.CONFIG_FILE: "classes, preprocessing, metrics, and the config of the run",
     model_folder.WEIGHTS_FILE: "the network's variables in float32, named by their paths",
+    saved_splits.SPLITS_FILE: "hashes of the training images, by which `evaluate` recognises them",
     "tta.json": "weights of the views for test-time augmentation",
     "calibration.json": "calibration of the probabilities",
     "referral.json": "the confidence below which an image is referred",

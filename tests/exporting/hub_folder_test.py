@@ -16,8 +16,8 @@ import pytest
 
 import bloodjax
 from bloodjax.augment.tta import TTAConfig
+from bloodjax.data import fingerprint, splits
 from bloodjax.data import images as images_lib
-from bloodjax.data import splits
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import calibration, classifier, referral
@@ -26,7 +26,7 @@ from bloodjax.exporting import exporter, hub_folder
 from bloodjax.exporting.bundle import Bundle, Vectors, Weights
 from bloodjax.metrics.calibration import Calibration
 from bloodjax.pretrained.load import load_weights
-from bloodjax.training import factory
+from bloodjax.training import factory, saved_splits
 
 CELLS = render.render_dataset(24, 32, seed=0)
 
@@ -43,6 +43,7 @@ def workdir(tmp_path_factory):
         "sources": dict.fromkeys(names, source),
         "parts": {split: list(found) for split, found in names.items()},
         "classes": list(CELLS.classes),
+        "pixels": {"train": fingerprint.to_text(fingerprint.of_images(CELLS.images[:12]))},
     }
     (folder / "splits.json").write_text(json.dumps(content))
     assert splits.load(folder / "splits.json")["parts"]["test"] == list(names["test"])
@@ -125,6 +126,20 @@ def test_loads_with_the_same_answers(exported, bundle):
     assert np.abs(plain - found.probabilities).max() > 0.01  # the calibration came along
 
 
+def test_training_images_are_recognised_without_their_names(exported):
+    model = bloodjax.load(exported)
+    name, found = saved_splits.select(
+        model.config, exported / "splits.json", model.classes, "synthetic:24", None
+    )
+    assert (name, len(found)) == ("synthetic-24", 24)
+    runs = {exported: model.config}
+    mask, unknown = saved_splits.trained_on(
+        runs, model.classes, found, model.config, lambda config: found
+    )
+    assert unknown == []
+    np.testing.assert_array_equal(mask, np.arange(24) < 12)
+
+
 def test_its_weights_are_a_start_for_training(exported, bundle):
     weights = load_weights("simple_cnn_050", str(exported))
     assert (weights.pretrained_cfg.licence, weights.pretrained_cfg.size) == ("mit", 32)
@@ -185,6 +200,7 @@ def test_without_calibration_the_fitted_files_stay_behind(bundle, workdir, tmp_p
         "README.md",
         "config.json",
         "model.safetensors",
+        "splits.json",
     ]
     assert bloodjax.load(out).referral is None
 
@@ -247,7 +263,7 @@ def programs(bundle, workdir, tmp_path_factory):
     formats = ["stablehlo"]
     formats += [] if exporter.missing_packages("onnx") else ["onnx"]
     hub_folder.write(bundle, workdir, out, formats=formats)
-    large = render.render_dataset(1, 80, seed=5).images[0][:, :60]
+    large = render.render_dataset(8, 80, seed=5).images[0][:, :60]
     (out / "cell.png").write_bytes(images_lib.encode_png(large))
     answer = bundle.classifier.predict([large], "none")[0]
     return out, formats, answer
