@@ -115,7 +115,8 @@ def test_finish_selects_views_on_validation_and_uses_them(make_config, tmp_path,
     assert content["n"] == results["validation"]["n"]
     assert content["nll"]["selected"] <= content["nll"]["image"] + 1e-6
     assert results["test"]["tta"] == "selected"
-    assert results["validation"]["nll"] == pytest.approx(content["nll"]["selected"], abs=1e-4)
+    before = results["validation"]["calibration"]["nll_before"]
+    assert before == pytest.approx(content["nll"]["selected"], abs=1e-4)
     model = classifier.load(tmp_path)
     assert model.tta == "selected"
     assert dict(model.selected.weights) == content["weights"]

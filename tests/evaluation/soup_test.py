@@ -146,7 +146,7 @@ def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeyp
     assert found["validation"]["soup"]["loss"] <= found["validation"]["best"]["loss"]
     best = min(entry["validation"]["loss"] for entry in metric_writer.read_history(workdir))
     assert found["validation"]["best"]["loss"] == pytest.approx(best, rel=1e-5)
-    assert results["validation"]["nll"] == pytest.approx(
+    assert results["validation"]["calibration"]["nll_before"] == pytest.approx(
         found["validation"]["soup" if found["chosen"] else "best"]["loss"], rel=1e-5
     )
     beside = results["test"].get("beside", {})

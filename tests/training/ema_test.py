@@ -78,10 +78,11 @@ def test_the_best_average_is_kept_loaded_and_evaluated(averaged):
     )
     assert_trees_equal(raw.predictor.variables, variables_of(workdir, config, best["step"]))
     result = json.loads((workdir / "evaluate/validation/metrics.json").read_text())
-    assert result["nll"] == pytest.approx(best["validation"]["loss"], rel=1e-5)
+    before = result["calibration"]["nll_before"]
+    assert before == pytest.approx(best["validation"]["loss"], rel=1e-5)
     beside = result["beside"]["raw weights"]
     assert beside == pytest.approx(best["validation_raw"], rel=1e-5)
-    (line,) = [line for line in said if line.startswith("validation: ")]
+    (line,) = [line for line in said if line.startswith("validation: accuracy")]
     assert line.endswith(f"; raw weights {beside['accuracy']:.4f}")
 
 
