@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import ablation
+from benchmarks import ablation, latency
 from benchmarks.contenders import TIMM
 from benchmarks.tasks import Task
 from bloodjax.models.registry import canonical_name
@@ -143,6 +143,21 @@ def _streaming(folder: pathlib.Path) -> str:
     return _markdown([*header, "rate / rate on the device", "date"], rows) if rows else ""
 
 
+def _latency(folder: pathlib.Path) -> str:
+    newest = {}
+    for path in sorted(folder.glob("latency_*.json")):
+        content = _read(path)
+        for result in content["results"]:
+            newest[str(_task(result))] = (result, content["date"])
+    if not newest:
+        return ""
+    rows = []
+    for result, date in newest.values():
+        header, found = latency.table([result])
+        rows += [[*cells, date] for cells in found]
+    return _markdown([*header, "date"], rows)
+
+
 def _images(content: dict) -> int:
     """The size of the dataset; results until November 2026 have it as "pictures"."""
     return content["images"] if "images" in content else content["pictures"]
@@ -182,6 +197,7 @@ TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "runs": _runs,
     "ablation": _ablation,
     "speed": _speed,
+    "latency": _latency,
     "streaming": _streaming,
     "kill_campaign": _kill_campaign,
     "fuzz": _fuzz,

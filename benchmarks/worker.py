@@ -2,7 +2,8 @@
 
 `{"task": {...}}` sets up and takes the first step, including compilation. The answer has `seconds`
 and the versions (`about`), or only `error`. `{"steps": n}` takes n steps. The answer has `seconds`
-and `peak_bytes` (host memory). The process exits at the end of its input.
+and `peak_bytes` (host memory). `{"calls": n}` takes n steps, each of which is waited for; the
+answer has the seconds of `each`. The process exits at the end of its input.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Worker:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request; see the module's docstring."""
         started = time.perf_counter()
+        if "calls" in request:
+            return {"each": [self._timed() for _ in range(request["calls"])]}
         if "task" not in request:
             self._running.run(request["steps"])
             seconds = time.perf_counter() - started
@@ -41,6 +44,11 @@ class Worker:
         except Exception as error:  # Any error of a library: it is left out, with a message.
             return {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
         return {"seconds": time.perf_counter() - started, "about": module.about()}
+
+    def _timed(self) -> float:
+        started = time.perf_counter()
+        self._running.run(1)
+        return time.perf_counter() - started
 
 
 def main() -> None:

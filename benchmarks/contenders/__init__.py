@@ -31,7 +31,19 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, str]]] = {
         for name, variant in _TIMM.items()
         for suffix, environment in (("", {}), ("_huge_pages", _HUGE))
     },
+    **{
+        "onnxruntime" + suffix: ("onnx_runtime", "", environment)
+        for suffix, environment in (("", {}), ("_huge_pages", _HUGE))
+    },
     "keras_jax": ("keras_applications", "", {**_SHARED, "KERAS_BACKEND": "jax"}),
     "keras_torch": ("keras_applications", "", {"KERAS_BACKEND": "torch"}),
 }
 DEFAULT = ("bloodjax", *TIMM)
+# Those whose latency is compared; all have huge pages.
+ANSWERING = (
+    "bloodjax",
+    "timm_huge_pages",
+    "timm_channels_last_huge_pages",
+    "timm_compiled_huge_pages",
+    "onnxruntime_huge_pages",
+)

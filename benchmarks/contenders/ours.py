@@ -1,4 +1,4 @@
-"""bloodjax's own steps, as a run takes them: gathered and normalised on the device.
+"""bloodjax's own steps, as a run takes them, and answers, as a trained classifier gives them.
 
 `lower` has the step of a run's second phase for compilers.
 """
@@ -12,8 +12,10 @@ import numpy as np
 
 from benchmarks.tasks import CLASSES, Task
 from bloodjax import config as config_lib
+from bloodjax.augment.tta import TTAConfig
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset, epoch_order
+from bloodjax.evaluation.predictor import Predictor
 from bloodjax.planning.images import ImageCounts
 from bloodjax.planning.machines import Machine
 from bloodjax.planning.steps import RunSteps
@@ -22,6 +24,7 @@ from bloodjax.training.step_config import Phase
 
 # Steps of an epoch, the images of all of which lie on the device.
 _EPOCH = 16
+_VIEWS = {"predict": TTAConfig("none"), "predict_d4": TTAConfig("d4")}
 
 
 def config(task: Task) -> config_lib.Config:
@@ -55,6 +58,12 @@ class Contender:
         rng = np.random.default_rng(0)
         shape = (_EPOCH * task.batch, task.size, task.size, 3)
         images = rng.integers(0, 256, shape, dtype=np.uint8)
+        self._images = images[: task.batch]
+        self._views = _VIEWS.get(task.kind)
+        if self._views:
+            variables = factory.variables(chosen, CLASSES)
+            self._predictor = Predictor(factory.executor(chosen, CLASSES), variables)
+            return
         labels = np.arange(len(images), dtype=np.int32) % CLASSES
         self._steps = factory.executor(chosen, CLASSES)
         variables = factory.variables(chosen, CLASSES)
@@ -66,14 +75,12 @@ class Contender:
         self._data = self._steps.replicate(DeviceDataset.of(images, labels))
         self._taken, self._order = 0, None
         self._weights = self._steps.replicate(np.ones(CLASSES, np.float32))
-        self._images = images[: task.batch]
-        self._views = {"predict": "none", "predict_d4": "d4"}.get(task.kind)
 
     def run(self, steps: int) -> None:
         """Takes steps, and waits for the last."""
         if self._views:
             for _ in range(steps):
-                self._steps.predict(self._state.variables, self._images, self._views)
+                self._predictor.predict(self._images, self._views)
             return
         for _ in range(steps):
             epoch, step = divmod(self._taken, _EPOCH)

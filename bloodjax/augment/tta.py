@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -97,10 +98,16 @@ def _logits(
 ) -> Float[Array, "views batch classes"]:
     seen = jnp.stack([function(images) for function in functions])
     if len(seen) <= _AT_ONCE:
-        return jax.vmap(forward)(seen)
+        return _each(forward, seen)
     batch = images.shape[0]
     # A program that is exported may have a batch of a size that is not known yet.
     most = max(1, _AT_ONCE // batch) if isinstance(batch, int) else 1
     group = max(n for n in range(1, most + 1) if len(seen) % n == 0)
     groups = seen.reshape(-1, group, *images.shape)
-    return lax.map(jax.vmap(forward), groups).reshape(len(seen), batch, -1)
+    return lax.map(partial(_each, forward), groups).reshape(len(seen), batch, -1)
+
+
+def _each(forward, seen):
+    """`forward` of several views, as one batch."""
+    logits = forward(seen.reshape(-1, *seen.shape[2:]))
+    return logits.reshape(*seen.shape[:2], -1)

@@ -27,9 +27,9 @@ from bloodjax.training.predict_step import describe_step, predict_step, views_st
 _OVERHEAD = 0.5
 # A batch of a middle size, for calls of a few images.
 _FEW = 8
-# Images of a batch on a CPU, counting each view: per core, and at most. Larger batches are slower,
-# because their maps do not fit into the cache.
-_PER_CORE, _MOST = 8, 64
+# Images of a batch on a CPU, counting each view: per core at 96 px, and at most. Larger batches are
+# slower, because their maps do not fit into the cache.
+_PER_CORE, _PIXELS, _MOST = 8, 96**2, 64
 # From this number of largest batches on, a call has no batches of other sizes.
 _MANY = 4
 # Blocks of images that may wait on the device; lazy images are read in such blocks.
@@ -102,7 +102,7 @@ class Predictor:
 
     def _in_batches(self, step: Callable, fixed: tuple, views: int, images: Images) -> PyTree:
         """Applies `step`, with `fixed` as its first arguments, to batches that are padded."""
-        sizes = _batch_sizes(views, self.step_config.batch_size)
+        sizes = _batch_sizes(views, images.shape[1], self.step_config.batch_size)
         if len(images) >= _MANY * sizes[-1]:
             sizes = sizes[-1:]  # A little padding costs less than compiling other sizes.
         most = max(1, self.step_config.batch_size // sizes[-1])  # Batches of a block.
@@ -156,17 +156,18 @@ class Predictor:
 
 
 @functools.cache
-def _batch_sizes(views: int, batch_size: int) -> tuple[int, ...]:
+def _batch_sizes(views: int, size: int, batch_size: int) -> tuple[int, ...]:
     """Sizes of the batches that calls are split into, ascending; the first is 1.
 
     Args:
       views: Number of views of each image.
+      size: Side of the images in pixels.
       batch_size: Size of a training batch, which fits into an accelerator's memory.
     """
     most = batch_size
     if jax.default_backend() == "cpu":
-        rows = min(max(_FEW, _PER_CORE * (os.cpu_count() or 1)), _MOST)
-        most = max(1, rows // views)
+        rows = _PER_CORE * (os.cpu_count() or 1) * _PIXELS // size**2
+        most = max(1, min(rows, _MOST) // views)
     return tuple(sorted({1, min(_FEW, most), most}))
 
 

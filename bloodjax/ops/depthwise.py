@@ -45,11 +45,15 @@ def depthwise_conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x, kernel, stride, padding):
+    return _forward(x, kernel, stride, padding, depthwise_cpu.forward_alone)
+
+
+def _forward(x, kernel, stride, padding, on_cpu=depthwise_cpu.forward):
     shape = {"stride": stride, "padding": padding}
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(depthwise_cpu.forward, **shape),
+        cpu=functools.partial(on_cpu, **shape),
         cuda=functools.partial(depthwise_gpu.forward, **shape),
         tpu=functools.partial(depthwise_tpu.forward, **shape),
         default=functools.partial(NATIVE.forward, **shape),
@@ -57,7 +61,7 @@ def _depthwise(x, kernel, stride, padding):
 
 
 def _depthwise_fwd(x, kernel, stride, padding):
-    return _depthwise(x, kernel, stride, padding), (x, kernel)
+    return _forward(x, kernel, stride, padding), (x, kernel)
 
 
 def _depthwise_bwd(stride, padding, residuals, grad):
@@ -100,7 +104,7 @@ def _branch(x, kernel, padding):
 
 
 def _branch_fwd(x, kernel, padding):
-    return _branch(x, kernel, padding), (x, kernel)
+    return (x, _forward(x, kernel, 1, padding)), (x, kernel)
 
 
 def _branch_bwd(padding, residuals, grads):

@@ -27,6 +27,9 @@ from jax import lax
 
 # Pixels whose products one loop body adds. More only take longer to compile.
 _UNROLLED = 24
+# Most images that `forward_alone` takes by shifted slices. Measured on x86: on maps of 3x3 and 6x6,
+# a quarter to half of the time for one image or two, and more time for eight.
+_FEW = 4
 # Widest row that one loop body covers; above about 64 pixels it becomes slower.
 _WIDEST = 64
 
@@ -35,8 +38,22 @@ def forward(x, kernel, *, stride, padding):
     """The convolution, by the faster method for the map's size."""
     if use_toeplitz(x, kernel, stride):
         return _toeplitz(x, kernel, padding)
+    return _shifted(x, kernel, stride, padding)
+
+
+def _shifted(x, kernel, stride, padding):
     # Without the barrier XLA recomputes the padding, and the operations before it, for many taps.
     return shifted(lax.optimization_barrier(pad(x, padding)), kernel, stride, ((0, 0), (0, 0)))
+
+
+def forward_alone(x, kernel, *, stride, padding):
+    """`forward` where no gradient follows: for a few images always by shifted slices.
+
+    Their products do not outweigh building the matrices of the Toeplitz method from the kernel.
+    """
+    if len(x) > _FEW or not use_toeplitz(x, kernel, stride):
+        return forward(x, kernel, stride=stride, padding=padding)
+    return _shifted(x, kernel, stride, padding)
 
 
 def backward(x, kernel, grad, *, stride, padding):

@@ -68,10 +68,10 @@ def test_more_than_eight_views_take_the_memory_of_eight_images(images):
         return jax.jit(lambda x: tta.probabilities(forward, x, name)).lower(images).as_text()
 
     at_once, one_by_one = program("d4"), program("d4+robust")
-    assert "tensor<8x4x75xf32>" in at_once
+    assert "tensor<32x75xf32>" in at_once
     assert "while" not in at_once
-    assert "tensor<2x4x75xf32>" in one_by_one
-    assert "tensor<40x4x75xf32>" not in one_by_one
+    assert "tensor<8x75xf32>" in one_by_one
+    assert "tensor<160x75xf32>" not in one_by_one
     assert "while" in one_by_one
 
 
