@@ -318,6 +318,15 @@ def test_the_code_of_the_card_runs_where_bloodjax_cannot_be_imported(programs, s
     check_codes(folder, start, answer, sys.executable, BLOCKER.format(blocked=CODES[start]))
 
 
+def test_the_code_in_the_docs_is_that_of_the_card(programs):
+    folder, formats, _ = programs
+    docs = (pathlib.Path(__file__).parents[2] / "docs/hub.md").read_text("utf-8")
+    for start in CODES:
+        if start != "In onnxruntime" or "onnx" in formats:
+            assert code_of(folder, start) in docs, start
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
 def test_the_script_beside_a_program_runs_where_bloodjax_cannot_be_imported(programs, file_format):
     folder, formats, _ = programs
