@@ -40,3 +40,31 @@ def test_a_wrong_output_is_one_line(command, trained, tmp_path):
     done = subprocess.run(**command("predict", *arguments), capture_output=True)
     assert done.returncode == 2
     assert done.stderr == f"error: --out={tmp_path}/no/out.csv: there is no folder {tmp_path}/no\n"
+
+
+@pytest.mark.full
+def test_explains_each_image_at_its_own_size(command, trained, tmp_path):
+    cells = render.render_dataset(8, 40, seed=4).images[:3]
+    shapes = [cells[0], cells[1][:, 5:], cells[2]]
+    (tmp_path / "cells").mkdir()
+    for i, cell in enumerate(shapes):
+        png = images.encode_png(np.ascontiguousarray(cell))
+        (tmp_path / f"cells/{i} x.png").write_bytes(png)
+    arguments = [f"--workdir={trained}", f"--input={tmp_path / 'cells'}"]
+    arguments += [f"--out={tmp_path / 'out.csv'}", f"--explain={tmp_path / 'maps'}"]
+    done = subprocess.run(**command("predict", *arguments), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert f"3 overlays and maps.npz in {tmp_path / 'maps'}\n" in done.stderr
+    model = classifier.load(trained)
+    maps, predicted = model.explain(shapes)
+    with np.load(tmp_path / "maps/maps.npz", allow_pickle=False) as found:
+        assert found["names"].tolist() == ["0 x.png", "1 x.png", "2 x.png"]
+        assert found["files"].tolist() == ["0_x.png", "1_x.png", "2_x.png"]
+        with (tmp_path / "out.csv").open() as file:
+            table = [row["predicted"] for row in csv.DictReader(file)]
+        assert found["predicted"].tolist() == [model.classes[i] for i in predicted] == table
+        for i, (cell, heat) in enumerate(zip(shapes, maps, strict=True)):
+            assert found[f"maps_{i}"].shape == cell.shape[:2]
+            np.testing.assert_allclose(found[f"maps_{i}"], heat, atol=1e-3)
+            drawn = images.decode_whole((tmp_path / "maps" / found["files"][i]).read_bytes())[0]
+            assert drawn.shape == cell.shape

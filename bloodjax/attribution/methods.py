@@ -19,7 +19,7 @@ from bloodjax.models.head import Network
 # Stages whose maps are multiplied. On rendered cells, products of fewer are coarser than the cell,
 # and of more mark single pixels and have worse deletion and insertion curves (docs/explain.md).
 STAGES = 4
-# Points on the path of the integrals; of the maps of stages, which are smoother, and of the input.
+# Intervals on the path of the integrals, for the maps of stages and for the input.
 STAGE_STEPS = 8
 INPUT_STEPS = 32
 
@@ -98,19 +98,27 @@ def contributions(
       inputs: Normalised images.
       classes: Index of the class of each image.
       names: Which maps, as for `gradients`.
-      steps: Number of points on the path.
+      steps: Number of intervals on the path.
     """
     start = jnp.broadcast_to(background(inputs), inputs.shape)
 
-    def add(step, total):
-        point = start + (inputs - start) * ((step.astype(jnp.float32) + 0.5) / steps)
-        found = gradients(model, variables, point, classes, names)[1]
-        return {name: total[name] + found[name] / steps for name in names}
+    def add(step, sums):
+        """Adds a point of the path by the trapezoidal rule. At its ends the map counts too."""
+        point = start + (inputs - start) * (step.astype(jnp.float32) / steps)
+        maps, found = gradients(model, variables, point, classes, names)
+        is_end = (step == 0) | (step == steps)
+        weight = jnp.where(is_end, 0.5, 1.0) / steps
+        sign = jnp.where(step == steps, 1.0, jnp.where(step == 0, -1.0, 0.0))
+        mean, change = sums
+        return (
+            {name: mean[name] + weight * found[name] for name in names},
+            {name: change[name] + sign * maps[name] for name in names},
+        )
 
-    first, last = (_forward(model, variables, x, {})[1] for x in (start, inputs))
-    zeros = {name: jnp.zeros_like(last[name]) for name in names}
-    mean = lax.fori_loop(0, steps, add, zeros)
-    return {name: ((last[name] - first[name]) * mean[name]).sum(axis=-1) for name in names}
+    shapes = jax.eval_shape(lambda v, x: _forward(model, v, x, {})[1], variables, inputs)
+    zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
+    mean, change = lax.fori_loop(0, steps + 1, add, (zeros, zeros))
+    return {name: (change[name] * mean[name]).sum(axis=-1) for name in names}
 
 
 def background(inputs: Inputs) -> Float[Array, "b 1 1 3"]:

@@ -1,5 +1,4 @@
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +24,9 @@ class _Pair(Backbone):
 @pytest.fixture(scope="module")
 def explain():
     model = Network(_Pair(dtype=jnp.bfloat16), Head(4, hidden=(), batch_norm=False))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.float32))
+    kernel = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    logits = {"kernel": kernel, "bias": np.zeros(4, np.float32)}
+    variables = {"params": {"head": {"logits": logits}}}
 
     def explain(images, classes, **options):
         mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)

@@ -90,7 +90,7 @@ def test_contributions_of_the_input_add_up_to_the_change_of_the_logit(linear, in
     assert np.abs(after - before).min() > 1e-2
     found = methods.contributions(model, variables, inputs, CLASSES, [methods.INPUT], 64)
     total = np.asarray(found[methods.INPUT]).sum((1, 2))
-    np.testing.assert_allclose(total, after - before, atol=1e-4)
+    np.testing.assert_allclose(total, after - before, atol=1e-3)
 
 
 def test_gradients_at_a_stage_are_those_of_the_rest_of_the_network(linear, inputs):
@@ -112,10 +112,10 @@ def test_gradients_at_a_stage_are_those_of_the_rest_of_the_network(linear, input
 
 
 def test_the_last_stages_are_used():
-    model, images = _network("efficientnet_lite0", 96, 1)
-    variables = jax.eval_shape(lambda: models.init_variables(model, 96))
+    model, images = _network("mobilenetv1_025", 32, 1)
+    variables = jax.eval_shape(lambda: models.init_variables(model, 32))
     names = methods.stages(model, variables, images)
-    assert names == ["stage_3", "stage_4", "stage_5", "stage_6"]
+    assert names == ["stage_1", "stage_2", "stage_3", "stage_4"]
 
 
 # One network of each family -> side of its images.
