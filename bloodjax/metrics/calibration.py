@@ -5,10 +5,10 @@ https://arxiv.org/abs/1706.04599). For one prediction of a network this equals s
 and it applies just as well to the mean of several views. A temperature keeps the order of the
 classes, so it never changes the predicted class.
 
-The targets are those of Platt (1999, Probabilistic outputs for support vector machines): of n
-images, the label counts (n + 1) / (n + 2), and the other classes share 1 / (n + 2). With them the
-fit is finite even if every label is predicted. The mean confidence is then near (n + 1) / (n + 2),
-which is the rule of succession: n correct answers do not show that the next is certain.
+Without a mistake in validation the most likely temperature is 0, which claims certainty. So the fit
+counts the least confident image a second time, as an image of its second most probable class. Of n
+right answers with equal confidence, the calibrated confidence is then n / (n + 1). Where the
+classifier does make mistakes, one more of the most plausible kind changes little.
 """
 
 from __future__ import annotations
@@ -130,11 +130,11 @@ def fit(
 
 
 def fit_temperature(probabilities: Probabilities, labels: Labels) -> Calibration:
-    """The temperature, within `TEMPERATURES`, with the lowest loss on Platt's targets."""
-    logs, targets = _log(probabilities), _targets(labels, probabilities.shape[1])
+    """The temperature, within `TEMPERATURES`, with the lowest loss."""
+    logs, targets = _observations(probabilities, labels)
 
     def loss(log_temperature: float) -> float:
-        return -(targets * _log_softmax(logs / np.exp(log_temperature))).sum() / len(labels)
+        return -(targets * _log_softmax(logs / np.exp(log_temperature))).sum() / len(logs)
 
     # The loss is convex in 1 / temperature, so it has one minimum in the temperature's logarithm.
     found = scipy.optimize.minimize_scalar(
@@ -144,14 +144,15 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> Calibration
 
 
 def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
-    """A temperature, and a scale and a bias for each class, fitted on Platt's targets.
+    """A temperature, and a scale and a bias for each class, with the lowest loss.
 
     The temperature is that of `fit_temperature`. Scales and biases have normal priors around 1 and
     0 with a standard deviation of 1, so that a class of few images stays near the temperature.
     """
-    n, classes = probabilities.shape
+    classes = probabilities.shape[1]
     temperature = fit_temperature(probabilities, labels).temperature
-    logs, targets = _log(probabilities) / temperature, _targets(labels, classes)
+    logs, targets = _observations(probabilities, labels)
+    logs, n = logs / temperature, len(logs)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         change, bias = flat.reshape(2, classes)
@@ -209,11 +210,12 @@ def _log(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities.astype(np.float64), _TINY))
 
 
-def _targets(labels: np.ndarray, classes: int) -> np.ndarray:
-    rest = 1 / (len(labels) + 2)
-    targets = np.full((len(labels), classes), rest / max(1, classes - 1))
-    targets[np.arange(len(labels)), labels] = 1 - rest
-    return targets
+def _observations(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms and one-hot targets, of the images and of one more (see the module)."""
+    least = probabilities.max(axis=1).argmin()
+    runner_up = np.argsort(probabilities[least])[-2:][0]
+    logs = _log(np.concatenate([probabilities, probabilities[least : least + 1]]))
+    return logs, np.eye(probabilities.shape[1])[np.append(labels, runner_up)]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
