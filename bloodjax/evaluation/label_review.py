@@ -133,19 +133,27 @@ def _sample(dataset: Dataset, seed: int) -> Dataset:
 
 
 def _by_heads(model: Classifier, dataset: Dataset) -> Float[np.ndarray, "n classes"] | None:
-    """Out-of-fold probabilities; None if there are too few images of a class for folds."""
+    """Out-of-fold probabilities; None, and a message, if there can be none."""
     groups = splits_lib.merge_groups(dataset.groups, [])
     fractions = {str(i): 1 / feature_heads.FOLDS for i in range(feature_heads.FOLDS)}
     fold_of = np.empty(len(dataset), int)
     parts = splits_lib.split(dataset.labels, fractions, groups, model.config.seed)
     for fold, index in enumerate(parts.values()):
         fold_of[index] = fold
+    present = np.unique(dataset.labels)
     for fold in range(feature_heads.FOLDS):
-        rest = np.unique(dataset.labels[fold_of != fold])
-        if len(rest) < len(np.unique(dataset.labels)):
+        if len(np.unique(dataset.labels[fold_of != fold])) < len(present):
+            _log_not_judged("a class has too few images or groups for folds")
             return None
     features, _ = model.describe(dataset.images)
+    if not np.isfinite(features).all():
+        _log_not_judged("the network's features are not finite")
+        return None
     return feature_heads.out_of_fold(features, dataset.labels, fold_of, len(dataset.classes))
+
+
+def _log_not_judged(reason: str) -> None:
+    console.log_info(f"the labels of the training images are not judged: {reason}")
 
 
 def _findings(
@@ -189,7 +197,5 @@ def _csv(findings: Sequence[Finding]) -> str:
 
 
 def _summary(result: Review, file: pathlib.Path) -> str:
-    if not result.judged:
-        return "labels to look at again: none were judged, because the images are too few for folds"
     parts = [f"{found:,} of {n:,} {split}" for split, n, found, _ in result.judged]
-    return f"labels to look at again: {', '.join(parts)} ({file})"
+    return f"labels to look at again: {', '.join(parts) or 'none were judged'} ({file})"

@@ -94,10 +94,21 @@ def test_an_ensemble_does_not_judge_what_its_members_were_trained_on(tmp_path):
 @pytest.mark.parametrize(
     "train", [dataset(5, "train"), dataset(60, "train", groups=tuple("abc" * 20))]
 )
-def test_too_few_images_or_groups_for_folds(tmp_path, train):
-    result = label_review.review(model(), tmp_path, Splits(train, None, None))
+def test_too_few_images_or_groups_for_folds(tmp_path, train, caplog):
+    with caplog.at_level("INFO", "bloodjax"):
+        result = label_review.review(model(), tmp_path, Splits(train, None, None))
     assert result == label_review.Review((), ())
+    assert "are not judged: a class has too few images or groups" in caplog.text
     assert len((tmp_path / label_review.FILE).read_text().splitlines()) == 1
+
+
+def test_features_that_are_not_finite_judge_nothing(tmp_path, caplog):
+    broken = model()
+    broken.describe = lambda images: (np.full((len(images), 2), np.nan, np.float32),) * 2
+    with caplog.at_level("INFO", "bloodjax"):
+        result = label_review.review(broken, tmp_path, Splits(dataset(90, "train"), None, None))
+    assert result == label_review.Review((), ())
+    assert "features are not finite" in caplog.text
 
 
 def test_images_of_a_group_are_judged_by_heads_without_the_group(tmp_path, monkeypatch):
