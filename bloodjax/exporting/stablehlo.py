@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +44,21 @@ def program(
 
     shape = export.symbolic_shape("batch, height, width, 3")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), _without_folders():
         exported = export.export(jax.jit(run), platforms=platforms)(spec)
     return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _without_folders() -> Iterator[None]:
+    """Has JAX name source files without their folders, which a program contains for debugging."""
+    option = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, option)
+    jax.config.update(option, ".*/")
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def runner(content: bytes) -> Callable[[np.ndarray], np.ndarray]:

@@ -340,18 +340,18 @@ def test_the_script_beside_a_program_runs_where_bloodjax_cannot_be_imported(prog
     assert done.stdout.rstrip().endswith("good")
 
 
-def test_the_programs_are_named_in_the_card_without_a_path_of_this_machine(programs, workdir):
+def test_the_programs_are_named_in_the_card_without_a_path_of_this_machine(programs):
     folder, formats, _ = programs
     text = (folder / "README.md").read_text("utf-8")
     for file_format in formats:
         names = {path.name for path in folder.glob(f"model.{file_format}*")}
         assert len(names) == 4
         assert all(f"| `{name}` |" in text for name in names)
-        program = (folder / f"model.{file_format}").read_bytes()
-        metadata = (folder / f"model.{file_format}.json").read_bytes()
-        for private in (b"/home/jane", str(workdir.parent).encode()):
-            assert private not in program
-            assert private not in metadata
+        source = str(pathlib.Path(bloodjax.__file__).parent).encode()
+        for name in (f"model.{file_format}", f"model.{file_format}.json"):
+            content = (folder / name).read_bytes()
+            for private in (b"/home/jane", b"site-packages", source, str(folder.parent).encode()):
+                assert private not in content, name
 
 
 @pytest.mark.slow
