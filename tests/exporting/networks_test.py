@@ -1,0 +1,87 @@
+"""Each family in both formats: random weights, few classes, the smallest images that it takes."""
+
+import jax
+import numpy as np
+import pytest
+
+from bloodjax import models
+from bloodjax.exporting import exporter, function, stablehlo
+from bloodjax.metrics.calibration import Calibration
+
+_MEAN, _STD = (0.5, 0.4, 0.6), (0.2, 0.3, 0.25)
+_CALIBRATION = Calibration("vector", 0.7, (0.1, 0.0, -0.2), (1.0, 0.9, 1.1))
+_QUICK = {"xla_backend_optimization_level": 0}
+_SIZES = {
+    "convnext_tiny": 32,
+    "efficientnet_b0": 32,
+    "resnet50": 32,
+    "mobilenetv1_100": 32,
+    "inception_v3": 75,
+    "vgg16": 32,
+    "densenet121": 32,
+    "simple_cnn": 32,
+}
+
+
+def _network(name):
+    model = models.build(name, 3, hidden=(8,))
+    shapes = jax.eval_shape(lambda: models.init_variables(model, _SIZES[name]))
+    rng = np.random.default_rng(0)
+
+    def value(path, leaf):
+        kind = path[-1].key
+        if kind == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+        spread = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return np.abs(1 + spread) if kind in ("scale", "var") else spread
+
+    return model, jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def _images(n, size):
+    return np.random.default_rng(1).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "simple_cnn" else pytest.param(name, marks=pytest.mark.full)
+        for name in _SIZES
+    ],
+)
+def test_both_formats_answer_as_the_network(name):
+    pytest.importorskip("onnx", reason="needs the extra [export]")
+    pytest.importorskip("onnxruntime", reason="needs the extra [export]")
+    from bloodjax.exporting import onnx_runtime
+
+    model, variables = _network(name)
+    size = _SIZES[name]
+    images = _images(7, size)
+    exported = function.exported(model, _MEAN, _STD, calibration=_CALIBRATION, features=True)
+    expected = jax.jit(exported, compiler_options=_QUICK)(variables, images)[0]
+    assert np.ptp(expected, axis=0).max() > 1e-3, "the answers depend on the image"
+
+    content = exporter.onnx_bytes(
+        model,
+        variables,
+        size,
+        mean=_MEAN,
+        std=_STD,
+        calibration=_CALIBRATION,
+        features=True,
+    )
+    run = onnx_runtime.runner(content, threads=1)
+    for batch in (1, 7):
+        np.testing.assert_allclose(run(images[:batch]), expected[:batch], atol=1e-4)
+
+    program = jax.export.deserialize(
+        bytearray(stablehlo.program(exported, variables, size, "crop"))
+    )
+    assert program.platforms == stablehlo.PLATFORMS
+    call = jax.jit(program.call, compiler_options=_QUICK)
+    # Of another size: the middle square of each is the image.
+    wide = np.pad(images, ((0, 0), (0, 0), (3, 3), (0, 0)))
+    result = call(wide)
+    assert set(result) == {"probabilities", "features"}
+    np.testing.assert_allclose(result["probabilities"], expected, atol=1e-5)
