@@ -34,3 +34,19 @@ def test_images_differ_in_light_stain_and_focus(images):
     assert (means.std(0) > 5).all()
     sharpness = np.abs(np.diff(images.astype(float), axis=2)).mean((1, 2, 3))
     assert sharpness.max() > 2 * sharpness.min()
+
+
+def test_masks_cover_the_white_cell():
+    few = LABELS[:64]
+    images, masks = cells.render_with_masks(few, 64, seed=1)
+    np.testing.assert_array_equal(images, cells.render_cells(few, 64, seed=1))
+    area = {kind: masks[few == i].mean() for i, kind in enumerate(KINDS)}
+    for kind, share in area.items():
+        # Radii are in units of half the image.
+        low, high = (np.pi * radius**2 / 4 for radius in KINDS[kind].radius)
+        assert 0.9 * low < share < 1.1 * high
+    assert masks[:, 28:36, 28:36].mean() > 0.9
+    green = images[..., 1].astype(float)
+    inside = np.array([image[mask].mean() for image, mask in zip(green, masks, strict=True)])
+    outside = np.array([image[~mask].mean() for image, mask in zip(green, masks, strict=True)])
+    assert (inside < outside).all()
