@@ -11,7 +11,6 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from bloodjax.data import lazy
@@ -77,6 +76,9 @@ class HistogramBaseline:
         Raises:
           ValueError: `labels` has fewer than two classes.
         """
+        # The import takes a quarter of a second, which `load` need not spend.
+        from sklearn.linear_model import LogisticRegression
+
         if len(images) > MAX_IMAGES:
             sample = np.random.default_rng(0).choice(len(images), MAX_IMAGES, replace=False)
             sample.sort()

@@ -147,3 +147,19 @@ def test_a_branch_adds_the_gradient_of_its_shortcut():
 
     for found, expected in zip(*both(x, kernel, *grads), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_few_images_are_convolved_by_slices_where_no_gradient_follows():
+    rng = np.random.default_rng(3)
+    kernel = rng.normal(size=(5, 5, 8)).astype(np.float32)
+    alone = jax.jit(depthwise_conv)
+
+    def followed(x, kernel):
+        return jax.vjp(depthwise_conv, x, kernel)[0]
+
+    for batch, slices in ((1, True), (4, True), (5, False)):
+        x = rng.normal(size=(batch, 3, 3, 8)).astype(np.float32)
+        np.testing.assert_allclose(alone(x, kernel), jax.jit(followed)(x, kernel), atol=1e-5)
+        text = alone.lower(x, kernel).as_text()
+        assert ("dot_general" not in text) == slices
+        assert "dot_general" in jax.jit(followed).lower(x, kernel).as_text()
