@@ -113,22 +113,28 @@ def _fit_gaussians(features: Features, labels: Labels) -> dict[str, np.ndarray]:
     classes = np.unique(labels)
     means = np.stack([x[labels == c].mean(axis=0) for c in classes])
     basis = _principal_directions(x - x.mean(axis=0))
-    arrays = {"basis": basis}
-    for name, centres, index in (
-        ("class", means, np.searchsorted(classes, labels)),
-        ("all", x.mean(axis=0, keepdims=True), np.zeros(len(x), int)),
-    ):
-        inside, outside = _parts(x - centres[index], basis)
-        covariance, other = _shrunk_covariance(inside, outside, x.shape[1])
-        whitening = scipy.linalg.solve_triangular(
-            np.linalg.cholesky(covariance), np.eye(len(covariance)), lower=True
-        ).T
-        arrays |= {
-            f"{name}_means": centres,
-            f"{name}_whitening": whitening,
-            f"{name}_other_variance": np.array(other),
-        }
+    of_image, centre = means[np.searchsorted(classes, labels)], x.mean(axis=0)
+    covariance, other = _shrunk_covariance(*_parts(x - of_image, basis), x.shape[1])
+    # Of all images: the same and the scatter of the classes' means, so that it is nowhere narrower.
+    inside, outside = _parts(of_image - centre, basis)
+    total = covariance + inside.T @ inside / len(x)
+    total_other = other + outside.mean() / max(x.shape[1] - basis.shape[1], 1)
+    arrays = {
+        "basis": basis,
+        "class_means": means,
+        "class_whitening": _whitening(covariance),
+        "class_other_variance": np.array(other),
+        "all_means": centre[None],
+        "all_whitening": _whitening(total),
+        "all_other_variance": np.array(total_other),
+    }
     return {name: np.float32(values) for name, values in arrays.items()}
+
+
+def _whitening(covariance: Float[np.ndarray, "rank rank"]) -> Float[np.ndarray, "rank rank"]:
+    """The matrix w for which x @ w has unit covariance."""
+    lower = np.linalg.cholesky(covariance)
+    return scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True).T
 
 
 def _principal_directions(centred: Features) -> Float[np.ndarray, "features rank"]:

@@ -73,6 +73,17 @@ def test_relative_is_the_distance_less_that_under_one_gaussian():
     np.testing.assert_allclose(found, nearest - background, rtol=1e-9)
 
 
+@pytest.mark.parametrize("n", [12, 300])
+def test_no_gaussian_of_a_class_is_wider_than_that_of_all_images(n):
+    """Otherwise the relative distance would fall far from all images."""
+    features, _, labels = clusters(n)
+    arrays = novelty.METHODS["relative_mahalanobis"].fit(features, labels)
+    inverses = [np.float64(arrays[f"{name}_whitening"]) for name in ("class", "all")]
+    gaps = np.linalg.eigvalsh(inverses[0] @ inverses[0].T - inverses[1] @ inverses[1].T)
+    assert gaps.min() > -1e-4 * gaps.max()
+    assert arrays["class_other_variance"] <= arrays["all_other_variance"]
+
+
 def test_neighbours_are_the_fifth_nearest_or_those_of_the_smallest_class():
     x = np.float64(novelty.unit(FEATURES))
     distances = np.sort(np.linalg.norm(x[:7, None] - x[None], axis=2), axis=1)
