@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
         views.check(_TTA.value, "--tta", (SELECTED,))
     workdirs = command.local_paths("workdir")
     with server.bind(_HOST.value, _PORT.value) as bound, preemption.graceful_shutdown() as request:
-        answering = None
+        answering = running = None
 
         def announce() -> None:
             answering.start()
@@ -80,8 +80,12 @@ def main(_: list[str]) -> None:
                     workdirs, limits, tta=_TTA.value, neighbours_of=_NEIGHBOURS.value
                 )
                 names = (_HOST.value, *_ALLOWED.value)
-                server.Server(app.create(answering, names), announce).run([bound])
+                running = server.Server(app.create(answering, names), announce)
+                running.start(bound)
+                running.wait()
         finally:
+            if running is not None:
+                running.stop()
             if answering is not None:
                 answering.close()
 

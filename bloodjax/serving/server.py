@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent import futures
 
 import uvicorn
 
@@ -65,10 +66,10 @@ def is_loopback(bound: socket.socket) -> bool:
 
 
 class Server(uvicorn.Server):
-    """Serves an application until a signal comes, and ends as the handler of the signal says."""
+    """Serves an application in a thread, because uvicorn handles signals in the main thread."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], on_start: Callable[[], None]):
-        """Sets up a server; `run` starts it.
+        """Sets up a server; `start` starts it.
 
         Args:
           app: An ASGI application.
@@ -90,6 +91,21 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._on_start = on_start
+        self._pool = futures.ThreadPoolExecutor(1, "server")
+        self._running: futures.Future | None = None
+
+    def start(self, bound: socket.socket) -> None:
+        """Starts to serve at what `bind` returned."""
+        self._running = self._pool.submit(self.run, [bound])
+
+    def wait(self) -> None:
+        """Waits until the server ends, and raises what ended it."""
+        self._running.result()
+
+    def stop(self) -> None:
+        """Ends the server; requests that are being answered have a few seconds."""
+        self.should_exit = True
+        self._pool.shutdown()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Calls `on_start` once the server answers."""
