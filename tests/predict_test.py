@@ -2,6 +2,7 @@ import csv
 import subprocess
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from bloodjax.data import images
@@ -51,18 +52,19 @@ def test_explains_each_image_at_its_own_size(command, trained, tmp_path):
         png = images.encode_png(np.ascontiguousarray(cell))
         (tmp_path / f"cells/{i} x.png").write_bytes(png)
     arguments = [f"--workdir={trained}", f"--input={tmp_path / 'cells'}"]
-    arguments += [f"--out={tmp_path / 'out.csv'}", f"--explain={tmp_path / 'maps'}"]
+    arguments += [f"--out={tmp_path / 'out.parquet'}", f"--explain={tmp_path / 'maps'}"]
     done = subprocess.run(**command("predict", *arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert f"3 overlays and maps.npz in {tmp_path / 'maps'}\n" in done.stderr
     model = classifier.load(trained)
     maps, predicted = model.explain(shapes)
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert table["name"].to_pylist() == ["0 x.png", "1 x.png", "2 x.png"]
+    assert table["predicted"].to_pylist() == [model.classes[i] for i in predicted]
     with np.load(tmp_path / "maps/maps.npz", allow_pickle=False) as found:
         assert found["names"].tolist() == ["0 x.png", "1 x.png", "2 x.png"]
         assert found["files"].tolist() == ["0_x.png", "1_x.png", "2_x.png"]
-        with (tmp_path / "out.csv").open() as file:
-            table = [row["predicted"] for row in csv.DictReader(file)]
-        assert found["predicted"].tolist() == [model.classes[i] for i in predicted] == table
+        assert found["predicted"].tolist() == table["predicted"].to_pylist()
         for i, (cell, heat) in enumerate(zip(shapes, maps, strict=True)):
             assert found[f"maps_{i}"].shape == cell.shape[:2]
             np.testing.assert_allclose(found[f"maps_{i}"], heat, atol=1e-3)

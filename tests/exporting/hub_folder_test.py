@@ -380,7 +380,8 @@ def test_in_a_fresh_environment(programs, tmp_path, start, packages, script):
     if done.returncode:
         pytest.skip(f"pip cannot install {', '.join(pinned)}: {done.stderr.splitlines()[-1]}")
     for name in ("bloodjax", "flax"):
-        assert subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode
+        found = subprocess.run([python, "-c", f"import {name}"], cwd=folder, capture_output=True)
+        assert found.returncode, f"{name} can be imported"
     check_codes(folder, start, answer, python)
     if script:
         done = subprocess.run([python, folder / script], capture_output=True, text=True)
