@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-import bloodjax
 from bloodjax import config as config_lib
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED, TTAConfig
@@ -127,7 +127,7 @@ class Bundle:
         mean, std = self.normalisation
         model = self.config.model
         return {
-            "bloodjax": bloodjax.__version__,
+            "bloodjax": importlib.metadata.version("bloodjax"),
             "network": model.name,
             "variant": model.variant or model.source.variant,
             "step": self.classifier.step,

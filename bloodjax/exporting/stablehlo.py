@@ -36,7 +36,7 @@ def program(
       fit: How an image becomes a square; see `config.data.fit`.
       platforms: Platforms that the program is lowered for.
     """
-    variables = jax.tree.map(np.asarray, variables)
+    variables = jax.tree.map(jnp.asarray, variables)
 
     def run(images: UInt8[Array, "batch height width 3"]) -> dict[str, Array]:
         results = function(variables, resizing.to_square(images, size, fit))
