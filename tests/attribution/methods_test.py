@@ -111,6 +111,22 @@ def test_gradients_at_a_stage_are_those_of_the_rest_of_the_network(linear, input
     np.testing.assert_allclose(found[methods.INPUT], jax.grad(logit)(inputs), rtol=1e-5)
 
 
+def test_a_product_of_maps_that_share_nothing_is_not_empty():
+    inputs = jnp.zeros((3, 4, 4, 3), jnp.float32)
+    first = np.zeros((3, 4, 4), np.float32)
+    second = np.full((3, 4, 4), -1, np.float32)
+    first[0, 0, 0] = first[0, 1, 1] = first[1, 0, 0] = 2
+    second[0, 0, 0] = 3  # image 0: both at one position, image 1: the first only, image 2: none
+    found = methods._product([jnp.asarray(first), jnp.asarray(second)], inputs)
+    expected = np.zeros((3, 4, 4), np.float32)
+    expected[0, 0, 0] = expected[1, 0, 0] = 1
+    np.testing.assert_array_equal(found, expected)
+    second[1, 3, 3] = 1
+    found = methods._product([jnp.asarray(first), jnp.asarray(second)], inputs)
+    expected[1, 0, 0] = expected[1, 3, 3] = 0.5
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_the_last_stages_are_used():
     model, images = _network("mobilenetv1_025", 32, 1)
     variables = jax.eval_shape(lambda: models.init_variables(model, 32))
