@@ -49,9 +49,12 @@ def _shifted(x, kernel, stride, padding):
 def forward_alone(x, kernel, *, stride, padding):
     """`forward` where no gradient follows: for a few images always by shifted slices.
 
-    Their products do not outweigh building the matrices of the Toeplitz method from the kernel.
+    Their products do not outweigh building the matrices of the Toeplitz method from the kernel. A
+    program that is exported has a symbolic number of images, which counts as many.
     """
-    if len(x) > _FEW or not use_toeplitz(x, kernel, stride):
+    images = x.shape[0]
+    many = not isinstance(images, int) or images > _FEW
+    if many or not use_toeplitz(x, kernel, stride):
         return forward(x, kernel, stride=stride, padding=padding)
     return _shifted(x, kernel, stride, padding)
 

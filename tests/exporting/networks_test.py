@@ -85,3 +85,14 @@ def test_both_formats_answer_as_the_network(name):
     result = call(wide)
     assert set(result) == {"probabilities", "features"}
     np.testing.assert_allclose(result["probabilities"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv1_025", "efficientnet_lite0"])
+def test_depthwise_convolutions_take_a_symbolic_batch(name):
+    # Their forms on a CPU depend on the number of images. Traced only.
+    model = models.build(name, 3, hidden=())
+    variables = jax.eval_shape(lambda: models.init_variables(model, 32))
+    shape = jax.export.symbolic_shape("batch, 32, 32, 3")
+    exported = function.exported(model, _MEAN, _STD)
+    (result,) = jax.eval_shape(exported, variables, jax.ShapeDtypeStruct(shape, np.uint8))
+    assert str(result.shape) == "(batch, 3)"
