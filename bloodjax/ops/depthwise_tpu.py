@@ -144,16 +144,14 @@ def _kernel_grad(x, grad, *, window, stride, padding):
 _FORMS = {"native": NATIVE, "mosaic": Form(_forward, _input_grad, _kernel_grad)}
 
 
-def tpu_form(
-    direction: str, window: tuple[int, int], stride: int, shape: tuple[int, ...], dtype
-) -> str:
+def tpu_form(direction: str, window: tuple[int, int], stride: int, shape: tuple, dtype) -> str:
     """Returns the name of the form that TPUs use: native or mosaic.
 
     Args:
       direction: "forward", "input_grad" or "kernel_grad".
       window: (rows, columns) of the kernel.
       stride: stride of both axes.
-      shape: the input map's [batch, height, width, channels].
+      shape: the input map's [batch, height, width, channels]; the batch may be symbolic.
       dtype: dtype of the input.
     """
     batch, *size, channels = shape
