@@ -310,6 +310,7 @@ class Service:
                 self._prepared = True
                 if self._closed.is_set():
                     return
+            self._model.explain(np.zeros((1, size, size, 3), np.uint8), np.zeros(1, int))
             if not self._nearest_note:
                 self._cells = neighbours.prepare(
                     self._model, self._workdirs[0], self._neighbours_of, self._go_on

@@ -85,7 +85,9 @@ function add(found) {
   items.push(...fresh);
   for (const item of fresh) $("list").append(rowOf(item));
   showWork();
-  if (!narrow() || fresh.length === 1) select(fresh[0], fresh.length === 1);
+  // On a phone the image covers the list.
+  if (narrow() && fresh.length > 1) $("work").classList.remove("open");
+  else select(fresh[0], fresh.length === 1);
   send();
 }
 
@@ -339,7 +341,6 @@ function select(item, byHand) {
   selected = item;
   item.row.firstChild.setAttribute("aria-current", "true");
   $("work").classList.toggle("open", byHand);
-  document.body.classList.toggle("open", byHand);
   detail(item);
   if (byHand && narrow()) $("detail-name").focus();
 }
