@@ -229,9 +229,6 @@ def _names(folder: pathlib.Path) -> None:
         raise AssertionError(f"a table for {names!a}: {table!a}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ElementTree.fromstring(
-            plots.confusion_matrix(np.eye(len(names), dtype=int).tolist(), names)
-        )
         recalls = {name: {"recall": 0.5, "recall_ci95": (0.2, 0.8)} for name in names}
         ElementTree.fromstring(plots.class_recalls(recalls))
         plots.image_sheet([[np.zeros((8, 8, 3), np.uint8)] * len(names)], [names])

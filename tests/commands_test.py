@@ -78,7 +78,7 @@ def test_the_version(start):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian': did you mean train?"),
-        (["zzz"], "unknown command 'zzz': expected one of train, evaluate, predict, audit, "),
+        (["zzz"], "unknown command 'zzz': expected one of train, evaluate, predict, "),
         (["evaluate", "--wrokdir=a"], "unknown flag --wrokdir: did you mean --workdir?"),
         (["train", "--conifg.seed=1"], "unknown flag --conifg.seed: did you mean --config.seed?"),
         (

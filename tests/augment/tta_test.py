@@ -97,8 +97,9 @@ def test_views_without_a_weight_are_not_computed(images, average):
     found = tta.probabilities(forward, jnp.asarray(images), config)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     operations = jax.jit(lambda x: tta.probabilities(forward, x, config)).lower(images).as_text()
-    assert "tensor<2x4x75xf32>" in operations
-    assert "tensor<8x4x75xf32>" not in operations
+    # Two views of four images are one batch, of all eight views it would have 32 rows.
+    assert "tensor<8x75xf32>" in operations
+    assert "tensor<32x75xf32>" not in operations
 
 
 def test_each_view_is_in_the_order_of_the_names(images):

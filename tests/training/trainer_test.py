@@ -229,11 +229,15 @@ def test_a_run_may_do_without_validation_and_test(one_epoch):
 def test_a_run_prints_a_line_an_epoch_where_there_is_no_terminal(one_epoch):
     _, workdir, _, printed = one_epoch
     lines = [line for line in printed.splitlines() if not line.startswith("WARNING:absl")]
-    assert len(lines) == 6
+    assert len(lines) == 9
     assert lines[0] == "from random weights"
     assert lines[1].startswith("data: ")
     assert lines[4].startswith("epoch 1 (finetune): loss ")
-    assert lines[5] == f"report: {workdir}/report/index.html"
+    assert [line.partition(":")[0] for line in lines[5:8]] == [
+        *["no validation split"] * 2,
+        "labels to look at again",
+    ]
+    assert lines[8] == f"report: {workdir}/report/index.html"
     assert not {"\r", "\x1b"} & set(printed)
 
 
