@@ -22,8 +22,8 @@ _INPUT = command.flags.DEFINE_string(
 command.flags.DEFINE_string(
     "out",
     None,
-    "FILE: Table to write, .csv or .parquet: name, predicted class, confidence, whether to refer the "
-    "image and why, and a probability per class.",
+    "FILE: Table to write, .csv or .parquet: name, predicted class, confidence, whether and why to "
+    "refer the image, and a probability per class.",
 )
 _TTA = command.flags.DEFINE_string(
     "tta",
