@@ -21,7 +21,7 @@ SIZES = {"inception_v3": 75}
 # Eight copies of these do not fit.
 LARGE = ("convnext_base", "convnext_large")
 # The same code as another's step, which compiles for half a minute too.
-LONG = ("convnext_large", "efficientnet_lite0")
+LONG = ("convnext_large", "efficientnet_lite0", "inception_v3")
 
 
 def _filled(rng, path, x):

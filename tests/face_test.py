@@ -117,8 +117,8 @@ def test_a_config_is_changed_trained_evaluated_and_used(tmp_path, quiet, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# First words of the lines of `evaluate`: three on its data, the result, the folder.
-STATED = ["data:", "8", "left", "synthetic-24:", "written"]
+# First words of the lines of `evaluate`: on its data, the result, what is referred, the folder.
+STATED = ["data:", "8", "left", "synthetic-24:", "synthetic-24:", "written"]
 
 
 @pytest.mark.full

@@ -146,6 +146,8 @@ SMALLEST = {
     "simple_cnn_050": 16,
     "vgg11": 32,
 }
+# Half a minute each.
+LONG = ("densenet121", "inception_v3")
 
 
 def test_every_family_is_among_the_smallest():
@@ -168,8 +170,13 @@ def test_every_method_gives_a_map_of_the_size_of_the_image(method):
     assert _shape(method, "simple_cnn_050", 16) == (2, 16, 16)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(("name", "size"), SMALLEST.items())
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, marks=getattr(pytest.mark, "slow" if name in LONG else "full"))
+        for name, size in SMALLEST.items()
+    ],
+)
 def test_every_family_has_maps(name, size):
     model, images = _network(name, size)
     variables = models.init_variables(model, size)
@@ -184,7 +191,6 @@ def test_every_family_has_maps(name, size):
         assert not np.array_equal(found, np.roll(found, 1, axis=0))
 
 
-@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(models.list_models()) - set(SMALLEST)))
 def test_every_network_has_maps(name):

@@ -144,7 +144,7 @@ FORM_POLICIES = {
 
 
 # Each compiles for a minute or more.
-LONG_POLICIES = ("three of all", "seven of all")
+LONG_POLICIES = ("three of all", "seven of all", "augmix")
 
 
 @pytest.mark.parametrize(

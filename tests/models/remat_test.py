@@ -51,8 +51,13 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(np.float64(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=getattr(pytest.mark, "slow" if name == "inception" else "full"))
+        for name in BACKBONES
+    ],
+)
 def test_remat_changes_nothing_but_what_is_kept(name, monkeypatch):
     # Inception's first block and its last, which gives the features.
     blocks = {block: inception.BLOCKS[block] for block in ("mixed_5b", "mixed_7c")}
