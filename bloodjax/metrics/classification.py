@@ -16,6 +16,7 @@ Conventions, where the field has several:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -152,9 +153,16 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     Raises:
       ValueError: The numbers are out of range.
     """
+    return proportion_interval(successes, trials, "wilson")
+
+
+def proportion_interval(
+    successes: int, trials: int, method: Literal["wilson", "exact"]
+) -> tuple[float, float]:
+    """A 95 % interval for a proportion by one of scipy's methods; see `wilson_interval`."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes in {trials} trials")
-    interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method=method)
     return float(interval.low), float(interval.high)
 
 

@@ -10,8 +10,9 @@ https://arxiv.org/abs/1705.08500).
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Bool, Float
+
+from bloodjax.metrics import classification
 
 # Threshold above every confidence: all images are referred.
 NOTHING_ANSWERED = 2.0
@@ -146,10 +147,7 @@ def exact_interval(successes: int, trials: int) -> tuple[float, float]:
     Raises:
       ValueError: The numbers are out of range.
     """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} successes in {trials} trials")
-    interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
+    return classification.proportion_interval(successes, trials, "exact")
 
 
 def _risks(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
