@@ -18,7 +18,7 @@ import statistics
 import sys
 
 from benchmarks import pairing, record
-from benchmarks.contenders import CONTENDERS, DEFAULT
+from benchmarks.contenders import DEFAULT, add_flag
 from benchmarks.tasks import Task, default_tasks
 
 
@@ -52,14 +52,10 @@ def _device() -> tuple[str, str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--tasks", default="")
-    parser.add_argument("--contenders", default=",".join(DEFAULT))
+    add_flag(parser, DEFAULT)
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     chosen = parser.parse_args()
-    chosen.contenders = chosen.contenders.split(",")
-    unknown = [name for name in chosen.contenders if name not in CONTENDERS]
-    if unknown:
-        parser.error(f"--contenders: {unknown[0]!r}, expected some of {', '.join(CONTENDERS)}")
     return chosen
 
 

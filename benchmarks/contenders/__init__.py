@@ -4,6 +4,9 @@
 none of them shares memory or threads with another.
 """
 
+import argparse
+from collections.abc import Sequence
+
 # As `bloodjax.cli.huge_pages` has it for every command of ours.
 _HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 # On a GPU, JAX would leave the others no memory.
@@ -47,3 +50,17 @@ ANSWERING = (
     "timm_compiled_huge_pages",
     "onnxruntime_huge_pages",
 )
+
+
+def add_flag(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    """Adds `--contenders`, names joined by commas, each a key of `CONTENDERS`."""
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        for name in found:
+            if name not in CONTENDERS:
+                expected = ", ".join(CONTENDERS)
+                raise argparse.ArgumentTypeError(f"{name!r}, expected some of {expected}")
+        return found
+
+    parser.add_argument("--contenders", type=names, default=",".join(default))

@@ -11,6 +11,6 @@ def get_config():
     config.batch_size = 32
     config.model.name = "simple_cnn_050"
     config.phases.finetune.epochs = 8
-    # Label smoothing lowers the confidence, so that the report would show a poor calibration.
+    # Label smoothing lowers the confidence, which the calibration would only have to undo.
     config.loss.label_smoothing = 0.0
     return config

@@ -184,7 +184,7 @@ class Classifier:
         """
         squares = self._squares(images)
         if classes is None:
-            classes = self.predict(images).argmax(axis=-1)
+            classes = self.predict(squares).argmax(axis=-1)
         step_config, data = self.predictor.step_config, self.config.data
         maps = attribution.explain(
             step_config.model,
