@@ -65,13 +65,13 @@ def test_a_port_in_use_and_a_folder_without_a_run_are_one_line(command, tmp_path
 
 def test_without_the_extra_it_says_what_to_install(tmp_path):
     code = (
-        "import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; "
+        "import sys; sys.modules |= dict.fromkeys(('fastapi', 'uvicorn', 'python_multipart')); "
         f"sys.argv = ['serve', '--workdir={tmp_path}']; "
         "import runpy; runpy.run_module('bloodjax.serve', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: serve needs fastapi, uvicorn, expected the extra [serve]: "
+        "error: serve needs fastapi, uvicorn, python-multipart, expected the extra [serve]: "
         "pip install 'bloodjax[serve]'\n"
     )
