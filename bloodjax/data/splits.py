@@ -23,6 +23,8 @@ from bloodjax.io.files import atomic_write, read_json
 
 # Names that sources give to the splits that serve as parts of a run.
 SOURCE_NAMES = {"validation": "val", "test": "test"}
+# Key in the `splits.json` of a run that was adapted to another site; see `load`.
+ADAPTED_TO = "adapted_to"
 
 
 def merge_groups(
@@ -162,7 +164,8 @@ def load(path: pathlib.Path) -> dict:
       and, unless an earlier version wrote the file, its "path"; "parts": for each split the names
       of its images; "pixels": hashes of these images as text (`fingerprint.from_text`), by split;
       "classes": class names in label order; "left_out": lists of reason, class and number. The
-      last three are empty in earlier versions.
+      last three are empty in earlier versions. A run that was adapted to another site also has
+      `ADAPTED_TO`: hashes, as text, of the labelled images of that site that it has learned from.
 
     Raises:
       UserError: The file is missing, damaged, or has other content.
@@ -187,6 +190,7 @@ def _well_formed(content: Any) -> dict:
     for part, text in dict(content["pixels"]).items():
         if len(fingerprint.from_text(text)) != len(parts[part]):
             raise ValueError("a part has other numbers of names and pixels")
+    fingerprint.from_text(content.get(ADAPTED_TO, ""))
     if not all(
         len(entry) == 3 and _are_strings([*entry[:2]]) and isinstance(entry[2], int)
         for entry in content["left_out"]

@@ -21,7 +21,7 @@ from bloodjax import config as config_lib
 from bloodjax.config import Config
 from bloodjax.data import splits as splits_lib
 from bloodjax.errors import UserError
-from bloodjax.evaluation import calibration, referral, rejection, tta_selection
+from bloodjax.evaluation import calibration, referral, rejection, site, tta_selection
 from bloodjax.evaluation import classifier as classifier_lib
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.io import files
@@ -40,6 +40,7 @@ FITTED = (
     referral.FILE,
     rejection.FILE,
     rejection.ARRAYS_FILE,
+    site.FILE,
 )
 _LIBRARY = "bloodjax"
 # Values of the config that name no path.
@@ -115,6 +116,7 @@ def _shared_splits(saved: Mapping) -> dict[str, object]:
         "classes": saved["classes"],
         "pixels": hashes,
         "parts": {split: [str(i) for i in range(len(saved["parts"][split]))] for split in hashes},
+        **{key: saved[key] for key in (splits_lib.ADAPTED_TO,) if key in saved},
     }
 
 

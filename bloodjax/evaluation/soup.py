@@ -12,13 +12,11 @@ import statistics
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax import metrics
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.state import Metrics, RunProgress, TrainState
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import METRICS
@@ -26,6 +24,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write, read_json
 from bloodjax.training import factory
+from bloodjax.training.workdir import write_variables
 
 FILE = "soup.json"
 FOLDER = "soup"
@@ -78,7 +77,7 @@ def make(
         average, scores = candidate, candidate_scores
     chosen = _better(scores[metric], single[metric], metric)
     if chosen:
-        _save(workdir / FOLDER, progress, average, executor)
+        write_variables(workdir / FOLDER, progress, average, executor)
     content = {
         "steps": added,
         "validation": {"best": single, "soup": scores},
@@ -130,10 +129,3 @@ def _add_to_mean(average: PyTree, new: PyTree, count: int) -> PyTree:
         return (old + (new.astype(np.float64) - old) / (count + 1)).astype(np.float32)
 
     return jax.tree.map(mean, average, new)
-
-
-def _save(folder: pathlib.Path, progress: RunProgress, variables: PyTree, executor) -> None:
-    step = jnp.int32(progress.best_step)
-    state = TrainState(step, **variables, opt_state={}, metrics=Metrics.zeros())
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(executor.unreplicate(executor.shard_state(state)), progress)

@@ -283,13 +283,14 @@ def _train_hashes(
     config: Config, splits_file: pathlib.Path, classes: Sequence[str]
 ) -> UInt64[np.ndarray, " n"] | None:
     saved = splits_lib.load(splits_file)
+    adapted_to = fingerprint.from_text(saved.get(splits_lib.ADAPTED_TO, ""))
     if "train" in saved["pixels"]:
-        return fingerprint.from_text(saved["pixels"]["train"])
+        return np.concatenate([fingerprint.from_text(saved["pixels"]["train"]), adapted_to])
     try:  # an earlier version kept no hashes
         train = recall(config, splits_file, classes, "train")
     except UserError:
         return None
-    return fingerprint.of_images(train.images)
+    return np.concatenate([fingerprint.of_images(train.images), adapted_to])
 
 
 def _reads_as(config: Config) -> tuple:

@@ -12,20 +12,24 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from bloodjax import config as config_lib
 from bloodjax import distributed
 from bloodjax.checkpoints.manager import Checkpoints
-from bloodjax.checkpoints.state import RunProgress
+from bloodjax.checkpoints.state import Average, Metrics, RunProgress, TrainState
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
+from bloodjax.training.executor import JitExecutor, PmapExecutor
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 BASELINE_FILE = "baseline.json"
+# Only a run that `bloodjax adapt` made has it.
+ADAPTATION_FILE = "adaptation.json"
 LOCK_FILE = "lock"
 # Seconds to wait for the lock. NFS 4 keeps the lock of a machine that is gone for about 90 s.
 _PATIENCE = 120.0
@@ -97,8 +101,13 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
       workdir: Folder of the run.
 
     Raises:
-      UserError: The run has another config.
+      UserError: The run has another config, or `bloodjax adapt` made it.
     """
+    if (workdir / ADAPTATION_FILE).exists():
+        raise UserError(
+            f"--workdir={workdir}: contains a run that bloodjax adapt made, which training would "
+            "replace; expected another --workdir"
+        )
     path = workdir / CONFIG_FILE
     if not path.exists():
         return None
@@ -162,3 +171,31 @@ def open_run(workdir: pathlib.Path) -> Iterator[SavedRun]:
         if checkpoints.latest_step is None:
             raise UserError(f"{workdir}: the run has no valid checkpoint yet")
         yield SavedRun(workdir, config, checkpoints, checkpoints.progress())
+
+
+def write_variables(
+    folder: pathlib.Path,
+    progress: RunProgress,
+    variables: PyTree,
+    executor: JitExecutor | PmapExecutor,
+    *,
+    ema: bool = False,
+) -> None:
+    """Writes a network's variables as a checkpoint without optimizer, at `progress.best_step`.
+
+    Args:
+      folder: Folder of the checkpoints.
+      progress: Progress that the checkpoint gets.
+      variables: The network's variables.
+      executor: Executor of the run, which shards them.
+      ema: Whether to write them as their moving average too, which `config.ema` asks for.
+    """
+    state = TrainState(
+        jnp.int32(progress.best_step),
+        **variables,
+        opt_state={},
+        metrics=Metrics.zeros(),
+        ema=Average.of(variables) if ema else None,
+    )
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(executor.unreplicate(executor.shard_state(state)), progress)

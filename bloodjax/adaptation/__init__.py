@@ -1,0 +1,1 @@
+"""A trained run, adapted to images of another laboratory."""
