@@ -23,6 +23,9 @@ _IMAGES_PER_THREAD = 16  # a thread for fewer images costs more than it saves
 _MEMORY_FRACTION = 1 / 4
 
 LoadImages = Callable[[Int[np.ndarray, " k"]], UInt8[np.ndarray, "k size size 3"]]
+ChangeImages = Callable[
+    [UInt8[np.ndarray, "k before before 3"]], UInt8[np.ndarray, "k size size 3"]
+]
 ReadFiles = Callable[[Sequence[int]], Sequence[bytes]]
 
 
@@ -110,11 +113,20 @@ class LazyImages:
 
     def resized(self, size: int) -> LazyImages:
         """The images as `images.resize` returns them, without reading them."""
-        load = self._load
         if size == self._size:
             return self
+        return self.mapped(lambda images: images_lib.resize(images, size), size)
+
+    def mapped(self, function: ChangeImages, size: int | None = None) -> LazyImages:
+        """The images after a function, without reading them.
+
+        Args:
+          function: Changes a few images [k, size, size, 3], each by itself.
+          size: Height and width of its result in pixels; by default unchanged.
+        """
+        load = self._load
         return LazyImages(
-            lambda indices: images_lib.resize(load(indices), size), self._indices, size
+            lambda indices: function(load(indices)), self._indices, size or self._size
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, PyTree, UInt8
@@ -16,14 +17,16 @@ from bloodjax.augment.tta import SELECTED, TTAConfig
 from bloodjax.config import Config
 from bloodjax.data import arrays
 from bloodjax.data.arrays import ImagesLike
-from bloodjax.data.lazy import LazyImages
+from bloodjax.data.lazy import Images, LazyImages
 from bloodjax.errors import UserError
 from bloodjax.evaluation import answers, calibration, referral, rejection, soup, tta_selection
+from bloodjax.evaluation import site as site_lib
 from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.evaluation.predictor import Predictor
 from bloodjax.evaluation.referral import Referral
 from bloodjax.evaluation.rejection import Detector
+from bloodjax.evaluation.site import Site
 from bloodjax.io import files
 from bloodjax.metrics.calibration import NONE, Calibration
 from bloodjax.training import factory
@@ -43,6 +46,8 @@ class Classifier:
         none.
       referral: Threshold of confidence below which images are referred to a person, or None.
       detector: Detector of images unlike the training images, or None.
+      site: What is known of the site at which it is used, or None. The network sees every image
+        with the site's appearance, and every calibrated probability is adjusted to the site.
       predictor: The network with its weights.
     """
 
@@ -57,11 +62,12 @@ class Classifier:
         calibrations: Mapping[str, Calibration] | None = None,
         referral: Referral | None = None,
         detector: Detector | None = None,
+        site: Site | None = None,
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
         self.calibrations = dict(calibrations or {})
-        self.referral, self.detector = referral, detector
+        self.referral, self.detector, self.site = referral, detector, site
         self.predictor = Predictor(factory.executor(config, len(classes)), variables)
 
     def predict(
@@ -76,19 +82,29 @@ class Classifier:
             images of several sizes. They become squares of the network's size as in training.
           tta: Sets of views (see `augment.views`), or "selected". By default, the views that the
             run selected, or else those of its config.
-          calibrated: Whether to apply the run's calibration, if it has one.
+          calibrated: Whether to apply the run's calibration, if it has one. The probabilities are
+            adjusted to the site in both cases.
 
         Raises:
           UserError: `images` are of another type or shape, or `tta` is invalid, or it is "selected"
             and the run has selected no views.
         """
         probabilities = self._predict(images, self._tta_config(tta or self.tta))
-        return self.calibration(tta).apply(probabilities) if calibrated else probabilities
+        if calibrated:
+            probabilities = self.calibration(tta).apply(probabilities)
+        return self.adjust(probabilities)
 
     def predict_with_plain(
         self, images: ImagesLike, tta: str | None = None, calibrated: bool = True
     ) -> Float[np.ndarray, "n 2 classes"]:
-        """The result of `predict`, and class probabilities without test-time augmentation."""
+        """The result of `predict`, and class probabilities without test-time augmentation.
+
+        Args:
+          images: Images as for `predict`.
+          tta: As for `predict`.
+          calibrated: If False, both are the network's own: neither calibrated nor adjusted to the
+            site, which `calibrate` does.
+        """
         config = self._tta_config(tta or self.tta)
         both = self._predict(images, dataclasses.replace(config, with_plain=True))
         return self.calibrate(both, tta) if calibrated else both
@@ -132,35 +148,72 @@ class Classifier:
     def calibrate(
         self, both: Float[np.ndarray, "n 2 classes"], tta: str | None = None
     ) -> Float[np.ndarray, "n 2 classes"]:
-        """Applies the calibrations to the uncalibrated result of `predict_with_plain`."""
+        """The uncalibrated result of `predict_with_plain`, calibrated and adjusted to the site."""
         views_and_none = (self.calibration(tta), self.calibration("none"))
-        return np.stack([c.apply(both[:, i]) for i, c in enumerate(views_and_none)], axis=1)
+        each = [c.apply(both[:, i]) for i, c in enumerate(views_and_none)]
+        return self.adjust(np.stack(each, axis=1))
+
+    def adjust(
+        self, probabilities: Float[np.ndarray, "*n classes"]
+    ) -> Float[np.ndarray, "*n classes"]:
+        """Calibrated probabilities as they are at the site; see `Site.adjust`."""
+        return self.site.adjust(probabilities, self.classes) if self.site else probabilities
+
+    def restrict(self, classes: Sequence[str]) -> None:
+        """Sets the classes that can occur; the others get the probability 0.
+
+        Args:
+          classes: Names from `classes`, at least one.
+        """
+        self.site = site_lib.restricted(self.site, classes)
+
+    @property
+    def possible_classes(self) -> tuple[str, ...]:
+        """The classes that can occur at the site, in label order."""
+        return (self.site and self.site.classes) or self.classes
+
+    def at_home(self) -> Classifier:
+        """The same classifier where it was trained: without a site, and with the same weights."""
+        if self.site is None:
+            return self
+        home = copy.copy(self)
+        home.site = None
+        return home
+
+    def baseline_predict(self, images: Images) -> Float[np.ndarray, "n classes"]:
+        """Class probabilities of squares by the colour-histogram baseline, adjusted to the site."""
+        seen = self._inputs(images) if self.site else images
+        return self.adjust(self.baseline.predict(seen))
 
     def _predict(self, images: ImagesLike, config: TTAConfig) -> np.ndarray:
-        squares = self._squares(images)
+        squares = self._inputs(images)
         if len(squares) == 0:
             n = len(self.classes)
             return np.zeros((0, 2, n) if config.with_plain else (0, n), np.float32)
         return self.predictor.predict(squares, config)
 
     def _squares(self, images: ImagesLike) -> UInt8[np.ndarray, "n size size 3"] | LazyImages:
-        """The images as the network takes them."""
+        """The images in the network's size."""
         data = self.config.data
         try:
             return arrays.resize(images, data.image_size, data.fit)
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    def _inputs(self, images: ImagesLike) -> UInt8[np.ndarray, "n size size 3"] | LazyImages:
+        """The images as the network takes them: in its size, with the site's appearance."""
+        squares = self._squares(images)
+        return self.site.prepare(squares) if self.site else squares
+
     def predict_views(self, images: ImagesLike, tta: str) -> Float[np.ndarray, "views n classes"]:
         """Class probabilities of at least one image for each view of the sets `tta`."""
-        resized = self._squares(images)
-        return self.predictor.each_view(resized, tta).swapaxes(0, 1)
+        return self.predictor.each_view(self._inputs(images), tta).swapaxes(0, 1)
 
     def describe(
         self, images: ImagesLike
     ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "n classes"]]:
-        """Features and logits of at least one unmodified image, in float32."""
-        return self.predictor.describe(self._squares(images))
+        """Features and logits of at least one image, without views, in float32."""
+        return self.predictor.describe(self._inputs(images))
 
     def explain(
         self,
@@ -191,7 +244,7 @@ class Classifier:
             self.predictor.variables,
             step_config.mean,
             step_config.std,
-            squares,
+            self._inputs(squares),
             classes,
             method,
         )
@@ -280,6 +333,7 @@ def with_files_of(
         calibration.load(folder),
         referral.load(folder),
         rejection.load(folder),
+        site_lib.load(folder, classes),
     )
 
 

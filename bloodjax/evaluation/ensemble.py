@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from jaxtyping import Float, Float32, Int
 from bloodjax import attribution, metrics
 from bloodjax import config as config_lib
 from bloodjax.data.arrays import ImagesLike
+from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
 from bloodjax.evaluation import answers, classifier, model_folder
 from bloodjax.evaluation.answers import Answers
@@ -106,9 +108,37 @@ class Ensemble:
     def calibrate(
         self, each: Float[np.ndarray, "members n 2 classes"], tta: str | None = None
     ) -> Float[np.ndarray, "members n 2 classes"]:
-        """Applies the members' calibrations to the uncalibrated result of `predict_members`."""
+        """The uncalibrated result of `predict_members` after `Classifier.calibrate` of each."""
         members = self.members.values()
         return np.stack([one.calibrate(both, tta) for one, both in zip(members, each, strict=True)])
+
+    def adjust(
+        self, each: Float[np.ndarray, "members *n classes"]
+    ) -> Float[np.ndarray, "members *n classes"]:
+        """Each member's probabilities as they are at its site; see `Site.adjust`."""
+        members = self.members.values()
+        return np.stack([one.adjust(its) for one, its in zip(members, each, strict=True)])
+
+    def restrict(self, classes: Sequence[str]) -> None:
+        """Sets the classes that can occur; see `Classifier.restrict`."""
+        for member in self.members.values():
+            member.restrict(classes)
+
+    @property
+    def possible_classes(self) -> tuple[str, ...]:
+        """The classes that can occur according to any member, in label order."""
+        possible = {name for one in self.members.values() for name in one.possible_classes}
+        return tuple(name for name in self.classes if name in possible)
+
+    def at_home(self) -> Ensemble:
+        """The same ensemble, each member where it was trained; see `Classifier.at_home`."""
+        return Ensemble({at: one.at_home() for at, one in self.members.items()}, self.baseline)
+
+    def baseline_predict(self, images: Images) -> Float[np.ndarray, "n classes"]:
+        """Class probabilities by the colour-histogram baseline, at the first member's site."""
+        first = copy.copy(next(iter(self.members.values())))
+        first.baseline = self.baseline
+        return first.baseline_predict(images)
 
     def answer(self, images: ImagesLike, tta: str | None = None) -> Answers:
         """The answers to images; see `judge` and `Classifier.answer`."""

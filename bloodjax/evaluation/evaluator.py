@@ -116,6 +116,7 @@ def evaluate(
       "rejection": the detector of unlike images, and the share of the images that it rejects;
       "conformal": coverage and size of the conformal sets;
       "source": the source of the images;
+      "site_classes": the classes that can occur, if not all can;
       "step" and "tta": step and views of the model;
       "tta_effect": the effect of the views (`significance.compare`);
       "members": metrics of an ensemble's members (`Ensemble.member_metrics`);
@@ -131,11 +132,11 @@ def evaluate(
     if isinstance(model, Ensemble):
         raw = model.predict_members(dataset.images, tta, calibrated=False)
         each = model.calibrate(raw, tta)
-        before, both = raw.mean(axis=0)[:, 0], each.mean(axis=0)
+        before, both = model.adjust(raw).mean(axis=0)[:, 0], each.mean(axis=0)
         members = model.member_metrics(each[:, :, 0], dataset.labels)
     else:
         raw = model.predict_with_plain(dataset.images, tta, calibrated=False)
-        before, both = raw[:, 0], model.calibrate(raw, tta)
+        before, both = model.adjust(raw[:, 0]), model.calibrate(raw, tta)
     probabilities, plain = both[:, 0], both[:, 1]
     config, answers = model.config, model.judge(dataset.images, probabilities)
     result = score(probabilities, dataset, config)
@@ -151,10 +152,12 @@ def evaluate(
             bootstrap=config.evaluation.bootstrap,
             seed=config.seed,
         )
+    if len(model.possible_classes) < len(model.classes):
+        result["site_classes"] = list(model.possible_classes)
     if members:
         result["members"] = members
     if model.baseline is not None:
-        predicted = model.baseline.predict(dataset.images).argmax(axis=1)
+        predicted = model.baseline_predict(dataset.images).argmax(axis=1)
         result["baseline"] = {"accuracy": float(np.mean(predicted == dataset.labels))}
     if comparisons:
         result["beside"] = {

@@ -26,6 +26,9 @@ def fit_run(
 ) -> None:
     """Fits all three and writes `calibration.json`, `referral.json` and the detector's files.
 
+    The images are of the laboratory where the run was trained, so the classifier's site does not
+    apply to them.
+
     Args:
       model: The classifier of the run; its views are final. It gets what is fitted.
       workdir: Folder of the run.
@@ -36,6 +39,15 @@ def fit_run(
       UserError: `workdir` cannot be written to.
     """
     make_folder(workdir)
+    home = model.at_home()
+    _fit(home, workdir, train, validation)
+    model.calibrations, model.referral = home.calibrations, home.referral
+    model.detector = home.detector
+
+
+def _fit(
+    model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
+) -> None:
     rejection.fit_run(model, workdir, train, validation)
     if validation is None:
         model.calibrations, model.referral = {}, None

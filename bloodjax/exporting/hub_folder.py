@@ -35,6 +35,7 @@ _CONTENT = {
     "calibration.json": "calibration of the probabilities",
     "referral.json": "the confidence below which an image is referred",
     "rejection.json": "the detector of images that are unlike the training cells",
+    "site.json": "the site at which the classifier is used: its classes, shares and appearance",
     "rejection.npz": "arrays of that detector, computed from features of training images",
 }
 # Format of a program -> what its file is.

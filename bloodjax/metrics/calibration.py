@@ -62,12 +62,12 @@ class Calibration:
         """
         if self.method == "none":
             return probabilities
-        logits = _log(probabilities) / self.temperature
+        logits = logarithms(probabilities) / self.temperature
         if self.scale:
             logits = logits * np.asarray(self.scale)
         if self.bias:
             logits = logits + np.asarray(self.bias)
-        return np.exp(_log_softmax(logits)).astype(probabilities.dtype)
+        return np.exp(log_softmax(logits)).astype(probabilities.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -134,7 +134,7 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> Calibration
     logs, targets = _observations(probabilities, labels)
 
     def loss(log_temperature: float) -> float:
-        return -(targets * _log_softmax(logs / np.exp(log_temperature))).sum() / len(logs)
+        return -(targets * log_softmax(logs / np.exp(log_temperature))).sum() / len(logs)
 
     # The loss is convex in 1 / temperature, so it has one minimum in the temperature's logarithm.
     found = scipy.optimize.minimize_scalar(
@@ -156,7 +156,7 @@ def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         change, bias = flat.reshape(2, classes)
-        calibrated = _log_softmax(logs * (1 + change) + bias)
+        calibrated = log_softmax(logs * (1 + change) + bias)
         residual = np.exp(calibrated) - targets
         gradient = np.concatenate([np.einsum("nc,nc->c", residual, logs), residual.sum(axis=0)])
         value = np.square(flat).sum() / 2 - (targets * calibrated).sum()
@@ -206,7 +206,8 @@ def _stratified_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     return fold
 
 
-def _log(probabilities: np.ndarray) -> np.ndarray:
+def logarithms(probabilities: Float[np.ndarray, "*n classes"]) -> np.ndarray:
+    """Logarithms in float64; probabilities below the smallest normal float32 count as it."""
     return np.log(np.maximum(probabilities.astype(np.float64), _TINY))
 
 
@@ -214,12 +215,15 @@ def _observations(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nda
     """Logarithms and one-hot targets, of the images and of one more (see the module)."""
     least = probabilities.max(axis=1).argmin()
     runner_up = np.argsort(probabilities[least])[-2:][0]
-    logs = _log(np.concatenate([probabilities, probabilities[least : least + 1]]))
+    logs = logarithms(np.concatenate([probabilities, probabilities[least : least + 1]]))
     return logs, np.eye(probabilities.shape[1])[np.append(labels, runner_up)]
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """SciPy's takes four times as long, and a fit calls this a few hundred times."""
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the softmax over the last axis.
+
+    SciPy's takes four times as long, and a fit calls this a few hundred times.
+    """
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
