@@ -1,4 +1,4 @@
-"""Effects of optics, sensor and file formats: blur, sharpness, noise and compression.
+"""Effects of optics, sensor and file formats: blur, sharpness, noise, compression; random filters.
 
 Each function takes one RGB image, float32 in 0..255, and returns another. Strengths may be traced.
 The functions are used with `jax.vmap`, and on CPU with `lax.map`, over the images. Since the kernel
@@ -40,6 +40,9 @@ _CHROMA = (
 """
     + "99 " * 32
 )
+
+# Mid-grey, about which `random_conv` varies.
+GREY = 128.0
 
 # The kernel of Pillow's SMOOTH filter, which `ImageEnhance.Sharpness` uses.
 _SMOOTH = {
@@ -211,6 +214,42 @@ def pixelate(x: Image, scale: Scalar) -> Image:
     x = x.reshape(height, width, channels).swapaxes(0, 1).reshape(width, -1)
     x = jnp.matmul(columns, x, precision=lax.Precision.HIGHEST)
     return _clip(x.reshape(width, height, channels).swapaxes(0, 1))
+
+
+def random_conv(x: Image, kernel: Float[Array, "3 3 3 3"], strength: Scalar) -> Image:
+    """Mixes the image with a convolution of it by a random kernel.
+
+    It changes colours and local texture, and keeps shapes (Xu et al., "Robust and generalizable
+    visual representation learning via random convolutions", 2021, arXiv:2007.13003). The kernel
+    is applied to the distance from mid-grey. The image is mirrored at its edges.
+
+    Args:
+      x: The image.
+      kernel: Weights by row, column, channel of the image and channel of the result.
+      strength: Share of the convolved image; 0 changes nothing.
+    """
+    height, width, _ = x.shape
+    padded = jnp.pad(x - GREY, ((1, 1), (1, 1), (0, 0)), "symmetric")
+    total = jnp.zeros_like(x)
+    for row, column in itertools.product(range(3), repeat=2):
+        window = padded[row : row + height, column : column + width]
+        for channel in range(3):
+            total = total + window[..., channel, None] * kernel[row, column, channel][None, None]
+    return _clip(x + strength * (total + GREY - x))
+
+
+def random_kernel(key: Key[Array, ""]) -> Float[Array, "3 3 3 3"]:
+    """A kernel for `random_conv`: by chance of 1x1 or 3x3 pixels.
+
+    Weights are normal with variance 1 / (3 * pixels), so that the variance of independent values
+    is kept (He et al., 2015, with a gain of 1).
+    """
+    size, weights = jax.random.split(key)
+    drawn = jax.random.normal(weights, (3, 3, 3, 3))
+    centre = np.zeros((3, 3, 1, 1), np.float32)
+    centre[1, 1] = 1.0
+    is_point = jax.random.bernoulli(size)
+    return drawn * jnp.where(is_point, centre * np.float32(3**-0.5), np.float32(27**-0.5))
 
 
 def jpeg(x: Image, quality: Scalar) -> Image:

@@ -13,6 +13,7 @@ order, regardless of the order in the policy:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,24 @@ def _zoom(s: Setting):
     return affine.scaling(factor, factor)
 
 
+def _scale(s: Setting):
+    factor = 2.0**s.amount
+    return affine.scaling(factor, factor)
+
+
+def _frame(s: Setting):
+    """Frames the cell as a detector does: tight or wide, off its centre, not square.
+
+    Each of the frame's sides is 1.6 ** -1 .. 1.6 times the image's, and the frame's centre is up
+    to 0.15 of the image's side from the image's, in each direction. Unlike `_crop`, which is meant
+    to leave out most of an object (Szegedy et al., 2015, arXiv:1409.4842), it keeps the cell.
+    """
+    side, aspect, down, right = s.either_way((4,))
+    side, aspect = 1.6**side, 1.25 ** (aspect / 2)
+    offset = 0.15 * jnp.stack([down, right]) * jnp.array(s.size, jnp.float32)
+    return affine.scaling(1 / (side * aspect), aspect / side).at[:, 2].set(offset)
+
+
 def _stretch(s: Setting):
     factor = 1.5 ** (s.amount / 2)
     return affine.scaling(factor, 1 / factor)
@@ -100,6 +119,11 @@ def _temperature(s: Setting):
     return colour.brightness(s.table, gains[None])
 
 
+def _white_balance(s: Setting):
+    """Gains of the camera's channels: constant shifts of the three optical densities."""
+    return colour.brightness(s.table, 0.7 ** s.either_way((3,))[None])
+
+
 def _translate(axis: int):
     def make(s: Setting):
         pixels = 0.45 * s.amount * s.size[axis]
@@ -114,6 +138,25 @@ def _stain(s: Setting):
     return 1 + 0.4 * scale, 0.1 * shift
 
 
+def _smear(s: Setting):
+    """`stain.smear` with random arguments.
+
+    Amounts change together by a factor of 0.3 to 1.65, since laboratories differ most in contrast,
+    and each by 0.67 to 1.5 besides. The background becomes darker or brighter in all channels, by
+    -0.1 to 0.2 decades, and takes up to 0.06 more or less of each stain. Vectors are turned by up
+    to 15 degrees.
+    """
+    random = s.either_way((12,))
+    scale = jnp.exp(0.85 * random[0] - 0.35 * s.amount + 0.4 * random[1:4])
+    grey = stain.SMEAR_FROM_RGB.sum(0) * (0.15 * random[4] + 0.05 * s.amount)
+    shift = grey + 0.06 * random[5:8]
+    return stain.smear(scale, shift, jnp.tan(_TURNED * random[8:].reshape(2, 2)))
+
+
+def _random_conv(s: Setting):
+    return filters.random_kernel(s.key), s.amount
+
+
 def _erase(s: Setting):
     box_key, fill_key = jax.random.split(s.key)
     area = (0.02, 0.02 + 0.31 * s.amount)
@@ -123,6 +166,9 @@ def _erase(s: Setting):
 def _cutout(s: Setting):
     return erase.cutout_box(s.key, s.size, 0.5 * s.amount * min(s.size))
 
+
+# Largest angle between the vector of a stain and that of another laboratory's, in radians.
+_TURNED = math.radians(15)
 
 OPS: dict[str, Op] = {
     "identity": Op("affine", lambda s: affine.identity(), "nothing"),
@@ -139,6 +185,12 @@ OPS: dict[str, Op] = {
         lambda s: affine.linear((1.0, 0.3 * s.amount), (0.0, 1.0)),
         "rows move by 0.3 of the column",
         signed=True,
+    ),
+    "scale": Op("affine", _scale, "twice or half the size", signed=True),
+    "frame": Op(
+        "affine",
+        _frame,
+        "0.62 to 1.6 times the field of view, sides up to 1.25 : 1, 0.15 of the side off centre",
     ),
     "translate_x": Op("affine", _translate(1), "0.45 of the width", signed=True),
     "translate_y": Op("affine", _translate(0), "0.45 of the height", signed=True),
@@ -163,6 +215,9 @@ OPS: dict[str, Op] = {
     ),
     "temperature": Op(
         "table", _temperature, "red times 1.3 and blue times 0.7, or the reverse", signed=True
+    ),
+    "white_balance": Op(
+        "table", _white_balance, "red, green and blue times 0.7 to 1.43, each by its own"
     ),
     "channel_shift": Op(
         "table",
@@ -206,6 +261,13 @@ OPS: dict[str, Op] = {
         _stain,
         "amounts of haematoxylin, eosin and residual times 0.6 to 1.4, plus or minus 0.1 decades",
     ),
+    "smear": Op(
+        "effect",
+        _smear,
+        "amounts of azure, eosin and residual times 0.2 to 2.5, the background brighter by 0.1 or "
+        "darker by 0.2 decades and tinted, the hues of azure and eosin turned by 15 degrees",
+    ),
+    "random_conv": Op("effect", _random_conv, "a random filter of 1 or 3 pixels alone"),
     "defocus": Op("effect", lambda s: 2.5 * s.amount, "a disk of 2.5 pixels' radius"),
     "blur": Op("effect", lambda s: 1.5 * s.amount, "a Gaussian of 1.5 pixels' deviation"),
     "motion_blur": Op(
@@ -231,14 +293,11 @@ OPS: dict[str, Op] = {
 }
 
 
-_GREY = 128.0
-
-
 def _grid_mask(x, params):
     ratio, (period, row, column, angle) = params
     pixels = (0.2 + 0.3 * period) * x.shape[0]
     offset = pixels * jnp.stack([row, column])
-    return erase.grid_mask(x, pixels, ratio, offset, 90 * angle, jnp.full(3, _GREY))
+    return erase.grid_mask(x, pixels, ratio, offset, 90 * angle, jnp.full(3, filters.GREY))
 
 
 def _noise_in_box(x, params):
@@ -248,7 +307,9 @@ def _noise_in_box(x, params):
 
 # Effect -> function of an image and of the parameters from `Op.make`, in order of application.
 EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
+    "smear": lambda x, params: stain.change_density(x, *params),
     "stain": lambda x, params: stain.stain_jitter(x, *params),
+    "random_conv": lambda x, params: filters.random_conv(x, *params),
     "vignette": filters.vignette,
     "defocus": filters.defocus,
     "blur": filters.gaussian_blur,
@@ -259,9 +320,11 @@ EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
     "noise": lambda x, params: filters.noise(x, *params),
     "jpeg": filters.jpeg,
     "grid_mask": _grid_mask,
-    "cutout": lambda x, box: erase.erase(x, box, jnp.full(3, _GREY)),
+    "cutout": lambda x, box: erase.erase(x, box, jnp.full(3, filters.GREY)),
     "erase": _noise_in_box,
 }
+
+_LATER = ("scale", "frame", "white_balance", "smear", "random_conv")
 
 POOLS: dict[str, tuple[str, ...]] = {
     # The fourteen operations of RandAugment (Cubuk et al., 2020).
@@ -277,5 +340,12 @@ POOLS: dict[str, tuple[str, ...]] = {
         *("stain", "defocus", "blur", "motion_blur", "sharpness", "pixelate", "shot_noise"),
         *("noise", "jpeg", "vignette", "posterize"),
     ),
-    "all": tuple(OPS),
+    # Variations between laboratories: stain and background, camera, framing, optics and files.
+    "laboratory": (
+        *("identity", "turn", "scale", "frame", "stretch", "white_balance", "gamma"),
+        *("brightness", "contrast", "saturation", "hue", "smear", "defocus", "blur"),
+        *("motion_blur", "sharpness", "pixelate", "shot_noise", "noise", "jpeg", "vignette"),
+    ),
+    # Without later operations, so that a policy draws the random numbers that it always drew.
+    "all": tuple(name for name in OPS if name not in _LATER),
 }

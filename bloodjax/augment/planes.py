@@ -8,6 +8,7 @@ tables, histograms and resampled pixels are equal to theirs, and filters up to r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -178,12 +179,38 @@ def sharpness(x: Planes, factor: Float[Array, " batch"]) -> Planes:
     return _clip(x + jnp.pad(change, ((0, 0), (0, 0), (1, 1), (1, 1))))
 
 
+def change_density(x: Planes, params: tuple) -> Planes:
+    """`stain.change_density` of each image; `params` are changes and additions."""
+    change, added = params
+    density = -jnp.log(jnp.maximum(x, 1.0) / 255)
+    total = added[:, :, None, None]
+    for channel in range(3):
+        total = total + density[:, channel, None] * change[:, channel, :, None, None]
+    return _clip(x * jnp.exp(-total))
+
+
+def random_conv(x: Planes, params: tuple) -> Planes:
+    """`filters.random_conv` of each image; `params` are kernels and strengths."""
+    kernel, strength = params
+    height, width = x.shape[2:]
+    padded = jnp.pad(x - filters.GREY, ((0, 0), (0, 0), (1, 1), (1, 1)), "symmetric")
+    total = jnp.zeros_like(x)
+    for row, column in itertools.product(range(3), repeat=2):
+        window = padded[:, :, row : row + height, column : column + width]
+        for channel in range(3):
+            weights = kernel[:, row, column, channel, :, None, None]
+            total = total + window[:, channel, None] * weights
+    return _clip(x + strength[:, None, None, None] * (total + filters.GREY - x))
+
+
 # Effects that have a form of their own here.
 EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
     "defocus": defocus,
     "blur": gaussian_blur,
     "motion_blur": motion_blur,
     "sharpness": sharpness,
+    "smear": change_density,
+    "random_conv": random_conv,
 }
 
 

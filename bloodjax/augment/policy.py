@@ -18,6 +18,9 @@ A stage is a call with literal arguments; without arguments, the parentheses are
   loss.
 - `mixup(alpha=0.2, p=1.0)`, `cutmix(alpha=1.0, p=1.0)`: see `mix`. If both are given, an image gets
   at most one of them, and the probabilities must add up to at most 1.
+- `fourier(alpha=1.0, band=0.05, p=1.0)`, `mixstyle(alpha=0.1, p=1.0)`: the image takes over a share
+  of the style of another one, and keeps its label; see `mix.mix_styles`. It comes before mixup and
+  cutmix.
 - `fill("reflect" or "edge")`: the pixels outside an image that has been moved.
 
 A pool is a name in `ops.POOLS`, or comma-separated names of operations. Stages before and after
@@ -85,9 +88,24 @@ class Mix:
     mixup_p: float = 0.0
     cutmix_alpha: float = 1.0
     cutmix_p: float = 0.0
+    fourier_alpha: float = 1.0
+    fourier_band: float = 0.05
+    fourier_p: float = 0.0
+    mixstyle_alpha: float = 0.1
+    mixstyle_p: float = 0.0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether labels are mixed, too: by MixUp or CutMix."""
+        return self.mixup_p + self.cutmix_p > 0
+
+    @property
+    def styles(self) -> bool:
+        """Whether styles are mixed."""
+        return self.fourier_p + self.mixstyle_p > 0
 
     def __bool__(self) -> bool:
-        return self.mixup_p + self.cutmix_p > 0
+        return self.labelled or self.styles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +275,17 @@ def _cutmix(alpha=1.0, p=1.0) -> dict[str, float]:
     return _mixed("cutmix", alpha, p)
 
 
+def _fourier(alpha=1.0, band=0.05, p=1.0) -> dict[str, float]:
+    _number("fourier's alpha", alpha, 0, 1)
+    _number("fourier's band", band, 0, 0.5)
+    _number("fourier's p", p, 0, 1)
+    return {"fourier_alpha": float(alpha), "fourier_band": float(band), "fourier_p": float(p)}
+
+
+def _mixstyle(alpha=0.1, p=1.0) -> dict[str, float]:
+    return _mixed("mixstyle", alpha, p)
+
+
 def _fill(name="reflect") -> dict[str, str]:
     if name not in FILLS:
         raise PolicyError(f"fill is {name!r}, expected one of {', '.join(FILLS)}")
@@ -272,6 +301,8 @@ _STAGES: dict[str, Callable[..., list[Layer] | Pass | dict[str, Any]]] = {
     "augmix": _augmix,
     "mixup": _mixup,
     "cutmix": _cutmix,
+    "fourier": _fourier,
+    "mixstyle": _mixstyle,
     "fill": _fill,
     **{name: functools.partial(_op, name) for name in OPS},
 }

@@ -89,6 +89,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.on_device": _one_of("auto", "always", "never"),
     "data.clean": _one_of("drop", "report", "fail"),
     "data.bad_images": _one_of("fail", "skip"),
+    "data.sampling": (
+        lambda value: 0 <= parsed.parse_sampling(value) <= 1,
+        f"{', '.join(parsed.SAMPLING)}, or a number from 0 to 1",
+    ),
     "data.layout": (
         layout.is_valid,
         "auto, or the levels of folders joined by /, each one of split, class, group and other, "
@@ -174,10 +178,10 @@ def check_combinations(config: Config) -> None:
     """
     _check_augmentation(config)
     _check_distortion(config)
-    if config.data.oversample and config.loss.logit_adjustment:
+    if parsed.sampling_exponent(config) == 0 and config.loss.logit_adjustment:
         raise UserError(
             f"config.loss.logit_adjustment is {config.loss.logit_adjustment}, expected 0.0 with "
-            "config.data.oversample, which makes all classes equally frequent"
+            f"config.data.sampling {config.data.sampling}, which makes all classes equally frequent"
         )
     if config.sharding != "data" and config.parallel == "pmap":
         raise UserError(
@@ -200,8 +204,8 @@ def _check_augmentation(config: Config) -> None:
     policy = parsed.augmentation(config)
     if policy.mix and config.batch_size % 2:
         raise UserError(
-            f"config.batch_size is {config.batch_size}, expected an even number with mixup or "
-            "cutmix"
+            f"config.batch_size is {config.batch_size}, expected an even number with mixup, "
+            "cutmix, fourier or mixstyle"
         )
     for name in PHASES:
         phase = config.phases[name]

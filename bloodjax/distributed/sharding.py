@@ -302,7 +302,7 @@ def per_device(batch_size: int, accumulate_steps: int = 1, *, pairs: bool = Fals
     if pairs and batch_size // devices % 2:
         raise UserError(
             f"config.batch_size is {batch_size}, expected an even number on each of the {devices} "
-            "devices with mixup or cutmix"
+            "devices with mixup, cutmix, fourier or mixstyle"
         )
     return batch_size // devices
 

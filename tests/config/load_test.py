@@ -47,6 +47,7 @@ IMPOSSIBLE = {
     "data.on_device": "yes",
     "data.clean": "yes",
     "data.bad_images": "drop",
+    "data.sampling": "1.5",
     "data.layout": "patient/class",
     "data.bits": "11",
     "data.fit": "stretch",
@@ -286,6 +287,47 @@ def test_the_config_of_an_older_run_is_read(tmp_path):
     assert config_lib.load_json(tmp_path / "config.json") == config
 
 
+@pytest.mark.parametrize(
+    ("value", "exponent"),
+    [("natural", 1), ("sqrt", 0.5), ("balanced", 0), ("0.3", 0.3), (0.3, 0.3), (0, 0), (1.0, 1)],
+)
+def test_sampling_is_a_name_or_an_exponent(value, exponent):
+    config = config_lib.validate(nested("data.sampling", value))
+    assert config_lib.sampling_exponent(config) == exponent
+    assert config_lib.validate(config) == config
+
+
+@pytest.mark.parametrize("value", ["often", "1.01", "-0.1", "", "nan", 2])
+def test_sampling_that_is_neither(value):
+    message = (
+        r"config\.data\.sampling is .*, expected natural, sqrt, balanced, or a number from 0 to"
+    )
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(nested("data.sampling", value))
+
+
+def test_oversample_is_the_old_name_of_balanced_sampling(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(loading.console, "log_info", lines.append)
+    loading._log_renamed.cache_clear()
+    content = config_lib.defaults().to_dict()
+    del content["data"]["sampling"]
+    for value, name in ((False, "natural"), (True, "balanced")):
+        content["data"]["oversample"] = value
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        assert config_lib.load_json(tmp_path / "config.json").data.sampling == name
+        assert len(lines) == value, "what nobody wrote is not logged"
+    assert "config.data.oversample was renamed to config.data.sampling" in lines[0]
+    for text in ("True", "true"):
+        assert (
+            config_lib.load("quickstart", [f"data.oversample={text}"]).data.sampling == "balanced"
+        )
+    with pytest.raises(
+        UserError, match=r"config\.data\.oversample is 'yes', expected False or True"
+    ):
+        config_lib.load("quickstart", ["data.oversample=yes"])
+
+
 def test_a_run_of_an_earlier_version_reads_the_upper_8_of_16_bits(tmp_path):
     content = config_lib.defaults().to_dict()
     for key in ("bits", "scale"):
@@ -347,7 +389,8 @@ def test_an_impossible_value(key):
         ),
         (
             {"augment": "mixup", "batch_size": 9},
-            "config.batch_size is 9, expected an even number with mixup or cutmix",
+            "config.batch_size is 9, expected an even number with mixup, "
+            "cutmix, fourier or mixstyle",
         ),
         (
             {
