@@ -18,6 +18,7 @@ from bloodjax.config.parsed import (
     augmentation,
     distortions,
     read_options,
+    sampling_exponent,
     split_source,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "load_json",
     "read_options",
     "resumed",
+    "sampling_exponent",
     "split_source",
     "to_json",
     "validate",

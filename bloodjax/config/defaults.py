@@ -21,9 +21,14 @@ PHASES = ("head", "finetune")
 # Old name of a config key -> its present name. Config files, overrides and the config.json of a
 # workdir may still use the old name.
 RENAMED: dict[str, str] = {
+    "data.oversample": "data.sampling",
     "model.flavour": "model.variant",
     "model.source.flavour": "model.source.variant",
     "model.source.rules": "model.source.naming",
+}
+# Old name of a key whose values have changed as well -> old value -> present value.
+OLD_VALUES: dict[str, dict[bool, str]] = {
+    "data.oversample": {False: "natural", True: "balanced"},
 }
 
 
@@ -75,9 +80,13 @@ def defaults() -> ml_collections.ConfigDict:
                 # that leak between splits, and ends the run if that costs a class more than a
                 # tenth; report only lists the findings; fail ends the run.
                 "clean": "drop",
-                # Whether each epoch samples all classes equally often. The number of steps per
-                # epoch stays the same, and class weights are 1.
-                "oversample": False,
+                # How often an epoch shows the images of each class. natural shows every image
+                # once; with balanced all classes are equally frequent; with sqrt their shares are
+                # proportional to the square root of their sizes. A number q from 0 to 1 makes
+                # them proportional to size**q: 1 is natural, 0 balanced, 0.5 sqrt (Kang et al.
+                # 2020). The number of steps per epoch stays the same, each repeat of an image is
+                # augmented anew, and class weights are 1 unless sampling is natural.
+                "sampling": "natural",
                 # What to do about an unreadable image in a folder or zip: fail ends the run, skip
                 # leaves the image out with a warning.
                 "bad_images": "fail",

@@ -33,7 +33,7 @@ from flax import traverse_util
 
 from bloodjax.cli import console
 from bloodjax.config import parsed, recipes
-from bloodjax.config.defaults import RENAMED, Config, defaults
+from bloodjax.config.defaults import OLD_VALUES, RENAMED, Config, defaults
 from bloodjax.config.validation import check_combinations, check_values
 from bloodjax.errors import UserError
 from bloodjax.io import files
@@ -47,6 +47,8 @@ _NAMES = ("data.classes",)
 # Keys whose value is a SPEC or a fraction.
 _SPLIT_SOURCES = ("data.validation", "data.test")
 _SOURCES = ("data.train", *_SPLIT_SOURCES)
+# Keys whose value is text that may be a number, and may be given as one.
+_NUMBER_OR_TEXT = (*_SPLIT_SOURCES, "data.sampling")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:
@@ -298,14 +300,26 @@ def _current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     renamed = dict(values)
     for old in RENAMED.keys() & values.keys():
         new = RENAMED[old]
-        value = renamed.pop(old)
+        value = _present_value(old, renamed.pop(old))
         # A config file starts from the defaults, so it always holds the present name as well.
         if renamed.get(new, value) not in (value, _default_values()[new]):
             raise UserError(f"config.{old} was renamed to config.{new}, expected only one of them")
         renamed[new] = value
-        if not old.startswith(_FILLED_IN):  # the user cannot rename what a run filled in
+        # The user cannot rename what a run filled in. The config.json of an earlier version has
+        # every key; a default value in it is nothing that the user wrote.
+        if not old.startswith(_FILLED_IN) and value != _default_values()[new]:
             _log_renamed(old, new)
     return renamed
+
+
+def _present_value(old: str, value: Any) -> Any:
+    """The present value of a key that had the name `old`, given its old value."""
+    if old not in OLD_VALUES:
+        return value
+    known = {str(each): present for each, present in OLD_VALUES[old].items()}
+    if str(value).capitalize() not in known:
+        raise UserError(f"config.{old} is {value!r}, expected {' or '.join(known)}")
+    return known[str(value).capitalize()]
 
 
 @functools.cache  # once per key, however many configs are loaded
@@ -359,16 +373,17 @@ def _typed(key: str, value: Any) -> Any:
 
 
 def _text(key: str, value: Any) -> Any:
-    """A path as text; of a split's source also a number, and a path that looks like one.
+    """A path as text; of some keys also a number, and for a split a path that looks like one.
 
     Any other value is returned as it is: 1.10 as a number would be the text 1.1.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key in _NUMBER_OR_TEXT and is_number:
+        return str(value)
     if key not in _SPLIT_SOURCES:
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
     fraction = parsed.parse_split_source(value).fraction if isinstance(value, str) else None
     if fraction is None or not os.path.exists(value):
         return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import functools
+import math
 import re
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,9 @@ from bloodjax.errors import UserError
 
 # A number as people write a fraction. Python's float() also reads 2024_01, a common folder name.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+# Names of the values of `data.sampling` -> exponent of a class's size.
+SAMPLING = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}
 
 
 class SplitSource(NamedTuple):
@@ -67,6 +71,18 @@ def read_options(config: Config) -> ReadOptions:
     """How a run reads the images of its sources, and of those that it is applied to."""
     data = config.data
     return ReadOptions(data.bad_images, data.scale or data.bits, data.fit, data.layout)
+
+
+def sampling_exponent(config: Config) -> float:
+    """The exponent q of `config.data.sampling`: an epoch has a class in proportion to size**q."""
+    return parse_sampling(config.data.sampling)
+
+
+def parse_sampling(text: str) -> float:
+    """The exponent that a name or a number stands for; NaN for any other text."""
+    if text in SAMPLING:
+        return SAMPLING[text]
+    return float(text) if _NUMBER.fullmatch(text) else math.nan
 
 
 @functools.cache

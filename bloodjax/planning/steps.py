@@ -204,7 +204,7 @@ class RunSteps:
         """The images and their order, or the batches of a call."""
         size, n = self.config.data.image_size, self._images.train
         order = jax.ShapeDtypeStruct((n,), jnp.int32)
-        if self.config.data.oversample:
+        if config_lib.sampling_exponent(self.config) != 1:
             length = self.steps_per_epoch * self.config.batch_size
             order = jax.ShapeDtypeStruct((length,), jnp.int32)
         images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)

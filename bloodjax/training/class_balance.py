@@ -1,15 +1,20 @@
-"""Class weights and logit shifts for classes of unequal size.
+"""Class weights, logit shifts and sampling for classes of unequal size.
 
-Imbalance is corrected only once: with `config.data.oversample` or `config.loss.logit_adjustment`,
-all class weights are 1.
+Imbalance is corrected only once: with `config.data.sampling` or `config.loss.logit_adjustment`, all
+class weights are 1, and the logits are shifted by the class frequencies after sampling.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float32, Int
+from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from bloodjax import config as config_lib
+from bloodjax.cli.console import counted
 from bloodjax.config import Config
+from bloodjax.data.batches import steps_per_epoch
 
 
 def balanced_class_weights(
@@ -52,7 +57,8 @@ def class_weights(
       ValueError: A label is out of range, or a class has no images.
     """
     loss = config.loss
-    if loss.class_weights == "none" or config.data.oversample or loss.logit_adjustment:
+    sampled = config_lib.sampling_exponent(config) != 1
+    if loss.class_weights == "none" or sampled or loss.logit_adjustment:
         return np.ones(num_classes, np.float32)
     if loss.class_weights == "effective":
         return effective_class_weights(labels, num_classes, loss.effective_beta)
@@ -64,7 +70,8 @@ def logit_shift(
 ) -> tuple[float, ...]:
     """Per-class `tau * log(frequency)` for `losses.adjust_logits`; () if tau is 0.
 
-    Tau is `config.loss.logit_adjustment`.
+    Tau is `config.loss.logit_adjustment`. The frequency is that of the class in an epoch, which
+    `config.data.sampling` changes.
 
     Raises:
       ValueError: A label is out of range, or a class has no images.
@@ -72,7 +79,42 @@ def logit_shift(
     tau = config.loss.logit_adjustment
     if tau == 0:
         return ()
-    return tuple((tau * np.log(_counts(labels, num_classes) / len(labels))).tolist())
+    return tuple((tau * np.log(_shares(config, _counts(labels, num_classes)))).tolist())
+
+
+def sampling_statement(
+    config: Config, labels: Int[np.ndarray, " n"], classes: Sequence[str]
+) -> str:
+    """One line on how often an epoch shows an image of the rarest and the most frequent class.
+
+    Args:
+      config: Config of the run.
+      labels: Class index of each training image.
+      classes: Names of the classes.
+
+    Returns:
+      The line; "" for natural sampling, which shows each image once.
+
+    Raises:
+      ValueError: A label is out of range, or a class has no images.
+    """
+    if config_lib.sampling_exponent(config) == 1:
+        return ""
+    counts = _counts(labels, len(classes))
+    size = steps_per_epoch(len(labels), config.batch_size) * config.batch_size
+    times = size * _shares(config, counts) / counts
+    shown = [
+        f"an image of {classes[i]} ({counted(counts[i], 'image')}) {times[i]:.1f} times"
+        for i in (int(counts.argmin()), int(counts.argmax()))
+    ]
+    anew = "" if config.augment == "none" else ", each time augmented anew"
+    return f"sampling {config.data.sampling}: an epoch shows {' and '.join(shown)}{anew}"
+
+
+def _shares(config: Config, counts: Int[np.ndarray, " classes"]) -> Float[np.ndarray, " classes"]:
+    """Share of each class among the images that an epoch shows."""
+    shares = counts.astype(np.float64) ** config_lib.sampling_exponent(config)
+    return shares / shares.sum()
 
 
 def _counts(labels: Int[np.ndarray, " n"], num_classes: int) -> Int[np.ndarray, " classes"]:

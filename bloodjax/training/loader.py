@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
+from bloodjax import config as config_lib
 from bloodjax import distributed
 from bloodjax.config import Config
 from bloodjax.data.batches import (
     DeviceDataset,
     StackedBatches,
-    balanced_order,
     epoch_order,
+    sampled_order,
     steps_per_epoch,
 )
 from bloodjax.data.dataset import Dataset
@@ -121,10 +122,11 @@ class TrainLoader:
 
     def _order(self, epoch: int) -> Int32[Array, "*n"]:
         seed, train = self._config.seed, self._train
-        if self._config.data.oversample:
-            size = self.steps_per_epoch * self._config.batch_size
-            return balanced_order(seed, epoch, train.labels, len(train.classes), size)
-        return epoch_order(seed, epoch, len(train))
+        exponent = config_lib.sampling_exponent(self._config)
+        if exponent == 1:
+            return epoch_order(seed, epoch, len(train))
+        size = self.steps_per_epoch * self._config.batch_size
+        return sampled_order(seed, epoch, train.labels, len(train.classes), size, exponent)
 
     def _streamed(self, order, starts, lengths) -> Iterator[StepInputs]:
         # Importing grain takes long, and most runs do not stream.

@@ -76,6 +76,8 @@ def prepare_run(
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)
     executor = factory.executor(config, num_classes, logit_shift)
     loader = TrainLoader(config, executor, splits.train)
+    if line := class_balance.sampling_statement(config, splits.train.labels, splits.train.classes):
+        console.log_info(line)
     if not loader.on_device:
         console.log_info("the training images stream from the host")
     atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))

@@ -7,9 +7,11 @@ from bloodjax.data.batches import (
     DeviceDataset,
     StackedBatches,
     balanced_order,
+    class_quotas,
     epoch_order,
     gather,
     nth,
+    sampled_order,
     steps_per_epoch,
 )
 from bloodjax.errors import UserError
@@ -50,6 +52,48 @@ def test_a_balanced_order_shows_classes_and_their_images_equally_often():
     assert len(np.unique(seen)) == len(labels)
     repeats = np.mean([np.mean(np.diff(labels[order]) == 0) for order in orders.values()])
     assert 0.2 < repeats < 0.45
+
+
+@pytest.mark.parametrize("exponent", [0.5, 0.25, 1.0])
+def test_a_sampled_order_shows_classes_by_a_power_of_their_sizes(exponent):
+    labels = np.repeat(np.arange(3), (4, 70, 6)).astype(np.int32)
+    size, epochs = 64, 40
+    arguments = (labels, 3, size, exponent)
+    orders = [np.asarray(sampled_order(0, epoch, *arguments)) for epoch in range(epochs)]
+    expected = np.array([4, 70, 6]) ** exponent
+    expected = size * expected / expected.sum()
+    shown = np.array([np.bincount(labels[order], minlength=3) for order in orders])
+    assert all(order.dtype == np.int32 and len(order) == size for order in orders)
+    # Each epoch's count is the expectation rounded up or down, and their mean is unbiased.
+    assert np.abs(shown - expected).max() < 1
+    assert np.abs(shown.mean(axis=0) - expected).max() < 0.25
+    for order in orders:
+        each = np.bincount(order, minlength=len(labels))
+        for label in range(3):
+            assert np.ptp(each[labels == label]) <= 1
+    np.testing.assert_array_equal(orders[3], sampled_order(0, 3, *arguments))
+    seeds = [np.asarray(sampled_order(seed, 3, *arguments)) for seed in (0, 1)]
+    assert not np.array_equal(*seeds)
+    # Every image of the large class is shown in some epoch, and classes are in no pattern.
+    assert len(np.unique(np.concatenate(orders))) == len(labels)
+    repeats = np.mean([np.mean(np.diff(labels[order]) == 0) for order in orders])
+    assert abs(repeats - np.sum((expected / size) ** 2)) < 0.08
+
+
+def test_a_sampled_order_with_exponent_0_is_balanced():
+    labels = np.repeat(np.arange(3), (4, 40, 6)).astype(np.int32)
+    np.testing.assert_array_equal(
+        sampled_order(5, 2, labels, 3, 47, 0.0), balanced_order(5, 2, labels, 3, 47)
+    )
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, 0.999999])
+def test_quotas_fill_an_order_with_every_class(offset):
+    counts = np.array([13, 3000, 1, 500])
+    quotas = class_quotas(counts, 3500, 0.5, offset)
+    assert quotas.sum() == 3500
+    expected = 3500 * np.sqrt(counts) / np.sqrt(counts).sum()
+    assert np.abs(quotas - expected).max() < 1
 
 
 def test_whole_batches_in_an_epoch():

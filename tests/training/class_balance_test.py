@@ -60,7 +60,8 @@ def test_a_class_without_pictures(beta):
             {"loss.class_weights": "effective", "loss.effective_beta": 0.9},
             class_balance.effective_class_weights(LABELS, 3, 0.9),
         ),
-        ({"data.oversample": True}, np.ones(3)),
+        ({"data.sampling": "balanced"}, np.ones(3)),
+        ({"data.sampling": "0.3"}, np.ones(3)),
         ({"loss.logit_adjustment": 0.5}, np.ones(3)),
     ],
 )
@@ -76,6 +77,28 @@ def test_the_shift_of_logits(make_config):
 
 
 def test_logits_are_not_shifted_where_classes_are_drawn_evenly(make_config):
-    message = r"config\.loss\.logit_adjustment is 1\.0, expected 0\.0 with config\.data\.oversample"
-    with pytest.raises(UserError, match=message):
-        make_config(**{"loss.logit_adjustment": 1.0, "data.oversample": True})
+    message = r"config\.loss\.logit_adjustment is 1\.0, expected 0\.0 with config\.data\.sampling"
+    for even in ("balanced", "0"):
+        with pytest.raises(UserError, match=message):
+            make_config(**{"loss.logit_adjustment": 1.0, "data.sampling": even})
+
+
+def test_the_shift_is_by_the_frequencies_after_sampling(make_config):
+    changes = {"loss.logit_adjustment": 1.0, "data.sampling": "sqrt"}
+    found = class_balance.logit_shift(make_config(**changes), LABELS, 3)
+    frequencies = np.sqrt([90, 9, 1]) / np.sqrt([90, 9, 1]).sum()
+    np.testing.assert_allclose(found, np.log(frequencies), rtol=1e-6)
+
+
+def test_the_statement_says_how_often_an_image_is_shown(make_config):
+    classes = ("a", "b", "c")
+    assert class_balance.sampling_statement(make_config(), LABELS, classes) == ""
+    changes = {"batch_size": 8, "data.sampling": "balanced"}
+    line = class_balance.sampling_statement(make_config(**changes), LABELS, classes)
+    assert line == (
+        "sampling balanced: an epoch shows an image of c (1 image) 32.0 times and an image of a "
+        "(90 images) 0.4 times, each time augmented anew"
+    )
+    changes["augment"] = "none"
+    line = class_balance.sampling_statement(make_config(**changes), LABELS, classes)
+    assert line.endswith("0.4 times")

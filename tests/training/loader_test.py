@@ -11,6 +11,7 @@ import pytest
 from bloodjax import config as config_lib
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoints.state import TrainState
+from bloodjax.data.batches import epoch_order
 from bloodjax.data.dataset import Dataset
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
@@ -117,8 +118,9 @@ def test_streaming_trains_bit_for_bit_as_the_device_s_own_pictures_do(
 
 @pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_oversampling_streams_the_pictures_that_the_device_would_take(make_config, parallel):
-    changes = {"data.oversample": True}
+@pytest.mark.parametrize("sampling", ["sqrt", "balanced"])
+def test_sampling_streams_the_pictures_that_the_device_would_take(make_config, parallel, sampling):
+    changes = {"data.sampling": sampling}
     expected, _ = train(make_config, "always", parallel, 3, **changes)
     found, _ = train(make_config, "never", parallel, 3, **changes)
     assert found.step == 2 * PER_EPOCH
@@ -129,23 +131,44 @@ def test_oversampling_streams_the_pictures_that_the_device_would_take(make_confi
 
 
 def test_oversampling_shows_each_class_equally_often(make_config):
-    source = loader_of(make_config, "never", "jit", 3, **{"data.oversample": True})
+    source = loader_of(make_config, "never", "jit", 3, **{"data.sampling": "balanced"})
     with contextlib.closing(source.epoch(0, 0)) as inputs:
         labels = np.concatenate([np.ravel(data.labels) for _, data, _ in inputs])
     assert np.bincount(labels).tolist() == [PER_EPOCH * BATCH // 3] * 3
     assert len(set(np.bincount(dataset().labels))) > 1
 
 
-def inputs_of(make_config, on_device, done, parallel="jit"):
-    source = loader_of(make_config, on_device, parallel, at_once=3)
+def test_sampling_by_an_exponent_shows_classes_by_it(make_config):
+    size = PER_EPOCH * BATCH
+    counts = np.bincount(dataset().labels)
+    for text, q in (("sqrt", 0.5), ("0.25", 0.25)):
+        source = loader_of(make_config, "never", "jit", 3, **{"data.sampling": text})
+        with contextlib.closing(source.epoch(0, 0)) as inputs:
+            labels = np.concatenate([np.ravel(data.labels) for _, data, _ in inputs])
+        expected = size * counts**q / (counts**q).sum()
+        assert np.abs(np.bincount(labels) - expected).max() < 1
+
+
+def test_every_image_once_is_natural(make_config):
+    found = [inputs_of(make_config, "always", 0, **{"data.sampling": s}) for s in ("natural", "1")]
+    expected = epoch_order(make_config().seed, 1, IMAGES)
+    for inputs in found:
+        np.testing.assert_array_equal(inputs[0].order, expected)
+
+
+def inputs_of(make_config, on_device, done, parallel="jit", **changes):
+    source = loader_of(make_config, on_device, parallel, at_once=3, **changes)
     with contextlib.closing(source.epoch(1, done)) as inputs:
         return list(inputs)
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_an_epoch_goes_on_in_its_middle(make_config, parallel):
-    whole = inputs_of(make_config, "never", 0, parallel)
-    rest = inputs_of(make_config, "never", 3, parallel)
+@pytest.mark.parametrize(
+    ("parallel", "sampling"), [("jit", "natural"), ("pmap", "natural"), ("jit", "sqrt")]
+)
+def test_an_epoch_goes_on_in_its_middle(make_config, parallel, sampling):
+    changes = {"data.sampling": sampling}
+    whole = inputs_of(make_config, "never", 0, parallel, **changes)
+    rest = inputs_of(make_config, "never", 3, parallel, **changes)
     assert [steps for steps, *_ in whole] == [3, 3, 1]
     assert [steps for steps, *_ in rest] == [3, 1]
     for (_, data, order), (_, expected, _) in zip(rest, whole[1:], strict=True):

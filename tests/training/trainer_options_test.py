@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be(changes, make_config):
         ({}, 0.0, 0.0, False),
         ({"loss.name": "focal", "loss.gamma": 1.5}, 1.5, 0.0, False),
         ({"loss.logit_adjustment": 0.5}, 0.0, 0.5, True),
-        ({"data.oversample": True}, 0.0, 0.0, True),
+        ({"data.sampling": "balanced"}, 0.0, 0.0, True),
     ],
 )
 def test_the_loss_of_the_steps_is_the_config_s(
