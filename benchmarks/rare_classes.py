@@ -1,0 +1,327 @@
+"""Methods for a class of which few images exist: one class of real cells cut to 13 images.
+
+python -m benchmarks.rare_classes --train=SPEC --test=SPEC --dir=DIR
+                                  [--classes=basophil,erythroblast,monocyte] [--kept=13]
+                                  [--others=2000] [--epochs=4] [--seeds=0,1]
+                                  [--out=benchmarks/results] [--config.key=value ...]
+
+Each class of `--classes` in turn keeps `--kept` images and the other classes `--others` in all, in
+their usual shares. One network is trained on these for each method and seed, from ImageNet weights,
+and its last weights are scored on all images of `--test`. A seed determines which images are kept,
+their order and the new head.
+
+The table pools classes and seeds. Its intervals are Clopper-Pearson's, over the pooled answers.
+They do not include that another draw of 13 images gives another network; the lowest and the highest
+recall of the runs indicate that. The same command resumes after a stop: `--dir` has a file for each
+run. The results are written to `OUT/DEVICE/rare_classes_DATE.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from benchmarks import record
+from bloodjax import config as config_lib
+from bloodjax.augment.tta import TTAConfig
+from bloodjax.checkpoints.state import TrainState
+from bloodjax.cli import compilation_cache, console
+from bloodjax.config import Config
+from bloodjax.data import sources
+from bloodjax.data.batches import class_quotas
+from bloodjax.data.dataset import Dataset
+from bloodjax.errors import UserError
+from bloodjax.evaluation.predictor import Predictor
+from bloodjax.io.files import atomic_write
+from bloodjax.metrics import selective
+from bloodjax.training import class_balance, factory
+from bloodjax.training.executor import JitExecutor, PmapExecutor
+from bloodjax.training.loader import TrainLoader
+from bloodjax.training.step_config import Phase
+
+_STRONG = {"augment": "d4|choice('microscope', 0.8, 2)|erase(0.5, p=0.25)"}
+# Method -> changes of the config. Class weights are 1 where a method does not say otherwise.
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "class weights": {"loss.class_weights": "balanced"},
+    "logit adjustment": {"loss.logit_adjustment": 1.0},
+    "sqrt sampling": {"data.sampling": "sqrt"},
+    "balanced sampling": {"data.sampling": "balanced"},
+    "strong augmentation": _STRONG,
+    "logit adjustment, strong augmentation": {"loss.logit_adjustment": 1.0, **_STRONG},
+    "sqrt sampling, strong augmentation": {"data.sampling": "sqrt", **_STRONG},
+    "balanced sampling, strong augmentation": {"data.sampling": "balanced", **_STRONG},
+}
+# Row of the table -> the method whose probabilities are divided by the training shares.
+AFTERWARDS = {
+    "plain, adjusted after training": "plain",
+    "strong augmentation, adjusted after training": "strong augmentation",
+}
+
+
+def cut(dataset: Dataset, rare: int, kept: int, others: int, rng: np.random.Generator) -> Dataset:
+    """A random part of a dataset in which one class is rare.
+
+    Args:
+      dataset: Images of all classes.
+      rare: Index of the class that becomes rare.
+      kept: Number of images that it keeps.
+      others: Number of images of all other classes, which keep their shares among each other.
+      rng: Chooses the images.
+
+    Raises:
+      UserError: The dataset has too few images.
+    """
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    counts[rare] = 0
+    quotas = class_quotas(counts, others, 1.0, 0.5)
+    quotas[rare] = kept
+    chosen = []
+    for label, quota in enumerate(quotas.tolist()):
+        members = np.flatnonzero(dataset.labels == label)
+        if quota > len(members):
+            raise UserError(
+                f"--kept and --others need {quota} images of {dataset.classes[label]}, but the "
+                f"training images have {len(members)}"
+            )
+        chosen.append(rng.choice(members, quota, replace=False))
+    return dataset.take(np.sort(np.concatenate(chosen)))
+
+
+class Trainings:
+    """Trains networks one after another; those of one method share their compiled steps."""
+
+    def __init__(self):
+        self._made: dict[tuple, tuple[JitExecutor | PmapExecutor, Phase]] = {}
+
+    def __call__(
+        self, key: str, config: Config, train: Dataset, test: Dataset
+    ) -> Float[np.ndarray, "n classes"]:
+        """Probabilities of the test images after the last epoch.
+
+        Args:
+          key: Runs of the same key have the same config, but for the seed.
+          config: Config of the run; only its phase `finetune` is trained.
+          train: Training images.
+          test: Test images.
+        """
+        num_classes = len(train.classes)
+        config, backbone = factory.pretrained(config)
+        variables = factory.variables(config, num_classes, backbone)
+        shift = class_balance.logit_shift(config, train.labels, num_classes)
+        if (key, shift) not in self._made:
+            executor = factory.executor(config, num_classes, shift)
+            phase = factory.phase(
+                config,
+                "finetune",
+                variables=variables,
+                num_images=len(train),
+                num_classes=num_classes,
+            )
+            self._made[key, shift] = executor, phase
+        executor, phase = self._made[key, shift]
+        loader = TrainLoader(config, executor, train)
+        weights = class_balance.class_weights(config, train.labels, num_classes)
+        weights = executor.replicate(weights)
+        state = executor.replicate(TrainState.create(variables, phase.tx))
+        for epoch in range(config.phases.finetune.epochs):
+            with contextlib.closing(loader.epoch(epoch)) as inputs:
+                for steps, data, order in inputs:
+                    state, _ = executor.train(phase, steps, state, data, order, weights)
+        state = jax.device_get(executor.unreplicate(state))
+        trained = {"params": state.params, "batch_stats": state.batch_stats}
+        return Predictor(executor, trained).predict(test.images, TTAConfig())
+
+
+def adjusted(
+    probabilities: Float[np.ndarray, "n classes"], counts: Int[np.ndarray, " classes"]
+) -> Float[np.ndarray, "n classes"]:
+    """Probabilities divided by the training shares (Menon et al. 2021, arXiv:2007.07314)."""
+    values = probabilities.astype(np.float64) / counts
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def score(
+    probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], rare: int
+) -> dict[str, Any]:
+    """Counts of a run: of the rare class, of all images, and the mean recall."""
+    predicted = probabilities.argmax(axis=1)
+    correct = predicted == labels
+    recalls = [float(correct[labels == label].mean()) for label in np.unique(labels)]
+    return {
+        "rare": int(np.sum(labels == rare)),
+        "found": int(np.sum(correct & (labels == rare))),
+        "predicted": int(np.sum(predicted == rare)),
+        "n": len(labels),
+        "correct": int(correct.sum()),
+        "mean_recall": float(np.mean(recalls)),
+    }
+
+
+def pooled(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of one row: proportions over all runs with exact 95 % intervals.
+
+    Args:
+      runs: Counts of each run as from `score`, with its class.
+
+    Returns:
+      `recall`, `precision` and `accuracy`, each with `value` and `ci95` (None where nothing was
+      predicted as the rare class), the lowest and the highest recall of a run, the recall by class,
+      and the mean recall over classes.
+    """
+
+    def proportion(of: str, among: str) -> dict[str, Any]:
+        hits, trials = (sum(run[key] for run in runs) for key in (of, among))
+        if not trials:
+            return {"value": None, "ci95": None}
+        return {"value": hits / trials, "ci95": list(selective.exact_interval(hits, trials))}
+
+    recalls = [run["found"] / run["rare"] for run in runs]
+    by_class: dict[str, list[float]] = {}
+    for run, recall in zip(runs, recalls, strict=True):
+        by_class.setdefault(run["class"], []).append(recall)
+    return {
+        "recall": proportion("found", "rare"),
+        "precision": proportion("found", "predicted"),
+        "accuracy": proportion("correct", "n"),
+        "recall_of_runs": [min(recalls), max(recalls)],
+        "recall_by_class": {name: float(np.mean(values)) for name, values in by_class.items()},
+        "mean_recall": float(np.mean([run["mean_recall"] for run in runs])),
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats the rows as a Markdown table."""
+    classes = list(next(iter(rows.values()))["recall_by_class"])
+    header = ["training", "recall of the rare class", "lowest and highest run", *classes]
+    header += ["precision of the rare class", "accuracy", "mean recall"]
+    lines = [header, ["---"] * len(header)]
+    for name, row in rows.items():
+        low, high = row["recall_of_runs"]
+        cells = [name, _shown(row["recall"]), f"{low:.2f} to {high:.2f}"]
+        cells += [f"{row['recall_by_class'][each]:.2f}" for each in classes]
+        cells += [_shown(row["precision"]), _shown(row["accuracy"]), f"{row['mean_recall']:.3f}"]
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _shown(proportion: Mapping[str, Any]) -> str:
+    if proportion["value"] is None:
+        return "-"
+    low, high = proportion["ci95"]
+    return f"{proportion['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def make_config(
+    epochs: int, seed: int, changes: Mapping[str, Any], overrides: Sequence[str]
+) -> Config:
+    """The config of one run; the user's overrides have precedence."""
+    values = {
+        "data.train": "in memory",
+        "data.image_size": 64,
+        "batch_size": 32,
+        "loss.class_weights": "none",
+        "phases.finetune.epochs": epochs,
+        "seed": seed,
+        **changes,
+    }
+    own = [f"{key}={value}" for key, value in values.items()]
+    return config_lib.load("efficientnet_lite0", [*own, *overrides])
+
+
+def measure(chosen: argparse.Namespace, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Trains the runs that have no file yet; returns the counts of every run and row."""
+    size = make_config(chosen.epochs, 0, {}, overrides).data.image_size
+    train = sources.load(chosen.train, size)
+    test = sources.load(chosen.test, size, class_names=train.classes)
+    unknown = [name for name in chosen.classes if name not in train.classes]
+    if unknown:
+        raise UserError(f"--classes={unknown[0]}: expected one of {', '.join(train.classes)}")
+    trainings, found = Trainings(), []
+    for seed in chosen.seeds:
+        for name in chosen.classes:
+            rare = train.classes.index(name)
+            rng = np.random.default_rng((seed, rare))
+            part = cut(train, rare, chosen.kept, chosen.others, rng)
+            counts = np.bincount(part.labels, minlength=len(train.classes))
+            for method, changes in METHODS.items():
+                path = (
+                    chosen.dir / f"{seed}-{name}-{method.replace(', ', '-').replace(' ', '_')}.json"
+                )
+                if not path.exists():
+                    start = time.monotonic()
+                    config = make_config(chosen.epochs, seed, changes, overrides)
+                    probabilities = trainings(method, config, part, test)
+                    answers = {method: probabilities}
+                    for row, of in AFTERWARDS.items():
+                        if of == method:
+                            answers[row] = adjusted(probabilities, counts)
+                    about = {"class": name, "seed": seed}
+                    runs = [
+                        {**about, "row": row, **score(values, test.labels, rare)}
+                        for row, values in answers.items()
+                    ]
+                    atomic_write(path, json.dumps(runs))
+                    seconds = time.monotonic() - start
+                    for run in runs:
+                        console.log_info(
+                            f"{name}, seed {seed}, {run['row']}: found {run['found']} of "
+                            f"{run['rare']}, accuracy {run['correct'] / run['n']:.3f}, "
+                            f"{seconds:.0f} s"
+                        )
+                found += json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rare_classes", description=__doc__)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--dir", type=pathlib.Path, required=True)
+    parser.add_argument("--classes", default="basophil,erythroblast,monocyte")
+    parser.add_argument("--kept", type=int, default=13)
+    parser.add_argument("--others", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    chosen, rest = parser.parse_known_args()
+    wrong = [text for text in rest if not text.startswith("--config.")]
+    if wrong:
+        parser.error(f"unexpected argument {wrong[0]!r}")
+    chosen.seeds = [int(seed) for seed in chosen.seeds.split(",")]
+    chosen.classes = chosen.classes.split(",")
+    return chosen, [text.removeprefix("--config.") for text in rest]
+
+
+def main() -> None:
+    """Runs the command."""
+    chosen, overrides = _arguments()
+    console.show_lines()
+    chosen.dir.mkdir(parents=True, exist_ok=True)
+    compilation_cache.keep(chosen.dir)
+    try:
+        runs = measure(chosen, overrides)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    names = list(dict.fromkeys(run["row"] for run in runs))
+    rows = {name: pooled([run for run in runs if run["row"] == name]) for name in names}
+    device = record.device_name(jax.default_backend(), jax.devices()[0].device_kind)
+    about = {key: getattr(chosen, key) for key in ("classes", "kept", "others", "epochs", "seeds")}
+    content = {**about, "overrides": overrides, "rows": rows, "runs": runs}
+    path = record.write(chosen.out, device, content, prefix="rare_classes_")
+    print(f"{table(rows)}\n\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
