@@ -8,7 +8,7 @@ from bloodjax import distributed
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.config import Config
 from bloodjax.distributed.preemption import graceful_shutdown
-from bloodjax.evaluation import evaluator
+from bloodjax.evaluation import evaluator, teacher
 from bloodjax.training import trainer
 from bloodjax.training.setup import prepare_run
 from bloodjax.training.workdir import CHECKPOINTS, lock_workdir, open_config
@@ -38,7 +38,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             with stop.interruptible("stopped during the setup; the same command starts again"):
                 fresh = checkpoints.latest_step is None
-                context = prepare_run(config, stored, workdir, fresh)
+                context = prepare_run(config, stored, workdir, fresh, teacher.load)
                 run = trainer.Trainer(context, workdir, checkpoints, stop)
             stop.on_immediate_exit(run.describe_unsaved)
             with distributed.propagate_errors():

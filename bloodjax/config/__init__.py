@@ -20,6 +20,8 @@ from bloodjax.config.parsed import (
     read_options,
     sampling_exponent,
     split_source,
+    teacher_folders,
+    training_size,
 )
 
 __all__ = [
@@ -37,7 +39,9 @@ __all__ = [
     "resumed",
     "sampling_exponent",
     "split_source",
+    "teacher_folders",
     "to_json",
+    "training_size",
     "validate",
     "with_reading",
     "with_scale",

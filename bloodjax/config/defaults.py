@@ -162,6 +162,23 @@ def defaults() -> ml_collections.ConfigDict:
                 "logit_adjustment": 0.0,
                 # Probability mass of each target that is spread evenly over all classes.
                 "label_smoothing": 0.0,
+                # Weight of the Jensen-Shannon divergence between the predictions for an image
+                # without the random operations of `augment` and for two versions with them, as
+                # AugMix uses; 12 in its paper. A step then costs three times as much. 0 disables
+                # it.
+                "consistency": 0.0,
+            },
+            # Distillation: training towards the probabilities of a trained teacher (docs/training).
+            "distill": {
+                # Workdir of the teacher: a run, several runs joined by commas, or a run with
+                # folds. Of several networks the mean probabilities are used. Empty for none.
+                "workdir": "",
+                # Share of the teacher in the loss; the labels have the rest.
+                "weight": 0.7,
+                # Temperature that softens the teacher's and the student's probabilities.
+                "temperature": 2.0,
+                # Test-time views that the teacher predicts with, as for evaluation.tta.
+                "tta": "none",
             },
             # Training runs in two phases, one after the other: `head`, then `finetune`.
             "phases": {
@@ -249,9 +266,13 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
     return {
         # Epochs of the phase; early stopping may end it before. 0 skips the phase.
         "epochs": epochs,
-        # What is not trained: none, batchnorm (scale and statistics of every BatchNorm layer) or
-        # backbone.
+        # What is not trained: none, batchnorm (scale and statistics of every BatchNorm layer),
+        # backbone, stages:N (the stem and the backbone's first N stages) or stages:N+batchnorm.
         "freeze": freeze,
+        # Progressive image size, as sides in pixels with the fraction of the phase's epochs at
+        # which each one ends: 64:0.4,80:0.7,96 trains at 64 px for the first 40 %, at 80 px up to
+        # 70 %, and then at 96 px. Validation always has data.image_size. Empty for one size.
+        "sizes": "",
         # Whether the features of a frozen backbone are computed once for each image and view, and
         # the head is trained on them: always, never, or auto (if the phase has more epochs than
         # views, and the features fit in memory).

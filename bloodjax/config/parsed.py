@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import functools
+import itertools
 import math
 import re
 from typing import Literal, NamedTuple
@@ -71,6 +72,46 @@ def read_options(config: Config) -> ReadOptions:
     """How a run reads the images of its sources, and of those that it is applied to."""
     data = config.data
     return ReadOptions(data.bad_images, data.scale or data.bits, data.fit, data.layout)
+
+
+def training_size(config: Config, phase: str, epoch: int) -> int | None:
+    """Side in pixels that `config.phases[phase].sizes` gives to images in an epoch of the phase.
+
+    Args:
+      config: Config of the run.
+      phase: "head" or "finetune".
+      epoch: Epoch, counted from the start of the phase.
+
+    Returns:
+      The size, or None if images keep that of the run.
+    """
+    options = config.phases[phase]
+    for size, end in parse_sizes(options.sizes):
+        if epoch < round(end * options.epochs):
+            return None if size == config.data.image_size else size
+    return None
+
+
+@functools.cache
+def parse_sizes(text: str) -> tuple[tuple[int, float], ...]:
+    """Parses "64:0.4,80:0.7,96" into sizes and the fractions of the phase at which they end.
+
+    Raises:
+      ValueError: `text` is not a list of sizes, or the fractions do not rise up to 1.
+    """
+    entries = []
+    for part in text.split(",") if text else ():
+        size, colon, end = part.partition(":")
+        entries.append((int(size), float(end) if colon else 1.0))
+    ends = [0.0, *(end for _, end in entries)]
+    if entries and (ends[-1] != 1 or not all(a < b for a, b in itertools.pairwise(ends))):
+        raise ValueError("the fractions do not rise from above 0 to 1")
+    return tuple(entries)
+
+
+def teacher_folders(config: Config) -> tuple[str, ...]:
+    """The workdirs in `config.distill.workdir`; () without a teacher."""
+    return parse_names(config.distill.workdir)
 
 
 def sampling_exponent(config: Config) -> float:

@@ -18,7 +18,7 @@ from bloodjax.data.options import BITS, FITS
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
 from bloodjax.metrics import calibration, novelty
-from bloodjax.models.head import ACTIVATIONS, FREEZE
+from bloodjax.models.head import ACTIVATIONS, parse_freeze
 
 # Metrics that each epoch computes on the validation split -> whether a larger value is better.
 METRICS = {
@@ -60,6 +60,17 @@ def _numbers(lengths: tuple[int, ...], test: Callable[[float], bool], expected: 
 def _is_split_source(value: str) -> bool:
     fraction = parsed.parse_split_source(value).fraction
     return bool(value) if fraction is None else 0 <= fraction < 1
+
+
+def _parses(parse: Callable[[str], Any]) -> Callable[[str], bool]:
+    def is_allowed(value: str) -> bool:
+        try:
+            parse(value)
+        except ValueError:
+            return False
+        return True
+
+    return is_allowed
 
 
 _SPLIT_SOURCE = (
@@ -114,6 +125,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss.effective_beta": _within(0, 1),
     "loss.logit_adjustment": _at_least(0),
     "loss.label_smoothing": _within(0, 1),
+    "loss.consistency": _at_least(0),
+    "distill.weight": (lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
+    "distill.temperature": (lambda v: 0.1 <= v <= 100, "a number from 0.1 to 100"),
+    "distill.tta": (views.is_known, f"{', '.join(views.SETS)}, or distinct sets joined by +"),
     "ema": _within(0, 1),
     "soup": _at_least(0),
     "early_stopping.metric": _one_of(*METRICS),
@@ -137,7 +152,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "peer_timeout": _at_least(5),
     # In each phase:
     "epochs": _at_least(0),
-    "freeze": _one_of(*FREEZE),
+    "freeze": (
+        _parses(parse_freeze),
+        "none, batchnorm, backbone, stages:N or stages:N+batchnorm, such as stages:2",
+    ),
+    "sizes": (
+        _parses(parsed.parse_sizes),
+        "sizes in pixels, each with the fraction of the phase at which it ends, but for the last, "
+        "such as 64:0.4,80:0.7,96",
+    ),
     "cache_features": _one_of("auto", "always", "never"),
     "optimizer": _one_of("adamw", "lion", "sgd"),
     "learning_rate": _at_least(0),
@@ -193,6 +216,8 @@ def check_combinations(config: Config) -> None:
     # Raises for an unknown name. Runs of older versions and users may name networks by an alias.
     config.model.name = models.canonical_name(config.model.name)
     smallest = models.architecture(config.model.name).min_image_size
+    _check_sizes(config, smallest)
+    _check_stages(config)
     if config.data.image_size < smallest:
         raise UserError(
             f"config.data.image_size is {config.data.image_size}, expected at least {smallest} for "
@@ -207,6 +232,11 @@ def _check_augmentation(config: Config) -> None:
             f"config.batch_size is {config.batch_size}, expected an even number with mixup, "
             "cutmix, fourier or mixstyle"
         )
+    if config.loss.consistency and not policy.passes:
+        raise UserError(
+            f"config.loss.consistency is {config.loss.consistency}, but config.augment is "
+            f"{config.augment!r}: expected random operations to compare, such as d4|augmix()"
+        )
     for name in PHASES:
         phase = config.phases[name]
         if phase.cache_features == "always" and (
@@ -215,6 +245,34 @@ def _check_augmentation(config: Config) -> None:
             raise UserError(
                 f"config.phases.{name}.cache_features is 'always', expected freeze to be backbone, "
                 "parallel jit, and augment none, flip or d4 then"
+            )
+
+
+def _check_sizes(config: Config, smallest: int) -> None:
+    largest = config.data.image_size
+    for name in PHASES:
+        if config.phases[name].sizes and config.phases[name].cache_features == "always":
+            raise UserError(
+                f"config.phases.{name}.sizes is {config.phases[name].sizes!r}, expected none with "
+                f"config.phases.{name}.cache_features always, which computes features once"
+            )
+        for size, _ in parsed.parse_sizes(config.phases[name].sizes):
+            if not smallest <= size <= largest:
+                raise UserError(
+                    f"config.phases.{name}.sizes has the size {size}, expected sizes from "
+                    f"{smallest}, the smallest of {config.model.name}, to config.data.image_size, "
+                    f"{largest}"
+                )
+
+
+def _check_stages(config: Config) -> None:
+    for name in PHASES:
+        freeze = config.phases[name].freeze
+        count = models.architecture(config.model.name).stages
+        if parse_freeze(freeze).stages >= count:
+            raise UserError(
+                f"config.phases.{name}.freeze is {freeze!r}, expected fewer than the {count} "
+                f"stages of {config.model.name}"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32
 
 from bloodjax.data.batches import StackedBatches
 from bloodjax.data.lazy import Images
@@ -26,6 +26,7 @@ def prefetch(
     labels: Int32[np.ndarray, " n"],
     calls: Sequence[Int32[np.ndarray, "_ batch"]],
     to_device: Callable[[StackedBatches], Any],
+    teacher: Float32[np.ndarray, "n classes"] | None = None,
 ) -> Iterator[Any]:
     """Yields the batches of each dispatch, in order.
 
@@ -36,6 +37,7 @@ def prefetch(
       labels: Class index of each image.
       calls: For each dispatch, the indices of its images, [steps, batch].
       to_device: Copies the batches of a dispatch to the devices; called from the threads.
+      teacher: A teacher's class probabilities of each image, or None.
 
     Yields:
       `to_device(StackedBatches)` of each dispatch.
@@ -45,7 +47,8 @@ def prefetch(
     """
 
     def gather(index):
-        return to_device(StackedBatches(images[index], labels[index]))
+        taught = None if teacher is None else teacher[index]
+        return to_device(StackedBatches(images[index], labels[index], taught))
 
     pipeline = grain.MapDataset.source(calls).map(gather)
     options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)

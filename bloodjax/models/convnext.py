@@ -149,6 +149,6 @@ class ConvNeXt(Backbone):
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",
-                )(x, train)
+                )(x, self.in_stage(stage, train))
             x = self.end_stage(stage, x)
         return LayerNorm(dtype=self.dtype, name="norm")(spatial_mean(x))

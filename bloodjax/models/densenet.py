@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.backbone import Backbone, drop_path_rates
+from bloodjax.models.backbone import STEM, Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm
 from bloodjax.ops.elementwise import relu
@@ -91,21 +91,17 @@ class DenseNet(Backbone):
         """Returns normalised features; see `Backbone`."""
         rates = drop_path_rates(self.drop_path, sum(self.depths))
         norm = functools.partial(
-            BatchNorm,
-            update_stats,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            epsilon=self.epsilon,
+            BatchNorm, axis_name=self.axis_name, dtype=self.dtype, epsilon=self.epsilon
         )
 
-        def norm_relu(x, name):
-            return relu(norm(name=name)(x))
+        def norm_relu(x, name, stage):
+            return relu(norm(self.in_stage(stage, update_stats), name=name)(x))
 
         x = Conv(2 * self.growth, 7, stride=2, dtype=self.dtype, name="stem")(x)
-        x = max_pool(norm_relu(x, "stem_norm"), 3, 2)
+        x = max_pool(norm_relu(x, "stem_norm", STEM), 3, 2)
         for stage, depth in enumerate(self.depths):
             if stage > 0:
-                x = norm_relu(x, f"transition_{stage - 1}_norm")
+                x = norm_relu(x, f"transition_{stage - 1}_norm", stage)
                 half = x.shape[-1] // 2
                 x = Conv(half, 1, dtype=self.dtype, name=f"transition_{stage - 1}")(x)
                 x = _avg_pool_2x2(x)
@@ -117,7 +113,7 @@ class DenseNet(Backbone):
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{stage}_layer_{layer}",
-                )(x, train, update_stats)
+                )(x, self.in_stage(stage, train), self.in_stage(stage, update_stats))
                 x = jnp.concatenate((x, new), axis=-1)
             x = self.end_stage(stage, x)
-        return spatial_mean(norm_relu(x, "norm"))
+        return spatial_mean(norm_relu(x, "norm", len(self.depths)))

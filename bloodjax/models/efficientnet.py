@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.backbone import Backbone
+from bloodjax.models.backbone import STEM, Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, Dropout, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu6, silu, written
@@ -235,12 +235,17 @@ class EfficientNet(Backbone):
     padding: str = "same"
     epsilon: float = 1e-3
 
+    @property
+    def num_stages(self) -> int:
+        """Number of stages."""
+        return len(self.stages)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
     ) -> Float[Array, "b features"]:
         """Returns features of `features` channels; see `Backbone`."""
-        x = self._conv(x, self.stem, 3, 2, "stem", update_stats)
+        x = self._conv(x, self.stem, 3, 2, "stem", self.in_stage(STEM, update_stats))
         total, done = sum(stage.blocks for stage in self.stages), 0
         for i, stage in enumerate(self.stages):
             for block in range(stage.blocks):
@@ -255,7 +260,7 @@ class EfficientNet(Backbone):
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{i}_block_{block}",
-                )(x, train, update_stats)
+                )(x, self.in_stage(i, train), self.in_stage(i, update_stats))
                 done += 1
             x = self.end_stage(i, x)
         return spatial_mean(self._conv(x, self.features, 1, 1, "last", update_stats))

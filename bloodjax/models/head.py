@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import re
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -16,7 +19,39 @@ from bloodjax.models.norms import BatchNorm
 from bloodjax.ops.elementwise import relu, silu
 
 FREEZE = ("none", "batchnorm", "backbone")
+_STAGES = re.compile(r"stages:([1-9][0-9]?)(\+batchnorm)?")
 ACTIVATIONS = {"relu": relu, "gelu": jax.nn.gelu, "silu": silu}
+
+
+@dataclasses.dataclass(frozen=True)
+class Freeze:
+    """What is not trained.
+
+    Attributes:
+      backbone: the whole backbone.
+      norms: scale, bias and statistics of every BatchNorm.
+      stages: number of the backbone's stages, from the first on, and the stem with them.
+    """
+
+    backbone: bool = False
+    norms: bool = False
+    stages: int = 0
+
+
+@functools.cache
+def parse_freeze(text: str) -> Freeze:
+    """Parses one of `FREEZE`, or "stages:N" or "stages:N+batchnorm".
+
+    Raises:
+      ValueError: `text` is none of these.
+    """
+    if found := _STAGES.fullmatch(text):
+        return Freeze(norms=bool(found[2]), stages=int(found[1]))
+    if text not in FREEZE:
+        raise ValueError(
+            f"freeze is {text!r}, expected one of {FREEZE}, 'stages:N' or 'stages:N+batchnorm'"
+        )
+    return Freeze(backbone=text == "backbone", norms=text == "batchnorm")
 
 
 class Head(nn.Module):
@@ -86,20 +121,33 @@ class Network(nn.Module):
             frozen uses the batch's statistics and updates its running averages. Apply it with
             `mutable=["batch_stats"]` and a "dropout" RNG. Otherwise inference mode.
           freeze: part that stays in inference mode during training. "none": nothing. "batchnorm":
-            every BatchNorm. "backbone": the backbone, which also receives no gradient.
+            every BatchNorm. "backbone": the backbone, which also receives no gradient. "stages:N"
+            and "stages:N+batchnorm": the stem and the first N stages, and every BatchNorm, of a
+            network that `freezing` returned.
 
         Raises:
-          ValueError: `freeze` is none of these.
+          ValueError: `freeze` is none of these, or the backbone freezes other stages.
         """
-        if freeze not in FREEZE:
-            raise ValueError(f"freeze is {freeze!r}, expected one of {FREEZE}")
-        train_backbone = train and freeze != "backbone"
+        frozen = parse_freeze(freeze)
+        if train and frozen.stages != self.backbone.frozen_stages:
+            raise ValueError(
+                f"freeze is {freeze!r}, but the backbone freezes {self.backbone.frozen_stages} "
+                "stages: expected a network that Network.freezing returned"
+            )
+        train_backbone = train and not frozen.backbone
         features = self.backbone(
-            x, train=train_backbone, update_stats=train_backbone and freeze != "batchnorm"
+            x, train=train_backbone, update_stats=train_backbone and not frozen.norms
         )
-        if freeze == "backbone":
+        if frozen.backbone:
             features = lax.stop_gradient(features)
         return self.classify(features, train, freeze)
+
+    def freezing(self, freeze: str) -> Network:
+        """Returns the network whose backbone freezes the stages that `freeze` names."""
+        stages = parse_freeze(freeze).stages
+        if stages == self.backbone.frozen_stages:
+            return self
+        return self.clone(backbone=self.backbone.clone(frozen_stages=stages))
 
     def features(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
         """Returns the backbone's features in inference mode, in its compute dtype."""
@@ -109,4 +157,6 @@ class Network(nn.Module):
         self, features: Float[Array, "batch features"], train: bool = False, freeze: str = "none"
     ) -> Float[Array, "batch classes"]:
         """Returns float32 logits for features; `train` and `freeze` as in `__call__`."""
-        return self.head(features, train=train, update_stats=train and freeze != "batchnorm")
+        return self.head(
+            features, train=train, update_stats=train and not parse_freeze(freeze).norms
+        )

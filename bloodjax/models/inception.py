@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.backbone import Backbone
+from bloodjax.models.backbone import STEM, Backbone
 from bloodjax.models.layers import Conv, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu
@@ -111,8 +111,8 @@ BLOCKS = {
     "mixed_7b": _block_e(),
     "mixed_7c": _block_e(),
 }
-# The last block of each resolution -> the number of its stage.
-_STAGES = {"mixed_5d": 2, "mixed_6e": 3, "mixed_7c": 4}
+# The last block of each resolution, where a stage ends.
+_STAGES = ("mixed_5d", "mixed_6e", "mixed_7c")
 
 NETWORKS = {"inception_v3": {}}
 MIN_IMAGE_SIZE = 75
@@ -204,6 +204,11 @@ class InceptionV3(Backbone, Units):
     of three resolutions.
     """
 
+    @property
+    def num_stages(self) -> int:
+        """Number of stages."""
+        return len(STEMS) + len(_STAGES)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, update_stats: bool = False
@@ -212,9 +217,10 @@ class InceptionV3(Backbone, Units):
         del train
         for stage, stem in enumerate(STEMS):
             for unit in stem:
-                x = self.run(unit, x, update_stats)
+                x = self.run(unit, x, self.in_stage(STEM, update_stats))
             x = self.end_stage(stage, x)
             x = max_pool(x, 3, 2, "valid")
+        stage = len(STEMS)
         for name, branches in BLOCKS.items():
             x = maybe_remat(Mixed, self.remat)(
                 count_padding=self.count_padding,
@@ -223,7 +229,8 @@ class InceptionV3(Backbone, Units):
                 dtype=self.dtype,
                 branches=branches,
                 name=name,
-            )(x, update_stats)
+            )(x, self.in_stage(stage, update_stats))
             if name in _STAGES:
-                x = self.end_stage(_STAGES[name], x)
+                x = self.end_stage(stage, x)
+                stage += 1
         return spatial_mean(x)

@@ -28,10 +28,13 @@ from bloodjax.ops.pointwise import pointwise_conv
 # Function of a number of channels that gives each channel's factor and offset, both float32.
 Affine = Callable[[int], tuple[Float[Array, " channels"], Float[Array, " channels"]]]
 
-# (index, number) while the step of a micro-batch is traced: `micro_batch` sets it, `example_keys`
-# reads it. It is a context variable because Flax gives a layer only its inputs and a key; an
-# argument would have to pass through every module of every network.
+# What `example_keys` must know of a batch that a step is traced for. They are context variables
+# because Flax gives a layer only its inputs and a key; an argument would have to pass through every
+# module of every network.
+# (index, number), set by `micro_batch`.
 _MICRO_BATCH = contextvars.ContextVar("micro_batch", default=(0, 1))
+# Set by `views_of_examples`.
+_VIEWS = contextvars.ContextVar("views", default=1)
 
 
 @contextlib.contextmanager
@@ -51,18 +54,35 @@ def micro_batch(index: Int32[Array, ""], number: int) -> Iterator[None]:
         _MICRO_BATCH.reset(token)
 
 
+@contextlib.contextmanager
+def views_of_examples(number: int) -> Iterator[None]:
+    """Context in which each example of a batch is `number` consecutive rows, for `example_keys`."""
+    token = _VIEWS.set(number)
+    try:
+        yield
+    finally:
+        _VIEWS.reset(token)
+
+
 def example_keys(key: Key[Array, ""], batch: int, axis_name: str | None) -> Key[Array, " batch"]:
     """Returns a key per example, which depends only on the example's index in the global batch.
+
+    Within `views_of_examples` each view of an example has a key of its own.
 
     Args:
       key: key of the global batch.
       batch: number of examples on this device (under jit: in the global batch), of the current
-        `micro_batch` if there is one.
+        `micro_batch` if there is one; in `views_of_examples` the number of views.
       axis_name: pmap axis name; None under jit.
     """
     start = jnp.int32(0) if axis_name is None else lax.axis_index(axis_name) * batch
     first, stride = _MICRO_BATCH.get()
-    index = first + stride * (start + jnp.arange(batch, dtype=jnp.int32))
+    index = start + jnp.arange(batch, dtype=jnp.int32)
+    views = _VIEWS.get()
+    if views == 1:
+        index = first + stride * index
+    else:
+        index = (first + stride * (index // views)) * views + index % views
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 

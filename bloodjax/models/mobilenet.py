@@ -11,7 +11,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.backbone import Backbone
+from bloodjax.models.backbone import STEM, Backbone
 from bloodjax.models.layers import Conv, DepthwiseConv, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu6
@@ -106,7 +106,7 @@ class MobileNet(Backbone):
         stem = int(32 * self.multiplier)
         conv = Conv(stem, 3, 2, self.stem_padding, dtype=self.dtype, name="stem")
         norm = BatchNorm(
-            update_stats,
+            self.in_stage(STEM, update_stats),
             axis_name=self.axis_name,
             dtype=self.dtype,
             epsilon=self.epsilon,
@@ -123,6 +123,6 @@ class MobileNet(Backbone):
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",
-                )(x, update_stats)
+                )(x, self.in_stage(stage, update_stats))
             x = self.end_stage(stage, x)
         return spatial_mean(x)

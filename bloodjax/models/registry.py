@@ -68,6 +68,11 @@ class Architecture:
     variants: Mapping[str, Mapping[str, object]]
     min_image_size: int
 
+    @property
+    def stages(self) -> int:
+        """Number of the backbone's stages, at whose ends it calls `end_stage`."""
+        return self.backbone(**self.fields).num_stages
+
     def build(
         self,
         num_classes: int,

@@ -13,7 +13,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bloodjax.models.backbone import Backbone, drop_path_rates
+from bloodjax.models.backbone import STEM, Backbone, drop_path_rates
 from bloodjax.models.layers import Conv, Dropout, max_pool, maybe_remat
 from bloodjax.models.norms import BatchNorm, conv_norm
 from bloodjax.ops.elementwise import relu
@@ -131,7 +131,7 @@ class ResNet(Backbone):
             self.widths[0], 7, stride=2, use_bias=self.use_bias, dtype=self.dtype, name="stem"
         )
         norm = BatchNorm(
-            update_stats,
+            self.in_stage(STEM, update_stats),
             axis_name=self.axis_name,
             dtype=self.dtype,
             epsilon=self.epsilon,
@@ -151,6 +151,6 @@ class ResNet(Backbone):
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{block}",
-                )(x, train, update_stats)
+                )(x, self.in_stage(stage, train), self.in_stage(stage, update_stats))
             x = self.end_stage(stage, x)
         return spatial_mean(x)

@@ -43,7 +43,8 @@ class SimpleCNN(Backbone):
         """Returns features of `widths[-1]` channels; see `Backbone`."""
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             run_stage = maybe_remat(SimpleCNN._stage, self.remat)
-            x = run_stage(self, x, stage, depth, width, update_stats)
+            updates = self.in_stage(stage, update_stats)
+            x = run_stage(self, x, stage, depth, width, updates)
             x = self.end_stage(stage, x)
         x = spatial_mean(x)
         return Dropout(self.drop_path, axis_name=self.axis_name)(x, train)

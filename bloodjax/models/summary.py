@@ -45,7 +45,8 @@ def training_flops(network: Network, size: int, freeze: str = "none", cached: bo
 
     By the usual convention (Chowdhery et al., 2022, arXiv:2204.02311, appendix B) trained layers
     count three times their forward pass: forward, and the gradients with respect to inputs and to
-    weights. A frozen backbone counts once. Recomputation (`remat`) is not counted.
+    weights. A frozen backbone counts once; frozen stages count like trained ones. Recomputation
+    (`remat`) is not counted.
 
     Args:
       network: the network with its head.

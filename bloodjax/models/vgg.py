@@ -92,7 +92,8 @@ class VGG(Backbone):
                 x = self._narrow_stage(x, depth)
                 continue
             run_stage = maybe_remat(VGG._stage, self.remat)
-            x = run_stage(self, x, stage, depth, width, update_stats)
+            updates = self.in_stage(stage, update_stats)
+            x = run_stage(self, x, stage, depth, width, updates)
             x = self.end_stage(stage, x)
             x = max_pool(x, 2, 2, "valid")
         return self._top(x) if self.top else spatial_mean(x)
@@ -102,7 +103,8 @@ class VGG(Backbone):
         plain = jnp.dtype(self.dtype) == jnp.bfloat16 and not (self.norm or self.remat)
         wanted = self.is_initializing() or self.is_mutable_collection("intermediates")
         even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
-        return plain and even and width <= NARROW and not wanted
+        unusual = wanted or self.frozen_stages > 0  # what `end_stage` does is needed
+        return plain and even and width <= NARROW and not unusual
 
     def _narrow_stage(self, x, depth):
         names = [f"stage_0_conv_{i}" for i in range(depth)]

@@ -208,6 +208,12 @@ class RunSteps:
             length = self.steps_per_epoch * self.config.batch_size
             order = jax.ShapeDtypeStruct((length,), jnp.int32)
         images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+
+        def taught(*lead: int) -> jax.ShapeDtypeStruct | None:
+            if not self.config.distill.workdir:
+                return None
+            return jax.ShapeDtypeStruct((*lead, self._images.classes), jnp.float32)
+
         if self.is_cached(name):
             features = self.lower_features().out_info
             images = jax.ShapeDtypeStruct((n, *features.shape[1:]), features.dtype)
@@ -216,9 +222,11 @@ class RunSteps:
             batches = StackedBatches(
                 jax.ShapeDtypeStruct((*lead, size, size, 3), jnp.uint8),
                 jax.ShapeDtypeStruct(lead, jnp.int32),
+                taught(*lead),
             )
             return self._placed(batches, self._by_step), None
-        data = jax.eval_shape(DeviceDataset.of, images, jax.ShapeDtypeStruct((n,), jnp.int32))
+        labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+        data = jax.eval_shape(DeviceDataset.of, images, labels, taught(n))
         return self._placed(data), self._placed(order)
 
     def _check_batch(self, chips: int) -> None:

@@ -43,6 +43,7 @@ class Phase(Protocol):
 
     freeze: str
     cached: bool
+    size: int | None
 
 
 def load(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -214,7 +215,8 @@ def measure(
     """
     num_steps = recording.calls * recording.steps_per_call
     images_per_second = num_steps * config.batch_size / recording.seconds
-    size, phase = config.data.image_size, recording.phase
+    phase = recording.phase
+    size = phase.size or config.data.image_size
     flops = summary.training_flops(network, size, phase.freeze, phase.cached)
     peak = hardware.peak(compute_dtype.name)
     memory, memory_of = hardware.peak_memory()

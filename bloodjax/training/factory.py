@@ -119,7 +119,7 @@ def caches_features(config: Config, name: str, images: int, num_classes: int) ->
         or options.cache_features == "never"
     ):
         return False
-    if not policy.only_views:
+    if not policy.only_views or options.sizes:
         return False
     if options.cache_features == "always":
         return True
@@ -140,6 +140,7 @@ def phase(
     num_images: int,
     num_classes: int,
     lr_scale: float = 1.0,
+    size: int | None = None,
 ) -> Phase:
     """The freeze policy and the optimizer of phase `name`.
 
@@ -152,12 +153,14 @@ def phase(
       num_images: Number of training images.
       num_classes: Number of classes.
       lr_scale: Factor of the learning rate.
+      size: Side of the training images in pixels, or None for that of the run.
     """
     options = config.phases[name]
     per_epoch = steps_per_epoch(num_images, config.batch_size)
     params, batch_stats = variables["params"], variables["batch_stats"]
     tx = optim.optimizer(options, per_epoch, params, batch_stats, lr_scale)
-    return Phase(options.freeze, tx, caches_features(config, name, num_images, num_classes))
+    cached = caches_features(config, name, num_images, num_classes)
+    return Phase(options.freeze, tx, cached, size)
 
 
 def step_config(
@@ -183,6 +186,9 @@ def step_config(
         label_smoothing=config.loss.label_smoothing,
         focal_gamma=config.loss.gamma if config.loss.name == "focal" else 0.0,
         logit_shift=logit_shift,
+        consistency=config.loss.consistency,
+        distill_weight=config.distill.weight if config.distill.workdir else 0.0,
+        distill_temperature=config.distill.temperature,
         ema=config.ema,
         skip=config.divergence.skip,
         axis_name=axis_name,

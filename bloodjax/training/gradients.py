@@ -12,9 +12,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, PyTree
 
 from bloodjax.data.batches import Batch
-from bloodjax.models.layers import micro_batch
+from bloodjax.models.layers import micro_batch, views_of_examples
 from bloodjax.training import step_input
-from bloodjax.training.losses import adjust_logits, weighted_cross_entropy
+from bloodjax.training.losses import (
+    adjust_logits,
+    distillation_loss,
+    jensen_shannon,
+    weighted_cross_entropy,
+    weighted_sum,
+)
 from bloodjax.training.step_config import Phase, StepConfig
 
 
@@ -59,23 +65,35 @@ def batch_sums(
     """
     key = jax.random.fold_in(jax.random.key(step_config.seed), step)
     shape = {"classes": len(class_weights), "axis_name": step_config.axis_name}
-    prepare = step_input.select_cached_view if phase.cached else step_input.prepare_batch
-    batch = prepare(step_config.augment, key, batch, **shape)
+    views = step_input.VIEWS if step_config.consistency and not phase.cached else 1
+    if phase.cached:
+        batch = step_input.select_cached_view(step_config.augment, key, batch, **shape)
+    else:
+        batch = step_input.prepare_batch(
+            step_config.augment, key, batch, **shape, size=phase.size, several_views=views > 1
+        )
+    model = step_config.model.freezing(phase.freeze)
     count = _sum_over_devices(step_config, jnp.sum(batch.mask.astype(jnp.float32)))
 
     def loss_fn(params, batch_stats, batch):
         inputs = batch.image
         if not phase.cached:
             inputs = step_input.normalise(inputs, step_config.mean, step_config.std)
-        logits, updated = step_config.model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            inputs,
-            method="classify" if phase.cached else None,
-            train=True,
-            freeze=phase.freeze,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(key, step_input.DROPOUT)},
-        )
+        if views > 1:
+            inputs = inputs.reshape(-1, *inputs.shape[2:])
+        with views_of_examples(views):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                inputs,
+                method="classify" if phase.cached else None,
+                train=True,
+                freeze=phase.freeze,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, step_input.DROPOUT)},
+            )
+        if views > 1:
+            each_view = logits.reshape(-1, views, logits.shape[-1])
+            logits = each_view[:, 0]
         total, _ = weighted_cross_entropy(
             adjust_logits(logits, step_config.logit_shift),
             batch.targets,
@@ -84,6 +102,15 @@ def batch_sums(
             step_config.label_smoothing,
             step_config.focal_gamma,
         )
+        weigh = partial(
+            weighted_sum, targets=batch.targets, class_weights=class_weights, mask=batch.mask
+        )
+        if step_config.distill_weight:
+            share, temperature = step_config.distill_weight, step_config.distill_temperature
+            taught = weigh(distillation_loss(logits, batch.teacher, temperature))
+            total = (1 - share) * total + share * taught
+        if views > 1:
+            total = total + step_config.consistency * weigh(jensen_shannon(each_view))
         hit = logits.argmax(-1) == batch.targets.argmax(-1)
         correct = jnp.sum((hit & batch.mask).astype(jnp.float32))
         # Dividing by the global count makes the gradients of devices and micro-batches sum to the

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int32, PyTree
+from jaxtyping import Array, Float32, Int32, PyTree
 
 from bloodjax import config as config_lib
 from bloodjax import distributed
@@ -54,13 +54,20 @@ class TrainLoader:
       on_device: Whether the images stay on the device.
     """
 
-    def __init__(self, config: Config, executor: JitExecutor | PmapExecutor, train: Dataset):
+    def __init__(
+        self,
+        config: Config,
+        executor: JitExecutor | PmapExecutor,
+        train: Dataset,
+        teacher: Float32[np.ndarray, "n classes"] | None = None,
+    ):
         """Copies the images to the device if they stay there.
 
         Args:
           config: Config of the run.
           executor: Runs the training steps.
           train: Training split.
+          teacher: A teacher's class probabilities of each image, or None without a teacher.
 
         Raises:
           UserError: There are fewer images than one batch, or `config.data.on_device` is "always"
@@ -71,12 +78,12 @@ class TrainLoader:
         # Processes on machines with different memory decide alike.
         stays = stays_on_device(config.data.on_device, train.images.nbytes)
         self.on_device = all(distributed.exchange(stays))
-        self._config, self._train = config, train
+        self._config, self._train, self._teacher = config, train, teacher
         self._features: DeviceDataset | None = None
         self._data: DeviceDataset | None = None
         if self.on_device:
             self._data = executor.replicate(
-                DeviceDataset.of(np.asarray(train.images), train.labels)
+                DeviceDataset.of(np.asarray(train.images), train.labels, teacher)
             )
 
     def cache_features(self, variables: PyTree) -> Iterator[int]:
@@ -96,7 +103,7 @@ class TrainLoader:
             computed.append(self.executor.features(variables, batch))
             yield start + len(batch)
         self._features = self.executor.replicate(
-            DeviceDataset.of(np.concatenate(computed), self._train.labels)
+            DeviceDataset.of(np.concatenate(computed), self._train.labels, self._teacher)
         )
 
     def epoch(self, index: int, first_step: int = 0, cached: bool = False) -> Iterator[StepInputs]:
@@ -138,7 +145,7 @@ class TrainLoader:
         index = [batches[start : start + n] for start, n in zip(starts, lengths, strict=True)]
         images, labels = self._train.images, self._train.labels
         with contextlib.closing(
-            prefetch.prefetch(images, labels, index, self.executor.shard_batches)
+            prefetch.prefetch(images, labels, index, self.executor.shard_batches, self._teacher)
         ) as prefetched:
             for num_steps, data in zip(lengths, prefetched, strict=True):
                 yield StepInputs(num_steps, data, None)

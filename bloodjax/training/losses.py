@@ -1,4 +1,4 @@
-"""Losses of a batch: cross-entropy and focal loss on soft targets, with class weights."""
+"""Losses of a batch: cross-entropy, focal loss, distillation and consistency, class weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 # Lower bound of 1 - p in the focal loss. Below it, the gradient of the power may not be finite.
 _LEAST_MISS = 1e-7
+# Lower bound of the mean probability in the Jensen-Shannon divergence.
+_LEAST_MEAN = 1e-7
 
 
 @jax.named_scope("loss")
@@ -45,9 +47,56 @@ def weighted_cross_entropy(
         losses = focal_loss(logits, smooth, focal_gamma)
     else:
         losses = optax.softmax_cross_entropy(logits, smooth)
+    return weighted_sum(losses, targets, class_weights, mask), jnp.sum(mask.astype(jnp.float32))
+
+
+def weighted_sum(
+    losses: Float[Array, " batch"],
+    targets: Float[Array, "batch classes"],
+    class_weights: Float[Array, " classes"],
+    mask: Bool[Array, " batch"],
+) -> Float[Array, ""]:
+    """The sum of the examples' losses, each weighted by the weights of its target's classes."""
     # A sum of products, because a matrix product may round a weight to bfloat16.
     weights = jnp.sum(targets * class_weights[None], axis=-1) * mask.astype(jnp.float32)
-    return jnp.sum(losses * weights), jnp.sum(mask.astype(jnp.float32))
+    return jnp.sum(losses * weights)
+
+
+@jax.named_scope("loss")
+def distillation_loss(
+    logits: Float[Array, "batch classes"],
+    teacher: Float[Array, "batch classes"],
+    temperature: float,
+) -> Float[Array, " batch"]:
+    """Divergence of a student from its teacher: `T^2 KL(teacher || softmax(logits / T))`.
+
+    Hinton et al., "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531. The
+    factor T^2 keeps the size of the gradient, which a temperature T divides by T^2.
+
+    Args:
+      logits: The student's unnormalised log-probabilities.
+      teacher: The teacher's probabilities at the temperature (`distillation.soften`).
+      temperature: The temperature T, above 0.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    return temperature**2 * optax.losses.kl_divergence(log_p, teacher)
+
+
+@jax.named_scope("loss")
+def jensen_shannon(logits: Float[Array, "batch views classes"]) -> Float[Array, " batch"]:
+    """Jensen-Shannon divergence of the predictions for several views of each example.
+
+    It is the mean divergence of the views' distributions from their mean: the consistency loss of
+    AugMix (Hendrycks et al., 2020, arXiv:1912.02781, equation 2), whose reference implementation
+    also limits the mean to at least 1e-7.
+
+    Args:
+      logits: Unnormalised log-probabilities.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    p = jnp.exp(log_p)
+    mean = jnp.maximum(p.mean(axis=1, keepdims=True), _LEAST_MEAN)
+    return jnp.sum(p * (log_p - jnp.log(mean)), axis=-1).mean(axis=1)
 
 
 def focal_loss(

@@ -12,7 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from bloodjax.config import Config
-from bloodjax.models.layer_depth import depths
+from bloodjax.models.head import parse_freeze
+from bloodjax.models.layer_depth import depths, stages
 from bloodjax.ops.depthwise_gpu import on_one_device
 
 # For the norm on a GPU, this many leaves with fewer elements are joined. XLA fuses a concatenation
@@ -122,15 +123,20 @@ def freeze_labels(params: PyTree, batch_stats: PyTree, freeze: str) -> PyTree:
     Args:
       params: Parameters of a `models.head.Network`.
       batch_stats: Its running statistics, which tell a BatchNorm from a LayerNorm.
-      freeze: "none", "batchnorm" (scale and bias of every BatchNorm) or "backbone".
+      freeze: What is frozen; see `models.head.parse_freeze`.
     """
     norms = {path[:-1] for path in flax.traverse_util.flatten_dict(batch_stats)}
+    frozen = parse_freeze(freeze)
+    # Where stages do not count, names of modules are free.
+    stage = flax.traverse_util.flatten_dict(stages(params)) if frozen.stages else {}
 
     def label(path, _):
-        frozen = (freeze == "backbone" and path[0] == "backbone") or (
-            freeze == "batchnorm" and path[:-1] in norms
+        is_frozen = (
+            (frozen.backbone and path[0] == "backbone")
+            or (frozen.norms and path[:-1] in norms)
+            or (frozen.stages > 0 and stage[path] < frozen.stages)
         )
-        return "freeze" if frozen else "train"
+        return "freeze" if is_frozen else "train"
 
     return flax.traverse_util.path_aware_map(label, params)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 
 from jaxtyping import PyTree
 
@@ -14,8 +15,9 @@ from bloodjax.config import Config
 from bloodjax.data import bit_depth, statement
 from bloodjax.distributed import sharding
 from bloodjax.io.files import atomic_write
-from bloodjax.training import class_balance, factory
+from bloodjax.training import class_balance, distillation, factory
 from bloodjax.training.corrupted_splits import with_distorted
+from bloodjax.training.distillation import Teacher
 from bloodjax.training.input_pipeline import Splits, prepare_splits
 from bloodjax.training.loader import TrainLoader
 from bloodjax.training.workdir import CONFIG_FILE
@@ -40,7 +42,11 @@ class RunContext:
 
 
 def prepare_run(
-    config: Config, stored: Config | None, workdir: pathlib.Path, fresh: bool
+    config: Config,
+    stored: Config | None,
+    workdir: pathlib.Path,
+    fresh: bool,
+    load_teacher: Callable[[Sequence[str], pathlib.Path], Teacher] | None = None,
 ) -> RunContext:
     """Reads everything that the run needs, and writes its config to the workdir.
 
@@ -49,9 +55,12 @@ def prepare_run(
       stored: Config of the run in the workdir, or None if there is none.
       workdir: Folder of the run.
       fresh: Whether the workdir has no checkpoint.
+      load_teacher: Loads the teacher of a new run that has one, from the teacher's workdirs and
+        that of the run.
 
     Raises:
-      UserError: The weights or the images cannot be read, or do not match the config.
+      UserError: The weights, the images or the teacher cannot be read, or do not match the
+        config.
     """
     config = stored or config
     distributed.barrier()  # all processes have looked; now the primary one may write
@@ -61,6 +70,9 @@ def prepare_run(
     if fresh:
         # Before the images are read, which takes long, so that missing weights show at once.
         config, backbone = factory.pretrained(config)
+    folders, teacher = config_lib.teacher_folders(config), None
+    if fresh and folders:
+        teacher = load_teacher(folders, workdir)
     splits = distributed.primary_first(
         # The primary process draws the splits; the others read them from `splits.json`.
         lambda primary: prepare_splits(config, workdir, resumes=not primary or stored is not None)
@@ -75,7 +87,8 @@ def prepare_run(
     num_classes = len(splits.train.classes)
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)
     executor = factory.executor(config, num_classes, logit_shift)
-    loader = TrainLoader(config, executor, splits.train)
+    taught = distillation.soft_targets(config, splits, workdir, teacher) if folders else None
+    loader = TrainLoader(config, executor, splits.train, taught)
     if line := class_balance.sampling_statement(config, splits.train.labels, splits.train.classes):
         console.log_info(line)
     if not loader.on_device:

@@ -25,6 +25,9 @@ class StepConfig:
       label_smoothing: Label smoothing, in [0, 1).
       focal_gamma: Exponent of the focal loss; 0 for cross-entropy.
       logit_shift: Per-class shift of the logits in the loss (`losses.adjust_logits`); () for none.
+      consistency: Weight of the divergence between three views of each image; 0 for one view.
+      distill_weight: Share of the divergence from a teacher in the loss, in [0, 1]; 0 for none.
+      distill_temperature: Temperature of that divergence.
       ema: Decay per step of the average of the variables, if the state has one.
       skip: Number of consecutive steps that may be skipped. After more, every step is skipped.
       axis_name: Name of the axis of devices under pmap and shard_map, or None under jit.
@@ -40,6 +43,9 @@ class StepConfig:
     label_smoothing: float = 0.0
     focal_gamma: float = 0.0
     logit_shift: tuple[float, ...] = ()
+    consistency: float = 0.0
+    distill_weight: float = 0.0
+    distill_temperature: float = 1.0
     ema: float = 0.0
     skip: int = 5
     axis_name: str | None = None
@@ -54,8 +60,11 @@ class Phase:
       tx: Optimizer. It gives frozen parameters zero updates.
       cached: Whether the data are features of `predict_step.features_step` instead of images;
         `freeze` is "backbone" then.
+      size: Side in pixels that images are resized to before they are augmented, or None for their
+        own.
     """
 
     freeze: str
     tx: optax.GradientTransformation
     cached: bool = False
+    size: int | None = None

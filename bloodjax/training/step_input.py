@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Key, Num
+from jaxtyping import Array, Float, Int32, Key, Num, UInt8
 
 from bloodjax.augment import geometry, mix, pipeline
 from bloodjax.augment.policy import Policy
@@ -13,7 +15,9 @@ from bloodjax.data.batches import Batch
 from bloodjax.models.layers import example_keys
 
 # Streams of random numbers that the key of a step is folded into.
-_AUGMENT, DROPOUT, _MIX = 0, 1, 2
+_AUGMENT, DROPOUT, _MIX, _SECOND_AUGMENT = 0, 1, 2, 3
+# Views of each image that the consistency loss compares: clean, and augmented twice.
+VIEWS = 3
 
 
 def prepare_batch(
@@ -23,8 +27,12 @@ def prepare_batch(
     *,
     classes: int,
     axis_name: str | None = None,
+    size: int | None = None,
+    several_views: bool = False,
 ) -> Batch:
     """Augments and mixes a batch and fills in its targets.
+
+    The probabilities of a teacher, if the batch has them, are mixed like the targets.
 
     Args:
       policy: Augmentation policy.
@@ -32,17 +40,49 @@ def prepare_batch(
       batch: Images in 0..255; of several devices, this device's share.
       classes: Number of classes.
       axis_name: Name of the axis of devices, or None for one.
+      size: Side in pixels that images are resized to first; None for their own.
+      several_views: Whether to return `VIEWS` views of each image: first the image with the
+        policy's flips and turns only, then two with its other operations as well, at independent
+        random choices. All are mixed in the same way.
 
     Returns:
-      The batch with images in 0..255, float32 or uint8, and targets.
+      The batch with images in 0..255, float32 or uint8, and targets. With several views the images
+      are [batch, views, size, size, 3].
     """
     keys = _example_keys(key, _AUGMENT, batch, axis_name)
-    images = pipeline.augment(policy, keys, batch.image)
-    targets = _one_hot(batch.label, classes)
+    images = batch.image if size is None else resize(batch.image, size)
+    if several_views:
+        others = _example_keys(key, _SECOND_AUGMENT, batch, axis_name)
+        views = _clean_and_augmented(policy, keys, others, images)
+    else:
+        views = (pipeline.augment(policy, keys, images),)
+    targets, teacher = _one_hot(batch.label, classes), batch.teacher
     if policy.mix:
         keys = _example_keys(key, _MIX, batch, axis_name)
-        images, targets = mix.mix(policy.mix, keys, images, targets)
-    return batch.replace(image=images, targets=targets)
+        both = targets if teacher is None else jnp.concatenate([targets, teacher], axis=-1)
+        mixed = [mix.mix(policy.mix, keys, images, both) for images in views]
+        views, both = [images for images, _ in mixed], mixed[0][1]
+        targets, teacher = both[:, :classes], None if teacher is None else both[:, classes:]
+    images = jnp.stack(views, axis=1) if several_views else views[0]
+    return batch.replace(image=images, targets=targets, teacher=teacher)
+
+
+def _clean_and_augmented(policy: Policy, keys, other_keys, images) -> tuple[Array, ...]:
+    """Each image with the policy's flips and turns only, and two augmented versions of it."""
+    clean = geometry.random_view(keys, images, policy.views)
+    rest = dataclasses.replace(policy, views="none")
+    augmented = [pipeline.augment(rest, each, clean) for each in (keys, other_keys)]
+    return clean.astype(jnp.float32), *(each.astype(jnp.float32) for each in augmented)
+
+
+@jax.named_scope("input")
+def resize(
+    images: UInt8[Array, "batch height width 3"], size: int
+) -> UInt8[Array, "batch size size 3"]:
+    """Images of `size` pixels a side, by bicubic interpolation with antialiasing as in Pillow."""
+    shape = (len(images), size, size, images.shape[-1])
+    resized = jax.image.resize(images.astype(jnp.float32), shape, "cubic")
+    return jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)
 
 
 def select_cached_view(

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from bloodjax import config as config_lib
 from bloodjax import distributed, metrics
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.checkpoints.state import Metrics, RunProgress, TrainState
@@ -69,7 +70,7 @@ class Trainer:
         weights = class_balance.class_weights(config, train.labels, num_classes)
         self._class_weights = self.executor.replicate(weights)
         self._shapes = factory.shapes(config, num_classes)
-        # One object for the same phase and rate, because steps are compiled once per object.
+        # One object for the same phase, rate and size: steps are compiled once per object.
         self._create_phase = functools.cache(
             functools.partial(
                 factory.phase,
@@ -266,7 +267,8 @@ class Trainer:
     def _phase(self, progress: RunProgress) -> Phase:
         # A run that has ended still has the optimizer of its last phase.
         name = PHASES[min(progress.phase, len(PHASES) - 1)]
-        return self._create_phase(name, lr_scale=self._divergence.lr_scale)
+        size = config_lib.training_size(self._config, name, progress.phase_epochs)
+        return self._create_phase(name, lr_scale=self._divergence.lr_scale, size=size)
 
     def _cache_features(self) -> None:
         with console.ProgressBar("features of the images", self._num_images, 0) as bar:

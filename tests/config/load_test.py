@@ -18,6 +18,7 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 PHASE_RULES = {
     "epochs": -1,
     "freeze": "head",
+    "sizes": "64:0.4,80:0.3,96",
     "cache_features": "maybe",
     "optimizer": "adam",
     "learning_rate": -1.0,
@@ -65,6 +66,10 @@ IMPOSSIBLE = {
     "loss.effective_beta": 1.0,
     "loss.logit_adjustment": -0.5,
     "loss.label_smoothing": 1.0,
+    "loss.consistency": -1.0,
+    "distill.weight": 0.0,
+    "distill.temperature": 0.0,
+    "distill.tta": "d8",
     "ema": 1.0,
     "soup": -1,
     "early_stopping.metric": "auc",

@@ -42,3 +42,27 @@ def test_a_policy_is_parsed_once_in_a_process(make_config, monkeypatch):
     first = config_lib.augmentation(config)
     assert config_lib.augmentation(make_config(augment=config.augment, seed=3)) is first
     assert calls == [config.augment]
+
+
+def test_the_size_of_an_epoch(make_config):
+    changes = {"phases.finetune.sizes": "16:0.4,24:0.7,32", "phases.finetune.epochs": 10}
+    config = make_config(**changes)
+    found = [config_lib.training_size(config, "finetune", epoch) for epoch in range(10)]
+    assert found == [16] * 4 + [24] * 3 + [None] * 3  # None is the run's own size
+    assert config_lib.training_size(config, "head", 0) is None
+    smaller = make_config(**{"phases.head.sizes": "24"})
+    assert config_lib.training_size(smaller, "head", 0) == 24
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "32,", "32:0.5", "32:0.5,24:0.4,16", "32:0.5,24:0.5,16", "32:0,16", "32:nan,16"]
+)
+def test_sizes_that_are_none(text):
+    with pytest.raises(ValueError, match=r"invalid literal|do not rise"):
+        parsed.parse_sizes(text)
+
+
+def test_the_folders_of_a_teacher(make_config):
+    assert config_lib.teacher_folders(make_config()) == ()
+    config = make_config(**{"distill.workdir": "a/b, c"})
+    assert config_lib.teacher_folders(config) == ("a/b", "c")

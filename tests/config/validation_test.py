@@ -63,3 +63,35 @@ def test_values_that_do_not_go_together(changes, message):
         validation.check_combinations(config)
     with pytest.raises(UserError, match=message):
         config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss.consistency": 12.0},
+            "config.loss.consistency is 12.0, but config.augment is 'd4': expected random",
+        ),
+        (
+            {"phases.finetune.sizes": "16:0.5,32", "model.name": "convnext_atto"},
+            "config.phases.finetune.sizes has the size 16, expected sizes from 32,",
+        ),
+        ({"phases.head.sizes": "48"}, "has the size 48, .* to config.data.image_size, 32"),
+        (
+            {"phases.head.sizes": "24", "phases.head.cache_features": "always"},
+            "expected none with config.phases.head.cache_features always",
+        ),
+        (
+            {"phases.finetune.freeze": "stages:4"},
+            "config.phases.finetune.freeze is 'stages:4', expected fewer than the 4 stages of",
+        ),
+    ],
+)
+def test_options_of_the_step_that_do_not_fit(changes, message, make_config):
+    with pytest.raises(UserError, match=message):
+        make_config(**changes)
+
+
+def test_options_of_the_step_that_fit(make_config):
+    changes = {"loss.consistency": 12, "augment": "d4|augmix()", "phases.head.sizes": "24:0.5,32"}
+    assert make_config(**changes).phases.head.sizes == "24:0.5,32"

@@ -2,8 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from bloodjax.models.head import FREEZE, Head, Network
+from bloodjax import models
+from bloodjax.models.head import FREEZE, Freeze, Head, Network, parse_freeze
+from bloodjax.models.layer_depth import stages
 from bloodjax.models.simple_cnn import SimpleCNN
 
 from ..trees import assert_trees_equal
@@ -124,3 +127,70 @@ def test_a_network_is_its_features_classified(variables, images):
     found, found_stats = MODEL.apply(variables, features, rngs=rngs, method="classify", **training)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert_trees_equal(found_stats, stats)
+
+
+def test_what_a_text_freezes():
+    assert parse_freeze("stages:2") == Freeze(stages=2)
+    assert parse_freeze("stages:12+batchnorm") == Freeze(norms=True, stages=12)
+    for text in ("stages:0", "stages", "stages:2+backbone", "head", ""):
+        with pytest.raises(ValueError, match="freeze is"):
+            parse_freeze(text)
+
+
+def test_a_network_that_freezes_no_stages_is_not_trained_as_if_it_did(variables, images):
+    with pytest.raises(ValueError, match="the backbone freezes 0 stages"):
+        MODEL.apply(variables, images, train=True, freeze="stages:1", mutable=["batch_stats"])
+    assert MODEL.freezing("batchnorm") is MODEL
+
+
+# The smallest network of each family.
+FAMILIES = (
+    "simple_cnn_050",
+    *(
+        pytest.param(name, marks=pytest.mark.full)
+        for name in (
+            "convnext_atto",
+            "densenet121",
+            "efficientnet_lite0",
+            "inception_v3",
+            "mobilenetv1_025",
+            "resnet18",
+            "vgg11_bn",
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_frozen_stages_have_neither_gradients_nor_new_statistics(name):
+    model = models.linear(name, 3).freezing("stages:2")
+    image = jax.ShapeDtypeStruct((2, 80, 80, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+
+    def loss(params, stats, image):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": stats},
+            image,
+            train=True,
+            freeze="stages:2",
+            mutable=["batch_stats"],
+        )
+        return logits.sum(), updated.get("batch_stats", {})
+
+    # What a frozen stage gives is known when it is traced: zeros, and the statistics that went in.
+    jaxpr = jax.make_jaxpr(jax.grad(loss, has_aux=True))(params, stats, image).jaxpr
+    made = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
+    number = len(jax.tree.leaves(params))
+    for stage, out in zip(jax.tree.leaves(stages(params)), jaxpr.outvars[:number], strict=True):
+        made_by = made[out]
+        is_zero = made_by.primitive.name == "broadcast_in_dim" and not any(
+            isinstance(var, type(out)) for var in made_by.invars
+        )
+        assert is_zero == (stage < 2)
+    ins = jaxpr.invars[number:-1]
+    # A layer of the statistics is a layer of the parameters.
+    places = dict(flatten_dict(stages(params)).items())
+    for path, before, after in zip(flatten_dict(stats), ins, jaxpr.outvars[number:], strict=True):
+        stage = next(s for known, s in places.items() if known[:-1] == path[:-1])
+        assert (before is after) == (stage < 2)

@@ -5,7 +5,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bloodjax import models
-from bloodjax.models.layer_depth import depths
+from bloodjax.models.layer_depth import depths, stages
 
 # The smallest network of each family -> number of blocks.
 NETWORKS = {
@@ -74,3 +74,19 @@ def test_every_module_of_every_network_has_a_depth(name):
     params, _ = traced(name)
     found = set(jax.tree.leaves(depths(params)))
     assert found | {0} == set(range(max(found) + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage_of"),
+    [
+        ("resnet18", {"stem_norm": -1, "stage_2_block_1": 2}),
+        ("densenet121", {"stem": -1, "transition_0": 1, "norm": 4}),
+        ("inception_v3", {"stem_4a": -1, "mixed_5b": 2, "mixed_7c": 4}),
+        ("simple_cnn", {"stage_3_conv_1": 3}),
+    ],
+)
+def test_stages_are_those_that_the_backbone_ends(name, stage_of):
+    found = stages(traced(name)[0])
+    for module, stage in stage_of.items():
+        assert set(jax.tree.leaves(found["backbone"][module])) == {stage}
+    assert found["head"]["logits"]["kernel"] == models.architecture(name).stages

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -180,6 +181,47 @@ def test_mixed_pictures_leave_a_frozen_batchnorm_alone(mixed_on_one):
     assert any(jax.tree.leaves(changed))
 
 
+# Three views of each image, a teacher, and a smaller size.
+TAUGHT = {
+    "augment": parse("d4|choice('standard', 0.5, 2)|mixup(0.4, p=0.5)"),
+    "consistency": 12.0,
+    "distill_weight": 0.7,
+    "distill_temperature": 2.0,
+}
+
+
+def train_taught(kind, **changes):
+    teacher = np.random.default_rng(1).dirichlet(np.ones(CLASSES), 40).astype(np.float32)
+    phase = dataclasses.replace(frozen_norms("convnext"), size=12)
+    part = DeviceDataset.of(*images_and_labels(), teacher)
+    runner = RUNNERS[kind]("convnext", **TAUGHT | changes)
+    return train(runner, "convnext", phase, calls=(1, 1), part=part)
+
+
+@pytest.fixture(scope="module")
+def taught_on_one():
+    """Dropout and stochastic depth among it."""
+    return train_taught("one")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "steps"), [("eight", 1), ("pmap", 1), ("one", 2), ("eight", 2)])
+def test_views_and_teacher_are_the_same_on_any_devices_and_in_micro_batches(
+    kind, steps, taught_on_one
+):
+    assert_trees_close(train_taught(kind, accumulate_steps=steps), taught_on_one, 1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("option", ["consistency", "distill_weight"])
+def test_views_and_teacher_change_the_training(option, taught_on_one):
+    state, metrics = train_taught("one", **{option: 0.0})
+    assert metrics.count == 4 * BATCH
+    assert abs(metrics.loss - taught_on_one[1].loss) > 0.1
+    kernels = [s.params["head"]["logits"]["kernel"] for s in (state, taught_on_one[0])]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("name", "accumulate_steps"), [("convnext", 1), ("simple_cnn", 2)])
 def test_a_head_trains_on_cached_features_as_on_pictures(name, accumulate_steps):
@@ -313,7 +355,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("freeze", ["batchnorm", "backbone"])
+@pytest.mark.parametrize("freeze", ["batchnorm", "backbone", "stages:1", "stages:1+batchnorm"])
 def test_what_is_frozen_stays_bit_identical(runner, freeze):
     before = initial("simple_cnn")
     options = config_lib.defaults().phases.finetune
@@ -325,7 +367,13 @@ def test_what_is_frozen_stays_bit_identical(runner, freeze):
         for path, old in jax.tree_util.tree_leaves_with_path(before[kind]):
             new = functools.reduce(lambda tree, key: tree[key.key], path, after)
             in_backbone, in_norm = path[0].key == "backbone", "norm" in path[-2].key
-            frozen = in_backbone if freeze == "backbone" else in_norm
+            in_stages = in_backbone and path[1].key.startswith("stage_0")
+            frozen = {
+                "batchnorm": in_norm,
+                "backbone": in_backbone,
+                "stages:1": in_stages,
+                "stages:1+batchnorm": in_stages or in_norm,
+            }[freeze]
             assert np.array_equal(old, new) == frozen, path
 
 

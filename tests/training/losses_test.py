@@ -5,9 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
-from bloodjax.training.losses import adjust_logits, focal_loss, weighted_cross_entropy
+from bloodjax.training.losses import (
+    adjust_logits,
+    distillation_loss,
+    focal_loss,
+    jensen_shannon,
+    weighted_cross_entropy,
+)
 
 WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0], np.float32)
 
@@ -176,3 +182,62 @@ def test_a_shift_by_the_prior_makes_the_rare_class_win():
         return total / count
 
     np.testing.assert_allclose(jax.grad(objective)(jnp.zeros(2)), 0, atol=1e-6)
+
+
+@pytest.fixture
+def views():
+    """Logits of three views of nine examples; one example is sure, one has equal views."""
+    logits = np.random.default_rng(2).normal(0, 3, (9, 3, 4)).astype(np.float32)
+    logits[0] = [[90, 0, 0, 0], [0, 90, 0, 0], [90, 0, 0, 0]]
+    logits[1] = logits[1, :1]
+    return logits
+
+
+def test_the_consistency_is_the_jensen_shannon_divergence(views):
+    p = softmax(views.astype(np.float64), axis=-1)
+    mean = np.clip(p.mean(1, keepdims=True), 1e-7, 1)
+    logs = log_softmax(views.astype(np.float64), axis=-1) - np.log(mean)
+    found = jensen_shannon(jnp.asarray(views))
+    np.testing.assert_allclose(found, (p * logs).sum(-1).mean(1), rtol=1e-4, atol=1e-6)
+    assert found[1] == pytest.approx(0, abs=1e-6)
+    assert found.max() <= np.log(3)
+
+
+def test_the_consistency_is_that_of_augmix(views):
+    torch = pytest.importorskip("torch")
+    p = [torch.softmax(torch.tensor(views[:, view]), dim=1) for view in range(3)]
+    mixture = torch.clamp(sum(p) / 3, 1e-7, 1).log()
+    each = [torch.nn.functional.kl_div(mixture, one, reduction="batchmean") for one in p]
+    found = jensen_shannon(jnp.asarray(views)).mean()
+    np.testing.assert_allclose(found, float(sum(each) / 3), rtol=1e-5)
+
+
+def test_the_gradient_of_the_consistency(views):
+    check_grads(
+        lambda x: jensen_shannon(jnp.asarray(x)),
+        (jnp.asarray(views[2:] / 4),),
+        order=1,
+        modes=["rev"],
+        eps=1e-2,
+        rtol=2e-2,
+    )
+    slope = jax.grad(lambda x: jensen_shannon(x).sum())(jnp.asarray(views[:1]))
+    assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_distillation_is_that_of_torch(batch, temperature):
+    torch = pytest.importorskip("torch")
+    logits = batch[0]
+    teacher = softmax(np.random.default_rng(3).normal(0, 2, (9, 4)), axis=-1).astype(np.float32)
+    teacher[0] = [1, 0, 0, 0]
+    log_p = torch.log_softmax(torch.tensor(logits) / temperature, dim=1)
+    expected = torch.nn.functional.kl_div(log_p, torch.tensor(teacher), reduction="none").sum(1)
+    found = distillation_loss(jnp.asarray(logits), jnp.asarray(teacher), temperature)
+    np.testing.assert_allclose(found, temperature**2 * expected.numpy(), rtol=2e-5, atol=1e-6)
+
+
+def test_a_student_like_its_teacher_has_no_distillation_loss(batch):
+    logits = batch[0]
+    teacher = jnp.asarray(softmax(logits / 3, axis=-1))
+    np.testing.assert_allclose(distillation_loss(jnp.asarray(logits), teacher, 3.0), 0, atol=1e-5)

@@ -124,6 +124,23 @@ def test_freeze_labels(freeze, expected):
     assert sizes(labels, "train") == set(range(2, 13)) - expected
 
 
+def test_freeze_labels_of_stages():
+    names = ("stem", "stage_0_block_0", "stage_1_block_0", "last")
+    backbone = {name: {"kernel": np.zeros(1)} for name in names}
+    backbone |= {f"{name}_norm": {"scale": np.zeros(1)} for name in ("stem", "last")}
+    params = {"backbone": backbone, "head": {"logits": {"kernel": np.zeros(1)}}}
+    stats = {"backbone": {"stem_norm": {"mean": np.zeros(1)}, "last_norm": {"mean": np.zeros(1)}}}
+    for freeze, more in (("stages:1", set()), ("stages:1+batchnorm", {"last_norm"})):
+        labels = freeze_labels(params, stats, freeze)
+        frozen = {
+            name
+            for name, module in labels["backbone"].items()
+            if set(module.values()) == {"freeze"}
+        }
+        assert frozen == {"stem", "stem_norm", "stage_0_block_0"} | more
+        assert labels["head"]["logits"]["kernel"] == "train"
+
+
 def test_only_kernels_decay():
     assert sizes(decay_mask(PARAMS), True) == {2, 11}
 
