@@ -107,6 +107,7 @@ def evaluate(
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> dict:
     """Scores a trained classifier on labelled images, and writes metrics.json and predictions.csv.
 
@@ -131,6 +132,9 @@ def evaluate(
         ("skip"); by default as the run's config says.
       layout: What the folders of the data mean, such as "class/group", as `config.data.layout`. By
         default it is found from their names.
+      classes: The classes that can occur in the images, as names or as one text such as
+        "lymphocyte,monocyte". The others get the probability 0. By default all of the run's can, or
+        those of its `site.json`.
 
     Returns:
       The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.
@@ -156,6 +160,7 @@ def evaluate(
         corruptions=corruptions,
         bad_images=bad_images,
         layout=layout,
+        classes=classes,
     )
 
 
@@ -182,7 +187,8 @@ def load_dataset(
       layout: What the folders of the source mean, such as "class/group", as `config.data.layout`.
       bits: Scale of values of more than 8 bits: "8", "10", "12", "14", "16", or "auto", which takes
         it from the largest value, as `config.data.bits`.
-      fit: How images become squares: "crop", "pad" or "squash", as `config.data.fit`.
+      fit: How images become squares: "crop", "pad", "squash" or such as "240px", as
+        `config.data.fit`.
 
     Returns:
       The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], `names`,

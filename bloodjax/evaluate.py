@@ -2,7 +2,7 @@
 
 python -m bloodjax.evaluate --workdir=DIR [--workdir=DIR2 ...] --data=SPEC [--split=test]
     [--tta=d4] [--tta_select=greedy] [--calibrate] [--corruptions=all] [--bad_images=skip]
-    [--out=DIR]
+    [--classes=a,b,c] [--out=DIR]
 
 `bloodjax.evaluate`, the function, explains the flags. With --calibrate and without --data, it only
 fits calibration, referral and detector.
@@ -64,6 +64,12 @@ _LAYOUT = command.flags.DEFINE_string(
     None,
     "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
 )
+_CLASSES = command.flags.DEFINE_string(
+    "classes",
+    None,
+    "A,B,C: The classes that can occur in the data; the others get the probability 0. By default "
+    "all of the run's, or those of its site.json.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -74,6 +80,8 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     if not _DATA.value and not _CALIBRATE.value:
         raise UserError("--data is missing; --help says what it is")
+    if not _DATA.value and _CLASSES.value is not None:
+        raise UserError("--classes says what can occur in --data, which is missing")
     compilation_cache.keep(workdirs[0])
     if not _DATA.value:
         scoring.calibrate_runs(workdirs)
@@ -89,6 +97,7 @@ def main(_: list[str]) -> None:
         corruptions=_CORRUPTIONS.value,
         bad_images=_BAD.value,
         layout=_LAYOUT.value,
+        classes=_CLASSES.value,
     )
 
 

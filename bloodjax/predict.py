@@ -1,7 +1,7 @@
 """Classifies images with a trained classifier, or with an ensemble of several.
 
 python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SPEC
-    --out=FILE.csv|.parquet [--tta=d4] [--bad_images=skip] [--explain=DIR]
+    --out=FILE.csv|.parquet [--tta=d4] [--classes=a,b,c] [--bad_images=skip] [--explain=DIR]
 """
 
 from __future__ import annotations
@@ -44,6 +44,12 @@ _EXPLAIN = command.flags.DEFINE_string(
     "DIR: Folder for an overlay per image, which shows where the network saw the predicted class, "
     "and all maps in maps.npz.",
 )
+_CLASSES = command.flags.DEFINE_string(
+    "classes",
+    None,
+    "A,B,C: The classes that can occur in the images; the others get the probability 0. By default "
+    "all of the run's, or those of its site.json.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -54,7 +60,7 @@ def main(_: list[str]) -> None:
     from bloodjax.cli import compilation_cache, console
     from bloodjax.data import own_size, sources, statement
     from bloodjax.evaluation import answers as answers_lib
-    from bloodjax.evaluation import ensemble, explanations, tables, uncertainty
+    from bloodjax.evaluation import ensemble, explanations, site, tables, uncertainty
     from bloodjax.io import files
 
     out = command.local_path("out")
@@ -70,6 +76,8 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
     model.check_tta(_TTA.value)
+    if _CLASSES.value is not None:
+        model.restrict(site.parse_classes(_CLASSES.value, model.classes, "--classes"))
     if remark := uncertainty.remark(model, workdirs):
         console.log_info(remark)
     compilation_cache.keep(workdirs[0])

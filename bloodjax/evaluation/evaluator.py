@@ -31,7 +31,7 @@ from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder
-from bloodjax.metrics import conformal, selective, significance
+from bloodjax.metrics import classification, conformal, selective, significance
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import BASELINE_FILE, open_run
 
@@ -70,7 +70,7 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
     options = config.evaluation
     if options.tta_select != "none" and splits.validation is not None:
         select_views(model, workdir, splits.validation, options.tta, options.tta_select)
-    uncertainty.fit_run(model, workdir, splits.train, splits.validation)
+    described = uncertainty.fit_run(model, workdir, splits.train, splits.validation)
     results, headline, known = {}, None, {}
     for name, dataset in splits.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
@@ -84,7 +84,7 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
             console.log_info(line)
     review = None
     if options.label_review:
-        review = label_review.review(model, workdir, splits, known)
+        review = label_review.review(model, workdir, splits, known, described)
     run_report.write(config, workdir, splits, model, results, headline, review)
     return results
 
@@ -260,7 +260,7 @@ def select_views(
       method: "greedy" or "weights"; see `tta_selection.select`.
     """
     average = model.config.evaluation.tta_average
-    each = model.predict_views(validation.images, tta)
+    each = model.at_home().predict_views(validation.images, tta)
     model.selected, content = tta_selection.select(each, validation.labels, tta, average, method)
     tta_selection.write(workdir, content)
     losses = content["nll"]
@@ -272,8 +272,10 @@ def select_views(
 
 
 def lines(name: str, result: Mapping) -> list[str]:
-    """What to log on the evaluation of a split: `summary`, and what is referred."""
+    """What to log on the evaluation of a split: `summary`, and what it does not tell."""
     found = [summary(name, result)]
+    if few := classification.few_images(result["per_class"]):
+        found.append(f"{name}: too few images to know the recall (95 % intervals): {few}")
     if point := result.get("selective", {}).get("operating_point"):
         found.append(f"{name}: {referral_summary(point)}")
     if "rejection" in result:

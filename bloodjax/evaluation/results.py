@@ -6,31 +6,33 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bloodjax.errors import UserError
 
 METRICS_FILE = "metrics.json"
 
 
-def of_run(part: str, spec: str) -> dict[str, object]:
+def of_run(part: str, spec: str, site_classes: Sequence[str] = ()) -> dict[str, object]:
     """The source of results on a split of the run itself.
 
     Args:
       part: Name of the split, such as "test".
       spec: SPEC that the images were read from.
+      site_classes: The classes that can occur, if not all of the run's can.
     """
-    return {"own": True, "part": part, "spec": _absolute(spec)}
+    return _source(True, part, spec, site_classes)
 
 
-def of_data(part: str, spec: str) -> dict[str, object]:
+def of_data(part: str, spec: str, site_classes: Sequence[str] = ()) -> dict[str, object]:
     """The source of results on other images than the run's own.
 
     Args:
       part: Name of the part of the source, or of the source.
       spec: SPEC that the images were read from.
+      site_classes: The classes that can occur, if not all of the run's can.
     """
-    return {"own": False, "part": part, "spec": _absolute(spec)}
+    return _source(False, part, spec, site_classes)
 
 
 def folder(
@@ -71,10 +73,15 @@ def _is_free(path: pathlib.Path, source: Mapping[str, object]) -> bool:
     except (AttributeError, OSError, RecursionError, ValueError):
         return False
     if found is None:  # written before results named their source
-        return bool(source["own"]) and path.name == source["part"]
+        return bool(source["own"]) and path.name == source["part"] and "site_classes" not in source
     # The run's own images are the same at any path.
-    keys = ("own", "part") if source["own"] else ("own", "part", "spec")
-    return all(found.get(key) == source[key] for key in keys)
+    keys = ("own", "part", "site_classes") + (() if source["own"] else ("spec",))
+    return all(found.get(key) == source.get(key) for key in keys)
+
+
+def _source(own: bool, part: str, spec: str, site_classes: Sequence[str]) -> dict[str, object]:
+    source = {"own": own, "part": part, "spec": _absolute(spec)}
+    return source | ({"site_classes": list(site_classes)} if site_classes else {})
 
 
 def _absolute(spec: str) -> str:

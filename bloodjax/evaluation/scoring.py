@@ -19,7 +19,7 @@ from bloodjax.data import statement
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, evaluator, results, robustness, uncertainty
+from bloodjax.evaluation import ensemble, evaluator, results, robustness, site, uncertainty
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import make_folder
@@ -38,6 +38,7 @@ def evaluate_runs(
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> dict:
     """Scores a run, or an ensemble of runs, and writes the files of `evaluator.evaluate`.
 
@@ -51,6 +52,8 @@ def evaluate_runs(
     if tta:
         views.check(tta, "--tta", (SELECTED,))
     model = ensemble.load(workdirs)
+    if classes is not None:
+        model.restrict(site.parse_classes(classes, model.classes, "--classes"))
     if tta_select != "none":
         _select(model, workdirs, tta, tta_select)
         tta = SELECTED
@@ -70,13 +73,17 @@ def evaluate_runs(
     name, dataset = read(config)
     for line in statement.lines({name: dataset}):
         console.log_info(line)
+    _check_possible(model, dataset, "" if classes is None else "--classes: ")
     is_own = name in saved_splits.SPLITS
     seen = np.zeros(len(dataset), bool)
     if name != "train":
         seen = _trained_on(model, workdirs[0], dataset, config, read)
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
-    source = (results.of_run if is_own else results.of_data)(name, data)
+    possible = model.possible_classes if len(model.possible_classes) < len(model.classes) else ()
+    if possible:
+        name = f"{name}-{len(possible)}-classes"
+    source = (results.of_run if is_own else results.of_data)(name, data, possible)
     out = results.folder(out, workdirs[0] / "evaluate", name, source)
     everything, title = dataset, name
     # A run's own split is scored as the run did it: with clean=report it may have such images.
@@ -107,6 +114,28 @@ def evaluate_runs(
         console.log_info(robustness.summary(result["corruptions"]))
     console.log_info(f"written to {out}")
     return result
+
+
+def _check_possible(model: Classifier | Ensemble, dataset: Dataset, where: str) -> None:
+    """Refuses images of a class that cannot occur at the site.
+
+    Args:
+      model: The run, or the ensemble.
+      dataset: The labelled images.
+      where: What says which classes can occur, for the error; "" for the run's `site.json`.
+
+    Raises:
+      UserError: There are such images.
+    """
+    counts = np.bincount(dataset.labels, minlength=len(model.classes))
+    for name, n in zip(model.classes, counts.tolist(), strict=True):
+        if n and name not in model.possible_classes:
+            listed = ", ".join(model.possible_classes)
+            hint = "" if where else f" of the run's {site.FILE}, or others in --classes"
+            raise UserError(
+                f"{where}{console.counted(n, 'image')} of {dataset.reading.spec} labelled {name}; "
+                f"expected only the classes {listed}{hint}"
+            )
 
 
 def _trained_on(

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from bloodjax.config import parsed
 from bloodjax.data import lazy
 from bloodjax.data import names as names_lib
 from bloodjax.data.lazy import LazyImages
@@ -175,15 +176,15 @@ def parse_classes(
     as in case.
 
     Args:
-      classes: Names, or one text with commas between them.
+      classes: Names, or one text that lists them (`config.parsed.parse_names`).
       known: All class names of the run, in label order.
       where: Names the value in an error, such as "--classes".
 
     Raises:
       UserError: There is no name, one is empty or unknown, or two are the same class.
     """
-    text = classes if isinstance(classes, str) else ",".join(map(str, classes))
-    given = text.split(",") if isinstance(classes, str) else [str(name) for name in classes]
+    given = parsed.parse_names(classes) if isinstance(classes, str) else tuple(map(str, classes))
+    text = classes if isinstance(classes, str) else ",".join(given)
     given = [names_lib.tidy(name) if name.strip() else "" for name in given]
     if not any(given):
         raise UserError(f"{where} is empty, expected some of {', '.join(known)}")

@@ -140,6 +140,7 @@ class Bundle:
             "views": [name for name, _ in self.views.weights]
             or list(views.named(self.views.views)),
             "calibration": self.calibration.to_dict(),
+            "site": self.classifier.site.to_dict() if self.classifier.site else None,
             "weights": dataclasses.asdict(self.weights),
             "metrics": {split: dict(values) for split, values in self.metrics.items()},
         }

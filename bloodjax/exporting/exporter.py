@@ -113,6 +113,8 @@ def write(
         step_config.std,
         chosen=bundle.views,
         calibration=bundle.calibration,
+        site=bundle.classifier.site,
+        classes=bundle.classes,
         features=features,
     )
     variables = bundle.classifier.predictor.variables
@@ -256,7 +258,7 @@ def _quantised(
     count = min(len(train), onnx_runtime.CALIBRATION_IMAGES)
     chosen = np.sort(rng.choice(len(train), count, replace=False))
     images = np.asarray(train.images[chosen])
-    excluded = onnx_file.node_names(content, ("input", "normalise"))
+    excluded = onnx_file.node_names(content, ("input", "normalise", function.SITE_SCOPE))
     small = onnx_runtime.quantised(content, images, excluded)
     run_small = onnx_runtime.runner(small)
     before = verification.accuracy(run, bundle.images, bundle.labels)

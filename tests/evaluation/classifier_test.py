@@ -1,6 +1,9 @@
+import copy
+import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from bloodjax.data import images
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
+from bloodjax.evaluation.site import Site
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +125,71 @@ def test_predict_refuses_other_values_in_one_line(model, convert):
     cells = render.render_dataset(8, 32, seed=1).images[:2]
     with pytest.raises(UserError, match=r"^images are \w+ \[2, 32, 32, 3\].*, expected uint8 .*$"):
         model.predict(cells.astype(convert))
+
+
+@dataclasses.dataclass(frozen=True)
+class Darker:
+    """An appearance: half of every value. Applying it twice would show."""
+
+    def apply(self, images):
+        return (jnp.asarray(images) // 2).astype(jnp.uint8)
+
+
+@pytest.fixture
+def away(model):
+    """The run at a site whose images are twice as bright."""
+    away = copy.copy(model)
+    away.site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)), Darker())
+    return away
+
+
+@pytest.mark.full
+def test_the_site_applies_once_to_images_and_probabilities(model, away):
+    cells = render.render_dataset(9, 40, seed=1).images
+    seen = images.resize(cells, 32) // 2
+    expected = away.site.adjust(model.predict(seen), model.classes)
+    np.testing.assert_allclose(away.predict(cells), expected, atol=1e-6)
+    assert set(away.answer(cells).predicted) <= {3, 5, 7}
+    np.testing.assert_allclose(away.answer(cells).probabilities, expected, atol=1e-6)
+    np.testing.assert_allclose(away.answer(cells).distance, model.distance(seen), rtol=1e-5)
+    raw = away.predict_with_plain(cells, calibrated=False)
+    np.testing.assert_allclose(raw, model.predict_with_plain(seen, calibrated=False), atol=1e-6)
+    np.testing.assert_allclose(away.calibrate(raw)[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(away.predict_with_plain(cells)[:, 0], expected, atol=1e-6)
+    views = away.predict_views(cells, "flip")
+    np.testing.assert_allclose(views, model.predict_views(seen, "flip"), atol=1e-6)
+    np.testing.assert_allclose(away.describe(cells)[0], model.describe(seen)[0], rtol=1e-4)
+    by_colour = model.baseline.predict(images.resize(cells, 32) // 2)
+    np.testing.assert_allclose(
+        away.baseline_predict(images.resize(cells, 32)),
+        away.site.adjust(by_colour, model.classes),
+        atol=1e-6,
+    )
+    shown, of = away.explain(seen * 2, np.zeros(9, int))
+    np.testing.assert_allclose(shown, model.explain(seen, of)[0], atol=1e-3)
+
+
+def test_at_home_nothing_is_known_of_a_site(model, away):
+    home = away.at_home()
+    assert home.site is None
+    assert home.predictor is model.predictor
+    assert model.at_home() is model
+    assert away.possible_classes == ("ig", "monocyte", "platelet")
+    assert home.possible_classes == model.classes
+
+
+def test_a_list_of_classes_replaces_that_of_the_site(model, away):
+    cells = render.render_dataset(8, 32, seed=1).images
+    ratios = away.site.share_ratio
+    away.restrict(("basophil", "ig"))
+    found = away.predict(cells)
+    assert (found[:, [1, 2, 4, 5, 6, 7]] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert away.site == Site(("basophil", "ig"), ratios, Darker())
+
+
+def test_a_site_of_other_classes_is_one_line(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    Site(("granulocyte",)).write(tmp_path / "run")
+    with pytest.raises(UserError, match=r"site\.json: is damaged \(ValueError: classes granulo"):
+        bloodjax.load(tmp_path / "run")

@@ -1,12 +1,15 @@
 """Evaluation of images that a run was trained on, in another wrapping."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from bloodjax.data.synthetic import render
+from bloodjax.errors import UserError
 from bloodjax.evaluation import scoring
+from bloodjax.evaluation.site import Site
 
 
 @pytest.fixture
@@ -66,3 +69,68 @@ def test_the_run_s_own_test_split_is_scored_whole(trained, parts, said, tmp_path
     result = scoring.evaluate_runs([trained], "synthetic:160", None, None, tmp_path / "out")
     assert result["n"] == len(parts["test"])
     assert not [line for line in said if "trained on" in line]
+
+
+SEEN = ("ig", "monocyte", "platelet")
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A file with images of three classes."""
+    cells = render.render_dataset(48, 32, seed=5)
+    listed = [cells.classes.index(name) for name in SEEN]
+    return save(tmp_path / "three.npz", cells.take(np.isin(cells.labels, listed)))
+
+
+def test_only_the_listed_classes_can_occur(trained, three, said, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    everything = scoring.evaluate_runs([run], three, None, None, None)
+    result = scoring.evaluate_runs([run], three, None, None, None, classes="PLATELET,ig,monocyte")
+    assert "site_classes" not in everything
+    assert result["site_classes"] == result["source"]["site_classes"] == list(SEEN)
+    assert result["classes"] == list(render.CLASSES)
+    assert result["accuracy"] >= everything["accuracy"]
+    confusion = np.array(result["confusion_matrix"])
+    absent = [i for i, name in enumerate(render.CLASSES) if name not in SEEN]
+    assert confusion.shape == (8, 8)
+    assert confusion[absent].sum() == confusion[:, absent].sum() == 0
+    assert result["per_class"]["basophil"]["recall"] is None
+    present = [result["per_class"][name]["recall"] for name in SEEN]
+    assert abs(result["balanced_accuracy"] - np.mean(present)) < 1e-9
+    assert abs(result["recall_macro"] - np.mean(present)) < 1e-9
+    # Neither result replaces the other.
+    for name in ("three", "three-3-classes"):
+        assert f"written to {run}/evaluate/{name}" in said
+    again = scoring.evaluate_runs([run], three, None, None, None, classes=SEEN)
+    assert said[-1] == f"written to {run}/evaluate/three-3-classes"
+    assert again == result
+
+
+def test_an_image_of_a_class_that_cannot_occur_is_one_line(trained, three, said, tmp_path):
+    with pytest.raises(UserError) as error:
+        scoring.evaluate_runs([trained], three, None, None, tmp_path / "out", classes="ig,platelet")
+    n = sum(label == 5 for label in np.load(three)["labels"])
+    found = f"--classes: {n} images of {three} labelled monocyte; "
+    assert str(error.value) == f"{found}expected only the classes ig, platelet"
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    Site(("ig", "platelet")).write(run)
+    with pytest.raises(
+        UserError, match=r"labelled monocyte; .* of the run's site\.json, or others"
+    ):
+        scoring.evaluate_runs([run], three, None, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"--classes=igg: 'igg' is no class; did you mean ig\?"):
+        scoring.evaluate_runs([trained], three, None, None, tmp_path / "out", classes="igg")
+    result = scoring.evaluate_runs([run], three, None, None, tmp_path / "out", classes=SEEN)
+    assert result["site_classes"] == list(SEEN)
+
+
+def test_an_ensemble_answers_with_the_listed_classes(trained, three, said, tmp_path):
+    shutil.copytree(trained, tmp_path / "b")
+    runs = [trained, tmp_path / "b"]
+    result = scoring.evaluate_runs(runs, three, None, None, tmp_path / "out", classes=SEEN)
+    assert result["site_classes"] == list(SEEN)
+    confusion = np.array(result["confusion_matrix"])
+    assert confusion.sum() == sum(confusion[i, j] for i in (3, 5, 7) for j in (3, 5, 7))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from bloodjax.data import images as images_lib
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
+from bloodjax.evaluation.site import Site
 from bloodjax.exporting import bundle as bundle_lib
 from bloodjax.exporting import companions, exporter, function, graph, stablehlo
 from bloodjax.exporting.bundle import Bundle, Vectors, Weights
@@ -135,6 +137,35 @@ def test_what_travels_with_a_file(exported, trained):
         assert vectors["large"].shape[1:3] == (43, 69)
     stated = json.loads((exported / "cells.stablehlo.json").read_text())
     assert stated["input"] == "uint8 [batch, height, width, 3], RGB"
+
+
+def test_the_site_adjusts_probabilities_as_the_classifier_does():
+    names = ("a", "b", "c")
+    site = Site(("a", "c"), (0.5, 1.0, 3.0))
+    probabilities = np.array([[0.1, 0.2, 0.7], [0, 1, 0], [1, 0, 0]], np.float32)
+    found = function.adjusted(jnp.asarray(probabilities), site, names)
+    np.testing.assert_allclose(found, site.adjust(probabilities, names), atol=1e-6)
+    assert (np.asarray(found)[:, 1] == 0).all()
+    same = jnp.asarray(probabilities)
+    assert function.adjusted(same, None, names) is same
+    assert function.adjusted(same, Site(), names) is same
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "quantize"), [("stablehlo", "none"), ("onnx", "int8")])
+def test_an_export_is_for_the_site_of_the_run(trained, tmp_path, name, quantize):
+    _needs_onnx()
+    workdir = _copy(trained, tmp_path)
+    site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)))
+    site.write(workdir)
+    out = tmp_path / f"a.{name}"
+    # It compares the probabilities with the classifier's, and refuses to write others.
+    metadata = exporter.export_run(workdir, name, out, quantize=quantize)
+    assert metadata["site"] == json.loads((workdir / "site.json").read_text())
+    with np.load(f"{out}{companions.VECTORS}", allow_pickle=False) as vectors:
+        assert (vectors["probabilities"][:, [0, 1, 2, 4, 6]] == 0).all()
+        assert set(vectors["probabilities"].argmax(axis=1)) <= {3, 5, 7}
+    assert _check(tmp_path / f"a.{name}{companions.SCRIPT}").returncode == 0
 
 
 @pytest.mark.full
