@@ -26,6 +26,6 @@ def build(name: str, result: Mapping) -> str:
         mean=float(np.mean([row["mean_balanced_error"] for row in rows.values()])),
         heat_map=plots.heat_map(values, list(rows), severities, "severity", "balanced error"),
         own_size=result["image_size"] == result["baseline"]["image_size"],
-        percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
+        percent=html.percent,
         ratio=lambda value: "–" if value is None else f"{value:.3f}",
     )

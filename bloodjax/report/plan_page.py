@@ -25,7 +25,7 @@ def build(plan: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], words:
         plan=plan,
         sections=sections,
         words=words,
-        percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
+        percent=html.percent,
         number=lambda value: f"{value:,.3f}",
     )
 

@@ -159,7 +159,7 @@ def _figures(content: RunContent) -> dict[str, object]:
             phase: {**entry, "facts": breakdown.facts(entry)}
             for phase, entry in content.profile.items()
         },
-        "percent": _percent,
+        "percent": html.percent,
         "interval": _interval,
         "number": _format_number,
         "points": _points,
@@ -183,7 +183,7 @@ def _pictures(content: RunContent, pictures: Pictures) -> dict[str, object]:
     suspects = []
     for suspect in content.labels.suspects if content.labels else ():
         if src := pictures.add(suspect.image):
-            suspects.append((src, suspect))
+            suspects.append((src, suspect.finding))
     examples = []
     for name, both in content.examples.items():
         found = {"Typical": both.typical, "Doubtful": both.doubtful}
@@ -337,10 +337,10 @@ def _referral(evaluations: Mapping[str, Mapping], metrics: Mapping) -> dict[str,
         rows.append(
             {
                 "split": split,
-                "referred": _percent(1 - point["coverage"]) if point else "–",
-                "error": _percent(point["error"]) if point else "–",
+                "referred": html.percent(1 - point["coverage"]) if point else "–",
+                "error": html.percent(point["error"]) if point else "–",
                 "interval": _interval(point.get("error_ci95")) if point else "",
-                "all": _percent(1 - result["accuracy"]),
+                "all": html.percent(1 - result["accuracy"]),
                 "aurc": "–" if other.get("aurc") is None else f"{other['aurc']:.5f}",
             }
         )
@@ -379,7 +379,7 @@ def _rejection(evaluations: Mapping[str, Mapping]) -> dict[str, object] | None:
         n, share = evaluations[split]["n"], rejection.get("rejected")
         limits = None if share is None else wilson_interval(round(share * n), n)
         rows.append(
-            {"split": split, "n": n, "rejected": _percent(share), "interval": _interval(limits)}
+            {"split": split, "n": n, "rejected": html.percent(share), "interval": _interval(limits)}
         )
     return {"method": first.get("method"), "threshold": first.get("threshold"), "rows": rows}
 
@@ -410,10 +410,6 @@ def _phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
     return phases
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
 def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
     if ci95 is None:
         return ""
@@ -422,7 +418,7 @@ def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
 
 
 def _format_number(value: float | None, is_share: bool) -> str:
-    return _percent(value) if is_share or value is None else f"{value:.3f}"
+    return html.percent(value) if is_share or value is None else f"{value:.3f}"
 
 
 def _points(difference: float) -> str:

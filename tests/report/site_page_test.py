@@ -1,0 +1,224 @@
+import copy
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from bloodjax.report import site_page
+from bloodjax.report.site_page import SitePictures
+
+CLASSES = ["eosinophil", "lymphocyte", "neutrophil <b>"]
+
+
+def spread(*values):
+    keys = ("low", "lower_quartile", "median", "upper_quartile", "high")
+    return dict(zip(keys, values, strict=True))
+
+
+ABOUT = {
+    "site": {"source": "smears/second-hospital", "n": 1234},
+    "distance": {
+        "n": 1234,
+        "n_training": 2000,
+        "classes": CLASSES,
+        "backgrounds": {"training": [251.4, 225.0, 200.3], "site": [198.4, 196.7, 195.6]},
+        "measures": [
+            {
+                "name": "background_blue",
+                "title": "Blue against red in the background (log ratio)",
+                "training": spread(-0.234, -0.231, -0.228, -0.224, -0.216),
+                "site": spread(-0.043, -0.025, -0.016, -0.003, 0.023),
+                "state": "far",
+                "sentence": "The background is bluer: its blue is 0.98 times its red instead of "
+                "0.80 times.",
+            },
+            {
+                "name": "nucleus_diameter",
+                "title": "Diameter of the nuclei (pixels)",
+                "training": spread(22.7, 37.9, 42.2, 47.6, 57.2),
+                "site": spread(44.2, 46.9, 49.7, 52.7, 60.8),
+                "state": "different",
+                "sentence": "Nuclei are 1.2 times as large: 50 pixels across instead of 42.",
+            },
+            {
+                "name": "cell_diameter",
+                "title": "Diameter of the cells (pixels)",
+                "training": spread(29.7, 54.5, 66.4, 73.2, 82.9),
+                "site": spread(57.6, 66.9, 70.5, 74.2, 81.5),
+                "state": "like",
+                "sentence": "",
+            },
+        ],
+        "shares": [
+            {
+                "name": "unlike",
+                "title": "The run's detector calls the image unlike the training images",
+                "training": 0.01,
+                "site": 0.73,
+                "state": "far",
+                "sentence": "The run's detector calls 73 % of the images unlike the training "
+                "images; of the run's own images it calls 1 % so.",
+            }
+        ],
+    },
+    "accuracy_estimate": {
+        "before": {"estimate": 0.712, "low": 0.64, "high": 0.78, "method": "atc"},
+        "after": {"estimate": 0.883, "low": 0.84, "high": 0.92, "method": "atc"},
+    },
+    "referral": {
+        "before": {
+            "threshold": 0.935,
+            "referred": 0.41,
+            "estimated_error": 0.124,
+            "holds": False,
+        },
+        "after": {"threshold": 0.935, "referred": 0.29, "estimated_error": 0.008, "holds": True},
+    },
+    "shares": {
+        "classes": CLASSES,
+        "training": [0.2, 0.1, 0.7],
+        "site": [0.25, 0.12, 0.63],
+        "low": [0.2, 0.09, 0.58],
+        "high": [0.3, 0.16, 0.68],
+    },
+    "remedies": [
+        {
+            "name": "appearance",
+            "tried": True,
+            "applied": True,
+            "check": {"feature_distance_before": 41.25, "feature_distance_after": 12.5},
+            "why": "The features of the site's images come nearer to those of the training ones.",
+        },
+        {
+            "name": "batch_norm",
+            "tried": True,
+            "applied": False,
+            "check": {"agreement": 0.812},
+            "why": "The estimate of accuracy falls with it.",
+        },
+        {
+            "name": "self_training",
+            "tried": False,
+            "applied": False,
+            "check": {},
+            "why": "Too few images are answered with confidence.",
+        },
+    ],
+    "labelled": {
+        "n": 30,
+        "method": "new_head",
+        "cross_validation": {"calibration": 0.86, "new_head": 0.93, "all_layers": 0.92},
+        "home": {"before": {"accuracy": 0.992}, "after": {"accuracy": 0.991}},
+    },
+}
+RNG = np.random.default_rng(0)
+PICTURES = SitePictures(
+    training=RNG.integers(0, 255, (30, 32, 32, 3), np.uint8),
+    site=RNG.integers(0, 255, (7, 32, 32, 3), np.uint8),
+    after=RNG.integers(0, 255, (7, 32, 32, 3), np.uint8),
+)
+
+
+class Page(HTMLParser):
+    """The page's sources, ids and visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.sources, self.ids, self.text, self._tag = [], [], "", ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self._tag = tag
+        self.sources += [v for k, v in attributes if k in ("src", "href") and v[0] != "#"]
+        self.ids += [v for k, v in attributes if k == "id"]
+
+    def handle_data(self, data):
+        if self._tag != "style":
+            self.text += " ".join(data.split()) + "\n"
+
+
+def built(about=ABOUT, pictures=PICTURES, **kwargs):
+    return Page(site_page.build("run <i>", about, pictures, **kwargs))
+
+
+def without(*keys):
+    return {key: value for key, value in ABOUT.items() if key not in keys}
+
+
+def test_it_shows_everything_and_needs_no_other_file():
+    page = built(json.loads(json.dumps(ABOUT)))
+    assert "Another laboratory: run <i>" in page.text
+    assert "1,234 images of smears/second-hospital" in page.text
+    for words in (
+        "The background is bluer: its blue is 0.98 times",
+        "Nuclei are 1.2 times as large",
+        "73 % of the images unlike",
+        "198, 197, 196",
+        "88.3 %",
+        "71.2 %",
+        "64.0–78.0",
+        "neutrophil <b>",
+        "58.0–68.0",
+        "feature distance before 41.25",
+        "The estimate of accuracy falls with it.",
+        "tried, not applied",
+        "not tried",
+        "Cross-validation among the labelled cells chose: new head.",
+        "before, accuracy",
+        "0.992",
+    ):
+        assert words in page.text, words
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert len(page.sources) == site_page.MAX_PICTURES + 7 + 7
+    sections = ("summary", "distance", "pictures", "remedies", "estimate", "shares", "labelled")
+    assert set(sections) < set(page.ids)
+
+
+def test_far_quantities_come_first():
+    text = built().text
+    far, different = text.index("calls 73 % of"), text.index("Nuclei are 1.2")
+    assert far < different
+
+
+@pytest.mark.parametrize(
+    ("holds", "words"),
+    [
+        (True, "keeps its promise at this site: 29.0 % of the images"),
+        (False, "does not keep its promise at this site"),
+        (None, "no error on the images that it answers was promised"),
+    ],
+)
+def test_the_promise_holds_or_is_withdrawn(holds, words):
+    about = copy.deepcopy(ABOUT)
+    about["referral"]["after"]["holds"] = holds
+    text = built(about).text
+    assert words in text
+    assert ("Label a few cells" in text) == (holds is False)
+
+
+def test_parts_that_are_missing_are_left_out():
+    page = built(without("labelled", "shares", "distance", "remedies", "accuracy_estimate"))
+    assert "distance" not in page.ids
+    assert "labelled" not in page.ids
+    assert "pictures" in page.ids
+    nothing = {"site": {"source": "x", "n": 1}, "referral": None, "labelled": None}
+    alone = SitePictures(PICTURES.training, PICTURES.site)
+    assert len(built(nothing, alone).sources) == site_page.MAX_PICTURES + 7
+
+
+def test_a_site_like_the_training_images_is_said_to_be():
+    about = copy.deepcopy(ABOUT)
+    for found in (*about["distance"]["measures"], *about["distance"]["shares"]):
+        found["state"] = "like"
+    assert "within the quartiles of the training images" in built(about).text
+
+
+def test_it_links_to_the_report_of_the_run(tmp_path):
+    assert "index.html" not in built().sources
+    path = site_page.write(tmp_path, ABOUT, PICTURES)
+    assert path == tmp_path / "report" / "site.html"
+    assert "index.html" not in Page(path.read_text("utf-8")).sources
+    (tmp_path / "report" / "index.html").write_text("the report")
+    site_page.write(tmp_path, ABOUT, PICTURES)
+    assert "index.html" in Page(path.read_text("utf-8")).sources
