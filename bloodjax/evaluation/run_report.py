@@ -24,9 +24,10 @@ from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.profiling import recorder
-from bloodjax.report import picture_choice, run_content, run_page
+from bloodjax.report import picture_choice, run_content, run_page, site_page
 from bloodjax.training import class_balance, metric_writer
 from bloodjax.training.input_pipeline import Splits
+from bloodjax.training.workdir import ADAPTATION_FILE
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 _MAX_SUSPECTS = 60  # as images; label_review.csv has all
@@ -102,6 +103,7 @@ def write(
         versions=versions(),
         timings={"training": sum(entry["seconds"] for entry in history)} if history else {},
         profile=recorder.load(workdir),
+        site_page=site_page.FILE if (workdir / ADAPTATION_FILE).exists() else "",
     )
     make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
@@ -110,7 +112,7 @@ def write(
 
 
 def _pictures(model: Classifier | Ensemble, headline: Headline) -> dict[str, object]:
-    """The images of the report, with heat maps where the model is a single network."""
+    """The images of the report, with heat maps unless several processes compute."""
     dataset, probabilities = headline.dataset, headline.probabilities
     mistakes = picture_choice.confident_mistakes(probabilities, dataset.labels)
     cells = picture_choice.cells(probabilities, dataset.labels)
@@ -152,7 +154,7 @@ def _overlays(
 ) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
     """The images at `indices` under the heat maps of their predicted classes."""
     # Of several processes only the primary one is here, and it cannot compute alone on all devices.
-    if isinstance(model, Ensemble) or distributed.count() > 1 or not len(indices):
+    if distributed.count() > 1 or not len(indices):
         return {}
     images = np.asarray(headline.dataset.images[indices])
     maps, _ = model.explain(images, headline.probabilities[indices].argmax(axis=1))
@@ -176,17 +178,8 @@ def _labels(splits: Splits, review: label_review.Review) -> run_content.LabelRev
         dataset = datasets[finding.split]
         if finding.split not in places:
             places[finding.split] = {name: i for i, name in enumerate(dataset.names)}
-        suspects.append(
-            run_content.Suspect(
-                image=dataset.images[places[finding.split][finding.name]],
-                name=finding.name,
-                split=finding.split,
-                label=finding.label,
-                suggested=finding.suggested,
-                label_probability=finding.label_probability,
-                suggested_probability=finding.suggested_probability,
-            )
-        )
+        image = dataset.images[places[finding.split][finding.name]]
+        suspects.append(run_content.Suspect(finding, image))
     return run_content.LabelReview(review.judged, suspects)
 
 

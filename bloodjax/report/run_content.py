@@ -43,26 +43,41 @@ class ClassExamples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Suspect:
-    """An image whose label may be wrong.
+class Finding:
+    """An image whose label is likely wrong.
 
     Attributes:
-      image: uint8 RGB image.
       name: Name of the image in its dataset.
       split: Split of the image.
       label: Its class by the label.
-      suggested: Its class by the predictions.
+      suggested: The most probable other class.
       label_probability: Probability of the label, 0..1.
       suggested_probability: Probability of the suggested class, 0..1.
+      score: The second probability minus the first, 0..1: larger is more suspicious.
+      judged_by: What made the prediction.
     """
 
-    image: UInt8[np.ndarray, "h w 3"]
     name: str
     split: str
     label: str
     suggested: str
     label_probability: float
     suggested_probability: float
+    score: float
+    judged_by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A finding with its image.
+
+    Attributes:
+      finding: The image's label and the predicted one.
+      image: uint8 RGB image.
+    """
+
+    finding: Finding
+    image: UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +156,7 @@ class RunContent:
       audit: Counts by key of `audit.json` (numbers of groups for duplicates, conflicts and
         leakage), `n`, `dropped`, and `cleaned`: 1 if leaking images were left out, else 0.
       audit_page: Link to the page of the audit.
+      site_page: Link to the page of the site that the run was adapted to; "" if to none.
       counts: Split -> class -> number of images.
       statement: Lines on the sources, the classes and what was left out, see `data.statement`.
       class_weights: Class -> weight in the loss.
@@ -162,6 +178,7 @@ class RunContent:
     labels: LabelReview | None = None
     audit: Mapping[str, int] | None = None
     audit_page: str = "../audit/index.html"
+    site_page: str = ""
     counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     statement: Sequence[str] = ()
     class_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -149,6 +149,7 @@ def _figures(content: RunContent) -> dict[str, object]:
         "audit": content.audit,
         "audit_findings": AUDIT_FINDINGS,
         "audit_page": content.audit_page,
+        "site_page": content.site_page,
         "counts": content.counts,
         "statement": content.statement,
         "class_weights": content.class_weights,

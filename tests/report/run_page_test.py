@@ -223,6 +223,12 @@ def test_an_empty_run_says_what_is_missing():
     assert not {tag for tag, _ in bare.tags} & {"svg", "img"}
 
 
+def test_a_run_that_was_adapted_links_to_the_page_about_it():
+    content = {"name": "bare", "config": {}, "history": [], "evaluations": {}}
+    assert "site.html" in _build(**content, site_page="site.html").links
+    assert "site.html" not in _build(**content).links
+
+
 def test_missing_mistakes_and_baseline_are_said_to_be():
     run = {**_run(), "mistakes": [], "baselines": {}}
     text = _build(**run).text
@@ -342,9 +348,10 @@ def _complete() -> dict:
         },
         "rejection": {"method": "knn", "threshold": 3.25, "rejected": 0.05},
     }
-    suspect = run_content.Suspect(
-        np.zeros((12, 12, 3), np.uint8), "a/s.png", "train", "<b>", "platelet", 0.015, 0.97
+    finding = run_content.Finding(
+        "a/s.png", "train", "<b>", "platelet", 0.015, 0.97, 0.955, "heads"
     )
+    suspect = run_content.Suspect(finding, np.zeros((12, 12, 3), np.uint8))
     groups = [f"patient {i % 3}" for i in range(99)]
     return {
         **run,
