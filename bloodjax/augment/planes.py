@@ -194,13 +194,17 @@ def random_conv(x: Planes, params: tuple) -> Planes:
     kernel, strength = params
     height, width = x.shape[2:]
     padded = jnp.pad(x - filters.GREY, ((0, 0), (0, 0), (1, 1), (1, 1)), "symmetric")
-    total = jnp.zeros_like(x)
-    for row, column in itertools.product(range(3), repeat=2):
-        window = padded[:, :, row : row + height, column : column + width]
-        for channel in range(3):
-            weights = kernel[:, row, column, channel, :, None, None]
-            total = total + window[:, channel, None] * weights
-    return _clip(x + strength[:, None, None, None] * (total + filters.GREY - x))
+    windows = [
+        padded[:, :, row : row + height, column : column + width]
+        for row, column in itertools.product(range(3), repeat=2)
+    ]
+    found = jnp.einsum(
+        "bphw,bpc->bchw",
+        jnp.concatenate(windows, 1),
+        kernel.reshape(len(x), -1, x.shape[1]),
+        precision=lax.Precision.HIGHEST,
+    )
+    return _clip(x + strength[:, None, None, None] * (found + filters.GREY - x))
 
 
 # Effects that have a form of their own here.

@@ -14,8 +14,8 @@ A stage is a call with literal arguments; without arguments, the parentheses are
 - `trivialaugment(pool="standard")`: one random operation at any magnitude (Müller and Hutter, 2021,
   arXiv:2103.10158).
 - `augmix(width=3, depth=3, magnitude=0.3, pool="standard", alpha=1.0)`: the image mixed with
-  several chains of operations (Hendrycks et al., 2020, arXiv:1912.02781), without the consistency
-  loss.
+  several chains of operations (Hendrycks et al., 2020, arXiv:1912.02781). Its consistency loss is
+  `config.loss.consistency`.
 - `mixup(alpha=0.2, p=1.0)`, `cutmix(alpha=1.0, p=1.0)`: see `mix`. If both are given, an image gets
   at most one of them, and the probabilities must add up to at most 1.
 - `fourier(alpha=1.0, band=0.05, p=1.0)`, `mixstyle(alpha=0.1, p=1.0)`: the image takes over a share

@@ -74,6 +74,30 @@ def test_defocus_is_the_convolution_with_a_disk(run, in_form, image, radius):
     np.testing.assert_allclose(run(defocus, image, radius), expected, atol=1e-3)
 
 
+def test_random_conv_is_scipy_s_correlation(run, in_form, image):
+    kernel = np.random.default_rng(3).normal(0, 0.2, (3, 3, 3, 3)).astype(np.float32)
+    planes_of = np.moveaxis(image - 128, -1, 0)
+    convolved = [
+        128
+        + sum(ndimage.correlate(p, k, mode="reflect") for p, k in zip(planes_of, each, strict=True))
+        for each in np.moveaxis(kernel, (3, 2), (0, 1))
+    ]
+    expected = np.clip(image + 0.7 * (np.stack(convolved, -1) - image), 0, 255)
+    by_planes = in_form(filters.random_conv, lambda x, *params: planes.random_conv(x, params))
+    np.testing.assert_allclose(run(by_planes, image, kernel, 0.7), expected, atol=0.01)
+    np.testing.assert_array_equal(run(by_planes, image, kernel, 0.0), image)
+
+
+def test_random_kernels_keep_the_variance():
+    kernels = np.asarray(
+        jax.jit(jax.vmap(filters.random_kernel))(jax.random.split(jax.random.key(0), 4000))
+    )
+    is_point = (kernels.reshape(-1, 9, 9)[:, [0, 1, 2, 3, 5, 6, 7, 8]] == 0).all((1, 2))
+    assert abs(is_point.mean() - 0.5) < 0.05
+    for some in (kernels[is_point], kernels[~is_point]):
+        assert abs((some**2).sum((1, 2, 3)).mean() - 1) < 0.05
+
+
 def test_a_disk_covers_its_radius(run):
     point = np.zeros((15, 15, 3), np.float32)
     point[7, 7] = 255.0

@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from bloodjax.augment.mix import mix, neighbours
+from bloodjax.augment.mix import mix, mix_amplitudes, mix_densities, neighbours
 from bloodjax.augment.policy import Mix
 
 N = 256
@@ -59,3 +62,96 @@ def test_each_happens_as_often_as_asked():
 def test_a_neighbour_s_neighbour_is_oneself():
     x = jnp.arange(6)
     np.testing.assert_array_equal(neighbours(x), [1, 0, 3, 2, 5, 4])
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    means, spreads = rng.uniform(80, 170, (6, 1, 1, 3)), rng.uniform(5, 25, (6, 1, 1, 3))
+    return np.clip(rng.normal(means, spreads, (6, 12, 13, 3)), 1, 255).astype(np.float32)
+
+
+WEIGHTS = np.array([0.0, 1.0, 0.3, 0.6, 1.0, 0.0], np.float32)
+PARTNER = np.arange(6) ^ 1
+
+
+@pytest.mark.parametrize("band", [0.0, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("width", [13, 12])
+def test_amplitudes_are_mixed_as_with_numpy_s_transform(images, width, band):
+    images = images[:, :, :width]
+    waves = np.fft.fft2(np.float64(images), axes=(1, 2))
+    amplitude = np.abs(waves)
+    low = [np.abs(np.fft.fftfreq(n, 1 / n)) <= np.floor(band * n) for n in (12, width)]
+    inside = (low[0][:, None] & low[1][None])[None, ..., None]
+    mixed = amplitude + WEIGHTS[:, None, None, None] * (amplitude[PARTNER] - amplitude)
+    waves *= np.where(inside, mixed / amplitude, 1)
+    expected = np.fft.ifft2(waves, axes=(1, 2))
+    assert np.abs(expected.imag).max() < 1e-9
+    found = jax.jit(mix_amplitudes, static_argnums=2)(images, WEIGHTS, band)
+    np.testing.assert_allclose(found, np.clip(expected.real, 0, 255), atol=2e-3)
+    np.testing.assert_array_equal(found[0], images[0])
+    if band == 0:
+        np.testing.assert_allclose(found[1].mean((0, 1)), images[0].mean((0, 1)), atol=1e-3)
+
+
+def test_densities_take_the_mixed_mean_and_deviation(images):
+    found = np.asarray(jax.jit(mix_densities)(images, WEIGHTS))
+    np.testing.assert_array_equal(found[0], images[0])
+    for statistic in (np.mean, np.std):
+        before = statistic(-np.log(images / 255), (1, 2))
+        expected = before + WEIGHTS[:, None] * (before[PARTNER] - before)
+        inside = found.max((1, 2)) < 254.9
+        assert inside.sum() > 12
+        after = statistic(-np.log(found / 255), (1, 2))
+        np.testing.assert_allclose(after[inside], expected[inside], atol=1e-4)
+
+
+def test_a_flat_image_takes_the_colour_and_stays_flat():
+    images = np.stack([np.full((8, 8, 3), 90.0), np.full((8, 8, 3), 200.0)]).astype(np.float32)
+    found = np.asarray(jax.jit(mix_densities)(images, np.ones(2, np.float32)))
+    np.testing.assert_allclose(found, images[::-1], rtol=1e-5)
+
+
+STYLES = Mix(fourier_p=0.5, mixstyle_p=0.5, mixstyle_alpha=1.0)
+
+
+def test_styles_keep_labels_and_are_as_frequent_as_asked():
+    mixed, targets = run(STYLES, n=2048)
+    np.testing.assert_array_equal(targets, np.eye(2048))
+    assert abs((mixed[:, 0, 0, 0] == np.arange(2048)).mean() - 0.25) < 0.05
+
+
+def test_styles_leave_the_random_numbers_of_labels_alone(images):
+    keys = jax.random.split(jax.random.key(1), 6)
+    labels = Mix(mixup_p=0.5, cutmix_p=0.5)
+    both = dataclasses.replace(labels, fourier_p=1.0)
+    mixed = jax.jit(mix, static_argnums=0)
+    _, alone = mixed(labels, keys, images, jnp.eye(6))
+    found, targets = mixed(both, keys, images, jnp.eye(6))
+    np.testing.assert_array_equal(targets, alone)
+    styled, _ = mixed(
+        dataclasses.replace(STYLES, mixstyle_p=0.0, fourier_p=1.0), keys, images, jnp.eye(6)
+    )
+    expected, _ = mixed(labels, keys, styled, jnp.eye(6))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_device_mixes_within_its_share(images):
+    keys = jax.random.split(jax.random.key(2), 6)
+    spec = dataclasses.replace(STYLES, fourier_p=1.0, mixup_p=0.5)
+    mixed = jax.jit(mix, static_argnums=0)
+    whole, targets = mixed(spec, keys, images, jnp.eye(6))
+    share, some = mixed(spec, keys[2:4], images[2:4], jnp.eye(6)[2:4])
+    np.testing.assert_allclose(share, whole[2:4], atol=1e-3)
+    np.testing.assert_array_equal(some, targets[2:4])
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_styles_lower_to_products(platform):
+    images = jax.ShapeDtypeStruct((64, 96, 96, 3), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 64))
+    traced = jax.jit(mix, static_argnums=0).trace(STYLES, keys, images, jnp.eye(64))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "dot_general" in text
+    assert "fft" not in text
+    assert "custom_call" not in text

@@ -135,6 +135,7 @@ def test_an_operation_is_the_same_in_every_form(images, name):
 FORM_POLICIES = {
     "robust": "d4|choice('microscope', 0.8, 2)|erase(0.5, p=0.25)",
     "randaugment": "flip|randaugment(2, 0.4)|fill('edge')",
+    "laboratory": "d4|choice('laboratory', 0.8, 2)|smear(p=0.5)|random_conv(p=0.2)",
     "one of all": "choice('all', 1.0, 1)",
     "three of all": "choice('all', 1.0, 3)",
     "seven of all": "choice('all', 0.5, 7)|fill('edge')",
@@ -179,7 +180,7 @@ def most_gathered(text):
     return max(int(np.prod([int(n) for n in shape.split("x")[:-1]])) for shape in indices)
 
 
-@pytest.mark.parametrize("name", ["robust", "randaugment"])
+@pytest.mark.parametrize("name", ["robust", "laboratory", "randaugment"])
 def test_a_tpu_gathers_no_single_pixels(name):
     text = FORM_POLICIES[name]
     assert most_gathered(lowered(text, "cuda")) >= 96 * 96

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.augment import affine, colour, filters, planes
+from bloodjax.augment import affine, colour, filters, planes, stain
 
 SIZES = [(37, 41), (48, 32), (1, 5), (96, 96)]
 
@@ -70,6 +70,7 @@ def test_images_are_resampled_within_rounding(images, fill):
     np.testing.assert_array_equal(found[-1], images[-1])
 
 
+RANDOM = np.random.default_rng(4)
 FILTERS = {
     "defocus": (filters.defocus, planes.defocus, ([0.0, 0.7, 1.5, 3.0, 9.0],)),
     "blur": (filters.gaussian_blur, planes.gaussian_blur, ([0.0, 0.3, 1.0, 2.0, 5.0],)),
@@ -79,6 +80,16 @@ FILTERS = {
         ([1.0, 1.5, 5.0, 9.0, 30.0], [0.0, 17.0, 45.0, 115.0, -46.0]),
     ),
     "sharpness": (filters.sharpness, planes.sharpness, ([0.0, 0.4, 1.0, 1.9, 3.0],)),
+    "density": (
+        stain.change_density,
+        lambda x, *params: planes.change_density(x, params),
+        (RANDOM.normal(0, 0.3, (5, 3, 3)), RANDOM.normal(0, 0.2, (5, 3))),
+    ),
+    "random_conv": (
+        filters.random_conv,
+        lambda x, *params: planes.random_conv(x, params),
+        (RANDOM.normal(0, 0.3, (5, 3, 3, 3, 3)), [0.0, 0.2, 0.5, 0.8, 1.0]),
+    ),
 }
 
 

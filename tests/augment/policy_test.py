@@ -1,6 +1,6 @@
 import pytest
 
-from bloodjax.augment.ops import OPS, POOLS
+from bloodjax.augment.ops import POOLS
 from bloodjax.augment.policy import Layer, Mix, Pass, Policy, PolicyError, parse
 
 
@@ -22,13 +22,26 @@ def test_a_policy_with_every_kind_of_stage():
     assert found.fill == "edge"
 
 
+def test_styles_are_mixed_without_labels():
+    found = parse("fourier(0.8, band=0.1, p=0.5)|mixstyle(0.2, 0.25)")
+    assert found.mix == Mix(
+        fourier_alpha=0.8, fourier_band=0.1, fourier_p=0.5, mixstyle_alpha=0.2, mixstyle_p=0.25
+    )
+    assert found.mix
+    assert found.mix.styles
+    assert not found.mix.labelled
+    assert not found.only_views
+    assert not parse("mixup|cutmix(p=0.0)").mix.styles
+    assert not parse("fourier(p=0.0)").mix
+
+
 def test_policies_are_layers_of_pools():
     (trivial,) = parse("trivialaugment('rotate, blur')").passes[0].layers
     assert trivial == Layer(("rotate", "blur"), 0.0, 1.0)
     (choice,) = parse("choice(('rotate', 'blur'), magnitude=0.3)").passes[0].layers
     assert choice == Layer(("rotate", "blur"), 0.0, 0.3)
     assert len(parse("choice(num_ops=3)").passes[0].layers) == 3
-    assert parse("choice('all')").passes[0].pool == frozenset(OPS)
+    assert parse("choice('all')").passes[0].pool == frozenset(POOLS["all"])
 
 
 def test_augmix_parts_what_is_before_from_what_is_after():
@@ -49,6 +62,11 @@ def test_augmix_parts_what_is_before_from_what_is_after():
         ("mixup(p=0.6)|cutmix(p=0.6)", "probabilities of 1.2 in all, expected at most 1"),
         ("mixup(alpha=0)", "mixup's alpha is 0, expected a number from 0.01 to 100"),
         ("mixup|mixup", "mixup comes after another of its kind"),
+        ("fourier(1.5)", "fourier's alpha is 1.5, expected a number from 0 to 1"),
+        ("fourier(band=0.6)", "fourier's band is 0.6, expected a number from 0 to 0.5"),
+        ("fourier(p=-1)", "fourier's p is -1"),
+        ("mixstyle(0)", "mixstyle's alpha is 0, expected a number from 0.01 to 100"),
+        ("mixstyle|mixup|mixstyle", "mixstyle comes after another of its kind"),
         ("flip|d4", "d4 comes after another of its kind"),
         ("d4(2)", "d4(2): expected d4()"),
         ("choice('stadard')", "choice's pool: unknown operation 'stadard': did you mean standard?"),
