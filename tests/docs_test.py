@@ -14,7 +14,7 @@ from bloodjax.config.validation import RULES
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ("", "benchmarks", "docs", "docs/internals")
+    for folder in ("", "benchmarks", "docs", "docs/guides", "docs/internals")
     for path in (ROOT / folder).glob("*.md")
 )
 # Of files and modules they tell the past.
