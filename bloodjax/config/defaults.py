@@ -95,7 +95,8 @@ def defaults() -> ml_collections.ConfigDict:
                 # in the run's sources.
                 "bits": "auto",
                 # How an image becomes a square: crop (its central square), pad (bars of its
-                # border's colour) or squash (other proportions).
+                # border's colour), squash (other proportions), or such as 240px (its central
+                # square of 240 pixels, filled with its border's colour where it is smaller).
                 "fit": "crop",
                 # Scale that the training images were read with, if they have more than 8 bits;
                 # filled in by the run and not to be set.
@@ -168,7 +169,7 @@ def defaults() -> ml_collections.ConfigDict:
                 # it.
                 "consistency": 0.0,
             },
-            # Distillation: training towards the probabilities of a trained teacher (docs/training).
+            # Distillation: training towards the probabilities of a trained run (docs/training.md).
             "distill": {
                 # Workdir of the teacher: a run, several runs joined by commas, or a run with
                 # folds. Of several networks the mean probabilities are used. Empty for none.
@@ -179,6 +180,9 @@ def defaults() -> ml_collections.ConfigDict:
                 "temperature": 2.0,
                 # Test-time views that the teacher predicts with, as for evaluation.tta.
                 "tta": "none",
+                # Whether the teacher sees the augmented images of each step, which costs its
+                # forward pass in each step. By default it sees every image once, unmodified.
+                "online": False,
             },
             # Training runs in two phases, one after the other: `head`, then `finetune`.
             "phases": {
@@ -239,9 +243,9 @@ def defaults() -> ml_collections.ConfigDict:
                 # Conformal sets: the share of images whose set of classes may lack the true one,
                 # such as 0.05. 0 writes no sets.
                 "conformal": 0.0,
-                # How images unlike the training images are detected: none, mahalanobis,
-                # relative_mahalanobis, knn or energy (docs/rejection.md), or auto, the one that
-                # best tells validation images from held-out kinds of images.
+                # How images unlike the training images are detected: none, combined, mahalanobis,
+                # relative_mahalanobis, knn or energy (docs/rejection.md), or auto: combined, unless
+                # another clearly better tells validation images from held-out kinds of images.
                 "rejection": "auto",
                 # Share of the validation images that the detector's threshold rejects.
                 "rejection_rate": 0.01,

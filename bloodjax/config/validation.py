@@ -14,7 +14,7 @@ from bloodjax.config import parsed
 from bloodjax.config.defaults import PHASES, Config
 from bloodjax.data import bit_depth
 from bloodjax.data.formats import layout
-from bloodjax.data.options import BITS, FITS
+from bloodjax.data.options import BITS, FIT_VALUES, is_fit
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
 from bloodjax.metrics import calibration, novelty
@@ -110,7 +110,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "such as split/class/group",
     ),
     "data.bits": _one_of(*BITS),
-    "data.fit": _one_of(*FITS),
+    "data.fit": (is_fit, FIT_VALUES),
     "data.scale": _one_of("", bit_depth.UNIT, *bit_depth.BITS),
     "data.classes": (_distinct_names, "distinct names, as text"),
     "model.drop_path": _within(0, 1),
@@ -201,6 +201,7 @@ def check_combinations(config: Config) -> None:
     """
     _check_augmentation(config)
     _check_distortion(config)
+    _check_teacher(config)
     if parsed.sampling_exponent(config) == 0 and config.loss.logit_adjustment:
         raise UserError(
             f"config.loss.logit_adjustment is {config.loss.logit_adjustment}, expected 0.0 with "
@@ -273,6 +274,27 @@ def _check_stages(config: Config) -> None:
             raise UserError(
                 f"config.phases.{name}.freeze is {freeze!r}, expected fewer than the {count} "
                 f"stages of {config.model.name}"
+            )
+
+
+def _check_teacher(config: Config) -> None:
+    if not config.distill.online:
+        return
+    if not config.distill.workdir:
+        raise UserError(
+            "config.distill.online is True, but config.distill.workdir is empty: expected the "
+            "workdir of a teacher"
+        )
+    if config.distill.tta != "none":
+        raise UserError(
+            f"config.distill.tta is {config.distill.tta!r}, expected none with "
+            "config.distill.online, where the teacher sees the student's images"
+        )
+    for name in PHASES:
+        if config.phases[name].cache_features == "always":
+            raise UserError(
+                f"config.phases.{name}.cache_features is 'always', expected auto or never with "
+                "config.distill.online, where the teacher needs the images"
             )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from bloodjax.config import Config
 from bloodjax.data.lazy import Images
@@ -14,6 +15,7 @@ from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.training.online_teacher import TeacherNetwork
 
 
 class Teacher:
@@ -32,6 +34,40 @@ class Teacher:
     def predict(self, images: Images, tta: str) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of images with the test-time views `tta`."""
         return self._model.predict(images, tta)
+
+    def networks(
+        self, order: Sequence[int]
+    ) -> tuple[tuple[TeacherNetwork, ...], tuple[PyTree, ...]]:
+        """The networks and their variables on the host.
+
+        Args:
+          order: The teacher's index of each class of the run that learns.
+
+        Raises:
+          UserError: A run was adapted to a site, which acts on its answers and not on its network.
+        """
+        several = isinstance(self._model, Ensemble)
+        members = list(self._model.members.values()) if several else [self._model]
+        found, variables = [], []
+        for folder, member in zip(self.runs, members, strict=True):
+            if member.site is not None:
+                raise UserError(
+                    f"config.distill.workdir {folder}: was adapted to a site, expected the run "
+                    "itself, or config.distill.online=False"
+                )
+            step_config = member.predictor.step_config
+            found.append(
+                TeacherNetwork(
+                    step_config.model,
+                    step_config.mean,
+                    step_config.std,
+                    member.config.data.image_size,
+                    member.calibration("none"),
+                    tuple(order),
+                )
+            )
+            variables.append(jax.device_get(member.predictor.variables))
+        return tuple(found), tuple(variables)
 
 
 def load(folders: Sequence[str], student: pathlib.Path) -> Teacher:

@@ -39,7 +39,15 @@ def planned(config: Config, batch_size: int | None = None) -> Config:
     Args:
       config: The config that the user asked for.
       batch_size: Batch size in place of the config's.
+
+    Raises:
+      UserError: The run has an online teacher.
     """
+    if config.distill.online:
+        raise UserError(
+            "config.distill.online is True, expected False: a plan does not count a teacher's "
+            "networks"
+        )
     changes = config.to_dict()
     changes["batch_size"] = batch_size or config.batch_size
     changes["parallel"] = "jit"

@@ -1,9 +1,10 @@
-"""A teacher's probabilities of the training images: computed once, kept in the workdir.
+"""The teacher of a run: its probabilities of the training images, computed once and kept.
 
 Knowledge distillation (Hinton et al., "Distilling the knowledge in a neural network", 2015,
 arXiv:1503.02531) with a fixed teacher: it sees each training image once, unmodified, and its
 probabilities are mixed like labels where images are. Computed before the first step, they cost a
-training step nothing.
+training step nothing. `online_teacher` has the other form, in which the teacher sees the images of
+each step.
 
 `teacher.npz` in the workdir has the probabilities. A resumed run reads them from there, so the
 teacher need not exist any more, and the numbers are the same to the bit.
@@ -13,11 +14,11 @@ from __future__ import annotations
 
 import io
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, PyTree
 
 from bloodjax import config as config_lib
 from bloodjax.cli import console
@@ -27,8 +28,9 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write
-from bloodjax.training import saved_splits
+from bloodjax.training import online_teacher, saved_splits
 from bloodjax.training.input_pipeline import Splits
+from bloodjax.training.online_teacher import TeacherNetwork
 
 FILE = "teacher.npz"
 
@@ -49,6 +51,12 @@ class Teacher(Protocol):
 
     def predict(self, images: Images, tta: str) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of images, of the mean of its runs."""
+        ...
+
+    def networks(
+        self, order: Sequence[int]
+    ) -> tuple[tuple[TeacherNetwork, ...], tuple[PyTree, ...]]:
+        """Its networks and their variables; `order` is its index of each of the run's classes."""
         ...
 
 
@@ -98,6 +106,38 @@ def soft_targets(
             f"{probabilities.max(axis=1).mean():.3f}"
         )
     return soften(probabilities, config.distill.temperature)
+
+
+def networks(
+    config: Config, splits: Splits, workdir: pathlib.Path, teacher: Teacher, fresh: bool
+) -> tuple[tuple[TeacherNetwork, ...], tuple[PyTree, ...]]:
+    """The networks of an online teacher, and their variables.
+
+    Args:
+      config: Config of the run.
+      splits: Images of the run.
+      workdir: Folder of the run.
+      teacher: The teacher.
+      fresh: Whether the run is new. A resumed run must have the same teacher.
+
+    Raises:
+      UserError: The teacher has other classes, reads images in another way, was trained on test
+        images of the run, or has other weights than when the run began.
+    """
+    order = _class_order(config, teacher, splits.train.classes)
+    name = f"config.distill.workdir {config.distill.workdir}"
+    for key in ("fit", "scale"):
+        theirs, own = teacher.config.data[key], config.data[key]
+        if theirs != own:
+            raise UserError(
+                f"{name}: has data.{key} {theirs!r}, expected that of the run, {own!r}, with "
+                "config.distill.online"
+            )
+    if fresh:
+        _check_independent(config, splits, workdir, teacher)
+    found, variables = teacher.networks(order)
+    online_teacher.check_same(workdir, variables, name, fresh)
+    return found, variables
 
 
 def soften(

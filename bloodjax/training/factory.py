@@ -17,6 +17,7 @@ from bloodjax.models.head import Network
 from bloodjax.pretrained.load import load_weights
 from bloodjax.training import optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
+from bloodjax.training.online_teacher import TeacherNetwork
 from bloodjax.training.step_config import Phase, StepConfig
 
 # Most bytes of features that `cache_features` = "auto" keeps on the device.
@@ -119,7 +120,7 @@ def caches_features(config: Config, name: str, images: int, num_classes: int) ->
         or options.cache_features == "never"
     ):
         return False
-    if not policy.only_views or options.sizes:
+    if not policy.only_views or options.sizes or config.distill.online:
         return False
     if options.cache_features == "always":
         return True
@@ -164,7 +165,10 @@ def phase(
 
 
 def step_config(
-    config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
+    config: Config,
+    num_classes: int,
+    logit_shift: tuple[float, ...] = (),
+    teachers: tuple[TeacherNetwork, ...] = (),
 ) -> StepConfig:
     """The parts of a step that are fixed for the run.
 
@@ -172,6 +176,7 @@ def step_config(
       config: Config of the run.
       num_classes: Number of classes.
       logit_shift: Per-class shift of the logits, from `class_balance.logit_shift`.
+      teachers: Networks of an online teacher.
     """
     axis_name = _EXECUTORS[config.parallel].axis_name
     mean, std = normalisation(config)
@@ -189,6 +194,7 @@ def step_config(
         consistency=config.loss.consistency,
         distill_weight=config.distill.weight if config.distill.workdir else 0.0,
         distill_temperature=config.distill.temperature,
+        teachers=teachers,
         ema=config.ema,
         skip=config.divergence.skip,
         axis_name=axis_name,
@@ -196,8 +202,11 @@ def step_config(
 
 
 def executor(
-    config: Config, num_classes: int, logit_shift: tuple[float, ...] = ()
+    config: Config,
+    num_classes: int,
+    logit_shift: tuple[float, ...] = (),
+    teachers: tuple[TeacherNetwork, ...] = (),
 ) -> JitExecutor | PmapExecutor:
     """The executor that `config.parallel` names, with arguments as for `step_config`."""
-    fixed = step_config(config, num_classes, logit_shift)
+    fixed = step_config(config, num_classes, logit_shift, teachers)
     return _EXECUTORS[config.parallel](fixed, layout=config.sharding)

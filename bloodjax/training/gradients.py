@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 
 from bloodjax.data.batches import Batch
 from bloodjax.models.layers import micro_batch, views_of_examples
-from bloodjax.training import step_input
+from bloodjax.training import online_teacher, step_input
 from bloodjax.training.losses import (
     adjust_logits,
     distillation_loss,
@@ -21,6 +21,7 @@ from bloodjax.training.losses import (
     weighted_cross_entropy,
     weighted_sum,
 )
+from bloodjax.training.online_teacher import WithTeacher
 from bloodjax.training.step_config import Phase, StepConfig
 
 
@@ -48,7 +49,7 @@ def batch_sums(
     variables: PyTree,
     step: Int32[Array, ""],
     batch: Batch,
-    class_weights: Float[Array, " classes"],
+    class_weights: Float[Array, " classes"] | WithTeacher,
     *,
     sum_gradients: Callable[[PyTree], PyTree] | None = None,
 ) -> BatchSums:
@@ -60,10 +61,13 @@ def batch_sums(
       variables: The parameters and BatchNorm's running statistics.
       step: Number of the step.
       batch: This device's share of the batch if there is `step_config.axis_name`, else all of it.
-      class_weights: Per-class weight in the loss.
+      class_weights: Per-class weight in the loss, with an online teacher if there is one.
       sum_gradients: Sums gradients over the devices; by default every device gets all sums.
     """
     key = jax.random.fold_in(jax.random.key(step_config.seed), step)
+    teacher = None
+    if isinstance(class_weights, WithTeacher):
+        class_weights, teacher = class_weights.class_weights, class_weights.variables
     shape = {"classes": len(class_weights), "axis_name": step_config.axis_name}
     views = step_input.VIEWS if step_config.consistency and not phase.cached else 1
     if phase.cached:
@@ -118,6 +122,11 @@ def batch_sums(
         return total / count, (correct, updated.get("batch_stats", {}))
 
     def loss_and_gradient(batch_stats, batch):
+        if teacher is not None:
+            seen = batch.image[:, 0] if views > 1 else batch.image
+            temperature = step_config.distill_temperature
+            taught = online_teacher.probabilities(step_config.teachers, teacher, seen, temperature)
+            batch = batch.replace(teacher=taught)
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         params = variables["params"]
         (loss, (correct, batch_stats)), grads = value_and_grad(params, batch_stats, batch)

@@ -33,12 +33,14 @@ class RunContext:
       loader: Feeds the training split to the executor, which it holds.
       backbone: Pretrained weights that a new run starts from; {} for random ones, and for a run
         that resumes.
+      teacher: Variables of each network of an online teacher; () without one.
     """
 
     config: Config
     splits: Splits
     loader: TrainLoader
     backbone: PyTree
+    teacher: tuple[PyTree, ...] = ()
 
 
 def prepare_run(
@@ -55,8 +57,8 @@ def prepare_run(
       stored: Config of the run in the workdir, or None if there is none.
       workdir: Folder of the run.
       fresh: Whether the workdir has no checkpoint.
-      load_teacher: Loads the teacher of a new run that has one, from the teacher's workdirs and
-        that of the run.
+      load_teacher: Loads the run's teacher, if it has one and needs it, from the teacher's workdirs
+        and the workdir of the run.
 
     Raises:
       UserError: The weights, the images or the teacher cannot be read, or do not match the
@@ -71,7 +73,8 @@ def prepare_run(
         # Before the images are read, which takes long, so that missing weights show at once.
         config, backbone = factory.pretrained(config)
     folders, teacher = config_lib.teacher_folders(config), None
-    if fresh and folders:
+    online = config.distill.online
+    if folders and (fresh or online):
         teacher = load_teacher(folders, workdir)
     splits = distributed.primary_first(
         # The primary process draws the splits; the others read them from `splits.json`.
@@ -86,12 +89,16 @@ def prepare_run(
     splits = with_distorted(config, splits, workdir)
     num_classes = len(splits.train.classes)
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)
-    executor = factory.executor(config, num_classes, logit_shift)
-    taught = distillation.soft_targets(config, splits, workdir, teacher) if folders else None
+    taught, networks, weights = None, (), ()
+    if online:
+        networks, weights = distillation.networks(config, splits, workdir, teacher, fresh)
+    elif folders:
+        taught = distillation.soft_targets(config, splits, workdir, teacher)
+    executor = factory.executor(config, num_classes, logit_shift, networks)
     loader = TrainLoader(config, executor, splits.train, taught)
     if line := class_balance.sampling_statement(config, splits.train.labels, splits.train.classes):
         console.log_info(line)
     if not loader.on_device:
         console.log_info("the training images stream from the host")
     atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
-    return RunContext(config, splits, loader, backbone)
+    return RunContext(config, splits, loader, backbone, weights)

@@ -8,6 +8,7 @@ import optax
 
 from bloodjax.augment.policy import Policy
 from bloodjax.models.head import Network
+from bloodjax.training.online_teacher import TeacherNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class StepConfig:
       consistency: Weight of the divergence between three views of each image; 0 for one view.
       distill_weight: Share of the divergence from a teacher in the loss, in [0, 1]; 0 for none.
       distill_temperature: Temperature of that divergence.
+      teachers: Networks of an online teacher; () if the batches have a teacher's probabilities.
       ema: Decay per step of the average of the variables, if the state has one.
       skip: Number of consecutive steps that may be skipped. After more, every step is skipped.
       axis_name: Name of the axis of devices under pmap and shard_map, or None under jit.
@@ -46,6 +48,7 @@ class StepConfig:
     consistency: float = 0.0
     distill_weight: float = 0.0
     distill_temperature: float = 1.0
+    teachers: tuple[TeacherNetwork, ...] = ()
     ema: float = 0.0
     skip: int = 5
     axis_name: str | None = None

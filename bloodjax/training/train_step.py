@@ -23,6 +23,7 @@ from bloodjax.data.batches import Batch, DeviceDataset, StackedBatches, gather, 
 from bloodjax.distributed import sharding
 from bloodjax.training import device_shares, gradients, optim
 from bloodjax.training.gradients import BatchSums
+from bloodjax.training.online_teacher import WithTeacher
 from bloodjax.training.step_config import Phase, StepConfig
 
 
@@ -33,7 +34,7 @@ def train_steps(
     state: TrainState,
     data: DeviceDataset | StackedBatches,
     order: Int32[Array, " n"] | None,
-    class_weights: Float[Array, " classes"],
+    class_weights: Float[Array, " classes"] | WithTeacher,
     *,
     layout: sharding.Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -46,7 +47,7 @@ def train_steps(
       state: State before the first step.
       data: All training images, or this device's share of the batches of these steps.
       order: Order of the images in this epoch; None if `data` are batches.
-      class_weights: Per-class weight in the loss.
+      class_weights: Per-class weight in the loss, with an online teacher if there is one.
       layout: Under jit, the sharding of the state.
 
     Returns:
@@ -97,7 +98,7 @@ def train_step(
     phase: Phase,
     state: TrainState,
     batch: Batch,
-    class_weights: Float[Array, " classes"],
+    class_weights: Float[Array, " classes"] | WithTeacher,
     layout: sharding.Layout | None = None,
 ) -> TrainState:
     """Takes one optimizer step.
@@ -110,7 +111,7 @@ def train_step(
       phase: The parts that differ between phases.
       state: State before the step.
       batch: Under pmap this device's share of the batch; under jit the global batch.
-      class_weights: Per-class weight in the loss.
+      class_weights: Per-class weight in the loss, with an online teacher if there is one.
       layout: Under jit, the sharding of the state.
     """
     sums_of = gradients.batch_sums

@@ -32,6 +32,7 @@ from bloodjax.profiling import recorder
 from bloodjax.training import class_balance, factory, optim
 from bloodjax.training.divergence import Diverged, Divergence
 from bloodjax.training.metric_writer import MetricWriter, epoch_line
+from bloodjax.training.online_teacher import WithTeacher
 from bloodjax.training.setup import RunContext
 from bloodjax.training.step_config import Phase
 from bloodjax.training.timing import Interval, Stopwatch, Throughput
@@ -68,6 +69,8 @@ class Trainer:
         self._num_images, self._classes = len(train), train.classes
         self._validation = splits.evaluated("validation")
         weights = class_balance.class_weights(config, train.labels, num_classes)
+        if context.teacher:
+            weights = WithTeacher(weights, context.teacher)
         self._class_weights = self.executor.replicate(weights)
         self._shapes = factory.shapes(config, num_classes)
         # One object for the same phase, rate and size: steps are compiled once per object.

@@ -85,6 +85,19 @@ def test_values_that_do_not_go_together(changes, message):
             {"phases.finetune.freeze": "stages:4"},
             "config.phases.finetune.freeze is 'stages:4', expected fewer than the 4 stages of",
         ),
+        ({"distill.online": True}, "config.distill.workdir is empty: expected the workdir of"),
+        (
+            {"distill.online": True, "distill.workdir": "a", "distill.tta": "d4"},
+            "config.distill.tta is 'd4', expected none with config.distill.online",
+        ),
+        (
+            {
+                "distill.online": True,
+                "distill.workdir": "a",
+                "phases.head.cache_features": "always",
+            },
+            "expected auto or never with config.distill.online",
+        ),
     ],
 )
 def test_options_of_the_step_that_do_not_fit(changes, message, make_config):

@@ -27,7 +27,7 @@ def test_several_runs_teach_together(trained, tmp_path):
 
 
 def test_a_teacher_that_is_missing_or_the_run_itself(tmp_path):
-    with pytest.raises(UserError, match="config.distill.workdir: .*: no run is here"):
+    with pytest.raises(UserError, match=r"config\.distill\.workdir: .*: no run is here"):
         teacher.load([str(tmp_path / "none")], tmp_path / "student")
     for student in (tmp_path, tmp_path / "fold0"):
         with pytest.raises(UserError, match="is the run that learns, expected another run"):

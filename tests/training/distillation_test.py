@@ -40,6 +40,9 @@ class Teacher:
         first = np.asarray(images)[:, 0, 0].astype(np.float64) + 1
         return first / first.sum(axis=1, keepdims=True)
 
+    def networks(self, order):
+        return (), (np.float32(order),)
+
 
 def write_splits(folder, **hashes):
     folder.mkdir(exist_ok=True)
@@ -147,3 +150,17 @@ def test_a_teacher_that_has_seen_what_the_run_is_evaluated_on(
     accepted = config_lib.validate({**config.to_dict(), "data": data})
     distillation.soft_targets(accepted, SPLITS, workdir, teacher)
     assert lines[-3].endswith("the figures on test may be too good")
+
+
+def test_an_online_teacher_reads_images_as_the_run_does(config, workdir):
+    networks, variables = distillation.networks(
+        config, SPLITS, workdir, Teacher(config, ("c", "a", "b")), fresh=True
+    )
+    assert networks == ()
+    np.testing.assert_array_equal(variables[0], [1, 2, 0])
+    data = {**config.data.to_dict(), "fit": "pad"}
+    padded = config_lib.validate({**config.to_dict(), "data": data})
+    with pytest.raises(UserError, match=r"has data.fit 'pad', expected that of the run, 'crop'"):
+        distillation.networks(config, SPLITS, workdir, Teacher(padded), fresh=True)
+    with pytest.raises(UserError, match="has other weights than when"):
+        distillation.networks(config, SPLITS, workdir, Teacher(config), fresh=False)

@@ -14,11 +14,13 @@ from bloodjax.augment.tta import TTAConfig
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset, epoch_order
 from bloodjax.distributed import sharding
+from bloodjax.metrics.calibration import Calibration
 from bloodjax.models.convnext import ConvNeXt
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
 from bloodjax.training import gradients
 from bloodjax.training.executor import JitExecutor, PmapExecutor
+from bloodjax.training.online_teacher import TeacherNetwork, WithTeacher
 from bloodjax.training.optim import freeze_labels, optimizer
 from bloodjax.training.step_config import Phase, StepConfig
 from bloodjax.training.step_input import normalise
@@ -210,6 +212,30 @@ def test_views_and_teacher_are_the_same_on_any_devices_and_in_micro_batches(
     kind, steps, taught_on_one
 ):
     assert_trees_close(train_taught(kind, accumulate_steps=steps), taught_on_one, 1e-4)
+
+
+@pytest.mark.full
+def test_an_online_teacher_is_the_same_on_any_devices_and_in_micro_batches():
+    identity = TeacherNetwork(
+        network("simple_cnn"), MEAN, STD, 12, Calibration("temperature", 1.5), (2, 0, 1)
+    )
+    found = {}
+    for kind, steps in (("one", 1), ("eight", 1), ("pmap", 1), ("one", 2)):
+        changes = {**TAUGHT, "accumulate_steps": steps, "teachers": (identity,)}
+        runner = RUNNERS[kind]("convnext", **changes)
+        weights = WithTeacher(WEIGHTS, (initial("simple_cnn"),))
+        phase = frozen_norms("convnext")
+        found[kind, steps] = train(runner, "convnext", phase, epochs=1, weights=weights)
+    expected = found.pop(("one", 1))
+    for each in found.values():
+        assert_trees_close(each, expected, 1e-4)
+    plain = train(
+        RUNNERS["one"]("convnext", **TAUGHT | {"distill_weight": 0.0}),
+        "convnext",
+        frozen_norms("convnext"),
+        epochs=1,
+    )
+    assert abs(plain[1].loss - expected[1].loss) > 0.1
 
 
 @pytest.mark.full

@@ -1,6 +1,7 @@
 """Whole runs under options of the training step, without evaluation."""
 
 import os
+import shutil
 import signal
 
 import jax
@@ -11,10 +12,11 @@ from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
-from bloodjax.training import factory
+from bloodjax.training import distillation, factory
 from bloodjax.training.executor import JitExecutor
 
 from ..trees import assert_trees_equal
+from .runs import history
 
 HEAD_ALONE = {
     "data.train": "synthetic:60",
@@ -155,3 +157,47 @@ def test_the_loss_of_the_steps_is_the_config_s(
 def test_accumulation_that_does_not_come_out_even(make_config, tmp_path):
     with pytest.raises(UserError, match="batch_size is 16, expected a multiple of the 8 devices"):
         run.train(make_config(accumulate_steps=3), tmp_path)
+
+
+@pytest.mark.full
+def test_a_student_goes_on_without_its_teacher_as_if_it_had_not_stopped(
+    make_config, trained, tmp_path, monkeypatch
+):
+    """Through a change of the image size, with a consistency loss and frozen stages."""
+    teacher = shutil.copytree(trained, tmp_path / "teacher")
+    config = make_config(
+        **{
+            "augment": "d4|brightness(0.5)|mixup(0.4, p=0.5)",
+            "loss.consistency": 12.0,
+            "distill.workdir": str(teacher),
+            "phases.head.freeze": "stages:2",
+            "phases.finetune.sizes": "24:0.5,32",
+            "ema": 0.9,
+        },
+    )
+    assert config.data.train == "synthetic:160"  # the teacher's, so its splits are the same
+    sizes, original = [], JitExecutor.train
+    stop_at = None
+
+    def counted(self, phase, *arguments):
+        sizes.append(phase.size)
+        if len(sizes) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, phase, *arguments)
+
+    monkeypatch.setattr(JitExecutor, "train", counted)
+    run.train(config, tmp_path / "straight")
+    assert sizes == [None] * 7 + [24] * 7 + [None] * 7
+    sizes.clear()
+    stop_at = 12  # in the middle of the smaller size
+    with pytest.raises(Stopped):
+        run.train(config, tmp_path / "stopped")
+    shutil.rmtree(teacher)
+    run.train(config, tmp_path / "stopped")
+    runs = [last_variables(tmp_path / name, config) for name in ("straight", "stopped")]
+    assert runs[0][0] == 21
+    assert_trees_equal(*runs)
+    assert history(tmp_path / "straight") == history(tmp_path / "stopped")
+    (tmp_path / "stopped" / distillation.FILE).unlink()
+    with pytest.raises(UserError, match=r"teacher\.npz: No such file .*, expected the teacher's"):
+        run.train(config, tmp_path / "stopped")
