@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from bloodjax.cli.console import counted
-from bloodjax.metrics import wilson_interval
+from bloodjax.metrics import classification, wilson_interval
 from bloodjax.report.run_content import RunContent
 
 # A class is mostly mistaken for one other if that one takes this share of its mistakes.
@@ -21,6 +21,7 @@ _NOT_ROBUST = 0.05  # accuracy lost under distortions
 _UNLIKE = 3  # times the rejection rate that was asked for
 _PAIRS = 3
 _MANY_REFERRED = 0.2
+_RARE = 5  # classes of few training images that are named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,32 @@ def _confusions(content: RunContent, split: str, metrics: Mapping) -> Iterator[N
         )
 
 
+def _rare_classes(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
+    counts = content.counts.get("train", {})
+    rare = sorted((n, name) for name, n in counts.items() if n < classification.FEW_IMAGES)
+    if not rare:
+        return
+    n, name = rare[0]
+    shown = ", ".join(f"{each} ({images})" for images, each in rare[:_RARE])
+    more = f" and {len(rare) - _RARE} more" if len(rare) > _RARE else ""
+    scores = metrics["per_class"].get(name, {})
+    recall = "no image of it tests that"
+    if scores.get("recall") is not None:
+        low, high = scores["recall_ci95"]
+        recall = (
+            f"its recall is {_percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
+            f"95 % interval {_percent(low)} to {_percent(high)}"
+        )
+    yield NextStep(
+        f"{counted(len(rare), 'class has', 'classes have')} fewer than {classification.FEW_IMAGES} "
+        f"training images: {shown}{more}.",
+        f"{n} of {sum(counts.values()):,} training images are of {name}; {recall}.",
+        "Collect more images of rare classes. Until then train with --config=recipes/rare, and "
+        "have a person look at every image in which such a class matters.",
+        "classes",
+    )
+
+
 def _few_images(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
     wide = []
     for name, scores in metrics["per_class"].items():
@@ -125,11 +152,18 @@ def _few_images(content: RunContent, split: str, metrics: Mapping) -> Iterator[N
         yield NextStep(
             f"The recall of {name}{others} is known only roughly.",
             f"{name}: {_percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
-            f"95 % interval {_percent(low)} to {_percent(high)}.",
+            f"95 % interval {_percent(low)} to {_percent(high)}.{_also_few(metrics, name)}",
             f"Label more {split} images of {'these classes' if wide[1:] else name}: about "
             f"{_needed(scores['recall']):,} of a class narrow its interval to ±5 points.",
             "classes",
         )
+
+
+def _also_few(metrics: Mapping, name: str) -> str:
+    """A sentence on the other classes of few images, each with the interval of its recall."""
+    others = {other: row for other, row in metrics["per_class"].items() if other != name}
+    few = classification.few_images(others)
+    return f" Also of few images: {few}." if few else ""
 
 
 def _needed(recall: float) -> int:
@@ -254,6 +288,7 @@ _RULES: Sequence[Callable[[RunContent, str, Mapping], Iterator[NextStep]]] = (
     _referral,
     _groups,
     _calibration,
+    _rare_classes,
     _few_images,
     _training,
     _distortion,

@@ -189,8 +189,49 @@ def test_bootstrap_is_the_metrics_of_resampled_images(monkeypatch):
         probabilities.repeat(counts, axis=0), labels.repeat(counts), CLASSES, bootstrap=1
     )
     assert set(ci95) == SCALARS
-    for name in SCALARS:
+    for name in SCALARS - {"balanced_accuracy", "recall_macro"}:
         assert ci95[name] == pytest.approx([repeated[name]] * 2), name
+    for name in ("balanced_accuracy", "recall_macro"):
+        assert ci95[name][0] < repeated[name] < ci95[name][1], "these contain Wilson's as well"
+
+
+@pytest.mark.parametrize("few", [3, 13])
+def test_a_class_of_few_images_widens_the_intervals_of_mean_recalls(few):
+    labels = np.repeat([0, 1], (1000, few))
+    found = metrics.evaluate(np.eye(2)[labels] * 0.98 + 0.01, labels, "ab", bootstrap=50)
+    low, high = metrics.wilson_interval(few, few)
+    row = found["per_class"]["b"]
+    assert row["recall_ci95"] == [low, high]
+    assert low < {3: 0.45, 13: 0.78}[few]
+    for name in ("balanced_accuracy", "recall_macro"):
+        assert found["ci95"][name][0] == pytest.approx(1 - (1 - low) / 2, abs=0.001)
+        assert found["ci95"][name][1] == 1
+    named = classification.few_images(found["per_class"])
+    assert named == f"b ({few} images, recall {low:.2f} to 1.00)"
+
+
+def test_classes_of_enough_images_or_of_none_are_not_few():
+    rows = [metrics.wilson_interval(n, n) if n else None for n in (1, 20, 0)]
+    per_class = {
+        name: {"support": n, "recall_ci95": interval}
+        for name, n, interval in zip("abc", (1, 20, 0), rows, strict=True)
+    }
+    assert classification.few_images(per_class).startswith("a (1 image, recall 0.21 to 1.00")
+    assert classification.few_images({"b": per_class["b"], "c": per_class["c"]}) == ""
+
+
+def test_the_interval_of_a_mean_recall_covers_the_truth():
+    """For 300 samples with a rare class, about 95 % of the intervals contain the mean recall."""
+    truth, sizes = np.array([0.99, 0.97, 0.8]), (200, 100, 13)
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        hits = [int(rng.binomial(n, p)) for n, p in zip(sizes, truth, strict=True)]
+        shares = [hit / n for hit, n in zip(hits, sizes, strict=True)]
+        intervals = [metrics.wilson_interval(h, n) for h, n in zip(hits, sizes, strict=True)]
+        low, high = classification.mean_interval(shares, intervals, 3)
+        covered += low <= truth.mean() <= high
+    assert 0.92 * 300 <= covered <= 0.995 * 300
 
 
 def test_bootstrap_does_not_depend_on_the_size_of_its_chunks(monkeypatch):

@@ -82,6 +82,32 @@ def test_a_class_of_few_images():
     assert "about 140 of a class" in step.action, "1.96^2 * 0.9 * 0.1 / 0.05^2, rounded up"
 
 
+def test_every_class_of_few_images_is_named():
+    (step,) = steps([[500, 0, 0], [0, 13, 0], [0, 0, 3]])
+    assert step.finding == "The recall of platelet, and of 1 more class is known only roughly."
+    assert step.evidence.endswith("Also of few images: monocyte (13 images, recall 0.77 to 1.00).")
+
+
+@pytest.mark.parametrize("n", [13, 3])
+def test_a_class_of_few_training_images(n):
+    counts = {"train": {"ig": 900, "monocyte": n, "platelet": 100}}
+    (step,) = steps(counts=counts)
+    assert step.finding == f"1 class has fewer than 20 training images: monocyte ({n})."
+    assert step.evidence.startswith(f"{n} of 1,0")
+    assert "its recall is 100.0" in step.evidence
+    assert "95 % interval 99.2" in step.evidence
+    assert "--config=recipes/rare" in step.action
+
+
+def test_enough_training_images_are_no_finding_and_untested_classes_are_said_to_be():
+    enough = {"train": dict.fromkeys(CLASSES, 20)}
+    assert steps(counts=enough) == []
+    counts = {"train": {"ig": 1, "monocyte": 19, "platelet": 100}}
+    (step,) = steps([[0, 0, 0], [0, 500, 0], [0, 0, 500]], counts=counts)
+    assert step.finding == "2 classes have fewer than 20 training images: ig (1), monocyte (19)."
+    assert step.evidence.endswith("no image of it tests that.")
+
+
 def test_labels_that_may_be_wrong():
     review = run_content.LabelReview([("train", 900, 8, ""), ("test", 100, 1, "")], [])
     (step,) = steps(labels=review)

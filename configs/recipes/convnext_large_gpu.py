@@ -1,0 +1,5 @@
+"""The recipe `recipes/convnext_large_gpu` of the package."""
+
+from bloodjax.configs.recipes.convnext_large_gpu import get_config
+
+__all__ = ["get_config"]
