@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import tempfile
-import types
 
 import numpy as np
 from jaxtyping import Bool
@@ -30,6 +28,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import classifier, rejection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.metrics import novelty
+from bloodjax.metrics.novelty import Description
 from bloodjax.training import corrupted_splits, saved_splits
 from bloodjax.training.workdir import CONFIG_FILE
 
@@ -39,31 +38,23 @@ _PER_KIND = 200  # validation images that each held-out kind is made of
 def detectors(
     model: Classifier, train: Dataset, validation: Dataset
 ) -> dict[str, rejection.Detector]:
-    """Method -> detector of a run, fitted as at the end of the run; `model` stays as it is."""
-    found = {}
-    for method in novelty.METHODS:
-        content = model.config.to_dict()
-        content["evaluation"]["rejection"] = method
-        holder = types.SimpleNamespace(
-            config=config_lib.validate(content),
-            classes=model.classes,
-            describe=model.describe,
-            detector=None,
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            rejection.fit_run(holder, pathlib.Path(folder), train, validation)
-        found[method] = holder.detector
-    return found
+    """Method -> detector of a run, fitted as at the end of the run."""
+    _, known, seen = rejection.describe_splits(model, train, validation)
+    rate = model.config.evaluation.rejection_rate
+    return {
+        method: rejection.fit(known, seen, {}, model.classes, method, rate)
+        for method in novelty.METHODS
+    }
 
 
-def rejected(detector: rejection.Detector, described: tuple) -> Bool[np.ndarray, " n"]:
-    """Whether a detector rejects images, given their features and logits."""
-    return detector.score(*described) > detector.threshold
+def rejected(detector: rejection.Detector, images: Description) -> Bool[np.ndarray, " n"]:
+    """Whether a detector rejects images."""
+    return detector.score(images) > detector.threshold
 
 
-def wrong(dataset: Dataset, described: tuple) -> Bool[np.ndarray, " n"]:
+def wrong(dataset: Dataset, images: Description) -> Bool[np.ndarray, " n"]:
     """Whether the network's own answers to unmodified images are wrong."""
-    return described[1].argmax(axis=1) != dataset.labels
+    return images.logits.argmax(axis=1) != dataset.labels
 
 
 def line(name: str, shares: dict[str, Bool[np.ndarray, " n"]]) -> str:
@@ -88,7 +79,7 @@ def main() -> None:
     )
     fitted = detectors(model, train, validation)
 
-    def show(name: str, described: tuple, among: np.ndarray | slice = slice(None)) -> None:
+    def show(name: str, described: Description, among: np.ndarray | slice = slice(None)) -> None:
         shares = {m: rejected(detector, described)[among] for m, detector in fitted.items()}
         print(line(name, shares), flush=True)
 
@@ -96,21 +87,21 @@ def main() -> None:
     index = np.random.default_rng(0).permutation(len(validation))[:_PER_KIND]
     cells = np.asarray(validation.take(np.sort(index)).images)
     for kind in unfamiliar.KINDS:
-        show(kind, model.describe(unfamiliar.make(kind, cells, 1)))
+        show(kind, model.describe_fully(unfamiliar.make(kind, cells, 1)))
     _, test = saved_splits.select(config, file, model.classes, args.test, None)
-    show("test images", model.describe(test.images))
+    show("test images", model.describe_fully(test.images))
     choice = registry.parse(args.distortions, "--distortions")
     distorted = corrupted_splits.distorted(test, choice, config.seed)
-    show("distorted test images", model.describe(distorted))
+    show("distorted test images", model.describe_fully(distorted))
     if args.other:
         _, other = saved_splits.select(config, file, model.classes, args.other, None)
-        described = model.describe(other.images)
+        described = model.describe_fully(other.images)
         show("another laboratory", described)
         show("another laboratory, wrong answers", described, wrong(other, described))
     if args.junk:
         options = config_lib.read_options(config)
         junk = sources.load_images(args.junk, config.data.image_size, options=options)
-        show("junk", model.describe(junk.images))
+        show("junk", model.describe_fully(junk.images))
     answers = model.answer(distorted)
     right, kept = answers.predicted == test.labels, ~answers.refer
     print(

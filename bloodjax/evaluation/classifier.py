@@ -29,6 +29,7 @@ from bloodjax.evaluation.rejection import Detector
 from bloodjax.evaluation.site import Site
 from bloodjax.io import files
 from bloodjax.metrics.calibration import NONE, Calibration
+from bloodjax.metrics.novelty import Description
 from bloodjax.training import factory
 from bloodjax.training.workdir import BASELINE_FILE, SavedRun, open_run
 
@@ -133,7 +134,7 @@ class Classifier:
         if self.detector is None:
             return None
         squares = self._squares(images)
-        return self.detector.score(*self.describe(squares)) if len(squares) else np.zeros(0)
+        return self.detector.score(self.describe_fully(squares)) if len(squares) else np.zeros(0)
 
     @property
     def is_calibrated(self) -> bool:
@@ -214,6 +215,11 @@ class Classifier:
     ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "n classes"]]:
         """Features and logits of at least one image, without views, in float32."""
         return self.predictor.describe(self._inputs(images))
+
+    def describe_fully(self, images: ImagesLike) -> Description:
+        """Features, logits and appearance of at least one image, without views."""
+        inputs = self._inputs(images)
+        return Description(*self.predictor.describe(inputs), rejection.appearance(inputs))
 
     def explain(
         self,

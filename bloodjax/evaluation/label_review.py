@@ -14,16 +14,17 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bloodjax.cli import console
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import feature_heads
+from bloodjax.evaluation import feature_heads, rejection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write
 from bloodjax.metrics import confident_learning
+from bloodjax.report.run_content import Finding
 from bloodjax.training.input_pipeline import Splits
 
 FILE = "label_review.csv"
@@ -44,31 +45,6 @@ _COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """An image whose label is likely wrong.
-
-    Attributes:
-      name: Name of the image in its dataset.
-      split: Split of the image.
-      label: Its class by the label.
-      suggested: The most probable other class.
-      label_probability: Probability of the label, 0..1.
-      suggested_probability: Probability of the suggested class, 0..1.
-      score: The second probability minus the first, 0..1: larger is more suspicious.
-      judged_by: What made the prediction.
-    """
-
-    name: str
-    split: str
-    label: str
-    suggested: str
-    label_probability: float
-    suggested_probability: float
-    score: float
-    judged_by: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Review:
     """The labels to look at again.
 
@@ -86,6 +62,7 @@ def review(
     workdir: pathlib.Path,
     splits: Splits,
     probabilities: Mapping[str, Float[np.ndarray, "_ classes"]] | None = None,
+    described: rejection.Described | None = None,
 ) -> Review:
     """Judges the labels of a run's images, and writes `label_review.csv` in its folder.
 
@@ -95,6 +72,7 @@ def review(
       splits: Splits of the run.
       probabilities: Split -> class probabilities of its images that are known already. Those of
         "train" are out of fold.
+      described: Features of some of the training images that are known already.
     """
     known = probabilities or {}
     findings, judged = [], []
@@ -109,11 +87,11 @@ def review(
         elif isinstance(model, Ensemble):
             continue  # Each of its members was trained on images that the others judge.
         else:
-            by = BY_HEADS
-            dataset = _sample(dataset, model.config.seed)
-            predicted = _by_heads(model, dataset)
+            by, chosen = BY_HEADS, _sample(len(dataset), model.config.seed)
+            predicted = _by_heads(model, dataset, chosen, described)
             if predicted is None:
                 continue
+            dataset = dataset.take(chosen)
         found = _findings(dataset, split, predicted, by)
         findings += found
         judged.append((split, len(dataset), len(found), by))
@@ -124,16 +102,21 @@ def review(
     return result
 
 
-def _sample(dataset: Dataset, seed: int) -> Dataset:
-    """The dataset, or a random part of a large one."""
-    if len(dataset) <= MAX_TRAIN:
-        return dataset
-    index = np.random.default_rng(seed).choice(len(dataset), MAX_TRAIN, replace=False)
-    return dataset.take(np.sort(index))
+def _sample(n: int, seed: int) -> Int[np.ndarray, " m"]:
+    """Indices of the images to judge: all, or a random part of many; ascending."""
+    if n <= MAX_TRAIN:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, MAX_TRAIN, replace=False))
 
 
-def _by_heads(model: Classifier, dataset: Dataset) -> Float[np.ndarray, "n classes"] | None:
-    """Out-of-fold probabilities; None, and a message, if there can be none."""
+def _by_heads(
+    model: Classifier,
+    train: Dataset,
+    chosen: Int[np.ndarray, " n"],
+    described: rejection.Described | None,
+) -> Float[np.ndarray, "n classes"] | None:
+    """Out-of-fold probabilities of the chosen images; None, and a message, if there can be none."""
+    dataset = train.take(chosen)
     groups = splits_lib.merge_groups(dataset.groups, [])
     fractions = {str(i): 1 / feature_heads.FOLDS for i in range(feature_heads.FOLDS)}
     fold_of = np.empty(len(dataset), int)
@@ -145,11 +128,29 @@ def _by_heads(model: Classifier, dataset: Dataset) -> Float[np.ndarray, "n class
         if len(np.unique(dataset.labels[fold_of != fold])) < len(present):
             _log_not_judged("a class has too few images or groups for folds")
             return None
-    features, _ = model.describe(dataset.images)
+    features = _features(model, train, chosen, described)
     if not np.isfinite(features).all():
         _log_not_judged("the network's features are not finite")
         return None
     return feature_heads.out_of_fold(features, dataset.labels, fold_of, len(dataset.classes))
+
+
+def _features(
+    model: Classifier,
+    train: Dataset,
+    chosen: Int[np.ndarray, " n"],
+    described: rejection.Described | None,
+) -> Float[np.ndarray, "n features"]:
+    """Features of the chosen images, of which those that are not known are computed."""
+    if described is None:
+        return model.describe(train.take(chosen).images)[0]
+    features = np.empty((len(chosen), described.features.shape[1]), np.float32)
+    _, ours, theirs = np.intersect1d(chosen, described.index, return_indices=True)
+    features[ours] = described.features[theirs]
+    missing = np.delete(np.arange(len(chosen)), ours)
+    if len(missing):
+        features[missing] = model.describe(train.take(chosen[missing]).images)[0]
+    return features
 
 
 def _log_not_judged(reason: str) -> None:

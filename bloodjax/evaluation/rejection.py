@@ -1,9 +1,10 @@
 """The detector of images that are unlike the training images: `rejection.npz`, `rejection.json`.
 
-It is fitted to features of training images. Its method is the one that best tells validation
-images from images that the network should not answer: those of `corruptions.unfamiliar`, and the
-validation images of each class, for a detector that is fitted without this class. No image of junk
-is needed. The threshold rejects a chosen share of the validation images.
+It is fitted to what the network makes of training images, and to their colours and textures. By
+default its method is "combined", unless another tells validation images clearly better from images
+that the network should not answer: those of `corruptions.unfamiliar`, and the validation images of
+each class, for a detector that is fitted without this class. No image of junk is needed. The
+threshold rejects a chosen share of the validation images.
 """
 
 from __future__ import annotations
@@ -15,24 +16,31 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.corruptions import unfamiliar
+from bloodjax.data import images as images_lib
 from bloodjax.data.arrays import ImagesLike
+from bloodjax.data.audit import duplicates, outliers
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import AT_ONCE, Images
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics import novelty
-from bloodjax.metrics.novelty import METHODS
+from bloodjax.metrics.novelty import METHODS, Description
 
 FILE, ARRAYS_FILE = "rejection.json", "rejection.npz"
 NONE, AUTO = "none", "auto"
+# The method of "auto", unless the mean AUROC of another is larger by more than the margin. The
+# images of the comparison are made, or of classes that the network knows, so they are no images
+# of a class that it has never seen: smaller differences do not show which method finds those.
+DEFAULT, _MARGIN = "combined", 0.01
 
 # Images of the training split that a detector is fitted to, equally many of each class.
 _MAX_TRAIN = 2_000
@@ -42,9 +50,14 @@ _PER_KIND = 100
 _LEFT_OUT = 10
 _MAX_LEFT_OUT = 1_000  # images of each split that this comparison uses
 
-Features = Float[np.ndarray, "_ features"]
-Logits = Float[np.ndarray, "_ classes"]
 Labels = Int[np.ndarray, " _"]
+
+
+class Labelled(NamedTuple):
+    """Images with their class indices."""
+
+    images: Description
+    labels: Labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +85,13 @@ class Detector:
     n_validation: int
     comparison: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def score(self, features: Features, logits: Logits) -> Float[np.ndarray, " _"]:
+    def score(self, images: Description) -> Float[np.ndarray, " _"]:
         """Scores, larger for more unlike; infinite where the network's output is not finite.
 
         Args:
-          features: Features of the unmodified images.
-          logits: Their logits before calibration.
+          images: The unmodified images, with their logits before calibration.
         """
-        return novelty.score(self.method, self.arrays, features, logits)
+        return novelty.score(self.method, self.arrays, images)
 
     def summary(self) -> dict[str, Any]:
         """What `metrics.json` says of the detector."""
@@ -96,6 +108,19 @@ class Detector:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """Training images whose features are known.
+
+    Attributes:
+      index: Indices of the images in the training split, ascending.
+      features: Their features.
+    """
+
+    index: Int[np.ndarray, " n"]
+    features: Float[np.ndarray, "n features"]
+
+
 @runtime_checkable
 class Describing(Protocol):
     """What is needed of a classifier, which itself loads detectors."""
@@ -104,14 +129,23 @@ class Describing(Protocol):
     classes: tuple[str, ...]
     detector: Detector | None
 
-    def describe(self, images: ImagesLike) -> tuple[Features, Logits]:
-        """Features and logits of unmodified images."""
+    def describe_fully(self, images: ImagesLike) -> Description:
+        """Features, logits and appearance of unmodified images."""
         ...
+
+
+def appearance(images: Images) -> Float32[np.ndarray, "n statistics"]:
+    """Colours and textures of RGB images of one size; see `audit.outliers.features`."""
+    found = [
+        outliers.features(images_lib.resize(images[i : i + AT_ONCE], duplicates.THUMBNAIL))
+        for i in range(0, len(images), AT_ONCE)
+    ]
+    return np.concatenate(found)
 
 
 def fit_run(
     model: Describing, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
-) -> None:
+) -> Described | None:
     """Fits the detector of a run, writes its files and sets it in `model`.
 
     Without a validation split, or if the network's features are not finite, the run has no detector
@@ -122,24 +156,28 @@ def fit_run(
       workdir: Folder of the run.
       train: Training split of the run.
       validation: Validation split of the run.
+
+    Returns:
+      The training images that were described; None if none were.
     """
     options = model.config.evaluation
-    model.detector = None
+    model.detector = described = None
     if options.rejection != NONE and validation is None:
         console.log_info("no validation split: images unlike the training images are not detected")
     elif options.rejection != NONE:
-        model.detector = _fit(model, train, validation)
+        model.detector, described = _fit(model, train, validation)
     if model.detector is None:
         remove(workdir)
-        return
+        return described
     write(workdir, model.detector)
     console.log_info(_line(model.detector))
+    return described
 
 
 def fit(
-    known: tuple[Features, Logits, Labels],
-    validation: tuple[Features, Logits, Labels],
-    kinds: Mapping[str, tuple[Features, Logits]],
+    known: Labelled,
+    validation: Labelled,
+    kinds: Mapping[str, Description],
     classes: Sequence[str],
     method: str,
     rate: float,
@@ -147,21 +185,23 @@ def fit(
     """Fits a detector to what the network makes of images.
 
     Args:
-      known: Features, logits and labels of training images.
-      validation: Features, logits and labels of validation images.
-      kinds: Kind -> features and logits of unfamiliar images.
+      known: Training images.
+      validation: Validation images.
+      kinds: Kind -> unfamiliar images.
       classes: Class names in label order.
-      method: A key of `novelty.METHODS`, or "auto" for the best of them.
+      method: A key of `novelty.METHODS`, or "auto".
       rate: Share of validation images that the threshold rejects.
     """
     comparison = {}
     if method == AUTO:
         comparison = _compare(known, validation, kinds, classes)
-        method = max(comparison, key=lambda name: comparison[name]["mean"])
-    arrays = METHODS[method].fit(known[0], known[2])
-    scores = novelty.score(method, arrays, *validation[:2])
+        means = {name: found["mean"] for name, found in comparison.items()}
+        best = max(means, key=means.__getitem__)
+        method = best if means[best] > means[DEFAULT] + _MARGIN else DEFAULT
+    arrays = novelty.fit(method, known.images, known.labels, validation.images)
+    scores = novelty.score(method, arrays, validation.images)
     threshold = novelty.threshold(scores, rate)
-    return Detector(method, arrays, threshold, rate, len(known[0]), len(scores), comparison)
+    return Detector(method, arrays, threshold, rate, len(known.labels), len(scores), comparison)
 
 
 def write(workdir: pathlib.Path, detector: Detector) -> None:
@@ -195,51 +235,64 @@ def load(workdir: pathlib.Path) -> Detector | None:
     return Detector(arrays=arrays, **content)
 
 
-def _fit(model: Describing, train: Dataset, validation: Dataset) -> Detector | None:
+def describe_splits(
+    model: Describing, train: Dataset, validation: Dataset
+) -> tuple[Int[np.ndarray, " n"], Labelled, Labelled]:
+    """Indices of the training images that a detector is fitted to; these; validation images."""
+    index = _balanced(train.labels, _MAX_TRAIN, model.config.seed)
+    used = train.take(index)
+    known = Labelled(model.describe_fully(used.images), used.labels)
+    return index, known, Labelled(model.describe_fully(validation.images), validation.labels)
+
+
+def _fit(
+    model: Describing, train: Dataset, validation: Dataset
+) -> tuple[Detector | None, Described]:
     options, seed = model.config.evaluation, model.config.seed
-    used = train.take(_balanced(train.labels, _MAX_TRAIN, seed))
-    known = (*model.describe(used.images), used.labels)
-    found = (*model.describe(validation.images), validation.labels)
-    for name, (features, logits, _) in (("training", known), ("validation", found)):
-        bad = ~(np.isfinite(features).all(axis=1) & np.isfinite(logits).all(axis=1))
+    index, known, found = describe_splits(model, train, validation)
+    described = Described(index, known.images.features)
+    for name, labelled in (("training", known), ("validation", found)):
+        bad = ~labelled.images.finite
         if bad.any():
             console.log_info(
                 "images unlike the training images are not detected: the network's output is not "
                 f"finite for {bad.sum():,} of {len(bad):,} {name} images"
             )
-            return None
+            return None, described
     kinds = {}
     if options.rejection == AUTO:
         chosen = _balanced(validation.labels, _PER_KIND, seed)
         images = np.asarray(validation.take(chosen).images)
         for name in unfamiliar.KINDS:
-            kinds[name] = model.describe(unfamiliar.make(name, images, seed))
-    return fit(known, found, kinds, model.classes, options.rejection, options.rejection_rate)
+            kinds[name] = model.describe_fully(unfamiliar.make(name, images, seed))
+    detector = fit(known, found, kinds, model.classes, options.rejection, options.rejection_rate)
+    return detector, described
 
 
 def _compare(
-    known: tuple[Features, Logits, Labels],
-    validation: tuple[Features, Logits, Labels],
-    kinds: Mapping[str, tuple[Features, Logits]],
+    known: Labelled,
+    validation: Labelled,
+    kinds: Mapping[str, Description],
     classes: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """AUROC of each method against each kind and each class left out, and their means."""
-    seen, seen_logits, seen_labels = validation
     each = {name: {"kinds": {}, "classes": {}} for name in METHODS}
-    for name, arrays in novelty.fit_all(known[0], known[2]).items():
-        usual = novelty.score(name, arrays, seen, seen_logits)
+    for name, arrays in novelty.fit_all(known.images, known.labels, validation.images).items():
+        usual = novelty.score(name, arrays, validation.images)
         for kind, made in kinds.items():
-            scores = novelty.score(name, arrays, *made)
+            scores = novelty.score(name, arrays, made)
             each[name]["kinds"][kind] = novelty.auroc(usual, scores)
     # Fewer images do here: these scores are not those of the detector that is kept.
-    features, _, labels = _part(known, _MAX_LEFT_OUT)
-    seen, seen_logits, seen_labels = _part(validation, _MAX_LEFT_OUT)
-    for left_out in _frequent(seen_labels, labels):
-        rest, is_new = labels != left_out, seen_labels == left_out
+    known, validation = _part(known, _MAX_LEFT_OUT), _part(validation, _MAX_LEFT_OUT)
+    for left_out in _frequent(validation.labels, known.labels):
+        rest, is_new = known.labels != left_out, validation.labels == left_out
         # The network knows the class, so its logit is hidden from the methods that use logits.
-        logits = np.delete(seen_logits, left_out, axis=1)
-        for name, arrays in novelty.fit_all(features[rest], labels[rest]).items():
-            scores = novelty.score(name, arrays, seen, logits)
+        logits = np.delete(validation.images.logits, left_out, axis=1)
+        seen = validation.images._replace(logits=logits)
+        others = seen.take(~is_new) if not is_new.all() else seen
+        fitted = novelty.fit_all(known.images.take(rest), known.labels[rest], others)
+        for name, arrays in fitted.items():
+            scores = novelty.score(name, arrays, seen)
             auroc = novelty.auroc(scores[~is_new], scores[is_new])
             each[name]["classes"][classes[left_out]] = auroc
     return {name: _with_means(found) for name, found in each.items()}
@@ -250,10 +303,9 @@ def _with_means(each: dict[str, dict[str, float]]) -> dict[str, Any]:
     return means | {"mean": float(np.mean(list(means.values()))) if means else 0.5, "each": each}
 
 
-def _part(images: tuple[Features, Logits, Labels], most: int) -> tuple[Features, Logits, Labels]:
-    chosen = _balanced(images[2], most, 0)
-    features, logits, labels = (values[chosen] for values in images)
-    return features, logits, labels
+def _part(labelled: Labelled, most: int) -> Labelled:
+    chosen = _balanced(labelled.labels, most, 0)
+    return Labelled(labelled.images.take(chosen), labelled.labels[chosen])
 
 
 def _frequent(labels: Labels, fitted: Labels) -> list[int]:

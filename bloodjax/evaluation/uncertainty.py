@@ -23,7 +23,7 @@ from bloodjax.metrics import calibration as scaling
 
 def fit_run(
     model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
-) -> None:
+) -> rejection.Described | None:
     """Fits all three and writes `calibration.json`, `referral.json` and the detector's files.
 
     The images are of the laboratory where the run was trained, so the classifier's site does not
@@ -35,20 +35,24 @@ def fit_run(
       train: Training split of the run.
       validation: Validation split of the run. Without one, nothing is fitted.
 
+    Returns:
+      Features of training images that the fit of the detector needed; None if it needed none.
+
     Raises:
       UserError: `workdir` cannot be written to.
     """
     make_folder(workdir)
     home = model.at_home()
-    _fit(home, workdir, train, validation)
+    described = _fit(home, workdir, train, validation)
     model.calibrations, model.referral = home.calibrations, home.referral
     model.detector = home.detector
+    return described
 
 
 def _fit(
     model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
-) -> None:
-    rejection.fit_run(model, workdir, train, validation)
+) -> rejection.Described | None:
+    described = rejection.fit_run(model, workdir, train, validation)
     if validation is None:
         model.calibrations, model.referral = {}, None
         if distributed.is_primary():
@@ -58,7 +62,7 @@ def _fit(
             "no validation split: the probabilities are not calibrated, and no threshold of "
             "confidence is chosen"
         )
-        return
+        return described
     options, labels = model.config.evaluation, validation.labels
     raw = model.predict_with_plain(validation.images, calibrated=False)
     found = {
@@ -83,6 +87,7 @@ def _fit(
             "no threshold of confidence has an error of at most "
             f"{100 * options.target_error:g} % on validation: every image is referred"
         )
+    return described
 
 
 def _calibration_line(found: scaling.Calibration, details: Mapping[str, object]) -> str:

@@ -1,6 +1,7 @@
-"""Scores that say how unlike the training images an image is, from a network's features and logits.
+"""Scores that say how unlike the training images an image is.
 
-Each method is fitted to training images alone, and gives larger scores to more unlike images:
+They are computed from a network's features and logits, and from the image's colours and textures.
+Each method is fitted to training images, and gives larger scores to more unlike images:
 
 "mahalanobis": squared Mahalanobis distance to the nearest class mean under a covariance that the
   classes share (Lee et al. 2018, https://arxiv.org/abs/1807.03888), of features scaled to length 1
@@ -11,16 +12,21 @@ Each method is fitted to training images alone, and gives larger scores to more 
   2022, https://arxiv.org/abs/2204.06507).
 "energy": the negative log of the sum of the exponentials of the logits (Liu et al. 2020,
   https://arxiv.org/abs/2010.03759).
+"combined": a weighted sum of the cube root of the first, of the last, and of the cube root of the
+  Mahalanobis distance of colours and textures, each standardised on images of the known kind that
+  it was not fitted to. The cube root makes a squared distance nearly normal (Wilson and Hilferty
+  1931, https://doi.org/10.1073/pnas.17.12.684).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
@@ -29,6 +35,11 @@ _RANK = 128
 _NEIGHBOURS = 5
 _ROWS = 1024  # images compared with the stored ones at once; bounds the memory
 _SMALLEST_VARIANCE = 1e-12  # of features of length 1: below, they are constant
+# Weights of the parts of "combined": mahalanobis, energy, colours and textures. Another stain or
+# lamp changes the last much, also where the network still answers well, so its weight is small.
+_WEIGHTS = np.array([1.0, 1.0, 0.2])
+_UPPER = 0.84  # the quantile of a normal distribution that is one standard deviation above 0
+_SMALLEST_SPREAD = 1e-3  # of a part of "combined", as a share of its median
 
 Arrays = Mapping[str, np.ndarray]
 Features = Float[np.ndarray, "n features"]
@@ -37,44 +48,81 @@ Labels = Int[np.ndarray, " n"]
 Scores = Float[np.ndarray, " n"]
 
 
+class Description(NamedTuple):
+    """What images are compared by.
+
+    Attributes:
+      features: Features of the network.
+      logits: Logits of the network.
+      appearance: Colours and textures of the images, in units of the same size.
+    """
+
+    features: Features
+    logits: Logits
+    appearance: Float[np.ndarray, "n statistics"]
+
+    def take(self, rows: np.ndarray) -> Description:
+        """The images at `rows`: indices, or a flag for each image."""
+        return Description(*(values[rows] for values in self))
+
+    @property
+    def finite(self) -> Bool[np.ndarray, " n"]:
+        """Whether all values of an image are finite."""
+        return np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in self])
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to score images.
 
     Attributes:
       fit: (finite features of training images, their labels) -> what is kept, as named arrays.
-      score: (these arrays, features, logits) -> scores.
+      score: (these arrays, images) -> scores.
+      complete: (these arrays, training images, their labels, other images of the known kind) -> the
+        arrays, with what else is kept; None if that is nothing.
     """
 
     fit: Callable[[Features, Labels], dict[str, np.ndarray]]
-    score: Callable[[Arrays, Features, Logits], Scores]
+    score: Callable[[Arrays, Description], Scores]
+    complete: Callable[[Arrays, Description, Labels, Description], dict[str, np.ndarray]] | None = (
+        None
+    )
 
 
-def fit_all(features: Features, labels: Labels) -> dict[str, dict[str, np.ndarray]]:
-    """Method -> what its `fit` returns; methods that keep the same are fitted once.
+def fit(
+    method: str, known: Description, labels: Labels, others: Description
+) -> dict[str, np.ndarray]:
+    """What a method keeps, as named arrays; see `fit_all`."""
+    return _fit([method], known, labels, others)[method]
+
+
+def fit_all(
+    known: Description, labels: Labels, others: Description
+) -> dict[str, dict[str, np.ndarray]]:
+    """Method -> what it keeps, as named arrays.
 
     Args:
-      features: Finite features of at least one training image.
-      labels: Their class indices.
+      known: At least one training image, whose values are finite.
+      labels: Class indices of the training images.
+      others: At least one other image of the known kind, whose values are finite: their scores
+        show what is usual for an image that a method was not fitted to.
     """
-    fitted = {fit: fit(features, labels) for fit in {method.fit for method in METHODS.values()}}
-    return {name: fitted[method.fit] for name, method in METHODS.items()}
+    return _fit(list(METHODS), known, labels, others)
 
 
-def score(method: str, arrays: Arrays, features: Features, logits: Logits) -> Scores:
-    """Scores of images, larger for more unlike; infinite where a feature or logit is not finite.
+def score(method: str, arrays: Arrays, images: Description) -> Scores:
+    """Scores of images, larger for more unlike; infinite where a value is not finite.
 
     Args:
       method: A key of `METHODS`.
-      arrays: What the method's `fit` returned.
-      features: Features of the images.
-      logits: Logits of the images.
+      arrays: What `fit` returned for this method.
+      images: The images.
     """
-    finite = np.isfinite(features).all(axis=1) & np.isfinite(logits).all(axis=1)
-    scores = np.full(len(features), np.inf)
+    finite = images.finite
+    scores = np.full(len(finite), np.inf)
     if finite.any():
-        known = np.float64(features[finite]), np.float64(logits[finite])
-        scores[finite] = METHODS[method].score(arrays, *known)
+        usable = Description(*(np.float64(values[finite]) for values in images))
+        scores[finite] = METHODS[method].score(arrays, usable)
     return scores
 
 
@@ -107,9 +155,26 @@ def unit(features: Features) -> Features:
     return features / np.where(length > 0, length, 1)
 
 
-def _fit_gaussians(features: Features, labels: Labels) -> dict[str, np.ndarray]:
+def _fit(
+    methods: list[str], known: Description, labels: Labels, others: Description
+) -> dict[str, dict[str, np.ndarray]]:
+    # Methods that keep the same are fitted once.
+    fits = {METHODS[name].fit for name in methods}
+    fitted = {one: one(known.features, labels) for one in fits}
+    found = {}
+    for name in methods:
+        found[name], complete = fitted[METHODS[name].fit], METHODS[name].complete
+        if complete is not None:
+            found[name] = complete(found[name], known, labels, others)
+    return found
+
+
+def _fit_unit_gaussians(features: Features, labels: Labels) -> dict[str, np.ndarray]:
+    return _fit_gaussians(unit(np.float64(features)), labels)
+
+
+def _fit_gaussians(x: Features, labels: Labels) -> dict[str, np.ndarray]:
     """One Gaussian for each class, with a shared covariance, and one of all classes."""
-    x = unit(np.float64(features))
     classes = np.unique(labels)
     means = np.stack([x[labels == c].mean(axis=0) for c in classes])
     basis = _principal_directions(x - x.mean(axis=0))
@@ -206,16 +271,17 @@ def _squared_distances(
     return np.maximum(squares, 0)
 
 
-def _score_mahalanobis(arrays: Arrays, features: Features, logits: Logits) -> Scores:
-    del logits
-    x = unit(features)
+def _nearest_class(arrays: Arrays, x: Features) -> Scores:
     projected = x @ np.float64(arrays["basis"])
     return _gaussian_distances(arrays, "class", x, projected).min(axis=1)
 
 
-def _score_relative(arrays: Arrays, features: Features, logits: Logits) -> Scores:
-    del logits
-    x = unit(features)
+def _score_mahalanobis(arrays: Arrays, images: Description) -> Scores:
+    return _nearest_class(arrays, unit(images.features))
+
+
+def _score_relative(arrays: Arrays, images: Description) -> Scores:
+    x = unit(images.features)
     projected = x @ np.float64(arrays["basis"])
     background = _gaussian_distances(arrays, "all", x, projected)[:, 0]
     return _gaussian_distances(arrays, "class", x, projected).min(axis=1) - background
@@ -228,10 +294,9 @@ def _fit_neighbours(features: Features, labels: Labels) -> dict[str, np.ndarray]
     return {"stored": np.float32(unit(np.float64(features))), "k": k}
 
 
-def _score_neighbours(arrays: Arrays, features: Features, logits: Logits) -> Scores:
-    del logits
+def _score_neighbours(arrays: Arrays, images: Description) -> Scores:
     stored, k = np.float64(arrays["stored"]), int(arrays["k"])
-    x, scores = unit(features), np.empty(len(features))
+    x, scores = unit(images.features), np.empty(len(images.features))
     for start in range(0, len(x), _ROWS):
         rows = slice(start, start + _ROWS)
         squared = _squared_distances(x[rows], stored)
@@ -244,14 +309,48 @@ def _fit_nothing(features: Features, labels: Labels) -> dict[str, np.ndarray]:
     return {}
 
 
-def _score_energy(arrays: Arrays, features: Features, logits: Logits) -> Scores:
-    del arrays, features
-    return -logsumexp(logits, axis=1)
+def _score_energy(arrays: Arrays, images: Description) -> Scores:
+    del arrays
+    return -logsumexp(images.logits, axis=1)
+
+
+def _complete_combined(
+    arrays: Arrays, known: Description, labels: Labels, others: Description
+) -> dict[str, np.ndarray]:
+    """Adds Gaussians of the appearance, and each part's median and spread on other images."""
+    appearance = _fit_gaussians(np.float64(known.appearance), labels)
+    found = {**arrays, **{f"appearance_{name}": part for name, part in appearance.items()}}
+    parts = _parts_of_combined(found, Description(*map(np.float64, others)))
+    median, upper = np.quantile(parts, (0.5, _UPPER), axis=0)
+    smallest = np.maximum(_SMALLEST_SPREAD * np.abs(median), _SMALLEST_SPREAD)
+    spread = np.maximum(upper - median, smallest)
+    return found | {"median": median, "spread": spread, "weights": _WEIGHTS}
+
+
+def _parts_of_combined(arrays: Arrays, images: Description) -> Float[np.ndarray, "n 3"]:
+    prefix = "appearance_"
+    appearance = {
+        name.removeprefix(prefix): part for name, part in arrays.items() if name.startswith(prefix)
+    }
+    return np.stack(
+        [
+            np.cbrt(_score_mahalanobis(arrays, images)),
+            _score_energy(arrays, images),
+            np.cbrt(_nearest_class(appearance, images.appearance)),
+        ],
+        axis=1,
+    )
+
+
+def _score_combined(arrays: Arrays, images: Description) -> Scores:
+    parts = _parts_of_combined(arrays, images)
+    return (parts - arrays["median"]) / arrays["spread"] @ arrays["weights"]
 
 
 METHODS: dict[str, Method] = {
-    "mahalanobis": Method(_fit_gaussians, _score_mahalanobis),
-    "relative_mahalanobis": Method(_fit_gaussians, _score_relative),
+    "combined": Method(_fit_unit_gaussians, _score_combined, _complete_combined),
+    "mahalanobis": Method(_fit_unit_gaussians, _score_mahalanobis),
+    "relative_mahalanobis": Method(_fit_unit_gaussians, _score_relative),
     "knn": Method(_fit_neighbours, _score_neighbours),
     "energy": Method(_fit_nothing, _score_energy),
 }

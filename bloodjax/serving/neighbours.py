@@ -11,14 +11,17 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from bloodjax.cli import console
+from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io import files
 from bloodjax.training import saved_splits
 
-# Below the workdir: names, labels and features of training images, no pixels.
-FILE = "serve/neighbours.npz"
+# Below the workdir: names, labels and features of training images, no pixels. An ensemble has its
+# own, below the workdir of the member whose training images they are.
+FILE, ENSEMBLE_FILE = "serve/neighbours.npz", "serve/neighbours_ensemble.npz"
 # Images whose features are computed at once, between which requests are answered.
 _BATCH = 64
 # Two computations of the same features may differ by rounding.
@@ -56,8 +59,19 @@ class TrainingCells:
         return None if self.images is None else np.asarray(self.images.images[index])
 
 
+def describe(model: Classifier | Ensemble, images: ImagesLike) -> Float[np.ndarray, "n features"]:
+    """Features of length 1 of at least one image.
+
+    Those of an ensemble are its members' side by side, so the cosine similarity of two images is
+    the mean of the members' similarities.
+    """
+    members = model.members.values() if isinstance(model, Ensemble) else [model]
+    each = [_unit(member.describe(images)[0]) for member in members]
+    return np.concatenate(each, axis=1) / np.float32(np.sqrt(len(each)))
+
+
 def prepare(
-    model: Classifier,
+    model: Classifier | Ensemble,
     workdir: pathlib.Path,
     count: int,
     on_progress: Callable[[int, int], None],
@@ -65,10 +79,12 @@ def prepare(
     """Training images with their features, from `FILE` or computed and stored there.
 
     Of each class the same number is taken where there are enough, evenly spaced over the split.
+    An ensemble is compared with the training images of its first member whose images can be read.
 
     Args:
-      model: The classifier of the run.
-      workdir: Folder of the run. If it is not writable, the features are not stored.
+      model: The classifier of the run, or the ensemble of several.
+      workdir: Folder of the run. If it is not writable, the features are not stored. For an
+        ensemble the folders of its members are used instead.
       count: Most images.
       on_progress: Called with the number of images that are done, and of all, before each batch.
         What it raises ends the computation.
@@ -77,11 +93,33 @@ def prepare(
       UserError: The run's training images cannot be read, and no features of these weights are
         stored.
     """
-    probe = _unit(model.describe(_probe_image(model.config.data.image_size))[0])[0]
-    stored = _load(workdir / FILE, probe)
+    model = model.at_home()  # The images are of the laboratory where the run was trained.
+    probe = describe(model, _probe_image(model.config.data.image_size))[0]
+    if not isinstance(model, Ensemble):
+        return _prepare(model, model, workdir, FILE, probe, count, on_progress)
+    error = None
+    for folder, member in model.members.items():
+        try:
+            return _prepare(model, member, folder, ENSEMBLE_FILE, probe, count, on_progress)
+        except UserError as raised:
+            error = error or raised
+    raise error
+
+
+def _prepare(
+    model: Classifier | Ensemble,
+    member: Classifier,
+    workdir: pathlib.Path,
+    file: str,
+    probe: Float[np.ndarray, " features"],
+    count: int,
+    on_progress: Callable[[int, int], None],
+) -> TrainingCells:
+    """The training images of `member`, the run in `workdir`, with the features of `model`."""
+    stored = _load(workdir / file, probe)
     splits_file = workdir / saved_splits.SPLITS_FILE
     try:
-        train = saved_splits.recall(model.config, splits_file, model.classes, "train", lazy=True)
+        train = saved_splits.recall(member.config, splits_file, member.classes, "train", lazy=True)
     except UserError as error:
         if stored is None:
             raise
@@ -92,9 +130,9 @@ def prepare(
     features = []
     for start in range(0, len(chosen), _BATCH):
         on_progress(start, len(chosen))
-        features.append(model.describe(chosen.images[start : start + _BATCH])[0])
-    cells = TrainingCells(chosen.names, chosen.labels, _unit(np.concatenate(features)), chosen)
-    _save(workdir / FILE, cells, probe)
+        features.append(describe(model, chosen.images[start : start + _BATCH]))
+    cells = TrainingCells(chosen.names, chosen.labels, np.concatenate(features), chosen)
+    _save(workdir / file, cells, probe)
     return cells
 
 

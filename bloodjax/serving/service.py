@@ -147,7 +147,7 @@ class Service:
         self._options = read_options(model.config)
         self._cells: TrainingCells | None = None
         self._prepared, self._progress = False, ""
-        self._nearest_note = self._why_no_neighbours()
+        self._nearest_note = "" if neighbours_of else "Turned off for this server."
         self._busy, self._lock = 0, threading.Lock()
         self._closed = threading.Event()
         self.pool = futures.ThreadPoolExecutor(THREADS, "answer")
@@ -232,7 +232,7 @@ class Service:
         if cells is None:
             return Nearest(state, self._nearest_note or self._progress, [])
         with self._computing():
-            features = self._model.describe(self._square(upload))[0][0]
+            features = neighbours.describe(self._model, self._square(upload))[0]
             found = [
                 Neighbour(
                     _text(cells.names[i]),
@@ -243,11 +243,6 @@ class Service:
                 for i, similarity in cells.nearest(features, NEAREST)
             ]
         return Nearest(state, self._nearest_note, found)
-
-    def _why_no_neighbours(self) -> str:
-        if isinstance(self._model, Ensemble):
-            return "An ensemble is not compared with training cells; a server of one run is."
-        return "" if self._neighbours_of else "Turned off for this server."
 
     def _nearest_state(self) -> str:
         if self._cells is not None:

@@ -10,25 +10,22 @@ from bloodjax.metrics import novelty
 
 
 def describe(images):
-    """Quantiles of an image's colours stand for features and logits."""
+    """Quantiles of an image's colours stand for features, logits and appearance."""
     pixels = np.sort(np.asarray(images).reshape(len(images), -1, 3), axis=1)
     features = np.float32(pixels[:, :: pixels.shape[1] // 16].reshape(len(images), -1)) / 255
-    return features, features[:, : len(render.CLASSES)]
+    return novelty.Description(features, features[:, : len(render.CLASSES)], features)
 
 
-def test_each_method_has_a_detector_and_the_run_keeps_its_own():
+def test_each_method_has_a_detector():
     cells = render.render_dataset(200, 16, seed=1)
-    own = object()
     model = types.SimpleNamespace(
-        config=config_lib.validate({}), classes=render.CLASSES, describe=describe, detector=own
+        config=config_lib.validate({}), classes=render.CLASSES, describe_fully=describe
     )
     train, validation = cells.take(np.arange(100)), cells.take(np.arange(100, 200))
     found = rejection.detectors(model, train, validation)
     assert {name: detector.method for name, detector in found.items()} == {
         name: name for name in novelty.METHODS
     }
-    assert model.detector is own
-    assert model.config.evaluation.rejection == "auto"
     # One image of a hundred is the share that the config asks for.
     usual = rejection.rejected(found["mahalanobis"], describe(validation.images))
     assert usual.sum() == 1
@@ -40,7 +37,7 @@ def test_answers_of_the_network_alone_are_compared_with_the_labels():
     cells = render.render_dataset(8, 16, seed=1)
     logits = np.eye(len(render.CLASSES), dtype=np.float32)[cells.labels]
     logits[2] = np.roll(logits[2], 1)
-    found = rejection.wrong(cells, (logits, logits))
+    found = rejection.wrong(cells, novelty.Description(logits, logits, logits))
     assert found.tolist() == [i == 2 for i in range(8)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import feature_heads, label_review
+from bloodjax.evaluation import feature_heads, label_review, rejection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.training.input_pipeline import Splits
@@ -71,6 +71,22 @@ def test_the_file_has_a_row_for_each_finding(tmp_path):
     assert (row["name"], row["split"], row["label"]) == ("train/4.png", "train", "c")
     assert float(row["score"]) == pytest.approx(finding.score, abs=1e-6)
     assert row["judged_by"] == label_review.BY_HEADS
+
+
+def test_known_features_are_not_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_review, "MAX_TRAIN", 60)
+    splits = Splits(dataset(90, "train", [4, 50]), None, None)
+    expected = label_review.review(model(), tmp_path, splits)
+    some, counts = np.arange(0, 90, 2), []
+    known = rejection.Described(some, model().describe(splits.train.images[some])[0])
+    watched, describe = model(), model().describe
+    watched.describe = lambda images: (counts.append(len(images)), describe(images))[1]
+    assert label_review.review(watched, tmp_path, splits, described=known) == expected
+    assert 0 < counts[0] < 60
+    counts.clear()
+    every = rejection.Described(np.arange(90), model().describe(splits.train.images)[0])
+    assert label_review.review(watched, tmp_path, splits, described=every) == expected
+    assert counts == []
 
 
 def test_known_probabilities_are_used(tmp_path):

@@ -24,12 +24,13 @@ class Colours:
         self.config = types.SimpleNamespace(evaluation=options, seed=0)
         self.classes, self.detector, self.broken = CLASSES, None, False
 
-    def describe(self, images):
+    def describe_fully(self, images):
         pixels = np.sort(np.asarray(images).reshape(len(images), -1, 3), axis=1)
         features = np.float32(pixels[:, :: pixels.shape[1] // 16].reshape(len(images), -1)) / 255
         if self.broken:
             features[0] = np.nan
-        return features, features[:, : len(self.classes)]
+        logits = features[:, : len(self.classes)]
+        return novelty.Description(features, logits, rejection.appearance(images))
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,12 @@ def said(monkeypatch):
     return lines
 
 
-def test_the_best_on_held_out_kinds_is_kept(fitted):
+def test_methods_are_compared_on_held_out_kinds(fitted):
     model, _, said = fitted
     detector = model.detector
     assert set(detector.comparison) == set(novelty.METHODS)
     means = {name: found["mean"] for name, found in detector.comparison.items()}
-    assert means[detector.method] == max(means.values())
+    assert means[detector.method] >= max(means.values()) - 0.01
     for found in detector.comparison.values():
         each = found["each"]
         assert list(each["kinds"]) == list(unfamiliar.KINDS)
@@ -71,20 +72,37 @@ def test_the_best_on_held_out_kinds_is_kept(fitted):
     assert f": {detector.method}, AUROC {means[detector.method]:.4f} on held-out" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("means", "kept"),
+    [
+        ({"combined": 0.90, "knn": 0.905, "energy": 0.7}, "combined"),
+        ({"combined": 0.90, "knn": 0.915, "energy": 0.92}, "energy"),
+        ({"combined": 0.90, "knn": 0.8, "energy": 0.7}, "combined"),
+    ],
+)
+def test_another_method_is_kept_if_it_is_clearly_better(splits, monkeypatch, means, kept):
+    compared = {name: {"mean": mean} for name, mean in means.items()}
+    monkeypatch.setattr(rejection, "_compare", lambda *args: compared)
+    model = Colours()
+    _, known, validation = rejection.describe_splits(model, *splits)
+    found = rejection.fit(known, validation, {}, CLASSES, rejection.AUTO, 0.05)
+    assert (found.method, found.comparison) == (kept, compared)
+
+
 def test_the_threshold_rejects_the_rate_of_validation_and_more_of_what_is_no_cell(splits, fitted):
     model, detector = fitted[0], fitted[0].detector
-    usual = detector.score(*model.describe(splits[1].images))
+    usual = detector.score(model.describe_fully(splits[1].images))
     assert (usual > detector.threshold).sum() == 4  # 5 % of 80
     drawing = np.repeat(render.cartoon(16)[None], 2, axis=0)
-    assert (detector.score(*model.describe(drawing)) > detector.threshold).all()
+    assert (detector.score(model.describe_fully(drawing)) > detector.threshold).all()
 
 
 def test_what_is_written_is_read(splits, fitted):
     model, folder, _ = fitted
     read = rejection.load(folder)
     assert dataclasses.replace(read, arrays={}) == dataclasses.replace(model.detector, arrays={})
-    output = model.describe(splits[1].images)
-    np.testing.assert_array_equal(read.score(*output), model.detector.score(*output))
+    output = model.describe_fully(splits[1].images)
+    np.testing.assert_array_equal(read.score(output), model.detector.score(output))
     assert read.summary() == json.loads(json.dumps(model.detector.summary()))
     assert "each" not in read.summary()["comparison"]["knn"]
 
@@ -145,19 +163,20 @@ def test_few_images(splits, tmp_path, train, validation):
     train, validation = (np.asarray(chosen) for chosen in (train, validation))
     rejection.fit_run(model, tmp_path, splits[0].take(train), splits[1].take(validation))
     assert np.isfinite(model.detector.threshold)
-    scores = model.detector.score(*model.describe(splits[1].take(validation).images))
+    scores = model.detector.score(model.describe_fully(splits[1].take(validation).images))
     assert (scores <= model.detector.threshold).sum() >= len(validation) * 0.9
     assert rejection.load(tmp_path).method == model.detector.method
 
 
 def test_constant_features(splits, tmp_path):
     model = Colours()
-    model.describe = lambda images: (
+    model.describe_fully = lambda images: novelty.Description(
         np.ones((len(images), 5), np.float32),
         np.zeros((len(images), len(CLASSES)), np.float32),
+        np.ones((len(images), 3), np.float32),
     )
     rejection.fit_run(model, tmp_path, *splits)
-    scores = model.detector.score(*model.describe(splits[1].images))
+    scores = model.detector.score(model.describe_fully(splits[1].images))
     assert not (scores > model.detector.threshold).any()
 
 

@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 
+from bloodjax.attribution import overlay
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import classifier, label_review, run_report
 from bloodjax.evaluation.ensemble import Ensemble
@@ -27,7 +28,7 @@ def test_a_run_lists_the_labels_to_look_at_again(trained):
 def model():
     """A classifier without a network; its heat maps are 1 for the class 0, else 0."""
 
-    def explain(images, predicted):
+    def explain(images, predicted, method=None):
         return [np.full((8, 8), float(label == 0), np.float32) for label in predicted], predicted
 
     found = classifier.Classifier.__new__(classifier.Classifier)
@@ -76,10 +77,23 @@ def test_pictures_have_the_heat_map_of_the_predicted_class():
         assert (picture.overlay != picture.image).any() == (picture.predicted == "a")
 
 
-def test_an_ensemble_has_no_heat_maps():
-    shown = headline()
-    found = run_report._pictures(Ensemble.__new__(Ensemble), shown)
-    assert found["mistakes"][0].overlay is None
+def test_an_ensemble_has_the_mean_of_its_members_heat_maps():
+    shown, other = headline(), model()
+    other.explain = lambda images, predicted, method: (
+        [np.zeros((8, 8), np.float32) for _ in predicted],
+        predicted,
+    )
+    both = Ensemble.__new__(Ensemble)
+    both.members = {"a": model(), "b": other}
+    found = run_report._overlays(both, shown, np.array([0, 1]))
+    image, half = shown.dataset.images[0], np.full((8, 8), 0.5, np.float32)
+    np.testing.assert_array_equal(found[0], overlay.overlay(image, half))
+    assert found.keys() == {0, 1}
+
+
+def test_of_several_processes_none_has_heat_maps(monkeypatch):
+    monkeypatch.setattr(run_report.distributed, "count", lambda: 2)
+    assert run_report._overlays(model(), headline(), np.array([0])) == {}
 
 
 def test_groups_of_the_headline(make_config):

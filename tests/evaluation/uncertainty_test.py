@@ -88,7 +88,7 @@ def test_answers_refer_what_is_unsure_or_unlike(trained, cells):
     np.testing.assert_allclose(found.probabilities, model.predict(cells.images), atol=1e-6)
     assert found.predicted.tolist() == found.probabilities.argmax(axis=1).tolist()
     unsure = found.confidence < model.referral.threshold
-    unlike = model.detector.score(*model.describe(cells.images)) > model.detector.threshold
+    unlike = model.detector.score(model.describe_fully(cells.images)) > model.detector.threshold
     assert found.refer.tolist() == (unsure | unlike).tolist()
     np.testing.assert_allclose(found.distance, model.distance(cells.images))
     assert len(model.answer(cells.images[:0])) == 0

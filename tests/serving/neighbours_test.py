@@ -3,6 +3,7 @@ import pytest
 
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
+from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.serving import neighbours
 
 
@@ -86,6 +87,47 @@ def test_a_workdir_that_is_not_writable(colours, recall, tmp_path, caplog):
     (tmp_path / "serve").write_text("a file in place of the folder")
     assert len(neighbours.prepare(colours, tmp_path, 40, quiet).names) == 40
     assert (tmp_path / "serve").read_text() == "a file in place of the folder"
+
+
+class Textures:
+    """The second member of an ensemble: its features are pixels of the first row."""
+
+    def __init__(self, other):
+        self.config, self.classes, self.baseline = other.config, other.classes, None
+
+    def describe(self, images):
+        return np.asarray(images)[:, 0, :5, 1] + 1.0, None
+
+
+def test_an_ensemble_s_similarity_is_the_mean_of_its_members(colours, recall, train, tmp_path):
+    members = {tmp_path / "a": colours, tmp_path / "b": Textures(colours)}
+    both, image = Ensemble(members), train.images[:1]
+    (tmp_path / "a").mkdir()
+    cells = neighbours.prepare(both, tmp_path, 40, quiet)
+    assert (tmp_path / "a" / neighbours.ENSEMBLE_FILE).exists()
+    found = dict(cells.nearest(neighbours.describe(both, image)[0], 40))
+    features = [neighbours.describe(one, train.images) for one in members.values()]
+    expected = np.mean([own @ own[0] for own in features], axis=0)
+    for index, similarity in found.items():
+        assert similarity == pytest.approx(expected[index], abs=1e-5)
+
+
+def test_an_ensemble_uses_the_first_training_images_that_can_be_read(
+    colours, train, tmp_path, monkeypatch
+):
+    def recalled(config, file, *args, **kwargs):
+        if file.parent.name != "b":
+            raise UserError(f"{file.parent.name}.zip: no such file or folder")
+        return train
+
+    monkeypatch.setattr(neighbours.saved_splits, "recall", recalled)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    read = Ensemble({tmp_path / name: colours for name in ("a", "b")})
+    assert neighbours.prepare(read, tmp_path, 9, quiet).image(0) is not None
+    gone = Ensemble({tmp_path / name: colours for name in ("a", "c")})
+    with pytest.raises(UserError, match=r"a\.zip"):
+        neighbours.prepare(gone, tmp_path, 9, quiet)
 
 
 def test_rare_classes_are_taken_whole():

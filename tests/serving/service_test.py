@@ -181,6 +181,11 @@ def test_closing_ends_the_preparation(colours, limits, tmp_path, monkeypatch):
 
 
 def test_an_ensemble(colours, limits, tmp_path, plain, monkeypatch):
+    def prepare(model, *args):
+        features = service.neighbours.describe(model, np.uint8(np.eye(3)[:, None, None] * 200))
+        return service.TrainingCells(("r", "g", "b"), np.arange(3), features, None)
+
+    monkeypatch.setattr(service.neighbours, "prepare", prepare)
     ensemble = Ensemble({tmp_path / "a": colours, tmp_path / "b": colours})
     monkeypatch.setattr(Ensemble, "answer", lambda self, x, tta: colours.answer(x))
     answering = service.Service(ensemble, [tmp_path / "a", tmp_path / "b"], limits)
@@ -188,6 +193,10 @@ def test_an_ensemble(colours, limits, tmp_path, plain, monkeypatch):
     assert [run["name"] for run in about["runs"]] == ["a", "b"]
     assert about["network"] == "simple_cnn, simple_cnn"
     assert answering.predict([Upload("a", plain(0, 200, 0))])[0].predicted == "green"
+    monkeypatch.setattr(Ensemble, "explain", lambda self, images, chosen: (None, None))
+    answering.start()
+    answering._thread.join()
     found = answering.nearest(Upload("a", plain(0, 200, 0)))
-    assert (found.state, found.cells) == ("none", [])
-    assert found.note.startswith("An ensemble is not compared")
+    assert (found.state, found.cells[0].name) == ("ready", "g")
+    assert found.cells[0].similarity == pytest.approx(1, abs=1e-4)
+    answering.close()
