@@ -31,11 +31,11 @@ _BITS = command.flags.DEFINE_enum(
     ["auto", "8", "10", "12", "14", "16"],
     "Scale of values of more than 8 bits, which are stored with 8 bits; as config.data.bits.",
 )
-_FIT = command.flags.DEFINE_enum(
+_FIT = command.flags.DEFINE_string(
     "fit",
     "crop",
-    ["crop", "pad", "squash"],
-    "How images become squares, with --image_size; as config.data.fit.",
+    "How images become squares, with --image_size: crop, pad, squash or such as 240px, as "
+    "config.data.fit.",
 )
 _CLASSES = command.flags.DEFINE_string(
     "classes", "", "A,B,C: Class names in label order, for a file without its own."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
+from bloodjax.data.options import frame_side
+
 
 def restore(
     square: Float32[np.ndarray, "size size"], height: int, width: int, fit: str
@@ -18,7 +20,7 @@ def restore(
       square: Map of the square that the network saw.
       height: Height of the image in pixels.
       width: Width of the image in pixels.
-      fit: How the image became a square: "crop", "squash" or "pad".
+      fit: How the image became a square; see `config.data.fit`.
     """
     size = len(square)
     if (height, width) == (size, size):
@@ -40,6 +42,8 @@ def _weights(
     elif fit == "pad":
         inner = max(1, round(side * size / longer))
         position = (size - inner) // 2 + centres * inner / side
+    elif frame := frame_side(fit):
+        position = (centres + (frame - side) // 2) * size / frame
     else:
         position = (centres - (side - shorter) / 2) * size / shorter
     below = np.floor(position - 0.5)

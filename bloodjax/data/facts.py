@@ -115,7 +115,7 @@ class Tally:
         if self.elongated:
             found.append(
                 f"{_images(self.elongated)} whose sides differ by more than a fifth "
-                f"{_FIT[options.fit]} (data.fit={options.fit})"
+                f"{_FIT.get(options.fit, 'framed by a square')} (data.fit={options.fit})"
             )
         return tuple(found)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from bloodjax.data import bit_depth, deep_files
 from bloodjax.data.facts import BACKGROUND, MAX_ASPECT, PLAIN, Facts
-from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
+from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions, frame_side
 
 # Formats that microscopes and archives use, in the order in which they are tried. Pillow's other
 # readers are not used, because they are unsafe: the one for EPS starts Ghostscript.
@@ -423,6 +423,8 @@ def _to_square(image: Image.Image, size: int, fit: str) -> Image.Image:
         return image.resize((size, size), Image.Resampling.BICUBIC)
     if fit == "pad":
         return _padded(image, size)
+    if frame := frame_side(fit):
+        return _framed(image, frame).resize((size, size), Image.Resampling.BICUBIC)
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
@@ -433,13 +435,25 @@ def _padded(image: Image.Image, size: int) -> Image.Image:
     """The image resized to fit into a square, centred between bars of its border's median."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = tuple(np.median(border, axis=0).astype(int).tolist())
-    square = Image.new("RGB", (size, size), colour)
+    square = Image.new("RGB", (size, size), _border(image))
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     square.paste(resized, ((size - width) // 2, (size - height) // 2))
     return square
+
+
+def _framed(image: Image.Image, side: int) -> Image.Image:
+    """The central square of `side` pixels, filled with the border's median outside the image."""
+    square = Image.new("RGB", (side, side), _border(image))
+    # Floor division: a side that is larger by an odd number loses one pixel more at its start.
+    square.paste(image, tuple((side - own) // 2 for own in image.size))
+    return square
+
+
+def _border(image: Image.Image) -> tuple[int, ...]:
+    """The median of the border's pixels in each channel, without its fraction."""
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(np.median(border, axis=0).astype(int).tolist())
 
 
 def reencode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from bloodjax.data import bit_depth
 from bloodjax.errors import UserError
@@ -11,6 +12,19 @@ AUTO = "auto"
 # Values of `config.data.bits` and of the flag `--bits`.
 BITS = (AUTO, *bit_depth.BITS)
 FITS = ("crop", "pad", "squash")
+FIT_VALUES = f"{', '.join(FITS)}, or a number of pixels such as 240px"
+_FRAME = re.compile(r"([1-9][0-9]{0,4})px")
+
+
+def is_fit(value: str) -> bool:
+    """Whether `value` is allowed as `ReadOptions.fit`."""
+    return value in FITS or _FRAME.fullmatch(value) is not None
+
+
+def frame_side(fit: str) -> int | None:
+    """The pixels of an image's central square that `fit` names, or None if it is one of `FITS`."""
+    match = _FRAME.fullmatch(fit)
+    return None if match is None else int(match[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +37,9 @@ class ReadOptions:
       bits: Scale of values of more than 8 bits, see `bit_depth`; "auto" takes it from the largest
         value in the source.
       fit: How an image becomes a square: "crop" keeps its central square, "pad" adds bars of the
-        colour of its border, "squash" changes its proportions.
+        colour of its border, "squash" changes its proportions. "240px" keeps the central square of
+        240 pixels, filled with the colour of the border where the image is smaller: images of one
+        magnification but of several sizes show cells in proportion.
       layout: What the folders of a source mean, such as "class/group", see `formats.layout`; "auto"
         finds it from their names.
     """
@@ -37,12 +53,13 @@ class ReadOptions:
         allowed = {
             "bad_images": ("fail", "skip"),
             "bits": (*BITS, bit_depth.UNIT),
-            "fit": FITS,
         }
         for name, values in allowed.items():
             value = getattr(self, name)
             if value not in values:
                 raise UserError(f"{name} is {value!r}, expected one of {', '.join(values)}")
+        if not is_fit(self.fit):
+            raise UserError(f"fit is {self.fit!r}, expected {FIT_VALUES}")
 
 
 DEFAULTS = ReadOptions()

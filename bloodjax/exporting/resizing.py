@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from bloodjax.data import images as images_lib
+from bloodjax.data.options import FIT_VALUES, frame_side
 from bloodjax.errors import UserError
 
 _BITS = 22
@@ -35,7 +36,7 @@ def to_square(
     Args:
       images: RGB images of one height and width.
       size: Height and width of the result in pixels.
-      fit: "crop", "pad" or "squash"; see `config.data.fit`.
+      fit: See `config.data.fit`.
     """
     height, width = images.shape[1:3]
     if (height, width) == (size, size):
@@ -47,8 +48,14 @@ def to_square(
             return _resized(images, columns, rows, (size, size))
         if fit == "pad":
             return _padded(images, size, height, width)
+        if frame := frame_side(fit):
+            axis = _axis(size, 0, frame, frame)
+            framed = _resized(_framed(images, frame, height, width), axis, axis, (size, size))
+            # A square of the network's size is taken as it is, as everywhere.
+            is_square = (height == size) & (width == size)
+            return jnp.where(is_square, _framed(images, size, height, width), framed)
         if fit != "crop":
-            raise UserError(f"fit is {fit!r}, expected crop, pad or squash")
+            raise UserError(f"fit is {fit!r}, expected {FIT_VALUES}")
         side = jnp.minimum(height, width)
         starts = ((total - side).astype(jnp.float64) / 2.0 for total in (width, height))
         columns, rows = (
@@ -173,6 +180,17 @@ def _padded(images, size: int, height, width):
     ]
     mask = inside[0][:, None] & inside[1][None, :]
     return jnp.where(mask[None, :, :, None], resized, _border(images)[:, None, None])
+
+
+def _framed(images, frame: int, height, width):
+    """The central squares of `frame` pixels, as Pillow pastes an image into one."""
+    index = jnp.arange(frame, dtype=jnp.int64)
+    rows, columns = (index - (frame - side) // 2 for side in (height, width))
+    inside = [(at >= 0) & (at < side) for at, side in ((rows, height), (columns, width))]
+    found = jnp.take(images, jnp.clip(rows, 0, height - 1), axis=1)
+    found = jnp.take(found, jnp.clip(columns, 0, width - 1), axis=2)
+    mask = inside[0][:, None] & inside[1][None, :]
+    return jnp.where(mask[None, :, :, None], found, _border(images)[:, None, None])
 
 
 def _border(images):

@@ -7,7 +7,7 @@ from bloodjax.data import images
 SIZE = 48
 
 
-@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad", "60px"])
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (96, 64), (60, 121), (24, 36), (49, 48)])
 def test_a_spot_returns_to_its_place(fit, height, width):
     rows, columns = np.mgrid[:height, :width]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from bloodjax.data import images, options
 from bloodjax.data.options import ReadOptions
+from bloodjax.errors import UserError
 
 
 @pytest.fixture
@@ -289,6 +290,24 @@ def test_how_an_image_becomes_a_square():
     for fit, expected in zip(options.FITS, (crop, pad, squash), strict=True):
         np.testing.assert_array_equal(images.resize(wide[None], 48, fit)[0], expected)
     assert not images.read(encoded(wide[:, :57]), 48)[1].elongated
+
+
+def test_a_frame_of_pixels_shows_cells_of_one_magnification_in_proportion():
+    large, small = (np.full((side, side - 1, 3), 200, np.uint8) for side in (80, 41))
+    for image in (large, small):
+        height, width = image.shape[:2]
+        image[height // 2 - 6 : height // 2 + 6, width // 2 - 6 : width // 2 + 6] = 20
+    shown = [images.decode(encoded(image), 30, ReadOptions(fit="60px")) for image in (large, small)]
+    for square in shown:
+        np.testing.assert_array_equal(square[[0, -1]], 200)
+        assert abs((square[..., 0] < 110).sum() - 36) <= 6
+    framed = np.full((60, 60, 3), 200, np.uint8)
+    framed[9:50, 10:50] = small
+    expected = np.asarray(Image.fromarray(framed).resize((30, 30), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(shown[1], expected)
+    np.testing.assert_array_equal(images.resize(small[None], 30, "60px")[0], expected)
+    with pytest.raises(UserError, match="fit is '0px', expected crop, pad, squash, or a number"):
+        ReadOptions(fit="0px")
 
 
 def png(header, body):

@@ -21,7 +21,7 @@ def _program(fit):
 
 # Enlarged, reduced, both; columns first, rows first; half pixels; a row; the size itself.
 @pytest.mark.parametrize("size", [(17, 9), (83, 25), (25, 60), (1, 30), (24, 24)])
-@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash", "11px", "40px"])
 def test_equals_pillow_in_every_pixel(fit, size):
     given = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     np.testing.assert_array_equal(_program(fit)(given), images.resize(given, 24, fit))
@@ -33,5 +33,5 @@ def test_a_size_that_is_known_needs_no_operation():
 
 
 def test_an_unknown_fit_is_refused():
-    with pytest.raises(UserError, match="fit is 'zoom', expected crop, pad or squash"):
+    with pytest.raises(UserError, match="fit is 'zoom', expected crop, pad, squash, or a number"):
         resizing.to_square(jnp.zeros((1, 8, 9, 3), jnp.uint8), 24, "zoom")
