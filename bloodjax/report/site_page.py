@@ -29,6 +29,13 @@ _REMEDIES = {
     "self_training": "Training on the site's images with predicted labels",
     "labelled": "Training on the labelled cells of the site",
 }
+# Method that learns from labelled cells -> how the page calls it.
+_METHODS = {
+    "temperature": "Temperature of the calibration",
+    "vector": "Calibration with a scale and a bias of each class",
+    "head": "A new last layer",
+    "layers": "All layers, with training cells rehearsed",
+}
 _WORDS = {"like": "like", "different": "different", "far": "far off"}
 
 
@@ -227,22 +234,28 @@ def _remedy(remedy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labelled(labelled: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the labelled cells gave: the method's name, and tables of everything else."""
+    """What the labelled cells gave: how many, the figures of each method, accuracy at home."""
     if not labelled:
         return None
+    found = labelled.get("cross_validation") or {}
+    counts = {name: n for name, n in (found.get("classes") or {}).items() if n}
+    home = labelled.get("home") or {}
     return {
-        "method": str(labelled.get("method", "")).replace("_", " "),
-        "tables": [
-            (key.replace("_", " "), list(_numbers(value)))
-            for key, value in labelled.items()
-            if isinstance(value, Mapping) and value
+        "method": _METHODS.get(labelled["method"], labelled["method"]),
+        "why": found.get("why", ""),
+        "n": found.get("n", 0),
+        "counts": ", ".join(f"{n} {name}" for name, n in counts.items()),
+        "rows": [
+            {
+                "title": _METHODS.get(name, name),
+                "chosen": name == labelled["method"],
+                "accuracy": html.percent(scores.get("accuracy")),
+                "loss": f"{scores['loss']:.3f}",
+                "worse": f"{scores['worse']:+.3f} ± {scores['se']:.3f}",
+            }
+            for name, scores in (found.get("methods") or {}).items()
         ],
-        "facts": [
-            fact
-            for key, value in labelled.items()
-            if key != "method" and not isinstance(value, Mapping)
-            for fact in _numbers({key: value})
-        ],
+        "home": home if home.get("before") is not None else None,
     }
 
 
