@@ -23,9 +23,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import ablation, latency
+from benchmarks import ablation, latency, rare_classes
 from benchmarks.contenders import TIMM
 from benchmarks.tasks import Task
+from bloodjax.cli.console import counted
 from bloodjax.models.registry import canonical_name
 
 # In a column, the fastest peer that could be timed represents all of its kind.
@@ -127,6 +128,18 @@ def _ablation(folder: pathlib.Path) -> str:
     return f"{about}:\n\n{ablation.table(content['rows'])}"
 
 
+def _rare_classes(folder: pathlib.Path) -> str:
+    found = sorted(folder.glob("rare_classes_*.json"))
+    if not found:
+        return ""
+    content = _read(found[-1])
+    classes, seeds = " and ".join(content["classes"]), counted(len(content["seeds"]), "seed")
+    options = " ".join(f"--config.{option}" for option in content["overrides"])
+    about = f"{content['date']}, {classes} in turn, {content['kept']} images of it and "
+    about += f"{content['others']:,} others, {content['epochs']} epochs, {seeds}"
+    return f"{about}{options and f', `{options}`'}:\n\n{rare_classes.table(content['rows'])}"
+
+
 def _streaming(folder: pathlib.Path) -> str:
     rows = []
     for path in sorted(folder.glob("streaming_*.json")):
@@ -196,6 +209,7 @@ def _fuzz(folder: pathlib.Path) -> str:
 TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "runs": _runs,
     "ablation": _ablation,
+    "rare_classes": _rare_classes,
     "speed": _speed,
     "latency": _latency,
     "streaming": _streaming,

@@ -10,6 +10,7 @@ from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.config import recipes
 from bloodjax.data.batches import DeviceDataset, epoch_order
+from bloodjax.models import layer_depth
 from bloodjax.pretrained import load
 from bloodjax.pretrained.pretrained_cfg import DEFAULTS
 from bloodjax.training import class_balance, factory, optim
@@ -72,6 +73,18 @@ def test_takes_a_step(name):
     assert int(state.step) == 1
     assert np.isfinite(sums.loss)
     assert int(sums.bad_step) == -1
+
+
+@pytest.mark.parametrize("name", ["convnext_gpu", "convnext_large_gpu"])
+def test_the_stem_of_a_gpu_recipe_learns_at_an_eighteenth_of_the_head_s_rate(name):
+    config = _load(name)
+    params = factory.shapes(config, 8)["params"]
+    depths = jax.tree.leaves(layer_depth.depths(params))
+    rate = config.phases.finetune.layer_decay ** (max(depths) - min(depths))
+    assert rate == pytest.approx(1 / 18, rel=0.03)
+    robust = config_lib.load("robust", ["data.train=synthetic"])
+    assert config.augment == robust.augment
+    assert (config.ema, config.evaluation.tta) == (robust.ema, robust.evaluation.tta)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("quickstart", "cells_cpu")])

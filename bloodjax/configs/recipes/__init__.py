@@ -1,1 +1,1 @@
-"""Recipes for any network: clean, fast and robust."""
+"""Recipes for any network, and for ConvNeXt on a GPU."""

@@ -1,7 +1,7 @@
-"""ConvNeXt-Large at 224 px for one GPU of 80 GB or more, such as an A100, H100 or H200.
+"""ConvNeXt-Large at 224 px for one GPU of 40 GB or more, such as an A100, H100 or H200.
 
-`recipes/convnext_gpu` with the largest network and images; activations are recomputed
-(`config.model.remat`), so that a batch of 64 fits.
+`recipes/convnext_gpu` with the largest network and images. The guide to large networks has its
+memory, and what to change where it does not suffice.
 """
 
 from bloodjax.configs.recipes import convnext_gpu
