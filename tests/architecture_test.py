@@ -29,6 +29,7 @@ FLOORS = (
     "attribution",
     "planning",
     "evaluation",
+    "adaptation",
     "exporting",
     "serving",
     "run",
