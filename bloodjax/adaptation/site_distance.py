@@ -411,11 +411,11 @@ def _shares(
         shares.append(
             _share(
                 "unlike",
-                "The run's detector calls the image unlike the training images",
+                "The run's detector finds the image unlike the training images",
                 model.detector.rate,
                 values["feature_distance"] > model.detector.threshold,
-                "The run's detector calls {site} of the images unlike the training images; of the "
-                "run's own images it calls {training} so.",
+                "The run's detector finds {site} of the images unlike the training images; "
+                "{training} were expected.",
             )
         )
     return shares

@@ -53,12 +53,12 @@ ABOUT = {
         "shares": [
             {
                 "name": "unlike",
-                "title": "The run's detector calls the image unlike the training images",
+                "title": "The run's detector finds the image unlike the training images",
                 "training": 0.01,
                 "site": 0.73,
                 "state": "far",
-                "sentence": "The run's detector calls 73 % of the images unlike the training "
-                "images; of the run's own images it calls 1 % so.",
+                "sentence": "The run's detector finds 73 % of the images unlike the training "
+                "images; 1 % were expected.",
             }
         ],
     },
@@ -190,7 +190,7 @@ def test_it_shows_everything_and_needs_no_other_file():
 
 def test_far_quantities_come_first():
     text = built().text
-    far, different = text.index("calls 73 % of"), text.index("Nuclei are 1.2")
+    far, different = text.index("finds 73 % of"), text.index("Nuclei are 1.2")
     assert far < different
 
 
