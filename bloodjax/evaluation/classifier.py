@@ -254,6 +254,7 @@ class Classifier:
             classes,
             method,
         )
+        maps = self.site.place_back(maps) if self.site else maps
         sizes = [image.shape[:2] for image in arrays.as_rgb(images)]
         restored = [
             geometry.restore(square, *size, data.fit)

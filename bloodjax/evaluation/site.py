@@ -23,6 +23,7 @@ from bloodjax.data import lazy
 from bloodjax.data import names as names_lib
 from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError, did_you_mean
+from bloodjax.evaluation.appearance import Appearance, zoom_weights
 from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics import calibration
 
@@ -46,7 +47,7 @@ class Site:
 
     classes: tuple[str, ...] = ()
     share_ratio: tuple[float, ...] = ()
-    appearance: Any = None
+    appearance: Appearance | None = None
 
     def log_weights(self, names: Sequence[str]) -> Float[np.ndarray, " classes"] | None:
         """What `adjust` adds to the logarithm of each class's probability; None for nothing.
@@ -98,6 +99,19 @@ class Site:
             prepared[start : start + len(block)] = np.asarray(result)[: len(block)]
         return prepared
 
+    def place_back(
+        self, maps: Float[np.ndarray, "n size size"]
+    ) -> Float[np.ndarray, "n size size"]:
+        """Maps of what `prepare` returns as maps of what it takes; 0 where that lost the image."""
+        zoom = 1.0 if self.appearance is None else self.appearance.zoom
+        if zoom == 1:
+            return maps
+        size = maps.shape[1]
+        weights = zoom_weights(size, 1 / zoom)
+        distance = np.abs(np.arange(size) + 0.5 - size / 2)
+        weights[distance * zoom > size / 2] = 0
+        return weights @ maps @ weights.T
+
     @functools.cached_property
     def _program(self) -> Callable[[np.ndarray], jax.Array]:
         return jax.jit(self.appearance.apply)
@@ -133,7 +147,7 @@ class Site:
         found = cls(
             tuple(str(name) for name in content["classes"]),
             tuple(float(ratio) for ratio in content["share_ratio"]),
-            None if content["appearance"] is None else _appearance(content["appearance"]),
+            None if content["appearance"] is None else Appearance.from_dict(content["appearance"]),
         )
         if not all(0 < ratio < np.inf for ratio in found.share_ratio):
             raise ValueError(f"share ratios {found.share_ratio}, expected numbers above 0")
@@ -204,7 +218,3 @@ def parse_classes(
 def restricted(site: Site | None, classes: Sequence[str]) -> Site:
     """The site with another list of classes that can occur; see `Site.classes`."""
     return dataclasses.replace(site or Site(), classes=tuple(classes))
-
-
-def _appearance(content: Mapping[str, Any]) -> Any:
-    raise ValueError(f"an appearance of an unknown kind: {list(content)}")

@@ -1,9 +1,7 @@
 import copy
-import dataclasses
 import json
 import shutil
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +12,7 @@ from bloodjax.data import images
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
+from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.site import Site
 
 
@@ -127,26 +126,22 @@ def test_predict_refuses_other_values_in_one_line(model, convert):
         model.predict(cells.astype(convert))
 
 
-@dataclasses.dataclass(frozen=True)
-class Darker:
-    """An appearance: half of every value. Applying it twice would show."""
-
-    def apply(self, images):
-        return (jnp.asarray(images) // 2).astype(jnp.uint8)
+# Halves the light. Applying it twice would show.
+DARKER = Appearance((254.0, 254.0, 254.0), (127.0, 127.0, 127.0))
 
 
 @pytest.fixture
 def away(model):
     """The run at a site whose images are twice as bright."""
     away = copy.copy(model)
-    away.site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)), Darker())
+    away.site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)), DARKER)
     return away
 
 
 @pytest.mark.full
 def test_the_site_applies_once_to_images_and_probabilities(model, away):
     cells = render.render_dataset(9, 40, seed=1).images
-    seen = images.resize(cells, 32) // 2
+    seen = np.asarray(DARKER.apply(images.resize(cells, 32)))
     expected = away.site.adjust(model.predict(seen), model.classes)
     np.testing.assert_allclose(away.predict(cells), expected, atol=1e-6)
     assert set(away.answer(cells).predicted) <= {3, 5, 7}
@@ -159,13 +154,13 @@ def test_the_site_applies_once_to_images_and_probabilities(model, away):
     views = away.predict_views(cells, "flip")
     np.testing.assert_allclose(views, model.predict_views(seen, "flip"), atol=1e-6)
     np.testing.assert_allclose(away.describe(cells)[0], model.describe(seen)[0], rtol=1e-4)
-    by_colour = model.baseline.predict(images.resize(cells, 32) // 2)
+    by_colour = model.baseline.predict(seen)
     np.testing.assert_allclose(
         away.baseline_predict(images.resize(cells, 32)),
         away.site.adjust(by_colour, model.classes),
         atol=1e-6,
     )
-    shown, of = away.explain(seen * 2, np.zeros(9, int))
+    shown, of = away.explain(images.resize(cells, 32), np.zeros(9, int))
     np.testing.assert_allclose(shown, model.explain(seen, of)[0], atol=1e-3)
 
 
@@ -185,7 +180,7 @@ def test_a_list_of_classes_replaces_that_of_the_site(model, away):
     found = away.predict(cells)
     assert (found[:, [1, 2, 4, 5, 6, 7]] == 0).all()
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
-    assert away.site == Site(("basophil", "ig"), ratios, Darker())
+    assert away.site == Site(("basophil", "ig"), ratios, DARKER)
 
 
 def test_a_site_of_other_classes_is_one_line(trained, tmp_path):

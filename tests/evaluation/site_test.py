@@ -1,7 +1,6 @@
 import dataclasses
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,18 +8,15 @@ from bloodjax.data import lazy
 from bloodjax.data.lazy import LazyImages
 from bloodjax.errors import UserError
 from bloodjax.evaluation import site as site_lib
+from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.site import Site
 
 NAMES = ("basophil", "ig", "Monocyte", "neutrophil")
 PROBABILITIES = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]], np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Inverted:
-    """An appearance that inverts the values."""
-
-    def apply(self, images):
-        return 255 - jnp.asarray(images)
+# Halves the light.
+DARKER = Appearance((254.0, 254.0, 254.0), (127.0, 127.0, 127.0))
 
 
 def test_other_classes_get_nothing_and_the_rest_keeps_its_proportions():
@@ -54,16 +50,31 @@ def test_a_site_of_which_nothing_is_known_changes_nothing():
 @pytest.mark.parametrize("n", [0, 1, 3, lazy.AT_ONCE + 5])
 def test_every_image_gets_the_appearance(n):
     images = np.random.default_rng(0).integers(0, 256, (n, 2, 2, 3), np.uint8)
-    known = Site(appearance=Inverted())
-    np.testing.assert_array_equal(known.prepare(images), 255 - images)
+    known, expected = Site(appearance=DARKER), np.rint(np.maximum(images, 1) / 2)
+    np.testing.assert_allclose(known.prepare(images), expected, atol=1)
+    assert known.prepare(images).dtype == np.uint8
     unread = LazyImages(lambda indices: images[indices], np.arange(n), 2)
     prepared = known.prepare(unread)
     assert isinstance(prepared, LazyImages)
-    np.testing.assert_array_equal(prepared[:], 255 - images)
+    np.testing.assert_array_equal(prepared[:], known.prepare(images))
+
+
+@pytest.mark.parametrize("zoom", [0.5, 1.0, 2.0])
+def test_maps_are_placed_where_the_image_was(zoom):
+    known = Site(appearance=Appearance(zoom=zoom))
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[:, 11:14, 17:22] = 200
+    shown = known.prepare(image)[..., 0] / 255  # a map of the prepared image
+    placed = known.place_back(shown.astype(np.float32))[0]
+    where = np.argwhere(placed > 0.4 * placed.max()).mean(axis=0)
+    np.testing.assert_allclose(where, [12, 19], atol=0.6)
+    assert placed.shape == (32, 32)
+    everywhere = known.place_back(np.ones((1, 32, 32), np.float32))[0]
+    assert (everywhere[16, 16], everywhere[0, 0]) == (1, 0 if zoom > 1 else 1)
 
 
 def test_a_file_keeps_it(tmp_path):
-    known = Site(("ig",), (0.5, 1.0, 2.0, 1.5))
+    known = Site(("ig",), (0.5, 1.0, 2.0, 1.5), DARKER)
     assert site_lib.load(tmp_path) is None
     known.write(tmp_path)
     assert site_lib.load(tmp_path, NAMES) == known
@@ -117,7 +128,7 @@ def test_a_wrong_list_is_one_line(given, said):
 
 
 def test_another_list_keeps_what_else_is_known():
-    known = Site(("ig",), (1.0, 2.0, 3.0, 4.0), Inverted())
+    known = Site(("ig",), (1.0, 2.0, 3.0, 4.0), DARKER)
     found = site_lib.restricted(known, ("basophil", "ig"))
     assert found == dataclasses.replace(known, classes=("basophil", "ig"))
     assert site_lib.restricted(None, ("ig",)) == Site(("ig",))

@@ -16,6 +16,7 @@ from bloodjax.data import images as images_lib
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
+from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.site import Site
 from bloodjax.exporting import bundle as bundle_lib
 from bloodjax.exporting import companions, exporter, function, graph, stablehlo
@@ -156,7 +157,8 @@ def test_the_site_adjusts_probabilities_as_the_classifier_does():
 def test_an_export_is_for_the_site_of_the_run(trained, tmp_path, name, quantize):
     _needs_onnx()
     workdir = _copy(trained, tmp_path)
-    site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)))
+    look = Appearance((200.0, 210.0, 220.0), (250.0, 230.0, 200.0), (1.2, 0.8, 1.0), 1.25)
+    site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)), look)
     site.write(workdir)
     out = tmp_path / f"a.{name}"
     # It compares the probabilities with the classifier's, and refuses to write others.
