@@ -8,8 +8,9 @@ validation images. The table has the share that it rejects of images of each hel
 test images, of the same images under one distortion each, of the answers that are wrong on images
 of another laboratory, and of images that are no cells. No view but the image itself is used.
 
-A last line has what the run as a whole does under the distortions, with its own views: its
-accuracy, the share that it refers, and the error on the rest. The workdir is only read.
+The last lines have what the run as a whole does, with its own views, detector and threshold of
+confidence: under the distortions its accuracy, the share that it refers, and the error on the rest;
+in the other laboratory how many of its wrong answers it refers. The workdir is only read.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ def wrong(dataset: Dataset, images: Description) -> Bool[np.ndarray, " n"]:
     return images.logits.argmax(axis=1) != dataset.labels
 
 
+def referred(is_wrong: Bool[np.ndarray, " n"], refers: Bool[np.ndarray, " n"]) -> str:
+    """How many of the wrong answers are referred."""
+    return (
+        f"{is_wrong.sum():,} of {len(is_wrong):,} answers are wrong, of which "
+        f"{(is_wrong & refers).sum():,} are referred"
+    )
+
+
 def line(name: str, shares: dict[str, Bool[np.ndarray, " n"]]) -> str:
     """A row of the table: the share and the number that each method rejects."""
     cells = [f"{found.mean():.1%} ({found.sum():,} of {len(found):,})" for found in shares.values()]
@@ -98,10 +107,16 @@ def main() -> None:
         described = model.describe_fully(other.images)
         show("another laboratory", described)
         show("another laboratory, wrong answers", described, wrong(other, described))
+        answers = model.answer(other.images)
+        others = "the run in the other laboratory: " + referred(
+            answers.predicted != other.labels, answers.refer
+        )
     if args.junk:
         options = config_lib.read_options(config)
         junk = sources.load_images(args.junk, config.data.image_size, options=options)
         show("junk", model.describe_fully(junk.images))
+    if args.other:
+        print(others)
     answers = model.answer(distorted)
     right, kept = answers.predicted == test.labels, ~answers.refer
     print(

@@ -12,10 +12,11 @@ Each method is fitted to training images, and gives larger scores to more unlike
   2022, https://arxiv.org/abs/2204.06507).
 "energy": the negative log of the sum of the exponentials of the logits (Liu et al. 2020,
   https://arxiv.org/abs/2010.03759).
-"combined": a weighted sum of the cube root of the first, of the last, and of the cube root of the
-  Mahalanobis distance of colours and textures, each standardised on images of the known kind that
-  it was not fitted to. The cube root makes a squared distance nearly normal (Wilson and Hilferty
-  1931, https://doi.org/10.1073/pnas.17.12.684).
+"combined": a weighted sum of "mahalanobis", "energy", "relative_mahalanobis" and the Mahalanobis
+  distance of colours and textures. Each is standardised on images of the known kind that it was not
+  fitted to. The first and the last enter as cube roots, which makes a squared distance nearly
+  normal (Wilson and Hilferty 1931, https://doi.org/10.1073/pnas.17.12.684). The other two are
+  bounded, because some known images have very large values of them.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _RANK = 128
 _NEIGHBOURS = 5
 _ROWS = 1024  # images compared with the stored ones at once; bounds the memory
 _SMALLEST_VARIANCE = 1e-12  # of features of length 1: below, they are constant
-# Weights of the parts of "combined": mahalanobis, energy, colours and textures. Another stain or
-# lamp changes the last much, also where the network still answers well, so its weight is small.
-_WEIGHTS = np.array([1.0, 1.0, 0.2])
+# Weight and largest value of each part of "combined": mahalanobis, energy, relative_mahalanobis,
+# colours and textures. Another stain or lamp changes the last much, also where the network still
+# answers well, so its weight is small.
+_WEIGHTS, _BOUNDS = np.array([1, 1, 1, 0.2]), np.array([np.inf, 2, 2, np.inf])
 _UPPER = 0.84  # the quantile of a normal distribution that is one standard deviation above 0
 _SMALLEST_SPREAD = 1e-3  # of a part of "combined", as a share of its median
 
@@ -276,15 +278,20 @@ def _nearest_class(arrays: Arrays, x: Features) -> Scores:
     return _gaussian_distances(arrays, "class", x, projected).min(axis=1)
 
 
+def _both_distances(arrays: Arrays, x: Features) -> tuple[Scores, Scores]:
+    """Squared distances to the nearest class mean, and under the Gaussian of all images."""
+    projected = x @ np.float64(arrays["basis"])
+    background = _gaussian_distances(arrays, "all", x, projected)[:, 0]
+    return _gaussian_distances(arrays, "class", x, projected).min(axis=1), background
+
+
 def _score_mahalanobis(arrays: Arrays, images: Description) -> Scores:
     return _nearest_class(arrays, unit(images.features))
 
 
 def _score_relative(arrays: Arrays, images: Description) -> Scores:
-    x = unit(images.features)
-    projected = x @ np.float64(arrays["basis"])
-    background = _gaussian_distances(arrays, "all", x, projected)[:, 0]
-    return _gaussian_distances(arrays, "class", x, projected).min(axis=1) - background
+    nearest, background = _both_distances(arrays, unit(images.features))
+    return nearest - background
 
 
 def _fit_neighbours(features: Features, labels: Labels) -> dict[str, np.ndarray]:
@@ -324,18 +331,21 @@ def _complete_combined(
     median, upper = np.quantile(parts, (0.5, _UPPER), axis=0)
     smallest = np.maximum(_SMALLEST_SPREAD * np.abs(median), _SMALLEST_SPREAD)
     spread = np.maximum(upper - median, smallest)
-    return found | {"median": median, "spread": spread, "weights": _WEIGHTS}
+    standard = {"median": median, "spread": spread, "weights": _WEIGHTS, "bounds": _BOUNDS}
+    return found | standard
 
 
-def _parts_of_combined(arrays: Arrays, images: Description) -> Float[np.ndarray, "n 3"]:
+def _parts_of_combined(arrays: Arrays, images: Description) -> Float[np.ndarray, "n 4"]:
     prefix = "appearance_"
     appearance = {
         name.removeprefix(prefix): part for name, part in arrays.items() if name.startswith(prefix)
     }
+    nearest, background = _both_distances(arrays, unit(images.features))
     return np.stack(
         [
-            np.cbrt(_score_mahalanobis(arrays, images)),
+            np.cbrt(nearest),
             _score_energy(arrays, images),
+            nearest - background,
             np.cbrt(_nearest_class(appearance, images.appearance)),
         ],
         axis=1,
@@ -344,7 +354,8 @@ def _parts_of_combined(arrays: Arrays, images: Description) -> Float[np.ndarray,
 
 def _score_combined(arrays: Arrays, images: Description) -> Scores:
     parts = _parts_of_combined(arrays, images)
-    return (parts - arrays["median"]) / arrays["spread"] @ arrays["weights"]
+    standardised = (parts - arrays["median"]) / arrays["spread"]
+    return np.minimum(standardised, arrays["bounds"]) @ arrays["weights"]
 
 
 METHODS: dict[str, Method] = {

@@ -41,6 +41,11 @@ def test_answers_of_the_network_alone_are_compared_with_the_labels():
     assert found.tolist() == [i == 2 for i in range(8)]
 
 
+def test_referred_wrong_answers_are_counted():
+    found = rejection.referred(np.array([True, True, False]), np.array([True, False, True]))
+    assert found == "2 of 3 answers are wrong, of which 1 are referred"
+
+
 def test_a_row_has_shares_and_numbers():
     row = rejection.line("text", {"knn": np.array([True, False]), "energy": np.zeros(3, bool)})
     assert row == "text | 50.0% (1 of 2) | 0.0% (0 of 3)"

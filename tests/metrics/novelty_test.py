@@ -117,16 +117,24 @@ def test_combined_is_a_weighted_sum_of_standardised_parts():
     gaussians = novelty._fit_gaussians(np.float64(KNOWN.appearance), LABELS)
 
     def parts(images):
-        nearest = novelty.score("mahalanobis", fit("mahalanobis"), images)
+        nearest, relative = (
+            novelty.score(name, fit(name), images)
+            for name in ("mahalanobis", "relative_mahalanobis")
+        )
         energy = novelty.score("energy", {}, images)
         appearance = novelty._nearest_class(gaussians, np.float64(images.appearance))
-        return np.cbrt(nearest), energy, np.cbrt(appearance)
+        return np.cbrt(nearest), energy, relative, np.cbrt(appearance)
 
-    expected = 0
-    for weight, usual, part in zip((1, 1, 0.2), parts(OTHERS), parts(KNOWN), strict=True):
+    expected, bounded = 0, 0
+    for weight, bound, usual, part in zip(
+        (1, 1, 1, 0.2), (np.inf, 2, 2, np.inf), parts(OTHERS), parts(KNOWN), strict=True
+    ):
         middle, upper = np.quantile(usual, (0.5, 0.84))
-        expected += weight * (part - middle) / (upper - middle)
+        standardised = (part - middle) / (upper - middle)
+        expected += weight * np.minimum(standardised, bound)
+        bounded += (standardised > bound).sum()
     np.testing.assert_allclose(novelty.score("combined", arrays, KNOWN), expected, rtol=1e-4)
+    assert bounded > 0
 
 
 def test_each_part_of_combined_can_reject():
@@ -139,7 +147,7 @@ def test_each_part_of_combined_can_reject():
         ("appearance", seen.appearance + 9),
     ):
         scores = novelty.score("combined", arrays, seen._replace(**{name: strange}))
-        assert novelty.auroc(usual, scores) > 0.95, name
+        assert novelty.auroc(usual, scores) > 0.75, name
 
 
 @pytest.mark.parametrize("method", METHODS)
