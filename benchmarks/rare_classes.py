@@ -3,6 +3,7 @@
 python -m benchmarks.rare_classes --train=SPEC --test=SPEC --dir=DIR
                                   [--classes=basophil,monocyte] [--kept=13]
                                   [--others=700] [--epochs=5] [--seeds=0,1]
+                                  [--methods=plain,balanced sampling,...]
                                   [--out=benchmarks/results] [--config.key=value ...]
 
 Each class of `--classes` in turn keeps `--kept` images and the other classes `--others` in all, in
@@ -55,8 +56,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "sqrt sampling": {"data.sampling": "sqrt"},
     "balanced sampling": {"data.sampling": "balanced"},
     "logit adjustment": {"loss.logit_adjustment": 1.0},
-    "sqrt sampling, strong augmentation": {"data.sampling": "sqrt", **_STRONG},
-    "balanced sampling, strong augmentation": {"data.sampling": "balanced", **_STRONG},
+    "sqrt sampling with strong augmentation": {"data.sampling": "sqrt", **_STRONG},
+    "balanced sampling with strong augmentation": {"data.sampling": "balanced", **_STRONG},
 }
 # Row of the table -> the method whose probabilities are divided by the training shares.
 AFTERWARDS = {"plain, adjusted after training": "plain"}
@@ -240,46 +241,55 @@ def make_config(
 
 def measure(chosen: argparse.Namespace, overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Trains the runs that have no file yet; returns the counts of every run and row."""
+    for method in chosen.methods:
+        if method not in METHODS:
+            raise UserError(f"--methods={method}: expected names of {', '.join(METHODS)}")
     size = make_config(chosen.epochs, 0, {}, overrides).data.image_size
     train = sources.load(chosen.train, size)
     test = sources.load(chosen.test, size, class_names=train.classes)
-    unknown = [name for name in chosen.classes if name not in train.classes]
-    if unknown:
-        raise UserError(f"--classes={unknown[0]}: expected one of {', '.join(train.classes)}")
+    for name in chosen.classes:
+        if name not in train.classes:
+            raise UserError(f"--classes={name}: expected names of {', '.join(train.classes)}")
+    settings = {key: getattr(chosen, key) for key in ("train", "test", "kept", "others", "epochs")}
+    settings["overrides"] = list(overrides)
     trainings, found = Trainings(), []
     for seed in chosen.seeds:
         for name in chosen.classes:
             rare = train.classes.index(name)
             rng = np.random.default_rng((seed, rare))
             part = cut(train, rare, chosen.kept, chosen.others, rng)
-            counts = np.bincount(part.labels, minlength=len(train.classes))
-            for method, changes in METHODS.items():
-                path = (
-                    chosen.dir / f"{seed}-{name}-{method.replace(', ', '-').replace(' ', '_')}.json"
-                )
+            for method in chosen.methods:
+                path = chosen.dir / f"{seed}-{name}-{method.replace(' ', '_')}.json"
                 if not path.exists():
-                    start = time.monotonic()
-                    config = make_config(chosen.epochs, seed, changes, overrides)
-                    probabilities = trainings(config, part, test)
-                    answers = {method: probabilities}
-                    for row, of in AFTERWARDS.items():
-                        if of == method:
-                            answers[row] = adjusted(probabilities, counts)
-                    about = {"class": name, "seed": seed}
-                    runs = [
-                        {**about, "row": row, **score(values, test.labels, rare)}
-                        for row, values in answers.items()
-                    ]
-                    atomic_write(path, json.dumps(runs))
-                    seconds = time.monotonic() - start
-                    for run in runs:
-                        console.log_info(
-                            f"{name}, seed {seed}, {run['row']}: found {run['found']} of "
-                            f"{run['rare']}, accuracy {run['correct'] / run['n']:.3f}, "
-                            f"{seconds:.0f} s"
-                        )
-                found += json.loads(path.read_text("utf-8"))
+                    config = make_config(chosen.epochs, seed, METHODS[method], overrides)
+                    rows = _train_and_score(trainings, config, part, test, method, rare)
+                    runs = [{"class": name, "seed": seed, **row} for row in rows]
+                    atomic_write(path, json.dumps({"settings": settings, "runs": runs}))
+                content = json.loads(path.read_text("utf-8"))
+                if content["settings"] != settings:
+                    raise UserError(f"{path} is of other settings: expected another --dir")
+                found += content["runs"]
     return found
+
+
+def _train_and_score(
+    trainings: Trainings, config: Config, train: Dataset, test: Dataset, method: str, rare: int
+) -> list[dict[str, Any]]:
+    """Counts of the rows of one run, which are logged."""
+    start = time.monotonic()
+    answers = {method: trainings(config, train, test)}
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    for row, of in AFTERWARDS.items():
+        if of == method:
+            answers[row] = adjusted(answers[method], counts)
+    rows = [{"row": row, **score(found, test.labels, rare)} for row, found in answers.items()]
+    for row in rows:
+        console.log_info(
+            f"{train.classes[rare]}, seed {config.seed}, {row['row']}: found {row['found']} of "
+            f"{row['rare']}, accuracy {row['correct'] / row['n']:.3f}, "
+            f"{time.monotonic() - start:.0f} s"
+        )
+    return rows
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -292,6 +302,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--others", type=int, default=700)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     chosen, rest = parser.parse_known_args()
     wrong = [text for text in rest if not text.startswith("--config.")]
@@ -299,6 +310,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"unexpected argument {wrong[0]!r}")
     chosen.seeds = [int(seed) for seed in chosen.seeds.split(",")]
     chosen.classes = chosen.classes.split(",")
+    chosen.methods = chosen.methods.split(",")
     return chosen, [text.removeprefix("--config.") for text in rest]
 
 
@@ -316,7 +328,10 @@ def main() -> None:
     names = list(dict.fromkeys(run["row"] for run in runs))
     rows = {name: pooled([run for run in runs if run["row"] == name]) for name in names}
     device = record.device_name(jax.default_backend(), jax.devices()[0].device_kind)
-    about = {key: getattr(chosen, key) for key in ("classes", "kept", "others", "epochs", "seeds")}
+    about = {
+        key: getattr(chosen, key)
+        for key in ("classes", "kept", "others", "epochs", "seeds", "methods")
+    }
     content = {**about, "overrides": overrides, "rows": rows, "runs": runs}
     path = record.write(chosen.out, device, content, prefix="rare_classes_")
     print(f"{table(rows)}\n\nwritten to {path}")

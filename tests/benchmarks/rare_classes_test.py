@@ -82,12 +82,11 @@ def test_every_method_is_a_config_and_every_adjusted_row_one_of_them():
 
 @pytest.mark.full
 def test_trains_scores_and_writes(tmp_path, monkeypatch, capsys):
-    methods = {name: rare_classes.METHODS[name] for name in ("plain", "sqrt sampling")}
-    monkeypatch.setattr(rare_classes, "METHODS", methods)
     # The tests share a compilation cache.
     monkeypatch.setattr(rare_classes.compilation_cache, "keep", lambda _: None)
     argv = ["rare_classes", "--train=synthetic:320", "--test=synthetic:80", f"--dir={tmp_path}"]
     argv += [f"--out={tmp_path / 'out'}", "--classes=monocyte", "--kept=4", "--others=60"]
+    argv += ["--methods=plain,sqrt sampling"]
     argv += ["--epochs=1", "--seeds=0", "--config.model.name=simple_cnn_050"]
     argv += ["--config.model.weights=", "--config.data.image_size=32", "--config.batch_size=16"]
     monkeypatch.setattr(sys, "argv", argv)
@@ -99,13 +98,24 @@ def test_trains_scores_and_writes(tmp_path, monkeypatch, capsys):
     # What is done is not done again.
     monkeypatch.setattr(rare_classes, "Trainings", lambda: None)
     rare_classes.main()
+    monkeypatch.setattr(sys, "argv", [*argv, "--epochs=2"])
+    with pytest.raises(SystemExit):
+        rare_classes.main()
+    assert "is of other settings: expected another --dir" in capsys.readouterr().err
 
 
-def test_an_unknown_class_is_one_line_with_status_2(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--classes=blast", "--classes=blast: expected names of basophil, "),
+        ("--methods=smote", "--methods=smote: expected names of plain, "),
+    ],
+)
+def test_an_unknown_name_is_one_line_with_status_2(flag, message, tmp_path, monkeypatch, capsys):
     argv = ["rare_classes", "--train=synthetic:80", "--test=synthetic:80", f"--dir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", [*argv, "--classes=blast", "--config.data.image_size=32"])
+    monkeypatch.setattr(sys, "argv", [*argv, flag, "--config.data.image_size=32"])
     monkeypatch.setattr(rare_classes.compilation_cache, "keep", lambda _: None)
     with pytest.raises(SystemExit) as error:
         rare_classes.main()
     assert error.value.code == 2
-    assert "--classes=blast: expected one of" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
