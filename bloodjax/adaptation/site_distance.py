@@ -163,13 +163,13 @@ class _Quantity:
       title: What it is, with its unit.
       more: Says that the site has more of it; may have {ratio}, {site} and {training}.
       less: Says that it has less.
-      digits: Decimal places of its values in sentences.
+      form: Format of its values in sentences.
     """
 
     title: str
     more: str
     less: str
-    digits: int = 2
+    form: str = ".2f"
 
 
 _QUANTITIES = {
@@ -177,7 +177,7 @@ _QUANTITIES = {
         "Brightness of the background (0 to 255)",
         "The background is brighter: {site} instead of {training} of 255.",
         "The background is darker: {site} instead of {training} of 255.",
-        digits=0,
+        form=".0f",
     ),
     "background_blue": _Quantity(
         "Blue against red in the background (log ratio)",
@@ -214,31 +214,30 @@ _QUANTITIES = {
         "Sharpness (variance of the Laplacian over that of the image)",
         "Images are sharper: their fine structure is {ratio} times as strong.",
         "Images are less sharp: their fine structure is {ratio} times as strong.",
-        digits=3,
     ),
     "noise": _Quantity(
         "Noise (standard deviation, of 255)",
         "Images have more noise: its standard deviation is {site} instead of {training} of 255.",
         "Images have less noise: its standard deviation is {site} instead of {training} of 255.",
-        digits=1,
+        form=".1f",
     ),
     "nucleus_diameter": _Quantity(
         "Diameter of the nuclei (pixels)",
         "Nuclei are {ratio} times as large: {site} pixels across instead of {training}.",
         "Nuclei are {ratio} times as large: {site} pixels across instead of {training}.",
-        digits=0,
+        form=".0f",
     ),
     "cell_diameter": _Quantity(
         "Diameter of the cells (pixels)",
         "Cells are {ratio} times as large: {site} pixels across instead of {training}.",
         "Cells are {ratio} times as large: {site} pixels across instead of {training}.",
-        digits=0,
+        form=".0f",
     ),
     "off_centre": _Quantity(
         "Distance of the cell from the middle of the image (pixels)",
         "Cells are farther from the middle of the image: {site} pixels instead of {training}.",
         "Cells are nearer to the middle of the image: {site} pixels instead of {training}.",
-        digits=0,
+        form=".0f",
     ),
     "feature_distance": _Quantity(
         "Score of the detector of unlike images",
@@ -246,6 +245,7 @@ _QUANTITIES = {
         "score is {site} instead of {training}.",
         "The network's features are nearer to those of the training images than most of them are: "
         "the detector's score is {site} instead of {training}.",
+        form=",.1f",
     ),
 }
 
@@ -368,8 +368,8 @@ def _compared(name: str, quantity: _Quantity, training: Values, site: Values) ->
     if state != LIKE:
         text = quantity.more if here.median > known.median else quantity.less
         sentence = text.format(
-            site=f"{here.median:.{quantity.digits}f}",
-            training=f"{known.median:.{quantity.digits}f}",
+            site=f"{here.median:{quantity.form}}",
+            training=f"{known.median:{quantity.form}}",
             ratio=f"{here.median / max(known.median, 1e-6):.2g}",
             site_factor=f"{np.exp(min(here.median, 9.0)):.2f}",
             training_factor=f"{np.exp(min(known.median, 9.0)):.2f}",
