@@ -69,8 +69,8 @@ def soft_targets(
       config: Config of the run.
       splits: Images of the run, which has written its `splits.json`.
       workdir: Folder of the run.
-      teacher: The teacher of a new run, which predicts the training images; None to read what the
-        run has stored.
+      teacher: The teacher, which predicts the training images; None to read what the run has
+        stored.
 
     Returns:
       A distribution over the classes for each training image.

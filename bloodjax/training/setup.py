@@ -74,7 +74,8 @@ def prepare_run(
         config, backbone = factory.pretrained(config)
     folders, teacher = config_lib.teacher_folders(config), None
     online = config.distill.online
-    if folders and (fresh or online):
+    has_taught = distributed.exchange((workdir / distillation.FILE).exists())[0]
+    if folders and (online or stored is None or (fresh and not has_taught)):
         teacher = load_teacher(folders, workdir)
     splits = distributed.primary_first(
         # The primary process draws the splits; the others read them from `splits.json`.
