@@ -180,18 +180,16 @@ _QUANTITIES = {
         form=".0f",
     ),
     "background_blue": _Quantity(
-        "Blue against red in the background (log ratio)",
-        "The background is bluer: its blue is {site_factor} times its red instead of "
-        "{training_factor} times.",
-        "The background is yellower: its blue is {site_factor} times its red instead of "
-        "{training_factor} times.",
+        "Blue of the background, divided by red",
+        "The background is bluer: its blue is {site} times its red instead of {training} times.",
+        "The background is yellower: its blue is {site} times its red instead of {training} times.",
     ),
     "background_green": _Quantity(
-        "Green against red and blue in the background (log ratio)",
-        "The background is greener: its green is {site_factor} times the mean of its red and blue "
-        "instead of {training_factor} times.",
-        "The background is pinker: its green is {site_factor} times the mean of its red and blue "
-        "instead of {training_factor} times.",
+        "Green of the background, divided by the mean of red and blue",
+        "The background is greener: its green is {site} times the mean of its red and blue "
+        "instead of {training} times.",
+        "The background is pinker: its green is {site} times the mean of its red and blue "
+        "instead of {training} times.",
     ),
     "nucleus_density": _Quantity(
         "Stain of the nuclei (optical density)",
@@ -199,11 +197,11 @@ _QUANTITIES = {
         "Nuclei are paler: their optical density is {ratio} times that of the training cells.",
     ),
     "nucleus_hue": _Quantity(
-        "Red against green light absorbed by the nuclei (log ratio)",
-        "Nuclei are bluer: they absorb {site_factor} times as much red as green light instead of "
-        "{training_factor} times.",
-        "Nuclei are more purple: they absorb {site_factor} times as much red as green light "
-        "instead of {training_factor} times.",
+        "Red light absorbed by the nuclei, divided by green",
+        "Nuclei are bluer: they absorb {site} times as much red as green light instead of "
+        "{training} times.",
+        "Nuclei are more purple: they absorb {site} times as much red as green light "
+        "instead of {training} times.",
     ),
     "cell_density": _Quantity(
         "Stain of the cells (optical density)",
@@ -309,17 +307,17 @@ def _values(model: Describing, images: Images) -> tuple[dict[str, Values], Found
     """Each quantity of each image, NaN where it is not known; and the cells."""
     cells = cell_finder.find(images)
     background = np.maximum(cells.background, 1)
-    red, green, blue = np.log(background).T
+    red, green, blue = background.T
     nucleus = np.maximum(cells.nucleus_density, 1e-3)
     size = images.shape[1]
     whole = np.where(cells.is_whole, 1, np.nan)
     sharpness, noise = _texture(images)
     values = {
         "background_brightness": background.mean(1),
-        "background_blue": blue - red,
-        "background_green": green - np.log(background[:, [0, 2]].mean(1)),
+        "background_blue": blue / red,
+        "background_green": 2 * green / (red + blue),
         "nucleus_density": cells.nucleus_density.mean(1),
-        "nucleus_hue": np.log(nucleus[:, 0] / nucleus[:, 1]),
+        "nucleus_hue": nucleus[:, 0] / nucleus[:, 1],
         "cell_density": cells.cell_density.mean(1) * whole,
         "sharpness": sharpness,
         "noise": noise,
@@ -371,8 +369,6 @@ def _compared(name: str, quantity: _Quantity, training: Values, site: Values) ->
             site=f"{here.median:{quantity.form}}",
             training=f"{known.median:{quantity.form}}",
             ratio=f"{here.median / max(known.median, 1e-6):.2g}",
-            site_factor=f"{np.exp(min(here.median, 9.0)):.2f}",
-            training_factor=f"{np.exp(min(known.median, 9.0)):.2f}",
         )
     return Measure(name, quantity.title, known, here, state, sentence)
 

@@ -184,7 +184,7 @@ def _row(measure: Mapping[str, Any]) -> dict[str, Any]:
         "word": _WORDS[measure["state"]],
         "places": places,
         "texts": {
-            key: {quantile: f"{value:.3g}" for quantile, value in of.items()}
+            key: {quantile: _number(value) for quantile, value in of.items()}
             for key, of in spreads.items()
         },
     }
@@ -273,6 +273,13 @@ def _numbers(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
             yield name, ", ".join(text for _, text in _numbers(dict(enumerate(value))))
         elif value is not None:
             yield name, str(value)
+
+
+def _number(value: float) -> str:
+    """A number with three digits, and at most three decimal places."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{round(float(f'{value:.3g}'), 3):g}"
 
 
 def _interval(low: float, high: float) -> str:

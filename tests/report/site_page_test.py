@@ -26,9 +26,9 @@ ABOUT = {
         "measures": [
             {
                 "name": "background_blue",
-                "title": "Blue against red in the background (log ratio)",
-                "training": spread(-0.234, -0.231, -0.228, -0.224, -0.216),
-                "site": spread(-0.043, -0.025, -0.016, -0.003, 0.023),
+                "title": "Blue of the background, divided by red",
+                "training": spread(0.791, 0.794, 0.796, 0.799, 0.806),
+                "site": spread(0.958, 0.976, 0.984, 0.997, 1.023),
                 "state": "far",
                 "sentence": "The background is bluer: its blue is 0.98 times its red instead of "
                 "0.80 times.",
@@ -164,6 +164,7 @@ def test_it_shows_everything_and_needs_no_other_file():
         "Nuclei are 1.2 times as large",
         "73 % of the images unlike",
         "198, 197, 196",
+        "0.794 to 0.799",
         "88.3 %",
         "71.2 %",
         "64.0–78.0",
