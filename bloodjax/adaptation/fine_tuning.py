@@ -7,10 +7,12 @@ home. Both are augmented as in training. The steps are those of a run, compiled 
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int32, PyTree, UInt8
+from jaxtyping import Bool, Float, Int, Int32, PyTree, UInt8
 
 from bloodjax import config as config_lib
 from bloodjax.augment.tta import TTAConfig
@@ -21,9 +23,6 @@ from bloodjax.data.batches import DeviceDataset
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.training import factory
 
-Images = UInt8[np.ndarray, "_ size size 3"]
-Labels = Int32[np.ndarray, " _"]
-
 # Steps in all, and images of a step: a minute or two for a small network on two cores.
 _STEPS, _BATCH = 120, 32
 _LEARNING_RATE = 3e-4
@@ -33,59 +32,74 @@ _WARMUP = 0.1
 _AS_IN_TRAINING = ("augment", "dtype", "model", "parallel", "sharding")
 
 
-class FineTuning:
-    """Trains copies of a run's network, each on other cells of the site."""
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """Images as the network takes them, with labels.
 
-    def __init__(self, model: Classifier, images: Images, labels: Labels, seed: int):
-        """Compiles nothing yet.
+    Attributes:
+      images: RGB images of the network's size.
+      labels: Class index of each.
+    """
+
+    images: UInt8[np.ndarray, "n size size 3"]
+    labels: Int32[np.ndarray, " n"]
+
+
+class FineTuning:
+    """Trains copies of a run's network, each on some of the labelled cells of a site."""
+
+    def __init__(self, model: Classifier, site: LabelledImages, home: LabelledImages, seed: int):
+        """Copies the images to the device, and compiles nothing yet.
 
         Args:
           model: The classifier of the run.
-          images: Training cells as the network takes them, for rehearsal.
-          labels: Their class indices.
+          site: All labelled cells of the site.
+          home: Training cells, for rehearsal.
           seed: Random seed.
         """
-        self._config = _config(model.config, seed)
-        self._num_classes = len(model.classes)
-        self._images, self._labels = images, labels
-        self._seed = seed
+        config = _config(model.config, seed)
+        self._batch, self._seed = config.batch_size, seed
+        self._sizes = len(site.labels), len(home.labels)
         self._start = jax.device_get(model.predictor.variables)
-        self._executor = factory.executor(self._config, self._num_classes)
+        self._executor = factory.executor(config, len(model.classes))
         self._phase = factory.phase(
-            self._config,
+            config,
             "finetune",
             variables=self._start,
-            num_images=_STEPS * self._config.batch_size,
-            num_classes=self._num_classes,
+            num_images=_STEPS * self._batch,
+            num_classes=len(model.classes),
         )
+        both = DeviceDataset.of(
+            np.concatenate([site.images, home.images]), np.concatenate([site.labels, home.labels])
+        )
+        # One array for all calls, because steps are compiled for its shape.
+        self._data = self._executor.replicate(both)
+        self._weights = self._executor.replicate(np.ones(len(model.classes), np.float32))
 
-    def train(self, images: Images, labels: Labels, name: str) -> PyTree:
-        """The variables after training on these cells of the site.
+    def train(self, known: Bool[np.ndarray, " n"], name: str) -> PyTree:
+        """The variables after training on some of the cells of the site.
 
         Args:
-          images: At least one cell, as the network takes it.
-          labels: Class indices.
+          known: Mask of the cells of the site to train on, at least one.
           name: What is trained, for the progress bar.
         """
-        executor = self._executor
-        order = _order(len(labels), len(self._labels), self._config.batch_size, self._seed)
-        data = DeviceDataset.of(
-            np.concatenate([images, self._images]), np.concatenate([labels, self._labels])
-        )
-        data, order = executor.replicate(data), executor.replicate(order)
-        weights = executor.replicate(np.ones(self._num_classes, np.float32))
+        executor, (site, home) = self._executor, self._sizes
+        order = _order(np.flatnonzero(known), np.arange(site, site + home), self._batch, self._seed)
+        order = executor.replicate(order)
         # The step donates the state, so it gets a copy of the variables.
         state = TrainState.create(jax.tree.map(jnp.array, self._start), self._phase.tx)
         state = executor.shard_state(state)
         with console.ProgressBar(name, _STEPS, 0) as bar:
             for step in range(_STEPS):
-                state, sums = executor.train(self._phase, 1, state, data, order, weights)
+                state, sums = executor.train(
+                    self._phase, 1, state, self._data, order, self._weights
+                )
                 jax.block_until_ready(sums)
-                bar.update(step + 1, accuracy=float(sums.correct / sums.count))
+                bar.advance(step + 1)
         return jax.device_get(executor.unreplicate(state).variables)
 
     def predict(
-        self, variables: PyTree, images: Images, views: TTAConfig
+        self, variables: PyTree, images: UInt8[np.ndarray, "n size size 3"], views: TTAConfig
     ) -> Float[np.ndarray, "n *answers classes"]:
         """Uncalibrated class probabilities; see `augment.tta.probabilities`."""
         return self._executor.predict(self._executor.shard_state(variables), images, views)
@@ -105,21 +119,21 @@ def _config(run: Config, seed: int) -> Config:
     return config_lib.validate(content)
 
 
-def _order(site: int, home: int, batch: int, seed: int) -> Int32[np.ndarray, " n"]:
-    """Indices of the cells of each batch, one batch after another; those of the site come first.
+def _order(
+    site: Int[np.ndarray, " n"], home: Int[np.ndarray, " m"], batch: int, seed: int
+) -> Int32[np.ndarray, " steps_by_batch"]:
+    """The images of each batch, one batch after another; half of each are cells of the site.
 
     Args:
-      site: Number of cells of the site.
-      home: Number of training cells.
-      batch: Size of a batch, of which half are cells of the site.
+      site: Indices of the cells of the site.
+      home: Indices of the training cells.
+      batch: Size of a batch.
       seed: Random seed.
     """
-    rng = np.random.default_rng(seed)
-    halves = []
-    for first, n in ((0, site), (site, home)):
-        rounds = -(-_STEPS * batch // 2 // n)
-        index = np.concatenate([rng.permutation(n) for _ in range(rounds)])
-        halves.append(first + index[: _STEPS * batch // 2].reshape(_STEPS, -1))
-    # Each device gets cells of both.
-    mixed = np.stack(halves, axis=2).reshape(-1)
-    return mixed.astype(np.int32)
+    rng, halves = np.random.default_rng(seed), []
+    for index in (site, home):
+        rounds = -(-_STEPS * batch // 2 // len(index))
+        shuffled = np.concatenate([rng.permutation(index) for _ in range(rounds)])
+        halves.append(shuffled[: _STEPS * batch // 2].reshape(_STEPS, -1))
+    # They alternate, so that each device gets both.
+    return np.stack(halves, axis=2).reshape(-1).astype(np.int32)

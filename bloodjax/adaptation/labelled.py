@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 from scipy.special import softmax
 
 from bloodjax.adaptation import linear_head
-from bloodjax.adaptation.fine_tuning import FineTuning
+from bloodjax.adaptation.fine_tuning import FineTuning, LabelledImages
 from bloodjax.adaptation.linear_head import Cells
 from bloodjax.augment import geometry
 from bloodjax.augment.tta import TTAConfig
@@ -156,11 +156,9 @@ class _Setting:
 
     Attributes:
       model: The classifier of the run without a site; the images are prepared already.
-      images: Labelled cells of the site as the network takes them.
-      labels: Their class indices.
+      site: Labelled cells of the site.
       own: Uncalibrated class probabilities by the run's own weights.
-      rehearsed: Training cells as the network takes them.
-      rehearsed_labels: Their class indices.
+      home: Some training cells of each class.
       shares: Share of each class in training.
       possible: Classes that can occur at the site.
       seed: Random seed.
@@ -168,11 +166,9 @@ class _Setting:
     """
 
     model: Classifier
-    images: np.ndarray
-    labels: Int[np.ndarray, " n"]
+    site: LabelledImages
     own: Both
-    rehearsed: np.ndarray
-    rehearsed_labels: Int[np.ndarray, " m"]
+    home: LabelledImages
     shares: Float[np.ndarray, " classes"]
     possible: Bool[np.ndarray, " classes"]
     seed: int
@@ -189,14 +185,12 @@ class _Setting:
     ) -> _Setting:
         counts = np.bincount(rehearsal.labels, minlength=len(model.classes))
         used = rehearsal.take(_of_each_class(rehearsal.labels, _REHEARSED, seed))
-        images, bare = _prepared(model, labelled), model.at_home()
+        site, bare = _prepared(model, labelled), model.at_home()
         return cls(
             bare,
-            images,
-            labelled.labels,
-            bare.predict_with_plain(images, _VIEWS, calibrated=False),
+            site,
+            bare.predict_with_plain(site.images, _VIEWS, calibrated=False),
             _prepared(model, used),
-            used.labels,
             np.maximum(counts, 1) / np.maximum(counts, 1).sum(),
             np.isin(model.classes, model.possible_classes),
             seed,
@@ -222,7 +216,7 @@ def _temperature(setting: _Setting) -> _Fit:
 def _vector(setting: _Setting) -> _Fit:
     def fit_to(known: _Mask, asked: _Mask) -> tuple[Both, PyTree | None]:
         found = _fit_vector(setting, known)
-        own = setting.possible_only(setting.own[asked])
+        own = setting.own[asked]
         return np.stack([one.apply(own[:, i]) for i, one in enumerate(found)], axis=1), None
 
     return fit_to
@@ -230,15 +224,16 @@ def _vector(setting: _Setting) -> _Fit:
 
 def _fit_vector(setting: _Setting, known: _Mask) -> list[Calibration]:
     """The calibrations with views and without."""
-    own, labels = setting.possible_only(setting.own[known]), setting.labels[known]
+    # Classes that cannot occur are in it too, as they are where the calibration is applied.
+    own, labels = setting.own[known], setting.site.labels[known]
     return [scaling.fit_vector(own[:, i], labels) for i in range(2)]
 
 
 def _head(setting: _Setting) -> _Fit:
     variables = jax.device_get(setting.model.predictor.variables)
     start = linear_head.of_network(variables)
-    site = Cells(_layer_inputs(setting.model, setting.images, _VIEWS), setting.labels)
-    home = Cells(_layer_inputs(setting.model, setting.rehearsed, "none"), setting.rehearsed_labels)
+    site = Cells(_layer_inputs(setting.model, setting.site.images, _VIEWS), setting.site.labels)
+    home = Cells(_layer_inputs(setting.model, setting.home.images, "none"), setting.home.labels)
 
     def fit_to(known: _Mask, asked: _Mask) -> tuple[Both, PyTree | None]:
         layer = linear_head.fit(start, site.take(known), home, setting.shares, setting.possible)
@@ -250,7 +245,7 @@ def _head(setting: _Setting) -> _Fit:
 
 
 def _layers(setting: _Setting) -> _Fit:
-    training = FineTuning(setting.model, setting.rehearsed, setting.rehearsed_labels, setting.seed)
+    training = FineTuning(setting.model, setting.site, setting.home, setting.seed)
     average = setting.model.config.evaluation.tta_average
     views = TTAConfig(_VIEWS, average, with_plain=True)
 
@@ -260,10 +255,10 @@ def _layers(setting: _Setting) -> _Fit:
             with np.load(file, allow_pickle=False) as saved:
                 return saved["both"], None
         name = f"all layers, {known.sum()} of {len(known)} cells"
-        variables = training.train(setting.images[known], setting.labels[known], name)
+        variables = training.train(known, name)
         if not asked.any():
             return setting.own[asked], variables
-        both = training.predict(variables, setting.images[asked], views)
+        both = training.predict(variables, setting.site.images[asked], views)
         if file is not None:
             buffer = io.BytesIO()
             np.savez(buffer, both=both)
@@ -284,11 +279,12 @@ def _file(setting: _Setting, known: _Mask, asked: _Mask) -> pathlib.Path | None:
     digest = hashlib.blake2b(digest_size=8)
     head = linear_head.of_network(jax.device_get(setting.model.predictor.variables))
     parts = (
-        setting.images[known],
-        setting.images[asked],
-        setting.labels[known],
-        setting.rehearsed,
-        setting.rehearsed_labels,
+        setting.site.images,
+        setting.site.labels,
+        known,
+        asked,
+        setting.home.images,
+        setting.home.labels,
         head.kernel,
         np.array([setting.seed, setting.model.step]),
     )
@@ -367,16 +363,14 @@ def _at_home(
     old = {name: model.calibrations.get(name, NONE).temperature for name in _NAMES}
     if validation is None:
         return {}, old
-    labels = validation.labels
-    before = setting.model.predict(validation.images, "none", calibrated=False)
+    images, labels = validation.images, validation.labels
+    before = setting.model.predict(images, "none", calibrated=False)
     home = {"before": float(np.mean(before.argmax(axis=1) == labels)), "n": len(labels)}
     if variables is None:
         return home | {"after": home["before"]}, old
-    adapted = Classifier(model.config, model.classes, variables, model.step)
-    adapted.site = (
-        dataclasses.replace(model.site, classes=(), share_ratio=()) if model.site else None
-    )
-    after = adapted.predict(validation.images, "none", calibrated=False)
+    there = dataclasses.replace(model.site, classes=(), share_ratio=()) if model.site else None
+    adapted = Classifier(model.config, model.classes, variables, model.step, site=there)
+    after = adapted.predict(images, "none", calibrated=False)
     home["after"] = float(np.mean(after.argmax(axis=1) == labels))
     # With views the temperature changes by the same factor as without.
     changed = scaling.fit_temperature(after, labels).temperature
@@ -404,7 +398,7 @@ def _calibrations(
       at_home: Temperature at home of each calibration.
     """
     if method == "vector":
-        everything = np.ones(len(setting.labels), bool)
+        everything = np.ones(len(setting.site.labels), bool)
         return dict(zip(_NAMES, _fit_vector(setting, everything), strict=True))
     found, n = {}, len(labels)
     for i, name in enumerate(_NAMES):
@@ -418,10 +412,11 @@ def _calibrations(
     return found
 
 
-def _prepared(model: Classifier, dataset: Dataset) -> np.ndarray:
-    """The images as the network takes them."""
+def _prepared(model: Classifier, dataset: Dataset) -> LabelledImages:
     images = np.asarray(dataset.images[np.arange(len(dataset))])
-    return np.asarray(model.site.prepare(images)) if model.site else images
+    return LabelledImages(
+        np.asarray(model.site.prepare(images)) if model.site else images, dataset.labels
+    )
 
 
 def _layer_inputs(

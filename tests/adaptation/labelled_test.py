@@ -106,11 +106,11 @@ class TestFit:
         monkeypatch.setattr(fine_tuning, "_STEPS", 2)
         trained, train = [], fine_tuning.FineTuning.train
 
-        def counted(self, images, labels, name):
+        def counted(self, known, name):
             trained.append(name)
             if len(trained) == 2:
                 raise KeyboardInterrupt
-            return train(self, images, labels, name)
+            return train(self, known, name)
 
         monkeypatch.setattr(fine_tuning.FineTuning, "train", counted)
         folder = tmp_path / "progress"
@@ -145,8 +145,9 @@ class TestCalibrations:
 
 class TestOrder:
     def test_half_of_each_batch_are_cells_of_the_site(self):
-        order = fine_tuning._order(7, 50, 8, seed=0).reshape(fine_tuning._STEPS, 8)
-        assert ((order < 7).sum(axis=1) == 4).all()
-        assert order.max() == 56
-        counts = np.bincount(order[order < 7])
+        site, home = np.array([0, 2, 5]), np.arange(7, 57)
+        order = fine_tuning._order(site, home, 8, seed=0).reshape(fine_tuning._STEPS, 8)
+        assert (np.isin(order, site).sum(axis=1) == 4).all()
+        assert (order.max(), order.dtype) == (56, np.int32)
+        counts = np.bincount(order[order < 7])[site]
         assert counts.max() - counts.min() <= 1, "all cells of the site are equally frequent"
