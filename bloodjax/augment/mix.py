@@ -100,12 +100,14 @@ def mix_styles(spec: Mix, keys: Key[Array, " batch"], images: Images) -> Images:
     def sample(key):
         on, amount, share = jax.random.split(jax.random.fold_in(key, _STYLE), 3)
         by_fourier, by_mixstyle = jax.random.uniform(on, (2,))
-        fourier = spec.fourier_alpha * jax.random.uniform(amount)
-        mixstyle = beta.beta(share, spec.mixstyle_alpha, spec.mixstyle_alpha)
-        return (
-            jnp.where(by_fourier < spec.fourier_p, fourier, 0.0),
-            jnp.where(by_mixstyle < spec.mixstyle_p, mixstyle, 0.0),
-        )
+        fourier = mixstyle = jnp.zeros(())
+        if spec.fourier_p:
+            drawn = spec.fourier_alpha * jax.random.uniform(amount)
+            fourier = jnp.where(by_fourier < spec.fourier_p, drawn, 0.0)
+        if spec.mixstyle_p:
+            drawn = beta.beta(share, spec.mixstyle_alpha, spec.mixstyle_alpha)
+            mixstyle = jnp.where(by_mixstyle < spec.mixstyle_p, drawn, 0.0)
+        return fourier, mixstyle
 
     fourier, mixstyle = jax.vmap(sample)(keys)
     if spec.fourier_p:

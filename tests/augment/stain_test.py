@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -117,7 +118,7 @@ def test_a_stain_turns_by_its_angle(stain):
     for direction in (0, 1):
         turned = np.zeros((2, 2), np.float32)
         turned[stain, direction] = np.tan(angle)
-        change, added = smear(ONE, NONE, turned)
+        change, added = smear(*map(jnp.asarray, (ONE, NONE, turned)))
         # What a unit of each stain absorbs then.
         new = RGB_FROM_SMEAR + RGB_FROM_SMEAR @ np.asarray(change)
         old = np.float64(RGB_FROM_SMEAR)
