@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,13 +22,10 @@ _SIDE = 80  # Pixels.
 # Name of a remedy -> how the page calls it; others keep their names.
 _REMEDIES = {
     "classes": "Classes restricted to those of the site",
-    "appearance": "Colour, size and place of the cells brought to those of the training cells",
-    "colour": "Background and stain brought to those of the training cells",
-    "cell_size": "Cells brought to the size and place of the training cells",
+    "frame": "Images read in one frame, so that cells of different size are in proportion",
+    "size": "Cells brought to the size of the training cells",
+    "colour": "Background brought to the colour of the training images",
     "shares": "Probabilities corrected for the shares of the classes",
-    "batch_norm": "BatchNorm statistics of the site",
-    "self_training": "Training on the site's images with predicted labels",
-    "labelled": "Training on the labelled cells of the site",
 }
 # Method that learns from labelled cells -> how the page calls it.
 _METHODS = {
@@ -267,6 +265,8 @@ def _numbers(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
             yield from _numbers(value, f"{name}, ")
         elif isinstance(value, bool):
             yield name, "yes" if value else "no"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield name, "–"
         elif isinstance(value, int | float):
             yield name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
         elif isinstance(value, Sequence) and not isinstance(value, str):
