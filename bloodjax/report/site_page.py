@@ -112,16 +112,25 @@ def _last(both: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _verdict(estimate: Mapping[str, Any], referral: Mapping[str, Any]) -> dict[str, str]:
     """Whether the classifier is to be believed, as a kind of note, a word and sentences."""
     point = _last(referral)
-    error = None if point is None else point.get("estimated_error")
-    if point is None or point.get("holds") is None:
+    if point is None:
         return {
             "kind": "warn" if _last(estimate) else "",
             "word": "not known",
             "text": "This run has no referral threshold, so no error on the images that it "
             "answers was promised, and none can be checked.",
         }
+    if point.get("holds") is None:
+        return {
+            "kind": "warn",
+            "word": "not known",
+            "text": "No validation image with the look of this site is answered with enough "
+            "confidence, so the promised error cannot be checked: take no answer unchecked.",
+        }
     found = f"{html.percent(point.get('referred'))} of the images are referred to a person, and "
-    found += f"the estimated error on the rest is {html.percent(error)}."
+    found += f"the estimated error on the rest is {html.percent(point.get('estimated_error'))}"
+    if point.get("target_error") is not None:
+        found += f" ({html.percent(point['target_error'])} was promised)"
+    found += "."
     if point["holds"]:
         return {
             "kind": "good",

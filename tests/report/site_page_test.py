@@ -73,7 +73,15 @@ ABOUT = {
             "estimated_error": 0.124,
             "holds": False,
         },
-        "after": {"threshold": 0.935, "referred": 0.29, "estimated_error": 0.008, "holds": True},
+        "after": {
+            "threshold": 0.935,
+            "target_error": 0.005,
+            "referred": 0.29,
+            "estimated_error": 0.008,
+            "error_low": 0.003,
+            "error_high": 0.021,
+            "holds": True,
+        },
     },
     "shares": {
         "classes": CLASSES,
@@ -203,7 +211,7 @@ def test_far_quantities_come_first():
     [
         (True, "keeps its promise at this site: 29.0 % of the images"),
         (False, "does not keep its promise at this site"),
-        (None, "no error on the images that it answers was promised"),
+        (None, "the promised error cannot be checked"),
     ],
 )
 def test_the_promise_holds_or_is_withdrawn(holds, words):
@@ -212,6 +220,8 @@ def test_the_promise_holds_or_is_withdrawn(holds, words):
     text = built(about).text
     assert words in text
     assert ("Label a few cells" in text) == (holds is False)
+    assert "0.3–2.1" in text
+    assert ("(0.5 % was promised)" in text) == (holds is not None)
 
 
 def test_parts_that_are_missing_are_left_out():
@@ -219,6 +229,7 @@ def test_parts_that_are_missing_are_left_out():
     assert "distance" not in page.ids
     assert "labelled" not in page.ids
     assert "pictures" in page.ids
+    assert "no error on the images that it answers was promised" in built(without("referral")).text
     nothing = {"site": {"source": "x", "n": 1}, "referral": None, "labelled": None}
     alone = SitePictures(PICTURES.training, PICTURES.site)
     assert len(built(nothing, alone).sources) == site_page.MAX_PICTURES + 7
@@ -229,6 +240,13 @@ def test_a_site_like_the_training_images_is_said_to_be():
     for found in (*about["distance"]["measures"], *about["distance"]["shares"]):
         found["state"] = "like"
     assert "within the quartiles of the training images" in built(about).text
+
+
+def test_an_accuracy_that_is_hardly_known_is_said_to_be():
+    about = copy.deepcopy(ABOUT)
+    about["accuracy_estimate"]["after"] |= {"low": 0.4, "is_vague": True}
+    assert "the accuracy is hardly known" in built(about).text
+    assert "the accuracy is hardly known" not in built().text
 
 
 def test_it_links_to_the_report_of_the_run(tmp_path):
