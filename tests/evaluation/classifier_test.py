@@ -141,7 +141,7 @@ def away(model):
 @pytest.mark.full
 def test_the_site_applies_once_to_images_and_probabilities(model, away):
     cells = render.render_dataset(9, 40, seed=1).images
-    seen = np.asarray(DARKER.apply(images.resize(cells, 32)))
+    seen = Site(appearance=DARKER).prepare(images.resize(cells, 32))
     expected = away.site.adjust(model.predict(seen), model.classes)
     np.testing.assert_allclose(away.predict(cells), expected, atol=1e-6)
     assert set(away.answer(cells).predicted) <= {3, 5, 7}

@@ -1,0 +1,161 @@
+"""How accurate a run is at a site, without labels.
+
+`metrics.accuracy_estimation` needs labelled images on which the run is about as wrong as at the
+site. Two are made of validation images: distorted copies, and copies with the look of the site.
+These get the site's backgrounds, size of cells and stains: a linear map of the optical densities
+whose second moments are then the site's (the optimal transport between normal distributions,
+Peyré and Cuturi 2019, https://arxiv.org/abs/1803.00567, remark 2.31).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from bloodjax.adaptation import cell_finder
+from bloodjax.corruptions import registry
+from bloodjax.data.arrays import ImagesLike
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import Images
+from bloodjax.evaluation.appearance import zoom_weights
+from bloodjax.evaluation.site import Site
+from bloodjax.metrics import accuracy_estimation
+from bloodjax.metrics.accuracy_estimation import AccuracyEstimate
+from bloodjax.training import corrupted_splits
+
+# Validation images at most: as they are, and changed. Images of the site that are measured.
+_MOST, _MOST_CHANGED, _MOST_OF_SITE = 2000, 400, 400
+_DISTORTIONS = "everything"
+_MOST_ZOOM = 3.0
+_LEAST_DENSITY = 1e-6  # of a second moment, so that every moment has an inverse
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """What is needed of a classifier."""
+
+    classes: tuple[str, ...]
+    possible_classes: tuple[str, ...]
+    site: Site | None
+
+    def predict(self, images: ImagesLike) -> Float[np.ndarray, "n classes"]:
+        """Calibrated class probabilities, adjusted to the site."""
+        ...
+
+
+def estimate(
+    model: Answering,
+    images: Images,
+    probabilities: Float[np.ndarray, "n classes"],
+    validation: Dataset,
+    *,
+    seed: int = 0,
+) -> AccuracyEstimate:
+    """Estimates the accuracy of a classifier at its site.
+
+    Args:
+      model: The classifier, calibrated. Its site may be None.
+      images: At least one image of the site, of the network's size, before any change.
+      probabilities: Class probabilities of these images by the classifier.
+      validation: Validation split of the run, from the laboratory where it was trained.
+      seed: Seed of the samples, distortions and resamples.
+    """
+    rng = np.random.default_rng(seed)
+    home = _sample(validation, np.arange(len(validation)), _MOST, rng)
+    possible = [i for i, name in enumerate(model.classes) if name in model.possible_classes]
+    where = np.flatnonzero(np.isin(validation.labels, possible))
+    changed = {}
+    if len(where):
+        sample = _sample(validation, where, _MOST_CHANGED, rng)
+        choice = registry.parse(_DISTORTIONS, "the distortions")
+        distorted = corrupted_splits.distorted(sample, choice, seed, "validation images")
+        restricted = _at(model, Site(model.possible_classes))
+        changed["distorted validation images"] = (restricted.predict(distorted), sample.labels)
+        of_site = np.sort(rng.permutation(len(images))[:_MOST_OF_SITE])
+        alike = with_look_of(images[of_site], np.asarray(sample.images[:]), rng)
+        name = "validation images with the look of the site"
+        changed[name] = (model.predict(alike), sample.labels)
+    reference = (_at(model, None).predict(home.images), home.labels)
+    return accuracy_estimation.estimate(probabilities, reference, changed, seed=seed)
+
+
+def with_look_of(
+    site: UInt8[np.ndarray, "n size size 3"],
+    images: UInt8[np.ndarray, "m size size 3"],
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "m size size 3"]:
+    """Images with the backgrounds, stains and size of cells of a site; see the module.
+
+    Args:
+      site: At least one image of the site.
+      images: At least one image of the laboratory where the run was trained.
+      rng: Chooses the image of the site whose background each image gets.
+    """
+    there, here = cell_finder.find(site), cell_finder.find(images)
+    site_light, light = (_light(found.background) for found in (there, here))
+    weights = zoom_weights(images.shape[1], _zoom(there.nucleus_diameter, here.nucleus_diameter))
+    density = _density(images, light).transpose(0, 3, 1, 2)
+    density = (weights @ density @ weights.T).transpose(0, 2, 3, 1)
+    change = _transport(_second_moment(density), _second_moment(_density(site, site_light)))
+    given = site_light[rng.integers(len(site), size=len(images))]
+    changed = (given + 1)[:, None, None] * np.exp(-density @ change) - 1
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+
+
+def _light(background: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """The background of each image; white where none was seen."""
+    return np.nan_to_num(background.astype(np.float64), nan=255.0)
+
+
+def _density(
+    images: UInt8[np.ndarray, "n size size 3"], light: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n size size 3"]:
+    """Optical density relative to the background."""
+    return np.log(light + 1)[:, None, None] - np.log(images + 1.0)
+
+
+def _second_moment(density: Float[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "3 3"]:
+    """Mean of the products of the densities, over the middle of the images."""
+    edge = density.shape[1] // 4
+    size = density.shape[1] - edge
+    middle = density[:, edge:size, edge:size].reshape(-1, 3)
+    return middle.T @ middle / len(middle) + _LEAST_DENSITY * np.eye(3)
+
+
+def _transport(
+    before: Float[np.ndarray, "3 3"], after: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "3 3"]:
+    """The symmetric linear map after which the second moment `before` is `after`."""
+    root = _root(before)
+    back = np.linalg.inv(root)
+    return back @ _root(root @ after @ root) @ back
+
+
+def _root(moment: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    values, vectors = np.linalg.eigh(moment)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _zoom(site: Float[np.ndarray, " n"], images: Float[np.ndarray, " m"]) -> float:
+    """How much larger nuclei are at the site; 1 where no nuclei were found."""
+    if np.isnan(site).all() or np.isnan(images).all():
+        return 1.0
+    return float(np.clip(np.nanmedian(site) / np.nanmedian(images), 1 / _MOST_ZOOM, _MOST_ZOOM))
+
+
+def _at(model: Answering, site: Site | None) -> Answering:
+    """The classifier at another site."""
+    other = copy.copy(model)
+    other.site = site
+    return other
+
+
+def _sample(
+    dataset: Dataset, where: Int[np.ndarray, " n"], most: int, rng: np.random.Generator
+) -> Dataset:
+    """At most `most` of the images at the indices `where`."""
+    chosen = rng.permutation(where)[:most]
+    return dataset.take(np.sort(chosen))
