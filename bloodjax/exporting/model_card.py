@@ -254,6 +254,21 @@ def _answers(card: Card) -> str:
         )
     else:
         lines.append("- **Rejection**: the run has no detector of images unlike its own.")
+    if site := card.metadata.get("site"):
+        classes = ", ".join(map(escape, site["classes"] or card.metadata["classes"]))
+        changes = [
+            text
+            for key, text in (
+                ("appearance", "images get the look of the training images"),
+                ("share_ratio", "probabilities follow the shares of the classes there"),
+            )
+            if site[key]
+        ]
+        lines.append(
+            f"- **Site**: the classifier is for one site, where the classes {classes} can occur"
+            + "".join(f"; {text}" for text in changes)
+            + ". The metrics above are from before."
+        )
     return "\n".join(lines)
 
 

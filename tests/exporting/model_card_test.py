@@ -57,6 +57,14 @@ def test_counts_of_an_unreadable_split_are_not_guessed():
     assert "| all | 1,200 | 300 |" in text
 
 
+def test_the_site_of_an_adapted_run_is_named():
+    site = {"classes": ["x", "a|b"], "share_ratio": [1.0, 2.0, 3.0], "appearance": None}
+    text = model_card.render(changed(metadata={**CARD.metadata, "site": site}))
+    assert "for one site, where the classes x, a\\|b can occur; probabilities follow" in text
+    assert "get the look" not in text
+    assert "**Site**" not in model_card.render(CARD)
+
+
 def test_a_referral_that_answers_nothing_says_so():
     point = {"threshold": 1.5, "coverage": 0.0, "error": None, "error_ci95": None}
     metrics = {"n": 300, "selective": {"operating_point": point}}
