@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Scores runs on labelled images."),
     "predict": ("predict", "Classifies images."),
     "serve": ("serve", "Serves a page, and an HTTP endpoint, that classify images."),
+    "adapt": ("adapt", "Adapts a trained run to the images of another laboratory."),
     "export": ("export", "Writes a classifier as a file that other tools run."),
     "audit": ("audit", "Finds junk, duplicates, label conflicts and leakage in datasets."),
     "preview": ("preview", "Draws a sheet of augmented training images."),

@@ -38,6 +38,7 @@ FLOORS = (
 COMMANDS = (
     "main",
     "evaluate",
+    "adapt",
     "predict",
     "audit",
     "pack",

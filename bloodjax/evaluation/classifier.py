@@ -197,7 +197,7 @@ class Classifier:
         """The images in the network's size."""
         data = self.config.data
         try:
-            return arrays.resize(images, data.image_size, data.fit)
+            return arrays.resize(images, data.image_size, self.fit)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -244,7 +244,7 @@ class Classifier:
         squares = self._squares(images)
         if classes is None:
             classes = self.predict(squares).argmax(axis=-1)
-        step_config, data = self.predictor.step_config, self.config.data
+        step_config = self.predictor.step_config
         maps = attribution.explain(
             step_config.model,
             self.predictor.variables,
@@ -257,10 +257,15 @@ class Classifier:
         maps = self.site.place_back(maps) if self.site else maps
         sizes = [image.shape[:2] for image in arrays.as_rgb(images)]
         restored = [
-            geometry.restore(square, *size, data.fit)
+            geometry.restore(square, *size, self.fit)
             for square, size in zip(maps, sizes, strict=True)
         ]
         return restored, classes
+
+    @property
+    def fit(self) -> str:
+        """How images become squares: as at the site if that is known, else as in training."""
+        return (self.site.fit if self.site else "") or self.config.data.fit
 
     @property
     def tta(self) -> str:

@@ -60,10 +60,9 @@ class Ensemble:
                     f"{first}: {', '.join(model.classes)}"
                 )
         for folder, member in others:
-            if member.config.data.fit != model.config.data.fit:
+            if member.fit != model.fit:
                 raise UserError(
-                    f"{folder}: has data.fit {member.config.data.fit}; expected that of {first}: "
-                    f"{model.config.data.fit}"
+                    f"{folder}: has data.fit {member.fit}; expected that of {first}: {model.fit}"
                 )
         scales = {member.config.data.scale for member in members.values()} - {""}
         if len(scales) > 1:
@@ -77,6 +76,11 @@ class Ensemble:
         self.members, self.classes = members, model.classes
         self.config = config_lib.validate(content)
         self.baseline = baseline or model.baseline
+
+    @property
+    def fit(self) -> str:
+        """How images become squares, for all members alike."""
+        return next(iter(self.members.values())).fit
 
     @property
     def tta(self) -> str:

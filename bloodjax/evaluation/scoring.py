@@ -68,7 +68,9 @@ def evaluate_runs(
     splits_file = workdirs[0] / saved_splits.SPLITS_FILE
 
     def read(config: Config) -> tuple[str, Dataset]:
-        return saved_splits.select(config, splits_file, model.classes, data, split, layout)
+        return saved_splits.select(
+            config, splits_file, model.classes, data, split, layout, model.fit
+        )
 
     name, dataset = read(config)
     for line in statement.lines({name: dataset}):

@@ -22,6 +22,7 @@ from bloodjax.config import parsed
 from bloodjax.data import lazy
 from bloodjax.data import names as names_lib
 from bloodjax.data.lazy import LazyImages
+from bloodjax.data.options import FIT_VALUES, is_fit
 from bloodjax.errors import UserError, did_you_mean
 from bloodjax.evaluation.appearance import Appearance, zoom_weights
 from bloodjax.io.files import atomic_write, read_json
@@ -43,11 +44,13 @@ class Site:
         to new a priori probabilities, https://doi.org/10.1162/089976602753284446).
       appearance: Changes images of the site to look like the training images; None for no change.
         It is applied to images of the network's size, before test-time views and normalisation.
+      fit: How an image of the site becomes a square, see `config.data.fit`; "" for the run's own.
     """
 
     classes: tuple[str, ...] = ()
     share_ratio: tuple[float, ...] = ()
     appearance: Appearance | None = None
+    fit: str = ""
 
     def log_weights(self, names: Sequence[str]) -> Float[np.ndarray, " classes"] | None:
         """What `adjust` adds to the logarithm of each class's probability; None for nothing.
@@ -134,6 +137,7 @@ class Site:
             "classes": list(self.classes),
             "share_ratio": list(self.share_ratio),
             "appearance": None if self.appearance is None else self.appearance.to_dict(),
+            "fit": self.fit,
         }
 
     @classmethod
@@ -148,7 +152,10 @@ class Site:
             tuple(str(name) for name in content["classes"]),
             tuple(float(ratio) for ratio in content["share_ratio"]),
             None if content["appearance"] is None else Appearance.from_dict(content["appearance"]),
+            str(content["fit"]),
         )
+        if found.fit and not is_fit(found.fit):
+            raise ValueError(f"fit {found.fit!r}, expected {FIT_VALUES}")
         if not all(0 < ratio < np.inf for ratio in found.share_ratio):
             raise ValueError(f"share ratios {found.share_ratio}, expected numbers above 0")
         return found

@@ -115,7 +115,7 @@ class Bundle:
     @property
     def fit(self) -> str:
         """How an image becomes a square; see `config.data.fit`."""
-        return self.config.data.fit
+        return self.classifier.fit
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

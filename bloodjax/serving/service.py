@@ -183,8 +183,7 @@ class Service:
                 except ValueError as error:
                     errors[i] = _text(str(error))
                     continue
-                data = self._model.config.data
-                squares.append(images_lib.resize(image[None], data.image_size, data.fit)[0])
+                squares.append(self._resized(image)[0])
             answers = self._model.answer(np.stack(squares), self._tta) if squares else None
         rows = iter(range(len(squares)))
         return [
@@ -258,8 +257,10 @@ class Service:
         return image, list(Tally.count([facts]).phrases(self._options))
 
     def _square(self, upload: Upload) -> UInt8[np.ndarray, "1 size size 3"]:
-        data = self._model.config.data
-        return images_lib.resize(self._readable(upload)[None], data.image_size, data.fit)
+        return self._resized(self._readable(upload))
+
+    def _resized(self, image: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "1 size size 3"]:
+        return images_lib.resize(image[None], self._model.config.data.image_size, self._model.fit)
 
     def _small(self, upload: Upload) -> UInt8[np.ndarray, "height width 3"]:
         return images_lib.shrink(self._readable(upload), PREVIEW_SIDE)

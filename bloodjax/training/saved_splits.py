@@ -111,6 +111,7 @@ def select(
     spec: str,
     split: str | None,
     layout: str | None = None,
+    fit: str | None = None,
 ) -> tuple[str, Dataset]:
     """Reads the images that a trained run is to be evaluated on.
 
@@ -124,6 +125,7 @@ def select(
         "test" if it has several, and otherwise everything.
       layout: What the folders of the source mean; by default as the run read its own source, and
         for another source as their names say.
+      fit: How images of another source become squares; by default as in training.
 
     Returns:
       A name for the images, and the images.
@@ -135,7 +137,9 @@ def select(
     known = KnownSources(saved)
     own = [name for name in SPLITS if known.is_source(name, spec)]
     is_own = "train" in own
-    config = with_reading(config, layout=layout or (None if own else AUTO))
+    config = with_reading(
+        config, layout=layout or (None if own else AUTO), fit=None if own else fit
+    )
     dataset = _load(config, spec, classes, is_own)
     if is_own:
         name = split or own[-1]

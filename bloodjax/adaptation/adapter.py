@@ -1,0 +1,437 @@
+"""Makes a run fit for another site, from images of the site: the command `adapt`.
+
+In this order: how far the site is from the training images, the accuracy and the error behind the
+referral threshold as they stand, the remedies, what labelled cells are worth, and the same figures
+afterwards. The result is the workdir of an adapted run, with `adaptation.json` and the page
+`report/site.html`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, PyTree, UInt8
+
+from bloodjax import config as config_lib
+from bloodjax.adaptation import (
+    adapted_run,
+    cell_finder,
+    labelled,
+    remedies,
+    site_accuracy,
+    site_distance,
+)
+from bloodjax.adaptation.labelled import Labelled
+from bloodjax.adaptation.remedies import Remedy
+from bloodjax.cli import console
+from bloodjax.data import fingerprint, lazy, own_size, sources, statement
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.lazy import Images
+from bloodjax.errors import UserError
+from bloodjax.evaluation import calibration, classifier, referral, rejection
+from bloodjax.evaluation import site as site_lib
+from bloodjax.evaluation.appearance import Appearance
+from bloodjax.evaluation.classifier import Classifier
+from bloodjax.evaluation.site import Site
+from bloodjax.metrics import label_shift, novelty, wilson_interval
+from bloodjax.report import site_page
+from bloodjax.report.site_page import SitePictures
+from bloodjax.training import saved_splits
+from bloodjax.training.workdir import open_run
+
+# Images that sizes, distances and error estimates are measured on, at most.
+_MEASURED = 2000
+_PROMISED = 400  # validation images that the referral threshold is tried on
+
+
+def adapt(
+    workdir: pathlib.Path,
+    data: str,
+    out: pathlib.Path,
+    *,
+    labelled_data: str | None = None,
+    classes: str | None = None,
+) -> dict[str, Any]:
+    """Adapts a run to a site, and writes the adapted run.
+
+    Args:
+      workdir: Folder of the run.
+      data: Images of the site, as `sources.load_images` reads them. Their labels are not looked at.
+      out: Folder of the adapted run; it must not exist.
+      labelled_data: SPEC of labelled images of the site, other than those of `data`.
+      classes: Classes that occur at the site, joined by ","; by default those of the run's site.
+
+    Returns:
+      The content of `adaptation.json`.
+
+    Raises:
+      UserError: An argument or a file is invalid. Nothing is written then.
+    """
+    adapted_run.check(out, workdir)
+    with open_run(workdir) as run:
+        model = classifier.from_run(run)
+    if classes is not None:
+        model.restrict(site_lib.parse_classes(classes, model.classes, "--classes"))
+    if not model.is_calibrated:
+        raise UserError(
+            f"--workdir={workdir}: the run has no calibration, which estimates at another site "
+            f"need; to fit one: bloodjax evaluate --workdir={workdir} --calibrate"
+        )
+    images = _SiteImages.read(model, data)
+    of_labels = None if labelled_data is None else _read_labelled(model, labelled_data)
+    if of_labels is not None:
+        _check_apart(of_labels, images.dataset, labelled_data, data)
+    splits = {
+        name: saved_splits.recall(
+            model.config,
+            workdir / saved_splits.SPLITS_FILE,
+            model.classes,
+            name,
+            lazy=name == "train",
+        )
+        for name in ("train", "validation")
+    }
+    with adapted_run.create(out) as folder:
+        result = _adapt(model, images, of_labels, splits, folder, labelled_data)
+        adapted_run.fill(
+            folder,
+            workdir,
+            variables=result.variables,
+            site=result.model.site,
+            about=result.about,
+            labelled=result.labelled,
+        )
+        if result.labelled is not None:
+            _write_fitted(result.model, folder)
+        site_page.write(folder, result.about, result.pictures)
+        about = result.about
+    for line in _lines(about):
+        console.log_info(line)
+    console.log_info(f"written to {out}; the page is {out / 'report' / site_page.FILE}")
+    return about
+
+
+@dataclasses.dataclass(frozen=True)
+class _SiteImages:
+    """Images of the site.
+
+    Attributes:
+      dataset: As the network reads them.
+      sides: Shorter side of each measured image in its own pixels.
+      path: Their SPEC.
+    """
+
+    dataset: Dataset
+    sides: Float[np.ndarray, " m"]
+    path: str
+
+    @classmethod
+    def read(cls, model: Classifier, data: str) -> _SiteImages:
+        path = os.path.expanduser(data)
+        options = _options(model)
+        dataset = _load(model, path)
+        for line in statement.lines({"images": dataset}):
+            console.log_info(line)
+        if not len(dataset):
+            raise UserError(f"--data={data}: has no images, expected at least one")
+        read = own_size.reader(path, dataset, options)
+        sides = [min(read(int(i)).shape[:2]) for i in _measured(len(dataset))]
+        return cls(dataset, np.array(sides, np.float64), path)
+
+    def measured(self) -> UInt8[np.ndarray, "m size size 3"]:
+        """The images that are measured, in memory."""
+        rows = _measured(len(self.dataset))
+        return np.asarray(lazy.take(self.dataset.images, rows))
+
+    def again(self, model: Classifier) -> _SiteImages:
+        """The same images as the model at its site reads them."""
+        return dataclasses.replace(self, dataset=_load(model, self.path))
+
+
+def _options(model: Classifier):
+    return config_lib.read_options(config_lib.with_reading(model.config, fit=model.fit))
+
+
+def _load(model: Classifier, path: str) -> Dataset:
+    size, seed = model.config.data.image_size, model.config.seed
+    return sources.load_images(path, size, options=_options(model), seed=seed)
+
+
+def _measured(n: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).permutation(n)[:_MEASURED])
+
+
+def _read_labelled(model: Classifier, spec: str) -> Dataset:
+    dataset = sources.load(
+        spec,
+        model.config.data.image_size,
+        options=_options(model),
+        class_names=model.classes,
+        seed=model.config.seed,
+    )
+    found = {model.classes[i] for i in np.unique(dataset.labels)}
+    if absent := sorted(found - set(model.possible_classes)):
+        raise UserError(
+            f"--labelled={spec}: has images of {', '.join(absent)}, expected only the classes that "
+            f"can occur: {', '.join(model.possible_classes)}"
+        )
+    return dataset
+
+
+def _check_apart(of_labels: Dataset, images: Dataset, spec: str, data: str) -> None:
+    """Refuses labelled images that are among the others, which estimates are made of."""
+    hashes = [fingerprint.of_images(dataset.images) for dataset in (of_labels, images)]
+    shared = int(np.isin(hashes[0], hashes[1]).sum())
+    if shared:
+        raise UserError(
+            f"--labelled={spec}: {console.counted(shared, 'image')} of it are also in --data={data}"
+            ", expected others: what is learned must not be among what is estimated"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """An adapted classifier.
+
+    Attributes:
+      model: The classifier, with its site.
+      variables: New variables of the network; None if they are the run's.
+      labelled: Labelled images that were learned, as the network reads them; None for none.
+      about: The content of `adaptation.json`.
+      pictures: Images for the page.
+    """
+
+    model: Classifier
+    variables: PyTree | None
+    labelled: Dataset | None
+    about: dict[str, Any]
+    pictures: SitePictures
+
+
+def _adapt(
+    model: Classifier,
+    images: _SiteImages,
+    of_labels: Dataset | None,
+    splits: dict[str, Dataset],
+    folder: pathlib.Path,
+    labelled_data: str | None,
+) -> _Result:
+    train, validation = splits["train"], splits["validation"]
+    before, possible = images, model.possible_classes
+    distance = site_distance.measure(model, images.dataset.images, train, possible)
+    estimate, promise = {}, {}
+    estimate["before"], promise["before"] = _judged(model, images, validation)
+    tried = _change_look(model, images, train)
+    images = images.again(model)
+    shares, tried_shares = _shares(model, images, train, validation)
+    found = None
+    if of_labels is not None:
+        of_labels = _read_labelled(model, labelled_data)
+        found = labelled.fit(
+            model,
+            of_labels,
+            train,
+            validation,
+            model.config.seed,
+            progress=folder / adapted_run.PROGRESS,
+        )
+        model = _relearned(model, found, train, validation, folder)
+    estimate["after"], promise["after"] = _judged(model, images, validation)
+    about = {
+        "site": {"source": images.path, "n": len(images.dataset), "classes": list(possible)},
+        "distance": json.loads(json.dumps(distance.to_dict())),
+        "accuracy_estimate": estimate,
+        "referral": promise,
+        "shares": shares,
+        "remedies": [remedy.to_dict() for remedy in (*tried, tried_shares)],
+        "labelled": None if found is None else _described(found),
+    }
+    variables = None if found is None else found.variables
+    pictures = _pictures(model, before, images, train)
+    return _Result(model, variables, of_labels, about, pictures)
+
+
+def _change_look(model: Classifier, images: _SiteImages, train: Dataset) -> list[Remedy]:
+    """Tries what changes the images; what helps is in the site of `model` then."""
+    measured = images.measured()
+    cells, probabilities = cell_finder.find(measured), model.predict(measured)
+    rows = _measured(len(train))
+    of_train = np.asarray(lazy.take(train.images, rows))
+    of_classes = np.isin(train.labels[rows], _indices(model))
+    home = cell_finder.find(of_train)
+    sizes = remedies.training_sizes(home, train.labels[rows], len(model.classes))
+    frame, framed = remedies.frame_cells(cells, images.sides, sizes, probabilities)
+    if frame and np.any(images.sides == model.config.data.image_size):
+        # An image of the network's size is taken as it is, so it would not be framed.
+        why = "Some images have the network's size, which is never changed."
+        frame, framed = 0, dataclasses.replace(framed, applied=False, why=why)
+    factor, zoomed = (1.0, None)
+    if frame:
+        _set_site(model, fit=f"{frame}px")
+    else:
+        factor, zoomed = remedies.zoom_cells(cells, sizes, probabilities)
+    site_colours = remedies.to_training(cells, home, of_classes)
+    sized = Appearance(zoom=factor)
+    coloured = dataclasses.replace(site_colours, zoom=factor)
+    looks = images.again(model).measured() if frame else measured
+    distances = [_feature_distance(model, one, looks, of_train) for one in (sized, coloured)]
+    judged = remedies.judge_colour(*distances)
+    chosen = coloured if judged.applied else sized
+    _set_site(model, appearance=None if chosen == Appearance() else chosen)
+    return [framed, *([zoomed] if zoomed else []), judged]
+
+
+def _set_site(model: Classifier, **changes: Any) -> None:
+    model.site = dataclasses.replace(model.site or Site(), **changes)
+
+
+def _indices(model: Classifier) -> list[int]:
+    """Indices of the classes that can occur."""
+    return [i for i, name in enumerate(model.classes) if name in model.possible_classes]
+
+
+def _feature_distance(
+    model: Classifier, appearance: Appearance, images: np.ndarray, train: np.ndarray
+) -> Float[np.ndarray, " n"]:
+    """Distance of features to the nearest training images', with an appearance of the site."""
+    other = copy.copy(model)
+    other.site = Site(appearance=appearance)
+    known, asked = model.at_home().describe_fully(train), other.describe_fully(images)
+    arrays = novelty.fit("knn", known, np.zeros(len(train), int), known)
+    return novelty.score("knn", arrays, asked)
+
+
+def _shares(
+    model: Classifier, images: _SiteImages, train: Dataset, validation: Dataset
+) -> tuple[dict[str, Any], Remedy]:
+    """Estimates the shares of the classes; if they are believed, `model` corrects for them."""
+    classes = len(model.classes)
+    training = np.bincount(train.labels, minlength=classes) / len(train)
+    home = model.at_home().predict(validation.images)
+    answers = model.answer(images.dataset.images)
+    found = label_shift.estimate(answers.probabilities, training, home, validation.labels)
+    unlike = None
+    if answers.distance is not None:
+        unlike = float(np.mean(answers.distance > model.detector.threshold))
+    remedy = remedies.judge_shares(found, unlike)
+    if remedy.applied:
+        ratio = np.clip(found.ratio, 1e-3, 1e3)
+        _set_site(model, share_ratio=tuple(float(value) for value in ratio))
+    columns = {
+        name: [float(value) for value in getattr(found, name)]
+        for name in ("training", "site", "low", "high")
+    }
+    return {"classes": list(model.classes), **columns}, remedy
+
+
+def _judged(
+    model: Classifier, images: _SiteImages, validation: Dataset
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The estimated accuracy at the site, and what the referral threshold does there."""
+    squares = images.dataset.images
+    answers = model.answer(squares)
+    found = site_accuracy.estimate(model, squares, answers.probabilities, validation)
+    if model.referral is None:
+        return found.to_dict(), None
+    rows = np.flatnonzero(np.isin(validation.labels, _indices(model)))
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.permutation(rows)[:_PROMISED])
+    known = np.asarray(lazy.take(validation.images, rows))
+    alike = site_accuracy.with_look_of(images.measured(), known, rng)
+    tried = model.answer(alike)
+    wrong = (tried.predicted != validation.labels[rows])[~tried.refer]
+    low, high = wilson_interval(int(wrong.sum()), len(wrong)) if len(wrong) else (0.0, 1.0)
+    return found.to_dict(), {
+        "threshold": float(model.referral.threshold),
+        "target_error": float(model.referral.target_error),
+        "referred": float(answers.refer.mean()),
+        "estimated_error": float(wrong.mean()) if len(wrong) else None,
+        "error_low": low,
+        "error_high": high,
+        "n": len(wrong),
+        "holds": bool(low <= model.referral.target_error) if len(wrong) else None,
+    }
+
+
+def _relearned(
+    model: Classifier, found: Labelled, train: Dataset, validation: Dataset, folder: pathlib.Path
+) -> Classifier:
+    """The classifier after labelled cells, with detector and threshold fitted to its own answers.
+
+    Calibration is that of the labelled cells; the threshold of confidence is chosen at home.
+    """
+    variables = model.predictor.variables if found.variables is None else found.variables
+    other = Classifier(
+        model.config, model.classes, variables, model.step, model.baseline, model.selected
+    )
+    other.calibrations = dict(found.calibration)
+    if found.variables is None:
+        other.detector = model.detector
+    else:
+        rejection.fit_run(other, folder, train, validation)
+    options = model.config.evaluation
+    other.referral = referral.fit(
+        other.predict(validation.images),
+        validation.labels,
+        options.target_error,
+        options.conformal,
+    )
+    other.site = model.site
+    return other
+
+
+def _write_fitted(model: Classifier, folder: pathlib.Path) -> None:
+    """Writes what `_relearned` has fitted to the folder of the adapted run."""
+    calibration.write(folder, model.calibrations, {"tta": model.tta, "fitted_to": "labelled cells"})
+    if model.referral is not None:
+        referral.write(folder, model.referral)
+    if model.detector is not None:
+        rejection.write(folder, model.detector)
+
+
+def _described(found: Labelled) -> dict[str, Any]:
+    return {
+        "method": found.method,
+        "cross_validation": found.cross_validation,
+        "home": found.home,
+    }
+
+
+def _pictures(
+    model: Classifier, before: _SiteImages, after: _SiteImages, train: Dataset
+) -> SitePictures:
+    def spread(images: Images) -> UInt8[np.ndarray, "n size size 3"]:
+        # Folders of classes come one after another.
+        rows = np.linspace(0, len(images) - 1, min(site_page.MAX_PICTURES, len(images)))
+        return np.asarray(lazy.take(images, rows.astype(int)))
+
+    site, changed = model.site or Site(), None
+    if site.fit or site.appearance is not None:
+        changed = np.asarray(site.prepare(spread(after.dataset.images)))
+    return SitePictures(spread(train.images), spread(before.dataset.images), changed)
+
+
+def _lines(about: dict[str, Any]) -> list[str]:
+    """What the command says at its end."""
+    lines = [
+        measure["sentence"]
+        for measure in (*about["distance"]["shares"], *about["distance"]["measures"])
+        if measure["state"] == "far"
+    ]
+    for remedy in about["remedies"]:
+        if remedy["tried"]:
+            done = "applied" if remedy["applied"] else "not applied"
+            lines.append(f"{remedy['name']}: {done}. {remedy['why']}")
+    for when in ("before", "after"):
+        found = about["accuracy_estimate"][when]
+        lines.append(
+            f"estimated accuracy {when}: {found['estimate']:.3f} ({found['low']:.3f} to "
+            f"{found['high']:.3f}), without labels of the site"
+        )
+    return lines
