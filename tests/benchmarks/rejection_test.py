@@ -19,7 +19,10 @@ def describe(images):
 def test_each_method_has_a_detector():
     cells = render.render_dataset(200, 16, seed=1)
     model = types.SimpleNamespace(
-        config=config_lib.validate({}), classes=render.CLASSES, describe_fully=describe
+        config=config_lib.validate({}),
+        classes=render.CLASSES,
+        describe_fully=describe,
+        detector=None,
     )
     train, validation = cells.take(np.arange(100)), cells.take(np.arange(100, 200))
     found = rejection.detectors(model, train, validation)

@@ -15,7 +15,7 @@ CLASSES = ("red", "green", "<b>blue</b>")
 class ColourClassifier(Classifier):
     """Classifies images by their mean colour, in place of a network that has to be compiled."""
 
-    tta, selected, baseline, step = "none", None, None, 7
+    tta, selected, baseline, step, site = "none", None, None, 7, None
     referral, detector = Referral(0.01, 0.5, 99), object()
     calibrations: ClassVar = {}
 

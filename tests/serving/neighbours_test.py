@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -89,18 +91,10 @@ def test_a_workdir_that_is_not_writable(colours, recall, tmp_path, caplog):
     assert (tmp_path / "serve").read_text() == "a file in place of the folder"
 
 
-class Textures:
-    """The second member of an ensemble: its features are pixels of the first row."""
-
-    def __init__(self, other):
-        self.config, self.classes, self.baseline = other.config, other.classes, None
-
-    def describe(self, images):
-        return np.asarray(images)[:, 0, :5, 1] + 1.0, None
-
-
 def test_an_ensemble_s_similarity_is_the_mean_of_its_members(colours, recall, train, tmp_path):
-    members = {tmp_path / "a": colours, tmp_path / "b": Textures(colours)}
+    second = copy.copy(colours)
+    second.describe = lambda images: (np.asarray(images)[:, 0, :5, 1] + 1.0, None)
+    members = {tmp_path / "a": colours, tmp_path / "b": second}
     both, image = Ensemble(members), train.images[:1]
     (tmp_path / "a").mkdir()
     cells = neighbours.prepare(both, tmp_path, 40, quiet)
