@@ -195,7 +195,9 @@ def class_quotas(
     return np.diff(ends, prepend=0).astype(np.int32)
 
 
-def _sampling_keys(seed: int | Int32[Array, ""], epoch: int | Int32[Array, ""]) -> Key[Array, " keys"]:
+def _sampling_keys(
+    seed: int | Int32[Array, ""], epoch: int | Int32[Array, ""]
+) -> Key[Array, " keys"]:
     """Keys of the classes and of the order; `epoch_order` uses the epoch's key itself."""
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     return jax.random.split(jax.random.fold_in(key, 1))
