@@ -44,7 +44,7 @@ _HOME_WEIGHT = 20
 
 _NAMES = (calibration.DEFAULT, calibration.NO_VIEWS)
 # Averaged over the views, and without views.
-Both = Float[np.ndarray, "n 2 classes"]
+Both = Float[np.ndarray, "_ 2 _"]
 
 
 @dataclasses.dataclass(frozen=True)
