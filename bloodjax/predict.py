@@ -82,7 +82,8 @@ def main(_: list[str]) -> None:
         console.log_info(remark)
     compilation_cache.keep(workdirs[0])
     path = os.path.expanduser(_INPUT.value)
-    options = config.read_options(config.with_reading(model.config, bad_images=_BAD.value, fit=model.fit))
+    reading = config.with_reading(model.config, bad_images=_BAD.value, fit=model.fit)
+    options = config.read_options(reading)
     dataset = sources.load_images(
         path, model.config.data.image_size, options=options, seed=model.config.seed
     )

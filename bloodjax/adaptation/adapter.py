@@ -24,9 +24,11 @@ from bloodjax.adaptation import (
     cell_finder,
     labelled,
     remedies,
+    self_training,
     site_accuracy,
     site_distance,
 )
+from bloodjax.adaptation.fine_tuning import LabelledImages
 from bloodjax.adaptation.labelled import Labelled
 from bloodjax.adaptation.remedies import Remedy
 from bloodjax.cli import console
@@ -34,7 +36,7 @@ from bloodjax.data import fingerprint, lazy, own_size, sources, statement
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
-from bloodjax.evaluation import calibration, classifier, referral, rejection
+from bloodjax.evaluation import calibration, classifier, referral, rejection, uncertainty
 from bloodjax.evaluation import site as site_lib
 from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.classifier import Classifier
@@ -48,6 +50,7 @@ from bloodjax.training.workdir import open_run
 # Images that sizes, distances and error estimates are measured on, at most.
 _MEASURED = 2000
 _PROMISED = 400  # validation images that the referral threshold is tried on
+_REHEARSED, _CHECKED = 1600, 600  # training and validation cells of self-training
 
 
 def adapt(
@@ -107,7 +110,7 @@ def adapt(
             about=result.about,
             labelled=result.labelled,
         )
-        if result.labelled is not None:
+        if result.is_fitted:
             _write_fitted(result.model, folder)
         site_page.write(folder, result.about, result.pictures)
         about = result.about
@@ -205,6 +208,7 @@ class _Result:
       labelled: Labelled images that were learned, as the network reads them; None for none.
       about: The content of `adaptation.json`.
       pictures: Images for the page.
+      is_fitted: Whether calibration, threshold or detector are not those of the run.
     """
 
     model: Classifier
@@ -212,6 +216,7 @@ class _Result:
     labelled: Dataset | None
     about: dict[str, Any]
     pictures: SitePictures
+    is_fitted: bool
 
 
 def _adapt(
@@ -229,6 +234,16 @@ def _adapt(
     estimate["before"], promise["before"] = _judged(model, images, validation)
     tried = _change_look(model, images, train)
     images = images.again(model)
+    variables, remedy = self_training.fit(
+        model,
+        images.measured(),
+        _cells(train, _REHEARSED),
+        _cells(validation, _CHECKED),
+        model.config.seed,
+    )
+    tried.append(remedy)
+    if variables is not None:
+        model = _refitted(model, variables, train, validation, folder)
     shares, tried_shares = _shares(model, images, train, validation)
     found = None
     if of_labels is not None:
@@ -241,7 +256,10 @@ def _adapt(
             model.config.seed,
             progress=folder / adapted_run.PROGRESS,
         )
-        model = _relearned(model, found, train, validation, folder)
+        if found.variables is not None:
+            variables = found.variables
+            model = _refitted(model, variables, train, validation, folder)
+        _calibrate(model, found, validation)
     estimate["after"], promise["after"] = _judged(model, images, validation)
     about = {
         "site": {"source": images.path, "n": len(images.dataset), "classes": list(possible)},
@@ -252,9 +270,9 @@ def _adapt(
         "remedies": [remedy.to_dict() for remedy in (*tried, tried_shares)],
         "labelled": None if found is None else _described(found),
     }
-    variables = None if found is None else found.variables
     pictures = _pictures(model, before, images, train)
-    return _Result(model, variables, of_labels, about, pictures)
+    fitted = variables is not None or found is not None
+    return _Result(model, variables, of_labels, about, pictures, fitted)
 
 
 def _change_look(model: Classifier, images: _SiteImages, train: Dataset) -> list[Remedy]:
@@ -359,36 +377,39 @@ def _judged(
     }
 
 
-def _relearned(
-    model: Classifier, found: Labelled, train: Dataset, validation: Dataset, folder: pathlib.Path
-) -> Classifier:
-    """The classifier after labelled cells, with detector and threshold fitted to its own answers.
+def _cells(dataset: Dataset, most: int) -> LabelledImages:
+    """At most `most` of the cells, with their labels."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:most])
+    return LabelledImages(np.asarray(lazy.take(dataset.images, rows)), dataset.labels[rows])
 
-    Calibration is that of the labelled cells; the threshold of confidence is chosen at home.
-    """
-    variables = model.predictor.variables if found.variables is None else found.variables
+
+def _refitted(
+    model: Classifier, variables: PyTree, train: Dataset, validation: Dataset, folder: pathlib.Path
+) -> Classifier:
+    """The classifier with new variables; what is fitted to its answers at home is fitted anew."""
     other = Classifier(
         model.config, model.classes, variables, model.step, model.baseline, model.selected
     )
-    other.calibrations = dict(found.calibration)
-    if found.variables is None:
-        other.detector = model.detector
-    else:
-        rejection.fit_run(other, folder, train, validation)
-    options = model.config.evaluation
-    other.referral = referral.fit(
-        other.predict(validation.images),
-        validation.labels,
-        options.target_error,
-        options.conformal,
-    )
+    uncertainty.fit_run(other, folder, train, validation)
     other.site = model.site
     return other
 
 
+def _calibrate(model: Classifier, found: Labelled, validation: Dataset) -> None:
+    """Gives the classifier the calibration of the labelled cells, and a threshold to go with it."""
+    model.calibrations = dict(found.calibration)
+    options = model.config.evaluation
+    model.referral = referral.fit(
+        model.at_home().predict(validation.images),
+        validation.labels,
+        options.target_error,
+        options.conformal,
+    )
+
+
 def _write_fitted(model: Classifier, folder: pathlib.Path) -> None:
-    """Writes what `_relearned` has fitted to the folder of the adapted run."""
-    calibration.write(folder, model.calibrations, {"tta": model.tta, "fitted_to": "labelled cells"})
+    """Writes what was fitted anew to the folder of the adapted run."""
+    calibration.write(folder, model.calibrations, {"tta": model.tta})
     if model.referral is not None:
         referral.write(folder, model.referral)
     if model.detector is not None:

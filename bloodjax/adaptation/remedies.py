@@ -2,8 +2,8 @@
 
 Nothing here sees a label of the site. Each remedy has a check of its own, and is applied only if
 the check says that it helps. The checks were chosen on three laboratories with known labels; what
-did not help there, or not reliably, is not done: BatchNorm's statistics of the site, pseudo-labels,
-shares of the classes where the images look unlike the training images (docs/guides/new-site.md).
+did not help there, or not reliably, is not done: BatchNorm's statistics of the site, shares of the
+classes where the images look unlike the training images (docs/guides/new-site.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Remedy:
     """One remedy that was tried.
 
     Attributes:
-      name: "size", "frame", "colour" or "shares".
+      name: "frame", "size", "colour", "self_training" or "shares".
       applied: Whether its check says that it helps.
       check: What the check measured.
       why: The reason in one sentence.

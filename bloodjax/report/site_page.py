@@ -25,6 +25,7 @@ _REMEDIES = {
     "frame": "Images read in one frame, so that cells of different size are in proportion",
     "size": "Cells brought to the size of the training cells",
     "colour": "Background brought to the colour of the training images",
+    "self_training": "Training on the site's images with the classes that the run predicts",
     "shares": "Probabilities corrected for the shares of the classes",
 }
 # Method that learns from labelled cells -> how the page calls it.
