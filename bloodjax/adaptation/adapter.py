@@ -31,6 +31,7 @@ from bloodjax.adaptation import (
 from bloodjax.adaptation.fine_tuning import LabelledImages
 from bloodjax.adaptation.labelled import Labelled
 from bloodjax.adaptation.remedies import Remedy
+from bloodjax.adaptation.site_distance import SiteDistance
 from bloodjax.cli import console
 from bloodjax.data import fingerprint, lazy, own_size, sources, statement
 from bloodjax.data.dataset import Dataset
@@ -42,6 +43,7 @@ from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.site import Site
 from bloodjax.metrics import label_shift, novelty, wilson_interval
+from bloodjax.metrics.accuracy_estimation import AccuracyEstimate
 from bloodjax.report import site_page
 from bloodjax.report.site_page import SitePictures
 from bloodjax.training import saved_splits
@@ -50,7 +52,9 @@ from bloodjax.training.workdir import open_run
 # Images that sizes, distances and error estimates are measured on, at most.
 _MEASURED = 2000
 _PROMISED = 400  # validation images that the referral threshold is tried on
-_REHEARSED, _CHECKED = 1600, 600  # training and validation cells of self-training
+_MOST_UNLIKE = 0.25  # share of unlike images from which no error can be promised
+_REHEARSED = 1600  # training cells that self-training rehearses
+_CHECKED = 600  # validation cells that it, and the shares of the classes, are checked on
 
 
 def adapt(
@@ -114,8 +118,6 @@ def adapt(
             _write_fitted(result.model, folder)
         site_page.write(folder, result.about, result.pictures)
         about = result.about
-    for line in _lines(about):
-        console.log_info(line)
     console.log_info(f"written to {out}; the page is {out / 'report' / site_page.FILE}")
     return about
 
@@ -230,10 +232,16 @@ def _adapt(
     train, validation = splits["train"], splits["validation"]
     before, possible = images, model.possible_classes
     distance = site_distance.measure(model, images.dataset.images, train, possible)
+    _say_distance(distance)
     estimate, promise = {}, {}
-    estimate["before"], promise["before"] = _judged(model, images, validation)
+    estimate["before"] = _estimated("before", model, images, validation)
+    promise["before"] = _promised(model, images, validation)
     tried = _change_look(model, images, train)
     images = images.again(model)
+    # Before the network learns from its own answers, which makes it surer of them, right or wrong.
+    estimate["after"], promise["after"] = estimate["before"], promise["before"]
+    if any(one.applied for one in tried):
+        estimate["after"] = _estimated("after", model, images, validation)
     variables, remedy = self_training.fit(
         model,
         images.measured(),
@@ -241,10 +249,12 @@ def _adapt(
         _cells(validation, _CHECKED),
         model.config.seed,
     )
+    _say_remedy(remedy)
     tried.append(remedy)
     if variables is not None:
         model = _refitted(model, variables, train, validation, folder)
     shares, tried_shares = _shares(model, images, train, validation)
+    _say_remedy(tried_shares)
     found = None
     if of_labels is not None:
         of_labels = _read_labelled(model, labelled_data)
@@ -260,7 +270,8 @@ def _adapt(
             variables = found.variables
             model = _refitted(model, variables, train, validation, folder)
         _calibrate(model, found, validation)
-    estimate["after"], promise["after"] = _judged(model, images, validation)
+    if of_labels is not None or any(one.applied for one in (*tried, tried_shares)):
+        promise["after"] = _promised(model, images, validation)
     about = {
         "site": {"source": images.path, "n": len(images.dataset), "classes": list(possible)},
         "distance": json.loads(json.dumps(distance.to_dict())),
@@ -302,7 +313,10 @@ def _change_look(model: Classifier, images: _SiteImages, train: Dataset) -> list
     judged = remedies.judge_colour(*distances)
     chosen = coloured if judged.applied else sized
     _set_site(model, appearance=None if chosen == Appearance() else chosen)
-    return [framed, *([zoomed] if zoomed else []), judged]
+    tried = [framed, *([zoomed] if zoomed else []), judged]
+    for remedy in tried:
+        _say_remedy(remedy)
+    return tried
 
 
 def _set_site(model: Classifier, **changes: Any) -> None:
@@ -331,9 +345,10 @@ def _shares(
     """Estimates the shares of the classes; if they are believed, `model` corrects for them."""
     classes = len(model.classes)
     training = np.bincount(train.labels, minlength=classes) / len(train)
-    home = model.at_home().predict(validation.images)
+    known = _cells(validation, _CHECKED)
+    home = model.at_home().predict(known.images)
     answers = model.answer(images.dataset.images)
-    found = label_shift.estimate(answers.probabilities, training, home, validation.labels)
+    found = label_shift.estimate(answers.probabilities, training, home, known.labels)
     unlike = None
     if answers.distance is not None:
         unlike = float(np.mean(answers.distance > model.detector.threshold))
@@ -348,15 +363,29 @@ def _shares(
     return {"classes": list(model.classes), **columns}, remedy
 
 
-def _judged(
-    model: Classifier, images: _SiteImages, validation: Dataset
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The estimated accuracy at the site, and what the referral threshold does there."""
+def _estimated(
+    when: str, model: Classifier, images: _SiteImages, validation: Dataset
+) -> dict[str, Any]:
+    """The estimated accuracy at the site."""
     squares = images.dataset.images
-    answers = model.answer(squares)
-    found = site_accuracy.estimate(model, squares, answers.probabilities, validation)
+    found = site_accuracy.estimate(model, squares, model.predict(squares), validation)
+    _say_estimate(when, found)
+    return found.to_dict()
+
+
+def _promised(model: Classifier, images: _SiteImages, validation: Dataset) -> dict[str, Any] | None:
+    """What the referral threshold does at the site; None without one.
+
+    The error is that of validation images with the look of the site. It says little where the
+    detector finds many images of the site unlike the training images: there the promise does not
+    hold, whatever it is.
+    """
     if model.referral is None:
-        return found.to_dict(), None
+        return None
+    answers = model.answer(images.dataset.images)
+    unlike = 0.0
+    if answers.distance is not None:
+        unlike = float(np.mean(answers.distance > model.detector.threshold))
     rows = np.flatnonzero(np.isin(validation.labels, _indices(model)))
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(rows)[:_PROMISED])
@@ -365,7 +394,12 @@ def _judged(
     tried = model.answer(alike)
     wrong = (tried.predicted != validation.labels[rows])[~tried.refer]
     low, high = wilson_interval(int(wrong.sum()), len(wrong)) if len(wrong) else (0.0, 1.0)
-    return found.to_dict(), {
+    holds = None
+    if unlike > _MOST_UNLIKE:
+        holds = False
+    elif len(wrong):
+        holds = low <= model.referral.target_error
+    return {
         "threshold": float(model.referral.threshold),
         "target_error": float(model.referral.target_error),
         "referred": float(answers.refer.mean()),
@@ -373,7 +407,8 @@ def _judged(
         "error_low": low,
         "error_high": high,
         "n": len(wrong),
-        "holds": bool(low <= model.referral.target_error) if len(wrong) else None,
+        "unlike": unlike,
+        "holds": holds,
     }
 
 
@@ -438,21 +473,20 @@ def _pictures(
     return SitePictures(spread(train.images), spread(before.dataset.images), changed)
 
 
-def _lines(about: dict[str, Any]) -> list[str]:
-    """What the command says at its end."""
-    lines = [
-        measure["sentence"]
-        for measure in (*about["distance"]["shares"], *about["distance"]["measures"])
-        if measure["state"] == "far"
-    ]
-    for remedy in about["remedies"]:
-        if remedy["tried"]:
-            done = "applied" if remedy["applied"] else "not applied"
-            lines.append(f"{remedy['name']}: {done}. {remedy['why']}")
-    for when in ("before", "after"):
-        found = about["accuracy_estimate"][when]
-        lines.append(
-            f"estimated accuracy {when}: {found['estimate']:.3f} ({found['low']:.3f} to "
-            f"{found['high']:.3f}), without labels of the site"
-        )
-    return lines
+def _say_distance(distance: SiteDistance) -> None:
+    for one in (*distance.shares, *distance.measures):
+        if one.state == site_distance.FAR:
+            console.log_info(one.sentence)
+
+
+def _say_remedy(remedy: Remedy) -> None:
+    if remedy.tried:
+        done = "applied" if remedy.applied else "not applied"
+        console.log_info(f"{remedy.name}: {done}. {remedy.why}")
+
+
+def _say_estimate(when: str, found: AccuracyEstimate) -> None:
+    console.log_info(
+        f"estimated accuracy {when}: {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f}), "
+        "without labels of the site"
+    )

@@ -27,7 +27,7 @@ from bloodjax.metrics.accuracy_estimation import AccuracyEstimate
 from bloodjax.training import corrupted_splits
 
 # Validation images at most: as they are, and changed. Images of the site that are measured.
-_MOST, _MOST_CHANGED, _MOST_OF_SITE = 2000, 400, 400
+_MOST, _MOST_CHANGED, _MOST_OF_SITE = 800, 400, 400
 _DISTORTIONS = "everything"
 _MOST_ZOOM = 3.0
 _LEAST_DENSITY = 1e-6  # of a second moment, so that every moment has an inverse

@@ -138,6 +138,11 @@ def _verdict(estimate: Mapping[str, Any], referral: Mapping[str, Any]) -> dict[s
             "word": "holds",
             "text": f"The referral threshold keeps its promise at this site: {found}",
         }
+    if point.get("unlike"):
+        found += (
+            f" {html.percent(point['unlike'])} of the images are unlike the training images, for "
+            "which no error can be promised."
+        )
     return {
         "kind": "bad",
         "word": "withdrawn",
