@@ -83,6 +83,8 @@ def adapt(
     adapted_run.check(out, workdir)
     with open_run(workdir) as run:
         model = classifier.from_run(run)
+    # Of a run that was adapted before, the look and the shares are those of other images.
+    model.site = Site(model.possible_classes) if model.site else None
     if classes is not None:
         model.restrict(site_lib.parse_classes(classes, model.classes, "--classes"))
     if not model.is_calibrated:
