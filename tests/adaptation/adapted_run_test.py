@@ -137,7 +137,7 @@ def test_it_is_evaluated_and_calibrated_by_its_own_splits(adapted, tmp_path):
     assert len(list((out / "evaluate").glob("validation*/metrics.json"))) == 1
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
 def test_it_is_exported(adapted, file_format, tmp_path):
     if missing := exporter.missing_packages(file_format):

@@ -81,7 +81,7 @@ def test_estimates_come_with_intervals(adapted):
     assert shares["classes"] == list(bloodjax.load(adapted[0]).classes)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_labelled_cells_are_learned(trained, site, tmp_path):
     out = tmp_path / "there"
     about = adapter.adapt(trained, site[0], out, labelled_data=site[1], classes=CLASSES)

@@ -40,7 +40,7 @@ def test_it_needs_a_list_of_classes_and_enough_images(trained, cells):
     assert "expected 20" in remedy.why
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_classes_that_cannot_occur_become_less_probable(trained, cells):
     model = bloodjax.load(trained)
     model.site = Site(classes=POSSIBLE)

@@ -63,5 +63,5 @@ def test_it_is_part_of_a_compiled_program(images):
     [{"zoom": 0.0}, {"zoom": 9.0}, {"background": (0.0, 1.0, 1.0)}, {"contrast": (5.0,) * 3}],
 )
 def test_impossible_values_are_refused(changes):
-    with pytest.raises(ValueError, match="expected factors|not in 1..255"):
+    with pytest.raises(ValueError, match=r"expected factors|not in 1\.\.255"):
         Appearance(**changes)

@@ -16,7 +16,7 @@ def test_a_teacher_predicts_as_its_run(trained, tmp_path):
     np.testing.assert_array_equal(found.predict(images, "none"), model.predict(images, "none"))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_several_runs_teach_together(trained, tmp_path):
     other = shutil.copytree(trained, tmp_path / "other")
     found = teacher.load([str(trained), str(other)], tmp_path / "student")

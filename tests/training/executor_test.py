@@ -206,7 +206,7 @@ def taught_on_one():
     return train_taught("one")
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "steps"), [("eight", 1), ("pmap", 1), ("one", 2), ("eight", 2)])
 def test_views_and_teacher_are_the_same_on_any_devices_and_in_micro_batches(
     kind, steps, taught_on_one
@@ -214,7 +214,7 @@ def test_views_and_teacher_are_the_same_on_any_devices_and_in_micro_batches(
     assert_trees_close(train_taught(kind, accumulate_steps=steps), taught_on_one, 1e-4)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_an_online_teacher_is_the_same_on_any_devices_and_in_micro_batches():
     identity = TeacherNetwork(
         network("simple_cnn"), MEAN, STD, 12, Calibration("temperature", 1.5), (2, 0, 1)
@@ -238,7 +238,7 @@ def test_an_online_teacher_is_the_same_on_any_devices_and_in_micro_batches():
     assert abs(plain[1].loss - expected[1].loss) > 0.1
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["consistency", "distill_weight"])
 def test_views_and_teacher_change_the_training(option, taught_on_one):
     state, metrics = train_taught("one", **{option: 0.0})

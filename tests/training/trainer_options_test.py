@@ -159,7 +159,7 @@ def test_accumulation_that_does_not_come_out_even(make_config, tmp_path):
         run.train(make_config(accumulate_steps=3), tmp_path)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_student_goes_on_without_its_teacher_as_if_it_had_not_stopped(
     make_config, trained, tmp_path, monkeypatch
 ):
