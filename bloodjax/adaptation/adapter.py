@@ -118,7 +118,7 @@ def adapt(
         )
         if result.is_fitted:
             _write_fitted(result.model, folder)
-        site_page.write(folder, result.about, result.pictures)
+        site_page.write(folder, result.about, result.pictures, out.name)
         about = result.about
     console.log_info(f"written to {out}; the page is {out / 'report' / site_page.FILE}")
     return about

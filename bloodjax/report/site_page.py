@@ -54,13 +54,16 @@ class SitePictures:
     after: UInt8[np.ndarray, "n _ _ 3"] | None = None
 
 
-def write(workdir: pathlib.Path, about: Mapping[str, Any], pictures: SitePictures) -> pathlib.Path:
+def write(
+    workdir: pathlib.Path, about: Mapping[str, Any], pictures: SitePictures, name: str = ""
+) -> pathlib.Path:
     """Writes the page to `report/site.html` of a run, and returns its path.
 
     Args:
       workdir: Folder of the adapted run.
       about: The content of its `adaptation.json`.
       pictures: Images for the page.
+      name: Name of the adapted run; by default that of its folder.
 
     Raises:
       UserError: The folder cannot be written to.
@@ -68,7 +71,7 @@ def write(workdir: pathlib.Path, about: Mapping[str, Any], pictures: SitePicture
     folder = workdir / "report"
     make_folder(folder)
     has_report = (folder / "index.html").exists()
-    atomic_write(folder / FILE, build(workdir.resolve().name, about, pictures, has_report))
+    atomic_write(folder / FILE, build(name or workdir.resolve().name, about, pictures, has_report))
     return folder / FILE
 
 

@@ -55,7 +55,7 @@ def test_the_adapted_run_answers_for_its_site(adapted, site):
     images = render.render_dataset(8, 32, seed=3).images
     assert not model.predict(images)[:, absent].any()
     assert about["site"]["n"] == len(os.listdir(site[0]))
-    assert "Another laboratory" in (out / "report" / "site.html").read_text()
+    assert "Another laboratory: there" in (out / "report" / "site.html").read_text()
 
 
 @pytest.mark.full
