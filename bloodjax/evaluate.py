@@ -24,8 +24,8 @@ _DATA = command.flags.DEFINE_string(
 _SPLIT = command.flags.DEFINE_string(
     "split",
     None,
-    "NAME: Part of the data: train, validation or test of the run's own; train, val or test of "
-    "another source. By default test, or everything without splits.",
+    "NAME: Part of the run's own data (train, validation, test) or of another source. By default "
+    "test, or everything without splits.",
 )
 _TTA = command.flags.DEFINE_string(
     "tta",
@@ -56,8 +56,7 @@ _BAD = command.flags.DEFINE_enum(
     "bad_images",
     None,
     ["fail", "skip"],
-    "What to do about an unreadable image: end with an error, or leave it out. By default as the "
-    "run's config.data.bad_images says.",
+    "What to do about an unreadable image. By default as the run did.",
 )
 _LAYOUT = command.flags.DEFINE_string(
     "layout",
@@ -67,8 +66,7 @@ _LAYOUT = command.flags.DEFINE_string(
 _CLASSES = command.flags.DEFINE_string(
     "classes",
     None,
-    "A,B,C: The classes that can occur in the data; the others get the probability 0. By default "
-    "all of the run's, or those of its site.json.",
+    "A,B,C: The classes that can occur in the data. By default all of the run's, or its site's.",
 )
 
 

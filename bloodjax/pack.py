@@ -34,8 +34,7 @@ _BITS = command.flags.DEFINE_enum(
 _FIT = command.flags.DEFINE_string(
     "fit",
     "crop",
-    "How images become squares, with --image_size: crop, pad, squash or such as 240px, as "
-    "config.data.fit.",
+    "NAME: With --image_size, how images become squares: crop, pad, squash or such as 240px.",
 )
 _CLASSES = command.flags.DEFINE_string(
     "classes", "", "A,B,C: Class names in label order, for a file without its own."

@@ -45,6 +45,7 @@ def member(config):
     """A classifier without a network."""
     classifier = Classifier.__new__(Classifier)
     classifier.classes, classifier.config, classifier.baseline = ("x",), config, None
+    classifier.site = None
     return classifier
 
 

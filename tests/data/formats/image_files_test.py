@@ -181,5 +181,5 @@ def test_the_face_reads_with_a_scale_and_a_fit(tmp_path):
     np.testing.assert_array_equal(in_order(dataset), expected)
     with pytest.raises(UserError, match="bits is '11', expected one of auto, 8, 10"):
         bloodjax.load_dataset(spec, 24, bits=11)
-    with pytest.raises(UserError, match="fit is 'zoom', expected one of crop, pad, squash"):
+    with pytest.raises(UserError, match="fit is 'zoom', expected crop, pad, squash, or a number"):
         bloodjax.load_dataset(spec, 24, fit="zoom")
