@@ -22,7 +22,11 @@ SIZES = {"inception_v3": 75}
 # Eight copies of these do not fit.
 LARGE = ("convnext_base", "convnext_large")
 # The same code as another's step, which compiles for half a minute too.
-LONG = ("convnext_large", "efficientnet_lite0", "inception_v3")
+LONG = (
+    *("convnext_large", "efficientnet_b0", "efficientnet_lite0", "inception_v3", "resnet50"),
+    *("vgg16", "recipes/convnext_gpu", "recipes/convnext_large_gpu", "recipes/rare"),
+    "recipes/travel",
+)
 
 
 def _filled(rng, path, x):
