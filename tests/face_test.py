@@ -118,7 +118,7 @@ def test_a_config_is_changed_trained_evaluated_and_used(tmp_path, quiet, capfd):
 
 
 # First words of the lines of `evaluate`: on its data, the result, what is referred, the folder.
-STATED = ["data:", "8", "left", "synthetic-24:", "synthetic-24:", "written"]
+STATED = ["data:", "8", "left", *["synthetic-24:"] * 3, "written"]
 
 
 @pytest.mark.full
