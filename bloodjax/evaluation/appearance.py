@@ -1,7 +1,8 @@
-"""Changes images of a site to look like the training images: colour of light and stain, size.
+"""Changes images of a site to look like the training images: colour of the light, size of cells.
 
-One change for all images of the site, as the lamp, the stain and the magnification are the site's.
-It is a JAX function, so that it is part of exported programs.
+One change for all images of the site, as the lamp and the magnification are the site's. It is a JAX
+function, so that it is part of exported programs. Every sum and product in it is exact in float32
+before it is rounded to a grey level, so that every runtime gives the same pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from jaxtyping import Array, Float, UInt8
 Images = UInt8[Array, "n size size 3"] | UInt8[np.ndarray, "n size size 3"]
 
 _MOST_ZOOM = 4.0
-_MOST_CONTRAST = 4.0
+# Weights of a zoom, and grey levels between its two passes, are multiples of 1 / these: products
+# have 8 + 4 + 12 bits, as many as float32.
+_WEIGHT_STEPS, _LEVEL_STEPS = 4096, 16.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,52 +30,39 @@ class Appearance:
 
     Attributes:
       background: Colour (red, green, blue) of the empty glass at the site, in 1..255.
-      target: The colour in 1..255 that it gets.
-      contrast: Factors of optical density for red, green and blue, relative to the empty glass:
-        Reinhard et al. 2001 (https://doi.org/10.1109/38.946629) match colours in such a space of
-        logarithms. 1 changes nothing; 2 makes stains twice as dense.
+      target: The colour in 1..255 that it gets; all values of a channel change by the same factor.
       zoom: Factor by which cells are enlarged about the middle of the image.
     """
 
     background: tuple[float, float, float] = (255.0, 255.0, 255.0)
     target: tuple[float, float, float] = (255.0, 255.0, 255.0)
-    contrast: tuple[float, float, float] = (1.0, 1.0, 1.0)
     zoom: float = 1.0
 
     def __post_init__(self):
         light = (*self.background, *self.target)
         if len(light) != 6 or not all(1 <= value <= 255 for value in light):
             raise ValueError(f"background {self.background}, target {self.target}: not in 1..255")
-        bounds = (*zip(self.contrast, [_MOST_CONTRAST] * 3, strict=True), (self.zoom, _MOST_ZOOM))
-        if not all(1 / most <= value <= most for value, most in bounds):
-            raise ValueError(f"contrast {self.contrast}, zoom {self.zoom}: expected factors")
-
-    @property
-    def recolours(self) -> bool:
-        """Whether colours are changed."""
-        return self.background != self.target or self.contrast != (1.0, 1.0, 1.0)
+        if not 1 / _MOST_ZOOM <= self.zoom <= _MOST_ZOOM:
+            raise ValueError(f"zoom {self.zoom}: expected a factor of at most {_MOST_ZOOM:g}")
 
     def apply(self, images: Images) -> Images:
         """The images, changed; a jitted function may call it.
 
         Args:
-          images: RGB images in 0..255. A value of 0 counts as 1 where colours are changed.
+          images: RGB images in 0..255.
         """
-        if not self.recolours and self.zoom == 1:
+        if self.background == self.target and self.zoom == 1:
             return images
         x = jnp.asarray(images).astype(jnp.float32)
-        if self.recolours:
-            contrast = np.float32(self.contrast)
-            offset = np.log(np.float32(self.target)) - contrast * np.log(
-                np.float32(self.background)
-            )
-            logarithm = jnp.log(jnp.maximum(x, 1.0))
-            x = jnp.exp(logarithm * contrast.reshape(1, 1, 1, 3) + offset.reshape(1, 1, 1, 3))
+        if self.background != self.target:
+            gain = np.float32(np.array(self.target) / np.array(self.background))
+            x = jnp.minimum(jnp.round(x * gain.reshape(1, 1, 1, 3)), 255.0)
         if self.zoom != 1:
             weights = jnp.asarray(zoom_weights(x.shape[1], self.zoom))
-            x = jnp.einsum("ij,njkc->nikc", weights, x)
-            x = jnp.einsum("ij,nkjc->nkic", weights, x)
-        return jnp.clip(jnp.round(x), 0.0, 255.0).astype(jnp.uint8)
+            x = jnp.einsum("ij,njkc->nikc", weights, x, precision="highest")
+            x = jnp.round(x * _LEVEL_STEPS) / _LEVEL_STEPS
+            x = jnp.round(jnp.einsum("ij,nkjc->nkic", weights, x, precision="highest"))
+        return x.astype(jnp.uint8)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -87,7 +77,7 @@ class Appearance:
           ValueError: A value is not allowed.
           KeyError: A field is missing.
         """
-        colours = [content[name] for name in ("background", "target", "contrast")]
+        colours = [content[name] for name in ("background", "target")]
         colours = [tuple(float(value) for value in colour) for colour in colours]
         if any(len(colour) != 3 for colour in colours):
             raise ValueError(f"colours {colours}, expected three numbers each")
@@ -98,7 +88,8 @@ def zoom_weights(size: int, zoom: float) -> Float[np.ndarray, "{size} {size}"]:
     """Weight of each row of an image in each row of the one that is enlarged about its middle.
 
     Interpolation is linear, with antialiasing when the image becomes smaller. Rows outside the
-    image are reflected at its border, as `augment.affine` does by default.
+    image are reflected at its border, as `augment.affine` does by default. Weights are multiples of
+    1 / 4096 and sum to 1.
 
     Args:
       size: Rows of the image.
@@ -114,4 +105,6 @@ def zoom_weights(size: int, zoom: float) -> Float[np.ndarray, "{size} {size}"]:
         folded = np.mod(index, 2 * size)
         source = np.where(folded < size, folded, 2 * size - 1 - folded).astype(int)
         np.add.at(weights, (rows, source), weight)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights = np.rint(_WEIGHT_STEPS * weights / weights.sum(axis=1, keepdims=True))
+    weights[rows, weights.argmax(axis=1)] += _WEIGHT_STEPS - weights.sum(axis=1)
+    return (weights / _WEIGHT_STEPS).astype(np.float32)

@@ -20,9 +20,6 @@ from bloodjax.models.head import Network
 
 # Format -> suffix of its files, and the largest difference from the run's own probabilities.
 FORMATS = {"stablehlo": (".stablehlo", 1e-5), "onnx": (".onnx", 1e-4)}
-# With the look of a site, images are rounded to grey levels inside the file, some of them by
-# another runtime to the next level.
-_ALLOWED_AT_A_SITE = 1e-3
 QUANTIZE = ("none", "int8")
 # Format -> packages that it needs. jax imports flatbuffers when it serialises a program, and does
 # not install it.
@@ -124,8 +121,6 @@ def write(
     build = _stablehlo if file_format == "stablehlo" else _onnx
     content, run = build(bundle, exported, variables, features)
     _, allowed = FORMATS[file_format]
-    if file_format == "onnx" and bundle.classifier.site and bundle.classifier.site.appearance:
-        allowed = _ALLOWED_AT_A_SITE
     difference = verification.compare(run, bundle, expected)
     verification.check(difference, allowed, f"{bundle.config.model.name} as {file_format}")
     metadata = {

@@ -17,14 +17,13 @@ def test_the_default_changes_nothing(images):
     np.testing.assert_array_equal(Appearance().apply(images), images)
 
 
-def test_the_background_gets_its_target_and_densities_are_scaled():
-    background, target, contrast = (200.0, 180.0, 160.0), (250.0, 225.0, 200.0), (0.5, 1.0, 2.0)
-    site = np.stack([np.float32(background), np.float32(background) / 2, [50.0, 60.0, 70.0]])
-    squares = np.broadcast_to(np.uint8(site)[:, None, None], (3, 4, 4, 3))
-    found = np.asarray(Appearance(background, target, contrast).apply(squares))[:, 0, 0]
-    density = np.log(np.float64(background) / np.uint8(site)) * contrast
-    np.testing.assert_allclose(found, np.clip(target * np.exp(-density), 0, 255), atol=0.51)
-    np.testing.assert_array_equal(found[0], target)
+def test_the_background_gets_its_target(images):
+    background, target = (200.0, 180.0, 160.0), (250.0, 225.0, 120.0)
+    change = Appearance(background, target)
+    site = np.broadcast_to(np.uint8(background), (1, 4, 4, 3))
+    np.testing.assert_array_equal(change.apply(site)[0, 0, 0], target)
+    expected = images * (np.array(target) / background)
+    np.testing.assert_allclose(change.apply(images), np.minimum(expected, 255), atol=0.51)
 
 
 @pytest.mark.parametrize("zoom", [0.8, 1.5])
@@ -46,22 +45,22 @@ def test_zoom_is_linear_interpolation_about_the_middle(zoom):
 
 def test_weights_of_a_zoom_sum_to_one_and_reflect():
     weights = zoom_weights(8, 0.25)
-    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(weights.sum(axis=1), 1)
+    np.testing.assert_array_equal(4096 * weights, np.rint(4096 * weights))
     np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
     np.testing.assert_array_equal(zoom_weights(8, 1.0), np.eye(8, dtype=np.float32))
 
 
 def test_it_is_part_of_a_compiled_program(images):
-    change = Appearance((200.0, 190.0, 180.0), (250.0, 225.0, 200.0), (1.2, 1.0, 0.9), 1.2)
-    compiled = np.asarray(jax.jit(change.apply)(images)).astype(int)
-    assert np.abs(compiled - np.asarray(change.apply(images))).max() <= 1
+    change = Appearance((200.0, 190.0, 180.0), (250.0, 225.0, 200.0), 1.2)
+    np.testing.assert_array_equal(jax.jit(change.apply)(images), change.apply(images))
     assert Appearance.from_dict(change.to_dict()) == change
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"zoom": 0.0}, {"zoom": 9.0}, {"background": (0.0, 1.0, 1.0)}, {"contrast": (5.0,) * 3}],
+    [{"zoom": 0.0}, {"zoom": 9.0}, {"background": (0.0, 1.0, 1.0)}],
 )
 def test_impossible_values_are_refused(changes):
-    with pytest.raises(ValueError, match=r"expected factors|not in 1\.\.255"):
+    with pytest.raises(ValueError, match=r"expected a factor|not in 1\.\.255"):
         Appearance(**changes)

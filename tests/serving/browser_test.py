@@ -2,7 +2,6 @@
 
 import csv
 import pathlib
-import re
 import shutil
 import threading
 
@@ -31,11 +30,15 @@ def train():
 
 
 @pytest.fixture(scope="module")
-def url(make_config, train, tmp_path_factory):
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def url(make_config, train, workdir):
     """A server of a network with random weights, whose training data are `train`."""
     config, classes = make_config(), (*render.CLASSES[:7], HOSTILE)
     model = Classifier(config, classes, factory.variables(config, len(classes)), 0)
-    workdir = tmp_path_factory.mktemp("run")
     patch = pytest.MonkeyPatch()
     patch.setattr(service.neighbours.saved_splits, "recall", lambda *args, **kwargs: train)
     answering = service.Service(model, [workdir], Limits(file_bytes=300_000))
@@ -128,12 +131,12 @@ def test_a_dropped_image(page, train):
     assert page.locator("#heat").is_hidden()
 
 
-def test_names_and_classes_are_texts(page, train):
+def test_names_and_classes_are_texts(page, train, workdir):
     drop(page, HOSTILE, images.encode_png(train.images[0]))
     page.wait_for_selector(".verdict .class")
     assert page.inner_text("#detail-name") == HOSTILE
     assert HOSTILE in page.locator(".bars th").all_inner_texts()
-    assert re.fullmatch(r"run\d+ – bloodjax", page.title())
+    assert page.title() == f"{workdir.name} – bloodjax"
 
 
 def test_a_broken_file_and_one_that_is_too_large(page, train):
