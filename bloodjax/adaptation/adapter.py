@@ -1,14 +1,13 @@
 """Makes a run fit for another site, from images of the site: the command `adapt`.
 
 In this order: how far the site is from the training images, the accuracy and the error behind the
-referral threshold as they stand, the remedies, what labelled cells are worth, and the same figures
-afterwards. The result is the workdir of an adapted run, with `adaptation.json` and the page
-`report/site.html`.
+referral threshold as they stand, the remedies, and what labelled cells are worth. The accuracy is
+estimated again after the remedies that change the images, and the error after everything. The
+result is the workdir of an adapted run, with `adaptation.json` and the page `report/site.html`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -311,8 +310,7 @@ def _change_look(model: Classifier, images: _SiteImages, train: Dataset) -> list
     sized = Appearance(zoom=factor)
     coloured = dataclasses.replace(site_colours, zoom=factor)
     looks = images.again(model).measured() if frame else measured
-    distances = [_feature_distance(model, one, looks, of_train) for one in (sized, coloured)]
-    judged = remedies.judge_colour(*distances)
+    judged = remedies.judge_colour(*_feature_distances(model, [sized, coloured], looks, of_train))
     chosen = coloured if judged.applied else sized
     _set_site(model, appearance=None if chosen == Appearance() else chosen)
     tried = [framed, *([zoomed] if zoomed else []), judged]
@@ -330,15 +328,14 @@ def _indices(model: Classifier) -> list[int]:
     return [i for i, name in enumerate(model.classes) if name in model.possible_classes]
 
 
-def _feature_distance(
-    model: Classifier, appearance: Appearance, images: np.ndarray, train: np.ndarray
-) -> Float[np.ndarray, " n"]:
-    """Distance of features to the nearest training images', with an appearance of the site."""
-    other = copy.copy(model)
-    other.site = Site(appearance=appearance)
-    known, asked = model.at_home().describe_fully(train), other.describe_fully(images)
+def _feature_distances(
+    model: Classifier, looks: list[Appearance], images: np.ndarray, train: np.ndarray
+) -> list[Float[np.ndarray, " n"]]:
+    """Distances of features to the nearest training images', for each appearance of the site."""
+    known = model.at_home().describe_fully(train)
     arrays = novelty.fit("knn", known, np.zeros(len(train), int), known)
-    return novelty.score("knn", arrays, asked)
+    each = [model.at(Site(appearance=look)).describe_fully(images) for look in looks]
+    return [novelty.score("knn", arrays, asked) for asked in each]
 
 
 def _shares(

@@ -9,7 +9,6 @@ Peyré and Cuturi 2019, https://arxiv.org/abs/1803.00567, remark 2.31).
 
 from __future__ import annotations
 
-import copy
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -45,6 +44,10 @@ class Answering(Protocol):
         """Calibrated class probabilities, adjusted to the site."""
         ...
 
+    def at(self, site: Site | None) -> Answering:
+        """The same classifier at another site."""
+        ...
+
 
 def estimate(
     model: Answering,
@@ -72,13 +75,13 @@ def estimate(
         sample = _sample(validation, where, _MOST_CHANGED, rng)
         choice = registry.parse(_DISTORTIONS, "the distortions")
         distorted = corrupted_splits.distorted(sample, choice, seed, "validation images")
-        restricted = _at(model, Site(model.possible_classes))
+        restricted = model.at(Site(model.possible_classes))
         changed["distorted validation images"] = (restricted.predict(distorted), sample.labels)
         of_site = np.sort(rng.permutation(len(images))[:_MOST_OF_SITE])
         alike = with_look_of(images[of_site], np.asarray(sample.images[:]), rng)
         name = "validation images with the look of the site"
         changed[name] = (model.predict(alike), sample.labels)
-    reference = (_at(model, None).predict(home.images), home.labels)
+    reference = (model.at(None).predict(home.images), home.labels)
     return accuracy_estimation.estimate(probabilities, reference, changed, seed=seed)
 
 
@@ -144,13 +147,6 @@ def _zoom(site: Float[np.ndarray, " n"], images: Float[np.ndarray, " m"]) -> flo
     if np.isnan(site).all() or np.isnan(images).all():
         return 1.0
     return float(np.clip(np.nanmedian(site) / np.nanmedian(images), 1 / _MOST_ZOOM, _MOST_ZOOM))
-
-
-def _at(model: Answering, site: Site | None) -> Answering:
-    """The classifier at another site."""
-    other = copy.copy(model)
-    other.site = site
-    return other
 
 
 def _sample(

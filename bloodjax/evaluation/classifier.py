@@ -175,11 +175,13 @@ class Classifier:
 
     def at_home(self) -> Classifier:
         """The same classifier where it was trained: without a site, and with the same weights."""
-        if self.site is None:
-            return self
-        home = copy.copy(self)
-        home.site = None
-        return home
+        return self if self.site is None else self.at(None)
+
+    def at(self, site: Site | None) -> Classifier:
+        """The same classifier at another site, with the same weights."""
+        other = copy.copy(self)
+        other.site = site
+        return other
 
     def baseline_predict(self, images: Images) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of squares by the colour-histogram baseline, adjusted to the site."""

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,11 @@ class Colourist:
     def __init__(self, dataset):
         self.classes = self.possible_classes = dataset.classes
         self.labels = dataset.labels
+
+    def at(self, site):
+        other = copy.copy(self)
+        other.site = site
+        return other
 
     def predict(self, images):
         images = np.asarray(images)
