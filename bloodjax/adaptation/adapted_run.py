@@ -119,25 +119,6 @@ def create(out: pathlib.Path) -> Iterator[pathlib.Path]:
             raise
 
 
-def write(
-    out: pathlib.Path,
-    source: pathlib.Path,
-    *,
-    variables: PyTree | None,
-    site: Site | None,
-    about: Mapping[str, object],
-    labelled: Dataset | None = None,
-) -> None:
-    """Writes the workdir of an adapted run, which appears when it is complete; see `fill`.
-
-    Raises:
-      UserError: `source` has no run or one with folds, or `out` exists or cannot be written.
-    """
-    check(out, source)
-    with create(out) as folder:
-        fill(folder, source, variables=variables, site=site, about=about, labelled=labelled)
-
-
 def fill(
     folder: pathlib.Path,
     source: pathlib.Path,

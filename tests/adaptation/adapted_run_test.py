@@ -21,6 +21,13 @@ from bloodjax.training.workdir import SavedRun, open_run
 from ..trees import assert_trees_equal
 
 
+def write(out, source, **content):
+    """Makes an adapted run as the command does."""
+    adapted_run.check(out, source)
+    with adapted_run.create(out) as folder:
+        adapted_run.fill(folder, source, **content)
+
+
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
@@ -51,13 +58,13 @@ def adapted(trained, doubled, cells, tmp_path_factory):
     site = Site(classes=names[:5])
     labelled = cells.take(np.arange(6))
     about = {"site": {"source": "there", "n": 24}}
-    adapted_run.write(out, trained, variables=doubled, site=site, about=about, labelled=labelled)
+    write(out, trained, variables=doubled, site=site, about=about, labelled=labelled)
     return out
 
 
 def test_the_run_of_old_weights_answers_as_before(trained, tmp_path, images):
     out = tmp_path / "there"
-    adapted_run.write(out, trained, variables=None, site=None, about={"site": None})
+    write(out, trained, variables=None, site=None, about={"site": None})
     before, after = bloodjax.load(trained), bloodjax.load(out)
     np.testing.assert_array_equal(after.predict(images), before.predict(images))
     np.testing.assert_array_equal(after.distance(images), before.distance(images))
@@ -85,7 +92,7 @@ def test_a_run_with_an_average_keeps_it(trained, doubled, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         # The tiny run kept no average.
         patch.setattr(SavedRun, "best_variables", lambda *_, **__: doubled)
-        adapted_run.write(out, source, variables=None, site=None, about={})
+        write(out, source, variables=None, site=None, about={})
     for which in ("best", "raw"):
         with open_run(out) as opened:
             model = classifier.from_run(opened, which)
@@ -108,7 +115,7 @@ def test_the_labelled_images_count_as_trained_on(adapted, cells):
 def test_an_adapted_run_is_adapted_again(adapted, cells, tmp_path):
     out = tmp_path / "third"
     labelled = cells.take(np.arange(4, 10))
-    adapted_run.write(out, adapted, variables=None, site=None, about={}, labelled=labelled)
+    write(out, adapted, variables=None, site=None, about={}, labelled=labelled)
     model = classifier.load(out)
     mask, _ = saved_splits.trained_on(
         {out: model.config}, model.classes, cells, model.config, lambda _: cells
@@ -133,7 +140,8 @@ def test_it_is_evaluated_and_calibrated_by_its_own_splits(adapted, tmp_path):
     result = scoring.evaluate_runs(
         [out], "synthetic:160", "validation", None, None, classes=everything
     )
-    assert result["n"] > 0
+    saved = json.loads((out / "splits.json").read_text())
+    assert result["n"] == len(saved["parts"]["validation"])
     assert len(list((out / "evaluate").glob("validation*/metrics.json"))) == 1
 
 
@@ -225,9 +233,7 @@ def test_a_mistake_is_one_line(prepare, line, trained, tmp_path):
 def test_a_folder_without_a_run_leaves_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no run is here"):
-        adapted_run.write(
-            tmp_path / "there", tmp_path / "empty", variables=None, site=None, about={}
-        )
+        write(tmp_path / "there", tmp_path / "empty", variables=None, site=None, about={})
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
