@@ -304,14 +304,10 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
-    chosen, rest = parser.parse_known_args()
-    wrong = [text for text in rest if not text.startswith("--config.")]
-    if wrong:
-        parser.error(f"unexpected argument {wrong[0]!r}")
-    chosen.seeds = [int(seed) for seed in chosen.seeds.split(",")]
+    chosen, overrides = record.parse_with_overrides(parser)
     chosen.classes = chosen.classes.split(",")
     chosen.methods = chosen.methods.split(",")
-    return chosen, [text.removeprefix("--config.") for text in rest]
+    return chosen, overrides
 
 
 def main() -> None:

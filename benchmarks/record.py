@@ -1,13 +1,31 @@
-"""Names of devices, and files of results."""
+"""Flags of benchmarks that train, names of devices, and files of results."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import pathlib
 import platform
 import re
 from typing import Any
+
+
+def parse_with_overrides(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Parses the command line of a benchmark that trains: its flags, and `--config.key=value`.
+
+    Args:
+      parser: Has a flag `--seeds`, numbers joined by commas, which becomes a list.
+
+    Returns:
+      The flags, and `key=value` of each override.
+    """
+    chosen, rest = parser.parse_known_args()
+    wrong = [text for text in rest if not text.startswith("--config.")]
+    if wrong:
+        parser.error(f"unexpected argument {wrong[0]!r}")
+    chosen.seeds = [int(seed) for seed in chosen.seeds.split(",")]
+    return chosen, [text.removeprefix("--config.") for text in rest]
 
 
 def device_name(kind: str, device: str) -> str:

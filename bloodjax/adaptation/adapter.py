@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from bloodjax import config as config_lib
 from bloodjax.adaptation import (
     adapted_run,
     cell_finder,
@@ -26,13 +24,15 @@ from bloodjax.adaptation import (
     self_training,
     site_accuracy,
     site_distance,
+    site_images,
 )
 from bloodjax.adaptation.fine_tuning import LabelledImages
 from bloodjax.adaptation.labelled import Labelled
 from bloodjax.adaptation.remedies import Remedy
 from bloodjax.adaptation.site_distance import SiteDistance
+from bloodjax.adaptation.site_images import SiteImages
 from bloodjax.cli import console
-from bloodjax.data import fingerprint, lazy, own_size, sources, statement
+from bloodjax.data import lazy
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
@@ -48,8 +48,6 @@ from bloodjax.report.site_page import SitePictures
 from bloodjax.training import saved_splits
 from bloodjax.training.workdir import open_run
 
-# Images that sizes, distances and error estimates are measured on, at most.
-_MEASURED = 2000
 _PROMISED = 400  # validation images that the referral threshold is tried on
 _MOST_UNLIKE = 0.25  # share of unlike images from which no error can be promised
 _REHEARSED = 1600  # training cells that self-training rehearses
@@ -91,10 +89,10 @@ def adapt(
             f"--workdir={workdir}: the run has no calibration, which estimates at another site "
             f"need; to fit one: bloodjax evaluate --workdir={workdir} --calibrate"
         )
-    images = _SiteImages.read(model, data)
-    of_labels = None if labelled_data is None else _read_labelled(model, labelled_data)
+    images = SiteImages.read(model, data)
+    of_labels = None if labelled_data is None else site_images.read_labelled(model, labelled_data)
     if of_labels is not None:
-        _check_apart(of_labels, images.dataset, labelled_data, data)
+        site_images.check_apart(of_labels, images.dataset, labelled_data, data)
     splits = {
         name: saved_splits.recall(
             model.config,
@@ -124,84 +122,6 @@ def adapt(
 
 
 @dataclasses.dataclass(frozen=True)
-class _SiteImages:
-    """Images of the site.
-
-    Attributes:
-      dataset: As the network reads them.
-      sides: Shorter side of each measured image in its own pixels.
-      path: Their SPEC.
-    """
-
-    dataset: Dataset
-    sides: Float[np.ndarray, " m"]
-    path: str
-
-    @classmethod
-    def read(cls, model: Classifier, data: str) -> _SiteImages:
-        path = os.path.expanduser(data)
-        options = _options(model)
-        dataset = _load(model, path)
-        for line in statement.lines({"images": dataset}):
-            console.log_info(line)
-        if not len(dataset):
-            raise UserError(f"--data={data}: has no images, expected at least one")
-        read = own_size.reader(path, dataset, options)
-        sides = [min(read(int(i)).shape[:2]) for i in _measured(len(dataset))]
-        return cls(dataset, np.array(sides, np.float64), path)
-
-    def measured(self) -> UInt8[np.ndarray, "m size size 3"]:
-        """The images that are measured, in memory."""
-        rows = _measured(len(self.dataset))
-        return np.asarray(lazy.take(self.dataset.images, rows))
-
-    def again(self, model: Classifier) -> _SiteImages:
-        """The same images as the model at its site reads them."""
-        return dataclasses.replace(self, dataset=_load(model, self.path))
-
-
-def _options(model: Classifier):
-    return config_lib.read_options(config_lib.with_reading(model.config, fit=model.fit))
-
-
-def _load(model: Classifier, path: str) -> Dataset:
-    size, seed = model.config.data.image_size, model.config.seed
-    return sources.load_images(path, size, options=_options(model), seed=seed)
-
-
-def _measured(n: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(0).permutation(n)[:_MEASURED])
-
-
-def _read_labelled(model: Classifier, spec: str) -> Dataset:
-    dataset = sources.load(
-        spec,
-        model.config.data.image_size,
-        options=_options(model),
-        class_names=model.classes,
-        seed=model.config.seed,
-    )
-    found = {model.classes[i] for i in np.unique(dataset.labels)}
-    if absent := sorted(found - set(model.possible_classes)):
-        raise UserError(
-            f"--labelled={spec}: has images of {', '.join(absent)}, expected only the classes that "
-            f"can occur: {', '.join(model.possible_classes)}"
-        )
-    return dataset
-
-
-def _check_apart(of_labels: Dataset, images: Dataset, spec: str, data: str) -> None:
-    """Refuses labelled images that are among the others, which estimates are made of."""
-    hashes = [fingerprint.of_images(dataset.images) for dataset in (of_labels, images)]
-    shared = int(np.isin(hashes[0], hashes[1]).sum())
-    if shared:
-        raise UserError(
-            f"--labelled={spec}: {console.counted(shared, 'image')} of it are also in --data={data}"
-            ", expected others: what is learned must not be among what is estimated"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class _Result:
     """An adapted classifier.
 
@@ -224,7 +144,7 @@ class _Result:
 
 def _adapt(
     model: Classifier,
-    images: _SiteImages,
+    images: SiteImages,
     of_labels: Dataset | None,
     splits: dict[str, Dataset],
     folder: pathlib.Path,
@@ -258,7 +178,7 @@ def _adapt(
     _say_remedy(tried_shares)
     found = None
     if of_labels is not None:
-        of_labels = _read_labelled(model, labelled_data)
+        of_labels = site_images.read_labelled(model, labelled_data)
         found = labelled.fit(
             model,
             of_labels,
@@ -287,11 +207,11 @@ def _adapt(
     return _Result(model, variables, of_labels, about, pictures, fitted)
 
 
-def _change_look(model: Classifier, images: _SiteImages, train: Dataset) -> list[Remedy]:
+def _change_look(model: Classifier, images: SiteImages, train: Dataset) -> list[Remedy]:
     """Tries what changes the images; what helps is in the site of `model` then."""
     measured = images.measured()
     cells, probabilities = cell_finder.find(measured), model.predict(measured)
-    rows = _measured(len(train))
+    rows = site_images.sample(len(train))
     of_train = np.asarray(lazy.take(train.images, rows))
     of_classes = np.isin(train.labels[rows], _indices(model))
     home = cell_finder.find(of_train)
@@ -339,7 +259,7 @@ def _feature_distances(
 
 
 def _shares(
-    model: Classifier, images: _SiteImages, train: Dataset, validation: Dataset
+    model: Classifier, images: SiteImages, train: Dataset, validation: Dataset
 ) -> tuple[dict[str, Any], Remedy]:
     """Estimates the shares of the classes; if they are believed, `model` corrects for them."""
     classes = len(model.classes)
@@ -363,7 +283,7 @@ def _shares(
 
 
 def _estimated(
-    when: str, model: Classifier, images: _SiteImages, validation: Dataset
+    when: str, model: Classifier, images: SiteImages, validation: Dataset
 ) -> dict[str, Any]:
     """The estimated accuracy at the site."""
     squares = images.dataset.images
@@ -372,7 +292,7 @@ def _estimated(
     return found.to_dict()
 
 
-def _promised(model: Classifier, images: _SiteImages, validation: Dataset) -> dict[str, Any] | None:
+def _promised(model: Classifier, images: SiteImages, validation: Dataset) -> dict[str, Any] | None:
     """What the referral threshold does at the site; None without one.
 
     The error is that of validation images with the look of the site. It says little where the
@@ -459,7 +379,7 @@ def _described(found: Labelled) -> dict[str, Any]:
 
 
 def _pictures(
-    model: Classifier, before: _SiteImages, after: _SiteImages, train: Dataset
+    model: Classifier, before: SiteImages, after: SiteImages, train: Dataset
 ) -> SitePictures:
     def spread(images: Images) -> UInt8[np.ndarray, "n size size 3"]:
         # Folders of classes come one after another.

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from bloodjax.augment import views
+from bloodjax.metrics.calibration import Calibration
 
 AVERAGES = ("probabilities", "logits")
 SELECTED = "selected"
@@ -111,3 +112,23 @@ def _each(forward, seen):
     """`forward` of several views, as one batch."""
     logits = forward(seen.reshape(-1, *seen.shape[2:]))
     return logits.reshape(*seen.shape[:2], -1)
+
+
+def calibrate(
+    log_p: Float[Array, "batch classes"], calibration: Calibration
+) -> Float[Array, "batch classes"]:
+    """`Calibration.apply` on the device, of the logarithms of probabilities.
+
+    Args:
+      log_p: Natural logarithms of class probabilities, finite.
+      calibration: The calibration.
+
+    Returns:
+      Class probabilities, float32.
+    """
+    logits = log_p / jnp.float32(calibration.temperature)
+    if calibration.scale:
+        logits = logits * jnp.asarray(calibration.scale, jnp.float32)[None]
+    if calibration.bias:
+        logits = logits + jnp.asarray(calibration.bias, jnp.float32)[None]
+    return jax.nn.softmax(logits, axis=-1)

@@ -83,12 +83,7 @@ def calibrated(
     """The result of `Calibration.apply`, in float32."""
     if calibration.method == "none":
         return probabilities
-    logits = jnp.log(jnp.maximum(probabilities, _TINY)) / jnp.float32(calibration.temperature)
-    if calibration.scale:
-        logits = logits * jnp.asarray(calibration.scale, jnp.float32)[None]
-    if calibration.bias:
-        logits = logits + jnp.asarray(calibration.bias, jnp.float32)[None]
-    return jax.nn.softmax(logits, axis=-1)
+    return tta.calibrate(jnp.log(jnp.maximum(probabilities, _TINY)), calibration)
 
 
 @jax.named_scope(SITE_SCOPE)

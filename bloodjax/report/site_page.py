@@ -21,7 +21,6 @@ _PICTURE_BYTES = 1_500_000
 _SIDE = 80  # Pixels.
 # Name of a remedy -> how the page calls it; others keep their names.
 _REMEDIES = {
-    "classes": "Classes restricted to those of the site",
     "frame": "Images read in one frame, so that cells of different size are in proportion",
     "size": "Cells brought to the size of the training cells",
     "colour": "Background brought to the colour of the training images",

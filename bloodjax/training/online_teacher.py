@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
+from bloodjax.augment import tta
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics.calibration import Calibration
@@ -88,20 +89,10 @@ def probabilities(
             resized = jax.image.resize(images.astype(jnp.float32), shape, "cubic")
             seen = jnp.clip(resized, 0.0, 255.0)
         logits = network.model.apply(weights, normalise(seen, network.mean, network.std))
-        calibrated = _calibrate(network.calibration, jax.nn.log_softmax(logits))
+        calibrated = tta.calibrate(jax.nn.log_softmax(logits), network.calibration)
         total = total + calibrated[:, np.array(network.order)]
     mean = jnp.maximum(total / len(networks), _LEAST)
     return jax.lax.stop_gradient(jax.nn.softmax(jnp.log(mean) / temperature))
-
-
-def _calibrate(calibration: Calibration, log_p):
-    """`Calibration.apply` of logarithms of probabilities, on the device."""
-    logits = log_p / calibration.temperature
-    if calibration.scale:
-        logits = logits * jnp.asarray(calibration.scale, jnp.float32)[None]
-    if calibration.bias:
-        logits = logits + jnp.asarray(calibration.bias, jnp.float32)[None]
-    return jax.nn.softmax(logits)
 
 
 def check_same(workdir: pathlib.Path, variables: Sequence[PyTree], name: str, fresh: bool) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bloodjax.augment import tta, views
+from bloodjax.metrics.calibration import Calibration
 
 
 @pytest.fixture
@@ -107,3 +108,11 @@ def test_each_view_is_in_the_order_of_the_names(images):
     assert found.shape == (4, 48, 6)
     expected = views_softmax(images, "d4+crops").swapaxes(0, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"scale": (1.0, 0.5, 2.0), "bias": (0.1, 0.0, -0.3)}])
+def test_a_calibration_on_the_device_is_that_of_numpy(more):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 5).astype(np.float32)
+    chosen = Calibration("vector" if more else "temperature", 0.7, **more)
+    found = tta.calibrate(jnp.log(probabilities), chosen)
+    np.testing.assert_allclose(found, chosen.apply(probabilities), atol=1e-6)
