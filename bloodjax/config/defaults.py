@@ -57,8 +57,9 @@ def defaults() -> ml_collections.ConfigDict:
             # bfloat16 elsewhere.
             "dtype": "auto",
             "data": {
-                # Training images, as a SPEC: FILE.npz, a folder or .zip of <class>/<image>, a
-                # folder of packed shards, tfds:NAME[:VERSION], or synthetic[:N]. Required.
+                # Training images, as a SPEC: FILE.npz, a folder or .zip of <class>/<image>, a table
+                # (.csv, .tsv, .parquet, .xlsx), a folder of packed shards, tfds:NAME[:VERSION],
+                # hf-dataset:OWNER/NAME[@REVISION][:CONFIG], or synthetic[:N]. Required.
                 "train": "",
                 # Validation images: a SPEC, a fraction of train, or "auto", which takes the
                 # source's own validation split or, if it has none, 15 % of train. 0 is none. Write
@@ -105,6 +106,18 @@ def defaults() -> ml_collections.ConfigDict:
                 # class/group, group/class and so on, where a group is a patient, a slide or a fold
                 # and other is a level without meaning; auto finds it from their names.
                 "layout": "auto",
+                # Columns of a table (.csv, .tsv, .parquet, .xlsx), as KIND=NAME joined by commas,
+                # such as path=image_id,label=dx; kinds are path, label, split, group and weight.
+                # Those that it does not name are found by their names. One-hot columns are joined
+                # by +, as in label=MEL+NV+BCC; split= uses none.
+                "columns": "",
+                # Folder or .zip that the paths of images in a table are relative to; empty for the
+                # table's own folder.
+                "images": "",
+                # Whether an image has one class or any number of labels: multi-class, multi-label
+                # (an npz with 0 or 1 for each label), or auto, which is multi-class but for
+                # MedMNIST's chestmnist.npz. A run with several labels fills it in.
+                "task": "auto",
                 # Class names in label order, for a file that does not name its own classes.
                 "classes": (),
             },

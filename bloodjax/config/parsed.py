@@ -71,7 +71,15 @@ def distortions(config: Config) -> dict[str, tuple[int, ...]]:
 def read_options(config: Config) -> ReadOptions:
     """How a run reads the images of its sources, and of those that it is applied to."""
     data = config.data
-    return ReadOptions(data.bad_images, data.scale or data.bits, data.fit, data.layout)
+    return ReadOptions(
+        data.bad_images,
+        data.scale or data.bits,
+        data.fit,
+        data.layout,
+        data.columns,
+        data.images,
+        task=data.task,
+    )
 
 
 def training_size(config: Config, phase: str, epoch: int) -> int | None:

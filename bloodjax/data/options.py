@@ -11,6 +11,9 @@ from bloodjax.errors import UserError
 AUTO = "auto"
 # Values of `config.data.bits` and of the flag `--bits`.
 BITS = (AUTO, *bit_depth.BITS)
+MULTI_CLASS, MULTI_LABEL = "multi-class", "multi-label"
+# Values of `config.data.task`.
+TASKS = (AUTO, MULTI_CLASS, MULTI_LABEL)
 FITS = ("crop", "pad", "squash")
 FIT_VALUES = f"{', '.join(FITS)}, or a number of pixels such as 240px"
 _FRAME = re.compile(r"([1-9][0-9]{0,4})px")
@@ -29,7 +32,7 @@ def frame_side(fit: str) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How images are read. Other values of the first three raise UserError.
+    """How images are read. Other values of `bad_images`, `bits`, `fit` and `task` raise UserError.
 
     Attributes:
       bad_images: What to do about an unreadable image in a folder or zip: "fail" raises an error,
@@ -42,17 +45,26 @@ class ReadOptions:
         magnification but of several sizes show cells in proportion.
       layout: What the folders of a source mean, such as "class/group", see `formats.layout`; "auto"
         finds it from their names.
+      columns: Which columns of a table mean what, such as "path=image_id,label=dx", see
+        `formats.table`; those that it does not name are found by their names.
+      images: Folder or zip that the paths in a table are relative to; "" is the table's folder.
+      task: "multi-class": an image has one class; "multi-label": it has any number of labels, so
+        that a file has a row of 0 and 1 for each image; "auto": as the source is known to be.
     """
 
     bad_images: str = "fail"
     bits: str = AUTO
     fit: str = "crop"
     layout: str = AUTO
+    columns: str = ""
+    images: str = ""
+    task: str = AUTO
 
     def __post_init__(self):
         allowed = {
             "bad_images": ("fail", "skip"),
             "bits": (*BITS, bit_depth.UNIT),
+            "task": TASKS,
         }
         for name, values in allowed.items():
             value = getattr(self, name)

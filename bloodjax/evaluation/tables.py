@@ -11,13 +11,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bloodjax.errors import UserError
+from bloodjax.io import parquet
 from bloodjax.io.files import atomic_write
 
 CSV, PARQUET = ".csv", ".parquet"
 # Columns before the probabilities. `label` and `set` are left out where they do not apply.
 _COLUMNS = ("name", "label", "predicted", "confidence", "refer", "why", "set")
-# Texts with few different values, which Parquet stores as codes and a dictionary.
-_REPEATED = ("label", "predicted", "why")
+# Types of columns in Parquet; the others are texts.
+_KINDS: dict[str, parquet.Kind] = {
+    "refer": "int8",
+    "set": "texts",
+    **dict.fromkeys(("label", "predicted", "why"), "repeated text"),
+}
 # Between the classes of a set in CSV.
 _SEPARATOR = ";"
 
@@ -114,22 +119,14 @@ def to_parquet(columns: Columns) -> bytes:
     Probabilities are float32, `refer` is int8, a set is a list of texts and the other columns are
     texts. An unknown value is null.
     """
-    import pyarrow  # imported here because it takes as long as the rest of a command's start
-    import pyarrow.parquet
-
-    text = pyarrow.string()
-    types = {"refer": pyarrow.int8(), "set": pyarrow.list_(text)}
-    types |= {column: pyarrow.dictionary(pyarrow.int32(), text) for column in _REPEATED}
-    arrays = {}
+    encoded = {}
     for column, values in columns.items():
         if isinstance(values, np.ndarray):
-            arrays[_utf8(column)] = pyarrow.array(values, pyarrow.float32())
+            encoded[_utf8(column)] = parquet.Column(values, "float32")
         else:
-            valid = [_utf8(x) for x in values]
-            arrays[column] = pyarrow.array(valid, types.get(column, text))
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(arrays), sink)
-    return sink.getvalue()
+            kind = _KINDS.get(column, "text")
+            encoded[column] = parquet.Column([_utf8(x) for x in values], kind)
+    return parquet.encode(encoded)
 
 
 def _utf8(value):

@@ -101,6 +101,21 @@ def keep_open(path: pathlib.Path) -> Archive:
     return _folder(path) if path.is_dir() else _zip(open_zip(path))
 
 
+def read_file(file: pathlib.Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+      ValueError: It cannot be read, or has more than `MAX_MEMBER` bytes.
+    """
+    try:
+        size = file.stat().st_size
+        if size > MAX_MEMBER:
+            raise ValueError(f"{size} bytes, expected at most {MAX_MEMBER}")
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+
+
 def open_zip(path: pathlib.Path) -> zipfile.ZipFile:
     """Opens a zip file, such as an npz, after checking that unpacking it is safe.
 
@@ -205,17 +220,7 @@ def _folder(root: pathlib.Path) -> Archive:
             else:
                 left.append((entry.path, path, ancestors | {key}))
 
-    def read(name: str) -> bytes:
-        file = pathlib.Path(odd.get(name) or root / name)
-        try:
-            size = file.stat().st_size
-            if size > MAX_MEMBER:
-                raise ValueError(f"{size} bytes, expected at most {MAX_MEMBER}")
-            return file.read_bytes()
-        except OSError as error:
-            raise ValueError(f"cannot be read: {error.strerror}") from error
-
-    return listing.archive(read)
+    return listing.archive(lambda name: read_file(pathlib.Path(odd.get(name) or root / name)))
 
 
 class _Listing:

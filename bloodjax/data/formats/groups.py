@@ -6,12 +6,12 @@ import collections
 import csv
 import dataclasses
 import difflib
-import io
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
 from bloodjax.data import names
+from bloodjax.data.formats import delimited
 from bloodjax.data.formats.archive import Archive
 from bloodjax.errors import UserError
 
@@ -196,12 +196,13 @@ def _merge(group_of: Mapping[str, str]) -> tuple[dict[str, str], int]:
 
 def _rows(content: bytes, where: str) -> list[tuple[str, str]]:
     """Name and group of each row; the columns may be in either order."""
-    lines = _decode(content, where).splitlines(keepends=True)
-    if lines and lines[0].strip().lower().startswith("sep="):  # a line for spreadsheets
-        lines = lines[1:]
+    try:
+        text = delimited.decode(content).text
+    except UnicodeError as error:
+        raise _unreadable(where, error) from error
     for delimiter in _DELIMITERS:
         try:
-            table = list(csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter))
+            table = delimited.rows(text, delimiter)
         except csv.Error as error:
             raise _unreadable(where, error) from error
         rows = [_two_columns(row) for row in table if any(cell.strip() for cell in row)]
@@ -222,17 +223,6 @@ def _rows(content: bytes, where: str) -> list[tuple[str, str]]:
 def _two_columns(row: list[str]) -> list[str]:
     """The row without empty columns after the second."""
     return row if any(cell.strip() for cell in row[2:]) else row[:2]
-
-
-def _decode(content: bytes, where: str) -> str:
-    try:
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return content.decode("utf-16")
-        if content[1:2] == b"\0" or content[:1] == b"\0":
-            return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
-        return content.decode("utf-8-sig")
-    except ValueError as error:
-        raise _unreadable(where, error) from error
 
 
 def _unreadable(where: str, error: Exception) -> UserError:

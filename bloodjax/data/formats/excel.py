@@ -1,0 +1,45 @@
+"""Rows of an Excel workbook. The only module that imports openpyxl, from the extra `excel`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from bloodjax.data.formats.archive import open_zip
+from bloodjax.errors import UserError
+
+
+def rows(path: pathlib.Path) -> tuple[list[list[Any]], tuple[str, ...]]:
+    """The rows of the first sheet that is not empty, as text, numbers, dates and None.
+
+    A formula has the value that the program which saved the file has computed.
+
+    Returns:
+      The rows, and facts for `Reading.details`.
+
+    Raises:
+      UserError: openpyxl is not installed, or the file is damaged or no workbook.
+    """
+    try:
+        import openpyxl
+    except ImportError:
+        raise UserError(
+            f"{path}: reading Excel files needs openpyxl: pip install 'bloodjax[excel]', or save "
+            "the table as CSV"
+        ) from None
+    open_zip(path).close()  # a workbook is a zip; this refuses one that would fill the memory
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        try:
+            sheets = [(s.title, [list(row) for row in s.iter_rows(values_only=True)]) for s in book]
+        finally:
+            book.close()
+    except Exception as error:  # its parsers raise any type on damaged files
+        raise UserError(
+            f"{path}: cannot be read as an Excel workbook ({type(error).__name__}: {error})"
+        ) from error
+    filled = [(title, found) for title, found in sheets if any(map(any, found))]
+    if not filled:
+        raise UserError(f"{path}: has no cells, expected a header and rows")
+    (title, found), *others = filled
+    return found, ((f"sheet {title}, of {len(filled)}",) if others else ())
