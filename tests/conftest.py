@@ -21,6 +21,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from . import emulators
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -113,6 +115,40 @@ def command():
         }
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """Address of an emulator of S3; tests that need it skip without the extra [emulators]."""
+    with emulators.s3_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def gcs_endpoint():
+    """Address of an emulator of GCS; tests that need it skip without the extra [emulators]."""
+    with emulators.gcs_server() as address:
+        yield address
+
+
+@pytest.fixture
+def make_bucket(request, monkeypatch, tmp_path):
+    """Makes an empty bucket of a scheme, "s3" or "gs"; the environment and the cache are its."""
+
+    def make(scheme):
+        kind = {"s3": "s3", "gs": "gcs"}[scheme]
+        endpoint = request.getfixturevalue(f"{kind}_endpoint")
+        for name, value in emulators.environment(tmp_path / "cache", **{kind: endpoint}).items():
+            monkeypatch.setenv(name, value)
+        return emulators.make_bucket(scheme, endpoint)
+
+    return make
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request, make_bucket):
+    """An empty bucket; the test runs once on S3 and once on GCS."""
+    return make_bucket(request.param)
 
 
 @functools.cache
