@@ -7,6 +7,7 @@ if the object has another generation, as GCS documents it.
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import logging
 import socket
@@ -59,11 +60,16 @@ def environment(cache, s3="http://127.0.0.1:9", gcs="http://127.0.0.1:9"):
     }
 
 
+def _need(*packages):
+    """Skips the test if a package is missing; imports none."""
+    if not all(map(importlib.util.find_spec, packages)):
+        pytest.skip("needs the extras [emulators] and [remote]")
+
+
 @contextlib.contextmanager
 def s3_server():
     """Address of an emulator of S3."""
-    for package in ("moto", "flask", "s3fs"):
-        pytest.importorskip(package, reason="needs the extras [emulators] and [remote]")
+    _need("moto", "flask", "s3fs")
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -78,8 +84,7 @@ def s3_server():
 @contextlib.contextmanager
 def gcs_server():
     """Address of an emulator of GCS."""
-    for package in ("gcp_storage_emulator", "gcsfs"):
-        pytest.importorskip(package, reason="needs the extras [emulators] and [remote]")
+    _need("gcp_storage_emulator", "gcsfs")
     from http import server as http_server
 
     from gcp_storage_emulator.server import RequestHandler
@@ -175,7 +180,7 @@ class Proxy:
         host, port = endpoint.removeprefix("http://").split(":")
         self._server = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "http://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.delay, self.drops, self.cut, self.connections = 0.0, 0, 0, 0
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -55,7 +55,9 @@ _WHERE_FROM = {
     "s3": "aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 # Variables on which the connection depends.
-_ENVIRONMENT = re.compile("AWS_|GOOGLE_|GCE_|CLOUDSDK_|FSSPEC_|STORAGE_EMULATOR_HOST$|HOME$")
+_ENVIRONMENT = re.compile(
+    "AWS_|GOOGLE_|GCE_|CLOUDSDK_|FSSPEC_|STORAGE_EMULATOR_HOST$|NO_GCE_CHECK$|HOME$"
+)
 _INDEX_SECONDS = 5.0
 
 _log = logging.getLogger("bloodjax")
@@ -723,9 +725,7 @@ def _system(scheme: str) -> Any:
 @functools.lru_cache(maxsize=8)
 def _connection(scheme: str, variables: tuple[tuple[str, str], ...], timeout: float) -> Any:
     try:
-        import fsspec  # an extra, and slow to import
-
-        fsspec.get_filesystem_class(scheme)
+        make = _file_system(scheme)
     except ImportError as error:
         raise UserError(
             f"{scheme}://: reading and writing buckets requires {_LIBRARY[scheme]}: pip install "
@@ -754,10 +754,26 @@ def _connection(scheme: str, variables: tuple[tuple[str, str], ...], timeout: fl
                 "max_pool_connections": 2 * _PARALLEL,
                 "retries": {"mode": "standard", "max_attempts": 3},
             }
-        system = fsspec.filesystem(scheme, **options)
+        system = make(**options)
     if scheme == "s3":
         system.retries = 2  # botocore repeats each of them
     return system
+
+
+def _file_system(scheme: str) -> Callable[..., Any]:
+    """The class of fsspec's file system; slow to import, and an extra."""
+    import fsspec
+
+    # By default gcsfs asks a second endpoint, over gRPC, whether a bucket is a zonal one: for a
+    # minute where that is not reached, as behind a firewall. Who has zonal buckets sets "true".
+    if (
+        scheme == "gs"
+        and os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false") == "false"
+    ):
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem
+    return fsspec.get_filesystem_class(scheme)
 
 
 def _in_threads(function: Callable[[str], Any], names: Sequence[str]) -> None:
