@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse
 import scipy.stats
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 ECE_BINS = 15
 SMALLEST_PROBABILITY = 1e-7
@@ -76,17 +76,15 @@ def evaluate(
         raise ValueError(f"{len(classes)} class names for {num_classes} columns of probabilities")
     if bootstrap < 1:
         raise ValueError(f"bootstrap must be at least 1, not {bootstrap}")
-    statistics = _Statistics(probabilities, labels)
+    statistics = Statistics(probabilities, labels)
     scalars = statistics(np.ones((n, 1)))
-    at_once = max(1, RESAMPLED_AT_ONCE // max(n, num_classes**2))
-    parts = [statistics(counts) for counts in _resamples(n, bootstrap, at_once, seed)]
-    samples = {name: np.concatenate([part[name] for part in parts]) for name in scalars}
+    samples = statistics.resampled(bootstrap, seed)
     confusion = statistics.confusion
     rows = _per_class(confusion)
     return {
         "n": n,
         **{name: _number(value[0]) for name, value in scalars.items()},
-        "ci95": _with_mean_recalls({k: _percentiles(v) for k, v in samples.items()}, rows),
+        "ci95": _with_mean_recalls({k: percentiles(v) for k, v in samples.items()}, rows),
         "per_class": dict(zip(classes, rows, strict=True)),
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
@@ -107,7 +105,7 @@ def quick(
       ValueError: See `evaluate`.
     """
     _check(probabilities, labels)
-    scalars = _Statistics(probabilities, labels)(np.ones((len(labels), 1)))
+    scalars = Statistics(probabilities, labels)(np.ones((len(labels), 1)))
     return {name: float(scalars[source][0]) for name, source in _QUICK.items()}
 
 
@@ -210,31 +208,56 @@ def few_images(per_class: Mapping[str, Mapping]) -> str:
     return ", ".join(shown)
 
 
-class _Statistics:
-    """Every scalar metric as a function of the number of times that each image counts.
+class Statistics:
+    """Every scalar metric as a function of the number of times that each unit counts.
 
-    An image's contribution to a metric is the same in every resample, so it is tabulated once. A
-    resample is then a weighted sum over the table; for the original set, every weight is 1.
+    A unit is what is resampled: an image, or a group of images. Its contribution to a metric is the
+    same in every resample, so it is tabulated once. A resample is then a weighted sum over the
+    table; for the original set, every weight is 1.
+
+    Attributes:
+      num_classes: Number of classes.
+      units: Number of units.
     """
 
-    def __init__(self, probabilities: np.ndarray, labels: np.ndarray):
+    def __init__(
+        self,
+        probabilities: Float[np.ndarray, "n classes"],
+        labels: Int[np.ndarray, " n"],
+        unit: Int[np.ndarray, " n"] | None = None,
+    ):
+        """Tabulates the contributions.
+
+        Args:
+          probabilities: Class probabilities of each image; rows sum to 1.
+          labels: True class indices.
+          unit: Number of the unit of each image, 0 to `units` - 1; by default each image is one.
+        """
         probabilities = probabilities.astype(np.float64)
         self.num_classes = probabilities.shape[1]
+        unit = np.arange(len(labels)) if unit is None else unit
+        self.units = int(unit.max()) + 1
         predicted = probabilities.argmax(axis=1)
         confidence = probabilities.max(axis=1)
         true = np.arange(self.num_classes) == labels[:, None]
         positive = probabilities > 0.5
         one = np.ones(len(labels))
 
-        self.cells = _sum_by(labels * self.num_classes + predicted, one, self.num_classes**2)
+        def by_unit(row: np.ndarray, values: np.ndarray, size: int) -> scipy.sparse.csr_array:
+            return _sum_by(row, unit, values, (size, self.units))
+
+        self.cells = by_unit(labels * self.num_classes + predicted, one, self.num_classes**2)
         gap = (predicted == labels) - confidence
-        self.gaps = _sum_by(_confidence_bin(confidence, ECE_BINS), gap, ECE_BINS)
+        self.gaps = by_unit(_confidence_bin(confidence, ECE_BINS), gap, ECE_BINS)
         nll = -np.log(np.clip(probabilities[true], SMALLEST_PROBABILITY, 1.0))
         brier = ((probabilities - true) ** 2).sum(axis=1)
         hits = (positive & true).sum(axis=1)
-        self.additive = np.stack([nll, brier, hits, positive.sum(axis=1)])
+        additive = np.stack([one, nll, brier, hits, positive.sum(axis=1)])
+        self.additive = np.stack([np.bincount(unit, each, self.units) for each in additive])
         self.ranked = [
-            _sums_by_rank(p, y) for p, y in zip(probabilities.T, true.T, strict=True) if y.any()
+            _Ranked(p, y, unit, self.units)
+            for p, y in zip(probabilities.T, true.T, strict=True)
+            if y.any()
         ]
 
     @property
@@ -243,12 +266,18 @@ class _Statistics:
         cells = self.cells.sum(axis=1).astype(int)
         return cells.reshape(self.num_classes, self.num_classes)
 
+    def resampled(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
+        """Metrics of `resamples` resamples of the units: name -> [resamples]."""
+        rows = max(self.units, self.num_classes**2, *(len(ranked) for ranked in self.ranked))
+        at_once = max(1, RESAMPLED_AT_ONCE // rows)
+        parts = [self(counts) for counts in draw(self.units, resamples, at_once, seed)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Metrics of r resamples, given `counts` [n, r]: name -> [r], NaN if undefined."""
-        total = counts.sum(axis=0)
+        """Metrics of r resamples, given `counts` [units, r]: name -> [r], NaN if undefined."""
         confusion = (self.cells @ counts).reshape(self.num_classes, self.num_classes, -1)
-        nll, brier, hits, positives = self.additive @ counts
-        areas = np.stack([_area(*sums, counts) for sums in self.ranked])
+        total, nll, brier, hits, positives = self.additive @ counts
+        areas = np.stack([ranked.area(counts) for ranked in self.ranked])
         return {
             **_from_confusion(confusion),
             "auc_ovr": _mean_of_defined(areas),
@@ -312,33 +341,63 @@ def _with_mean_recalls(
     return {**ci95, **wider}
 
 
-def _sums_by_rank(
-    scores: np.ndarray, positive: np.ndarray
-) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """Tables that sum positives and negatives by distinct score, in ascending order."""
-    values, rank = np.unique(scores, return_inverse=True)
-    return _sum_by(rank, positive, len(values)), _sum_by(rank, ~positive, len(values))
+class _Ranked:
+    """The scores for one class, in the order that the area under its ROC curve depends on.
+
+    A row is a run of positives that outrank the same negatives. In a good classifier nearly all
+    positives are in one run, so there are far fewer rows than images.
+    """
+
+    def __init__(
+        self,
+        scores: Float[np.ndarray, " n"],
+        positive: Bool[np.ndarray, " n"],
+        unit: Int[np.ndarray, " n"],
+        units: int,
+    ):
+        values, rank = np.unique(scores[positive], return_inverse=True)
+        others, row = scores[~positive], np.searchsorted(values, scores[~positive])
+        below = row < len(values)
+        others, owner, row = others[below], unit[~positive][below], row[below]
+        tied = values[row] == others
+        # A run begins at a positive with a negative right below it or tied with it, and after one
+        # that has a tie.
+        begins = np.zeros(len(values) + 1, bool)
+        begins[row] = begins[row[tied] + 1] = True
+        run = np.cumsum(begins[:-1]) - begins[0]
+        rank, row = run[rank], run[row]
+        shape = (int(run[-1]) + 1, units)
+        self.up = _sum_by(rank, unit[positive], np.ones(len(rank)), shape)
+        self.down = _sum_by(row, owner, np.ones(len(row)), shape)
+        self.tied = _sum_by(row[tied], owner[tied], np.ones(int(tied.sum())), shape)
+        self.positives = np.bincount(unit[positive], minlength=units).astype(np.float64)
+        self.negatives = np.bincount(unit[~positive], minlength=units).astype(np.float64)
+
+    def __len__(self) -> int:
+        return self.up.shape[0]
+
+    def area(self, counts: Float[np.ndarray, "units r"]) -> Float[np.ndarray, " r"]:
+        """ROC AUC of each resample: P(a positive outranks a negative), ties counted half."""
+        below = self.down @ counts
+        np.cumsum(below, axis=0, out=below)
+        if self.tied.nnz:
+            below -= (self.tied @ counts) / 2
+        outranked = np.einsum("ir,ir->r", self.up @ counts, below)
+        return _ratio(outranked, (self.positives @ counts) * (self.negatives @ counts))
 
 
-def _area(
-    positives: scipy.sparse.csr_array, negatives: scipy.sparse.csr_array, counts: np.ndarray
-) -> np.ndarray:
-    """ROC AUC of each resample: P(a positive outranks a negative), ties counted half."""
-    up, down = positives @ counts, negatives @ counts
-    below = np.cumsum(down, axis=0) - down / 2
-    return _ratio((up * below).sum(axis=0), up.sum(axis=0) * down.sum(axis=0))
+def _sum_by(
+    row: Int[np.ndarray, " n"],
+    column: Int[np.ndarray, " n"],
+    values: np.ndarray,
+    shape: tuple[int, int],
+) -> scipy.sparse.csr_array:
+    """The matrix of `shape` with the sums of `values` of the same row and column."""
+    return scipy.sparse.csr_array((values.astype(np.float64), (row, column)), shape=shape)
 
 
-def _sum_by(group: np.ndarray, values: np.ndarray, size: int) -> scipy.sparse.csr_array:
-    """The matrix [size, n] whose product with counts [n, r] sums `values` in each group."""
-    columns = np.arange(len(group))
-    return scipy.sparse.csr_array(
-        (values.astype(np.float64), (group, columns)), shape=(size, len(group))
-    )
-
-
-def _resamples(n: int, resamples: int, at_once: int, seed: int) -> Iterator[np.ndarray]:
-    """Number of times that each image occurs in each resample, [n, r] with r <= `at_once`."""
+def draw(n: int, resamples: int, at_once: int, seed: int) -> Iterator[np.ndarray]:
+    """Number of times that each unit occurs in each resample, [n, r] with r <= `at_once`."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, at_once):
         r = min(at_once, resamples - start)
@@ -362,10 +421,10 @@ def _mean_of_defined(values: np.ndarray) -> np.ndarray:
     return _ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
 
 
-def _percentiles(values: np.ndarray) -> list[float] | None:
-    """2.5th and 97.5th percentile of the resamples in which the metric is defined."""
+def percentiles(values: Float[np.ndarray, " r"], tail: float = 2.5) -> list[float] | None:
+    """Percentiles `tail` and 100 - `tail` of the resamples in which the metric is defined."""
     defined = values[np.isfinite(values)]
-    return np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else None
+    return np.percentile(defined, [tail, 100 - tail]).tolist() if len(defined) else None
 
 
 def _number(value: float) -> float | None:

@@ -1,0 +1,360 @@
+"""Metrics of images that come in groups, such as patients or slides.
+
+Images of one group resemble each other, so n images of g groups say less about a new group than n
+independent images would. The functions here resample groups instead of images, score each group,
+and score the answers that the images of a group give together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Int
+
+from bloodjax.metrics import classification
+
+# With fewer groups (see `effective_number`) the interval is pointed out as hardly worth anything.
+FEW_GROUPS = 10
+_NORMAL_95 = 1.959963984540054  # 97.5th percentile of the normal distribution
+_FAMILY_ERROR = 0.05  # of the tests for groups that are worse than the rest
+_TOGETHER = ("accuracy", "balanced_accuracy", "f1_macro", "auc_ovr")
+
+# Index into the names of the groups for each image, -1 for an image without a group.
+GroupOf = Int[np.ndarray, " n"]
+Names = tuple[str, ...]
+
+
+def evaluate(
+    probabilities: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
+    groups: Sequence[str],
+    classes: Sequence[str],
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict | None:
+    """Computes the entry "groups" of `metrics.json`.
+
+    Args:
+      probabilities: Class probabilities of each image; rows sum to 1.
+      labels: True class indices.
+      groups: Key of each image's group, "" for an image without one.
+      classes: Class names in label order.
+      bootstrap: Number of resamples, at least 1.
+      seed: Seed of the resamples. The same input and seed give the same intervals.
+
+    Returns:
+      None if no image has a group, otherwise plain Python values; an undefined one is None:
+      "n": number of groups; "images" and "ungrouped": images with and without a group;
+      "sizes": "min", "median" and "max" of the numbers of images of a group;
+      "effective": number of groups of equal size that would say as much (`effective_number`);
+      "few": whether "effective" is below `FEW_GROUPS`;
+      "ci95": metric -> interval over resamples of the groups (`interval`), of the metrics of all
+      images; an image without a group is a group of its own;
+      "design_effect": variance of the accuracy over resamples of groups, divided by that of
+      independent images;
+      "accuracy": "mean", "mean_ci95", "sd", "min", "q25", "median", "q75" and "max" of the
+      accuracies of the groups, of which each counts the same;
+      "worst": "group", "n", "accuracy" and "accuracy_ci95" of the one with the lowest accuracy;
+      "worse": names of the groups that are classified worse than all images, the worst first: the
+      binomial test of their mistakes is significant at 5 % after Holm's correction;
+      "together": the answers of whole groups (`score_together`);
+      "shares": the share of each class in a group (`score_shares`);
+      "per_group": name -> "n", "accuracy" and "accuracy_ci95", the worst first, and as class names
+      or None "label", "majority" and "mean_probability" (`Together`).
+
+    Raises:
+      ValueError: See `classification.evaluate`.
+    """
+    names, group_of = index(groups)
+    if not names:
+        return None
+    known = group_of >= 0
+    sizes = np.bincount(group_of[known], minlength=len(names))
+    correct = probabilities.argmax(axis=1) == labels
+    hits = np.bincount(group_of[known], correct[known], minlength=len(names)).astype(int)
+    unit = np.where(known, group_of, len(names) + np.cumsum(~known) - 1)
+    statistics = classification.Statistics(probabilities, labels, unit)
+    samples = statistics.resampled(bootstrap, seed)
+    every = np.bincount(unit)
+    intervals = {name: interval(values, every) for name, values in samples.items()}
+    if correct.all() and len(every) > 1:
+        # Resamples show no width. Wilson's interval counts each group as one trial.
+        intervals["accuracy"] = list(classification.wilson_interval(len(every), len(every)))
+    accuracy = hits / sizes
+    limits = wilson_intervals(hits, sizes)
+    order = np.lexsort((-sizes, accuracy))
+    together = Together(probabilities[known], labels[known], group_of[known])
+    worse = _is_worse(hits, sizes, correct.mean())
+    scored = {"bootstrap": bootstrap, "seed": seed}
+    worst = int(order[0])
+    return {
+        "n": len(names),
+        "images": int(known.sum()),
+        "ungrouped": int((~known).sum()),
+        "sizes": {
+            "min": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "max": int(sizes.max()),
+        },
+        "effective": effective_number(every),
+        "few": effective_number(every) < FEW_GROUPS,
+        "ci95": intervals,
+        "design_effect": _design_effect(samples["accuracy"], correct),
+        "accuracy": _spread(accuracy, **scored),
+        "worst": {
+            "group": names[worst],
+            "n": int(sizes[worst]),
+            "accuracy": float(accuracy[worst]),
+            "accuracy_ci95": limits[worst].tolist(),
+        },
+        "worse": [names[i] for i in order if worse[i]],
+        "together": score_together(together, classes, **scored),
+        "shares": score_shares(together, classes, **scored),
+        "per_group": {
+            names[i]: {
+                "n": int(sizes[i]),
+                "accuracy": float(accuracy[i]),
+                "accuracy_ci95": limits[i].tolist(),
+                **together.answers(int(i), classes),
+            }
+            for i in order.tolist()
+        },
+    }
+
+
+def index(groups: Sequence[str]) -> tuple[Names, GroupOf]:
+    """The names of the groups, sorted, and the index of each image's group.
+
+    Args:
+      groups: Key of each image's group, "" for an image without one.
+
+    Returns:
+      The names, and for each image an index into them; -1 for an image without a group.
+    """
+    names, group_of = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
+    if len(names) and names[0] == "":
+        return tuple(names[1:].tolist()), group_of - 1
+    return tuple(names.tolist()), group_of
+
+
+class Together:
+    """What the images of each group say together.
+
+    Attributes:
+      sizes: Number of images of each group.
+      true: Share of each class by the labels, [groups, classes].
+      predicted: Share of each class by the predictions.
+      mean: Mean probability of each class.
+      label: Most frequent label of each group, -1 if several are equally frequent.
+      majority: Most frequent prediction; of several that are equally frequent, the one with the
+        highest mean probability.
+      by_mean: Class with the highest mean probability.
+    """
+
+    def __init__(
+        self,
+        probabilities: Float[np.ndarray, "n classes"],
+        labels: Int[np.ndarray, " n"],
+        group_of: Int[np.ndarray, " n"],
+    ):
+        """Sums up the images of each group.
+
+        Args:
+          probabilities: Class probabilities of each image.
+          labels: True class indices.
+          group_of: Index of the group of each image, in 0 to the number of groups - 1.
+        """
+        num_classes, groups = probabilities.shape[1], int(group_of.max()) + 1
+        self.sizes = np.bincount(group_of, minlength=groups)
+
+        def shares(label: np.ndarray) -> np.ndarray:
+            cells = np.bincount(group_of * num_classes + label, minlength=groups * num_classes)
+            return cells.reshape(groups, num_classes) / self.sizes[:, None]
+
+        self.true, self.predicted = shares(labels), shares(probabilities.argmax(axis=1))
+        columns = [np.bincount(group_of, p, minlength=groups) for p in probabilities.T]
+        self.mean = np.stack(columns, axis=1) / self.sizes[:, None]
+        top = self.true == self.true.max(axis=1, keepdims=True)
+        self.label = np.where(top.sum(axis=1) == 1, top.argmax(axis=1), -1)
+        most = self.predicted == self.predicted.max(axis=1, keepdims=True)
+        self.majority = np.where(most, self.mean, -1.0).argmax(axis=1)
+        self.by_mean = self.mean.argmax(axis=1)
+
+    def answers(self, group: int, classes: Sequence[str]) -> dict[str, str | None]:
+        """The classes of one group by name: "label", "majority" and "mean_probability"."""
+        label = int(self.label[group])
+        return {
+            "label": classes[label] if label >= 0 else None,
+            "majority": classes[self.majority[group]],
+            "mean_probability": classes[self.by_mean[group]],
+        }
+
+
+def score_together(
+    together: Together, classes: Sequence[str], *, bootstrap: int = 1000, seed: int = 0
+) -> dict:
+    """Scores one answer for each group, where a group counts like an image.
+
+    The true class of a group is the most frequent label of its images.
+
+    Args:
+      together: The groups.
+      classes: Class names in label order.
+      bootstrap: Number of resamples of the groups.
+      seed: Seed of the resamples.
+
+    Returns:
+      "n": number of groups that are scored; "tied": number of groups that are not, because two
+      labels are equally frequent; "mixed": number of groups with images of several classes. Under
+      "majority" (the most frequent prediction; its scores are the shares of the predictions) and
+      "mean_probability", "accuracy", "balanced_accuracy", "f1_macro" and "auc_ovr" with their
+      "ci95". The interval of the accuracy is Wilson's.
+    """
+    scored = together.label >= 0
+    labels, n = together.label[scored], int(scored.sum())
+    # Less than the difference of one image, so that the mean only decides between equal shares.
+    tie_break = 0.1 / together.sizes[scored, None]
+    shares = together.predicted[scored] + tie_break * together.mean[scored]
+    methods = {
+        "majority": (shares / (1 + tie_break), together.majority),
+        "mean_probability": (together.mean[scored], together.by_mean),
+    }
+    content = {
+        "n": n,
+        "tied": int((~scored).sum()),
+        "mixed": int((np.count_nonzero(together.true, axis=1) > 1).sum()),
+    }
+    for name, (scores, answer) in methods.items():
+        if not n:
+            content[name] = {**dict.fromkeys(_TOGETHER), "ci95": dict.fromkeys(_TOGETHER)}
+            continue
+        found = classification.evaluate(scores, labels, classes, bootstrap=bootstrap, seed=seed)
+        hits = int(np.sum(answer[scored] == labels))
+        intervals = {key: found["ci95"][key] for key in _TOGETHER}
+        intervals["accuracy"] = list(classification.wilson_interval(hits, n))
+        content[name] = {
+            **{key: found[key] for key in _TOGETHER},
+            "accuracy": hits / n,
+            "ci95": intervals,
+        }
+    return content
+
+
+def score_shares(
+    together: Together, classes: Sequence[str], *, bootstrap: int = 1000, seed: int = 0
+) -> dict:
+    """Compares the share of each class in a group, as in a differential count, with the true one.
+
+    Args:
+      together: The groups, which all count the same.
+      classes: Class names in label order.
+      bootstrap: Number of resamples of the groups.
+      seed: Seed of the resamples.
+
+    Returns:
+      For "majority" (the shares of the predictions) and "mean_probability": "distance", the mean
+      over the groups of half the sum of the absolute differences, 0..1 (the share of images that
+      are counted for a wrong class), with "distance_ci95", and "per_class": class -> "true" and
+      "estimated", means over the groups, "bias", the mean difference, with "bias_ci95", and
+      "error", the mean absolute difference.
+    """
+    counts = _resampled(len(together.sizes), bootstrap, seed)
+    content = {}
+    for name, estimated in (("majority", together.predicted), ("mean_probability", together.mean)):
+        difference = estimated - together.true
+        distance = np.abs(difference).sum(axis=1) / 2
+        columns = np.column_stack([distance, difference])
+        samples = counts @ columns / len(columns)
+        limits = [interval(values, np.ones(len(columns), int)) for values in samples.T]
+        content[name] = {
+            "distance": float(distance.mean()),
+            "distance_ci95": limits[0],
+            "per_class": {
+                label: {
+                    "true": float(together.true[:, i].mean()),
+                    "estimated": float(estimated[:, i].mean()),
+                    "bias": float(difference[:, i].mean()),
+                    "bias_ci95": limits[1 + i],
+                    "error": float(np.abs(difference[:, i]).mean()),
+                }
+                for i, label in enumerate(classes)
+            },
+        }
+    return content
+
+
+def effective_number(sizes: Int[np.ndarray, " units"]) -> float:
+    """Number of groups of equal size with the same variance: Kish's (sum n)^2 / sum n^2."""
+    return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
+
+
+def interval(
+    values: Float[np.ndarray, " r"], sizes: Int[np.ndarray, " units"]
+) -> list[float] | None:
+    """The 95 % interval of a metric, given its values in resamples of groups.
+
+    Percentiles of the resamples are too narrow for few groups. They are moved outwards as Student's
+    distribution with g - 1 degrees of freedom is wider than the normal one, and by the bias of the
+    variance (the expanded percentile interval: Hesterberg 2015, section 5.3 of
+    https://arxiv.org/abs/1411.5279); g is the effective number of groups.
+
+    Args:
+      values: The metric of each resample, NaN where it is undefined.
+      sizes: Number of images of each group.
+
+    Returns:
+      The lower and the upper limit; None for a single group, or if no value is defined.
+    """
+    if len(sizes) < 2:
+        return None
+    effective = max(effective_number(sizes), 1.01)
+    student = scipy.stats.t.ppf(0.975, max(effective - 1, 1.0))
+    tail = scipy.stats.norm.cdf(-np.sqrt(effective / (effective - 1)) * student)
+    return classification.percentiles(values, 100 * float(tail))
+
+
+def wilson_intervals(
+    successes: Int[np.ndarray, " g"], trials: Int[np.ndarray, " g"]
+) -> Float[np.ndarray, "g 2"]:
+    """`classification.wilson_interval` of many proportions at once, by its formula."""
+    share, z2 = successes / trials, _NORMAL_95**2
+    centre = share + z2 / (2 * trials)
+    spread = np.sqrt(share * (1 - share) * z2 / trials + (z2 / (2 * trials)) ** 2)
+    limits = np.stack([centre - spread, centre + spread], axis=1) / (1 + z2 / trials)[:, None]
+    return np.clip(limits, 0.0, 1.0)
+
+
+def _is_worse(hits: np.ndarray, sizes: np.ndarray, overall: float) -> np.ndarray:
+    """Which groups have fewer hits than the accuracy of all images makes plausible (Holm 1979)."""
+    p = scipy.stats.binom.cdf(hits, sizes, overall)
+    order = np.argsort(p, kind="stable")
+    passed = p[order] <= _FAMILY_ERROR / np.arange(len(p), 0, -1)
+    worse = np.zeros(len(p), bool)
+    worse[order] = np.logical_and.accumulate(passed)
+    return worse & (hits / sizes < overall)
+
+
+def _design_effect(accuracies: np.ndarray, correct: np.ndarray) -> float | None:
+    accuracy = correct.mean()
+    variance = accuracy * (1 - accuracy) / len(correct)
+    return float(accuracies.var() / variance) if variance > 0 else None
+
+
+def _spread(accuracy: np.ndarray, *, bootstrap: int, seed: int) -> dict[str, object]:
+    """Mean and spread of the accuracies of groups that count the same."""
+    samples = _resampled(len(accuracy), bootstrap, seed) @ accuracy / len(accuracy)
+    quantiles = np.quantile(accuracy, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return {
+        "mean": float(accuracy.mean()),
+        "mean_ci95": interval(samples, np.ones(len(accuracy), int)),
+        "sd": float(accuracy.std(ddof=1)) if len(accuracy) > 1 else None,
+        **dict(zip(("min", "q25", "median", "q75", "max"), quantiles, strict=True)),
+    }
+
+
+def _resampled(groups: int, bootstrap: int, seed: int) -> Float[np.ndarray, "r g"]:
+    """Number of times that each group occurs in each resample."""
+    return np.concatenate([*classification.draw(groups, bootstrap, bootstrap, seed)], axis=1).T
