@@ -14,6 +14,7 @@ FLOORS = (
     "distributed",
     "io",
     "cli",
+    "tracking",
     "metrics",
     "ops",
     "data",
@@ -30,6 +31,7 @@ FLOORS = (
     "planning",
     "evaluation",
     "adaptation",
+    "tuning",
     "exporting",
     "serving",
     "run",
@@ -49,6 +51,7 @@ COMMANDS = (
     "plan",
     "export",
     "serve",
+    "sweep",
 )
 # What the whole project is written in; every other library is imported by one module.
 LANGUAGE = {"flax", "jax", "jaxtyping", "numpy", "optax", "scipy"}

@@ -2,18 +2,24 @@
 
 from bloodjax.config.defaults import PHASES, Config, defaults
 from bloodjax.config.load import (
+    call_in_file,
+    changes,
     differences,
+    flatten,
     get_config,
     load,
     load_json,
     resumed,
     to_json,
     validate,
+    with_learning_rates,
     with_reading,
     with_scale,
     with_source,
+    with_task,
 )
 from bloodjax.config.parsed import (
+    AUTO_RATE,
     SplitSource,
     augmentation,
     distortions,
@@ -25,13 +31,17 @@ from bloodjax.config.parsed import (
 )
 
 __all__ = [
+    "AUTO_RATE",
     "PHASES",
     "Config",
     "SplitSource",
     "augmentation",
+    "call_in_file",
+    "changes",
     "defaults",
     "differences",
     "distortions",
+    "flatten",
     "get_config",
     "load",
     "load_json",
@@ -43,7 +53,9 @@ __all__ = [
     "to_json",
     "training_size",
     "validate",
+    "with_learning_rates",
     "with_reading",
     "with_scale",
     "with_source",
+    "with_task",
 ]

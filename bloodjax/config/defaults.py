@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from bloodjax.distributed.preemption import GRACE_SECONDS
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
@@ -197,6 +198,9 @@ def defaults() -> ml_collections.ConfigDict:
                 # forward pass in each step. By default it sees every image once, unmodified.
                 "online": False,
             },
+            # Highest learning rate of both phases: a number, or auto, which finds one for each
+            # phase in a range test (docs/learning-rate.md). Empty for phases.NAME.learning_rate.
+            "learning_rate": config_dict.FieldReference("", field_type=object),
             # Training runs in two phases, one after the other: `head`, then `finetune`.
             "phases": {
                 "head": _phase(epochs=10, freeze="backbone", learning_rate=1e-3),
@@ -272,6 +276,23 @@ def defaults() -> ml_collections.ConfigDict:
             # Seconds without a heartbeat from one of several processes, or without progress in one
             # of them, after which all end, so that a launcher can start them again.
             "peer_timeout": 30.0,
+            # Where the run is recorded: tensorboard (files in the workdir), wandb and mlflow, as in
+            # tensorboard,mlflow. wandb (Weights & Biases) and mlflow need the extra of the same
+            # name, and take server and credentials from their own environment variables.
+            "trackers": ("tensorboard",),
+            "tracking": {
+                # Project in W&B and experiment in MLflow. Empty for WANDB_PROJECT or
+                # MLFLOW_EXPERIMENT_NAME, or else bloodjax.
+                "project": "",
+                # Name of the run in both; empty for the name of the workdir.
+                "run_name": "",
+                # Tags in both, each a word or key=value.
+                "tags": (),
+                # Whether the best weights are stored there too, as a folder for bloodjax.load.
+                "model": True,
+                # Seconds that a finished run waits at most until both have everything.
+                "finish_seconds": 60.0,
+            },
             # Whether to record where a step's time goes, once per phase: a trace and a table in
             # WORKDIR/profile.
             "profile": False,
@@ -296,8 +317,9 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         "cache_features": "auto",
         # Optimizer. For lion use at most a third of the learning rate for adamw.
         "optimizer": "adamw",
-        # Highest learning rate of the schedule.
-        "learning_rate": learning_rate,
+        # Highest learning rate of the schedule: a number, or auto, which finds it in a range test
+        # at the start of the phase. `learning_rate` sets that of both phases.
+        "learning_rate": config_dict.FieldReference(learning_rate, field_type=object),
         # Layer-wise learning-rate decay: each block's rate is this factor times the next block's,
         # and the head has the full rate. 1 disables it.
         "layer_decay": 1.0,

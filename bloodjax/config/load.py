@@ -33,22 +33,26 @@ from flax import traverse_util
 
 from bloodjax.cli import console
 from bloodjax.config import parsed, recipes
-from bloodjax.config.defaults import OLD_VALUES, RENAMED, Config, defaults
+from bloodjax.config.defaults import OLD_VALUES, PHASES, RENAMED, Config, defaults
 from bloodjax.config.validation import check_combinations, check_values
+from bloodjax.data.options import AUTO
 from bloodjax.errors import UserError
 from bloodjax.io import files
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
 _FILLED_IN = ("model.source.", "data.scale")
 # Keys that may change on resume, because they do not affect results.
-_FREE = ("profile", "grace_seconds", "sharding", "peer_timeout")
+_FREE = ("profile", "grace_seconds", "sharding", "peer_timeout", "trackers", "data.images")
+_FREE_SECTION = "tracking."
 # Keys whose value is a list of names.
-_NAMES = ("data.classes",)
+_NAMES = ("data.classes", "trackers", "tracking.tags")
 # Keys whose value is a SPEC or a fraction.
 _SPLIT_SOURCES = ("data.validation", "data.test")
 _SOURCES = ("data.train", *_SPLIT_SOURCES)
 # Keys whose value is text that may be a number, and may be given as one.
-_NUMBER_OR_TEXT = (*_SPLIT_SOURCES, "data.sampling")
+_NUMBER_OR_TEXT = (*_SPLIT_SOURCES, "data.sampling", "learning_rate")
+# Keys whose value is a number or "auto".
+_RATES = tuple(f"phases.{name}.learning_rate" for name in PHASES)
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfigDict:
@@ -143,6 +147,11 @@ def with_scale(config: Config, scale: str) -> ml_collections.FrozenConfigDict:
     return validate({**config.to_dict(), "data": {**config.data.to_dict(), "scale": scale}})
 
 
+def with_task(config: Config, task: str) -> ml_collections.FrozenConfigDict:
+    """`config` with what its training images turned out to be, such as "multi-label", filled in."""
+    return validate({**config.to_dict(), "data": {**config.data.to_dict(), "task": task}})
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """`key: old value -> new value` for each key that affects results and that the user sets.
 
@@ -154,17 +163,40 @@ def differences(old: Config, new: Config) -> list[str]:
         for k in after
         if before[k] != after[k]
         and not k.startswith(_FILLED_IN)
-        and k not in _FREE
+        and not _is_free(k)
+        and not (k == "data.task" and after[k] == AUTO)  # the run has filled it in
         and not (_is_spec(k, before[k]) and _is_spec(k, after[k]))
     ]
 
 
+def changes(config: Config) -> dict[str, Any]:
+    """Dotted key -> value of each key that the user sets and whose value is not the default."""
+    known = _default_values()
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if value != known[key] and not key.startswith(_FILLED_IN)
+    }
+
+
 def resumed(stored: Config, requested: Config) -> ml_collections.FrozenConfigDict:
     """The stored config of a run, with the requested values of the keys that may change."""
-    content, after = stored.to_dict(), flatten(requested)
-    specs = {key.partition(".")[2]: after[key] for key in _SOURCES if _is_spec(key, after[key])}
-    free = {key: requested[key] for key in _FREE}
-    return validate({**content, **free, "data": {**content["data"], **specs}})
+    after = flatten(requested)
+    specs = {key: after[key] for key in _SOURCES if _is_spec(key, after[key])}
+    free = {key: after[key] for key in after if _is_free(key)}
+    return _validated({**flatten(stored), **free, **specs})
+
+
+def with_learning_rates(
+    config: Config, rates: Mapping[str, float]
+) -> ml_collections.FrozenConfigDict:
+    """`config` with the highest learning rates of some phases, such as those that were found."""
+    changed = {f"phases.{name}.learning_rate": rate for name, rate in rates.items()}
+    return _validated({**flatten(config), **changed})
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE or key.startswith(_FREE_SECTION)
 
 
 def _is_spec(key: str, value: object) -> bool:
@@ -182,6 +214,25 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_config_file(path: str) -> ml_collections.ConfigDict:
     path = recipes.locate(path)
+    config = call_in_file(path, "get_config", "--config")
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() returns {type(config).__name__}, expected a ConfigDict"
+        )
+    return config
+
+
+def call_in_file(path: str, function: str, flag: str) -> Any:
+    """Runs a Python file, and returns what a function without arguments in it returns.
+
+    Args:
+      path: The file.
+      function: Name of the function.
+      flag: The flag that named the file, for errors.
+
+    Raises:
+      UserError: The file is not Python, lacks the function, or raises an error.
+    """
     # A config file may import others (`from configs import common`) from any working directory.
     folders = pathlib.Path(path).resolve().parents
     roots = folders[1:3]  # of configs/x.py and configs/recipes/x.py
@@ -189,24 +240,19 @@ def _run_config_file(path: str) -> ml_collections.ConfigDict:
         with _imports_from(roots):
             spec = importlib.util.spec_from_file_location("_bloodjax_config", path)
             if spec is None:
-                raise UserError(f"--config={path}: expected a Python file (.py)")
+                raise UserError(f"{flag}={path}: expected a Python file (.py)")
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            if not hasattr(module, "get_config"):
-                raise UserError(f"--config={path}: it defines no get_config()")
-            config = module.get_config()
+            if not hasattr(module, function):
+                raise UserError(f"{flag}={path}: it defines no {function}()")
+            return getattr(module, function)()
     except UserError:
         raise
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
-        raise UserError(f"--config={path}: {line}{error.msg}") from error
+        raise UserError(f"{flag}={path}: {line}{error.msg}") from error
     except Exception as error:  # the user's code can raise any type
-        raise UserError(f"--config={path}: {_where(path, error)}{_what(error)}") from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(
-            f"--config={path}: get_config() returns {type(config).__name__}, expected a ConfigDict"
-        )
-    return config
+        raise UserError(f"{flag}={path}: {_where(path, error)}{_what(error)}") from error
 
 
 @contextlib.contextmanager
@@ -286,6 +332,11 @@ def _validated(values: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
     config = defaults()
     config.update_from_flattened_dict({key: _typed(key, value) for key, value in values.items()})
     check_values(flatten(config))
+    if config.learning_rate != "":
+        rate = parsed.parse_learning_rate(config.learning_rate)
+        for name in PHASES:
+            config.phases[name].learning_rate = parsed.AUTO_RATE if rate is None else rate
+        config.learning_rate = ""
     check_combinations(config)
     return ml_collections.FrozenConfigDict(config)
 
@@ -357,6 +408,8 @@ def _typed(key: str, value: Any) -> Any:
         hint = f"; did you mean config.{near[0]}?" if near else ""
         raise UserError(f"unknown config key config.{key}{hint}")
     default = known[key]
+    if key in _RATES and value == parsed.AUTO_RATE:
+        return value
     if isinstance(default, str):
         value = _text(key, value)
     elif isinstance(default, tuple):

@@ -24,6 +24,9 @@ from bloodjax.errors import UserError
 # A number as people write a fraction. Python's float() also reads 2024_01, a common folder name.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
+# Value of a learning rate that a range test finds.
+AUTO_RATE = "auto"
+
 # Names of the values of `data.sampling` -> exponent of a class's size.
 SAMPLING = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}
 
@@ -132,6 +135,15 @@ def parse_sampling(text: str) -> float:
     if text in SAMPLING:
         return SAMPLING[text]
     return float(text) if _NUMBER.fullmatch(text) else math.nan
+
+
+def parse_learning_rate(value: str | float) -> float | None:
+    """The number in a value of a learning rate; None for "auto", NaN for any other text."""
+    if value == AUTO_RATE:
+        return None
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value) else math.nan
+    return float(value)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ A value must also have the type of the key's default, which `load.validate` chec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,12 +14,13 @@ from bloodjax.augment import tta, views
 from bloodjax.config import parsed
 from bloodjax.config.defaults import PHASES, Config
 from bloodjax.data import bit_depth
-from bloodjax.data.formats import layout
-from bloodjax.data.options import BITS, FIT_VALUES, is_fit
+from bloodjax.data.formats import columns, layout
+from bloodjax.data.options import BITS, FIT_VALUES, MULTI_LABEL, TASKS, is_fit
 from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
 from bloodjax.metrics import calibration, novelty
 from bloodjax.models.head import ACTIVATIONS, parse_freeze
+from bloodjax.tracking import TRACKERS
 
 # Metrics that each epoch computes on the validation split -> whether a larger value is better.
 METRICS = {
@@ -26,6 +28,7 @@ METRICS = {
     "accuracy": True,
     "balanced_accuracy": True,
     "f1_macro": True,
+    "auc": True,
     "ece": False,
 }
 
@@ -109,9 +112,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "auto, or the levels of folders joined by /, each one of split, class, group and other, "
         "such as split/class/group",
     ),
+    "data.columns": (_parses(columns.parse), columns.FORM),
     "data.bits": _one_of(*BITS),
     "data.fit": (is_fit, FIT_VALUES),
     "data.scale": _one_of("", bit_depth.UNIT, *bit_depth.BITS),
+    "data.task": _one_of(*TASKS),
     "data.classes": (_distinct_names, "distinct names, as text"),
     "model.drop_path": _within(0, 1),
     "model.mean": _numbers((0, 3), lambda v: True, "nothing or three numbers, one per channel"),
@@ -150,6 +155,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint_minutes": _at_least(0),
     "grace_seconds": _at_least(0),
     "peer_timeout": _at_least(5),
+    "trackers": (
+        lambda value: _distinct_names(value) and set(value) <= set(TRACKERS),
+        f"distinct names out of {', '.join(TRACKERS)}",
+    ),
+    "tracking.tags": (_distinct_names, "distinct words or key=value, as text"),
+    "tracking.finish_seconds": _at_least(0),
     # In each phase:
     "epochs": _at_least(0),
     "freeze": (
@@ -163,7 +174,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "cache_features": _one_of("auto", "always", "never"),
     "optimizer": _one_of("adamw", "lion", "sgd"),
-    "learning_rate": _at_least(0),
+    "learning_rate": (
+        lambda value: value == "" or 0 <= (parsed.parse_learning_rate(value) or 0) < math.inf,
+        "a number of at least 0, or auto",
+    ),
     "layer_decay": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "weight_decay": _at_least(0),
     "clip_norm": _at_least(0),
@@ -212,6 +226,7 @@ def check_combinations(config: Config) -> None:
             f"config.sharding is {config.sharding!r}, expected data with config.parallel pmap"
         )
     _check_evaluation(config)
+    _check_labels(config)
     if sum(config.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     # Raises for an unknown name. Runs of older versions and users may name networks by an alias.
@@ -310,6 +325,30 @@ def _check_distortion(config: Config) -> None:
             f"config.data.validation_distortion is {text!r}, but config.data.validation is 0: "
             "expected a validation split"
         )
+
+
+def _check_labels(config: Config) -> None:
+    """Refuses what needs one class for each image, for a run whose images can have several."""
+    if config.data.task != MULTI_LABEL:
+        return
+    balanced = "none or balanced (each label's positives weigh as much as its negatives)"
+    needs_one_class = {
+        "data.sampling": (parsed.sampling_exponent(config) == 1, "natural"),
+        "loss.class_weights": (config.loss.class_weights != "effective", balanced),
+        "loss.logit_adjustment": (config.loss.logit_adjustment == 0, "0.0"),
+        "loss.consistency": (config.loss.consistency == 0, "0.0"),
+        "distill.workdir": (not config.distill.workdir, "none"),
+        "folds": (config.folds == 0, "0"),
+        "evaluation.tta_select": (config.evaluation.tta_select == "none", "none"),
+        "evaluation.conformal": (config.evaluation.conformal == 0, "0.0"),
+    }
+    for key, (is_allowed, expected) in needs_one_class.items():
+        if not is_allowed:
+            section, _, name = key.rpartition(".")
+            value = (config[section] if section else config)[name]
+            raise UserError(
+                f"config.{key} is {value!r}, expected {expected} with images of several labels"
+            )
 
 
 def _check_evaluation(config: Config) -> None:

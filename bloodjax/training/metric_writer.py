@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl` and TensorBoard events. The only module with tensorboardX."""
+"""The log of a run: `metrics.jsonl` and its trackers. The only module with tensorboardX."""
 
 from __future__ import annotations
 
@@ -10,21 +10,34 @@ from typing import Any
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.io.files import atomic_write
+from bloodjax.tracking import TrackerGroup
 
 
 class MetricWriter:
-    """Writes the log of a run: lines in `metrics.jsonl`, and the same scalars for TensorBoard.
+    """Writes the log of a run: lines in `metrics.jsonl`, and the same scalars for its trackers.
 
     In a run of several processes, only the primary one writes.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, *, unfinished: bool = False):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        step: int,
+        *,
+        unfinished: bool = False,
+        tensorboard: bool = True,
+        trackers: TrackerGroup | None = None,
+    ):
         """Opens the log, and removes the entries of steps that will be repeated.
+
+        Trackers get the entries that are kept, too: they may lack some.
 
         Args:
           workdir: Folder of the run.
           step: Step that the run resumes from; later entries are removed.
           unfinished: Whether the epoch that ends at `step` will be validated again.
+          tensorboard: Whether to write TensorBoard's events.
+          trackers: Other trackers.
         """
         self._writes = distributed.is_primary()
         if not self._writes:
@@ -38,6 +51,11 @@ class MetricWriter:
         kept = [entry for entry in read_history(workdir) if is_kept(entry)]
         atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = path.open("a", encoding="utf-8")
+        self._trackers, self._events = trackers or TrackerGroup(), None
+        for entry in kept:
+            self._track(entry)
+        if not tensorboard:
+            return
         purge = step + 1 if step else None
         import tensorboardX  # imports PyTorch if that is installed, which takes a second
 
@@ -51,7 +69,8 @@ class MetricWriter:
     def __exit__(self, *_) -> None:
         if self._writes:
             self._file.close()
-            self._events.close()
+            if self._events is not None:
+                self._events.close()
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends an entry with an int `step`. Numbers in it, also nested ones, become scalars."""
@@ -60,9 +79,15 @@ class MetricWriter:
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())  # the checkpoint of this step is written after it
-        for name, value in _scalars(entry):
-            self._events.add_scalar(name, value, entry["step"])
-        self._events.flush()
+        if self._events is not None:
+            for name, value in _scalars(entry):
+                self._events.add_scalar(name, value, entry["step"])
+            self._events.flush()
+        self._track(entry)
+
+    def _track(self, entry: dict[str, Any]) -> None:
+        prefix = "" if entry["event"] == "epoch" else f"{entry['event']}/"
+        self._trackers.log_metrics(dict(_scalars(entry, prefix)), entry["step"])
 
 
 def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]:

@@ -13,22 +13,24 @@ import dataclasses
 import functools
 import pathlib
 import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
 from bloodjax import config as config_lib
-from bloodjax import distributed, metrics
+from bloodjax import distributed, metrics, tracking
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.checkpoints.state import Metrics, RunProgress, TrainState
 from bloodjax.cli import console
-from bloodjax.config import PHASES
+from bloodjax.config import PHASES, Config
 from bloodjax.config.validation import METRICS, WATCHED
 from bloodjax.data.dataset import Dataset
 from bloodjax.distributed.preemption import ShutdownRequest
 from bloodjax.errors import Stopped
 from bloodjax.profiling import recorder
+from bloodjax.tracking import TrackerGroup
 from bloodjax.training import class_balance, factory, optim
 from bloodjax.training.divergence import Diverged, Divergence
 from bloodjax.training.metric_writer import MetricWriter, epoch_line
@@ -41,6 +43,12 @@ from bloodjax.training.timing import Interval, Stopwatch, Throughput
 _SYNC_SECONDS = 1.0
 # Dispatches that may wait for the device. One keeps it busy; more would delay the answer to Ctrl-C.
 _IN_FLIGHT = 2
+
+
+def monitored(config: Config, entry: Mapping[str, Any]) -> float:
+    """The value of an epoch that selects the best checkpoint, given the epoch's log entry."""
+    options = config.early_stopping
+    return statistics.fmean(entry[split][options.metric] for split in WATCHED[options.set])
 
 
 class Trainer:
@@ -57,7 +65,20 @@ class Trainer:
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
         stop: ShutdownRequest,
+        ends_after: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+        trackers: TrackerGroup | None = None,
     ):
+        """Compiles nothing yet.
+
+        Args:
+          context: Everything that the run needs.
+          workdir: Folder of the run.
+          checkpoints: Its checkpoints.
+          stop: Whether the run is to stop.
+          ends_after: Called with the log entry of each epoch that was validated and saved; returns
+            whether training ends there. Several processes must all get the same answer.
+          trackers: Trackers that get the log entries, besides TensorBoard.
+        """
         config, splits, loader = context.config, context.splits, context.loader
         train, num_classes = splits.train, len(splits.train.classes)
         self.step = 0
@@ -66,6 +87,7 @@ class Trainer:
         self._config, self._workdir = config, workdir
         self._loader, self._steps_per_epoch = loader, loader.steps_per_epoch
         self._checkpoints, self._stop = checkpoints, stop
+        self._ends_after, self._trackers = ends_after, trackers
         self._num_images, self._classes = len(train), train.classes
         self._validation = splits.evaluated("validation")
         weights = class_balance.class_weights(config, train.labels, num_classes)
@@ -123,7 +145,13 @@ class Trainer:
 
     def _train_to_end(self, backbone: PyTree) -> None:
         progress = self.restore(backbone)
-        with MetricWriter(self._workdir, self.step, unfinished=progress.trained) as writer:
+        with MetricWriter(
+            self._workdir,
+            self.step,
+            unfinished=progress.trained,
+            tensorboard=tracking.TENSORBOARD in self._config.trackers,
+            trackers=self._trackers,
+        ) as writer:
             self._divergence.log_rollbacks(writer, self._workdir)
             self._raise_if(max(distributed.exchange(self._stop.signal)))
             while progress.phase < len(PHASES):
@@ -137,6 +165,8 @@ class Trainer:
                 self._divergence.log_skipped(writer, self.step)
                 writer.write(entry)
                 self._save(progress)
+                if self._ends_after(entry):
+                    return
 
     def restore(self, backbone: PyTree) -> RunProgress:
         """Sets the state of the latest checkpoint, or a new one; returns the run's progress."""
@@ -253,10 +283,7 @@ class Trainer:
             entry[split] = self._figures(self.state.averaged, dataset)
             if self._config.ema:
                 entry[f"{split}_raw"] = self._figures(self.state.variables, dataset)
-        value = None
-        if self._validation:
-            monitored = WATCHED[stopping.set]
-            value = statistics.fmean(entry[split][stopping.metric] for split in monitored)
+        value = monitored(self._config, entry) if self._validation else None
         value = distributed.exchange(value)[0]  # every process uses the primary's floating point
         console.log_info(epoch_line(entry))
         larger_is_better, keep = METRICS[stopping.metric], self._config.soup
