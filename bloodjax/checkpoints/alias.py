@@ -14,7 +14,6 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-from bloodjax import distributed
 from bloodjax.errors import UserError
 
 # Paths that orbax takes as they are.
@@ -31,16 +30,11 @@ def plain_path(directory: pathlib.Path) -> Iterator[pathlib.Path]:
       directory: Absolute path of a folder, which need not exist.
 
     Raises:
-      UserError: No link can be made, or the run has several processes, whose paths must be equal.
+      UserError: No link can be made.
     """
     if _PLAIN.fullmatch(os.fspath(directory)):
         yield directory
         return
-    if distributed.count() > 1:
-        raise UserError(
-            f"{directory}: in a run of several processes, a path of letters A to Z, digits, blanks "
-            "and . , + = @ ~ : _ - is expected"
-        )
     try:
         temporary = tempfile.TemporaryDirectory(prefix="bloodjax-")
     except OSError as error:

@@ -26,12 +26,19 @@ from bloodjax.errors import Stopped, UserError
 from bloodjax.io.files import disk_full_reason
 
 
+# Of several processes, only the primary one calls orbax, which must not wait for the others.
+_ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+
+
 class Checkpoints:
     """The checkpoints in one folder. A context manager, whose end waits for the last write.
 
     It keeps the latest two checkpoints and those that the progress of each of these needs, so that
     an earlier one can replace a corrupt one. A corrupt checkpoint (see `integrity`) counts as
     missing; the latest is the newest valid one.
+
+    In a run of several processes, only the primary one needs the folder: it writes what all have,
+    and the others receive what it reads. All processes must call the methods in the same order.
     """
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
@@ -47,12 +54,10 @@ class Checkpoints:
         """
         self._directory = directory.resolve()
         self._link = contextlib.ExitStack()
-        # Made at once, so that a path that does not work is known before the first step.
-        self._path_for_orbax = self._link.enter_context(plain_path(self._directory))
-        # The primary process moves corrupt checkpoints before the others look.
-        self._store = CheckpointStore(
-            self._directory, read_only=read_only or not distributed.is_primary()
-        )
+        if distributed.is_primary():
+            # Made at once, so that a path that does not work is known before the first step.
+            self._path_for_orbax = self._link.enter_context(plain_path(self._directory))
+        self._store = CheckpointStore(self._directory, read_only=read_only)
         self._needed = _Needed()
         self._manager: ocp.CheckpointManager | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
@@ -97,21 +102,23 @@ class Checkpoints:
     def latest_before(self, step: int) -> int | None:
         """Step of the latest checkpoint from before `step`; or None."""
         self.wait()
-        return self._store.latest(before=step)
+        return distributed.from_primary(lambda: self._store.latest(before=step))
 
     def drop_after(self, step: int | None) -> None:
         """Deletes the checkpoints after `step`, which becomes the latest; all of them if None."""
         self.wait()
-        if self._manager is None:
-            self._manager = self._new_manager()
-        for kept in self._manager.all_steps():
-            if step is None or kept > step:
-                self._manager.delete(kept)
+        if distributed.is_primary():
+            if self._manager is None:
+                self._manager = self._new_manager()
+            for kept in self._manager.all_steps():
+                if step is None or kept > step:
+                    self._manager.delete(kept)
+            distributed.publish()
         self._progress = None
         self._latest = self._committed = self._find_latest()
 
     def _find_latest(self) -> int | None:
-        return distributed.primary_first(lambda _: self._store.latest())
+        return distributed.from_primary(self._store.latest)
 
     def save(self, state: TrainState, progress: RunProgress) -> None:
         """Writes a checkpoint in the background, and its checksums when it is complete.
@@ -129,8 +136,17 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
+        distributed.exchange(None)  # in several processes, the primary one has waited
+        self._committed = self._latest
         if step == self._latest and progress == self._progress:
             return
+        if distributed.count() > 1:
+            state = sharding.gather(state)
+        if distributed.is_primary():
+            self._write(step, state, progress)
+        self._latest, self._progress = step, progress
+
+    def _write(self, step: int, state: TrainState, progress: RunProgress) -> None:
         with self._explain_full_disk(step):
             if self._manager is None:
                 self._manager = self._new_manager()
@@ -150,12 +166,13 @@ class Checkpoints:
             )
         if not written:  # orbax returns False if there is a later step
             raise RuntimeError(f"{self.directory}: step {step} was not written")
-        self._latest, self._progress = step, progress
         self._store.written(step)
         self._finalizing = self._thread.submit(self._finalize, step)
 
     def wait(self) -> None:
         """Waits until the checkpoint in writing is complete and has its checksums.
+
+        If the workdir is in a bucket, the checkpoint is complete when it is there.
 
         Raises:
           UserError: The disk is full, or the checkpoint cannot be read.
@@ -168,27 +185,19 @@ class Checkpoints:
         with self._explain_full_disk(step):
             self._manager.wait_until_finished()
             self._check_readable(step)
-            if distributed.is_primary():
-                integrity.write(self._store.folder(step))
+            integrity.write(self._store.folder(step))
+        distributed.publish()
         self._committed = step
 
     def _check_readable(self, step: int) -> None:
         """Reads one number of the checkpoint that was written, which needs its index as well.
 
-        In a run of several processes, orbax has its own checks.
-
         Raises:
           UserError: It cannot be read, or is another number.
         """
-        if distributed.count() > 1:
-            return
         as_numpy = {"step": ocp.RestoreArgs(restore_type=np.ndarray)}
-        args = ocp.args.PyTreeRestore(
-            {"step": np.int32(0)}, restore_args=as_numpy, partial_restore=True
-        )
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                found = reader.restore(self._path_for_orbax / str(step) / "state", args=args)
+            found = self._read(step, {"step": np.int32(0)}, as_numpy, partial=True)
             reason = "" if found["step"] == step else f"its step is {found['step']}"
         except Exception as error:  # of whatever type orbax or tensorstore raises
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
@@ -228,6 +237,8 @@ class Checkpoints:
                 ),
                 # A killed process leaves a checkpoint half-written.
                 cleanup_tmp_directories=True,
+                create=False,  # orbax creates no folder for one of several processes
+                multiprocessing_options=_ALONE,
             ),
             item_names=("state", "progress"),
         )
@@ -238,16 +249,19 @@ class Checkpoints:
         If the best checkpoint is lost, that is logged, and the best one that is left replaces it.
         """
         if self._progress is None:
-            stored = RunProgress.from_json(self._store.progress(self._latest))
-            lost = {step for step in stored.needs if not self._store.is_valid(step)}
-            self._progress = stored.without(lost)
-            if stored.best_step in lost:
-                left = self._progress.best_step or self._latest
-                console.log_info(
-                    f"{self.directory}: the best checkpoint, of step {stored.best_step}, is lost; "
-                    f"the one of step {left} takes its place"
-                )
+            self._progress = RunProgress.from_json(distributed.from_primary(self._read_progress))
         return self._progress
+
+    def _read_progress(self) -> dict[str, Any]:
+        stored = RunProgress.from_json(self._store.progress(self._latest))
+        lost = {step for step in stored.needs if not self._store.is_valid(step)}
+        progress = stored.without(lost)
+        if stored.best_step in lost:
+            console.log_info(
+                f"{self.directory}: the best checkpoint, of step {stored.best_step}, is lost; "
+                f"the one of step {progress.best_step or self._latest} takes its place"
+            )
+        return dataclasses.asdict(progress)
 
     def restore(
         self, step: int, like: TrainState, layout: sharding.Layout | None = None
@@ -290,22 +304,27 @@ class Checkpoints:
 
     def _restore(self, step: int, like: PyTree, layout, partial: bool) -> PyTree:
         self.wait()
-        if not self._store.is_valid(step):
+        if not distributed.from_primary(lambda: self._store.is_valid(step)):
             raise UserError(f"{self.directory}: there is no valid checkpoint of step {step}")
         shardings = sharding.default_shardings(like) if layout is None else layout.of(like)
-        target = jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            like,
-            shardings,
-        )
-        restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), target)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return reader.restore(
-                self._path_for_orbax / str(step) / "state",
-                args=ocp.args.PyTreeRestore(
-                    target, restore_args=restore_args, partial_restore=partial
-                ),
+        if distributed.count() == 1:
+            placed = jax.tree.map(lambda place: ocp.ArrayRestoreArgs(sharding=place), shardings)
+            return self._read(step, like, placed, partial)
+        full = None
+        if distributed.is_primary():
+            as_numpy = jax.tree.map(
+                lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), like
             )
+            full = self._read(step, like, as_numpy, partial)
+        return sharding.put(sharding.broadcast(full, like), shardings)
+
+    def _read(self, step: int, like: PyTree, restore_args: PyTree, partial: bool) -> PyTree:
+        """Reads the arrays of `like`, or all of the state's unless `partial`."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        args = ocp.args.PyTreeRestore(shapes, restore_args=restore_args, partial_restore=partial)
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_ALONE)
+        with ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as reader:
+            return reader.restore(self._path_for_orbax / str(step) / "state", args=args)
 
 
 def _fields(state: TrainState) -> dict[str, PyTree]:

@@ -5,10 +5,13 @@ from bloodjax.distributed.runtime import (
     barrier,
     count,
     exchange,
+    from_primary,
     is_primary,
     primary_first,
     propagate_errors,
+    publish,
     session,
+    sharing_files,
     with_timeout,
 )
 
@@ -17,9 +20,12 @@ __all__ = [
     "barrier",
     "count",
     "exchange",
+    "from_primary",
     "is_primary",
     "primary_first",
     "propagate_errors",
+    "publish",
     "session",
+    "sharing_files",
     "with_timeout",
 ]

@@ -5,7 +5,8 @@ Everything else here does nothing in a run of one process, so callers need not c
 
 Every process reads all data and computes its own devices' share of every batch. Results for the
 whole batch (predictions, sums) have the same bits on every process. Only process 0, the primary
-process, writes files, except checkpoints, which all write: the workdir must be a shared folder.
+process, writes files. The others read some of them after a `barrier`: either the workdir is a
+folder that all share, or each has its own copy of a workdir in a bucket (`sharing_files`).
 Decisions that depend on one process's clock, signals or memory go through `exchange`.
 """
 
@@ -41,6 +42,8 @@ _INTRODUCTION_BYTES = 1024
 
 _peers = None
 _timeout = 0.0
+_push: Callable[[], None] = lambda: None
+_pull: Callable[[], None] = lambda: None
 _reported: BaseException | None = None
 
 
@@ -65,9 +68,40 @@ def exchange(value: Any) -> list[Any]:
     return [value] if _peers is None else _peers.exchange(value)
 
 
+def from_primary(function: Callable[[], T]) -> T:
+    """Returns the primary process's `function()` on every process; JSON must represent it."""
+    return exchange(function() if is_primary() else None)[0]
+
+
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes are here. Then the others see the files of the primary one."""
+    if count() > 1:
+        publish()
     exchange(None)
+    if not is_primary():
+        _pull()
+
+
+@contextlib.contextmanager
+def sharing_files(push: Callable[[], None], pull: Callable[[], None]) -> Iterator[None]:
+    """In the body, files are copied between processes that share no folder.
+
+    Args:
+      push: Copies the primary process's files to where the others read them.
+      pull: Copies them from there, in another process.
+    """
+    global _push, _pull
+    outer, (_push, _pull) = (_push, _pull), (push, pull)
+    try:
+        yield
+    finally:
+        _push, _pull = outer
+
+
+def publish() -> None:
+    """Copies the primary process's new files to where they outlive it (`sharing_files`)."""
+    if is_primary():
+        _push()
 
 
 def primary_first(function: Callable[[bool], T]) -> T:

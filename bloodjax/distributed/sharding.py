@@ -24,6 +24,8 @@ _SMALLEST = 1024
 # Most elements of arrays that are summed together. Each sum that is scattered takes some
 # microseconds, however small it is; memory for more is needed at once.
 _BUNDLE = 2**24
+# Bytes that cross the devices at once when one process's arrays are sent to the others.
+_PIECE = 2**24
 # Rows of a TPU's tile of bfloat16 numbers.
 _TILE_ROWS = 16
 
@@ -253,6 +255,51 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda x: put_one(x, shardings), tree)
     return jax.tree.map(put_one, tree, shardings)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Returns the arrays of `tree`, in full and in the host's memory, on the primary process.
+
+    One array at a time is in full on the devices. The other processes get None for each.
+    """
+    full = replicated(mesh())
+
+    def one(x: jax.Array) -> np.ndarray | None:
+        if not (x.is_fully_addressable or x.is_fully_replicated):
+            x = jax.device_put(x, full)
+        if jax.process_index() > 0:
+            return None
+        return np.array(x.addressable_data(0))  # a copy, because the device's memory is reused
+
+    return jax.tree.map(one, tree)
+
+
+def broadcast(tree: PyTree, like: PyTree) -> PyTree:
+    """Returns the primary process's arrays on every process, in the host's memory, bit for bit.
+
+    The bytes cross the devices in pieces of one size, so that one program is compiled for all
+    shapes. They are summed with zeros, as whole numbers: as floats, -0 would become 0.
+
+    Args:
+      tree: The arrays, on the primary process; anything on the others.
+      like: The same tree of arrays of these shapes and dtypes, or of `jax.ShapeDtypeStruct`.
+    """
+    from jax.experimental import multihost_utils
+
+    leaves, structure = jax.tree.flatten(like)
+    sizes = [math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves]
+    ends = np.cumsum([0, *sizes]).tolist()
+    data = np.zeros(-(-ends[-1] // _PIECE) * _PIECE, np.uint8)
+    if jax.process_index() == 0:
+        for x, start, end in zip(structure.flatten_up_to(tree), ends, ends[1:], strict=False):
+            data[start:end] = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    for start in range(0, len(data), _PIECE):
+        piece = data[start : start + _PIECE].view(np.uint32)
+        piece[:] = multihost_utils.broadcast_one_to_all(piece)
+    return structure.unflatten(
+        data[start:end].view(x.dtype).reshape(x.shape).copy()
+        for x, start, end in zip(leaves, ends, ends[1:], strict=False)
+    )
 
 
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:

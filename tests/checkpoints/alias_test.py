@@ -1,5 +1,4 @@
 import os
-import pathlib
 
 import pytest
 
@@ -22,14 +21,6 @@ def test_any_other_path_gets_a_link_for_a_while(tmp_path, name):
         assert os.listdir(folder) == ["file"]
     assert not path.parent.exists()
     assert os.listdir(folder) == ["file"]
-
-
-def test_several_processes_need_a_plain_path(monkeypatch):
-    monkeypatch.setattr(alias.distributed, "count", lambda: 2)
-    with pytest.raises(UserError, match=r"run\[1\]: in a run of several processes"):
-        alias.plain_path(pathlib.Path("/runs/run[1]")).__enter__()
-    with alias.plain_path(pathlib.Path("/runs/run1")) as path:
-        assert path == pathlib.Path("/runs/run1")
 
 
 def test_without_a_temporary_folder_that_is_an_error(tmp_path, monkeypatch):
