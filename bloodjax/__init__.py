@@ -108,6 +108,8 @@ def evaluate(
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
     classes: str | Sequence[str] | None = None,
+    columns: str | None = None,
+    images: str | os.PathLike[str] | None = None,
 ) -> dict:
     """Scores a trained classifier on labelled images, and writes metrics.json and predictions.csv.
 
@@ -135,6 +137,10 @@ def evaluate(
       classes: The classes that can occur in the images, as names or as one text such as
         "lymphocyte,monocyte". The others get the probability 0. By default all of the run's can, or
         those of its `site.json`.
+      columns: What the columns of a table mean, such as "path=image_id,label=dx", as
+        `config.data.columns`; by default as the run's.
+      images: Folder or zip that the paths in a table are relative to, as `config.data.images`; by
+        default as the run's.
 
     Returns:
       The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.
@@ -161,6 +167,8 @@ def evaluate(
         bad_images=bad_images,
         layout=layout,
         classes=classes,
+        columns=columns,
+        images=None if images is None else os.fspath(images),
     )
 
 
@@ -174,6 +182,8 @@ def load_dataset(
     layout: str = "auto",
     bits: str | int = "auto",
     fit: str = "crop",
+    columns: str = "",
+    images: str | os.PathLike[str] = "",
 ) -> Dataset:
     """All labelled images of a source, as squares of one size.
 
@@ -189,6 +199,9 @@ def load_dataset(
         it from the largest value, as `config.data.bits`.
       fit: How images become squares: "crop", "pad", "squash" or such as "240px", as
         `config.data.fit`.
+      columns: What the columns of a table mean, such as "path=image_id,label=dx", as
+        `config.data.columns`; by default they are found by their names.
+      images: Folder or zip that the paths in a table are relative to; by default the table's own.
 
     Returns:
       The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], `names`,
@@ -198,13 +211,21 @@ def load_dataset(
       UserError: The source is missing, damaged or has no image of a class.
     """
     from bloodjax.data import sources
+    from bloodjax.data.formats import columns as columns_lib
     from bloodjax.data.formats import layout as layout_lib
     from bloodjax.data.options import ReadOptions
 
     return sources.load(
         os.fspath(spec),
         image_size,
-        options=ReadOptions(bad_images, str(bits), fit, layout_lib.check(layout, "layout")),
+        options=ReadOptions(
+            bad_images,
+            str(bits),
+            fit,
+            layout_lib.check(layout, "layout"),
+            columns_lib.check(columns, "columns"),
+            os.fspath(images),
+        ),
         class_names=class_names,
         seed=seed,
     )

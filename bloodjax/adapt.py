@@ -24,6 +24,19 @@ _CLASSES = command.flags.DEFINE_string(
     "classes", None, "A,B,C: The classes that occur at the site. By default all of the run's."
 )
 
+_COLUMNS = command.flags.DEFINE_string(
+    "columns",
+    None,
+    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
+    "config.data.columns. By default as the run's.",
+)
+_IMAGES = command.flags.DEFINE_string(
+    "images",
+    None,
+    "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
+    "the table's own.",
+)
+
 
 def main(_: list[str]) -> None:
     """Runs the command."""
@@ -32,7 +45,15 @@ def main(_: list[str]) -> None:
 
     workdir, out = command.local_path("workdir"), command.local_path("out")
     compilation_cache.keep(workdir)
-    adapter.adapt(workdir, _DATA.value, out, labelled_data=_LABELLED.value, classes=_CLASSES.value)
+    adapter.adapt(
+        workdir,
+        _DATA.value,
+        out,
+        labelled_data=_LABELLED.value,
+        classes=_CLASSES.value,
+        columns=_COLUMNS.value,
+        images=_IMAGES.value,
+    )
 
 
 if __name__ == "__main__":

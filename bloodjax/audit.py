@@ -29,17 +29,34 @@ _LAYOUT = command.flags.DEFINE_string(
     "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
 )
 
+_COLUMNS = command.flags.DEFINE_string(
+    "columns",
+    "",
+    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
+    "config.data.columns.",
+)
+_IMAGES = command.flags.DEFINE_string(
+    "images",
+    "",
+    "PATH: Folder or .zip that the paths in a table are relative to. By default the table's own.",
+)
+
 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.config import parsed
     from bloodjax.data import audit, sources, statement
-    from bloodjax.data.formats import layout
+    from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
     from bloodjax.report import audit_page
 
-    options = ReadOptions(bad_images=_BAD.value, layout=layout.check(_LAYOUT.value, "--layout"))
+    options = ReadOptions(
+        bad_images=_BAD.value,
+        layout=layout.check(_LAYOUT.value, "--layout"),
+        columns=columns.check(_COLUMNS.value, "--columns"),
+        images=_IMAGES.value,
+    )
     names = parsed.parse_names(_CLASSES.value)
     datasets = sources.with_common_names(
         {

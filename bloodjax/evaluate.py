@@ -2,7 +2,7 @@
 
 python -m bloodjax.evaluate --workdir=DIR [--workdir=DIR2 ...] --data=SPEC [--split=test]
     [--tta=d4] [--tta_select=greedy] [--calibrate] [--corruptions=all] [--bad_images=skip]
-    [--classes=a,b,c] [--out=DIR]
+    [--classes=a,b,c] [--columns=path=image_id,label=dx] [--images=DIR] [--out=DIR]
 
 `bloodjax.evaluate`, the function, explains the flags. With --calibrate and without --data, it only
 fits calibration, referral and detector.
@@ -69,6 +69,19 @@ _CLASSES = command.flags.DEFINE_string(
     "A,B,C: The classes that can occur in the data. By default all of the run's, or its site's.",
 )
 
+_COLUMNS = command.flags.DEFINE_string(
+    "columns",
+    None,
+    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
+    "config.data.columns. By default as the run's.",
+)
+_IMAGES = command.flags.DEFINE_string(
+    "images",
+    None,
+    "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
+    "the table's own.",
+)
+
 
 def main(_: list[str]) -> None:
     """Runs the command."""
@@ -96,6 +109,8 @@ def main(_: list[str]) -> None:
         bad_images=_BAD.value,
         layout=_LAYOUT.value,
         classes=_CLASSES.value,
+        columns=_COLUMNS.value,
+        images=_IMAGES.value,
     )
 
 

@@ -46,13 +46,25 @@ _LAYOUT = command.flags.DEFINE_string(
 )
 _SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 0, 2**31 - 1)
 
+_COLUMNS = command.flags.DEFINE_string(
+    "columns",
+    "",
+    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
+    "config.data.columns.",
+)
+_IMAGES = command.flags.DEFINE_string(
+    "images",
+    "",
+    "PATH: Folder or .zip that the paths in a table are relative to. By default the table's own.",
+)
+
 
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.config import parsed
     from bloodjax.data import packing
-    from bloodjax.data.formats import layout
+    from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
 
     size, out = _SIZE.value, command.local_path("out")
@@ -60,7 +72,12 @@ def main(_: list[str]) -> None:
         _DATA.value,
         size,
         options=ReadOptions(
-            _BAD.value, _BITS.value, _FIT.value, layout.check(_LAYOUT.value, "--layout")
+            _BAD.value,
+            _BITS.value,
+            _FIT.value,
+            layout.check(_LAYOUT.value, "--layout"),
+            columns.check(_COLUMNS.value, "--columns"),
+            _IMAGES.value,
         ),
         class_names=parsed.parse_names(_CLASSES.value),
         seed=_SEED.value,

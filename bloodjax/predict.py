@@ -51,6 +51,19 @@ _CLASSES = command.flags.DEFINE_string(
     "all of the run's, or those of its site.json.",
 )
 
+_COLUMNS = command.flags.DEFINE_string(
+    "columns",
+    None,
+    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
+    "config.data.columns. By default as the run's.",
+)
+_IMAGES = command.flags.DEFINE_string(
+    "images",
+    None,
+    "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
+    "the table's own.",
+)
+
 
 def main(_: list[str]) -> None:
     """Runs the command."""
@@ -59,6 +72,7 @@ def main(_: list[str]) -> None:
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
     from bloodjax.data import own_size, sources, statement
+    from bloodjax.data.formats import columns as columns_lib
     from bloodjax.evaluation import answers as answers_lib
     from bloodjax.evaluation import ensemble, explanations, site, tables, uncertainty
     from bloodjax.io import files
@@ -82,7 +96,13 @@ def main(_: list[str]) -> None:
         console.log_info(remark)
     compilation_cache.keep(workdirs[0])
     path = os.path.expanduser(_INPUT.value)
-    reading = config.with_reading(model.config, bad_images=_BAD.value, fit=model.fit)
+    reading = config.with_reading(
+        model.config,
+        bad_images=_BAD.value,
+        fit=model.fit,
+        columns=columns_lib.check_flag(_COLUMNS.value),
+        images=_IMAGES.value,
+    )
     options = config.read_options(reading)
     dataset = sources.load_images(
         path, model.config.data.image_size, options=options, seed=model.config.seed

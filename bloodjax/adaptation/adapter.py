@@ -34,6 +34,7 @@ from bloodjax.adaptation.site_images import SiteImages
 from bloodjax.cli import console
 from bloodjax.data import lazy
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.formats import columns as columns_lib
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
 from bloodjax.evaluation import calibration, classifier, referral, rejection, uncertainty
@@ -61,6 +62,8 @@ def adapt(
     *,
     labelled_data: str | None = None,
     classes: str | None = None,
+    columns: str | None = None,
+    images: str | None = None,
 ) -> dict[str, Any]:
     """Adapts a run to a site, and writes the adapted run.
 
@@ -70,6 +73,8 @@ def adapt(
       out: Folder of the adapted run; it must not exist.
       labelled_data: SPEC of labelled images of the site, other than those of `data`.
       classes: Classes that occur at the site, joined by ","; by default those of the run's site.
+      columns: What the columns of tables mean, as `config.data.columns`; by default as the run's.
+      images: Folder of the images of tables, as `config.data.images`; by default as the run's.
 
     Returns:
       The content of `adaptation.json`.
@@ -89,10 +94,12 @@ def adapt(
             f"--workdir={workdir}: the run has no calibration, which estimates at another site "
             f"need; to fit one: bloodjax evaluate --workdir={workdir} --calibrate"
         )
-    images = SiteImages.read(model, data)
-    of_labels = None if labelled_data is None else site_images.read_labelled(model, labelled_data)
-    if of_labels is not None:
-        site_images.check_apart(of_labels, images.dataset, labelled_data, data)
+    reading = {"columns": columns_lib.check_flag(columns), "images": images}
+    of_site = SiteImages.read(model, data, reading)
+    of_labels = None
+    if labelled_data is not None:
+        of_labels = site_images.read_labelled(model, labelled_data, reading)
+        site_images.check_apart(of_labels, of_site.dataset, labelled_data, data)
     splits = {
         name: saved_splits.recall(
             model.config,
@@ -104,7 +111,7 @@ def adapt(
         for name in ("train", "validation")
     }
     with adapted_run.create(out) as folder:
-        result = _adapt(model, images, of_labels, splits, folder, labelled_data)
+        result = _adapt(model, of_site, of_labels, splits, folder, labelled_data)
         adapted_run.fill(
             folder,
             workdir,
@@ -178,7 +185,7 @@ def _adapt(
     _say_remedy(tried_shares)
     found = None
     if of_labels is not None:
-        of_labels = site_images.read_labelled(model, labelled_data)
+        of_labels = site_images.read_labelled(model, labelled_data, images.reading)
         found = labelled.fit(
             model,
             of_labels,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import types
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +21,10 @@ from bloodjax.evaluation.classifier import Classifier
 # Images that sizes, distances and error estimates are measured on, at most.
 _MEASURED = 2000
 
+# Key of `config.data` -> its value; None for the run's.
+Reading = Mapping[str, str | None]
+NO_READING: Reading = types.MappingProxyType({})
+
 
 @dataclasses.dataclass(frozen=True)
 class SiteImages:
@@ -28,32 +34,35 @@ class SiteImages:
       dataset: As the network reads them.
       sides: Shorter side of each measured image in its own pixels.
       path: Their SPEC.
+      reading: Values of keys of `config.data` that say how to read them, other than the run's.
     """
 
     dataset: Dataset
     sides: Float[np.ndarray, " m"]
     path: str
+    reading: Reading = NO_READING
 
     @classmethod
-    def read(cls, model: Classifier, data: str) -> SiteImages:
+    def read(cls, model: Classifier, data: str, reading: Reading = NO_READING) -> SiteImages:
         """Reads the images, and says how.
 
         Args:
           model: The classifier, whose site says how images become squares.
           data: Images, as `sources.load_images` reads them.
+          reading: See the attribute.
 
         Raises:
           UserError: They cannot be read, or there are none.
         """
         path = os.path.expanduser(data)
-        dataset = _load(model, path)
+        dataset = _load(model, path, reading)
         for line in statement.lines({"images": dataset}):
             console.log_info(line)
         if not len(dataset):
             raise UserError(f"--data={data}: has no images, expected at least one")
-        read = own_size.reader(path, dataset, _options(model))
+        read = own_size.reader(path, dataset, _options(model, reading))
         sides = [min(read(int(i)).shape[:2]) for i in sample(len(dataset))]
-        return cls(dataset, np.array(sides, np.float64), path)
+        return cls(dataset, np.array(sides, np.float64), path, reading)
 
     def measured(self) -> UInt8[np.ndarray, "m size size 3"]:
         """The images that are measured, in memory."""
@@ -61,15 +70,16 @@ class SiteImages:
 
     def again(self, model: Classifier) -> SiteImages:
         """The same images as the model at its site reads them."""
-        return dataclasses.replace(self, dataset=_load(model, self.path))
+        return dataclasses.replace(self, dataset=_load(model, self.path, self.reading))
 
 
-def read_labelled(model: Classifier, spec: str) -> Dataset:
+def read_labelled(model: Classifier, spec: str, reading: Reading = NO_READING) -> Dataset:
     """Reads labelled images of the site.
 
     Args:
       model: The classifier, with its site.
       spec: SPEC of the images.
+      reading: As for `SiteImages`.
 
     Raises:
       UserError: They cannot be read, or one is of a class that cannot occur.
@@ -77,7 +87,7 @@ def read_labelled(model: Classifier, spec: str) -> Dataset:
     dataset = sources.load(
         spec,
         model.config.data.image_size,
-        options=_options(model),
+        options=_options(model, reading),
         class_names=model.classes,
         seed=model.config.seed,
     )
@@ -116,10 +126,11 @@ def sample(n: int) -> Int[np.ndarray, " m"]:
     return np.sort(np.random.default_rng(0).permutation(n)[:_MEASURED])
 
 
-def _options(model: Classifier) -> ReadOptions:
-    return config_lib.read_options(config_lib.with_reading(model.config, fit=model.fit))
+def _options(model: Classifier, reading: Reading) -> ReadOptions:
+    config = config_lib.with_reading(model.config, fit=model.fit, **reading)
+    return config_lib.read_options(config)
 
 
-def _load(model: Classifier, path: str) -> Dataset:
+def _load(model: Classifier, path: str, reading: Reading) -> Dataset:
     size, seed = model.config.data.image_size, model.config.seed
-    return sources.load_images(path, size, options=_options(model), seed=seed)
+    return sources.load_images(path, size, options=_options(model, reading), seed=seed)

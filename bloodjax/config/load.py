@@ -410,6 +410,8 @@ def _typed(key: str, value: Any) -> Any:
     default = known[key]
     if key in _RATES and value == parsed.AUTO_RATE:
         return value
+    if key == "folds" and isinstance(value, str):
+        return value  # a kind of folds; `RULES` knows which there are
     if isinstance(default, str):
         value = _text(key, value)
     elif isinstance(default, tuple):

@@ -142,7 +142,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "divergence.skip": _within(0, 2**31),
     "divergence.rollbacks": _at_least(0),
     "divergence.factor": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
-    "folds": (lambda v: v == 0 or v >= 2, "0 or an integer of at least 2"),
+    "folds": (
+        lambda v: v == parsed.LEAVE_ONE_GROUP_OUT or (isinstance(v, int) and (v == 0 or v >= 2)),
+        f"0, an integer of at least 2, or {parsed.LEAVE_ONE_GROUP_OUT}",
+    ),
     "evaluation.tta": (views.is_known, f"{', '.join(views.SETS)}, or distinct sets joined by +"),
     "evaluation.tta_average": _one_of(*tta.AVERAGES),
     "evaluation.tta_select": _one_of("none", *tta.METHODS),

@@ -11,7 +11,7 @@ import hashlib
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt64
@@ -83,6 +83,34 @@ def of_files(folder: pathlib.Path, names: Sequence[str]) -> str:
     return _digest(_hash_files(folder, names, all_count=True))
 
 
+def of_contents(
+    where: str, entries: Sequence[tuple[str, tuple]], read: Callable[[str], bytes]
+) -> str:
+    """Fingerprint of named images and of what is known of each. All bytes are read.
+
+    Args:
+      where: The source, for messages.
+      entries: Name of each image, and other texts that count.
+      read: The bytes of the image of a name; several threads call it at once.
+
+    Raises:
+      UserError: An image cannot be read.
+    """
+    found: list[tuple] = [()] * len(entries)
+
+    def hash_chunk(start: int) -> None:
+        for i in range(start, min(start + _FILES_PER_THREAD, len(entries))):
+            name, known = entries[i]
+            try:
+                data = read(name)
+            except ValueError as error:
+                raise UserError(f"{where}: {name}: {error}") from error
+            found[i] = (name, len(data), hashlib.blake2b(data, digest_size=16).hexdigest(), known)
+
+    lazy.run_in_threads(hash_chunk, range(0, len(entries), _FILES_PER_THREAD))
+    return _digest(found)
+
+
 def is_earlier(fingerprint: str) -> bool:
     """Whether a folder, zip or shards have this fingerprint from an earlier version.
 
@@ -128,6 +156,12 @@ def of_pixels(image: np.ndarray) -> int:
     """A hash of the pixels of one image, in range(2**64)."""
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def of_texts(texts: Sequence[str]) -> UInt64[np.ndarray, " n"]:
+    """A hash of each text, such as the key of a patient, which the hash does not show."""
+    digests = [hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8) for text in texts]
+    return np.array([int.from_bytes(each.digest(), "little") for each in digests], np.uint64)
 
 
 def is_among(

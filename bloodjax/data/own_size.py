@@ -17,6 +17,7 @@ from bloodjax.data.formats.archive import keep_open
 from bloodjax.data.lazy import LazyImages
 from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 
 ReadImage = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 
@@ -36,7 +37,9 @@ def reader(path: str, dataset: Dataset, options: ReadOptions = DEFAULTS) -> Read
     """
     bits = dataset.reading.tally.scale or options.bits
     images = dataset.images
-    file = pathlib.Path(os.path.expanduser(path))
+    if read := sources.file_reader(path, options):
+        return lambda i: _decode(read(dataset.names[i]), bits, path, dataset.names[i])
+    file = pathlib.Path(os.path.expanduser(remote.local(path)))
     if isinstance(images, LazyImages) and images.read_files is not None:
         read_files = images.read_files
         return lambda i: _decode(read_files([i])[0], bits, path, dataset.names[i])

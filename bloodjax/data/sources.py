@@ -2,33 +2,39 @@
 
 FILE.npz        a challenge file or a MedMNIST file, distinguished by the names of their arrays
 FOLDER, X.zip   <class>/<image> or <split>/<class>/<image>
+FILE.csv        a table of images and labels, also .tsv, .parquet and .xlsx
 FOLDER          ArrayRecord shards, as bloodjax.pack writes them
 tfds:NAME[:VERSION]   a dataset that tensorflow_datasets has built on this machine
+hf-dataset:OWNER/NAME[@REVISION][:CONFIG]   a dataset of the Hugging Face Hub, from its cache or
+                else downloaded; also a folder that its library has saved
 synthetic[:N]   N rendered images of blood cells, by default 2,400; a file or folder that is called
                 so is meant if it is there
+gs://, s3://    any of the files and folders above, in a bucket (`io.remote`)
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.formats import array_record, folders, image_files, npz
+from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
 from bloodjax.data.formats.archive import keep_open
 from bloodjax.data.lazy import Images, take
-from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.options import DEFAULTS, MULTI_LABEL, ReadOptions
 from bloodjax.data.reading import LeftOut, Reading
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 
 DEFAULT_SYNTHETIC = 2400
 _SYNTHETIC = "synthetic"
@@ -69,6 +75,14 @@ def load(
     if count is not None:
         dataset = render.render_dataset(count, image_size, seed=seed)
         dataset = dataclasses.replace(dataset, reading=Reading(layout="rendered cells"))
+    elif is_table(spec):
+        dataset = table.read_dataset(
+            _table(spec), image_size, options, class_names, positional=positional, lazy=lazy
+        )
+    elif saved := _saved(spec):
+        dataset = hf_dataset.read_dataset(
+            saved, image_size, options, class_names, positional=positional, lazy=lazy
+        )
     else:
         path = _local_path(spec)
         if _is_npz(path):
@@ -83,9 +97,14 @@ def load(
     if count is None and spec.partition(":")[0] == _SYNTHETIC:
         reading = reading.with_detail("the folder of this name, no rendered cells")
     dataset = dataclasses.replace(dataset, reading=reading)
+    if options.task == MULTI_LABEL and not dataset.is_multi_label:
+        raise UserError(
+            f"{spec}: has one class for each image, but config.data.task is {MULTI_LABEL}; expected "
+            "an npz with 0 or 1 for each label, of shape (N, labels)"
+        )
     if class_names:
         return in_label_order(dataset, class_names)
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    counts = dataset.class_counts
     empty = [name for name, n in zip(dataset.classes, counts, strict=True) if n == 0]
     if empty:
         raise UserError(
@@ -113,13 +132,15 @@ def load_images(
     Raises:
       UserError: The source cannot be loaded; the message names it.
     """
-    is_shards = path.startswith(_TFDS) or array_record.is_shards(
-        pathlib.Path(os.path.expanduser(path))
-    )
+    file = pathlib.Path(os.path.expanduser(remote.local(path)))
+    is_shards = path.startswith(_TFDS) or array_record.is_shards(file)
     if is_shards or synthetic_count(path) is not None:
         dataset = load(path, image_size, options=options, seed=seed)
         return _unlabelled(dataset.images, dataset.names, dataset.reading)
-    file = pathlib.Path(os.path.expanduser(path))
+    if is_table(path):
+        return _unlabelled(*table.read_images(_table(path), image_size, options))
+    if saved := _saved(path):
+        return _unlabelled(*hf_dataset.read_images(saved, image_size, options))
     if file.is_file() and file.suffix.lower() not in (".npz", ".zip"):
         found = image_files.read_file(file, image_size, options)
         reading = Reading(path, "one image").with_tally(found.tally, options)
@@ -149,24 +170,60 @@ def _unlabelled(images: Images, names: tuple[str, ...], reading: Reading) -> Dat
     return Dataset(images, np.zeros(n, np.int32), names, (), blank, blank, reading)
 
 
+def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes] | None:
+    """A function from the name of an image to its file; None for other sources than these.
+
+    They are tables, and datasets of Hugging Face's library.
+
+    Raises:
+      UserError: The source is missing or damaged.
+    """
+    if is_table(spec):
+        return table.file_reader(_table(spec), options)
+    saved = _saved(spec)
+    return hf_dataset.file_reader(saved, options) if saved else None
+
+
+def count_labelled(spec: str, options: ReadOptions = DEFAULTS) -> tuple[dict[str, int], int] | None:
+    """Labelled images of each split ("" for none) and number of classes, of a `file_reader` source.
+
+    Raises:
+      UserError: The source is missing or damaged.
+    """
+    if is_table(spec):
+        found = table.read(_table(spec), options)
+        return dict(collections.Counter(found.splits)), len(found.classes)
+    saved = _saved(spec)
+    if not saved:
+        return None
+    splits, classes = hf_dataset.count(saved, options)
+    return dict(collections.Counter(splits)), classes
+
+
 def native_size(spec: str) -> int | None:
     """Height and width in pixels of the images of a source that stores pixels; None for files.
 
     Raises:
       UserError: The source is missing or damaged, or its images are not square.
     """
+    if _has_own_files(spec):
+        return None
     path = _local_path(spec)
     if array_record.is_shards(path):
         return array_record.native_size(path)
     return npz.native_size(path) if _is_npz(path) else None
 
 
-def fingerprint(spec: str) -> str:
+def fingerprint(spec: str, *, options: ReadOptions = DEFAULTS) -> str:
     """A short text that changes when the images, their names or their groups change.
 
     It covers the bytes of all images in a folder or in shards, the checksums that a zip or npz
     stores, and the number of synthetic images. The place of a source does not matter; see
     `bloodjax.data.fingerprint`.
+
+    Args:
+      spec: The SPEC of the source.
+      options: What the columns of a table mean, and where its images are.
 
     Raises:
       UserError: The source is missing or damaged.
@@ -174,6 +231,10 @@ def fingerprint(spec: str) -> str:
     count = synthetic_count(spec)
     if count is not None:
         return f"synthetic:{count}"
+    if is_table(spec):
+        return table.fingerprint(_table(spec), options)
+    if saved := _saved(spec):
+        return hf_dataset.fingerprint(saved, options)
     path = _local_path(spec)
     if array_record.is_shards(path):
         return array_record.fingerprint(path)
@@ -182,18 +243,56 @@ def fingerprint(spec: str) -> str:
     return fingerprint_lib.of_archive(path)
 
 
-def has_fingerprint(spec: str, known: str) -> bool:
+def has_fingerprint(spec: str, known: str, *, options: ReadOptions = DEFAULTS) -> bool:
     """Whether a source has the fingerprint `known`, of this version or of an earlier one.
+
+    Args:
+      spec: The SPEC of the source.
+      known: A fingerprint.
+      options: As for `fingerprint`.
 
     Raises:
       UserError: The source is missing or damaged.
     """
-    path = None if synthetic_count(spec) is not None else _local_path(spec)
-    if path is None or _is_npz(path) or not fingerprint_lib.is_earlier(known):
-        return fingerprint(spec) == known
+    if synthetic_count(spec) is not None or _has_own_files(spec):
+        return fingerprint(spec, options=options) == known
+    path = _local_path(spec)
+    if _is_npz(path) or not fingerprint_lib.is_earlier(known):
+        return fingerprint(spec, options=options) == known
     if array_record.is_shards(path):
         return array_record.earlier_fingerprint(path) == known
     return fingerprint_lib.earlier_of_archive(path) == known
+
+
+def is_table(spec: str) -> bool:
+    """Whether a SPEC names a table, by its suffix; a folder or a dataset of the Hub is none."""
+    if hf_dataset.is_hub(spec) or not table.has_suffix(spec):
+        return False
+    return remote.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
+
+
+def _has_own_files(spec: str) -> bool:
+    """Whether a source is a table or a dataset of Hugging Face's library."""
+    return is_table(spec) or bool(_saved(spec))
+
+
+def _saved(spec: str) -> str:
+    """A dataset of the Hub, or the folder that its library has saved; "" for any other source."""
+    if hf_dataset.is_hub(spec):
+        return spec
+    if _is_without_files(spec):
+        return ""
+    path = pathlib.Path(os.path.expanduser(remote.local(spec)))
+    return str(path) if hf_dataset.is_saved(path) else ""
+
+
+def _is_without_files(spec: str) -> bool:
+    return spec.startswith(_TFDS) or synthetic_count(spec) is not None
+
+
+def _table(spec: str) -> str:
+    """The path of a table; a URL as it is, because its images are beside it."""
+    return spec if remote.is_remote(spec) else str(_local_path(spec))
 
 
 def _is_npz(path: pathlib.Path) -> bool:
@@ -217,13 +316,16 @@ def _local_path(spec: str) -> pathlib.Path:
         from bloodjax.data.formats import tfds  # slow to import, and most runs do not need it
 
         return tfds.locate(spec)
-    if re.match(r"[a-z0-9]+://", spec):
-        raise UserError(f"{spec}: this version reads local files only, expected a path")
-    path = pathlib.Path(os.path.expanduser(spec))  # pathlib's expanduser raises without a home
+    # pathlib's expanduser raises without a home.
+    path = pathlib.Path(os.path.expanduser(remote.local(spec)))
     if not path.exists():
         path = _in_other_form(spec, path)
-    if not path.is_dir() and path.suffix.lower() not in (".npz", ".zip"):
-        raise UserError(f"{spec}: neither npz nor zip, expected FILE.npz, a .zip or a folder")
+    is_file = path.suffix.lower() in (".npz", ".zip") or table.has_suffix(path.name)
+    if not path.is_dir() and not is_file:
+        raise UserError(
+            f"{spec}: neither npz nor zip, expected FILE.npz, a .zip, a folder or a table "
+            f"({', '.join(table.SUFFIXES)})"
+        )
     return path
 
 
@@ -262,13 +364,18 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         )
     position = {name: i for i, name in enumerate(class_names)}
     new_label = np.array([position[name_of[name]] for name in dataset.classes], np.int32)
+    if dataset.is_multi_label:
+        labels = np.zeros((len(dataset), len(class_names)), np.int32)
+        labels[:, new_label] = dataset.labels
+    else:
+        labels = new_label[dataset.labels]
     reading = dataset.reading
     for name in dataset.classes:
         if name_of[name] != name:
             reading = reading.with_detail(f"{name} taken as {name_of[name]}")
     return dataclasses.replace(
         dataset,
-        labels=new_label[dataset.labels],
+        labels=labels,
         classes=tuple(class_names),
         reading=reading,
     )

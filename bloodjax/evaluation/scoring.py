@@ -17,6 +17,7 @@ from bloodjax.config import Config
 from bloodjax.corruptions import registry
 from bloodjax.data import statement
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.formats import columns as columns_lib
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble, evaluator, results, robustness, site, uncertainty
@@ -39,6 +40,8 @@ def evaluate_runs(
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
     classes: str | Sequence[str] | None = None,
+    columns: str | None = None,
+    images: str | None = None,
 ) -> dict:
     """Scores a run, or an ensemble of runs, and writes the files of `evaluator.evaluate`.
 
@@ -62,7 +65,12 @@ def evaluate_runs(
         _calibrate(model, workdirs)
     if remark := uncertainty.remark(model, workdirs):
         console.log_info(remark)
-    config = config_lib.with_reading(model.config, bad_images=bad_images)
+    config = config_lib.with_reading(
+        model.config,
+        bad_images=bad_images,
+        columns=columns_lib.check_flag(columns),
+        images=images,
+    )
     if layout is not None:
         layout_lib.check(layout, "--layout")
     splits_file = workdirs[0] / saved_splits.SPLITS_FILE
@@ -77,9 +85,10 @@ def evaluate_runs(
         console.log_info(line)
     _check_possible(model, dataset, "" if classes is None else "--classes: ")
     is_own = name in saved_splits.SPLITS
-    seen = np.zeros(len(dataset), bool)
+    seen = trained_groups = np.zeros(len(dataset), bool)
     if name != "train":
         seen = _trained_on(model, workdirs[0], dataset, config, read)
+        trained_groups = _of_trained_groups(model, workdirs[0], dataset)
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
     possible = model.possible_classes if len(model.possible_classes) < len(model.classes) else ()
@@ -87,7 +96,7 @@ def evaluate_runs(
         name = f"{name}-{len(possible)}-classes"
     source = (results.of_run if is_own else results.of_data)(name, data, possible)
     out = results.folder(out, workdirs[0] / "evaluate", name, source)
-    everything, title = dataset, name
+    everything, title, unseen_groups = dataset, name, trained_groups
     # A run's own split is scored as the run did it: with clean=report it may have such images.
     is_scored_apart = seen.any() and not seen.all() and not (is_own and len(workdirs) == 1)
     if seen.any():
@@ -97,9 +106,10 @@ def evaluate_runs(
             "their pixels show" + ("; the others are scored alone" if is_scored_apart else "")
         )
     if is_scored_apart:
-        dataset = dataset.take(~seen)
+        dataset, unseen_groups = dataset.take(~seen), trained_groups[~seen]
         title = f"{name}, without the images trained on"
-    result, _ = evaluator.evaluate(model, dataset, out, tta=tta, source=source)
+    scored = {"tta": tta, "source": source}
+    result, _ = evaluator.evaluate(model, dataset, out, trained_groups=unseen_groups, **scored)
     for member in result.get("members", ()):
         console.log_info(
             f"{member['workdir']} ({member['network']}): accuracy {member['accuracy']:.4f}, "
@@ -108,7 +118,9 @@ def evaluate_runs(
     for line in evaluator.lines(title, result):
         console.log_info(line)
     if dataset is not everything:
-        both, _ = evaluator.evaluate(model, everything, out / "all", tta=tta, source=source)
+        both, _ = evaluator.evaluate(
+            model, everything, out / "all", trained_groups=trained_groups, **scored
+        )
         console.log_info(evaluator.summary(f"{name}, all", both))
         result["all"] = both
     if names:
@@ -170,6 +182,21 @@ def _trained_on(
         console.log_info(
             f"{folder}: an earlier version kept no hashes of the training images, and their source "
             "is missing or has changed; whether they are among these cannot be told"
+        )
+    return mask
+
+
+def _of_trained_groups(
+    model: Classifier | Ensemble, workdir: pathlib.Path, dataset: Dataset
+) -> Bool[np.ndarray, " n"]:
+    """Which images are of a group that the run, or a member of the ensemble, was trained on."""
+    members = _members(model, workdir)
+    runs = {folder: member.config for folder, member in members.items()}
+    mask, unknown = saved_splits.of_trained_groups(runs, model.classes, dataset)
+    for folder in unknown:
+        console.log_info(
+            f"{folder}: does not say which groups it was trained on, and its training images cannot "
+            "be read; whether groups, such as patients, of these images are among them is unknown"
         )
     return mask
 

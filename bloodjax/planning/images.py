@@ -7,12 +7,13 @@ import dataclasses
 import os
 import pathlib
 
-from bloodjax.config import Config, split_source
+from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import names as names_lib
 from bloodjax.data import sources
 from bloodjax.data.formats import array_record, groups, npz
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.data.formats.archive import open_archive
+from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import DEFAULT_FRACTION
 
@@ -52,9 +53,11 @@ def count(config: Config, images: int | None = None, classes: int | None = None)
     Raises:
       UserError: A source cannot be read, or no image is left to train on.
     """
-    spec, layout = config.data.train, config.data.layout
+    spec, options = config.data.train, read_options(config)
     known = (
-        _source(spec, layout, tuple(config.data.classes)) if _is_here(spec) and not images else None
+        _source(spec, options, tuple(config.data.classes))
+        if _is_here(spec) and not images
+        else None
     )
     if known:
         own, found = known
@@ -68,7 +71,7 @@ def count(config: Config, images: int | None = None, classes: int | None = None)
     for name, in_source in _OWN.items():
         source = split_source(config, name)
         if source.spec is not None:
-            each = _source(source.spec, layout, ())[0] if _is_here(source.spec) else {}
+            each = _source(source.spec, options, ())[0] if _is_here(source.spec) else {}
             counts[name] = sum(each.values())
         elif source.is_auto and in_source in own:
             counts[name] = own[in_source]
@@ -88,11 +91,14 @@ def _is_here(spec: str) -> bool:
     return bool(spec) and os.path.exists(os.path.expanduser(spec))
 
 
-def _source(spec: str, layout: str, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
+def _source(spec: str, options: ReadOptions, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
     """Images of each of a source's own splits ("" without splits), and the number of classes."""
     number = sources.synthetic_count(spec)
     if number is not None:
         return {"": number}, len(npz.BLOOD_CELLS)
+    counted = sources.count_labelled(spec, options)
+    if counted is not None:
+        return counted
     path = pathlib.Path(os.path.expanduser(spec))
     if spec.startswith("tfds:") or array_record.is_shards(path):
         dataset = sources.load(spec, 96)  # reads labels only; the images stay lazy
@@ -100,7 +106,7 @@ def _source(spec: str, layout: str, names: tuple[str, ...]) -> tuple[dict[str, i
     if path.suffix.lower() == ".npz":
         counts, classes = npz.count_labels(path, names)
         return counts, len(classes)
-    return _listed(path, layout)
+    return _listed(path, options.layout)
 
 
 def _listed(path: pathlib.Path, layout: str) -> tuple[dict[str, int], int]:

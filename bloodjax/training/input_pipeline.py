@@ -7,7 +7,6 @@ resumed run reads its splits from `splits.json`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -17,10 +16,11 @@ from bloodjax.cli import console
 from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import audit, bit_depth, sources
 from bloodjax.data import splits as splits_lib
-from bloodjax.data.dataset import Dataset
+from bloodjax.data.dataset import Dataset, count_classes, label_texts
 from bloodjax.data.options import ReadOptions
 from bloodjax.data.reading import LeftOut, left_out_by_class, merge
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 from bloodjax.report import audit_page
 from bloodjax.training import cleaning, saved_splits
 from bloodjax.training.cleaning import SPLITS
@@ -86,7 +86,7 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
             "expected two or more classes to tell apart"
         )
     if resumes:
-        indices, left_out = _recall(path, specs, loaded)
+        indices, left_out = _recall(path, config, specs, loaded)
     else:
         findings = audit.audit(loaded)
         page = audit_page.write(findings, loaded, workdir / "audit")
@@ -94,9 +94,9 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
             console.log_info(remark)
         indices, left_out = _clean_and_split(config, loaded, findings, page)
         left_out = merge((*unused, *left_out))
-        _save(path, config.seed, specs, loaded, indices, findings.hashes, left_out)
+        _save(path, config, specs, loaded, indices, findings.hashes, left_out)
     splits = {name: loaded[_source(name, loaded)].take(index) for name, index in indices.items()}
-    for remark in _remarks(config, splits):
+    for remark in _remarks(config, splits) + _shared_groups(splits):
         console.log_info(remark)
     return Splits(splits["train"], splits.get("validation"), splits.get("test"), left_out=left_out)
 
@@ -176,8 +176,7 @@ def _own_splits(
     entries = []
     for spec, dataset in {specs[name]: dataset for name, dataset in loaded.items()}.items():
         for split in sorted(set(dataset.splits) - used[spec]):
-            labels = dataset.labels[np.array(dataset.splits) == split]
-            names = [dataset.classes[label] for label in labels]
+            names = label_texts(dataset.labels[np.array(dataset.splits) == split], dataset.classes)
             entries += left_out_by_class(f"of the unused split {split}", names)
     return taken, tuple(entries)
 
@@ -238,7 +237,7 @@ def _split_train(
     if rest <= 0:
         raise UserError(f"config.data.validation and config.data.test leave {rest:.0%} to train on")
     drawn = splits_lib.split(
-        dataset.labels[train], {"train": rest, **fractions}, groups[train], config.seed
+        dataset.strata[train], {"train": rest, **fractions}, groups[train], config.seed
     )
     return indices | {name: train[index] for name, index in drawn.items()}, own_splits
 
@@ -267,13 +266,14 @@ def _check_filled(
                 f"the {name} split is empty: {why}; expected more, another source as "
                 f"config.data.{name}, or config.data.{name}=0 for none"
             )
-    missing = np.setdiff1d(np.arange(len(source.classes)), source.labels[indices["train"]])
+    num_classes = len(source.classes)
+    missing = np.flatnonzero(count_classes(source.labels[indices["train"]], num_classes) == 0)
     if len(missing):
         label = int(missing[0])
         elsewhere = [
             name
             for name, index in indices.items()
-            if _is_drawn(config, name) and label in source.labels[index]
+            if _is_drawn(config, name) and count_classes(source.labels[index], num_classes)[label]
         ]
         can_join = elsewhere and len(set(source.splits)) == 1
         why = f"; {why}" if n_groups < len(drawn) else ""
@@ -296,7 +296,7 @@ def _remarks(config: Config, splits: Mapping[str, Dataset]) -> list[str]:
     for name, dataset in splits.items():
         if name == "train" or (config.folds and name == "validation"):
             continue
-        counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+        counts = dataset.class_counts
         present, absent = np.flatnonzero(counts), np.flatnonzero(counts == 0)
         if len(present) == 1:
             lines.append(
@@ -310,9 +310,27 @@ def _remarks(config: Config, splits: Mapping[str, Dataset]) -> list[str]:
     return lines
 
 
+def _shared_groups(splits: Mapping[str, Dataset]) -> list[str]:
+    """One line if a group, such as a patient, has images in several splits, whoever made these.
+
+    `cleaning` has left out such images unless `config.data.clean` is "report", an earlier version
+    made the splits, or somebody has changed `splits.json`.
+    """
+    spanning = splits_lib.spanning_groups(splits)
+    if not spanning:
+        return []
+    first = [f"{group} in {' and '.join(parts)}" for group, parts in list(spanning.items())[:3]]
+    more = f" and {len(spanning) - 3:,} more" if len(spanning) > 3 else ""
+    verb = "has" if len(spanning) == 1 else "have"
+    return [
+        f"{console.counted(len(spanning), 'group')} {verb} images in several splits ({', '.join(first)}"
+        f"{more}), so the accuracy may be too high; config.data.clean=drop prevents it in a new run"
+    ]
+
+
 def _save(
     path: pathlib.Path,
-    seed: int,
+    config: Config,
     specs: Mapping[str, str],
     loaded: Mapping[str, Dataset],
     indices: Mapping[str, np.ndarray],
@@ -323,8 +341,8 @@ def _save(
     known = {
         spec: {
             "spec": spec,
-            "fingerprint": sources.fingerprint(spec),
-            "path": os.path.abspath(os.path.expanduser(spec)),
+            "fingerprint": sources.fingerprint(spec, options=read_options(config)),
+            "path": remote.absolute(spec),
         }
         for spec in set(specs.values())
     }
@@ -333,19 +351,23 @@ def _save(
         indices,
         {name: loaded[source[name]].names for name in indices},
         {name: known[specs[source[name]]] for name in indices},
-        seed,
+        config.seed,
         classes=loaded["train"].classes,
         hashes={name: hashes[source[name]] for name in indices},
+        groups={name: loaded[source[name]].groups for name in indices},
         left_out=left_out,
     )
 
 
 def _recall(
-    path: pathlib.Path, specs: Mapping[str, str], loaded: Mapping[str, Dataset]
+    path: pathlib.Path,
+    config: Config,
+    specs: Mapping[str, str],
+    loaded: Mapping[str, Dataset],
 ) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]]:
     """Indices of the images of each split in its source, and what was left out, as saved."""
     saved = splits_lib.load(path)
-    known = saved_splits.KnownSources(saved)
+    known = saved_splits.KnownSources(saved, read_options(config))
     indices = {}
     for name, names in saved["parts"].items():
         source = _source(name, loaded)

@@ -15,8 +15,8 @@ from bloodjax.cli import console
 from bloodjax.config import Config, read_options, with_reading
 from bloodjax.data import fingerprint, sources
 from bloodjax.data import splits as splits_lib
-from bloodjax.data.dataset import Dataset
-from bloodjax.data.options import AUTO
+from bloodjax.data.dataset import Dataset, label_texts
+from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
 from bloodjax.data.reading import left_out_by_class
 from bloodjax.errors import UserError
 from bloodjax.training.cleaning import SPLITS
@@ -38,9 +38,10 @@ class KnownSources:
       remarks: What was found out about sources that were asked for, one line each.
     """
 
-    def __init__(self, saved: Mapping[str, Any]):
-        """Takes what `splits.load` returns."""
+    def __init__(self, saved: Mapping[str, Any], options: ReadOptions = DEFAULTS):
+        """Takes what `splits.load` returns, and how the images of a source are read."""
         self._sources = saved["sources"]
+        self._options = options
         self._same: dict[tuple[str, str], bool] = {}
         self.remarks: list[str] = []
 
@@ -55,7 +56,7 @@ class KnownSources:
         known = self._sources[part]
         key = (spec, known["fingerprint"])
         if key not in self._same:
-            self._same[key] = sources.has_fingerprint(*key)
+            self._same[key] = sources.has_fingerprint(*key, options=self._options)
             if self._same[key] and spec != known["spec"]:
                 self.remarks.append(f"{spec}: the same data as the run's {known['spec']}")
         return self._same[key]
@@ -134,7 +135,7 @@ def select(
       UserError: The source is invalid, or has no such split.
     """
     saved = splits_lib.load(splits_file)
-    known = KnownSources(saved)
+    known = KnownSources(saved, read_options(config))
     own = [name for name in SPLITS if known.is_source(name, spec)]
     is_own = "train" in own
     config = with_reading(
@@ -185,7 +186,8 @@ def recall(
     if name not in saved["parts"]:
         raise UserError(f"{splits_file}: the run has no {name} split")
     others = [config.data[key] for key in (name, "train")]
-    spec = KnownSources(saved).locate(splits_file, name, [str(other) for other in others])
+    known = KnownSources(saved, read_options(config))
+    spec = known.locate(splits_file, name, [str(other) for other in others])
     is_own = saved["sources"][name] == saved["sources"]["train"]
     dataset = _load(config, spec, classes, is_own, lazy)
     return dataset.take(positions(spec, dataset, saved["parts"][name]))
@@ -227,14 +229,47 @@ def trained_on(
     return mask, unknown
 
 
+def of_trained_groups(
+    runs: Mapping[pathlib.Path, Config], classes: Sequence[str], dataset: Dataset
+) -> tuple[Bool[np.ndarray, " n"], list[pathlib.Path]]:
+    """Which images are of a group, such as a patient, that any of several runs was trained on.
+
+    Groups are compared by their keys; see `splits.hash_groups` for the exception.
+
+    Args:
+      runs: Folder of each run -> its config.
+      classes: Class names of the runs.
+      dataset: The images.
+
+    Returns:
+      A mask, and the folders of the runs for which this is not known: earlier versions and exported
+      models have no groups, and their training images cannot be read.
+    """
+    mask, unknown = np.zeros(len(dataset), bool), []
+    different = sorted(set(dataset.groups) - {""})
+    if not different:
+        return mask, unknown
+    hashes = fingerprint.of_texts(different)
+    for folder, config in runs.items():
+        known = _train_groups(config, folder / SPLITS_FILE, classes)
+        if known is None:
+            unknown.append(folder)
+            continue
+        is_known = fingerprint.is_among(hashes, known)
+        trained = {group for group, own in zip(different, is_known.tolist(), strict=True) if own}
+        mask |= np.array([group in trained for group in dataset.groups], bool)
+    return mask, unknown
+
+
 def source_name(spec: str) -> str:
     """A file name for results on a source that is not the run's own, such as "set.v1".
 
-    It is the name of the file or folder without ".npz" or ".zip". It is never the name of a run's
-    split: results on test.zip are not those on the run's test split.
+    It is the name of the file or folder without ".npz", ".zip" or the suffix of a table. It is
+    never the name of a run's split: results on test.zip are not those on the run's test split.
     """
     path = pathlib.Path(os.path.abspath(os.path.expanduser(spec)))
-    named = path.stem if path.suffix.lower() in (".npz", ".zip") else path.name
+    is_file = path.suffix.lower() in (".npz", ".zip") or sources.is_table(spec)
+    named = path.stem if is_file else path.name
     name = re.sub(r"[^\w.-]+", "-", named).strip("-.")
     name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or "data"
     return f"{name}-data" if name.lower() in _OWN_RESULTS else name
@@ -277,8 +312,7 @@ def _take_split(dataset: Dataset, split: str) -> Dataset:
     taken = splits_lib.take_split(dataset, split)
     entries = []
     for other in sorted(set(dataset.splits) - {split}):
-        labels = dataset.labels[np.array(dataset.splits) == other]
-        names = [dataset.classes[label] for label in labels]
+        names = label_texts(dataset.labels[np.array(dataset.splits) == other], dataset.classes)
         entries += left_out_by_class(f"of the split {other}" if other else "of no split", names)
     return taken.with_reading(taken.reading.with_left_out(*entries))
 
@@ -295,6 +329,21 @@ def _train_hashes(
     except UserError:
         return None
     return np.concatenate([fingerprint.of_images(train.images), adapted_to])
+
+
+def _train_groups(
+    config: Config, splits_file: pathlib.Path, classes: Sequence[str]
+) -> UInt64[np.ndarray, " n"] | None:
+    saved = splits_lib.load(splits_file)["groups"]
+    text = saved.get("train")
+    if text is None:
+        try:  # an earlier version kept no groups
+            train = recall(config, splits_file, classes, "train", lazy=True)
+        except UserError:
+            return None
+        text = splits_lib.hash_groups(train.groups)
+    texts = text, saved.get(splits_lib.ADAPTED_TO, "")
+    return np.concatenate([fingerprint.from_text(each) for each in texts])
 
 
 def _reads_as(config: Config) -> tuple:

@@ -126,6 +126,20 @@ def clean(group: str) -> str:
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", key)
 
 
+def of_column(cells: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The group of each image from a column of a table; groups of one form are one.
+
+    Returns:
+      The keys, "" for an image without a group, and a fact for `Reading.details`.
+    """
+    keys, _ = _merge({str(i): clean(cell) for i, cell in enumerate(cells)})
+    n, without = len({*keys.values()} - {""}), sum(not key for key in keys.values())
+    fact = f"{n:,} group{'s' if n != 1 else ''}"
+    if without:
+        fact += f", none for {without:,} of {len(cells):,} images"
+    return [*keys.values()], (fact,)
+
+
 class _Names:
     """Finds the image that a row of a table names."""
 

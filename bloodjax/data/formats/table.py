@@ -1,0 +1,459 @@
+"""Tables of images and labels: CSV, TSV, Parquet or Excel, with one row per image.
+
+`columns` says which column means what, `table_images` which file a row names. Rows are counted as
+a spreadsheet counts them: the header is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from bloodjax.data import fingerprint as fingerprint_lib
+from bloodjax.data import names
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.formats import columns as columns_lib
+from bloodjax.data.formats import delimited, groups, image_files, labels
+from bloodjax.data.formats.archive import Archive, read_file
+from bloodjax.data.formats.columns import Columns
+from bloodjax.data.formats.layout import SPLITS
+from bloodjax.data.formats.table_images import TableImages
+from bloodjax.data.lazy import take
+from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.reading import LeftOut, Reading, left_out_by_class
+from bloodjax.errors import UserError
+from bloodjax.io import parquet, remote
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
+# What other programs write that could be saved as one of `SUFFIXES`.
+_OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+_MOST = 12  # classes that a message lists
+_NUMBER = re.compile("[0-9]{1,9}")
+# How pandas writes a missing label.
+_MISSING = ("nan", "<na>")
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+      number: Its number in the file, from 2 on.
+      cells: Its cells, as many as the header has.
+    """
+
+    number: int
+    cells: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """The cells of a table as texts.
+
+    Attributes:
+      where: The SPEC of the table.
+      header: Names of the columns, without blanks at their ends.
+      rows: The rows that are not empty.
+      details: Facts for `Reading.details`.
+    """
+
+    where: str
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+    details: tuple[str, ...] = ()
+
+    def place(self, row: Row, column: int) -> str:
+        """The place of a cell, for messages."""
+        return f"{self.where}: row {row.number}, column {self.header[column]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What a table says of its images, in the order of the names of the images.
+
+    Attributes:
+      images: The images, found and not yet read.
+      names: Path of each image below the folder, or its URL.
+      labels: Class index of each image.
+      classes: Class names in label order.
+      splits: Split of each image, or "".
+      groups: Key of each image's group, or "".
+      weights: Weight of each image, or None without such a column.
+      details: Facts for `Reading.details`.
+    """
+
+    images: TableImages
+    names: tuple[str, ...]
+    labels: Int32[np.ndarray, " n"]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    weights: Float32[np.ndarray, " n"] | None
+    details: tuple[str, ...]
+
+
+def has_suffix(path: str) -> bool:
+    """Whether a path ends like the name of a table."""
+    return pathlib.PurePosixPath(path).suffix.lower() in (*SUFFIXES, *_OTHERS)
+
+
+def read_dataset(
+    spec: str,
+    size: int,
+    options: ReadOptions = DEFAULTS,
+    class_names: Sequence[str] = (),
+    *,
+    positional: bool = True,
+    lazy: bool = False,
+) -> Dataset:
+    """Reads the images of a table, sorted by their names, so the order of rows does not matter.
+
+    Args:
+      spec: Path or URL of the table.
+      size: Height and width of the images in pixels.
+      options: How the images are read, and what the columns mean.
+      class_names: Names of classes in label order; a label that is none of them is an error.
+      positional: Whether labels that are numbers may be positions in `class_names`.
+      lazy: Whether the images are lazy even if they fit in memory.
+
+    Raises:
+      UserError: The table, a row or an image is wrong; the message names row and column.
+    """
+    table = read(spec, options, class_names, positional=positional)
+    found, readable, reading = _read_images(spec, table.images, table.names, size, options, lazy)
+    classes_of = [table.classes[label] for label in table.labels]
+    unreadable = left_out_by_class("unreadable", (classes_of[i] for i in np.flatnonzero(~readable)))
+    for detail in reversed(table.details):
+        reading = dataclasses.replace(reading, details=(detail, *reading.details))
+    dataset = Dataset(
+        images=found,
+        labels=table.labels,
+        names=table.names,
+        classes=table.classes,
+        splits=table.splits,
+        groups=table.groups,
+        reading=reading.with_left_out(*unreadable),
+        weights=table.weights,
+    )
+    return dataset if readable.all() else dataset.take(readable)
+
+
+def read_images(
+    spec: str, size: int, options: ReadOptions = DEFAULTS
+) -> tuple[Any, tuple[str, ...], Reading]:
+    """The images of a table, in the order of its rows; it needs no labels.
+
+    Returns:
+      The readable images, their names, and how they were read.
+
+    Raises:
+      UserError: As for `read_dataset`.
+    """
+    images, found, details = _found_images(spec, options)
+    pixels, readable, reading = _read_images(spec, images, found, size, options, False)
+    reading = dataclasses.replace(reading, details=(*details, *reading.details))
+    kept = np.flatnonzero(readable)
+    if len(kept) < len(found):
+        reading = reading.with_left_out(LeftOut("unreadable", "", len(found) - len(kept)))
+        pixels = take(pixels, kept)
+    return pixels, tuple(found[i] for i in kept), reading
+
+
+def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes]:
+    """A function from the name of an image of a table to its file.
+
+    Raises:
+      UserError: As for `read_dataset`.
+    """
+    images, found, _ = _found_images(spec, options)
+    return images.archive(found).read
+
+
+def read(
+    spec: str,
+    options: ReadOptions = DEFAULTS,
+    class_names: Sequence[str] = (),
+    *,
+    positional: bool = True,
+) -> Table:
+    """Reads a table and finds its images, without reading them. See `read_dataset`."""
+    cells = read_cells(spec)
+    rows = [row.cells for row in cells.rows]
+    columns = columns_lib.find(cells.where, cells.header, rows, options.columns)
+    images = TableImages(_root(spec, options))
+    found = _find(cells, columns, images)
+    named, classes, label_details = _labels(cells, columns, class_names, positional=positional)
+    group_of, group_details = _groups(cells, columns)
+    splits = _splits(cells, columns)
+    weights = _weights(cells, columns)
+    order = sorted(range(len(found)), key=found.__getitem__)
+    return Table(
+        images,
+        tuple(found[i] for i in order),
+        named[order],
+        classes,
+        tuple(splits[i] for i in order),
+        tuple(group_of[i] for i in order),
+        None if weights is None else weights[order],
+        (*cells.details, *columns.details, *label_details, *group_details),
+    )
+
+
+def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
+    """Fingerprint of a table: name, label, split, group and weight of each image, and its bytes.
+
+    The order of rows, the format of the file and columns that are not used do not matter.
+
+    Raises:
+      UserError: As for `read_dataset`.
+    """
+    table = read(spec, options)
+    archive = table.images.archive(table.names)
+    entries = []
+    for i, name in enumerate(table.names):
+        weight = "" if table.weights is None else repr(float(table.weights[i]))
+        label = table.classes[table.labels[i]]
+        entries.append((name, (label, table.splits[i], table.groups[i], weight)))
+    return fingerprint_lib.of_contents(spec, entries, archive.read)
+
+
+def read_cells(spec: str) -> Cells:
+    """Reads the cells of a table.
+
+    Raises:
+      UserError: The file is missing, damaged, of another format, or has no rows.
+    """
+    path = pathlib.Path(os.path.expanduser(remote.local(spec)))
+    suffix = path.suffix.lower()
+    if suffix in _OTHERS:
+        raise UserError(f"{spec}: expected the table as one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise UserError(f"{spec}: no such file")
+    details: tuple[str, ...] = ()
+    if suffix == ".parquet":
+        try:
+            header, values = parquet.read(path)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{spec}: cannot be read as Parquet ({error})") from error
+        table = [header, *map(list, zip(*values, strict=True))]
+    elif suffix == ".xlsx":
+        from bloodjax.data.formats import excel
+
+        table, details = excel.rows(path)
+    else:
+        table, details = _delimited(spec, path)
+    texts = [[_text(cell) for cell in row] for row in table]
+    return _cells(spec, texts, details)
+
+
+def _delimited(spec: str, path: pathlib.Path) -> tuple[list[list[str]], tuple[str, ...]]:
+    try:
+        text, encoding = delimited.decode_any(read_file(path))
+        table = delimited.rows(text, "\t" if path.suffix.lower() == ".tsv" else "", strict=True)
+    except csv.Error as error:
+        raise UserError(f"{spec}: {error}, expected CSV with one row per image") from error
+    except ValueError as error:
+        raise UserError(f"{spec}: cannot be read as text ({error})") from error
+    return table, () if encoding == "UTF-8" else (f"read as {encoding}",)
+
+
+def _cells(spec: str, table: Sequence[Sequence[str]], details: tuple[str, ...]) -> Cells:
+    numbered = [(i, row) for i, row in enumerate(table, 1) if any(row)]
+    if len(numbered) < 2:
+        raise UserError(f"{spec}: has no rows, expected a header and one row per image")
+    (_, first), *rest = numbered
+    width = max(i for i, cell in enumerate(first, 1) if cell)
+    header = tuple(names.tidy(cell) if cell else "" for cell in first[:width])
+    rows = []
+    for number, row in rest:
+        if any(row[width:]) or len(row) < width:
+            used = max(width if len(row) >= width else len(row), _used(row))
+            raise UserError(
+                f"{spec}: row {number} has {used} cells, expected {width} as in the header"
+            )
+        rows.append(Row(number, tuple(row[:width])))
+    return Cells(spec, header, tuple(rows), details)
+
+
+def _used(row: Sequence[str]) -> int:
+    return max((i for i, cell in enumerate(row, 1) if cell), default=0)
+
+
+def _text(cell: Any) -> str:
+    """A cell as text; whole numbers have no decimals, and what is missing is ""."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return str(cell)
+    if isinstance(cell, float):
+        if math.isnan(cell):
+            return ""
+        return str(int(cell)) if cell.is_integer() and abs(cell) < 2**53 else repr(cell)
+    if isinstance(cell, (datetime.datetime, datetime.date)):
+        return cell.isoformat()
+    return str(cell).strip()
+
+
+def _root(spec: str, options: ReadOptions) -> str:
+    """The folder, zip or URL that paths in a table are relative to."""
+    if options.images:
+        return options.images
+    if remote.is_remote(spec):
+        return spec.rpartition("/")[0]
+    return str(pathlib.Path(os.path.expanduser(spec)).parent)
+
+
+def _found_images(
+    spec: str, options: ReadOptions
+) -> tuple[TableImages, tuple[str, ...], tuple[str, ...]]:
+    cells = read_cells(spec)
+    stated = columns_lib.parse(options.columns)
+    text = f'"path={stated["path"]}"' if "path" in stated else ""
+    columns = columns_lib.find(cells.where, cells.header, (), text, needs_labels=False)
+    images = TableImages(_root(spec, options))
+    return images, _find(cells, columns, images), (*cells.details, *columns.details)
+
+
+def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...]:
+    """The image of each row."""
+    row_of: dict[str, int] = {}
+    for row in cells.rows:
+        cell, where = row.cells[columns.path], cells.place(row, columns.path)
+        if not cell:
+            raise UserError(f"{where}: is empty, expected the path of an image")
+        try:
+            name = images.find(cell)
+        except LookupError as error:
+            raise UserError(f"{where}: {cell}: {error.args[0]}") from None
+        if name in row_of:
+            raise UserError(
+                f"{where}: {cell} is in row {row_of[name]} too, expected one row per image"
+            )
+        row_of[name] = row.number
+    return tuple(row_of)
+
+
+def _read_images(
+    spec: str,
+    images: TableImages,
+    found: Sequence[str],
+    size: int,
+    options: ReadOptions,
+    lazy: bool,
+) -> tuple[Any, np.ndarray, Reading]:
+    archive: Archive = images.archive(found)
+    read = image_files.read(pathlib.Path(spec), archive, found, size, options, lazy=lazy)
+    if not read.readable.any():
+        raise UserError(f"{spec}: contains no readable images")
+    details = (f"images in {options.images}",) if options.images else ()
+    n = len(found)
+    reading = Reading(spec, f"table of {n:,} image{'s' if n > 1 else ''}", details)
+    return read.images, read.readable, reading.with_tally(read.tally, options)
+
+
+def _labels(
+    cells: Cells, columns: Columns, class_names: Sequence[str], *, positional: bool
+) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
+    """Class index of each row, class names in label order, and facts."""
+    if columns.is_one_hot:
+        texts = [
+            columns_lib.class_of(f"{cells.where}: row {number}", cells.header, row, columns)
+            for number, row in cells.rows
+        ]
+    else:
+        texts = [_label(cells, row, columns.label[0]) for row in cells.rows]
+    known = names.match(set(texts), class_names)
+    if class_names and len(known) < len(set(texts)) and all(map(_NUMBER.fullmatch, texts)):
+        array = np.array([int(text) for text in texts], np.int64)
+        where = f"{cells.where}: column {cells.header[columns.label[0]]}"
+        read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
+        return read.by_key["row"], read.classes, read.details
+    if not class_names:
+        class_names = _classes(cells, columns, texts)
+        known = names.match(set(texts), class_names)
+    for row, text in zip(cells.rows, texts, strict=True):
+        if text not in known:
+            shown = ", ".join(class_names[:_MOST]) + (", ..." if len(class_names) > _MOST else "")
+            raise UserError(
+                f"{cells.place(row, columns.label[0])}: the class {text} is unknown, expected one "
+                f"of {shown}"
+            )
+    index = {name: i for i, name in enumerate(class_names)}
+    renamed = tuple(f"{a} taken as {b}" for a, b in sorted(known.items()) if a != b)
+    found = np.array([index[known[text]] for text in texts], np.int32)
+    return found, tuple(class_names), renamed
+
+
+def _classes(cells: Cells, columns: Columns, texts: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a table: of one-hot columns in their order, and else sorted."""
+    if columns.is_one_hot:
+        return tuple(names.tidy(cells.header[i]) for i in columns.label)
+    first: dict[str, str] = {}
+    for text in sorted(set(texts)):
+        first.setdefault(names.form(text), text)
+    return names.in_order(first.values())
+
+
+def _label(cells: Cells, row: Row, column: int) -> str:
+    text = _whole(row.cells[column])
+    if not text or text.casefold() in _MISSING:
+        raise UserError(f"{cells.place(row, column)}: is empty, expected a class")
+    return names.tidy(text)
+
+
+def _whole(text: str) -> str:
+    """A whole number that a program has written as a float, as a whole number."""
+    return re.sub(r"^([0-9]{1,9})\.0+$", r"\1", text)
+
+
+def _splits(cells: Cells, columns: Columns) -> list[str]:
+    if columns.split is None:
+        return [""] * len(cells.rows)
+    found = []
+    for row in cells.rows:
+        text = row.cells[columns.split]
+        split = SPLITS.get(names.form(text))
+        if split is None:
+            raise UserError(
+                f"{cells.place(row, columns.split)}: {text or 'an empty cell'} is no split, "
+                "expected train, val or test in each row; config.data.columns=split= "
+                "(--columns=split=) leaves the column out"
+            )
+        found.append(split)
+    return found
+
+
+def _groups(cells: Cells, columns: Columns) -> tuple[list[str], tuple[str, ...]]:
+    if columns.group is None:
+        return [""] * len(cells.rows), ()
+    return groups.of_column([row.cells[columns.group] for row in cells.rows])
+
+
+def _weights(cells: Cells, columns: Columns) -> Float32[np.ndarray, " n"] | None:
+    if columns.weight is None:
+        return None
+    weights = np.zeros(len(cells.rows), np.float32)
+    for i, row in enumerate(cells.rows):
+        text = row.cells[columns.weight]
+        if re.fullmatch("[0-9]+,[0-9]+", text):  # a decimal comma
+            text = text.replace(",", ".")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (0 <= value <= np.finfo(np.float32).max):
+            raise UserError(
+                f"{cells.place(row, columns.weight)}: {text or 'an empty cell'} is no weight, "
+                "expected a number of at least 0"
+            )
+        weights[i] = value
+    return weights
