@@ -15,6 +15,7 @@ from bloodjax.errors import did_you_mean
 COMMANDS = {
     "train": ("main", "Trains a classifier, or resumes a run."),
     "evaluate": ("evaluate", "Scores runs on labelled images."),
+    "sweep": ("sweep", "Searches for better hyperparameters by many runs."),
     "predict": ("predict", "Classifies images."),
     "serve": ("serve", "Serves a page, and an HTTP endpoint, that classify images."),
     "adapt": ("adapt", "Adapts a trained run to the images of another laboratory."),

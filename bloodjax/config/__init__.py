@@ -19,9 +19,10 @@ from bloodjax.config.load import (
     with_task,
 )
 from bloodjax.config.parsed import (
-    AUTO_RATE,
+    LEAVE_ONE_GROUP_OUT,
     SplitSource,
     augmentation,
+    auto_rates,
     distortions,
     read_options,
     sampling_exponent,
@@ -31,11 +32,12 @@ from bloodjax.config.parsed import (
 )
 
 __all__ = [
-    "AUTO_RATE",
+    "LEAVE_ONE_GROUP_OUT",
     "PHASES",
     "Config",
     "SplitSource",
     "augmentation",
+    "auto_rates",
     "call_in_file",
     "changes",
     "defaults",

@@ -3,7 +3,7 @@
 Text is rendered as outlines, so that a plot looks the same on every machine. A plot with a class
 name that the font has no glyphs for, such as a Chinese one, has text instead, which a browser shows
 in whatever font has them. The `aria-label` describes the plot for screen readers. Except
-`image_sheet`, each function returns one self-contained `<svg>` element.
+`image_sheet` and `range_test_png`, each function returns one self-contained `<svg>` element.
 """
 
 from __future__ import annotations
@@ -98,6 +98,41 @@ def training_curves(history: Sequence[Mapping], best_step: int | None = None) ->
             name = quantity.replace("_", " ")
             plots[quantity] = _svg(figure, f"{name} over {counted(last, 'epoch')}")
     return plots
+
+
+def range_test(found: Mapping) -> str:
+    """Plots the loss over the learning rate of a range test, as SVG.
+
+    Args:
+      found: "phase", "rates", "losses", "smoothed", "highest" and "learning_rate", as in
+        `training.lr_range_test.RangeTest`.
+    """
+    with _figure(3.9, 2.6) as figure:
+        _plot_range_test(figure.subplots(), found, (SOFT, ACCENT, GOOD))
+        return _svg(figure, f"loss over the learning rate in the range test of {found['phase']}")
+
+
+def range_test_png(found: Mapping) -> bytes:
+    """`range_test` as a PNG file."""
+    figure, file = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=120), io.BytesIO()
+    _plot_range_test(figure.subplots(), found, ("grey", "tab:blue", "tab:green"))
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _plot_range_test(axes: Axes, found: Mapping, colours: Sequence[str]) -> None:
+    soft, accent, good = colours
+    rates, smoothed = found["rates"], np.array(found["smoothed"])
+    axes.plot(rates, found["losses"], ".", color=soft, markersize=3, label="loss of a batch")
+    axes.plot(rates, smoothed, color=accent, label="smoothed")
+    axes.axvline(found["highest"], color=soft, linewidth=1, linestyle=":", label="highest")
+    axes.axvline(found["learning_rate"], color=good, linewidth=1, linestyle="--", label="chosen")
+    # The last losses may be many times as high as the others.
+    low, high = smoothed.min(), smoothed[: smoothed.argmin() + 1].max()
+    margin = max(high - low, 0.1 * low)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.set_ylim(max(0, low - margin), high + margin)
+    axes.legend(fontsize=7.5)
 
 
 def _plot_learning_rate(axes: Axes, history: Sequence[Mapping]) -> None:
@@ -331,6 +366,179 @@ def heat_map(
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
         return _svg(figure, f"{quantity} by {axis}, a row each for {', '.join(rows)}")
+
+
+def sweep_history(
+    trials: Sequence[Mapping], measure: str, best: int | None, larger_is_better: bool
+) -> str:
+    """Plots the value of each trial by its number, and the best complete one so far.
+
+    Args:
+      trials: Trials with "number", "state", "value" and "epochs", as in `SweepContent`.
+      measure: Name of the value.
+      best: Number of the best trial.
+      larger_is_better: Whether a larger value is better.
+    """
+    choose = max if larger_is_better else min
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    pruned = [trial for trial in trials if trial["state"] == "pruned" and trial["epochs"]]
+    so_far = np.fmax if larger_is_better else np.fmin
+    with _figure(6.4, 3.0) as figure:
+        axes = figure.subplots()
+        if pruned:
+            reached = [choose(trial["epochs"].values()) for trial in pruned]
+            axes.plot([t["number"] for t in pruned], reached, "x", color=SOFT, label="pruned")
+        if complete:
+            numbers = [trial["number"] for trial in complete]
+            values = [trial["value"] for trial in complete]
+            axes.step(numbers, so_far.accumulate(values), where="post", color=SOFT, linewidth=1)
+            axes.plot(numbers, values, "o", color=ACCENT, markersize=4.5, label="complete")
+        if best is not None:
+            label = f"best: trial {best}"
+            axes.plot(best, trials[best]["value"], "o", color=GOOD, markersize=6.5, label=label)
+        if complete or pruned:
+            axes.legend(fontsize=7.5)
+        axes.set(xlabel="trial", ylabel=measure)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        _focus(axes, [trial["value"] for trial in complete], larger_is_better)
+        return _svg(figure, f"{measure} of each trial, and the best so far")
+
+
+def _focus(axes: Axes, values: Sequence[float], larger_is_better: bool) -> None:
+    """Leaves out what is far worse than most values, which would flatten the others."""
+    if len(values) < 4:
+        return
+    low, middle, high = np.percentile(values, [0, 50, 100])
+    margin = 0.06 * (high - low)
+    if larger_is_better and middle - low > 8 * (high - middle) > 0:
+        axes.set_ylim(middle - 3 * (high - middle), high + (high - middle) / 4)
+    elif not larger_is_better and high - middle > 8 * (middle - low) > 0:
+        axes.set_ylim(low - (middle - low) / 4, middle + 3 * (middle - low))
+    elif margin:
+        axes.set_ylim(low - margin, high + margin)
+
+
+def importances(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Plots the share of each key in the variance, with its 90 % interval where that is known.
+
+    Args:
+      shares: Key -> "share", and "low" and "high" of its interval; the largest first.
+    """
+    names = labels.shortened(list(shares))
+    with _figure(4.6 + _extra_inches(names), 0.9 + 0.3 * len(shares)) as figure:
+        axes = figure.subplots()
+        values = [entry["share"] for entry in shares.values()]
+        axes.barh(range(len(shares)), values, color=ACCENT, alpha=0.35, height=0.62)
+        for row, entry in enumerate(shares.values()):
+            if "low" in entry:
+                axes.hlines(row, entry["low"], entry["high"], color=ACCENT, linewidth=1.6)
+        axes.set_yticks(range(len(shares)), names)
+        axes.set(ylim=(len(shares) - 0.4, -0.6), xlabel="share of the variance", xlim=(0, None))
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        return _svg(figure, "share of each key in the variance")
+
+
+def sweep_slice(
+    points: Sequence[tuple[float | str, float, int]],
+    key: str,
+    measure: str,
+    *,
+    log: bool,
+    options: Sequence[str],
+    best: int | None,
+) -> str:
+    """Plots the value of each trial by what it tried for one key.
+
+    Args:
+      points: What the trial tried, its value, and its number.
+      key: The key.
+      measure: Name of the value.
+      log: Whether the key has a logarithmic scale.
+      options: The key's options in order; () if it is a number.
+      best: Number of the best trial, which is marked.
+    """
+    with _figure(3.4, 2.5) as figure:
+        axes = figure.subplots()
+        for tried, value, number in points:
+            x = options.index(tried) if options else tried
+            colour, size = (GOOD, 6) if number == best else (ACCENT, 4)
+            axes.plot(x, value, "o", color=colour, markersize=size, zorder=2 + (number == best))
+        if options:
+            axes.set_xticks(range(len(options)), labels.shortened(list(options), 14))
+            axes.set_xlim(-0.5, len(options) - 0.5)
+        elif log:
+            axes.set_xscale("log")
+        axes.set(xlabel=key, ylabel=measure)
+        return _svg(figure, f"{measure} by {key}")
+
+
+def parallel_coordinates(
+    trials: Sequence[tuple[Mapping[str, float | str], float, int]],
+    keys: Sequence[str],
+    measure: str,
+    *,
+    log_keys: Sequence[str],
+    options: Mapping[str, Sequence[str]],
+    best: int | None,
+    larger_is_better: bool,
+) -> str:
+    """Plots each trial as a line over all keys, which ends at its value.
+
+    Args:
+      trials: What each trial tried by key, its value, and its number; at least two trials.
+      keys: The keys from left to right.
+      measure: Name of the value, the last axis, on which better is higher.
+      log_keys: Keys with a logarithmic scale.
+      options: Key with a few options -> their texts, in order.
+      best: Number of the best trial, which is marked.
+      larger_is_better: Whether a larger value is better.
+    """
+    values = np.array([value for _, value, _ in trials])
+    order = np.argsort(np.argsort(-values if larger_is_better else values))
+    columns, ends = [], []
+    for key in keys:
+        column = [tried[key] for tried, _, _ in trials]
+        if key in options:
+            places, last = [options[key].index(text) for text in column], len(options[key]) - 1
+            columns.append(np.array(places) / last)
+            ends.append(labels.shortened([options[key][0], options[key][-1]], 14))
+            continue
+        numbers = np.log(column) if key in log_keys else np.array(column, float)
+        columns.append(_scaled(numbers))
+        ends.append([f"{min(column):.3g}", f"{max(column):.3g}"])
+    height = _scaled(values)
+    columns.append(height if larger_is_better else 1 - height)
+    worst, top = (np.min, np.max) if larger_is_better else (np.max, np.min)
+    ends.append([f"{worst(values):.4g}", f"{top(values):.4g}"])
+    lines = np.stack(columns, axis=1)
+    with _figure(1.0 + 1.35 * len(ends), 3.2) as figure:
+        axes = figure.subplots()
+        for line, place, (_, _, number) in zip(lines, order, trials, strict=True):
+            is_top = place < max(1, len(trials) // 4)
+            colour = GOOD if number == best else ACCENT if is_top else SOFT
+            width = 2.2 if number == best else 1.2
+            strength = 1.0 if number == best else 0.8 if is_top else 0.35
+            axes.plot(line, color=colour, linewidth=width, alpha=strength, zorder=3 - place * 1e-3)
+        for i, (low, high) in enumerate(ends):
+            axes.axvline(i, color=LINE, linewidth=1, zorder=1)
+            axes.text(i, -0.04, low, ha="center", va="top", color=SOFT)
+            axes.text(i, 1.04, high, ha="center", va="bottom", color=SOFT)
+        names = [key.replace("phases.", "").replace(".", "\n") for key in keys]
+        axes.set_xticks(range(len(ends)), [*names, measure.replace(" ", "\n", 1)])
+        axes.tick_params(axis="x", length=0, labelcolor=INK, pad=16)
+        axes.set(ylim=(-0.02, 1.02), xlim=(-0.4, len(ends) - 0.6))
+        axes.yaxis.set_visible(False)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        return _svg(figure, f"trials as lines over {', '.join(keys)} and {measure}")
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Values as places from 0 to 1; the middle if all are equal."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
 
 
 @contextlib.contextmanager

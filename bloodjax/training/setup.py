@@ -13,6 +13,7 @@ from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import bit_depth, statement
+from bloodjax.data.options import MULTI_LABEL
 from bloodjax.distributed import sharding
 from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, distillation, factory
@@ -49,6 +50,7 @@ def prepare_run(
     workdir: pathlib.Path,
     fresh: bool,
     load_teacher: Callable[[Sequence[str], pathlib.Path], Teacher] | None = None,
+    splits: Splits | None = None,
 ) -> RunContext:
     """Reads everything that the run needs, and writes its config to the workdir.
 
@@ -59,6 +61,7 @@ def prepare_run(
       fresh: Whether the workdir has no checkpoint.
       load_teacher: Loads the run's teacher, if it has one and needs it, from the teacher's workdirs
         and the workdir of the run.
+      splits: The images in the run's `splits.json`, if the caller has read them; None to read them.
 
     Raises:
       UserError: The weights, the images or the teacher cannot be read, or do not match the
@@ -77,16 +80,20 @@ def prepare_run(
     has_taught = distributed.exchange((workdir / distillation.FILE).exists())[0]
     if folders and (online or stored is None or (fresh and not has_taught)):
         teacher = load_teacher(folders, workdir)
-    splits = distributed.primary_first(
-        # The primary process draws the splits; the others read them from `splits.json`.
-        lambda primary: prepare_splits(config, workdir, resumes=not primary or stored is not None)
-    )
+    known = splits is not None
+    if not known:
+        splits = distributed.primary_first(
+            # The primary process draws the splits; the others read them from `splits.json`.
+            lambda primary: prepare_splits(config, workdir, not primary or stored is not None)
+        )
     if fresh:
         console.log_info(factory.origin(config))
-    for line in statement.lines(dict(splits.items()), splits.left_out):
+    for line in () if known else statement.lines(dict(splits.items()), splits.left_out):
         console.log_info(line)
     scale = bit_depth.widest([split.reading.tally.scale for _, split in splits.items()])
     config = config_lib.with_scale(config, scale or config.data.scale)
+    if splits.train.is_multi_label:
+        config = config_lib.with_task(config, MULTI_LABEL)
     splits = with_distorted(config, splits, workdir)
     num_classes = len(splits.train.classes)
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)

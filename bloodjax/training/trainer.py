@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from bloodjax import config as config_lib
@@ -28,10 +29,10 @@ from bloodjax.config import PHASES, Config
 from bloodjax.config.validation import METRICS, WATCHED
 from bloodjax.data.dataset import Dataset
 from bloodjax.distributed.preemption import ShutdownRequest
-from bloodjax.errors import Stopped
+from bloodjax.errors import Stopped, UserError
 from bloodjax.profiling import recorder
 from bloodjax.tracking import TrackerGroup
-from bloodjax.training import class_balance, factory, optim
+from bloodjax.training import class_balance, factory, lr_range_test, optim
 from bloodjax.training.divergence import Diverged, Divergence
 from bloodjax.training.metric_writer import MetricWriter, epoch_line
 from bloodjax.training.online_teacher import WithTeacher
@@ -95,16 +96,14 @@ class Trainer:
             weights = WithTeacher(weights, context.teacher)
         self._class_weights = self.executor.replicate(weights)
         self._shapes = factory.shapes(config, num_classes)
-        # One object for the same phase, rate and size: steps are compiled once per object.
-        self._create_phase = functools.cache(
-            functools.partial(
-                factory.phase,
-                config,
-                variables=self._shapes,
-                num_images=len(train),
-                num_classes=num_classes,
-            )
-        )
+        # Phases whose learning rate is yet to be found.
+        self._unknown_rates = set(config_lib.auto_rates(config))
+        self._set_rates(dict.fromkeys(self._unknown_rates, 0.0))
+        for name in config_lib.auto_rates(config):
+            found = distributed.from_primary(functools.partial(lr_range_test.rate, workdir, name))
+            if found is not None:
+                self._set_rates({name: found})
+                self._unknown_rates.remove(name)
         self._divergence = Divergence(config, workdir, checkpoints, self._steps_per_epoch)
         self._recorder = recorder.Recorder(
             config,
@@ -137,6 +136,20 @@ class Trainer:
             finally:
                 self.state = None  # frees the devices' memory
 
+    def _set_rates(self, rates: Mapping[str, float]) -> None:
+        """Sets the highest learning rates of some phases."""
+        self._config = config_lib.with_learning_rates(self._config, rates)
+        # One object for the same phase, rate and size: steps are compiled once per object.
+        self._create_phase = functools.cache(
+            functools.partial(
+                factory.phase,
+                self._config,
+                variables=self._shapes,
+                num_images=self._num_images,
+                num_classes=len(self._classes),
+            )
+        )
+
     def describe_unsaved(self) -> str:
         """What is lost if the process ends now, in a few words."""
         saved = self._checkpoints.last_committed_step
@@ -158,6 +171,8 @@ class Trainer:
                 if self.phase_is_over(progress):
                     progress = self.start_next_phase(progress)
                     continue
+                if PHASES[progress.phase] in self._unknown_rates:
+                    self.find_learning_rate(progress)
                 throughput = Throughput() if progress.trained else self.train_epoch(progress)
                 progress, entry = self.end_epoch(progress, throughput)
                 # Logged before it is saved: if the process dies in between, the resumed run logs
@@ -208,6 +223,49 @@ class Trainer:
             state = state.begin_phase(variables, self._phase(progress).tx)
         self.state = self.executor.shard_state(state)
         return progress
+
+    def find_learning_rate(self, progress: RunProgress) -> None:
+        """Runs the range test of the present phase on a copy of the state, and sets its rate.
+
+        Raises:
+          UserError: The run is within the phase, so that the test's result is lost; or the test
+            finds no rate.
+          Stopped: A signal came.
+        """
+        name, within_epoch = PHASES[progress.phase], self.step % self._steps_per_epoch
+        if progress.phase_epochs or progress.trained or within_epoch:
+            raise UserError(
+                f"{lr_range_test.file(self._workdir, name)}: is missing, expected the learning "
+                "rate that the run has found and trains with"
+            )
+        optimizer = self._config.phases[name].optimizer
+        phase = self._create_phase(
+            name,
+            size=config_lib.training_size(self._config, name, 0),
+            schedule=lr_range_test.schedule(optimizer),
+        )
+        if phase.cached:
+            self._cache_features()
+        # Copies, since a step donates its state.
+        copies = jax.tree.map(jnp.array, self.executor.unreplicate(self.state).variables)
+        state = TrainState.create(copies, phase.tx).replace(step=jnp.int32(self.step))
+        state, losses = self.executor.shard_state(state), []
+        with (
+            console.ProgressBar(f"learning rate of {name}", lr_range_test.STEPS, 0) as bar,
+            contextlib.closing(
+                lr_range_test.measure(self._loader, phase, state, self._class_weights, self.step)
+            ) as measured,
+        ):
+            for loss in distributed.with_timeout(measured):
+                losses.append(loss)
+                bar.advance(len(losses))
+                self._raise_if(self._consensus(False, self._stop.signal)[1])
+        found = lr_range_test.find(name, optimizer, losses)
+        lr_range_test.write(self._workdir, found)
+        distributed.publish()
+        console.log_info(found.statement())
+        self._set_rates({name: distributed.exchange(found.learning_rate)[0]})
+        self._unknown_rates.remove(name)
 
     def train_epoch(self, progress: RunProgress) -> Throughput:
         """Trains from the run's step to the end of its epoch."""

@@ -1,0 +1,1 @@
+"""The search spaces inside the package, which `--space=NAME` finds by name."""
