@@ -1,5 +1,7 @@
 """K-fold cross-validation: k runs that validate on different parts of train, and their ensemble.
 
+With `config.folds` = "leave-one-group-out" each group, such as a patient, is a fold.
+
 WORKDIR/fold0 ... fold{k-1}   the runs, each with a workdir of its own
 WORKDIR/evaluate/out_of_fold  each image, predicted by the one run that validated on it
 WORKDIR/evaluate/test         the ensemble on the test split, which no run trains on
@@ -18,8 +20,10 @@ from bloodjax import distributed, run
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import fingerprint
+from bloodjax.data import names as names_lib
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.options import MULTI_LABEL
 from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble, evaluator, label_review, run_report
@@ -40,7 +44,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
     """Trains the folds one after another, from the first unfinished one on; then reports.
 
     Args:
-      config: Config of the folds. `config.folds` is their number.
+      config: Config of the folds. `config.folds` is their number or kind.
       workdir: Folder of the folds; it is created if missing.
 
     Returns:
@@ -65,11 +69,12 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         distributed.barrier()
         atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
         distributed.barrier()  # all processes read the number of folds from it
-        for fold, folder in enumerate(ensemble.fold_folders(workdir)):
+        folders = ensemble.fold_folders(workdir)
+        for fold, folder in enumerate(folders):
             finished = (folder / "report" / "index.html").exists()  # a run writes its report last
             if distributed.exchange(finished)[0]:
                 continue
-            console.log_info(f"fold {fold + 1} of {config.folds}")
+            console.log_info(f"fold {fold + 1} of {len(folders)}")
             run.train(_fold_config(config), folder)
         # Read again only now, so that the folds have all memory.
         splits = input_pipeline.prepare_splits(config, workdir, resumes=True)
@@ -89,6 +94,8 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
     splits = input_pipeline.prepare_splits(config, workdir, resumes=False)
     saved = splits_lib.load(workdir / _SPLITS_FILE)
     pool = _pool(splits)
+    if pool.is_multi_label:  # Its config is refused, as it has folds.
+        config_lib.with_task(config, MULTI_LABEL)
     fold_of = _assign_folds(config, pool, workdir)
     test = {"test": saved["parts"]["test"]} if "test" in saved["parts"] else {}
     saved["sources"] = {split: saved["sources"][split] for split in ("train", *test)}
@@ -101,8 +108,9 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
         ]
     )
     kept = {name: text for name, text in saved["pixels"].items() if name in test}
-    names = np.array(pool.names)
-    for fold in range(config.folds):
+    kept_groups = {name: text for name, text in saved["groups"].items() if name in test}
+    names, groups = np.array(pool.names), np.array(pool.groups, object)
+    for fold in range(fold_of.max() + 1):
         folder = workdir / f"fold{fold}"
         make_folder(folder)
         held_out = fold_of == fold
@@ -112,6 +120,11 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
             **saved,
             "sources": saved["sources"] | validation,
             "pixels": {name: fingerprint.to_text(part) for name, part in pixels.items()} | kept,
+            "groups": {
+                "train": splits_lib.hash_groups(groups[~held_out].tolist()),
+                "validation": splits_lib.hash_groups(groups[held_out].tolist()),
+                **kept_groups,
+            },
             "parts": own,
         }
         splits_lib.write(folder / _SPLITS_FILE, content)
@@ -121,9 +134,12 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
     content = {
         **saved,
         "pixels": {"train": fingerprint.to_text(hashes), **kept},
+        "groups": {"train": splits_lib.hash_groups(pool.groups), **kept_groups},
         "parts": {"train": names.tolist(), **test},
     }
     splits_lib.write(workdir / _SPLITS_FILE, content)
+    # Folds are counted by their configs; a draw that was broken off may have made more.
+    (workdir / f"fold{fold_of.max() + 1}" / CONFIG_FILE).unlink(missing_ok=True)
 
 
 def _pool(splits: Splits) -> Dataset:
@@ -141,6 +157,8 @@ def _assign_folds(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.nd
     """
     findings = read_json(workdir / "audit" / "audit.json", "an audit", dict)
     groups = splits_lib.merge_groups(pool.groups, _duplicates(findings, pool))
+    if config.folds == config_lib.LEAVE_ONE_GROUP_OUT:
+        return _fold_by_group(config, pool, groups)
     fractions = {f"fold{i}": 1 / config.folds for i in range(config.folds)}
     drawn = splits_lib.split(pool.labels, fractions, groups, config.seed)
     fold_of = np.empty(len(pool), int)
@@ -155,6 +173,54 @@ def _assign_folds(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.nd
                 "split into as many: expected images of each class, no duplicates or of one group, "
                 "in at least two folds"
             )
+    return fold_of
+
+
+def _fold_by_group(config: Config, pool: Dataset, merged: np.ndarray) -> np.ndarray:
+    """The fold of each image, one for each group, in the order of their names.
+
+    Groups that share an image, by the audit, are left out together.
+
+    Args:
+      config: Config of the folds.
+      pool: The images.
+      merged: Number of each image's group, from `splits.merge_groups`.
+
+    Raises:
+      UserError: An image has no group, there is one group only, or all images of a class are of
+        one group.
+    """
+    what = f"config.folds is {config.folds}, but"
+    spec = config.data.train
+    if "" in pool.groups:
+        without = console.counted(pool.groups.count(""), "image")
+        name = pool.names[pool.groups.index("")]
+        raise UserError(
+            f"{what} {without} of {spec} (first {name}) without a group; expected a group for each "
+            "image, such as its patient, by folders, a table or groups.csv"
+        )
+    names_of: dict[int, list[str]] = {}
+    for number, group in sorted({*zip(merged.tolist(), pool.groups, strict=True)}):
+        names_of.setdefault(number, []).append(group)
+    if len(names_of) < 2:
+        raise UserError(f"{what} all images of {spec} are of one group; expected at least two")
+    joined = {number: names_lib.in_order(own) for number, own in names_of.items()}
+    place = {group: i for i, group in enumerate(names_lib.in_order(set(pool.groups)))}
+    order = sorted(joined, key=lambda number: place[joined[number][0]])
+    fold_of = np.empty(len(pool), int)
+    for fold, number in enumerate(order):
+        fold_of[merged == number] = fold
+    for label, name in enumerate(pool.classes):
+        folds = np.unique(fold_of[pool.labels == label])
+        if len(folds) == 1:
+            raise UserError(
+                f"{what} all images of class {name} of {spec} are of the group "
+                f"{' and '.join(joined[order[folds[0]]])}; expected each class in two or more"
+            )
+    console.log_info(f"leave-one-group-out: {console.counted(len(order), 'fold')}")
+    for own in joined.values():
+        if len(own) > 1:
+            console.log_info(f"the groups {', '.join(own)} share images, and are left out together")
     return fold_of
 
 
@@ -229,8 +295,14 @@ def out_of_fold(
     result |= {"step": None, "tta": model.tta}
     result["baseline"] = {"accuracy": float(np.mean(baseline == train.labels))}
     correct = probabilities.argmax(axis=1) == train.labels
+    groups = np.array(train.groups, object)
+    by_group = config_lib.load_json(workdir / CONFIG_FILE).folds == config_lib.LEAVE_ONE_GROUP_OUT
     result["folds"] = [
-        {"n": int(np.sum(fold_of == fold)), "accuracy": float(correct[fold_of == fold].mean())}
+        {
+            "n": int(np.sum(fold_of == fold)),
+            "accuracy": float(correct[fold_of == fold].mean()),
+            **({"groups": sorted({*groups[fold_of == fold]})} if by_group else {}),
+        }
         for fold in range(len(model.members))
     ]
     out = workdir / "evaluate" / OUT_OF_FOLD

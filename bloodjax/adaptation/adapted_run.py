@@ -180,6 +180,9 @@ def _write_splits(folder: pathlib.Path, source: pathlib.Path, labelled: Dataset 
         known = fingerprint.from_text(saved.get(splits_lib.ADAPTED_TO, ""))
         new = fingerprint.of_images(labelled.images)
         saved[splits_lib.ADAPTED_TO] = fingerprint.to_text(np.union1d(known, new))
+        groups = fingerprint.from_text(saved["groups"].get(splits_lib.ADAPTED_TO, ""))
+        both = np.union1d(groups, fingerprint.from_text(splits_lib.hash_groups(labelled.groups)))
+        saved["groups"][splits_lib.ADAPTED_TO] = fingerprint.to_text(both)
     splits_lib.write(folder / SPLITS_FILE, saved)
 
 

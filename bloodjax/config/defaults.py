@@ -235,8 +235,9 @@ def defaults() -> ml_collections.ConfigDict:
             },
             # Number of cross-validation runs. Each uses another part of train for validation and
             # is stored in WORKDIR/fold0, WORKDIR/fold1, ...; their ensemble is evaluated. 0 is a
-            # single run.
-            "folds": 0,
+            # single run. leave-one-group-out is a run for each group, such as a patient, which
+            # validates on this group.
+            "folds": config_dict.FieldReference(0, field_type=object),
             "evaluation": {
                 # Views for test-time augmentation: none, flip, d4, crops, colour or robust, or
                 # several joined by "+", as in d4+crops.

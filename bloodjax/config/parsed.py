@@ -16,13 +16,16 @@ import re
 from typing import Literal, NamedTuple
 
 from bloodjax.augment import policy
-from bloodjax.config.defaults import Config
+from bloodjax.config.defaults import PHASES, Config
 from bloodjax.corruptions import registry
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 
 # A number as people write a fraction. Python's float() also reads 2024_01, a common folder name.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+# Value of `folds` for a fold of each group.
+LEAVE_ONE_GROUP_OUT = "leave-one-group-out"
 
 # Value of a learning rate that a range test finds.
 AUTO_RATE = "auto"
@@ -144,6 +147,11 @@ def parse_learning_rate(value: str | float) -> float | None:
     if isinstance(value, str):
         return float(value) if _NUMBER.fullmatch(value) else math.nan
     return float(value)
+
+
+def auto_rates(config: Config) -> tuple[str, ...]:
+    """Names of the phases whose learning rate a range test finds."""
+    return tuple(name for name in PHASES if config.phases[name].learning_rate == AUTO_RATE)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 # Blanks of zero width, which `str.strip` keeps.
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
+_FOLD = re.compile(r"(fold|cv|split|part|batch)[-_ ]*[0-9]+")
 # Names that a source without class names of its own gets, see `numbered`.
 _NUMBERED = re.compile(r"class_([0-9]{1,18})")
 
@@ -27,6 +28,14 @@ def tidy(name: str) -> str:
 def form(name: str) -> str:
     """A text that is equal for names of the same form."""
     return unicodedata.normalize("NFC", tidy(name).casefold())
+
+
+def is_fold(name: str) -> bool:
+    """Whether a group is a part of one source, such as "fold_1", and not a patient or a slide.
+
+    Parts of two sources have nothing in common if they have the same name.
+    """
+    return _FOLD.fullmatch(form(name)) is not None
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Int, UInt64
+from jaxtyping import Bool, Int, UInt64
 from scipy.sparse import csgraph
 
-from bloodjax.data import fingerprint
+from bloodjax.data import fingerprint, names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.reading import LeftOut
 from bloodjax.errors import UserError
@@ -92,6 +92,36 @@ def split(
     return {name: np.flatnonzero(part_of == part) for part, name in enumerate(fractions)}
 
 
+def spanning_groups(datasets: Mapping[str, Dataset]) -> dict[str, tuple[str, ...]]:
+    """The groups that have images in several splits: group -> the splits.
+
+    Args:
+      datasets: Name of a split -> its images. A group that is a fold of its source is another one
+        than the fold of the same name of another source.
+    """
+    found: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for split, dataset in datasets.items():
+        for group in sorted(set(dataset.groups) - {""}):
+            within = dataset.reading.spec if names.is_fold(group) else ""
+            found[group, within].append(split)
+    return {group: tuple(parts) for (group, _), parts in found.items() if len(parts) > 1}
+
+
+def in_groups_of(dataset: Dataset, other: Dataset) -> Bool[np.ndarray, " n"]:
+    """Which images of `dataset` are of a group that `other` has images of too."""
+    spanning = spanning_groups({"one": dataset, "other": other})
+    return np.array([group in spanning for group in dataset.groups], bool)
+
+
+def hash_groups(groups: Sequence[str]) -> str:
+    """Hashes of the different groups as text, by which they are recognised in another source.
+
+    Folds of a source are left out, for those of another source may have the same names.
+    """
+    keys = sorted(key for key in {*groups} if key and not names.is_fold(key))
+    return fingerprint.to_text(fingerprint.of_texts(keys))
+
+
 def own_split(dataset: Dataset, part: str) -> str | None:
     """The split of a source that serves as `part` of a run; None if all of its images do.
 
@@ -122,6 +152,7 @@ def save(
     *,
     classes: Sequence[str] = (),
     hashes: Mapping[str, UInt64[np.ndarray, " _"]] = types.MappingProxyType({}),
+    groups: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
     left_out: Sequence[LeftOut] = (),
 ) -> None:
     """Writes `splits.json` atomically.
@@ -134,6 +165,7 @@ def save(
       seed: Random seed of `split`.
       classes: Class names in label order.
       hashes: For each split, the hashes of all images of its source (`fingerprint.of_images`).
+      groups: For each split, the groups of all images of its source.
       left_out: Images of the sources that are in no split.
     """
     content = {
@@ -145,6 +177,11 @@ def save(
             part: fingerprint.to_text(hashes[part][indices])
             for part, indices in parts.items()
             if part in hashes
+        },
+        "groups": {
+            part: hash_groups([groups[part][i] for i in indices])
+            for part, indices in parts.items()
+            if part in groups
         },
         "parts": {part: [names[part][i] for i in indices] for part, indices in parts.items()},
     }
@@ -163,9 +200,11 @@ def load(path: pathlib.Path) -> dict:
       "seed": the random seed; "sources": for each split the "spec" and "fingerprint" of its source
       and, unless an earlier version wrote the file, its "path"; "parts": for each split the names
       of its images; "pixels": hashes of these images as text (`fingerprint.from_text`), by split;
-      "classes": class names in label order; "left_out": lists of reason, class and number. The
-      last three are empty in earlier versions. A run that was adapted to another site also has
-      `ADAPTED_TO`: hashes, as text, of the labelled images of that site that it has learned from.
+      "groups": hashes of the groups of these images, by split (`hash_groups`); "classes": class
+      names in label order; "left_out": lists of reason, class and number. The last four are empty
+      in earlier versions. A run that was adapted to another site also has `ADAPTED_TO`: hashes, as
+      text, of the labelled images of that site that it has learned from. "groups" has their groups
+      under that key.
 
     Raises:
       UserError: The file is missing, damaged, or has other content.
@@ -175,7 +214,7 @@ def load(path: pathlib.Path) -> dict:
 
 
 def _well_formed(content: Any) -> dict:
-    content = {"classes": [], "pixels": {}, "left_out": [], **content}
+    content = {"classes": [], "pixels": {}, "groups": {}, "left_out": [], **content}
     sources, parts = dict(content["sources"]), dict(content["parts"])
     if sources.keys() != parts.keys():
         raise ValueError("sources and parts have different names")
@@ -190,7 +229,8 @@ def _well_formed(content: Any) -> dict:
     for part, text in dict(content["pixels"]).items():
         if len(fingerprint.from_text(text)) != len(parts[part]):
             raise ValueError("a part has other numbers of names and pixels")
-    fingerprint.from_text(content.get(ADAPTED_TO, ""))
+    for text in (content.get(ADAPTED_TO, ""), *dict(content["groups"]).values()):
+        fingerprint.from_text(text)
     if not all(
         len(entry) == 3 and _are_strings([*entry[:2]]) and isinstance(entry[2], int)
         for entry in content["left_out"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -60,6 +61,11 @@ class Ensemble:
                     f"{first}: {', '.join(model.classes)}"
                 )
         for folder, member in others:
+            if member.is_multi_label != model.is_multi_label:
+                raise UserError(
+                    f"{folder}: has config.data.task {member.config.data.task}; expected that of "
+                    f"{first}: {model.config.data.task}"
+                )
             if member.fit != model.fit:
                 raise UserError(
                     f"{folder}: has data.fit {member.fit}; expected that of {first}: {model.fit}"
@@ -154,6 +160,8 @@ class Ensemble:
         An image is unlike the training cells if more than half of the members say so. The distance
         is the share of the members that do.
         """
+        if self.is_multi_label:
+            return answers.judge_labels(probabilities, self.thresholds)
         votes = []
         for member in self.members.values():
             distance = member.distance(images)
@@ -181,6 +189,17 @@ class Ensemble:
         members = self.members.values()
         each = [member.explain(images, classes, method)[0] for member in members]
         return [np.mean(maps, axis=0) for maps in zip(*each, strict=True)], classes
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return next(iter(self.members.values())).is_multi_label
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The mean of the members' thresholds of labels; () unless every member has some."""
+        each = [member.thresholds for member in self.members.values()]
+        return tuple(np.mean(each, axis=0).tolist()) if all(each) else ()
 
     @property
     def is_calibrated(self) -> bool:
@@ -259,4 +278,7 @@ def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
         return [workdir]
     file = workdir / CONFIG_FILE
     folds = config_lib.load_json(file).folds if file.is_file() else 0
+    if folds == config_lib.LEAVE_ONE_GROUP_OUT:  # all folds were made before the config was written
+        numbers = itertools.count()
+        folds = next(i for i in numbers if not (workdir / f"fold{i}" / CONFIG_FILE).is_file())
     return [workdir / f"fold{i}" for i in range(folds)] or [workdir]

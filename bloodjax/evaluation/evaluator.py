@@ -8,18 +8,23 @@ import types
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bloodjax import distributed, metrics
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import WATCHED
+from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
+from bloodjax.data.options import MULTI_LABEL
+from bloodjax.errors import UserError
 from bloodjax.evaluation import answers as answers_lib
 from bloodjax.evaluation import (
     classifier,
+    groups,
     histogram_baseline,
     label_review,
+    multi_label,
     run_report,
     soup,
     tables,
@@ -27,11 +32,11 @@ from bloodjax.evaluation import (
     uncertainty,
 )
 from bloodjax.evaluation import results as results_lib
-from bloodjax.evaluation.answers import Answers
+from bloodjax.evaluation.answers import Answers, LabelAnswers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder
-from bloodjax.metrics import classification, conformal, selective, significance
+from bloodjax.metrics import classification, conformal, grouped, selective, significance
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import BASELINE_FILE, open_run
 
@@ -52,7 +57,8 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
     Returns:
       The content of `metrics.json` of each split, test first.
     """
-    write_baseline(workdir, splits.train)
+    if not splits.train.is_multi_label:
+        write_baseline(workdir, splits.train)
     distributed.barrier()  # The other processes read the baseline.
     with open_run(workdir) as run:
         if config.soup:
@@ -76,14 +82,20 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
         out = workdir / "evaluate" / name
         source = results_lib.of_run(name, dataset.reading.spec)
         result, probabilities = evaluate(
-            model, dataset, out, tta=model.tta, source=source, comparisons=comparisons
+            model,
+            dataset,
+            out,
+            tta=model.tta,
+            source=source,
+            comparisons=comparisons,
+            trained_groups=splits_lib.in_groups_of(dataset, splits.train),
         )
         headline = headline or run_report.Headline(dataset, probabilities)
         results[name], known[name] = result, probabilities
         for line in lines(name, result):
             console.log_info(line)
     review = None
-    if options.label_review:
+    if options.label_review and not model.is_multi_label:
         review = label_review.review(model, workdir, splits, known, described)
     run_report.write(config, workdir, splits, model, results, headline, review)
     return results
@@ -97,6 +109,7 @@ def evaluate(
     tta: str | None,
     source: Mapping[str, object],
     comparisons: Mapping[str, Classifier] = types.MappingProxyType({}),
+    trained_groups: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[dict[str, object], Float[np.ndarray, "n classes"]]:
     """Evaluates a model on `dataset`, and writes `metrics.json` and `predictions.csv`.
 
@@ -107,11 +120,14 @@ def evaluate(
       tta: Views to average over; by default those of the model.
       source: What the images are, from `results.of_run` or `results.of_data`.
       comparisons: Other classifiers by name, whose metrics are written too.
+      trained_groups: Whether each image is of a group, such as a patient, that the model was
+        trained on; None if there is no such image.
 
     Returns:
       The content of `metrics.json`, and the class probabilities. The content is that of
       `metrics.evaluate` for calibrated probabilities, and in addition
       "calibration": the calibration, and scores before it;
+      "groups": figures by group, such as patient, if the images have groups (`grouped.evaluate`);
       "selective": the risk-coverage curve, its area, and the operating point;
       "rejection": the detector of unlike images, and the share of the images that it rejects;
       "conformal": coverage and size of the conformal sets;
@@ -127,6 +143,12 @@ def evaluate(
     Raises:
       UserError: `out` cannot be written to, or `tta` is invalid.
     """
+    if dataset.is_multi_label != model.is_multi_label:
+        several, one = "any number of labels", "one class each"
+        found, expected = (several, one) if dataset.is_multi_label else (one, several)
+        raise UserError(
+            f"{dataset.reading.spec}: its images have {found}, expected {expected}, as the run's"
+        )
     make_folder(out)
     members = []
     if isinstance(model, Ensemble):
@@ -139,12 +161,12 @@ def evaluate(
         before, both = model.adjust(raw[:, 0]), model.calibrate(raw, tta)
     probabilities, plain = both[:, 0], both[:, 1]
     config, answers = model.config, model.judge(dataset.images, probabilities)
-    result = score(probabilities, dataset, config)
+    result = score(probabilities, dataset, config, trained_groups)
     if model.is_calibrated:
         result["calibration"] = _calibration(model, tta, before, dataset.labels)
     result |= judged(model, answers, dataset.labels)
     result |= {"source": dict(source), "step": model.step, "tta": tta or model.tta}
-    if result["tta"] != "none":
+    if result["tta"] != "none" and not model.is_multi_label:
         result["tta_effect"] = significance.compare(
             probabilities,
             plain,
@@ -189,15 +211,19 @@ def _calibration(
 
 
 def judged(
-    model: Classifier | Ensemble, answers: Answers, labels: Int[np.ndarray, " n"]
+    model: Classifier | Ensemble, answers: Answers, labels: Int[np.ndarray, "n *classes"]
 ) -> dict[str, dict]:
     """The entries "selective", "rejection" and "conformal" of `metrics.json`.
+
+    If an image can have several labels, it is the entry "thresholds" instead.
 
     Args:
       model: The model that gave the answers.
       answers: Answers to at least one image.
-      labels: True class indices.
+      labels: True labels, as in `Dataset`.
     """
+    if isinstance(answers, LabelAnswers):
+        return multi_label.judged(model, answers, labels)
     correct, options = answers.predicted == labels, model.config.evaluation
     area = selective.aurc_interval(
         answers.confidence, correct, bootstrap=options.bootstrap, seed=model.config.seed
@@ -235,16 +261,28 @@ def judged(
 
 
 def score(
-    probabilities: Float[np.ndarray, "n classes"], dataset: Dataset, config: Config
+    probabilities: Float[np.ndarray, "n classes"],
+    dataset: Dataset,
+    config: Config,
+    trained_groups: Bool[np.ndarray, " n"] | None = None,
 ) -> dict[str, object]:
-    """`metrics.evaluate` with the number of bootstrap resamples and the seed of a run's config."""
-    return metrics.evaluate(
+    """`metrics.evaluate`, and "groups" if there are any, with the resamples of a run's config.
+
+    There are no "groups" if an image can have several labels.
+    """
+    scored = {"bootstrap": config.evaluation.bootstrap, "seed": config.seed}
+    result = metrics.evaluate(probabilities, dataset.labels, dataset.classes, **scored)
+    if dataset.is_multi_label:
+        return result
+    by_group = grouped.evaluate(
         probabilities,
         dataset.labels,
+        dataset.groups,
         dataset.classes,
-        bootstrap=config.evaluation.bootstrap,
-        seed=config.seed,
+        trained_on=trained_groups,
+        **scored,
     )
+    return result | ({} if by_group is None else {"groups": by_group})
 
 
 def select_views(
@@ -273,9 +311,12 @@ def select_views(
 
 def lines(name: str, result: Mapping) -> list[str]:
     """What to log on the evaluation of a split: `summary`, and what it does not tell."""
+    if result.get("task") == MULTI_LABEL:
+        return multi_label.lines(name, result)
     found = [summary(name, result)]
     if few := classification.few_images(result["per_class"]):
         found.append(f"{name}: too few images to know the recall (95 % intervals): {few}")
+    found += [f"{name}: {line}" for line in groups.lines(result)]
     if point := result.get("selective", {}).get("operating_point"):
         found.append(f"{name}: {referral_summary(point)}")
     if "rejection" in result:
@@ -299,6 +340,8 @@ def referral_summary(point: Mapping) -> str:
 
 def summary(name: str, result: Mapping) -> str:
     """One line on the evaluation of a split, given the content of its `metrics.json`."""
+    if result.get("task") == MULTI_LABEL:
+        return multi_label.summary(name, result)
     low, high = result["ci95"]["accuracy"]
     line = (
         f"{name}: accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, "
@@ -323,7 +366,7 @@ def write(
     probabilities: Float[np.ndarray, "n classes"],
     answers: Answers | None = None,
 ) -> None:
-    """Writes `metrics.json` and `predictions.csv` to the folder `out`.
+    """Writes `metrics.json`, `predictions.csv` and, of groups, `groups.FILE` to the folder `out`.
 
     Args:
       out: The folder.
@@ -333,11 +376,18 @@ def write(
       answers: Which of them to refer, and why; None if that is not known.
     """
     atomic_write(out / results_lib.METRICS_FILE, json.dumps(result, indent=2) + "\n")
-    labels = [dataset.classes[label] for label in dataset.labels]
+    labels = dataset.label_texts()
     columns = tables.predictions(
-        dataset.names, dataset.classes, probabilities, labels, **answers_lib.columns(answers)
+        dataset.names,
+        dataset.classes,
+        probabilities,
+        labels,
+        groups=dataset.groups,
+        **answers_lib.columns(answers),
     )
     tables.write(out / "predictions.csv", columns)
+    if not dataset.is_multi_label:
+        groups.write(out, dataset, probabilities)
 
 
 def write_baseline(workdir: pathlib.Path, train: Dataset) -> None:

@@ -16,16 +16,22 @@ from jaxtyping import Float, Int, UInt8
 from bloodjax import distributed
 from bloodjax.attribution import overlay
 from bloodjax.cli import console
-from bloodjax.config import Config
+from bloodjax.config import PHASES, Config
 from bloodjax.data import statement
-from bloodjax.data.dataset import Dataset
+from bloodjax.data.dataset import Dataset, label_texts
 from bloodjax.evaluation import label_review
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.profiling import recorder
-from bloodjax.report import picture_choice, run_content, run_page, site_page
-from bloodjax.training import class_balance, metric_writer
+from bloodjax.report import (
+    multi_label_page,
+    picture_choice,
+    run_content,
+    run_page,
+    site_page,
+)
+from bloodjax.training import class_balance, lr_range_test, metric_writer
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import ADAPTATION_FILE
 
@@ -71,7 +77,7 @@ def write(
         return
     history = metric_writer.read_history(workdir, "epoch")
     counts = {
-        name: {c: int(np.sum(dataset.labels == i)) for i, c in enumerate(model.classes)}
+        name: dict(zip(model.classes, dataset.class_counts.tolist(), strict=True))
         for name, dataset in splits.items()
     }
     weights = {}
@@ -90,11 +96,10 @@ def write(
             if "baseline" in result
         },
         **(_pictures(model, headline) if headline is not None else {}),
-        groups=_groups(config, headline) if headline is not None else None,
         labels=_labels(splits, review) if review is not None else None,
         audit=_audit_counts(
             workdir,
-            used=sum(sum(by_class.values()) for by_class in counts.values()),
+            used=sum(len(dataset) for _, dataset in splits.items()),
             cleaned=config.data.clean == "drop",
         ),
         counts=counts,
@@ -103,16 +108,24 @@ def write(
         versions=versions(),
         timings={"training": sum(entry["seconds"] for entry in history)} if history else {},
         profile=recorder.load(workdir),
+        range_tests={
+            phase: vars(found)
+            for phase in PHASES
+            if (found := lr_range_test.read(workdir, phase)) is not None
+        },
         site_page=site_page.FILE if (workdir / ADAPTATION_FILE).exists() else "",
     )
     make_folder(workdir / "report")
     page = workdir / "report" / "index.html"
-    atomic_write(page, run_page.build(content))
+    build = multi_label_page.build if model.is_multi_label else run_page.build
+    atomic_write(page, build(content))
     console.log_info(f"report: {page}")
 
 
 def _pictures(model: Classifier | Ensemble, headline: Headline) -> dict[str, object]:
     """The images of the report, with heat maps unless several processes compute."""
+    if model.is_multi_label:
+        return {"examples": _label_examples(model, headline)}
     dataset, probabilities = headline.dataset, headline.probabilities
     mistakes = picture_choice.confident_mistakes(probabilities, dataset.labels)
     cells = picture_choice.cells(probabilities, dataset.labels)
@@ -149,6 +162,35 @@ def _pictures(model: Classifier | Ensemble, headline: Headline) -> dict[str, obj
     }
 
 
+def _label_examples(
+    model: Classifier | Ensemble, headline: Headline
+) -> dict[str, run_content.LabelExamples]:
+    """For each label: its clearest images, those that it was missed on, and those without it."""
+    dataset, probabilities = headline.dataset, headline.probabilities
+    predicted = model.judge(dataset.images, probabilities).has
+    chosen = picture_choice.of_labels(probabilities, dataset.labels)
+    classes = dataset.classes
+
+    def pictures(label: int, indices: Int[np.ndarray, " m"]) -> list[run_content.Picture]:
+        labels = label_texts(dataset.labels[indices], classes)
+        found = label_texts(predicted[indices].astype(int), classes)
+        return [
+            run_content.Picture(
+                image=dataset.images[i],
+                name=dataset.names[i],
+                label=labels[row] or "no label",
+                predicted=found[row] or "no label",
+                confidence=float(probabilities[i, label]),
+            )
+            for row, i in enumerate(indices)
+        ]
+
+    return {
+        classes[label]: run_content.LabelExamples(*(pictures(label, each) for each in three))
+        for label, three in chosen.items()
+    }
+
+
 def _overlays(
     model: Classifier | Ensemble, headline: Headline, indices: Int[np.ndarray, " m"]
 ) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
@@ -162,11 +204,6 @@ def _overlays(
         int(i): overlay.overlay(image, heat)
         for i, image, heat in zip(indices, images, maps, strict=True)
     }
-
-
-def _groups(config: Config, headline: Headline) -> run_content.Groups | None:
-    correct = headline.probabilities.argmax(axis=1) == headline.dataset.labels
-    return run_content.by_group(headline.dataset.groups, correct, config.seed)
 
 
 def _labels(splits: Splits, review: label_review.Review) -> run_content.LabelReview:

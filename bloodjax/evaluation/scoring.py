@@ -20,7 +20,15 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, evaluator, results, robustness, site, uncertainty
+from bloodjax.evaluation import (
+    ensemble,
+    evaluator,
+    multi_label,
+    results,
+    robustness,
+    site,
+    uncertainty,
+)
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import make_folder
@@ -57,7 +65,10 @@ def evaluate_runs(
     model = ensemble.load(workdirs)
     if classes is not None:
         model.restrict(site.parse_classes(classes, model.classes, "--classes"))
+    if names:
+        multi_label.refuse(model.config, "--corruptions")
     if tta_select != "none":
+        multi_label.refuse(model.config, "--tta_select")
         _select(model, workdirs, tta, tta_select)
         tta = SELECTED
     model.check_tta(tta)
@@ -141,8 +152,7 @@ def _check_possible(model: Classifier | Ensemble, dataset: Dataset, where: str) 
     Raises:
       UserError: There are such images.
     """
-    counts = np.bincount(dataset.labels, minlength=len(model.classes))
-    for name, n in zip(model.classes, counts.tolist(), strict=True):
+    for name, n in zip(model.classes, dataset.class_counts.tolist(), strict=True):
         if n and name not in model.possible_classes:
             listed = ", ".join(model.possible_classes)
             hint = "" if where else f" of the run's {site.FILE}, or others in --classes"
@@ -195,8 +205,8 @@ def _of_trained_groups(
     mask, unknown = saved_splits.of_trained_groups(runs, model.classes, dataset)
     for folder in unknown:
         console.log_info(
-            f"{folder}: does not say which groups it was trained on, and its training images cannot "
-            "be read; whether groups, such as patients, of these images are among them is unknown"
+            f"{folder}: does not say which groups it was trained on, and its training images "
+            "cannot be read; whether it was trained on groups of these images cannot be told"
         )
     return mask
 

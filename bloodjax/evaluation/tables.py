@@ -10,22 +10,21 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from bloodjax.data.dataset import SEPARATOR, label_texts
 from bloodjax.errors import UserError
 from bloodjax.io import parquet
 from bloodjax.io.files import atomic_write
+from bloodjax.metrics.grouped import Together
 
 CSV, PARQUET = ".csv", ".parquet"
-# Columns before the probabilities. `label` and `set` are left out where they do not apply.
-_COLUMNS = ("name", "label", "predicted", "confidence", "refer", "why", "set")
+# Columns before the probabilities; `label`, `set` and `group` are left out where they do not apply.
+_COLUMNS = ("name", "label", "predicted", "confidence", "refer", "why", "set", "group")
 # Types of columns in Parquet; the others are texts.
 _KINDS: dict[str, parquet.Kind] = {
     "refer": "int8",
     "set": "texts",
-    **dict.fromkeys(("label", "predicted", "why"), "repeated text"),
+    **dict.fromkeys(("label", "predicted", "why", "group"), "repeated text"),
 }
-# Between the classes of a set in CSV.
-_SEPARATOR = ";"
-
 # Column -> its values: an array of probabilities, or a list in which None is an unknown value.
 Columns = dict[str, list | np.ndarray]
 
@@ -39,8 +38,12 @@ def predictions(
     refer: Bool[np.ndarray, " n"] | None = None,
     why: Sequence[str] | None = None,
     sets: Bool[np.ndarray, "n classes"] | None = None,
+    has: Bool[np.ndarray, "n classes"] | None = None,
+    groups: Sequence[str] = (),
 ) -> Columns:
-    """The columns of the table: `name[,label],predicted,confidence,refer,why[,set],<class>,...`.
+    """The columns of the table.
+
+    They are `name[,label],predicted,confidence,refer,why[,set][,group],<class>,...`.
 
     Args:
       names: Name of each image.
@@ -52,6 +55,10 @@ def predictions(
       why: The reasons to refer it, "" if there are none. None: they are unknown.
       sets: Whether a class is in the image's conformal set. Without sets the table has no column
         `set`.
+      has: Whether each label is predicted, for images with any number of labels. `predicted` then
+        has all of them, joined by ";", and `confidence` is unknown.
+      groups: Group of each image, "" if it has none. If no image has a group, the table has no
+        column `group`.
 
     Returns:
       Column -> values, in the order of the table. `confidence` is the probability of the predicted
@@ -62,13 +69,53 @@ def predictions(
     columns: Columns = {"name": list(names)}
     if labels is not None:
         columns["label"] = list(labels)
-    columns["predicted"] = [classes[i] for i in predicted]
-    columns["confidence"] = probabilities[np.arange(len(predicted)), predicted]
+    if has is None:
+        columns["predicted"] = [classes[i] for i in predicted]
+        columns["confidence"] = probabilities[np.arange(len(predicted)), predicted]
+    else:
+        columns["predicted"] = label_texts(has.astype(int), classes)
+        columns["confidence"] = [None] * len(predicted)
     columns["refer"] = [None] * len(predicted) if refer is None else [int(x) for x in refer]
     columns["why"] = [None] * len(predicted) if why is None else list(why)
     if sets is not None:
         columns["set"] = [[classes[i] for i in np.flatnonzero(row)] for row in sets]
+    if any(groups):
+        columns["group"] = [group or None for group in groups]
     return columns | dict(zip(probability_columns(classes), probabilities.T, strict=True))
+
+
+def by_group(
+    names: Sequence[str],
+    classes: Sequence[str],
+    together: Together,
+    labelled: bool = True,
+) -> Columns:
+    """The columns of the table of groups, one row for each.
+
+    They are `group,n[,label,accuracy],majority,mean_probability`, and for each class `predicted
+    CLASS` (its share of the predictions), `probability CLASS` (its mean probability) and, with
+    labels, `true CLASS` (its share of the labels).
+
+    Args:
+      names: Name of each group.
+      classes: Class names in label order.
+      together: What the images of each group say together.
+      labelled: Whether the labels of the images are known.
+    """
+
+    def of(label: np.ndarray) -> list[str | None]:
+        return [classes[i] if i >= 0 else None for i in label.tolist()]
+
+    columns: Columns = {"group": list(names), "n": together.sizes.tolist()}
+    if labelled:
+        columns |= {"label": of(together.label), "accuracy": together.accuracy}
+    columns |= {"majority": of(together.majority), "mean_probability": of(together.by_mean)}
+    shares = {"predicted": together.predicted, "probability": together.mean}
+    if labelled:
+        shares["true"] = together.true
+    for kind, values in shares.items():
+        columns |= {f"{kind} {name}": values[:, i] for i, name in enumerate(classes)}
+    return columns
 
 
 def probability_columns(classes: Sequence[str]) -> list[str]:
@@ -110,7 +157,7 @@ def to_csv(columns: Columns) -> str:
 def _cells(values: list | np.ndarray) -> list[str | int | None]:
     if isinstance(values, np.ndarray):
         return [f"{x:.6f}" for x in values]
-    return [_SEPARATOR.join(x) if isinstance(x, list) else x for x in values]
+    return [SEPARATOR.join(x) if isinstance(x, list) else x for x in values]
 
 
 def to_parquet(columns: Columns) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bloodjax.metrics import classification
 
@@ -32,6 +32,7 @@ def evaluate(
     groups: Sequence[str],
     classes: Sequence[str],
     *,
+    trained_on: Bool[np.ndarray, " n"] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict | None:
@@ -42,6 +43,8 @@ def evaluate(
       labels: True class indices.
       groups: Key of each image's group, "" for an image without one.
       classes: Class names in label order.
+      trained_on: Whether each image is of a group that the classifier was trained on. None: of no
+        image is that known to be so.
       bootstrap: Number of resamples, at least 1.
       seed: Seed of the resamples. The same input and seed give the same intervals.
 
@@ -62,6 +65,8 @@ def evaluate(
       binomial test of their mistakes is significant at 5 % after Holm's correction;
       "together": the answers of whole groups (`score_together`);
       "shares": the share of each class in a group (`score_shares`);
+      "trained_on": if there are any, the "groups" that were trained on, their number of "images",
+      and under "others" the "n", "accuracy", "balanced_accuracy" and "ci95" of the other images;
       "per_group": name -> "n", "accuracy" and "accuracy_ci95", the worst first, and as class names
       or None "label", "majority" and "mean_probability" (`Together`).
 
@@ -72,25 +77,19 @@ def evaluate(
     if not names:
         return None
     known = group_of >= 0
-    sizes = np.bincount(group_of[known], minlength=len(names))
     correct = probabilities.argmax(axis=1) == labels
-    hits = np.bincount(group_of[known], correct[known], minlength=len(names)).astype(int)
+    together = Together(probabilities[known], labels[known], group_of[known])
+    accuracy, sizes = together.accuracy, together.sizes
+    hits = np.rint(accuracy * sizes).astype(int)
     unit = np.where(known, group_of, len(names) + np.cumsum(~known) - 1)
-    statistics = classification.Statistics(probabilities, labels, unit)
-    samples = statistics.resampled(bootstrap, seed)
+    scored = {"bootstrap": bootstrap, "seed": seed}
+    _, samples, intervals = _resample(probabilities, labels, unit, **scored)
     every = np.bincount(unit)
-    intervals = {name: interval(values, every) for name, values in samples.items()}
-    if correct.all() and len(every) > 1:
-        # Resamples show no width. Wilson's interval counts each group as one trial.
-        intervals["accuracy"] = list(classification.wilson_interval(len(every), len(every)))
-    accuracy = hits / sizes
     limits = wilson_intervals(hits, sizes)
     order = np.lexsort((-sizes, accuracy))
-    together = Together(probabilities[known], labels[known], group_of[known])
     worse = _is_worse(hits, sizes, correct.mean())
-    scored = {"bootstrap": bootstrap, "seed": seed}
     worst = int(order[0])
-    return {
+    content = {
         "n": len(names),
         "images": int(known.sum()),
         "ungrouped": int((~known).sum()),
@@ -123,6 +122,44 @@ def evaluate(
             for i in order.tolist()
         },
     }
+    if trained_on is not None and trained_on.any():
+        content["trained_on"] = {
+            "groups": [names[i] for i in np.unique(group_of[trained_on & known]).tolist()],
+            "images": int(trained_on.sum()),
+            "others": _score_others(probabilities, labels, unit, ~trained_on, **scored),
+        }
+    return content
+
+
+def _resample(
+    probabilities: np.ndarray, labels: np.ndarray, unit: np.ndarray, *, bootstrap: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, list[float] | None]]:
+    """Metrics of images that are resampled by `unit`: values, resamples, intervals."""
+    statistics = classification.Statistics(probabilities, labels, unit)
+    sizes = np.bincount(unit)
+    values = {name: float(v[0]) for name, v in statistics(np.ones((len(sizes), 1))).items()}
+    samples = statistics.resampled(bootstrap, seed)
+    intervals = {name: interval(each, sizes) for name, each in samples.items()}
+    if values["accuracy"] == 1 and len(sizes) > 1:
+        # Resamples show no width. Wilson's interval counts each group as one trial.
+        intervals["accuracy"] = list(classification.wilson_interval(len(sizes), len(sizes)))
+    return values, samples, intervals
+
+
+def _score_others(
+    probabilities: np.ndarray, labels: np.ndarray, unit: np.ndarray, others: np.ndarray, **scored
+) -> dict[str, object] | None:
+    """Metrics of the images `others`; None if there are none."""
+    if not others.any():
+        return None
+    _, unit = np.unique(unit[others], return_inverse=True)
+    values, _, intervals = _resample(probabilities[others], labels[others], unit, **scored)
+    names = ("accuracy", "balanced_accuracy")
+    return {
+        "n": int(others.sum()),
+        **{name: values[name] for name in names},
+        "ci95": {name: intervals[name] for name in names},
+    }
 
 
 def index(groups: Sequence[str]) -> tuple[Names, GroupOf]:
@@ -145,6 +182,7 @@ class Together:
 
     Attributes:
       sizes: Number of images of each group.
+      accuracy: Share of the images of each group that are classified correctly.
       true: Share of each class by the labels, [groups, classes].
       predicted: Share of each class by the predictions.
       mean: Mean probability of each class.
@@ -174,7 +212,10 @@ class Together:
             cells = np.bincount(group_of * num_classes + label, minlength=groups * num_classes)
             return cells.reshape(groups, num_classes) / self.sizes[:, None]
 
-        self.true, self.predicted = shares(labels), shares(probabilities.argmax(axis=1))
+        predicted = probabilities.argmax(axis=1)
+        hits = np.bincount(group_of, predicted == labels, minlength=groups)
+        self.accuracy = hits / self.sizes
+        self.true, self.predicted = shares(labels), shares(predicted)
         columns = [np.bincount(group_of, p, minlength=groups) for p in probabilities.T]
         self.mean = np.stack(columns, axis=1) / self.sizes[:, None]
         top = self.true == self.true.max(axis=1, keepdims=True)

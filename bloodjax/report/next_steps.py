@@ -9,6 +9,7 @@ import numpy as np
 
 from bloodjax.cli.console import counted
 from bloodjax.metrics import classification, wilson_interval
+from bloodjax.report import groups
 from bloodjax.report.run_content import RunContent
 
 # A class is mostly mistaken for one other if that one takes this share of its mistakes.
@@ -173,20 +174,21 @@ def _needed(recall: float) -> int:
 
 
 def _groups(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextStep]:
-    if content.groups is None:
-        return
-    worse = [
-        score for score in content.groups.scores if score.ci95[1] < metrics["ci95"]["accuracy"][0]
-    ]
-    if worse:
-        shown = ", ".join(score.name for score in worse[:3])
-        more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
-        first = worse[0]
+    found = metrics.get("groups") or {}
+    if "trained_on" in found:
+        yield NextStep(
+            "Some groups of images have training images too.",
+            f"{groups.trained_on_remark(found)}.",
+            "Test on groups, such as patients, that the run was not trained on.",
+            "groups",
+        )
+    if worse := found.get("worse"):
+        first = found["per_group"][worse[0]]
         yield NextStep(
             f"{counted(len(worse), 'group')} of images {'is' if len(worse) == 1 else 'are'} "
-            f"classified worse than the rest: {shown}{more}.",
-            f"{first.name}: {_percent(first.accuracy)} of {counted(first.n, 'image')}, over all "
-            f"{_percent(metrics['accuracy'])}.",
+            f"classified worse than the rest: {groups.named(worse)}.",
+            f"{worse[0]}: {_percent(first['accuracy'])} of {counted(first['n'], 'image')}, "
+            f"over all {_percent(metrics['accuracy'])}.",
             "Compare their stain, focus and camera with the others', and add such images to "
             "training.",
             "groups",

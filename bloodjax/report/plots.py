@@ -227,6 +227,13 @@ def class_recalls(per_class: Mapping[str, Mapping]) -> str:
     return _intervals(rows, "recall", "recall of each class with its 95 % interval")
 
 
+def label_areas(per_class: Mapping[str, Mapping]) -> str:
+    """Plots the area under each label's ROC curve with its 95 % interval; 50 % is chance."""
+    rows = {name: (scores["auc"], scores["auc_ci95"]) for name, scores in per_class.items()}
+    label = "area under the ROC curve of each label with its 95 % interval"
+    return _intervals(rows, "area under the ROC curve", label, 0.5)
+
+
 def group_accuracies(groups: Mapping[str, tuple[float, Sequence[float]]], overall: float) -> str:
     """Plots the accuracy of each group with its 95 % interval, and the accuracy of all images.
 
@@ -236,6 +243,27 @@ def group_accuracies(groups: Mapping[str, tuple[float, Sequence[float]]], overal
     """
     label = "accuracy of each group with its 95 % interval"
     return _intervals(groups, "accuracy", label, overall)
+
+
+def ranked_accuracies(groups: Sequence[tuple[float, Sequence[float]]], overall: float) -> str:
+    """Plots the accuracies of many groups with their 95 % intervals, in the given order.
+
+    Args:
+      groups: Accuracy of each group, and the limits of its interval.
+      overall: Accuracy of all images.
+    """
+    accuracy, limits = np.array([row[0] for row in groups]), np.array([row[1] for row in groups])
+    rank = np.arange(1, len(groups) + 1)
+    with _figure(6.4, 3.0) as figure:
+        axes = figure.subplots()
+        axes.fill_between(rank, *limits.T, color=ACCENT, alpha=0.2, linewidth=0, step="mid")
+        axes.plot(rank, accuracy, drawstyle="steps-mid", color=ACCENT, linewidth=1.4)
+        axes.axhline(overall, color=SOFT, linewidth=1, linestyle="--")
+        axes.set(xlabel="groups, the lowest accuracy first", ylabel="accuracy")
+        axes.set_xlim(0.5, len(groups) + 0.5)
+        axes.set_ylim(top=1.01)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        return _svg(figure, "accuracy of each group with its 95 % interval, in ascending order")
 
 
 def _intervals(
@@ -470,6 +498,8 @@ def sweep_slice(
             axes.set_xlim(-0.5, len(options) - 0.5)
         elif log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(LogFormatter())
+            axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         axes.set(xlabel=key, ylabel=measure)
         return _svg(figure, f"{measure} by {key}")
 

@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-
-from bloodjax.metrics import wilson_interval
+from jaxtyping import UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +38,19 @@ class ClassExamples:
 
     typical: Sequence[Picture]
     doubtful: Sequence[Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelExamples:
+    """Images of one label, of images with any number of them.
+
+    `found` have it and have the highest probabilities of it, `missed` have it and the lowest, and
+    `mistaken` do not have it and have the highest. `Picture.confidence` is the label's probability.
+    """
+
+    found: Sequence[Picture]
+    missed: Sequence[Picture]
+    mistaken: Sequence[Picture]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,40 +114,6 @@ class LabelReview:
         return sum(found for _, _, found, _ in self.judged)
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupScore:
-    """Accuracy on the images of one group, such as a patient or a slide."""
-
-    name: str
-    n: int
-    correct: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the images that are classified correctly."""
-        return self.correct / self.n
-
-    @property
-    def ci95(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson_interval(self.correct, self.n)
-
-
-@dataclasses.dataclass(frozen=True)
-class Groups:
-    """Accuracy by group on the headline split.
-
-    Attributes:
-      scores: Each group, the least accurate first.
-      ungrouped: Number of images without a group.
-      ci95: 95 % interval of the accuracy when groups, rather than images, are resampled.
-    """
-
-    scores: Sequence[GroupScore]
-    ungrouped: int
-    ci95: tuple[float, float]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunContent:
     """Content of a report. The page names what is missing.
@@ -151,7 +128,6 @@ class RunContent:
       mistakes: Misclassified images of the headline split, by descending confidence.
       cells: (label, predicted) -> images of this cell of the confusion matrix.
       examples: Class -> images of it.
-      groups: Accuracy by group, or None where the images have no groups.
       labels: Labels to look at again, or None if they were not judged.
       audit: Counts by key of `audit.json` (numbers of groups for duplicates, conflicts and
         leakage), `n`, `dropped`, and `cleaned`: 1 if leaking images were left out, else 0.
@@ -163,6 +139,7 @@ class RunContent:
       versions: Name of a package, or "device" -> version.
       timings: Activity -> seconds.
       profile: Phase -> its entry in `profile.json`.
+      range_tests: Phase -> its learning-rate range test; see `plots.range_test`.
     """
 
     name: str
@@ -173,8 +150,7 @@ class RunContent:
     baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)
     mistakes: Sequence[Picture] = ()
     cells: Mapping[tuple[str, str], Sequence[Picture]] = dataclasses.field(default_factory=dict)
-    examples: Mapping[str, ClassExamples] = dataclasses.field(default_factory=dict)
-    groups: Groups | None = None
+    examples: Mapping[str, ClassExamples | LabelExamples] = dataclasses.field(default_factory=dict)
     labels: LabelReview | None = None
     audit: Mapping[str, int] | None = None
     audit_page: str = "../audit/index.html"
@@ -185,32 +161,4 @@ class RunContent:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     profile: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
-
-
-def by_group(groups: Sequence[str], correct: Bool[np.ndarray, " n"], seed: int) -> Groups | None:
-    """Scores each group; None unless at least two groups have several images between them.
-
-    Args:
-      groups: Key of each image, "" for an image without a group.
-      correct: Whether each image is classified correctly.
-      seed: Seed of the resamples of the interval.
-    """
-    keys = np.array(groups)
-    known = keys != ""
-    names, inverse = np.unique(keys[known], return_inverse=True)
-    if len(names) < 2 or len(names) == known.sum():
-        return None
-    sizes = np.bincount(inverse)
-    hits = np.bincount(inverse, correct[known]).round().astype(int)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
-    low, high = np.percentile((counts @ hits) / (counts @ sizes), [2.5, 97.5]).tolist()
-    scores = [
-        GroupScore(name, n, k)
-        for name, n, k in zip(names.tolist(), sizes.tolist(), hits.tolist(), strict=True)
-    ]
-    return Groups(
-        sorted(scores, key=lambda score: (score.accuracy, -score.n)),
-        int(np.sum(~known)),
-        (low, high),
-    )
+    range_tests: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)

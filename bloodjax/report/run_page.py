@@ -12,18 +12,17 @@ import numpy as np
 from bloodjax.cli.console import counted
 from bloodjax.metrics import wilson_interval
 from bloodjax.profiling import breakdown
-from bloodjax.report import html, labels, next_steps, plots
+from bloodjax.report import groups, html, labels, next_steps, plots
 from bloodjax.report.pictures import Pictures
 from bloodjax.report.run_content import Picture, RunContent
 
 # Bytes of the page, and of its images to begin with; fewer if the rest of the page is large.
 MAX_BYTES = 5_000_000
-_PICTURE_BYTES = 3_500_000
+PICTURE_BYTES = 3_500_000
 _SMALL = 64  # Pixels of an image of which there are many.
 # Rows beyond these would make a table or a figure too long to read, or the page too large.
 _MAX_MATRIX = 40
 _MAX_INTERVALS = 60
-_MAX_GROUP_ROWS = 200
 # Key in `audit.json` -> description, in the order of the page.
 AUDIT_FINDINGS = {
     "junk": "images that do not show a cell like the others, or repeat one image many times",
@@ -81,7 +80,7 @@ class _Shown:
 def build(content: RunContent) -> str:
     """Builds the report as a self-contained HTML page of at most 5 MB."""
     figures = _figures(content)
-    budget = _PICTURE_BYTES
+    budget = PICTURE_BYTES
     while True:
         page = html.render("report.html", **figures, **_pictures(content, Pictures(budget)))
         excess = len(page.encode()) - MAX_BYTES
@@ -110,18 +109,16 @@ def _figures(content: RunContent) -> dict[str, object]:
             "rejection": _rejection(evaluations),
             "recalls_shown": _MAX_INTERVALS,
             "recalls_left_out": len(metrics["classes"]) > _MAX_INTERVALS,
+            "groups": groups.section(metrics),
             "next_steps": next_steps.collect(content),
         }
-        if content.groups is not None:
-            shown = {s.name: (s.accuracy, s.ci95) for s in content.groups.scores[:_MAX_INTERVALS]}
-            values["group_plot"] = plots.group_accuracies(shown, metrics["accuracy"])
     present = {
         "next": split,
         "referral": values.get("referral"),
         "unlike": values.get("rejection"),
         "examples": content.examples,
         "labels": content.labels,
-        "groups": content.groups,
+        "groups": values.get("groups"),
         "time": content.profile,
         **dict.fromkeys(
             ("summary", "confusion", "classes", "calibration", "mistakes", "sets"), split
@@ -132,6 +129,7 @@ def _figures(content: RunContent) -> dict[str, object]:
         "headline": None,
         "calibration": None,
         "referral": None,
+        "groups": None,
         **values,
         "name": content.name,
         "sections": sections,
@@ -139,13 +137,12 @@ def _figures(content: RunContent) -> dict[str, object]:
         "evaluations": evaluations,
         "baselines": measured,
         "scores": SCORES,
+        "range_tests": range_tests(content),
         "curves": plots.training_curves(content.history, content.best_step)
         if content.history
         else {},
-        "phases": _phases(content.history),
+        "phases": phases(content.history),
         "labels": content.labels,
-        "groups": content.groups,
-        "group_rows": _MAX_GROUP_ROWS,
         "audit": content.audit,
         "audit_findings": AUDIT_FINDINGS,
         "audit_page": content.audit_page,
@@ -155,14 +152,14 @@ def _figures(content: RunContent) -> dict[str, object]:
         "class_weights": content.class_weights,
         "config": json.dumps(content.config, indent=2),
         "versions": content.versions,
-        "timings": {name: _duration(seconds) for name, seconds in content.timings.items()},
+        "timings": {name: duration(seconds) for name, seconds in content.timings.items()},
         "profile": {
             phase: {**entry, "facts": breakdown.facts(entry)}
             for phase, entry in content.profile.items()
         },
         "percent": html.percent,
-        "interval": _interval,
-        "number": _format_number,
+        "interval": interval,
+        "number": format_number,
         "points": _points,
     }
 
@@ -312,7 +309,7 @@ def _calibration(metrics: Mapping) -> dict[str, object] | None:
         at = f", temperature {temperature:.3f}" if temperature is not None else ""
         text = f"The probabilities were calibrated on the validation images ({method} scaling{at})."
     rows = [
-        (SCORES[key][0], _format_number(before, is_share), _format_number(metrics[key], is_share))
+        (SCORES[key][0], format_number(before, is_share), format_number(metrics[key], is_share))
         for key, is_share in (("ece", True), ("nll", False))
         if (before := calibration.get(f"{key}_before")) is not None
     ]
@@ -340,7 +337,7 @@ def _referral(evaluations: Mapping[str, Mapping], metrics: Mapping) -> dict[str,
                 "split": split,
                 "referred": html.percent(1 - point["coverage"]) if point else "–",
                 "error": html.percent(point["error"]) if point else "–",
-                "interval": _interval(point.get("error_ci95")) if point else "",
+                "interval": interval(point.get("error_ci95")) if point else "",
                 "all": html.percent(1 - result["accuracy"]),
                 "aurc": "–" if other.get("aurc") is None else f"{other['aurc']:.5f}",
             }
@@ -380,7 +377,7 @@ def _rejection(evaluations: Mapping[str, Mapping]) -> dict[str, object] | None:
         n, share = evaluations[split]["n"], rejection.get("rejected")
         limits = None if share is None else wilson_interval(round(share * n), n)
         rows.append(
-            {"split": split, "n": n, "rejected": html.percent(share), "interval": _interval(limits)}
+            {"split": split, "n": n, "rejected": html.percent(share), "interval": interval(limits)}
         )
     return {"method": first.get("method"), "threshold": first.get("threshold"), "rows": rows}
 
@@ -401,7 +398,15 @@ def _confused_with(metrics: Mapping) -> dict[str, tuple[str, int] | None]:
     }
 
 
-def _phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
+def range_tests(content: RunContent) -> dict[str, dict[str, object]]:
+    """Phase -> its learning rate range test, with a plot."""
+    return {
+        phase: {"learning_rate": found["learning_rate"], "plot": plots.range_test(found)}
+        for phase, found in content.range_tests.items()
+    }
+
+
+def phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
     """Name, first and last epoch of each phase; epochs are counted from 1 over all phases."""
     phases, first = [], 1
     for name, lines in itertools.groupby(history, key=lambda line: line["phase"]):
@@ -411,14 +416,16 @@ def _phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
     return phases
 
 
-def _interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
+def interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
+    """An interval as text: in percent without the sign if it is of a share; "" for None."""
     if ci95 is None:
         return ""
     low, high = (f"{100 * v:.1f}" if is_share else f"{v:.3f}" for v in ci95)
     return f"{low}–{high}"
 
 
-def _format_number(value: float | None, is_share: bool) -> str:
+def format_number(value: float | None, is_share: bool) -> str:
+    """A figure as text: in percent if it is a share."""
     return html.percent(value) if is_share or value is None else f"{value:.3f}"
 
 
@@ -427,7 +434,7 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """3,725 s -> "1 h 2 min"; 65 s -> "1 min 5 s"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

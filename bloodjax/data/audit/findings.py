@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt8, UInt64
 
-from bloodjax.data import fingerprint, images, lazy
+from bloodjax.data import fingerprint, images, lazy, names
 from bloodjax.data.audit import duplicates, outliers
 from bloodjax.data.dataset import Dataset
 
@@ -27,8 +26,6 @@ _JUNK_SCORE = 1.65
 _JUNK_SCORE_IF_REPEATED = 1.0
 _CHANCE = 0.01
 
-# Groups that are parts of one dataset. Those of two datasets have nothing in common.
-_FOLD = re.compile(r"(fold|cv|split|part|batch)[-_ ]*[0-9]+")
 _SHOWN_KEYS = 3  # pairs of similar keys of groups in a remark
 
 _LEFT_OUT = (
@@ -44,7 +41,7 @@ class AuditedImage(NamedTuple):
       key: Key of its dataset.
       index: Its index in the dataset.
       name: Its name in the dataset, after the key if several datasets were audited.
-      label: Name of its class.
+      label: Name of its class, or of its labels (`Dataset.label_texts`).
       split: Split that its source assigns to it, or "".
       group: Key of its group, such as a patient, or "".
     """
@@ -220,11 +217,12 @@ def _list_images(datasets: Mapping[str, Dataset]) -> list[AuditedImage]:
             key,
             index,
             f"{key}:{name}" if len(datasets) > 1 else name,
-            dataset.classes[dataset.labels[index]],
+            labels[index],
             dataset.splits[index],
             dataset.groups[index],
         )
         for key, dataset in datasets.items()
+        for labels in [dataset.label_texts()]
         for index, name in enumerate(dataset.names)
     ]
 
@@ -288,7 +286,7 @@ def _leaked_groups(entries: Sequence[AuditedImage]) -> tuple[Group, ...]:
     members = collections.defaultdict(list)
     for entry in entries:
         if entry.group:
-            within = entry.key if _FOLD.fullmatch(entry.group.lower()) else ""
+            within = entry.key if names.is_fold(entry.group) else ""
             members[entry.group, within].append(entry)
     return tuple(tuple(group) for group in members.values() if _spans_splits(group))
 

@@ -46,7 +46,6 @@ _DOCUMENTS = (
 )
 
 # How likely the name of a folder is that of a group and not of a class.
-_FOLD = re.compile(r"(fold|cv|split|part|batch)[-_ ]*[0-9]+")
 _KEY = re.compile(
     r"(patient|pat|pt|case|subject|subj|sub|slide|donor|smear|uid|id|well|plate|scan|series|sample|"
     r"specimen|animal|mouse|run|exp|experiment|site|cent(?:er|re)|hospital|lab|day|date|session|"
@@ -388,7 +387,7 @@ def _rank(folders: set[str]) -> int:
 
 def _rank_of(folder: str) -> int:
     name = names.form(folder)
-    if _FOLD.fullmatch(name):
+    if names.is_fold(name):
         return 4
     if _KEY.fullmatch(name):
         return _LIKELY
