@@ -165,6 +165,32 @@ def make_bucket(scheme, endpoint):
     return Bucket(scheme, name, endpoint)
 
 
+@contextlib.contextmanager
+def refusing(status):
+    """Address of a server that answers every request with a status, such as 403."""
+    from http import server as http_server
+
+    class Handler(http_server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status, "Refused")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_POST = do_PUT = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = http_server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield "http://{}:{}".format(*server.server_address)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 class Proxy:
     """Passes connections on to a server; slowly, or not to their end.
 

@@ -6,7 +6,6 @@ import contextlib
 import faulthandler
 import os
 import pathlib
-import re
 import signal
 import sys
 import textwrap
@@ -16,7 +15,7 @@ from absl import flags, logging
 
 from bloodjax.cli import restart
 from bloodjax.errors import Stopped, UserError, did_you_mean
-from bloodjax.io import files
+from bloodjax.io import files, mirror, remote
 
 __all__ = ["flags", "local_path", "local_paths", "run"]
 
@@ -71,7 +70,8 @@ def run(
     with contextlib.suppress(Exception):  # stderr may be closed
         faulthandler.enable()
     try:
-        main(overrides)
+        with mirror.opened():
+            main(overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
         # Python flushes stdout once more at exit, which would raise again.
@@ -95,19 +95,23 @@ def run(
 
 
 def local_path(flag: str) -> pathlib.Path:
-    """The value of `--flag` as a path.
+    """The value of `--flag` as a path; of one in a bucket, that of a local copy (`io.mirror`).
+
+    `--workdir` is a run to read, and any other flag names an output. What was written is uploaded
+    when the command has succeeded.
 
     Raises:
-      UserError: It is a remote path, such as gs://bucket/folder.
+      UserError: The bucket cannot be read, or the URL is not one of a bucket.
     """
     return _local(flag, flags.FLAGS[flag].value)
 
 
 def local_paths(flag: str) -> list[pathlib.Path]:
-    """The paths in a flag that may be repeated. A comma is part of a name.
+    """The paths in a flag that may be repeated, as `local_path`. A comma is part of a name.
 
     Raises:
-      UserError: A path is remote or empty; or it does not exist, but what its commas separate does.
+      UserError: A path is empty; it does not exist, but what its commas separate does; or as
+        `local_path`.
     """
     return [_local_of_several(flag, value) for value in flags.FLAGS[flag].value]
 
@@ -116,6 +120,8 @@ def _local_of_several(flag: str, value: str) -> pathlib.Path:
     if not value:
         raise UserError(f"--{flag} is missing; --help says what it is")
     path = _local(flag, value)
+    if remote.is_remote(value):
+        return path
     parts = [_local(flag, part) for part in value.split(",") if part]
     if len(parts) > 1 and not os.path.lexists(path) and all(map(os.path.lexists, parts)):
         repeated = " ".join(f"--{flag}={part}" for part in value.split(",") if part)
@@ -126,10 +132,10 @@ def _local_of_several(flag: str, value: str) -> pathlib.Path:
 
 
 def _local(flag: str, value: str) -> pathlib.Path:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-        raise UserError(f"--{flag}={value}: this version takes local paths only")
-    # pathlib's expanduser raises for ~NAME without such a user.
-    return pathlib.Path(os.path.expanduser(value))
+    try:
+        return mirror.open_run(value) if flag == "workdir" else mirror.open_output(value)
+    except UserError as error:
+        raise UserError(f"--{flag}={error}") from error
 
 
 def _open_streams() -> None:

@@ -30,7 +30,7 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
 from bloodjax.data.formats.archive import keep_open
 from bloodjax.data.lazy import Images, take
-from bloodjax.data.options import DEFAULTS, MULTI_LABEL, ReadOptions
+from bloodjax.data.options import AUTO, DEFAULTS, MULTI_LABEL, ReadOptions
 from bloodjax.data.reading import LeftOut, Reading
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
@@ -99,8 +99,8 @@ def load(
     dataset = dataclasses.replace(dataset, reading=reading)
     if options.task == MULTI_LABEL and not dataset.is_multi_label:
         raise UserError(
-            f"{spec}: has one class for each image, but config.data.task is {MULTI_LABEL}; expected "
-            "an npz with 0 or 1 for each label, of shape (N, labels)"
+            f"{spec}: has one class for each image, but config.data.task is {MULTI_LABEL}; "
+            "expected an npz with 0 or 1 for each label, of shape (N, labels)"
         )
     if class_names:
         return in_label_order(dataset, class_names)
@@ -135,7 +135,8 @@ def load_images(
     file = pathlib.Path(os.path.expanduser(remote.local(path)))
     is_shards = path.startswith(_TFDS) or array_record.is_shards(file)
     if is_shards or synthetic_count(path) is not None:
-        dataset = load(path, image_size, options=options, seed=seed)
+        unlabelled = dataclasses.replace(options, task=AUTO)
+        dataset = load(path, image_size, options=unlabelled, seed=seed)
         return _unlabelled(dataset.images, dataset.names, dataset.reading)
     if is_table(path):
         return _unlabelled(*table.read_images(_table(path), image_size, options))

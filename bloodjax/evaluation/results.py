@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 
 METRICS_FILE = "metrics.json"
 
@@ -85,5 +86,5 @@ def _source(own: bool, part: str, spec: str, site_classes: Sequence[str]) -> dic
 
 
 def _absolute(spec: str) -> str:
-    path = os.path.expanduser(spec)
-    return os.path.abspath(path) if os.path.exists(path) else spec
+    is_path = remote.is_remote(spec) or os.path.exists(os.path.expanduser(spec))
+    return remote.absolute(spec) if is_path else spec

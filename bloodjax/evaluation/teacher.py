@@ -12,9 +12,10 @@ from jaxtyping import Float, PyTree
 from bloodjax.config import Config
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble
+from bloodjax.evaluation import ensemble, multi_label
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
+from bloodjax.io import remote
 from bloodjax.training.online_teacher import TeacherNetwork
 
 
@@ -81,7 +82,7 @@ def load(folders: Sequence[str], student: pathlib.Path) -> Teacher:
       UserError: A folder has no run or no valid checkpoint, or is the student's; or the runs have
         different classes.
     """
-    workdirs = [pathlib.Path(folder).expanduser() for folder in folders]
+    workdirs = [pathlib.Path(remote.local(folder)).expanduser() for folder in folders]
     for workdir in workdirs:
         if workdir.resolve() in (student.resolve(), *student.resolve().parents[:1]):
             raise UserError(
@@ -89,6 +90,7 @@ def load(folders: Sequence[str], student: pathlib.Path) -> Teacher:
             )
     try:
         model = ensemble.load(workdirs)
+        multi_label.refuse(model.config, ", ".join(folders))
     except UserError as error:
         raise UserError(f"config.distill.workdir: {error}") from error
     if isinstance(model, Ensemble):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -83,6 +84,14 @@ def make_folder(path: pathlib.Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, expected a folder to write to") from error
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all that is in it; neither has to exist."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def disk_full_reason(error: BaseException) -> str | None:

@@ -1,8 +1,8 @@
 """Locating weight files and reading their tensors, whatever the format.
 
 A location, the value of `config.model.weights`, is a path of a file or of a folder that contains
-`model.safetensors`, `hf:OWNER/NAME[@REVISION][:FILE]` on the Hugging Face Hub, or `package:NAME`:
-an installed Python package that contains one weight file.
+`model.safetensors`, here or in a bucket (gs:// or s3://); `hf:OWNER/NAME[@REVISION][:FILE]` on the
+Hugging Face Hub; or `package:NAME`: an installed Python package that contains one weight file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import numpy as np
 
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 from bloodjax.pretrained import hub, keras_file, safetensors_file, torch_file
 
 _TORCH = (".pth", ".pt", ".bin")
@@ -77,7 +78,8 @@ def locate(location: str) -> pathlib.Path:
             f"{location}: web addresses are not downloaded: download the file, and pass it with "
             "--config.model.weights=FILE (convert: --weights=FILE)"
         )
-    path = pathlib.Path(os.path.expanduser(location))
+    path = _in_bucket(location) if remote.is_remote(location) else pathlib.Path(location)
+    path = pathlib.Path(os.path.expanduser(path))
     if location and (path / FOLDER_FILE).is_file():
         return path / FOLDER_FILE
     if not location or not path.is_file():
@@ -86,6 +88,14 @@ def locate(location: str) -> pathlib.Path:
             "package:NAME"
         )
     return path
+
+
+def _in_bucket(url: str) -> pathlib.Path:
+    """Copies a weight file, with the `config.json` beside it, or a folder."""
+    if "" not in remote.list_files(url):
+        return pathlib.Path(remote.local(url))
+    folder, _, name = remote.normalised(url).rpartition("/")
+    return remote.local_copies([f"{folder}/{name}", f"{folder}/config.json"])[0]
 
 
 def _in_package(name: str) -> pathlib.Path:

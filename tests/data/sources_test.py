@@ -233,8 +233,8 @@ def test_a_cell_type_without_images_is_an_error(tmp_path):
     ("spec", "message"),
     [
         ("tfds:mnist:3.0.1", "it is not in .*, and bloodjax does not download it: build it with"),
-        ("gs://bucket/cells.zip", "reads local files only"),
-        ("https://host/cells.npz", "reads local files only"),
+        ("gs:///cells.zip", "names no bucket, expected gs://BUCKET/NAME or s3://BUCKET/NAME"),
+        ("https://host/cells.npz", "https:// is not supported, expected a local path, gs://"),
         ("synthetic:", "expected synthetic:N"),
         ("synthetic:0", "expected synthetic:N"),
         ("synthetic:-3", "expected synthetic:N"),
