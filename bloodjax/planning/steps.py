@@ -17,6 +17,7 @@ from bloodjax import config as config_lib
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.config import PHASES, Config
 from bloodjax.data.batches import DeviceDataset, StackedBatches, steps_per_epoch
+from bloodjax.data.options import MULTI_LABEL
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 from bloodjax.models import summary
@@ -87,6 +88,9 @@ class RunSteps:
           UserError: The batch cannot be divided among the devices, the training images are fewer
             than a batch, or they do not fit although `config.data.on_device` is "always".
         """
+        # A range test finds other rates, which cost the same.
+        rates = dict.fromkeys(config_lib.auto_rates(config), 1e-3)
+        config = config_lib.with_learning_rates(config, rates)
         self.config, self.devices, self._images = config, devices, images
         self._check_batch(machine.chips)
         size = config.data.image_size
@@ -216,6 +220,8 @@ class RunSteps:
             length = self.steps_per_epoch * self.config.batch_size
             order = jax.ShapeDtypeStruct((length,), jnp.int32)
         images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+        # Shape of an image's labels.
+        each = (self._images.classes,) if self.config.data.task == MULTI_LABEL else ()
 
         def taught(*lead: int) -> jax.ShapeDtypeStruct | None:
             if not self.config.distill.workdir:
@@ -229,11 +235,11 @@ class RunSteps:
             lead = (self.steps_per_call, self.config.batch_size)
             batches = StackedBatches(
                 jax.ShapeDtypeStruct((*lead, size, size, 3), jnp.uint8),
-                jax.ShapeDtypeStruct(lead, jnp.int32),
+                jax.ShapeDtypeStruct((*lead, *each), jnp.int32),
                 taught(*lead),
             )
             return self._placed(batches, self._by_step), None
-        labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+        labels = jax.ShapeDtypeStruct((n, *each), jnp.int32)
         data = jax.eval_shape(DeviceDataset.of, images, labels, taught(n))
         return self._placed(data), self._placed(order)
 

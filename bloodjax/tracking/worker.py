@@ -20,6 +20,7 @@ import collections
 import contextlib
 import fcntl
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 from bloodjax.tracking.options import DOORS, TrackingOptions
 
@@ -127,7 +128,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def _read(lines: IO[str], sender: Sender, arrived: threading.Condition, end: list[str]) -> None:
+def _read(lines: io.TextIOBase, sender: Sender, arrived: threading.Condition, end: list[str]) -> None:
     """Takes messages as they come, so that the run never waits for this process."""
     for line in lines:
         try:
@@ -149,7 +150,7 @@ def _read(lines: IO[str], sender: Sender, arrived: threading.Condition, end: lis
         arrived.notify()
 
 
-def main(name: str, stdin: IO[str], stdout: IO[str]) -> None:
+def main(name: str, stdin: io.TextIOBase, stdout: io.TextIOBase) -> None:
     """Sends what arrives on `stdin`, until it ends.
 
     Args:

@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import PyTree
 
 from bloodjax import config as config_lib
@@ -13,10 +14,12 @@ from bloodjax import models
 from bloodjax.augment.geometry import VIEWS
 from bloodjax.config import Config
 from bloodjax.data.batches import steps_per_epoch
+from bloodjax.data.options import MULTI_LABEL
 from bloodjax.models.head import Network
 from bloodjax.pretrained.load import load_weights
-from bloodjax.training import optim
+from bloodjax.training import objectives, optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
+from bloodjax.training.objectives import MULTI_CLASS
 from bloodjax.training.online_teacher import TeacherNetwork
 from bloodjax.training.step_config import Phase, StepConfig
 
@@ -142,6 +145,7 @@ def phase(
     num_classes: int,
     lr_scale: float = 1.0,
     size: int | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> Phase:
     """The freeze policy and the optimizer of phase `name`.
 
@@ -155,11 +159,12 @@ def phase(
       num_classes: Number of classes.
       lr_scale: Factor of the learning rate.
       size: Side of the training images in pixels, or None for that of the run.
+      schedule: Learning rate by step of the phase; by default that of the config.
     """
     options = config.phases[name]
     per_epoch = steps_per_epoch(num_images, config.batch_size)
     params, batch_stats = variables["params"], variables["batch_stats"]
-    tx = optim.optimizer(options, per_epoch, params, batch_stats, lr_scale)
+    tx = optim.optimizer(options, per_epoch, params, batch_stats, lr_scale, schedule)
     cached = caches_features(config, name, num_images, num_classes)
     return Phase(options.freeze, tx, cached, size)
 
@@ -198,6 +203,7 @@ def step_config(
         ema=config.ema,
         skip=config.divergence.skip,
         axis_name=axis_name,
+        objective=objectives.MULTI_LABEL if config.data.task == MULTI_LABEL else MULTI_CLASS,
     )
 
 

@@ -83,7 +83,7 @@ class TrainLoader:
         self._data: DeviceDataset | None = None
         if self.on_device:
             self._data = executor.replicate(
-                DeviceDataset.of(np.asarray(train.images), train.labels, teacher)
+                DeviceDataset.of(np.asarray(train.images), train.labels, teacher, train.weights)
             )
 
     def cache_features(self, variables: PyTree) -> Iterator[int]:
@@ -103,18 +103,27 @@ class TrainLoader:
             computed.append(self.executor.features(variables, batch))
             yield start + len(batch)
         self._features = self.executor.replicate(
-            DeviceDataset.of(np.concatenate(computed), self._train.labels, self._teacher)
+            DeviceDataset.of(
+                np.concatenate(computed), self._train.labels, self._teacher, self._train.weights
+            )
         )
 
-    def epoch(self, index: int, first_step: int = 0, cached: bool = False) -> Iterator[StepInputs]:
+    def epoch(
+        self,
+        index: int,
+        first_step: int = 0,
+        cached: bool = False,
+        steps_per_call: int | None = None,
+    ) -> Iterator[StepInputs]:
         """The inputs of each dispatch of an epoch. Close the iterator after use.
 
         Args:
           index: Index of the epoch, counted from the start of the run.
           first_step: Step of the epoch to start at.
           cached: Whether to give the features from `cache_features` instead of images.
+          steps_per_call: Steps of each dispatch; by default the config's.
         """
-        steps_per_call = self._config.steps_per_call
+        steps_per_call = steps_per_call or self._config.steps_per_call
         order = self._order(index)
         starts = range(first_step, self.steps_per_epoch, steps_per_call)
         lengths = [min(steps_per_call, self.steps_per_epoch - start) for start in starts]
@@ -143,9 +152,16 @@ class TrainLoader:
         batches = order[: self.steps_per_epoch * batch_size].reshape(-1, batch_size)
         batches = batches[:, self.executor.local_rows()]
         index = [batches[start : start + n] for start, n in zip(starts, lengths, strict=True)]
-        images, labels = self._train.images, self._train.labels
+        train = self._train
         with contextlib.closing(
-            prefetch.prefetch(images, labels, index, self.executor.shard_batches, self._teacher)
+            prefetch.prefetch(
+                train.images,
+                train.labels,
+                index,
+                self.executor.shard_batches,
+                self._teacher,
+                train.weights,
+            )
         ) as prefetched:
             for num_steps, data in zip(lengths, prefetched, strict=True):
                 yield StepInputs(num_steps, data, None)

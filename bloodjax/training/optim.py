@@ -242,7 +242,12 @@ def _rule(phase: Config, schedule: optax.Schedule) -> optax.GradientTransformati
 
 
 def optimizer(
-    phase: Config, steps_per_epoch: int, params: PyTree, batch_stats: PyTree, lr_scale: float = 1.0
+    phase: Config,
+    steps_per_epoch: int,
+    params: PyTree,
+    batch_stats: PyTree,
+    lr_scale: float = 1.0,
+    schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
     """The optimizer of one phase: gradient clipping, then AdamW, Lion or SGD.
 
@@ -259,9 +264,11 @@ def optimizer(
       params: Parameters of a `models.head.Network`; only their paths matter.
       batch_stats: Its running statistics; only their paths matter.
       lr_scale: Factor of the learning rate.
+      schedule: Learning rate by step; by default `phase_schedule`.
     """
+    schedule = schedule or phase_schedule(phase, steps_per_epoch, lr_scale)
     clip = clip_by_precomputed_norm(phase.clip_norm) if phase.clip_norm else optax.identity()
-    chain = [clip, _rule(phase, phase_schedule(phase, steps_per_epoch, lr_scale))]
+    chain = [clip, _rule(phase, schedule)]
     if phase.layer_decay < 1:
         chain.append(layerwise_lr_decay(params, phase.layer_decay))
     return optax.partition(
