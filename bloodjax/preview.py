@@ -62,6 +62,7 @@ def render_sheet(config: Config, columns: int) -> bytes:
 
     from bloodjax import config as config_lib
     from bloodjax.data import sources
+    from bloodjax.data.dataset import label_texts
     from bloodjax.report import plots
 
     data = sources.load(
@@ -72,14 +73,16 @@ def render_sheet(config: Config, columns: int) -> bytes:
         seed=config.seed,
     )
     classes = range(len(data.classes))
-    shown = [int(np.flatnonzero(data.labels == c)[0]) for c in classes if c in data.labels]
+    strata = data.strata
+    shown = [int(np.flatnonzero(strata == c)[0]) for c in classes if c in strata]
     images, labels = data.images[shown], data.labels[shown]
+    texts = label_texts(labels, data.classes)
     steps = [_augmented(config, step, images, labels, len(classes)) for step in range(columns)]
     rows, titles = [], []
-    for i, label in enumerate(labels):
+    for i in range(len(shown)):
         rows.append([images[i], *(_to_uint8(batch.image[i]) for batch in steps)])
         targets = (np.asarray(batch.targets[i]) for batch in steps)
-        titles.append([data.classes[label], *(_title(t, data.classes) for t in targets)])
+        titles.append([texts[i], *(_title(t, data.classes) for t in targets)])
     return plots.image_sheet(rows, titles)
 
 
@@ -91,16 +94,18 @@ def _augmented(config: Config, step: int, images, labels, classes: int) -> Batch
 
     from bloodjax.config import augmentation
     from bloodjax.data.batches import Batch
+    from bloodjax.training.objectives import MULTI_CLASS, MULTI_LABEL
     from bloodjax.training.step_input import prepare_batch
 
     # Mixing needs an even number of images.
     padding = [(0, len(images) % 2)]
     images = np.pad(images, padding + [(0, 0)] * 3, mode="edge")
-    labels = np.pad(labels, padding, mode="edge")
+    labels = np.pad(labels, padding + [(0, 0)] * (labels.ndim - 1), mode="edge")
     batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(len(labels), bool))
     key = jax.random.fold_in(jax.random.key(config.seed), step)
-    prepare = jax.jit(prepare_batch, static_argnums=0, static_argnames="classes")
-    return prepare(augmentation(config), key, batch, classes=classes)
+    objective = MULTI_LABEL if labels.ndim == 2 else MULTI_CLASS
+    prepare = jax.jit(prepare_batch, static_argnums=0, static_argnames=("classes", "objective"))
+    return prepare(augmentation(config), key, batch, classes=classes, objective=objective)
 
 
 def _to_uint8(image) -> np.ndarray:

@@ -37,7 +37,14 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
-from bloodjax.evaluation import calibration, classifier, referral, rejection, uncertainty
+from bloodjax.evaluation import (
+    calibration,
+    classifier,
+    multi_label,
+    referral,
+    rejection,
+    uncertainty,
+)
 from bloodjax.evaluation import site as site_lib
 from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.classifier import Classifier
@@ -85,6 +92,7 @@ def adapt(
     adapted_run.check(out, workdir)
     with open_run(workdir) as run:
         model = classifier.from_run(run)
+    multi_label.refuse(model.config, "adapt")
     # Of a run that was adapted before, the look and the shares are those of other images.
     model.site = Site(model.possible_classes) if model.site else None
     if classes is not None:

@@ -23,6 +23,24 @@ METHODS = ("greedy", "weights")
 # images.
 _AT_ONCE = 8
 
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """How logits become probabilities.
+
+    Attributes:
+      probabilities: Function from logits to probabilities, over the last axis.
+      normalised: Function from logits to those that are averaged with `average` = "logits".
+    """
+
+    probabilities: Callable[[Array], Array]
+    normalised: Callable[[Array], Array]
+
+
+# Classes that exclude each other, and labels of which an image has any number.
+SOFTMAX = Output(partial(jax.nn.softmax, axis=-1), partial(jax.nn.log_softmax, axis=-1))
+SIGMOID = Output(jax.nn.sigmoid, lambda logits: logits)
+
 Forward = Callable[[UInt8[Array, "batch s s 3"]], Float[Array, "batch classes"]]
 
 
@@ -33,7 +51,7 @@ class TTAConfig:
     Attributes:
       views: Sets of views, such as "none", "d4" or "d4+crops".
       average: What is averaged: "probabilities", or "logits" (the normalised geometric mean of the
-        probabilities).
+        probabilities; of the odds, if an image can have several labels).
       weights: Name and weight of each view that is used; weights sum to 1. If empty, all views have
         the same weight.
       with_plain: Whether to return the prediction for the unmodified image as well.
@@ -46,7 +64,10 @@ class TTAConfig:
 
 
 def probabilities(
-    forward: Forward, images: UInt8[Array, "batch s s 3"], config: TTAConfig | str
+    forward: Forward,
+    images: UInt8[Array, "batch s s 3"],
+    config: TTAConfig | str,
+    output: Output = SOFTMAX,
 ) -> Float[Array, "batch *predictions classes"]:
     """Class probabilities, averaged over the views. Views without a weight are not computed.
 
@@ -55,6 +76,7 @@ def probabilities(
       images: RGB images.
       config: The views and their weights. A string names sets of views, whose probabilities are
         averaged with equal weights.
+      output: How logits become probabilities.
 
     Returns:
       [batch, classes]. With `config.with_plain`, [batch, 2, classes]: the average, and the
@@ -65,33 +87,33 @@ def probabilities(
     chosen = [name for name, _ in config.weights] or list(functions)
     plain = [views.IMAGE] if config.with_plain and views.IMAGE not in chosen else []
     logits = _logits(forward, images, [functions[name] for name in chosen + plain])
-    mean = average(logits[: len(chosen)], config)
+    mean = average(logits[: len(chosen)], config, output)
     if not config.with_plain:
         return mean
     of_image = logits[(chosen + plain).index(views.IMAGE)]
-    return jnp.stack([mean, jax.nn.softmax(of_image, axis=-1)], axis=1)
+    return jnp.stack([mean, output.probabilities(of_image)], axis=1)
 
 
 def average(
-    logits: Float[Array, "views batch classes"], config: TTAConfig
+    logits: Float[Array, "views batch classes"], config: TTAConfig, output: Output = SOFTMAX
 ) -> Float[Array, "batch classes"]:
     """Class probabilities, averaged over the views that `config` uses, in their order."""
     by_logits = config.average == "logits"
-    each = jax.nn.log_softmax(logits, axis=-1) if by_logits else jax.nn.softmax(logits, axis=-1)
+    each = output.normalised(logits) if by_logits else output.probabilities(logits)
     if config.weights:
         weights = jnp.asarray([weight for _, weight in config.weights], each.dtype)
         mean = jnp.tensordot(weights, each, axes=1)
     else:
         mean = each.mean(axis=0)
-    return jax.nn.softmax(mean, axis=-1) if by_logits else mean
+    return output.probabilities(mean) if by_logits else mean
 
 
 def each_view(
-    forward: Forward, images: UInt8[Array, "batch s s 3"], name: str
+    forward: Forward, images: UInt8[Array, "batch s s 3"], name: str, output: Output = SOFTMAX
 ) -> Float[Array, "batch views classes"]:
     """Class probabilities for every view of the sets `name`, in the order of `views.named`."""
     logits = _logits(forward, images, views.named(name).values())
-    return jax.nn.softmax(logits, axis=-1).swapaxes(0, 1)
+    return output.probabilities(logits).swapaxes(0, 1)
 
 
 def _logits(

@@ -34,9 +34,10 @@ class DeviceDataset:
     Attributes:
       rows: uint8 [n, 8, width], the values of each image in order, followed by zeros up to a width
         that is a multiple of 128; or the features of every view (`predict_step.features_step`).
-      labels: int32 [n].
+      labels: int32 [n], or [n, classes] if an image can have several labels.
       shape: Shape of an image, (size, size, 3), or of its features, (views, features).
       teacher: float32 [n, classes], a teacher's class probabilities, or None without a teacher.
+      weights: float32 [n], factors of the images' losses, or None if all are 1.
     """
 
     # The type is PyTree because a field may also be a stack of one copy per device.
@@ -44,13 +45,15 @@ class DeviceDataset:
     labels: PyTree
     shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
     teacher: PyTree = None
+    weights: PyTree = None
 
     @classmethod
     def of(
         cls,
         images: UInt8[Array | np.ndarray, "n size size 3"] | Float[Array | np.ndarray, "n ..."],
-        labels: Int32[Array | np.ndarray, " n"],
+        labels: Int32[Array | np.ndarray, "n ..."],
         teacher: Float[Array | np.ndarray, "n classes"] | None = None,
+        weights: Float[Array | np.ndarray, " n"] | None = None,
     ) -> DeviceDataset:
         """The dataset of images or features; NumPy arrays stay on the host."""
         n, *shape = images.shape
@@ -60,7 +63,7 @@ class DeviceDataset:
         if padding:
             xp = np if isinstance(images, np.ndarray) else jnp
             flat = xp.pad(flat, ((0, 0), (0, padding)))
-        return cls(flat.reshape(n, _ROWS, -1), labels, tuple(shape), teacher)
+        return cls(flat.reshape(n, _ROWS, -1), labels, tuple(shape), teacher, weights)
 
     def take(self, index: Int32[Array, " batch"]) -> Num[Array, "batch ..."]:
         """The images or features of the given indices, which are in 0..n - 1."""
@@ -75,15 +78,17 @@ class StackedBatches:
 
     Attributes:
       images: uint8 [steps, batch, size, size, 3].
-      labels: int32 [steps, batch].
+      labels: int32 [steps, batch], or [steps, batch, classes].
       teacher: float32 [steps, batch, classes], a teacher's class probabilities, or None without a
         teacher.
+      weights: float32 [steps, batch], factors of the images' losses, or None if all are 1.
     """
 
     # The type is PyTree because a field may also have a leading axis of devices.
     images: PyTree
     labels: PyTree
     teacher: PyTree = None
+    weights: PyTree = None
 
 
 @flax.struct.dataclass
@@ -92,17 +97,19 @@ class Batch:
 
     Attributes:
       image: Images, or features in their place.
-      label: Class index of each example.
+      label: Class index of each example, or 1 for each label that it has and 0 for each other.
       mask: False for examples that are padding.
       targets: Share of each class in each example; the training step fills it in.
       teacher: A teacher's class probabilities, or None without a teacher.
+      weight: Factor of each example's loss, or None if all are 1.
     """
 
     image: UInt8[Array, "batch size size 3"] | Float[Array, "batch ..."]
-    label: Int32[Array, " batch"]
+    label: Int32[Array, "batch ..."]
     mask: Bool[Array, " batch"]
     targets: Float[Array, "batch classes"] | None = None
     teacher: Float[Array, "batch classes"] | None = None
+    weight: Float[Array, " batch"] | None = None
 
 
 @partial(jax.jit, static_argnames="n")
@@ -258,14 +265,19 @@ def gather(
     """The batch of the images `order[start : start + size]`."""
     index = lax.dynamic_slice(order, (start,), (size,))
     labels = data.labels.at[index].get(mode="promise_in_bounds")
-    teacher = data.teacher
+    teacher, weight = data.teacher, data.weights
     if teacher is not None:
         teacher = teacher.at[index].get(mode="promise_in_bounds")
-    return Batch(data.take(index), labels, jnp.ones(size, bool), teacher=teacher)
+    if weight is not None:
+        weight = weight.at[index].get(mode="promise_in_bounds")
+    return Batch(data.take(index), labels, jnp.ones(size, bool), teacher=teacher, weight=weight)
 
 
 def nth(data: StackedBatches, i: int | Int32[Array, ""]) -> Batch:
     """The batch of step `i` of the dispatch."""
     labels = data.labels[i]
     teacher = None if data.teacher is None else data.teacher[i]
-    return Batch(data.images[i], labels, jnp.ones(labels.shape, bool), teacher=teacher)
+    weight = None if data.weights is None else data.weights[i]
+    return Batch(
+        data.images[i], labels, jnp.ones(labels.shape[:1], bool), teacher=teacher, weight=weight
+    )

@@ -36,7 +36,7 @@ class Dataset:
     """
 
     images: Images
-    labels: Int32[np.ndarray, "n *classes"]
+    labels: Int32[np.ndarray, "n ..."]
     names: tuple[str, ...]
     classes: tuple[str, ...]
     splits: tuple[str, ...]
@@ -123,7 +123,7 @@ def rarest_labels(labels: Int32[np.ndarray, "n classes"]) -> Int32[np.ndarray, "
 
 
 def count_classes(
-    labels: Int32[np.ndarray, "n *classes"], num_classes: int
+    labels: Int32[np.ndarray, "n ..."], num_classes: int
 ) -> Int[np.ndarray, " classes"]:
     """Number of images of each class, given labels as in `Dataset`."""
     if labels.ndim == 2:
@@ -131,7 +131,7 @@ def count_classes(
     return np.bincount(labels, minlength=num_classes)
 
 
-def label_texts(labels: Int[np.ndarray, "n *classes"], classes: Sequence[str]) -> list[str]:
+def label_texts(labels: Int[np.ndarray, "n ..."], classes: Sequence[str]) -> list[str]:
     """Labels as in `Dataset` as texts; see `Dataset.label_texts`."""
     if labels.ndim == 2:
         return [SEPARATOR.join(classes[i] for i in np.flatnonzero(row)) for row in labels]

@@ -88,6 +88,11 @@ def pack(
     Raises:
       UserError: `out` contains other files or cannot be written to, or an image cannot be read.
     """
+    if dataset.is_multi_label:
+        raise UserError(
+            f"{dataset.reading.spec}: its images have any number of labels, expected one class "
+            "each, which is what shards store"
+        )
     multiline = [
         name for name in dataset.classes if name != name.strip() or len(name.splitlines()) != 1
     ]

@@ -23,10 +23,11 @@ _AHEAD = 2
 
 def prefetch(
     images: Images,
-    labels: Int32[np.ndarray, " n"],
+    labels: Int32[np.ndarray, "n ..."],
     calls: Sequence[Int32[np.ndarray, "_ batch"]],
     to_device: Callable[[StackedBatches], Any],
     teacher: Float32[np.ndarray, "n classes"] | None = None,
+    weights: Float32[np.ndarray, " n"] | None = None,
 ) -> Iterator[Any]:
     """Yields the batches of each dispatch, in order.
 
@@ -34,10 +35,11 @@ def prefetch(
 
     Args:
       images: Images of the dataset: in memory, memory-mapped or lazy.
-      labels: Class index of each image.
+      labels: Labels of each image, as in `Dataset`.
       calls: For each dispatch, the indices of its images, [steps, batch].
       to_device: Copies the batches of a dispatch to the devices; called from the threads.
       teacher: A teacher's class probabilities of each image, or None.
+      weights: Factor of each image's loss, or None.
 
     Yields:
       `to_device(StackedBatches)` of each dispatch.
@@ -48,7 +50,8 @@ def prefetch(
 
     def gather(index):
         taught = None if teacher is None else teacher[index]
-        return to_device(StackedBatches(images[index], labels[index], taught))
+        weight = None if weights is None else weights[index]
+        return to_device(StackedBatches(images[index], labels[index], taught, weight))
 
     pipeline = grain.MapDataset.source(calls).map(gather)
     options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)

@@ -50,15 +50,18 @@ def _classes(parts: Mapping[str, Dataset]) -> str:
     counts = np.zeros((len(names), len(parts)), int)
     row = {name: i for i, name in enumerate(names)}
     for column, dataset in enumerate(parts.values()):
-        count = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
-        for name, n in zip(dataset.classes, count, strict=True):
+        for name, n in zip(dataset.classes, dataset.class_counts.tolist(), strict=True):
             counts[row[name], column] += n
     shown = [f"{_name(n)} {_counts(c)}" for n, c in zip(names, counts[:_MAX_CLASSES], strict=False)]
     if len(names) > _MAX_CLASSES:
         shown.append(f"and {len(names) - _MAX_CLASSES} more")
     head = f"{len(names)} classes" if len(names) > 1 else "1 class"
     by_part = f" by {'/'.join(parts)}" if len(parts) > 1 else ""
-    return f"{head}{by_part}: {', '.join(shown)}; all {_counts(counts.sum(0))}"
+    if not any(dataset.is_multi_label for dataset in parts.values()):
+        return f"{head}{by_part}: {', '.join(shown)}; all {_counts(counts.sum(0))}"
+    images = _counts([len(dataset) for dataset in parts.values()])
+    without = _counts([int((d.strata == len(d.classes)).sum()) for d in parts.values()])
+    return f"{len(names)} labels{by_part}: {', '.join(shown)}; none {without}; images {images}"
 
 
 def _name(name: str) -> str:

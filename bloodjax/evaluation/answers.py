@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -94,10 +95,39 @@ def judge(
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelAnswers(Answers):
+    """The answers to images that have any number of labels.
+
+    `predicted` is the most probable label and `confidence` its probability. No image is referred.
+
+    Attributes:
+      has: Whether each label is predicted: its probability is above its threshold.
+    """
+
+    has: Bool[np.ndarray, "n labels"]
+
+
+def judge_labels(
+    probabilities: Float[np.ndarray, "n labels"], thresholds: Sequence[float]
+) -> LabelAnswers:
+    """The answers with these probabilities of labels.
+
+    Args:
+      probabilities: Probability of each label of n images.
+      thresholds: Threshold of each label, or empty for 0.5.
+    """
+    found = vars(judge(probabilities))
+    above = probabilities > (np.array(thresholds) if len(thresholds) else 0.5)
+    return LabelAnswers(**found, has=above)
+
+
 def columns(answers: Answers | None) -> dict[str, object]:
     """The arguments of `tables.predictions` that say what is referred; none if it is unknown."""
     if answers is None:
         return {}
+    if isinstance(answers, LabelAnswers):
+        return {"has": answers.has}
     known = {"refer": answers.refer, "why": answers.why} if answers.is_judged else {}
     return known | ({} if answers.sets is None else {"sets": answers.sets})
 

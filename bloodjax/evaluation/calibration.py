@@ -13,6 +13,7 @@ from typing import Any
 
 from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics.calibration import Calibration
+from bloodjax.metrics.label_calibration import LabelCalibration
 
 FILE = "calibration.json"
 DEFAULT, NO_VIEWS = "default", "none"
@@ -45,4 +46,15 @@ def load(workdir: pathlib.Path) -> dict[str, Calibration]:
 
 
 def _from_json(content: Any) -> dict[str, Calibration]:
-    return {name: Calibration.from_dict(content[name]) for name in (DEFAULT, NO_VIEWS)}
+    return {name: from_dict(content[name]) for name in (DEFAULT, NO_VIEWS)}
+
+
+def from_dict(content: Mapping[str, Any]) -> Calibration:
+    """A calibration of class probabilities, or of those of labels, from its `to_dict`.
+
+    Raises:
+      KeyError: A field is missing.
+      ValueError: A value is not allowed.
+    """
+    kind = LabelCalibration if content.get("output") == "sigmoid" else Calibration
+    return kind.from_dict(content)

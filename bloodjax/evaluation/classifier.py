@@ -18,8 +18,17 @@ from bloodjax.config import Config
 from bloodjax.data import arrays
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import Images, LazyImages
+from bloodjax.data.options import MULTI_LABEL
 from bloodjax.errors import UserError
-from bloodjax.evaluation import answers, calibration, referral, rejection, soup, tta_selection
+from bloodjax.evaluation import (
+    answers,
+    calibration,
+    referral,
+    rejection,
+    soup,
+    thresholds,
+    tta_selection,
+)
 from bloodjax.evaluation import site as site_lib
 from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
@@ -47,6 +56,8 @@ class Classifier:
         none.
       referral: Threshold of confidence below which images are referred to a person, or None.
       detector: Detector of images unlike the training images, or None.
+      thresholds: Probability of each label from which on it counts as predicted, for images with
+        any number of labels; () for 0.5, and for images with one class each.
       site: What is known of the site at which it is used, or None. The network sees every image
         with the site's appearance, and every calibrated probability is adjusted to the site.
       predictor: The network with its weights.
@@ -64,11 +75,13 @@ class Classifier:
         referral: Referral | None = None,
         detector: Detector | None = None,
         site: Site | None = None,
+        thresholds: tuple[float, ...] = (),
     ):
         self.config, self.classes, self.step, self.baseline = config, classes, step, baseline
         self.selected = selected
         self.calibrations = dict(calibrations or {})
         self.referral, self.detector, self.site = referral, detector, site
+        self.thresholds = thresholds
         self.predictor = Predictor(factory.executor(config, len(classes)), variables)
 
     def predict(
@@ -120,6 +133,8 @@ class Classifier:
 
     def judge(self, images: ImagesLike, probabilities: Float[np.ndarray, "n classes"]) -> Answers:
         """The answers to images whose calibrated class probabilities are known."""
+        if self.is_multi_label:
+            return answers.judge_labels(probabilities, self.thresholds)
         distance, chosen = self.distance(images), self.referral
         return answers.judge(
             probabilities,
@@ -135,6 +150,11 @@ class Classifier:
             return None
         squares = self._squares(images)
         return self.detector.score(self.describe_fully(squares)) if len(squares) else np.zeros(0)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return self.config.data.task == MULTI_LABEL
 
     @property
     def is_calibrated(self) -> bool:
@@ -165,7 +185,13 @@ class Classifier:
 
         Args:
           classes: Names from `classes`, at least one.
+
+        Raises:
+          UserError: The images have any number of labels, whose probabilities do not depend on one
+            another.
         """
+        if self.is_multi_label:
+            raise UserError("--classes: the run's images have any number of labels, expected none")
         self.site = site_lib.restricted(self.site, classes)
 
     @property
@@ -321,6 +347,7 @@ def from_run(run: SavedRun, which: str = "best") -> Classifier:
     model = with_files_of(run.workdir, config, classes, variables, run.best_step)
     if which != "best":  # What was fitted to the predictions of other weights does not apply.
         model.calibrations, model.referral, model.detector = {}, None, None
+        model.thresholds = ()
     return model
 
 
@@ -348,6 +375,7 @@ def with_files_of(
         referral.load(folder),
         rejection.load(folder),
         site_lib.load(folder, classes),
+        thresholds.load(folder, classes),
     )
 
 

@@ -211,7 +211,7 @@ def _calibration(
 
 
 def judged(
-    model: Classifier | Ensemble, answers: Answers, labels: Int[np.ndarray, "n *classes"]
+    model: Classifier | Ensemble, answers: Answers, labels: Int[np.ndarray, "n ..."]
 ) -> dict[str, dict]:
     """The entries "selective", "rejection" and "conformal" of `metrics.json`.
 

@@ -14,7 +14,7 @@ from bloodjax import config as config_lib
 from bloodjax import distributed, metrics
 from bloodjax.cli import console
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import calibration, referral, rejection
+from bloodjax.evaluation import calibration, multi_label, referral, rejection
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import make_folder
@@ -42,6 +42,9 @@ def fit_run(
       UserError: `workdir` cannot be written to.
     """
     make_folder(workdir)
+    if model.is_multi_label:
+        multi_label.fit_run(model, workdir, validation)
+        return None
     home = model.at_home()
     described = _fit(home, workdir, train, validation)
     model.calibrations, model.referral = home.calibrations, home.referral

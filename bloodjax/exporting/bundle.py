@@ -18,7 +18,7 @@ from bloodjax.config import Config
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier as classifier_lib
-from bloodjax.evaluation import model_folder
+from bloodjax.evaluation import model_folder, multi_label
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import fold_folders
 from bloodjax.io import files
@@ -164,6 +164,7 @@ def collect(workdir: str | pathlib.Path, *, tta: str = "none", calibrated: bool 
         folders = " or ".join(str(folder) for folder in fold_folders(workdir)[:2])
         raise UserError(f"{workdir}: has folds, expected one run, such as {folders}")
     classifier = load(workdir)
+    multi_label.refuse(classifier.config, f"export of {workdir}")
     tta = classifier.tta if tta == "default" else tta
     chosen = _views(classifier, tta)
     calibration = _calibration(classifier, workdir, tta, calibrated)

@@ -30,7 +30,7 @@ TEMPERATURES = (0.05, 20.0)
 # Folds of the validation images on which vector scaling is compared with temperature scaling.
 FOLDS = 5
 # Standard errors by which vector scaling must be better on images that it was not fitted to.
-_CLEARLY = 2.0
+CLEARLY = 2.0
 # The smallest normal float32. Smaller probabilities are 0 on most devices.
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -123,7 +123,7 @@ def fit(
         raise ValueError(f"method {method!r}, expected one of {', '.join((*METHODS, AUTO))}")
     if method == AUTO:
         gain, error = vector_gain(probabilities, labels, seed)
-        method = "vector" if gain > _CLEARLY * error else "temperature"
+        method = "vector" if gain > CLEARLY * error else "temperature"
     if method == "none":
         return NONE
     return (fit_vector if method == "vector" else fit_temperature)(probabilities, labels)
@@ -183,7 +183,7 @@ def vector_gain(probabilities: Probabilities, labels: Labels, seed: int = 0) -> 
     """
     if len(labels) < FOLDS:
         return 0.0, np.inf
-    fold = _stratified_folds(labels, seed)
+    fold = stratified_folds(labels, seed)
     gains = np.empty(len(labels))
     for held_out in range(FOLDS):
         rest, out = fold != held_out, fold == held_out
@@ -197,7 +197,7 @@ def vector_gain(probabilities: Probabilities, labels: Labels, seed: int = 0) -> 
     return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
-def _stratified_folds(labels: np.ndarray, seed: int) -> np.ndarray:
+def stratified_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """The fold of each image; the images of a class are spread evenly over the folds."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]

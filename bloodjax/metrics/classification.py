@@ -35,6 +35,7 @@ _QUICK = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced_accuracy",
     "f1_macro": "f1_macro",
+    "auc": "auc_ovr",
     "ece": "ece",
 }
 
@@ -83,7 +84,7 @@ def evaluate(
     rows = _per_class(confusion)
     return {
         "n": n,
-        **{name: _number(value[0]) for name, value in scalars.items()},
+        **{name: number(value[0]) for name, value in scalars.items()},
         "ci95": _with_mean_recalls({k: percentiles(v) for k, v in samples.items()}, rows),
         "per_class": dict(zip(classes, rows, strict=True)),
         "confusion_matrix": confusion.tolist(),
@@ -98,15 +99,16 @@ def quick(
     """Computes the metrics that are logged every epoch, without intervals.
 
     Returns:
-      `loss` (`nll`), `accuracy`, `balanced_accuracy`, `f1_macro` and `ece`, equal to those of
-      `evaluate`.
+      `loss` (`nll`), `accuracy`, `balanced_accuracy`, `f1_macro`, `auc` (`auc_ovr`) and `ece`,
+      equal to those of `evaluate`. There is no `auc` if all images are of one class.
 
     Raises:
       ValueError: See `evaluate`.
     """
     _check(probabilities, labels)
     scalars = Statistics(probabilities, labels)(np.ones((len(labels), 1)))
-    return {name: float(scalars[source][0]) for name, source in _QUICK.items()}
+    found = {name: float(scalars[source][0]) for name, source in _QUICK.items()}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def reliability(
@@ -130,7 +132,7 @@ def reliability(
     """
     _check(probabilities, labels)
     confidence = probabilities.max(axis=1)
-    index = _confidence_bin(confidence, bins)
+    index = confidence_bin(confidence, bins)
     count = np.bincount(index, minlength=bins)
     sums = {
         "confidence": np.bincount(index, confidence, minlength=bins),
@@ -138,7 +140,7 @@ def reliability(
     }
     return {
         "count": count.tolist(),
-        **{name: [_number(v) for v in _ratio(total, count)] for name, total in sums.items()},
+        **{name: [number(v) for v in ratio(total, count)] for name, total in sums.items()},
     }
 
 
@@ -248,7 +250,7 @@ class Statistics:
 
         self.cells = by_unit(labels * self.num_classes + predicted, one, self.num_classes**2)
         gap = (predicted == labels) - confidence
-        self.gaps = by_unit(_confidence_bin(confidence, ECE_BINS), gap, ECE_BINS)
+        self.gaps = by_unit(confidence_bin(confidence, ECE_BINS), gap, ECE_BINS)
         nll = -np.log(np.clip(probabilities[true], SMALLEST_PROBABILITY, 1.0))
         brier = ((probabilities - true) ** 2).sum(axis=1)
         hits = (positive & true).sum(axis=1)
@@ -280,11 +282,11 @@ class Statistics:
         areas = np.stack([ranked.area(counts) for ranked in self.ranked])
         return {
             **_from_confusion(confusion),
-            "auc_ovr": _mean_of_defined(areas),
+            "auc_ovr": mean_of_defined(areas),
             "nll": nll / total,
             "ece": np.abs(self.gaps @ counts).sum(axis=0) / total,
             "brier": brier / total,
-            "precision_at_50": np.nan_to_num(_ratio(hits, positives)),
+            "precision_at_50": np.nan_to_num(ratio(hits, positives)),
             "recall_at_50": hits / total,
         }
 
@@ -295,13 +297,13 @@ def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = support + predicted > 0
     ratios = {
-        "precision_macro": _ratio(hits, predicted),
-        "recall_macro": _ratio(hits, support),
-        "f1_macro": _ratio(2 * hits, support + predicted),
+        "precision_macro": ratio(hits, predicted),
+        "recall_macro": ratio(hits, support),
+        "f1_macro": ratio(2 * hits, support + predicted),
     }
     return {
         "accuracy": hits.sum(axis=0) / support.sum(axis=0),
-        "balanced_accuracy": _mean_of_defined(ratios["recall_macro"]),
+        "balanced_accuracy": mean_of_defined(ratios["recall_macro"]),
         **{
             name: np.nan_to_num(values).sum(axis=0) / present.sum(axis=0)
             for name, values in ratios.items()
@@ -383,7 +385,7 @@ class _Ranked:
         if self.tied.nnz:
             below -= (self.tied @ counts) / 2
         outranked = np.einsum("ir,ir->r", self.up @ counts, below)
-        return _ratio(outranked, (self.positives @ counts) * (self.negatives @ counts))
+        return ratio(outranked, (self.positives @ counts) * (self.negatives @ counts))
 
 
 def _sum_by(
@@ -405,20 +407,20 @@ def draw(n: int, resamples: int, at_once: int, seed: int) -> Iterator[np.ndarray
         yield np.bincount(cells.ravel(), minlength=n * r).reshape(n, r).astype(np.float64)
 
 
-def _confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Index of the bin (low, high] of each confidence in 0..1."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The quotient; NaN if the denominator is 0."""
     undefined = np.full(numerator.shape, np.nan)
     return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis, ignoring NaN; NaN if all values are."""
-    return _ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
+    return ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
 
 
 def percentiles(values: Float[np.ndarray, " r"], tail: float = 2.5) -> list[float] | None:
@@ -427,7 +429,8 @@ def percentiles(values: Float[np.ndarray, " r"], tail: float = 2.5) -> list[floa
     return np.percentile(defined, [tail, 100 - tail]).tolist() if len(defined) else None
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """A Python number; None for what is not finite."""
     return float(value) if np.isfinite(value) else None
 
 

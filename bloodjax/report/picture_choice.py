@@ -47,6 +47,29 @@ def cells(probabilities: Probabilities, labels: Labels) -> dict[tuple[int, int],
     return chosen
 
 
+def of_labels(
+    probabilities: Probabilities, labels: Int[np.ndarray, "n classes"]
+) -> dict[int, tuple[Indices, Indices, Indices]]:
+    """Images of each label, of images with any number of them, until there are 150.
+
+    Returns:
+      Label -> indices of the images that have it, by descending and by ascending probability of it,
+      and of images that do not have it, by descending probability.
+    """
+    chosen, left = {}, OF_ALL_CLASSES
+    for label, (scores, true) in enumerate(zip(probabilities.T, labels.T, strict=True)):
+        order = np.argsort(-scores, kind="stable")
+        with_it, without = order[true[order] == 1], order[true[order] == 0][:OF_CLASS]
+        found = with_it[:OF_CLASS]
+        missed = with_it[::-1][:OF_CLASS]
+        missed = missed[~np.isin(missed, found)]
+        left -= len(found) + len(missed) + len(without)
+        if left < 0:
+            break
+        chosen[label] = found, missed, without
+    return chosen
+
+
 def examples(probabilities: Probabilities, labels: Labels) -> dict[int, tuple[Indices, Indices]]:
     """Typical and doubtful images of each class, until there are 150.
 

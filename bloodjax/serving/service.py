@@ -24,7 +24,7 @@ from bloodjax.config import read_options
 from bloodjax.data import images as images_lib
 from bloodjax.data.facts import Tally
 from bloodjax.errors import UserError
-from bloodjax.evaluation import ensemble, tables
+from bloodjax.evaluation import ensemble, multi_label, tables
 from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
@@ -376,6 +376,7 @@ def load(
       UserError: A folder has no run, or `tta` is invalid.
     """
     model = ensemble.load(workdirs)
+    multi_label.refuse(model.config, "serve")
     model.check_tta(tta)
     return Service(model, workdirs, limits, tta=tta, neighbours_of=neighbours_of)
 

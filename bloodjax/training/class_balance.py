@@ -48,10 +48,27 @@ def effective_class_weights(
     return (weights / weights.mean()).astype(np.float32)
 
 
+def positive_weights(labels: Int[np.ndarray, "n classes"]) -> Float32[np.ndarray, " classes"]:
+    """Negatives divided by positives of each label: together the positives weigh as much.
+
+    Args:
+      labels: 1 for each label that an image has and 0 for each other.
+
+    Raises:
+      ValueError: A label has no images.
+    """
+    positives = labels.sum(axis=0)
+    if not positives.all():
+        raise ValueError(f"counts {positives.tolist()}: expected images with each label")
+    return ((len(labels) - positives) / positives).astype(np.float32)
+
+
 def class_weights(
-    config: Config, labels: Int[np.ndarray, " n"], num_classes: int
+    config: Config, labels: Int[np.ndarray, "n ..."], num_classes: int
 ) -> Float32[np.ndarray, " classes"]:
     """Per-class weights in the loss, as `config.loss.class_weights` says.
+
+    If an image can have several labels, they are `positive_weights`.
 
     Raises:
       ValueError: A label is out of range, or a class has no images.
@@ -60,13 +77,15 @@ def class_weights(
     sampled = config_lib.sampling_exponent(config) != 1
     if loss.class_weights == "none" or sampled or loss.logit_adjustment:
         return np.ones(num_classes, np.float32)
+    if labels.ndim == 2:
+        return positive_weights(labels)
     if loss.class_weights == "effective":
         return effective_class_weights(labels, num_classes, loss.effective_beta)
     return balanced_class_weights(labels, num_classes)
 
 
 def logit_shift(
-    config: Config, labels: Int[np.ndarray, " n"], num_classes: int
+    config: Config, labels: Int[np.ndarray, "n ..."], num_classes: int
 ) -> tuple[float, ...]:
     """Per-class `tau * log(frequency)` for `losses.adjust_logits`; () if tau is 0.
 
@@ -83,7 +102,7 @@ def logit_shift(
 
 
 def sampling_statement(
-    config: Config, labels: Int[np.ndarray, " n"], classes: Sequence[str]
+    config: Config, labels: Int[np.ndarray, "n ..."], classes: Sequence[str]
 ) -> str:
     """One line on how often an epoch shows an image of the rarest and the most frequent class.
 

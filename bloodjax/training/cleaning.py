@@ -16,7 +16,7 @@ from jaxtyping import Int
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import audit
-from bloodjax.data.dataset import Dataset
+from bloodjax.data.dataset import Dataset, count_classes, label_texts
 from bloodjax.data.reading import LeftOut, left_out_by_class
 from bloodjax.errors import UserError
 
@@ -156,8 +156,9 @@ def left_out(
             if source_of(split, loaded) == name:
                 why[index] = ""
         for reason in dict.fromkeys(why[why != ""]):
-            labels = dataset.labels[why == reason]
-            entries += left_out_by_class(reason, [dataset.classes[label] for label in labels])
+            entries += left_out_by_class(
+                reason, label_texts(dataset.labels[why == reason], dataset.classes)
+            )
     return tuple(entries)
 
 
@@ -194,12 +195,17 @@ def check_losses(
         labels = loaded[source].labels
         gone = np.zeros(len(classes), int)
         for reason, which in removed.get(name, {}).items():
-            gone += np.bincount(labels[which], minlength=len(classes))
+            counts = count_classes(labels[which], len(classes))
+            gone += counts
             if reason == JUNK:
-                frames |= {(int(labels[i]), frame_of[source, int(i)]) for i in which}
+                frames |= {
+                    (label, frame_of[source, int(i)])
+                    for i in which
+                    for label in np.flatnonzero(count_classes(labels[[i]], len(classes))).tolist()
+                }
             else:
-                lost += np.bincount(labels[which], minlength=len(classes))
-        left = np.bincount(labels[index], minlength=len(classes))
+                lost += counts
+        left = count_classes(labels[index], len(classes))
         empty = np.flatnonzero((gone > 0) & (left == 0))
         if len(empty):
             raise _too_much(classes, empty, gone, gone, f"{name} images", removed[name], page)

@@ -18,7 +18,6 @@ from bloodjax.training.losses import (
     adjust_logits,
     distillation_loss,
     jensen_shannon,
-    weighted_cross_entropy,
     weighted_sum,
 )
 from bloodjax.training.online_teacher import WithTeacher
@@ -68,7 +67,12 @@ def batch_sums(
     teacher = None
     if isinstance(class_weights, WithTeacher):
         class_weights, teacher = class_weights.class_weights, class_weights.variables
-    shape = {"classes": len(class_weights), "axis_name": step_config.axis_name}
+    objective = step_config.objective
+    shape = {
+        "classes": len(class_weights),
+        "axis_name": step_config.axis_name,
+        "objective": objective,
+    }
     views = step_input.VIEWS if step_config.consistency and not phase.cached else 1
     if phase.cached:
         batch = step_input.select_cached_view(step_config.augment, key, batch, **shape)
@@ -98,16 +102,17 @@ def batch_sums(
         if views > 1:
             each_view = logits.reshape(-1, views, logits.shape[-1])
             logits = each_view[:, 0]
-        total, _ = weighted_cross_entropy(
+        weights = batch.mask if batch.weight is None else batch.mask * batch.weight
+        total = objective.loss(
             adjust_logits(logits, step_config.logit_shift),
             batch.targets,
             class_weights,
-            batch.mask,
+            weights,
             step_config.label_smoothing,
             step_config.focal_gamma,
         )
         weigh = partial(
-            weighted_sum, targets=batch.targets, class_weights=class_weights, mask=batch.mask
+            weighted_sum, targets=batch.targets, class_weights=class_weights, mask=weights
         )
         if step_config.distill_weight:
             share, temperature = step_config.distill_weight, step_config.distill_temperature
@@ -115,8 +120,7 @@ def batch_sums(
             total = (1 - share) * total + share * taught
         if views > 1:
             total = total + step_config.consistency * weigh(jensen_shannon(each_view))
-        hit = logits.argmax(-1) == batch.targets.argmax(-1)
-        correct = jnp.sum((hit & batch.mask).astype(jnp.float32))
+        correct = objective.correct(logits, batch.targets, batch.mask)
         # Dividing by the global count makes the gradients of devices and micro-batches sum to the
         # gradient of the mean.
         return total / count, (correct, updated.get("batch_stats", {}))

@@ -1,4 +1,4 @@
-"""Losses of a batch: cross-entropy, focal loss, distillation and consistency, class weights."""
+"""Losses of a batch: cross-entropy of a class or of labels, focal, distillation, consistency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def weighted_cross_entropy(
     logits: Float[Array, "batch classes"],
     targets: Float[Array, "batch classes"],
     class_weights: Float[Array, " classes"],
-    mask: Bool[Array, " batch"],
+    mask: Bool[Array, " batch"] | Float[Array, " batch"],
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -33,7 +33,7 @@ def weighted_cross_entropy(
       logits: Unnormalised log-probabilities.
       targets: Distribution of each example over the classes: one-hot, or a mixture.
       class_weights: Per-class weight.
-      mask: False for examples that are padding.
+      mask: False for examples that are padding; or the weight of each example, 0 for padding.
       label_smoothing: Fraction of each target's mass that is spread over all classes, in [0, 1)
         (Szegedy et al., 2016). Examples are weighted by their targets before smoothing.
       focal_gamma: Exponent of `focal_loss`; 0 for cross-entropy.
@@ -54,12 +54,46 @@ def weighted_sum(
     losses: Float[Array, " batch"],
     targets: Float[Array, "batch classes"],
     class_weights: Float[Array, " classes"],
-    mask: Bool[Array, " batch"],
+    mask: Bool[Array, " batch"] | Float[Array, " batch"],
 ) -> Float[Array, ""]:
     """The sum of the examples' losses, each weighted by the weights of its target's classes."""
     # A sum of products, because a matrix product may round a weight to bfloat16.
     weights = jnp.sum(targets * class_weights[None], axis=-1) * mask.astype(jnp.float32)
     return jnp.sum(losses * weights)
+
+
+@jax.named_scope("loss")
+def binary_cross_entropy(
+    logits: Float[Array, "batch labels"],
+    targets: Float[Array, "batch labels"],
+    positive_weights: Float[Array, " labels"],
+    mask: Bool[Array, " batch"] | Float[Array, " batch"],
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
+) -> Float[Array, ""]:
+    """Sigmoid cross-entropy of images with several labels: mean over labels, sum over examples.
+
+    A label with target t and probability p has the loss `-w t log(p) - (1 - t) log(1 - p)`, as
+    PyTorch's `BCEWithLogitsLoss` has with `pos_weight` = w. With focal_gamma g it is the focal loss
+    `-w t (1 - p)^g log(p) - (1 - t) p^g log(1 - p)` (Lin et al. 2017, arXiv:1708.02002), where the
+    weights take the place of alpha.
+
+    Args:
+      logits: Log-odds of each label.
+      targets: Probability of each label in 0..1: 0 or 1, or in between for mixed images.
+      positive_weights: Factor of each label's first term.
+      mask: False for examples that are padding; or the weight of each example, 0 for padding.
+      label_smoothing: Fraction of each target's mass that is spread evenly over yes and no.
+      focal_gamma: Focusing exponent; 0 for cross-entropy.
+    """
+    targets = targets * (1 - label_smoothing) + label_smoothing / 2
+    logits = logits.astype(jnp.float32)
+    log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    yes, no = -log_p, -log_not_p
+    if focal_gamma:
+        yes, no = yes * jnp.exp(focal_gamma * log_not_p), no * jnp.exp(focal_gamma * log_p)
+    each = positive_weights[None] * targets * yes + (1 - targets) * no
+    return jnp.sum(jnp.mean(each, axis=-1) * mask.astype(jnp.float32))
 
 
 @jax.named_scope("loss")

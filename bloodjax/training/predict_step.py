@@ -18,7 +18,8 @@ def predict_step(
     images: UInt8[Array, "batch size size 3"],
 ) -> Float[Array, "batch *answers classes"]:
     """Class probabilities of this device's images, averaged over `views` (`tta.probabilities`)."""
-    return tta.probabilities(_forward(step_config, variables), images, views)
+    output = step_config.objective.output
+    return tta.probabilities(_forward(step_config, variables), images, views, output)
 
 
 def views_step(
@@ -28,7 +29,8 @@ def views_step(
     images: UInt8[Array, "batch size size 3"],
 ) -> Float[Array, "batch views classes"]:
     """Class probabilities of this device's images in each of their `views`."""
-    return tta.each_view(_forward(step_config, variables), images, views)
+    output = step_config.objective.output
+    return tta.each_view(_forward(step_config, variables), images, views, output)
 
 
 def features_step(

@@ -6,15 +6,18 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from jaxtyping import PyTree
 
 from bloodjax import config as config_lib
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.config import Config
+from bloodjax.config.validation import WATCHED
 from bloodjax.data import bit_depth, statement
 from bloodjax.data.options import MULTI_LABEL
 from bloodjax.distributed import sharding
+from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, distillation, factory
 from bloodjax.training.corrupted_splits import with_distorted
@@ -95,6 +98,7 @@ def prepare_run(
     if splits.train.is_multi_label:
         config = config_lib.with_task(config, MULTI_LABEL)
     splits = with_distorted(config, splits, workdir)
+    _check_monitored(config, splits)
     num_classes = len(splits.train.classes)
     logit_shift = class_balance.logit_shift(config, splits.train.labels, num_classes)
     taught, networks, weights = None, (), ()
@@ -110,3 +114,22 @@ def prepare_run(
         console.log_info("the training images stream from the host")
     atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
     return RunContext(config, splits, loader, backbone, weights)
+
+
+def _check_monitored(config: Config, splits: Splits) -> None:
+    """Checks that the area under the ROC curve is defined where early stopping monitors it.
+
+    Raises:
+      UserError: It is not, as all images are of one class.
+    """
+    if config.early_stopping.metric != "auc":
+        return
+    for name, dataset in splits.evaluated("validation").items():
+        counts = dataset.class_counts
+        if name in WATCHED[config.early_stopping.set] and not np.any(
+            (counts > 0) & (counts < len(dataset))
+        ):
+            raise UserError(
+                f"config.early_stopping.metric is 'auc', expected another, such as loss: the {name} "
+                "split has no class that some of its images have and others lack"
+            )

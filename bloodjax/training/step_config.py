@@ -8,6 +8,7 @@ import optax
 
 from bloodjax.augment.policy import Policy
 from bloodjax.models.head import Network
+from bloodjax.training.objectives import MULTI_CLASS, Objective
 from bloodjax.training.online_teacher import TeacherNetwork
 
 
@@ -33,6 +34,7 @@ class StepConfig:
       ema: Decay per step of the average of the variables, if the state has one.
       skip: Number of consecutive steps that may be skipped. After more, every step is skipped.
       axis_name: Name of the axis of devices under pmap and shard_map, or None under jit.
+      objective: What the logits are trained to be.
     """
 
     model: Network
@@ -52,6 +54,7 @@ class StepConfig:
     ema: float = 0.0
     skip: int = 5
     axis_name: str | None = None
+    objective: Objective = MULTI_CLASS
 
 
 @dataclasses.dataclass(frozen=True)

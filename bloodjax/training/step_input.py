@@ -7,12 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Key, Num, UInt8
+from jaxtyping import Array, Float, Key, Num, UInt8
 
 from bloodjax.augment import geometry, mix, pipeline
 from bloodjax.augment.policy import Policy
 from bloodjax.data.batches import Batch
 from bloodjax.models.layers import example_keys
+from bloodjax.training.objectives import MULTI_CLASS, Objective
 
 # Streams of random numbers that the key of a step is folded into.
 _AUGMENT, DROPOUT, _MIX, _SECOND_AUGMENT = 0, 1, 2, 3
@@ -29,10 +30,12 @@ def prepare_batch(
     axis_name: str | None = None,
     size: int | None = None,
     several_views: bool = False,
+    objective: Objective = MULTI_CLASS,
 ) -> Batch:
     """Augments and mixes a batch and fills in its targets.
 
-    The probabilities of a teacher, if the batch has them, are mixed like the targets.
+    The probabilities of a teacher and the weights of the examples, if the batch has them, are mixed
+    like the targets.
 
     Args:
       policy: Augmentation policy.
@@ -44,6 +47,7 @@ def prepare_batch(
       several_views: Whether to return `VIEWS` views of each image: first the image with the
         policy's flips and turns only, then two with its other operations as well, at independent
         random choices. All are mixed in the same way.
+      objective: How labels become targets.
 
     Returns:
       The batch with images in 0..255, float32 or uint8, and targets. With several views the images
@@ -56,15 +60,20 @@ def prepare_batch(
         views = _clean_and_augmented(policy, keys, others, images)
     else:
         views = (pipeline.augment(policy, keys, images),)
-    targets, teacher = _one_hot(batch.label, classes), batch.teacher
+    targets, teacher = objective.targets(batch.label, classes), batch.teacher
+    weight = batch.weight
     if policy.mix:
         keys = _example_keys(key, _MIX, batch, axis_name)
-        both = targets if teacher is None else jnp.concatenate([targets, teacher], axis=-1)
-        mixed = [mix.mix(policy.mix, keys, images, both) for images in views]
-        views, both = [images for images, _ in mixed], mixed[0][1]
-        targets, teacher = both[:, :classes], None if teacher is None else both[:, classes:]
+        shared = targets if teacher is None else jnp.concatenate([targets, teacher], axis=-1)
+        if weight is not None:
+            shared = jnp.concatenate([shared, weight[:, None]], axis=-1)
+        mixed = [mix.mix(policy.mix, keys, images, shared) for images in views]
+        views, shared = [images for images, _ in mixed], mixed[0][1]
+        if weight is not None:
+            shared, weight = shared[:, :-1], shared[:, -1]
+        targets, teacher = shared[:, :classes], None if teacher is None else shared[:, classes:]
     images = jnp.stack(views, axis=1) if several_views else views[0]
-    return batch.replace(image=images, targets=targets, teacher=teacher)
+    return batch.replace(image=images, targets=targets, teacher=teacher, weight=weight)
 
 
 def _clean_and_augmented(policy: Policy, keys, other_keys, images) -> tuple[Array, ...]:
@@ -86,7 +95,13 @@ def resize(
 
 
 def select_cached_view(
-    policy: Policy, key: Key[Array, ""], batch: Batch, *, classes: int, axis_name: str | None = None
+    policy: Policy,
+    key: Key[Array, ""],
+    batch: Batch,
+    *,
+    classes: int,
+    axis_name: str | None = None,
+    objective: Objective = MULTI_CLASS,
 ) -> Batch:
     """`prepare_batch` for cached features: selects the view that `prepare_batch` would draw.
 
@@ -97,19 +112,16 @@ def select_cached_view(
         share.
       classes: Number of classes.
       axis_name: Name of the axis of devices, or None for one.
+      objective: How labels become targets.
     """
     keys = _example_keys(key, _AUGMENT, batch, axis_name)
     index = geometry.random_index(keys, policy.views)
     drawn = jnp.take_along_axis(batch.image, index[:, None, None], axis=1)[:, 0]
-    return batch.replace(image=drawn, targets=_one_hot(batch.label, classes))
+    return batch.replace(image=drawn, targets=objective.targets(batch.label, classes))
 
 
 def _example_keys(key, stream: int, batch: Batch, axis_name: str | None):
     return example_keys(jax.random.fold_in(key, stream), len(batch.label), axis_name)
-
-
-def _one_hot(labels: Int32[Array, " batch"], classes: int) -> Float[Array, "batch classes"]:
-    return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
 
 
 @jax.named_scope("normalise")

@@ -19,12 +19,13 @@ class Labels:
     """Labels as indices of classes.
 
     Attributes:
-      by_key: Key of an array -> class index of each of its images.
+      by_key: Key of an array -> class index of each of its images, or from `read_several` 1 for
+        each label that an image has and 0 for each other.
       classes: Class names in label order.
       details: Facts for `Reading.details`.
     """
 
-    by_key: Mapping[str, Int32[np.ndarray, " _"]]
+    by_key: Mapping[str, Int32[np.ndarray, "_ ..."]]
     classes: tuple[str, ...]
     details: tuple[str, ...] = ()
 
@@ -101,6 +102,55 @@ def read(
     return Labels(values, tuple(classes), details)
 
 
+def read_several(
+    where: object,
+    arrays: Mapping[str, np.ndarray],
+    own: Sequence[str] | None,
+    given: Sequence[str],
+    default: Sequence[str],
+) -> Labels:
+    """Reads labels of images that can have several, or none: a row of 0 and 1 for each image.
+
+    Args:
+      where: The source, for messages.
+      arrays: Key of each array -> labels of shape (n, labels).
+      own: Names of the labels that the source itself lists, or None.
+      given: Names of the labels that the user or a run states, or empty.
+      default: Names if there are no others and there are as many, or empty: these are class_0 and
+        so on.
+
+    Raises:
+      UserError: Labels have another shape or other values, or a number of names does not match.
+    """
+    values = {key: _parse_several(f"{where}: {key}", array) for key, array in arrays.items()}
+    widths = {key: each.shape[1] for key, each in values.items()}
+    columns = next(iter(widths.values()))
+    for key, width in widths.items():
+        if width != columns:
+            raise UserError(f"{where}: {key} has {width} columns of labels, expected {columns}")
+    classes = tuple(own or given) or (tuple(default) if len(default) == columns else ())
+    classes = classes or names.numbered(columns)
+    if len(classes) != columns:
+        raise UserError(
+            f"{where}: has {columns} columns of labels, expected {len(classes)} "
+            f"({_shown(classes)}); {_HOW}"
+        )
+    return Labels(values, classes, ("each image has any number of labels",))
+
+
+def _parse_several(where: str, array: np.ndarray) -> Int32[np.ndarray, "_ _"]:
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "iufb":
+        raise UserError(
+            f"{where} is {array.dtype} of shape {array.shape}, expected 0 or 1 for each label of "
+            "each image, of shape (N, labels)"
+        )
+    wrong = np.argwhere((array != 0) & (array != 1))
+    if len(wrong):
+        i, j = wrong[0].tolist()
+        raise UserError(f"{where}[{i}, {j}] is {array[i, j]}, expected 0 or 1")
+    return array.astype(np.int32)
+
+
 _HOW = "name other classes with config.data.classes=a,b,c, or --classes=a,b,c in audit and pack"
 
 
@@ -148,7 +198,8 @@ def _one_hot(where: str, array: np.ndarray) -> _Parsed:
         row = f"{per_row[i]} labels" if binary[i] else "values other than 0 and 1"
         raise UserError(
             f"{found}, where row {i} has {row}; expected one class for each image, of shape (N,) "
-            "or (N, 1), or one-hot rows with a single 1"
+            "or (N, 1), or one-hot rows with a single 1 (config.data.task=multi-label allows any "
+            "number)"
         )
     return _Parsed(ones.argmax(axis=1).astype(np.int32), "one-hot labels", array.shape[1])
 

@@ -18,19 +18,15 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.data.facts import MAX_ASPECT, Tally
 from bloodjax.data.formats import groups as groups_lib
 from bloodjax.data.formats import labels as labels_lib
+from bloodjax.data.formats import medmnist
 from bloodjax.data.formats.archive import open_zip
 from bloodjax.data.formats.labels import Labels
+from bloodjax.data.formats.medmnist import BLOOD_CELLS
 from bloodjax.data.images import resize
 from bloodjax.data.names import numbered
-from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
+from bloodjax.data.options import AUTO, DEFAULTS, MULTI_LABEL, ReadOptions
 from bloodjax.data.reading import Reading
 from bloodjax.errors import UserError
-
-# The label order of BloodMNIST and of the AN2DL challenge.
-BLOOD_CELLS = (
-    *("basophil", "eosinophil", "erythroblast", "ig"),
-    *("lymphocyte", "monocyte", "neutrophil", "platelet"),
-)
 
 _MEDMNIST_SPLITS = ("train", "val", "test")
 
@@ -49,8 +45,12 @@ def read_dataset(
 
     Both may also contain `classes` (names in label order), and `groups` or `train_groups` and so on
     (one key per image). The class names are those in `classes`, or those of text labels. Otherwise
-    they are `class_names` or, if these are empty, the eight `BLOOD_CELLS` for a challenge file and
-    for a MedMNIST file of eight labels with colour images, and class_0 and so on for any other.
+    they are `class_names`. If these are empty, they are those of the MedMNIST set that the file has
+    the name of; the eight `BLOOD_CELLS` for a challenge file and for a MedMNIST file of eight
+    labels with colour images; and class_0 and so on for any other.
+
+    An image can have several labels in the MedMNIST set that is so, and in any file if
+    `options.task` says so.
 
     Args:
       path: The npz file.
@@ -421,16 +421,50 @@ def _read_labels(
 ) -> Labels:
     """The labels of all splits, and what they stand for."""
     stored = {f"{key}labels": arrays.array(f"{key}labels") for key in keys}
-    default: tuple[str, ...] = BLOOD_CELLS
-    if keys != [""]:
-        first = next((f"{key}images" for key in keys if f"{key}images" in arrays.keys), None)
-        eight = labels_lib.read(arrays.path, stored, None, (), (), positional=True).classes
-        is_blood = tuple(class_names) == BLOOD_CELLS or eight == numbered(len(BLOOD_CELLS))
-        default = BLOOD_CELLS if is_blood and first and not arrays.is_grey(first) else ()
     own = arrays.classes()
+    known = medmnist.find(arrays.path) if keys != [""] and own is None else None
+    if arrays.options.task == MULTI_LABEL or (
+        arrays.options.task == AUTO
+        and known is not None
+        and known.is_multi_label
+        and all(array.ndim == 2 for array in stored.values())
+    ):
+        default = known.classes if known else ()
+        return labels_lib.read_several(arrays.path, stored, own, class_names, default)
+    default, detail = _default_names(arrays, keys, stored, class_names, known)
     found = labels_lib.read(arrays.path, stored, own, class_names, default, positional=positional)
-    if own is None and not class_names and found.classes == BLOOD_CELLS:
-        return dataclasses.replace(
-            found, details=(*found.details, "without names: BloodMNIST's eight classes")
-        )
+    if own is None and not class_names and detail and found.classes == default:
+        return dataclasses.replace(found, details=(*found.details, detail))
     return found
+
+
+def _default_names(
+    arrays: _Arrays,
+    keys: Sequence[str],
+    stored: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    known: medmnist.MedMNISTSet | None,
+) -> tuple[tuple[str, ...], str]:
+    """Class names of a file that states none, in label order, and a fact about them; () for none.
+
+    Args:
+      arrays: The file.
+      keys: Prefixes of its keys.
+      stored: Its labels.
+      class_names: Class names that the user or a run states.
+      known: The set of MedMNIST that the file is by its name.
+    """
+    blood = "without names: BloodMNIST's eight classes"
+    if keys == [""]:
+        return BLOOD_CELLS, blood
+    first = next((f"{key}images" for key in keys if f"{key}images" in arrays.keys), None)
+    is_grey = first is not None and arrays.is_grey(first)
+    numbers = labels_lib.read(arrays.path, stored, None, (), (), positional=True).classes
+    if known and first and is_grey == known.is_grey and numbers == numbered(len(known.classes)):
+        names = known.classes
+        return (
+            names,
+            blood if names == BLOOD_CELLS else "class names of MedMNIST, by the file's name",
+        )
+    is_blood = tuple(class_names) == BLOOD_CELLS or numbers == numbered(len(BLOOD_CELLS))
+    return (BLOOD_CELLS, blood) if is_blood and first and not is_grey else ((), "")

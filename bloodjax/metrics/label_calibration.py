@@ -1,0 +1,131 @@
+"""Calibration of probabilities of labels of which an image can have any number.
+
+Each label has its own map, a logistic regression on the log-odds (Platt, "Probabilistic outputs for
+support vector machines", 1999). A bias makes good what weights of the positives add to the
+log-odds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+from jaxtyping import Float, Int
+
+from bloodjax.metrics import calibration
+from bloodjax.metrics.calibration import AUTO, METHODS, Calibration, stratified_folds
+
+# Probabilities closer to 0 and 1 than this count as it: float32 has no others close to 1.
+_CLOSEST = float(np.finfo(np.float32).eps)
+# Standard deviation of the normal priors of scales (around 1) and biases (around 0).
+_SPREAD = 3.0
+
+Probabilities = Float[np.ndarray, "n labels"]
+Labels = Int[np.ndarray, "n labels"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCalibration(Calibration):
+    """A map from probabilities p to sigmoid(scale * log(p / (1 - p)) + bias), for each label.
+
+    The temperature is 1. "temperature" has no bias, "vector" has both.
+    """
+
+    def apply(self, probabilities: Float[np.ndarray, "*n labels"]) -> np.ndarray:
+        """Calibrated probabilities, in the dtype of `probabilities`."""
+        if self.method == "none":
+            return probabilities
+        logits = log_odds(probabilities) * np.asarray(self.scale)
+        if self.bias:
+            logits = logits + np.asarray(self.bias)
+        return scipy.special.expit(logits).astype(probabilities.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, and what tells this kind from `Calibration`."""
+        return {**super().to_dict(), "output": "sigmoid"}
+
+
+def fit(
+    probabilities: Probabilities,
+    labels: Labels,
+    strata: Int[np.ndarray, " n"],
+    method: str,
+    seed: int,
+) -> LabelCalibration:
+    """Fits a calibration to images that the network was not trained on.
+
+    Args:
+      probabilities: Probability of each label of at least one image.
+      labels: 1 for each label that an image has and 0 for each other.
+      strata: A class of each image, to draw folds alike (`Dataset.strata`).
+      method: "none"; "temperature", a scale for each label; "vector", a scale and a bias for each;
+        "auto": "temperature", unless "vector" is clearly better on held-out folds.
+      seed: Seed of the folds.
+
+    Raises:
+      ValueError: There are no images, or the method is unknown.
+    """
+    if len(labels) == 0:
+        raise ValueError("no images to fit a calibration to")
+    if method not in (*METHODS, AUTO):
+        raise ValueError(f"method {method!r}, expected one of {', '.join((*METHODS, AUTO))}")
+    if method == AUTO:
+        gain, error = _bias_gain(probabilities, labels, strata, seed)
+        method = "vector" if gain > calibration.CLEARLY * error else "temperature"
+    return LabelCalibration("none") if method == "none" else _fit(probabilities, labels, method)
+
+
+def log_odds(probabilities: Float[np.ndarray, "*n labels"]) -> np.ndarray:
+    """log(p / (1 - p)) in float64; probabilities within 1.2e-7 of 0 and 1 count as that."""
+    return scipy.special.logit(np.clip(probabilities.astype(np.float64), _CLOSEST, 1 - _CLOSEST))
+
+
+def _fit(probabilities: np.ndarray, labels: np.ndarray, method: str) -> LabelCalibration:
+    logits, maps = log_odds(probabilities), []
+    for z, true in zip(logits.T, labels.T.astype(np.float64), strict=True):
+
+        def loss(flat: np.ndarray, z=z, true=true) -> tuple[float, np.ndarray]:
+            change, bias = flat if method == "vector" else (flat[0], 0.0)
+            fitted = z * (1 + change) + bias
+            residual = scipy.special.expit(fitted) - true
+            value = (np.logaddexp(0, fitted) - true * fitted).sum()
+            gradient = np.array([(residual * z).sum(), residual.sum()])[: len(flat)]
+            prior = np.square(flat).sum() / (2 * _SPREAD**2)
+            return (value + prior) / len(z), (gradient + flat / _SPREAD**2) / len(z)
+
+        start = np.zeros(2 if method == "vector" else 1)
+        # A scale of 0 or less would turn the order of the images round.
+        bounds = [(-0.95, None), (None, None)][: len(start)]
+        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        maps.append(found.x)
+    change, *bias = np.array(maps).T
+    return LabelCalibration(
+        method, 1.0, tuple(bias[0].tolist()) if bias else (), tuple((1 + change).tolist())
+    )
+
+
+def _bias_gain(
+    probabilities: np.ndarray, labels: np.ndarray, strata: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """By how much a bias lowers the loss of held-out folds: mean and standard error, by image."""
+    if len(labels) < calibration.FOLDS:
+        return 0.0, np.inf
+    fold, gains = stratified_folds(strata, seed), np.empty(len(labels))
+    for held_out in range(calibration.FOLDS):
+        rest, out = fold != held_out, fold == held_out
+        without, full = (
+            _nll_of_each(
+                _fit(probabilities[rest], labels[rest], one).apply(probabilities[out]), labels[out]
+            )
+            for one in ("temperature", "vector")
+        )
+        gains[out] = without - full
+    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+
+
+def _nll_of_each(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    of_true = np.where(labels == 1, probabilities, 1 - probabilities)
+    return -np.log(np.clip(of_true, calibration.SMALLEST_PROBABILITY, 1)).mean(axis=1)
