@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pathlib
 import sys
 import types
 from collections.abc import Sequence
@@ -72,7 +71,8 @@ def train(
 
     Args:
       config: From `get_config`, or what `get_config` takes.
-      workdir: Folder of the run, created if need be. The report is `report/index.html` in it.
+      workdir: Folder of the run, created if need be, or the URL of one in a bucket, such as
+        "gs://bucket/run". The report is `report/index.html` in it.
 
     Returns:
       Split ("test", "validation") -> the content of its `metrics.json`.
@@ -84,6 +84,7 @@ def train(
     from bloodjax import config as config_lib
     from bloodjax import cross_validation, distributed, run
     from bloodjax.cli import console
+    from bloodjax.training.remote_workdir import local_workdir
 
     console.show_lines_by_default()
     if isinstance(config, (str, os.PathLike)):
@@ -91,8 +92,11 @@ def train(
     else:
         config = config_lib.validate(config)
     start = cross_validation.train if config.folds else run.train
-    with distributed.session(None, None, None, config.peer_timeout):
-        return start(config, _path(workdir))
+    with (
+        distributed.session(None, None, None, config.peer_timeout),
+        local_workdir(workdir) as folder,
+    ):
+        return start(config, folder)
 
 
 def evaluate(
@@ -114,8 +118,8 @@ def evaluate(
     """Scores a trained classifier on labelled images, and writes metrics.json and predictions.csv.
 
     Args:
-      workdir: Folder of a run. The folds of one run, or several folders, are an ensemble: the mean
-        of their probabilities.
+      workdir: Folder of a run, or its URL in a bucket. The folds of one run, or several folders,
+        are an ensemble: the mean of their probabilities.
       data: SPEC of the images: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or
         synthetic[:N].
       split: Part of `data`. If `data` is the source that the run was trained on: train, validation
@@ -152,24 +156,26 @@ def evaluate(
     """
     from bloodjax.cli import console
     from bloodjax.evaluation import scoring
+    from bloodjax.io import mirror
 
     console.show_lines_by_default()
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else workdir
-    return scoring.evaluate_runs(
-        [_path(folder) for folder in workdirs],
-        os.fspath(data),
-        split,
-        tta,
-        None if out is None else _path(out),
-        tta_select=tta_select,
-        calibrate=calibrate,
-        corruptions=corruptions,
-        bad_images=bad_images,
-        layout=layout,
-        classes=classes,
-        columns=columns,
-        images=None if images is None else os.fspath(images),
-    )
+    with mirror.opened():
+        return scoring.evaluate_runs(
+            [mirror.open_run(folder) for folder in workdirs],
+            os.fspath(data),
+            split,
+            tta,
+            None if out is None else mirror.open_output(out),
+            tta_select=tta_select,
+            calibrate=calibrate,
+            corruptions=corruptions,
+            bad_images=bad_images,
+            layout=layout,
+            classes=classes,
+            columns=columns,
+            images=None if images is None else os.fspath(images),
+        )
 
 
 def load_dataset(
@@ -229,10 +235,6 @@ def load_dataset(
         class_names=class_names,
         seed=seed,
     )
-
-
-def _path(path: str | os.PathLike[str]) -> pathlib.Path:
-    return pathlib.Path(os.path.expanduser(path))  # pathlib's raises for ~NAME without such a user
 
 
 def __getattr__(name: str):

@@ -3,8 +3,9 @@
 python -m bloodjax.main --config=quickstart --workdir=DIR [--config.key=value ...]
     [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 
-The last three flags make it one of several processes of one run, each with its own devices, which
-share the workdir. On a TPU pod, under SLURM and under Open MPI they are detected.
+DIR may be gs://BUCKET/NAME or s3://BUCKET/NAME. The last three flags make it one of several
+processes of one run, each with its own devices; they share the workdir, or it is in a bucket. On a
+TPU pod, under SLURM and under Open MPI they are detected.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _CONFIG = command.flags.DEFINE_string(
     None,
     "NAME: Recipe (bloodjax configs lists them), or a Python file with get_config().",
 )
-command.flags.DEFINE_string(
+_WORKDIR = command.flags.DEFINE_string(
     "workdir", None, "DIR: Folder of the run; one that was stopped is resumed."
 )
 _COORDINATOR = command.flags.DEFINE_string(
@@ -33,13 +34,17 @@ def main(overrides: list[str]) -> None:
     # Imported only now, so that a wrong flag or config is reported at once.
     from bloodjax import config as config_lib
 
-    config, workdir = config_lib.load(_CONFIG.value, overrides), command.local_path("workdir")
+    config = config_lib.load(_CONFIG.value, overrides)
 
     from bloodjax import cross_validation, distributed, run
     from bloodjax.cli import compilation_cache
+    from bloodjax.training.remote_workdir import local_workdir
 
     place = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    with distributed.session(*place, config.peer_timeout):
+    with (
+        distributed.session(*place, config.peer_timeout),
+        local_workdir(_WORKDIR.value) as workdir,
+    ):
         compilation_cache.keep(workdir)
         (cross_validation.train if config.folds else run.train)(config, workdir)
 

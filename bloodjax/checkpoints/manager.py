@@ -25,7 +25,6 @@ from bloodjax.distributed import sharding
 from bloodjax.errors import Stopped, UserError
 from bloodjax.io.files import disk_full_reason
 
-
 # Of several processes, only the primary one calls orbax, which must not wait for the others.
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 

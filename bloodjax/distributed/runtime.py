@@ -42,14 +42,20 @@ _INTRODUCTION_BYTES = 1024
 
 _peers = None
 _timeout = 0.0
-_push: Callable[[], None] = lambda: None
-_pull: Callable[[], None] = lambda: None
+# What `sharing_files` sets.
+_push: Callable[[], None] | None = None
+_pull: Callable[[], None] | None = None
 _reported: BaseException | None = None
 
 
 def is_primary() -> bool:
     """Whether this process writes the run's files and logs."""
     return _peers is None or _peers.process == 0
+
+
+def process_index() -> int:
+    """Number of this process among those of the run."""
+    return 0 if _peers is None else _peers.process
 
 
 def count() -> int:
@@ -78,7 +84,7 @@ def barrier() -> None:
     if count() > 1:
         publish()
     exchange(None)
-    if not is_primary():
+    if not is_primary() and _pull is not None:
         _pull()
 
 
@@ -100,7 +106,7 @@ def sharing_files(push: Callable[[], None], pull: Callable[[], None]) -> Iterato
 
 def publish() -> None:
     """Copies the primary process's new files to where they outlive it (`sharing_files`)."""
-    if is_primary():
+    if is_primary() and _push is not None:
         _push()
 
 

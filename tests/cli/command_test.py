@@ -159,7 +159,11 @@ def test_paths_separated_by_commas_are_explained(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("gs://b", "error: --cli_test_folders=gs://b: this version takes local paths only\n"),
+        (
+            "ftp://b",
+            "error: --cli_test_folders=ftp://b: ftp:// is not supported, expected a local path, "
+            "gs://BUCKET/NAME or s3://BUCKET/NAME\n",
+        ),
         ("", "error: --cli_test_folders is missing; --help says what it is\n"),
     ],
 )

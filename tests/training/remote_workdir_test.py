@@ -1,0 +1,162 @@
+"""Tests of bloodjax/training/remote_workdir.py, on emulators of S3 and GCS."""
+
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from bloodjax import distributed
+from bloodjax.errors import UserError
+from bloodjax.io import mirror, remote
+from bloodjax.training import remote_workdir
+from bloodjax.training.remote_workdir import _Lock, local_workdir
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Locks are renewed ten times a second, and stale after half a second."""
+    monkeypatch.setattr(remote_workdir, "_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(remote_workdir, "_STALE_SECONDS", 1.0)
+    monkeypatch.setattr(remote_workdir, "_POLL_SECONDS", 0.1)
+
+
+def contend(url, n):
+    """Locks `url` in n threads at once; returns how many hold it, and the others' errors."""
+    together, done = threading.Barrier(n), threading.Event()
+    holding, errors = [], []
+
+    def one(_):
+        together.wait()
+        try:
+            with _Lock(url) as lock:
+                holding.append(lock)
+                done.wait(60)
+        except UserError as error:
+            errors.append(str(error))
+        if len(errors) == n - 1:
+            done.set()
+
+    with concurrent.futures.ThreadPoolExecutor(n) as pool:
+        list(pool.map(one, range(n)))
+    return len(holding), errors
+
+
+def test_one_of_several_gets_the_lock(bucket, quick):
+    held, errors = contend(bucket / "run", 4)
+    assert held == 1
+    line = (
+        f"--workdir={bucket / 'run'}: process {os.getpid()} on {os.uname().nodename} is training "
+        "here; expected one process at a time, or another --workdir"
+    )
+    assert errors == [line] * 3
+    assert remote.stat(bucket / "run/lock") is None
+
+
+def test_one_of_several_takes_over_a_stale_lock(bucket, quick, caplog):
+    remote.write_bytes(bucket / "run/lock", json.dumps({"holder": "process 1 on gone"}).encode())
+    started = time.monotonic()
+    with caplog.at_level("INFO", "bloodjax"):
+        held, errors = contend(bucket / "run", 4)
+    assert time.monotonic() - started >= 1.0
+    assert (held, len(errors)) == (1, 3)
+    took = [line for line in caplog.messages if "took over the lock of process 1 on gone" in line]
+    assert len(took) == 1
+
+
+def test_a_lock_that_is_renewed_is_not_taken_over(bucket, quick):
+    with _Lock(bucket / "run") as lock:
+        time.sleep(1.3)  # longer than a lock may be stale
+        with pytest.raises(UserError, match="is training here"), _Lock(bucket / "run"):
+            pass
+        lock.check()
+    with _Lock(bucket / "run"):
+        pass
+
+
+def test_a_holder_that_was_away_for_too_long_does_not_write(bucket, quick, monkeypatch):
+    monkeypatch.setattr(_Lock, "_renew_regularly", lambda self: None)  # as a stopped process
+    with _Lock(bucket / "run") as first:
+        with _Lock(bucket / "run") as second:
+            time.sleep(0.6)
+            with pytest.raises(UserError, match="has taken over the lock, which this process did"):
+                first.check()
+            second.check()
+        assert remote.stat(bucket / "run/lock") is None
+    assert first._lost
+
+
+def test_the_lock_of_a_dead_process_of_this_machine_is_free(bucket):
+    if remote_workdir._process(os.getpid()) is None:
+        pytest.skip("only Linux tells which processes of this machine are alive")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    content = {"holder": "process 7 here", "process": remote_workdir._process(child.pid)}
+    assert not remote_workdir._is_dead(content)
+    child.kill()
+    time.sleep(0.1)
+    assert remote_workdir._is_dead(content)  # a zombie
+    child.wait()
+    child.stdin.close()
+    assert remote_workdir._is_dead(content)
+    other = {**content, "process": ["another machine", *content["process"][1:]]}
+    assert not remote_workdir._is_dead(other)
+    for strange in ({}, {"process": None}, {"process": ["a"]}, {"process": [1, "x", 2]}):
+        assert not remote_workdir._is_dead(strange)
+    remote.write_bytes(bucket / "run/lock", json.dumps(content).encode())
+    started = time.monotonic()
+    with _Lock(bucket / "run"):
+        assert time.monotonic() - started < 30
+
+
+def test_a_local_folder_is_its_own(tmp_path):
+    with local_workdir(tmp_path / "run") as folder:
+        assert folder == tmp_path / "run"
+        distributed.publish()
+    assert not folder.exists()
+
+
+def test_what_a_run_writes_is_uploaded_when_it_publishes_and_at_the_end(bucket):
+    remote.write_bytes(bucket / "run/before", b"0")
+    with local_workdir(bucket / "run") as folder:
+        assert (folder / "before").read_bytes() == b"0"
+        assert mirror.shown(f"{folder}: x") == f"{bucket.url}/run: x"
+        (folder / "a").write_bytes(b"1")
+        distributed.publish()
+        assert remote.read_bytes(bucket / "run/a") == b"1"
+        (folder / "before").unlink()
+    assert remote.list_files(f"{bucket.url}/run/").keys() == {"a"}
+    assert not folder.exists()
+
+
+def test_a_run_that_fails_uploads_what_it_has_and_frees_the_lock(bucket):
+    def train():
+        with local_workdir(bucket / "run") as folder:
+            (folder / "a").write_bytes(b"1")
+            raise UserError("its own")
+
+    with pytest.raises(UserError, match=r"^its own$"):
+        train()
+    assert remote.list_files(f"{bucket.url}/run/").keys() == {"a"}
+
+
+def test_leftovers_of_a_killed_run_do_not_count(bucket):
+    with local_workdir(bucket / "run") as folder:
+        (folder / "a").write_bytes(b"1")
+        place = folder
+    place.mkdir(parents=True)
+    (place / "never_uploaded").touch()
+    with local_workdir(bucket / "run") as folder:
+        assert os.listdir(folder) == ["a"]
+
+
+def test_without_a_bucket_nothing_starts(make_bucket):
+    make_bucket("s3")
+    with (
+        pytest.raises(UserError, match=r"^s3://no-such-bucket/run/lock: no bucket no-such-bucket"),
+        local_workdir("s3://no-such-bucket/run"),
+    ):
+        pass
