@@ -40,7 +40,7 @@ class SiteImages:
     dataset: Dataset
     sides: Float[np.ndarray, " m"]
     path: str
-    reading: Reading = NO_READING
+    reading: Reading = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, model: Classifier, data: str, reading: Reading = NO_READING) -> SiteImages:

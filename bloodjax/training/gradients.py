@@ -102,7 +102,9 @@ def batch_sums(
         if views > 1:
             each_view = logits.reshape(-1, views, logits.shape[-1])
             logits = each_view[:, 0]
-        weights = batch.mask if batch.weight is None else batch.mask * batch.weight
+        weights = batch.mask
+        if batch.weight is not None:
+            weights = batch.mask.astype(jnp.float32) * batch.weight
         total = objective.loss(
             adjust_logits(logits, step_config.logit_shift),
             batch.targets,

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int32
 from bloodjax.augment import tta
 from bloodjax.training import losses
 
-
 # False for examples that are padding; or the weight of each example, 0 for padding.
 Mask = Bool[Array, " batch"] | Float[Array, " batch"]
 

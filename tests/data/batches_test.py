@@ -106,8 +106,10 @@ def test_gather_takes_what_stands_next_in_the_order():
     images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(10, dtype=np.int32) % 3
     order = np.array([9, 2, 7, 0, 1, 3, 4, 8, 6, 5], np.int32)
-    data = jax.device_put(DeviceDataset.of(images, labels))
+    weights = np.linspace(0, 1, 10, dtype=np.float32)
+    data = jax.device_put(DeviceDataset.of(images, labels, weights=weights))
     batch = gather(data, jnp.asarray(order), jnp.int32(2), 3)
+    np.testing.assert_array_equal(batch.weight, weights[[7, 0, 1]])
     np.testing.assert_array_equal(batch.image, images[[7, 0, 1]])
     np.testing.assert_array_equal(batch.label, labels[[7, 0, 1]])
     np.testing.assert_array_equal(batch.mask, [True] * 3)
@@ -138,7 +140,9 @@ def test_nth_takes_a_step_s_batch_of_those_handed_in():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(6, dtype=np.int32).reshape(2, 3)
     for i in (0, 1):
-        batch = nth(StackedBatches(jnp.asarray(images), jnp.asarray(labels)), i)
+        weights = jnp.asarray(labels, jnp.float32)
+        batch = nth(StackedBatches(jnp.asarray(images), jnp.asarray(labels), None, weights), i)
+        np.testing.assert_array_equal(batch.weight, labels[i])
         np.testing.assert_array_equal(batch.image, images[i])
         np.testing.assert_array_equal(batch.label, labels[i])
         np.testing.assert_array_equal(batch.mask, [True] * 3)

@@ -27,12 +27,14 @@ def ended(threads):
 
 
 def test_each_call_takes_its_images_in_order():
-    placed = list(prefetch.prefetch(IMAGES, LABELS, CALLS, lambda data: data))
+    weights = np.arange(20, dtype=np.float32)
+    placed = list(prefetch.prefetch(IMAGES, LABELS, CALLS, lambda data: data, None, weights))
     assert len(placed) == 3
     for data, index in zip(placed, CALLS, strict=True):
         assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int32)
         np.testing.assert_array_equal(data.images, IMAGES[index])
         np.testing.assert_array_equal(data.labels, LABELS[index])
+        np.testing.assert_array_equal(data.weights, weights[index])
 
 
 def test_images_may_lie_in_a_file(tmp_path):

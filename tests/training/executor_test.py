@@ -195,7 +195,8 @@ TAUGHT = {
 def train_taught(kind, **changes):
     teacher = np.random.default_rng(1).dirichlet(np.ones(CLASSES), 40).astype(np.float32)
     phase = dataclasses.replace(frozen_norms("convnext"), size=12)
-    part = DeviceDataset.of(*images_and_labels(), teacher)
+    weights = np.linspace(0.5, 1.5, 40, dtype=np.float32)
+    part = DeviceDataset.of(*images_and_labels(), teacher, weights)
     runner = RUNNERS[kind]("convnext", **TAUGHT | changes)
     return train(runner, "convnext", phase, calls=(1, 1), part=part)
 

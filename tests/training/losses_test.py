@@ -64,6 +64,14 @@ def test_the_mean_is_that_of_keras_with_class_weights(batch, monkeypatch):
     np.testing.assert_allclose(total / count, expected, rtol=1e-5)
 
 
+def test_the_weight_of_an_example_scales_its_loss(batch):
+    logits, labels = batch
+    weights = np.linspace(0, 2, 9, dtype=np.float32)
+    each = [loss(logits[i : i + 1], labels[i : i + 1])[0] for i in range(9)]
+    total, _ = loss(logits, labels, mask=weights)
+    np.testing.assert_allclose(total, np.dot(weights, each), rtol=1e-5)
+
+
 def test_padding_counts_for_nothing(batch):
     logits, labels = batch
     mask = np.arange(9) < 6

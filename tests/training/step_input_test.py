@@ -54,7 +54,9 @@ def test_of_several_views_the_first_is_clean_and_the_second_is_the_only_one_othe
 
 
 def test_views_and_the_teacher_are_mixed_as_the_targets_are(batch):
-    found = prepare(parse("mixup(0.4, p=0.5)"), batch, several_views=True)
+    weights = jnp.arange(6, dtype=jnp.float32)
+    weighted = batch.replace(weight=weights)
+    found = prepare(parse("mixup(0.4, p=0.5)"), weighted, several_views=True)
 
     def neighbours(x):
         return x.reshape(3, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
@@ -63,6 +65,8 @@ def test_views_and_the_teacher_are_mixed_as_the_targets_are(batch):
     assert np.any(own < 1)
     teacher, raw = np.asarray(batch.teacher), np.asarray(batch.image, np.float32)
     np.testing.assert_allclose(found.teacher, own * teacher + (1 - own) * neighbours(teacher), 1e-5)
+    weight = own * weights[:, None] + (1 - own) * neighbours(weights)[:, None]
+    np.testing.assert_allclose(found.weight, weight[:, 0], rtol=1e-5)
     share = own[:, :, None, None]
     mixed = share * raw + (1 - share) * neighbours(raw)
     for view in range(VIEWS):  # without operations all are the same

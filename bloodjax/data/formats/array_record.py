@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from bloodjax.data import bit_depth, lazy
 from bloodjax.data import fingerprint as fingerprint_lib
@@ -53,6 +53,7 @@ class Index:
       groups: Group of each image, or "".
       tally: What reading the images had to decide when they were packed.
       fit: How the images were made squares, if pixels are stored; "" if it is unknown.
+      weights: Weight of each image, or None if the source gave none.
     """
 
     shards: tuple[Shard, ...]
@@ -63,6 +64,7 @@ class Index:
     groups: tuple[str, ...]
     tally: Tally = NO_IMAGES
     fit: str = ""
+    weights: Float32[np.ndarray, " n"] | None = None
 
 
 def is_shards(folder: pathlib.Path) -> bool:
@@ -122,6 +124,7 @@ def read_dataset(folder: pathlib.Path, size: int, options: ReadOptions = DEFAULT
         splits=index.splits,
         groups=index.groups,
         reading=_reading(folder, index).with_tally(index.tally, options),
+        weights=index.weights,
     )
 
 
@@ -203,6 +206,8 @@ def write_index(
         "tally": dataclasses.asdict(dataset.reading.tally),
         "fit": fit,
     }
+    if dataset.weights is not None:
+        content["weights"] = dataset.weights.tolist()
     path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
@@ -261,7 +266,14 @@ def _index(folder: pathlib.Path, content: Mapping[str, Any], classes: int) -> In
         raise ValueError("there are no shards, or a shard has no records")
     # Earlier versions wrote neither.
     tally, fit = Tally.from_json(content.get("tally", {})), str(content.get("fit", ""))
-    return Index(shards, numbers["records"], numbers["labels"], names, splits, groups, tally, fit)
+    weights = None
+    if "weights" in content:
+        weights = np.array(content["weights"], np.float32)
+        if weights.shape != (n,) or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(f"weights are not {n} numbers of at least 0")
+    return Index(
+        shards, numbers["records"], numbers["labels"], names, splits, groups, tally, fit, weights
+    )
 
 
 def _check_options(folder: pathlib.Path, index: Index, options: ReadOptions) -> ReadOptions:

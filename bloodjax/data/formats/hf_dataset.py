@@ -32,7 +32,7 @@ from bloodjax.data.reading import LeftOut, Reading, left_out_by_class
 from bloodjax.errors import UserError
 
 PREFIX = "hf-dataset:"
-_SPEC = re.compile(r"([\w.-]+)/([\w.-]+)(?:@([\w./-]+))?(?::([\w .+-]+))?", re.ASCII)
+_SPEC = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*)(?:@([\w./-]+))?(?::([\w .+-]+))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{7,40}")
 _TRUE = ("1", "true", "yes", "on")
 # Files by which a folder that `save_to_disk` has written is known: of one split, or of several.

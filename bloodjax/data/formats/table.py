@@ -195,6 +195,7 @@ def read(
     group_of, group_details = _groups(cells, columns)
     splits = _splits(cells, columns)
     weights = _weights(cells, columns)
+    weight_details = () if weights is None else (weight_range(weights),)
     order = sorted(range(len(found)), key=found.__getitem__)
     return Table(
         images,
@@ -204,8 +205,13 @@ def read(
         tuple(splits[i] for i in order),
         tuple(group_of[i] for i in order),
         None if weights is None else weights[order],
-        (*cells.details, *columns.details, *label_details, *group_details),
+        (*cells.details, *columns.details, *label_details, *group_details, *weight_details),
     )
+
+
+def weight_range(weights: Float32[np.ndarray, " n"]) -> str:
+    """The range of weights in words, for `Reading.details`."""
+    return f"weights {weights.min():g} to {weights.max():g}"
 
 
 def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:

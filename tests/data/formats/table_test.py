@@ -1,0 +1,283 @@
+import datetime
+
+import numpy as np
+import pytest
+
+from bloodjax.data import images, sources
+from bloodjax.data.formats import excel, table
+from bloodjax.data.formats.table_images import TableImages
+from bloodjax.data.options import ReadOptions
+from bloodjax.errors import UserError
+from bloodjax.io import parquet
+
+N = 12
+LABELS = ["eosinophil"] * 4 + ["basophil"] * 4 + ["monocyte"] * 4
+ROWS = [(f"img/cell_{i:02d}.png", LABELS[i], f"p{i // 2}") for i in range(N)]
+HEADER = ("path", "label", "patient_id")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """PNG files of N different images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (N, 16, 16, 3), dtype=np.uint8)
+    return [images.encode_png(each) for each in pixels]
+
+
+@pytest.fixture
+def folder(tmp_path, pictures):
+    (tmp_path / "img").mkdir()
+    for (path, *_), png in zip(ROWS, pictures, strict=True):
+        (tmp_path / path).write_bytes(png)
+    return tmp_path
+
+
+def text(rows=ROWS, header=HEADER, delimiter=","):
+    return "".join(f"{delimiter.join(map(str, row))}\n" for row in (header, *rows))
+
+
+def write(folder, content, name="labels.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def load(folder, content, name="labels.csv", **options):
+    return sources.load(write(folder, content, name), 16, options=ReadOptions(**options))
+
+
+def error(folder, content, name="labels.csv", **options):
+    with pytest.raises(UserError) as caught:
+        load(folder, content, name, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{folder}/")
+
+
+FILES = {
+    "labels.csv": text().encode(),
+    "mark.csv": text().encode("utf-8-sig"),
+    "utf16.csv": text().encode("utf-16"),
+    "semicolons.csv": text(delimiter=";").encode(),
+    "line_ends.csv": text().replace("\n", "\r\n").encode(),
+    "labels.tsv": text(delimiter="\t").encode(),
+    "quoted.csv": text([[f'"{cell}"' for cell in row] for row in ROWS]).encode(),
+    "blanks.csv": text([[f" {cell} " for cell in row] for row in ROWS]).encode() + b"\n,,\n",
+    "index.csv": text([(i, *row) for i, row in enumerate(ROWS)], ("", *HEADER)).encode(),
+    "windows.csv": text([(r[0].replace("/", "\\"), *r[1:]) for r in ROWS]).encode(),
+    "shuffled.csv": text(ROWS[::-1]).encode(),
+    "labels.parquet": parquet.encode(
+        {
+            name: parquet.Column(values, "text")
+            for name, values in zip(HEADER, zip(*ROWS, strict=True), strict=True)
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_table_is_the_same_data_in_every_format(folder, pictures, name):
+    found = load(folder, FILES[name], name)
+    assert found.classes == ("basophil", "eosinophil", "monocyte")
+    assert [found.classes[i] for i in found.labels] == LABELS
+    assert found.names == tuple(path for path, *_ in ROWS)
+    assert found.groups == tuple(group for *_, group in ROWS)
+    np.testing.assert_array_equal(found.images[5], images.decode(pictures[5], 16))
+    same = write(folder, FILES["labels.csv"])
+    assert sources.fingerprint(str(folder / name)) == sources.fingerprint(same)
+
+
+def test_an_excel_workbook_is_the_same_data(folder):
+    openpyxl = pytest.importorskip("openpyxl", reason="reading Excel needs the extra excel")
+    book = openpyxl.Workbook()
+    book.active.append(HEADER)
+    for row in ROWS:
+        book.active.append(row)
+    book.create_sheet("notes").append(["made by", datetime.date(2026, 1, 1)])
+    book.save(folder / "labels.xlsx")
+    found = sources.load(str(folder / "labels.xlsx"), 16)
+    assert [found.classes[i] for i in found.labels] == LABELS
+    assert found.reading.details[0] == "sheet Sheet, of 2"
+    same = write(folder, text())
+    assert sources.fingerprint(str(folder / "labels.xlsx")) == sources.fingerprint(same)
+
+
+def test_a_workbook_that_is_none_is_one_line(folder):
+    pytest.importorskip("openpyxl", reason="reading Excel needs the extra excel")
+    assert "expected a complete" in error(folder, b"no zip", "labels.xlsx")
+
+
+def test_without_openpyxl_one_line_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
+    path = folder / "labels.xlsx"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"pip install 'bloodjax\[excel\]'"):
+        excel.rows(path)
+
+
+def test_identifiers_are_found_in_any_folder_and_with_any_suffix(folder):
+    rows = [(path[4:-4], label) for path, label, _ in ROWS]
+    found = load(folder, text(rows, ("image_id", "dx")))
+    assert found.names == tuple(path for path, *_ in ROWS)
+    assert found.reading.details[0] == "columns path=image_id, label=dx"
+
+
+def test_images_may_be_in_another_folder_or_a_zip(folder, tmp_path_factory):
+    import zipfile
+
+    place = tmp_path_factory.mktemp("tables")
+    rows = [(path[4:], label, group) for path, label, group in ROWS]
+    found = load(place, text(rows), images=str(folder / "img"))
+    assert found.names[0] == "cell_00.png"
+    with zipfile.ZipFile(place / "img.zip", "w") as zipped:
+        for path, *_ in ROWS:
+            zipped.write(folder / path, f"all/{path}")
+    zipped = load(place, text(), images=str(place / "img.zip"))
+    assert zipped.names[0] == "all/img/cell_00.png"
+    np.testing.assert_array_equal(found.images, zipped.images)
+
+
+def test_latin_1_is_read_and_said(folder):
+    rows = [(path, "Mégacaryocyte" if i < 6 else "b") for i, (path, *_) in enumerate(ROWS)]
+    found = load(folder, text(rows, HEADER[:2]).encode("latin-1"))
+    assert "Mégacaryocyte" in found.classes
+    assert "read as Windows-1252" in found.reading.details
+
+
+def test_one_hot_columns_keep_their_order(folder):
+    rows = [
+        (path, *(f"{float(label == c)}" for c in "emb"))
+        for path, label in ((path, label[0]) for path, label, _ in ROWS)
+    ]
+    found = load(folder, text(rows, ("image", "e", "m", "b")))
+    assert found.classes == ("e", "m", "b")
+    assert [found.classes[i] for i in found.labels] == [label[0] for label in LABELS]
+
+
+def test_numbers_are_positions_in_the_names_that_are_given(folder):
+    rows = [(path, i % 3) for i, (path, *_) in enumerate(ROWS)]
+    path = write(folder, text(rows, ("path", "label")))
+    assert sources.load(path, 16).classes == ("0", "1", "2")
+    named = sources.load(path, 16, class_names=("x", "y", "z"))
+    assert named.classes == ("x", "y", "z")
+    assert named.labels.tolist() == [i % 3 for i in range(N)]
+
+
+def test_splits_and_weights(folder):
+    rows = [(*row[:2], ("train", "Valid", "TEST")[i % 3], 0.5 + i) for i, row in enumerate(ROWS)]
+    found = load(folder, text(rows, ("path", "label", "split", "weight")))
+    assert found.splits == ("train", "val", "test") * 4
+    assert found.weights.tolist() == [0.5 + i for i in range(N)]
+    assert found.take(np.arange(3)).weights.tolist() == [0.5, 1.5, 2.5]
+    assert found.concatenate(found).weights.tolist() == found.weights.tolist() * 2
+    assert "weights 0.5 to 11.5" in found.reading.details
+    without = load(folder, text(rows, ("path", "label", "split", "note")), columns="split=")
+    assert set(without.splits) == {""}
+    assert without.weights is None
+
+
+def test_images_without_labels_keep_the_order_of_the_rows(folder):
+    path = write(folder, "note,image\nx,cell_03\ny,cell_01.png\n")
+    found = sources.load_images(path, 16)
+    assert found.names == ("img/cell_03.png", "img/cell_01.png")
+
+
+WRONG = {
+    "missing file": ("img/none.png,x", "row 3, column path: img/none.png: there is no such image"),
+    "other suffix": ("img/cell_05.jpg,x", "there is img/cell_05.png"),
+    "double row": ("img/cell_00.png,x", "row 3, column path: img/cell_00.png is in row 2 too"),
+    "double in another form": ("IMG\\cell_00.png,x", "is in row 2 too"),
+    "leaves": ("../secret.png,x", "row 3, column path: ../secret.png: it leaves"),
+    "absolute": ("/etc/hostname,x", "row 3, column path: /etc/hostname: it leaves"),
+    "of Windows": ("C:\\a.png,x", "it is a path of Windows"),
+    "no path": (",x", "row 3, column path: is empty, expected the path of an image"),
+    "no label": ("img/cell_01.png,", "row 3, column label: is empty, expected a class"),
+    "NaN": ("img/cell_01.png,NaN", "row 3, column label: is empty"),
+    "long row": ("img/cell_01.png,x,y", "row 3 has 3 cells, expected 2 as in the header"),
+    "short row": ("img/cell_01.png", "row 3 has 1 cells, expected 2"),
+    "open quote": ('"img/cell_01.png,x', "row 3: unexpected end of data"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_named_with_row_and_column(folder, row, message):
+    found = error(folder, f"path,label\nimg/cell_00.png,x\n{row}\n")
+    assert found.startswith("labels.csv: ")
+    assert message in found
+
+
+def test_an_absolute_path_in_the_folder_is_one_of_it(folder):
+    content = f"path,label\n{folder}/img/cell_00.png,x\n{folder}/./img/cell_01.png,y\n"
+    assert load(folder, content).names == ("img/cell_00.png", "img/cell_01.png")
+
+
+COLUMNS = {
+    "split": ("holdout", "row 3, column split: holdout is no split, expected train, val or test"),
+    "weight": ("-1", "row 3, column weight: -1 is no weight, expected a number of at least 0"),
+}
+
+
+@pytest.mark.parametrize(("column", "value", "message"), [(k, *v) for k, v in COLUMNS.items()])
+def test_a_wrong_value_of_an_optional_column(folder, column, value, message):
+    first = {"split": "train", "weight": "1"}[column]
+    content = f"path,label,{column}\nimg/cell_00.png,x,{first}\nimg/cell_01.png,y,{value}\n"
+    assert message in error(folder, content)
+
+
+def test_an_unknown_class_is_named_with_its_row(folder):
+    path = write(folder, text())
+    with pytest.raises(UserError, match="row 2, column label: the class eosinophil is unknown"):
+        sources.load(path, 16, class_names=("basophil", "monocyte"))
+
+
+EMPTY = {"": "has no rows", "path,label\n": "has no rows", "a.png,x\nb.png,y\n": "no column"}
+
+
+@pytest.mark.parametrize(("content", "message"), EMPTY.items())
+def test_a_table_without_rows_or_header(folder, content, message):
+    assert message in error(folder, content)
+
+
+def test_other_formats_and_missing_files(folder):
+    assert "expected the table as one of .csv" in error(folder, b"", "labels.xls")
+    write(folder, text())
+    with pytest.raises(UserError, match=r"there is .*labels\.csv"):
+        sources.load(str(folder / "Labels.csv"), 16)
+    assert "cannot be read as Parquet" in error(folder, b"PAR1", "labels.parquet")
+
+
+def test_several_files_of_a_name_are_one_only_if_they_are_equal(folder):
+    (folder / "copy").mkdir()
+    copy = folder / "copy" / "cell_00.png"
+    copy.write_bytes((folder / "img" / "cell_00.png").read_bytes())
+    content = "path,label\ncell_00,x\ncell_01,y\n"
+    assert load(folder, content).names == ("copy/cell_00.png", "img/cell_01.png")
+    copy.write_bytes((folder / "img" / "cell_02.png").read_bytes())
+    assert "row 2, column path: cell_00: there are several" in error(folder, content)
+
+
+def test_an_unreadable_image_is_named_or_left_out(folder):
+    (folder / "img" / "cell_00.png").write_bytes(b"no image")
+    assert "img/cell_00.png is not a readable image" in error(folder, text())
+    found = load(folder, text(), bad_images="skip")
+    assert len(found) == N - 1
+    assert found.reading.left_out[0][:2] == ("unreadable", "eosinophil")
+
+
+def test_the_fingerprint_follows_what_is_used(folder):
+    path = write(folder, text())
+    before = sources.fingerprint(path)
+    assert sources.has_fingerprint(path, before)
+    write(folder, text([(*row, "x") for row in ROWS], (*HEADER, "comment")))
+    assert sources.fingerprint(path) == before, "a column that is not used"
+    write(folder, text([(path, label, "p0") for path, label, _ in ROWS]))
+    assert sources.fingerprint(path) != before, "other groups"
+
+
+def test_a_folder_may_be_named_like_a_table(tmp_path):
+    (tmp_path / "cells.csv").mkdir()
+    assert not sources.is_table(str(tmp_path / "cells.csv"))
+    assert table.has_suffix("gs://bucket/labels.TSV")
+
+
+def test_images_that_are_not_there_are_one_line():
+    with pytest.raises(UserError, match="no such folder or zip, expected the images of a table"):
+        TableImages("/none/at/all")
