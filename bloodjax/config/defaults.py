@@ -332,7 +332,8 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
         "mu_dtype": "float32",
         "schedule": {
             # Learning rate after the warm-up: sgdr (cosine decay with warm restarts), cosine (one
-            # cosine decay), wsd (constant, then a linear decay) or constant.
+            # cosine decay), wsd (constant, then a linear decay), step (constant, lower after each
+            # of the milestones) or constant.
             "name": "sgdr",
             # Length of the linear warm-up in epochs.
             "warmup": 1.0,
@@ -344,6 +345,10 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
             "m_mul": 1.0,
             # wsd: fraction of the phase over which the rate decays at its end.
             "decay": 0.2,
+            # step: fractions of the phase after which the rate is multiplied by `factor`.
+            "milestones": (0.5, 0.75),
+            # step: the factor of each milestone.
+            "factor": 0.1,
             # Lowest learning rate, as a fraction of the highest.
             "alpha": 0.0,
         },

@@ -185,12 +185,19 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight_decay": _at_least(0),
     "clip_norm": _at_least(0),
     "mu_dtype": _one_of("float32", "bfloat16"),
-    "schedule.name": _one_of("sgdr", "cosine", "wsd", "constant"),
+    "schedule.name": _one_of("sgdr", "cosine", "wsd", "step", "constant"),
     "schedule.warmup": _at_least(0),
     "schedule.first_cycle": _at_least(0),
     "schedule.t_mul": _at_least(1),
     "schedule.m_mul": _within(1e-6, 10),
     "schedule.decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "schedule.milestones": (
+        lambda value: (
+            _numbers((), lambda v: 0 < v < 1, "")[0](value) and list(value) == sorted(value)
+        ),
+        "ascending numbers above 0 and below 1",
+    ),
+    "schedule.factor": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "schedule.alpha": _within(0, 1),
 }
 
@@ -234,7 +241,7 @@ def check_combinations(config: Config) -> None:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     # Raises for an unknown name. Runs of older versions and users may name networks by an alias.
     config.model.name = models.canonical_name(config.model.name)
-    smallest = models.architecture(config.model.name).min_image_size
+    smallest = models.architecture(config.model.name).smallest_images(config.model.variant)
     _check_sizes(config, smallest)
     _check_stages(config)
     if config.data.image_size < smallest:

@@ -34,7 +34,8 @@ from bloodjax.models.head import Head, Network
 
 # A family's module defines NETWORKS (name -> fields of the backbone), VARIANTS (reference
 # implementation -> the fields that differ in it; the first is the default) and MIN_IMAGE_SIZE (the
-# side in pixels below which a map would become empty).
+# side in pixels below which a map would become empty). A variant may have one of its own, in
+# MIN_IMAGE_SIZES.
 _FAMILIES: tuple[tuple[types.ModuleType, type[Backbone]], ...] = (
     (mobilenet, mobilenet.MobileNet),
     (inception, inception.InceptionV3),
@@ -59,6 +60,7 @@ class Architecture:
       variants: reference implementation, such as "timm" or "keras" -> the fields that differ in it
         (padding, epsilons, ...); the first is the default.
       min_image_size: smallest side of the images in pixels.
+      min_image_sizes: the same of variants that have another.
     """
 
     name: str
@@ -67,6 +69,11 @@ class Architecture:
     fields: Mapping[str, object]
     variants: Mapping[str, Mapping[str, object]]
     min_image_size: int
+    min_image_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def smallest_images(self, variant: str) -> int:
+        """Smallest side of the images of a variant in pixels; "" is the default."""
+        return self.min_image_sizes.get(variant, self.min_image_size)
 
     @property
     def stages(self) -> int:
@@ -135,6 +142,7 @@ _ARCHITECTURES = {
         fields,
         module.VARIANTS,
         module.MIN_IMAGE_SIZE,
+        getattr(module, "MIN_IMAGE_SIZES", {}),
     )
     for module, backbone in _FAMILIES
     for name, fields in module.NETWORKS.items()

@@ -3,6 +3,10 @@
 ResNet-18 and 34 have blocks of two 3x3 convolutions; 50, 101 and 152 have bottlenecks of 1x1, 3x3
 and 1x1. In timm and torchvision the stride is in the bottleneck's 3x3 convolution, in Keras in its
 first 1x1 convolution, as in the paper. The reference implementations are these three.
+
+The variant "small" is for images of 28 to 64 pixels: its stem is a 3x3 convolution with stride 1,
+and no pooling follows, as in the paper's networks for CIFAR-10 and in MedMNIST's benchmark at 28
+px. There are no pretrained weights for it.
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ VARIANTS = {
     "timm": {},
     "torchvision": {},
     "keras": {"stride_first": True, "use_bias": True, "epsilon": 1.001e-5},
+    "small": {"small_stem": True},
 }
+MIN_IMAGE_SIZES = {"small": 16}
 
 
 class Block(nn.Module):
@@ -112,6 +118,7 @@ class ResNet(Backbone):
       stride_first: see `Block`.
       use_bias: whether convolutions have biases.
       epsilon: BatchNorm's epsilon.
+      small_stem: whether the stem is a 3x3 convolution with stride 1, without pooling.
     """
 
     depths: Sequence[int]
@@ -120,6 +127,7 @@ class ResNet(Backbone):
     stride_first: bool = False
     use_bias: bool = False
     epsilon: float = 1e-5
+    small_stem: bool = False
 
     @nn.compact
     def __call__(
@@ -127,8 +135,14 @@ class ResNet(Backbone):
     ) -> Float[Array, "b features"]:
         """Returns features of the last block's channels; see `Backbone`."""
         rates = drop_path_rates(self.drop_path, sum(self.depths))
+        size, stride = (3, 1) if self.small_stem else (7, 2)
         stem = Conv(
-            self.widths[0], 7, stride=2, use_bias=self.use_bias, dtype=self.dtype, name="stem"
+            self.widths[0],
+            size,
+            stride=stride,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="stem",
         )
         norm = BatchNorm(
             self.in_stage(STEM, update_stats),
@@ -137,7 +151,8 @@ class ResNet(Backbone):
             epsilon=self.epsilon,
             name="stem_norm",
         )
-        x = max_pool(relu(conv_norm(stem, norm, x)), 3, 2)
+        x = relu(conv_norm(stem, norm, x))
+        x = x if self.small_stem else max_pool(x, 3, 2)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for block in range(depth):
                 x = maybe_remat(Block, self.remat)(

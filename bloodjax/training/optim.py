@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.traverse_util
@@ -89,6 +90,27 @@ def wsd(
     return schedule
 
 
+def milestones(
+    peak: float, steps: Sequence[int], factor: float, *, warmup_steps: int = 0
+) -> optax.Schedule:
+    """A constant rate that is multiplied by a factor at some steps, after a linear warm-up.
+
+    Args:
+      peak: The first rate.
+      steps: Steps from which on the rate is multiplied by `factor` once more.
+      factor: The factor.
+      warmup_steps: Steps of linear warm-up from 0.
+    """
+
+    def schedule(count):
+        step = jnp.asarray(count, jnp.float32)
+        warm = step / max(warmup_steps, 1)
+        passed = sum((step >= each).astype(jnp.float32) for each in steps)
+        return peak * jnp.where(step < warmup_steps, warm, jnp.float32(factor) ** passed)
+
+    return schedule
+
+
 def phase_schedule(phase: Config, steps_per_epoch: int, lr_scale: float = 1.0) -> optax.Schedule:
     """The learning rate over the steps of one phase.
 
@@ -113,6 +135,9 @@ def phase_schedule(phase: Config, steps_per_epoch: int, lr_scale: float = 1.0) -
         )
     if options.name == "cosine":
         return sgdr(peak, after, warmup_steps=warmup, alpha=options.alpha)
+    if options.name == "step":
+        steps = [round(share * total) for share in options.milestones]
+        return milestones(peak, steps, options.factor, warmup_steps=warmup)
     decay = min(round(options.decay * total), after) if options.name == "wsd" else 0
     return wsd(peak, total, warmup_steps=warmup, decay_steps=decay, alpha=options.alpha)
 

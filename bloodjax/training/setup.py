@@ -130,6 +130,6 @@ def _check_monitored(config: Config, splits: Splits) -> None:
             (counts > 0) & (counts < len(dataset))
         ):
             raise UserError(
-                f"config.early_stopping.metric is 'auc', expected another, such as loss: the {name} "
-                "split has no class that some of its images have and others lack"
+                "config.early_stopping.metric is 'auc', expected another, such as loss: the "
+                f"{name} split has no class that some of its images have and others lack"
             )

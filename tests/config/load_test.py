@@ -32,6 +32,8 @@ PHASE_RULES = {
     "schedule.t_mul": 0.5,
     "schedule.m_mul": 0.0,
     "schedule.decay": 1.5,
+    "schedule.milestones": (0.75, 0.5),
+    "schedule.factor": 0.0,
     "schedule.alpha": 1.0,
 }
 # One value for each rule that has the right type and breaks the rule.
@@ -53,6 +55,7 @@ IMPOSSIBLE = {
     "data.bits": "11",
     "data.fit": "stretch",
     "data.scale": "auto",
+    "data.task": "labels",
     "data.classes": ("a", "a"),
     "model.drop_path": 1.0,
     "model.mean": (0.5, 0.5),

@@ -80,7 +80,7 @@ def test_reads_a_medmnist_file(tmp_path):
 
 
 def test_a_medmnist_file_may_be_grey_and_of_other_classes(tmp_path):
-    path = medmnist(tmp_path / "breastmnist.npz", n_classes=2, grey=True)
+    path = medmnist(tmp_path / "mine.npz", n_classes=2, grey=True)
     dataset = npz.read_dataset(path, 20, ())
     assert dataset.classes == ("class_0", "class_1")
     np.testing.assert_array_equal(dataset.images[:16, :, :, 2], random_images()[..., 0])
