@@ -7,11 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from bloodjax.data import images, lazy, sources
+from bloodjax.data import images, lazy, own_size, packing, sources
 from bloodjax.data.formats import npz
 from bloodjax.data.options import ReadOptions
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 
 
 def image(seed, side=24):
@@ -345,6 +346,47 @@ def test_native_size(folder, challenge, tmp_path):
     np.savez(tmp_path / "wide.npz", train_images=np.zeros((2, 8, 9), np.uint8), train_labels=[0, 1])
     with pytest.raises(UserError, match="train_images has 8x9 pixels, expected square ones"):
         sources.native_size(str(tmp_path / "wide.npz"))
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "npz", "shards"])
+def test_a_source_in_a_bucket_is_the_local_one(bucket, folder, zipped, challenge, tmp_path, form):
+    paths = {"folder": folder, "zip": zipped, "npz": challenge, "shards": tmp_path / "packed"}
+    if form == "shards":
+        packing.pack(sources.load(str(folder), 24), paths[form], as_pixels=True)
+    path, url = str(paths[form]), bucket / f"data/{paths[form].name}"
+    remote.upload(paths[form], url)
+    there = sources.load(url, 16)
+    assert_same(there, sources.load(path, 16))
+    assert there.reading.spec == url
+    assert sources.fingerprint(url) == sources.fingerprint(path)
+    assert sources.has_fingerprint(url, sources.fingerprint(path))
+    assert sources.native_size(url) == sources.native_size(path)
+    if form != "shards":
+        here, there = (sources.load_images(each, 16) for each in (path, url))
+        assert_same(here, there)
+        read = own_size.reader(url, there)
+        np.testing.assert_array_equal(read(1), own_size.reader(path, here)(1))
+
+
+def test_one_image_in_a_bucket(make_bucket, folder):
+    url = make_bucket("s3") / "slides/a 1.png"
+    remote.upload(folder / "a/1.png", url)
+    dataset = sources.load_images(url, 24)
+    assert dataset.names == ("a 1.png",)
+    np.testing.assert_array_equal(dataset.images[0], image(4))
+    np.testing.assert_array_equal(own_size.reader(url, dataset)(0), image(4))
+
+
+def test_a_source_that_is_not_in_its_bucket_is_one_line(make_bucket):
+    url = make_bucket("s3") / "cells.zip"
+    for read in (lambda: sources.load(url, 8), lambda: sources.load_images(url, 8)):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert str(caught.value) == f"{url}: no such object or folder in the bucket"
+    remote.write_bytes(url, b"no zip")
+    with pytest.raises(UserError, match=r"cells\.zip") as caught:
+        sources.load(url, 8)
+    assert remote.with_urls(str(caught.value)).startswith(f"{url}: ")
 
 
 def test_a_folder_called_synthetic_is_meant_if_it_is_there(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 from bloodjax.pretrained import hub, readers, safetensors_file
 
 
@@ -55,6 +56,20 @@ def test_a_file_of_noise_is_one_line(tmp_path, suffix):
         with pytest.raises(UserError, match="truncated or not") as caught:
             readers.read_tensors(path)
         assert "\n" not in str(caught.value)
+
+
+def test_locates_in_a_bucket(bucket):
+    for name in ("a.pth", "config.json", "other.pth", "hub/model.safetensors"):
+        remote.write_bytes(bucket / f"weights/{name}", name.encode())
+    file = readers.locate(bucket / "weights/a.pth")
+    assert sorted(path.name for path in file.parent.iterdir()) == ["a.pth", "config.json"]
+    assert file.read_bytes() == b"a.pth"
+    file = readers.locate(bucket / "weights/hub")
+    assert file.read_bytes() == b"hub/model.safetensors"
+    url = bucket / "weights/none.pth"
+    with pytest.raises(UserError, match="no such object or folder in the bucket") as caught:
+        readers.locate(url)
+    assert str(caught.value).startswith(f"{url}: ")
 
 
 def test_locates_a_path(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from bloodjax import config as config_lib
 from bloodjax.data import images, sources
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
+from bloodjax.io import remote
 from bloodjax.training import input_pipeline, saved_splits, setup
 
 SIZE = 32
@@ -169,6 +171,21 @@ def test_a_resumed_run_has_the_same_parts(prepare, flawed):
         assert (name, one.names) == (other_name, other.names)
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_splits_name_the_url_of_a_source_in_a_bucket(prepare, file, make_bucket, tmp_path):
+    url = make_bucket("s3") / "data/cells.npz"
+    remote.upload(pathlib.Path(file), url)
+    first, local = prepare(f"{url}/", "run"), prepare(file, "local")
+    assert first.train.names == local.train.names
+    sources_of = [
+        json.loads((tmp_path / run / "splits.json").read_text("utf-8"))["sources"]["train"]
+        for run in ("run", "local")
+    ]
+    assert (sources_of[0]["spec"], sources_of[0]["path"]) == (f"{url}/", url)
+    assert sources_of[0]["fingerprint"] == sources_of[1]["fingerprint"]
+    again = prepare(f"{url}/", "run", resumes=True)
+    np.testing.assert_array_equal(first.train.images, again.train.images)
 
 
 def test_a_source_that_changed(prepare, file, tmp_path):
@@ -376,3 +393,42 @@ def test_a_run_keeps_the_scale_of_its_images(make_config, tmp_path):
     np.testing.assert_array_equal(
         sources.load_images(dark, SIZE, options=options).images, drawn.images // 16
     )
+
+
+@pytest.fixture
+def sorted_table(tmp_path):
+    """A table sorted by class, of 160 cells of 40 patients, with a weight each."""
+    dataset = cells(160)
+    (tmp_path / "images").mkdir()
+    rows = []
+    for i in np.argsort(dataset.labels, kind="stable"):
+        (tmp_path / "images" / f"{i:03d}.png").write_bytes(images.encode_png(dataset.images[i]))
+        rows.append(f"{i:03d},{dataset.classes[dataset.labels[i]]},p{i % 40},{1 + i / 100}\n")
+    path = tmp_path / "labels.csv"
+    path.write_text("image_id,dx,patient_id,weight\n" + "".join(rows))
+    return path
+
+
+def test_a_sorted_table_puts_every_class_and_no_patient_twice_in_every_split(prepare, sorted_table):
+    prepared = prepare(str(sorted_table))
+    patients = []
+    for name, dataset in prepared.items():
+        assert set(dataset.labels.tolist()) == set(range(8)), name
+        patients.append(set(dataset.groups))
+        expected = [np.float32(1 + int(each[7:10]) / 100) for each in dataset.names]
+        np.testing.assert_array_equal(dataset.weights, expected)
+    assert not patients[0] & (patients[1] | patients[2])
+    assert not patients[1] & patients[2]
+
+
+def test_the_order_of_rows_does_not_matter_and_a_changed_label_is_refused(prepare, sorted_table):
+    first = prepare(str(sorted_table))
+    header, *rows = sorted_table.read_text().splitlines(keepends=True)
+    sorted_table.write_text("".join([header, *rows[::-1]]))
+    again = prepare(str(sorted_table), resumes=True)
+    anew = prepare(str(sorted_table), "other")
+    assert first.train.names == again.train.names == anew.train.names
+    rows[0] = rows[0].replace("basophil", "platelet")
+    sorted_table.write_text("".join([header, *rows]))
+    with pytest.raises(UserError, match="has changed since"):
+        prepare(str(sorted_table), resumes=True)
