@@ -202,6 +202,7 @@ def at_thresholds(
     right = predicted == labels.astype(bool)
     confusion = confusion_matrices(predicted, labels)
     hits, misses = confusion[:, 1, 1], confusion[:, 0, 1] + confusion[:, 1, 0]
+    pooled = 2 * hits.sum() + misses.sum()
     rows = {
         name: {"threshold": float(threshold), **_row(matrix)}
         for name, threshold, matrix in zip(classes, thresholds, confusion, strict=True)
@@ -210,7 +211,7 @@ def at_thresholds(
         "accuracy": float(right.mean()),
         "subset_accuracy": float(right.all(axis=1).mean()),
         "f1_macro": float(np.nan_to_num(ratio(2 * hits, 2 * hits + misses)).mean()),
-        "f1_micro": number(ratio(2 * hits.sum(), 2 * hits.sum() + misses.sum())),
+        "f1_micro": float(2 * hits.sum() / pooled) if pooled else None,
         "per_class": rows,
     }
 

@@ -53,6 +53,7 @@ IMPOSSIBLE = {
     "data.sampling": "1.5",
     "data.layout": "patient/class",
     "data.bits": "11",
+    "data.columns": "label:dx",
     "data.fit": "stretch",
     "data.scale": "auto",
     "data.task": "labels",
@@ -632,3 +633,12 @@ def test_images_too_small_for_the_network_are_named(make_config):
     message = r"config\.data\.image_size is 74, expected at least 75 for inception_v3"
     with pytest.raises(UserError, match=message):
         make_config(**{"model.name": "inception_v3", "data.image_size": 74})
+
+
+def test_a_resumed_run_may_leave_its_task_to_be_found():
+    asked = config_lib.validate({})
+    filled = config_lib.with_task(asked, "multi-label")
+    assert not config_lib.differences(filled, asked)
+    assert config_lib.resumed(filled, asked).data.task == "multi-label"
+    other = config_lib.validate(nested("data.task", "multi-class"))
+    assert config_lib.differences(filled, other) == ["data.task: 'multi-label' -> 'multi-class'"]

@@ -54,7 +54,9 @@ def test_none_changes_nothing():
 
 def test_certain_probabilities_stay_finite():
     p = np.array([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]], np.float32)
-    found = label_calibration.fit(p, np.array([[0, 1], [1, 0], [1, 1]]), np.zeros(3, int), "vector", 0)
+    found = label_calibration.fit(
+        p, np.array([[0, 1], [1, 0], [1, 1]]), np.zeros(3, int), "vector", 0
+    )
     fitted = found.apply(p)
     assert fitted.dtype == np.float32
     assert np.isfinite(fitted).all()
@@ -72,5 +74,5 @@ def test_a_file_has_the_kind_of_calibration(tmp_path):
 
 @pytest.mark.parametrize(("p", "method"), [(np.zeros((0, 2)), "auto"), (np.full((3, 2), 0.5), "x")])
 def test_no_images_and_unknown_methods_are_refused(p, method):
-    with pytest.raises(ValueError, match="no images|method 'x'"):
+    with pytest.raises(ValueError, match=r"no images|method 'x'"):
         label_calibration.fit(p, np.zeros(p.shape, int), np.zeros(len(p), int), method, 0)

@@ -150,9 +150,7 @@ def test_thresholds_have_the_best_f1_of_all():
         )
         assert at["per_class"][name]["f1"] == pytest.approx(best)
         assert at["per_class"][name]["threshold"] == found[i]
-    assert at["f1_macro"] == pytest.approx(
-        sklearn.metrics.f1_score(y, p > found, average="macro")
-    )
+    assert at["f1_macro"] == pytest.approx(sklearn.metrics.f1_score(y, p > found, average="macro"))
     assert at["subset_accuracy"] == sklearn.metrics.accuracy_score(y, p > found)
 
 

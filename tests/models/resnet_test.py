@@ -126,3 +126,18 @@ def test_bfloat16_keeps_float32_parameters(small, parity):
     assert found.dtype == jnp.bfloat16
     expected = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.15)
+
+
+def test_the_small_variant_keeps_the_resolution_of_its_stem(make_config):
+    network = models.architecture("resnet18").linear(10, variant="small")
+    shape = jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3))))
+    assert variables["params"]["backbone"]["stem"]["kernel"].shape == (3, 3, 3, 64)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    # MedMNIST's ResNet-18 for 10 classes, as of kuangliu's for CIFAR-10: 11,173,962 parameters.
+    assert count == 11_173_962
+    assert jax.eval_shape(network.apply, variables, shape).shape == (1, 10)
+    sizes = {"data.image_size": 28, "model.name": "resnet18"}
+    with pytest.raises(UserError, match="expected at least 32"):
+        make_config(**sizes)
+    assert make_config(**sizes, **{"model.variant": "small"}).data.image_size == 28

@@ -68,3 +68,19 @@ def test_many_classes_have_no_more_than_150_examples():
     probabilities, labels, _ = made(3_000, num_classes=300)
     found = picture_choice.examples(probabilities, labels)
     assert 140 < sum(len(part) for both in found.values() for part in both) <= 150
+
+
+def test_images_of_a_label_are_found_missed_and_mistaken():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6], [0.6, 0.2]])
+    labels = np.array([[1, 0], [1, 0], [0, 0], [1, 0], [1, 0]])
+    found = picture_choice.of_labels(probabilities, labels)
+    assert [each.tolist() for each in found[0]] == [[0, 4, 3], [1], [2]]
+    assert [each.tolist() for each in found[1]] == [[], [], [1, 3, 2]]
+
+
+def test_images_of_many_labels_are_limited():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((50, 40)) < 0.5).astype(int)
+    found = picture_choice.of_labels(rng.random((50, 40)), labels)
+    assert sum(len(each) for three in found.values() for each in three) <= 150
+    assert list(found) == list(range(len(found)))

@@ -15,6 +15,7 @@ from bloodjax.training.optim import (
     clip_by_precomputed_norm,
     decay_mask,
     freeze_labels,
+    milestones,
     optimizer,
     phase_schedule,
     sgdr,
@@ -408,3 +409,29 @@ def test_a_rate_scales_the_whole_schedule():
     np.testing.assert_allclose(
         [half(step) for step in steps], [0.5 * whole(step) for step in steps], rtol=1e-6
     )
+
+
+def test_the_rate_of_milestones_is_that_of_torch(make_config):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    phase = make_config(
+        **{
+            "phases.finetune.epochs": 20,
+            "phases.finetune.schedule.name": "step",
+            "phases.finetune.schedule.warmup": 0.0,
+            "phases.finetune.learning_rate": 1e-3,
+        }
+    ).phases.finetune
+    found = rates(phase_schedule(phase, 5), 100)
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 15], 0.1)
+    for epoch in range(20):
+        expected = optimizer.param_groups[0]["lr"]
+        np.testing.assert_allclose(found[5 * epoch : 5 * epoch + 5], expected, rtol=1e-5)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_milestones_come_after_the_warm_up():
+    found = rates(milestones(0.5, [6, 8], 0.1, warmup_steps=4), 10)
+    expected = [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.05, 0.05, 0.005, 0.005]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

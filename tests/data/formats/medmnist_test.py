@@ -130,10 +130,10 @@ def test_other_numbers_of_columns_are_one_line(tmp_path):
     labels = {"train_labels": np.eye(4, 5), "val_labels": np.eye(4, 6)}
     np.savez(path, train_images=images, val_images=images, **labels)
     options = ReadOptions(task="multi-label")
-    with pytest.raises(UserError, match="val_labels has 6 columns of labels, expected 5"):
+    with pytest.raises(UserError, match=r"val_labels has 6 columns of labels, expected 5"):
         npz.read_dataset(path, 28, (), options)
     np.savez(path, train_images=images, train_labels=labels["train_labels"])
-    with pytest.raises(UserError, match="has 5 columns of labels, expected 2 \\(a, b\\)"):
+    with pytest.raises(UserError, match=r"has 5 columns of labels, expected 2 \(a, b\)"):
         npz.read_dataset(path, 28, ("a", "b"), options)
 
 
