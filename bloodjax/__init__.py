@@ -190,6 +190,7 @@ def load_dataset(
     fit: str = "crop",
     columns: str = "",
     images: str | os.PathLike[str] = "",
+    task: Literal["auto", "multi-class", "multi-label"] = "auto",
 ) -> Dataset:
     """All labelled images of a source, as squares of one size.
 
@@ -208,10 +209,11 @@ def load_dataset(
       columns: What the columns of a table mean, such as "path=image_id,label=dx", as
         `config.data.columns`; by default they are found by their names.
       images: Folder or zip that the paths in a table are relative to; by default the table's own.
+      task: Whether an image has one class or any number of labels, as `config.data.task`.
 
     Returns:
-      The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], `names`,
-      `classes`. Images of a large source are read when they are indexed.
+      The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], or 0 and 1 of
+      shape [n, classes] if an image has any number of labels, `names`, `classes`. Images of a large source are read when they are indexed.
 
     Raises:
       UserError: The source is missing, damaged or has no image of a class.
@@ -231,6 +233,7 @@ def load_dataset(
             layout_lib.check(layout, "layout"),
             columns_lib.check(columns, "columns"),
             os.fspath(images),
+            task,
         ),
         class_names=class_names,
         seed=seed,
