@@ -48,6 +48,11 @@ def numbered(n: int) -> tuple[str, ...]:
     return tuple(f"class_{i}" for i in range(n))
 
 
+def are_numbered(names: Iterable[str]) -> bool:
+    """Whether all names are such as `numbered` gives."""
+    return all(_NUMBERED.fullmatch(name) for name in names)
+
+
 def number(name: str) -> int | None:
     """The label that a class name states, as in "3" and "class_3"; None for any other name."""
     match = _NUMBERED.fullmatch(name)

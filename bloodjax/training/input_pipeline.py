@@ -15,6 +15,7 @@ import numpy as np
 from bloodjax.cli import console
 from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import audit, bit_depth, sources
+from bloodjax.data import names as names_lib
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset, count_classes, label_texts
 from bloodjax.data.options import ReadOptions
@@ -122,13 +123,17 @@ def _load(
     """
     options = read_options(config)
     loaded: dict[str, Dataset] = {}
+    given = config.data.classes
+    # A run may have numbered the classes of a file that is known to have names by now.
+    if classes and not given and names_lib.are_numbered(classes):
+        given = classes
 
     def load(name: str, options: ReadOptions) -> None:
         loaded[name] = sources.load(
             specs[name],
             config.data.image_size,
             options=options,
-            class_names=loaded["train"].classes if "train" in loaded else config.data.classes,
+            class_names=loaded["train"].classes if "train" in loaded else given,
             # Labels of a file without names follow the names that the user gave, but need not
             # follow those of another source.
             positional=name == "train" or bool(config.data.classes),

@@ -11,6 +11,8 @@ from bloodjax.errors import UserError
 from bloodjax.io import remote
 from bloodjax.training import input_pipeline, saved_splits, setup
 
+from ..data.formats import medmnist_files
+
 SIZE = 32
 SPLITS = {"train": 32, "val": 16, "test": 16}
 
@@ -432,3 +434,30 @@ def test_the_order_of_rows_does_not_matter_and_a_changed_label_is_refused(prepar
     sorted_table.write_text("".join([header, *rows]))
     with pytest.raises(UserError, match="has changed since"):
         prepare(str(sorted_table), resumes=True)
+
+
+def test_a_run_that_numbered_the_classes_of_a_medmnist_file_resumes(prepare, tmp_path):
+    path = str(medmnist_files.write(tmp_path / "octmnist.npz", "octmnist", counts=(40, 8, 8)))
+    assert prepare(path, clean="report").train.classes[0] == "choroidal neovascularization"
+    saved = tmp_path / "run/splits.json"
+    numbered = [f"class_{i}" for i in range(4)]
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"classes": numbered}))
+    resumed = prepare(path, resumes=True, clean="report")
+    assert resumed.train.classes == tuple(numbered)
+    assert resumed.train.labels[:4].tolist() == [0, 1, 2, 3]
+
+
+def test_several_labels_are_in_every_drawn_split(prepare, tmp_path):
+    known = medmnist_files.write(tmp_path / "chestmnist.npz", "chestmnist", counts=(140, 1, 1))
+    with np.load(known) as stored:
+        arrays = {"images": stored["train_images"], "labels": stored["train_labels"]}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    prepared = prepare(str(tmp_path / "mine.npz"), clean="report", task="multi-label")
+    assert lengths(prepared) == {"train": 98, "validation": 21, "test": 21}
+    for _, dataset in prepared.items():
+        assert dataset.is_multi_label
+        assert (dataset.class_counts > 0).all()
+    counts = [dataset.class_counts / len(dataset) for _, dataset in prepared.items()]
+    assert np.abs(counts[0] - counts[1]).mean() < 0.1
+    resumed = prepare(str(tmp_path / "mine.npz"), resumes=True, task="multi-label")
+    np.testing.assert_array_equal(resumed.test.labels, prepared.test.labels)

@@ -87,13 +87,13 @@ def test_a_medmnist_file_may_be_grey_and_of_other_classes(tmp_path):
     assert npz.read_dataset(path, 20, ("benign", "malignant")).classes == ("benign", "malignant")
 
 
-def test_the_name_of_a_file_does_not_decide(tmp_path):
+def test_a_name_that_is_not_of_medmnist_does_not_decide(tmp_path):
     found = [medmnist(tmp_path / name) for name in ("bloodmnist.npz", "cells.npz")]
     assert {npz.read_dataset(path, 20, ()).classes for path in found} == {npz.BLOOD_CELLS}
     assert {npz.read_dataset(path, 20, tuple("abcdefgh")).classes for path in found} == {
         tuple("abcdefgh")
     }
-    grey = medmnist(tmp_path / "tissuemnist.npz", grey=True)
+    grey = medmnist(tmp_path / "my_tissuemnist.npz", grey=True)
     assert npz.read_dataset(grey, 20, ()).classes[0] == "class_0"
 
 
