@@ -120,6 +120,24 @@ must_train() {
     fail "expected the flags of bloodjax.main after --, including --config=FILE and --workdir=DIR"
 }
 
+# must_sweep: fails unless `arguments` are those of a sweep with an absolute --workdir, which it sets `workdir` to. Adds
+# a storage that several machines can share, unless there is one.
+must_sweep() {
+  local argument missing="config trials workdir " storage=''
+  for argument in "${arguments[@]}"; do
+    case $argument in
+      --config=?*) missing=${missing/config /} ;;
+      --trials=?*) missing=${missing/trials /} ;;
+      --workdir=/?*) missing=${missing/workdir /} workdir=${argument#--workdir=} ;;
+      --workdir=*) fail "$argument: expected an absolute path, of a folder that all workers share" ;;
+      --storage=?*) storage=$argument ;;
+    esac
+  done
+  [[ -z $missing ]] ||
+    fail "expected the flags of bloodjax.sweep after --, including --config=FILE, --trials=N and --workdir=DIR"
+  [[ -n $storage ]] || arguments+=("--storage=journal:///$workdir/sweep.log")
+}
+
 # starts_again STATUS: whether a run with this exit status is restarted. 0 is success and 2 a user error. After
 # any other status (128 + signal, 75 for a lost peer, a crash) a new start resumes from the last checkpoint.
 starts_again() { [[ $1 != 0 && $1 != 2 ]]; }

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bloodjax.report import html, plots
 
 # Complete trials for each parameter below which the page warns of its importances.
 _TRIALS_PER_PARAMETER = 10
+# Metrics on test: key, title, and whether it is a share of 1.
+_METRICS = (
+    ("accuracy", "Accuracy", True),
+    ("balanced_accuracy", "Balanced accuracy", True),
+    ("f1_macro", "Macro F1", True),
+    ("auc_ovr", "AUC", True),
+    ("nll", "Log loss", False),
+)
 _STATES = {
     "complete": ("good-text", "complete"),
     "pruned": ("soft", "pruned"),
     "failed": ("bad-text", "failed"),
-    "running": ("soft", "running, or to be resumed"),
+    "running": ("soft", "running or stopped"),
 }
 
 
@@ -109,11 +117,34 @@ def build(content: SweepContent) -> str:
         if len(complete) > 1
         else "",
         rows=_rows(content),
-        tests=content.tests,
-        percent=html.percent,
+        remarks=any(trial["remark"] for trial in trials),
+        test_titles=[title for _, title, _ in _shown_metrics(content.tests)],
+        test_rows=list(_test_rows(content.tests)),
         number=format_value,
         duration=duration,
     )
+
+
+def _shown_metrics(tests: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+    """The metrics that all evaluations have; which they have depends on the kind of labels."""
+    return [each for each in _METRICS if all(each[0] in entry["best"] for entry in tests)]
+
+
+def _test_rows(tests: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of the table of evaluations on test."""
+    for entry in tests:
+        for role, title in (("best", "best"), ("own", "the config's own values")):
+            if role not in entry:
+                continue
+            result = entry[role]
+            cells = [
+                html.percent(result[key]) if is_share else f"{result[key]:.4f}"
+                for key, _, is_share in _shown_metrics(tests)
+            ]
+            if interval := result.get("ci95"):
+                cells[0] += " (" + " – ".join(map(html.percent, interval)) + ")"
+            name = f"{result['trial']} ({title})"
+            yield {"name": name, "date": entry["date"], "n": result["n"], "cells": cells}
 
 
 def _gain(content: SweepContent) -> float | None:

@@ -77,4 +77,4 @@ def _finish(folder: pathlib.Path) -> dict[str, Any]:
         splits = prepare_splits(config, folder, resumes=True)
         result = evaluator.finish(config, folder, splits)["test"]
     found = {key: result[key] for key in _SHOWN if key in result}
-    return {**found, "ci95": result["ci95"]["accuracy"]}
+    return {**found, "ci95": result["ci95"].get("accuracy")}

@@ -46,8 +46,8 @@ class Range:
       whole: Whether the numbers are integers.
     """
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
     whole: bool = False
 
@@ -64,21 +64,21 @@ class Range:
             raise ValueError(f"low is {self.low}, expected a number above 0 on a log scale")
 
     @property
-    def examples(self) -> tuple[float, ...]:
+    def examples(self) -> tuple[int | float, ...]:
         """Values to check against the config's rules."""
-        return (self.low, self.high)
+        return (self.low, self.high) if self.whole else (float(self.low), float(self.high))
 
     def contains(self, value: Any) -> bool:
         """Whether a value of the config is in the range."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and self.low <= value <= self.high
+        fits = is_number and self.low <= value <= self.high
+        return fits and (not self.whole or value == int(value))
 
     def describe(self) -> str:
         """The range as a space file writes it."""
-        name = ("log_" * self.log + "integer") if self.whole else ("log_" * self.log + "uniform")
         if self.whole:
             return f"integer({self.low}, {self.high}{', log=True' * self.log})"
-        return f"{name}({self.low:g}, {self.high:g})"
+        return f"{'log_' * self.log}uniform({self.low:g}, {self.high:g})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +122,12 @@ Distribution = Range | Choice
 Space = Mapping[str, Distribution]
 
 
-def uniform(low: float, high: float) -> Range:
+def uniform(low: int | float, high: int | float) -> Range:
     """Numbers from `low` to `high`."""
     return Range(low, high)
 
 
-def log_uniform(low: float, high: float) -> Range:
+def log_uniform(low: int | float, high: int | float) -> Range:
     """Numbers from `low` to `high`, whose logarithms are equally likely; for rates."""
     return Range(low, high, log=True)
 

@@ -174,7 +174,7 @@ class Study:
     def is_hopeless(self, number: int) -> bool:
         """Whether the trial's epochs so far are so much worse than others' that it is to end."""
         with self._explained():
-            return self._handle(number).should_prune()
+            return bool(self._handle(number).should_prune())
 
     def finish(self, number: int, state: str, value: float | None = None) -> None:
         """Ends a trial.

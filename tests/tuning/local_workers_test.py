@@ -1,0 +1,66 @@
+"""Tests of bloodjax/tuning/local_workers.py."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bloodjax.errors import Stopped, UserError
+from bloodjax.tuning import local_workers
+from bloodjax.tuning.local_workers import devices, own_arguments, started
+
+
+def test_the_others_start_no_workers_and_evaluate_nothing():
+    argv = ["--trials=4", "--workers=3", "--test", "--config.seed=1", "--workers", "3", "--keep=2"]
+    assert own_arguments(argv) == ["--trials=4", "--config.seed=1", "--keep=2"]
+
+
+def test_each_worker_gets_its_share_of_the_gpus():
+    assert devices(2, {}) == [{}, {}]
+    assert devices(2, {"CUDA_VISIBLE_DEVICES": "0,1,2"}) == [
+        {"CUDA_VISIBLE_DEVICES": "0,2"},
+        {"CUDA_VISIBLE_DEVICES": "1"},
+    ]
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=7 has 1 GPU, expected one for each"):
+        devices(2, {"CUDA_VISIBLE_DEVICES": "7"})
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Lets the other workers run a line of Python instead of the command."""
+
+    def use(line):
+        real = subprocess.Popen
+        monkeypatch.setattr(
+            local_workers.subprocess,
+            "Popen",
+            lambda _, **options: real([sys.executable, "-S", "-c", line], **options),
+        )
+
+    return use
+
+
+def test_they_log_to_files_and_are_waited_for(tmp_path, stand_in):
+    stand_in("print('up')")
+    with started(3, tmp_path, []):
+        pass
+    logs = sorted(path.name for path in tmp_path.iterdir())
+    assert logs == ["worker1.log", "worker2.log"]
+    assert (tmp_path / "worker2.log").read_text() == "up\n"
+
+
+def test_one_that_fails_is_named(tmp_path, stand_in):
+    stand_in("raise SystemExit(2)")
+    with (
+        pytest.raises(UserError, match=r"1 worker ended with an error; .*worker1\.log"),
+        started(2, tmp_path, []),
+    ):
+        pass
+
+
+def test_a_signal_is_handed_on(tmp_path, stand_in):
+    wait = "import signal, sys, time; print(1, flush=True); time.sleep(600)"
+    stand_in(wait)
+    with pytest.raises(Stopped), started(2, tmp_path, []):
+        raise Stopped("stopped", 2)
+    assert (tmp_path / "worker1.log").exists()
