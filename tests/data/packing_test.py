@@ -57,7 +57,7 @@ def medmnist(path):
     return path
 
 
-@pytest.fixture(params=["folder", "zip", "challenge", "medmnist"])
+@pytest.fixture(params=["folder", "zip", "table", "challenge", "medmnist"])
 def spec(request, tmp_path):
     if request.param == "challenge":
         return str(challenge(tmp_path / "cells.npz"))
@@ -66,6 +66,13 @@ def spec(request, tmp_path):
     folder = write_folder(tmp_path / "cells")
     if request.param == "folder":
         return str(folder)
+    if request.param == "table":
+        files = sorted(
+            path.relative_to(folder) for path in folder.rglob("*.*") if "group" not in path.name
+        )
+        rows = [f"{p},{p.parts[1]},{p.parts[0]},{i / 4}\n" for i, p in enumerate(files)]
+        (folder / "labels.csv").write_text("path,label,split,weight\n" + "".join(rows))
+        return str(folder / "labels.csv")
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as file:
         for path in folder.rglob("*.*"):
             file.write(path, path.relative_to(folder))
@@ -76,6 +83,7 @@ def assert_same(one, other):
     np.testing.assert_array_equal(one.images[:], other.images[:])
     np.testing.assert_array_equal(one.labels, other.labels)
     assert one.labels.dtype == other.labels.dtype
+    np.testing.assert_array_equal(one.weights, other.weights)
     for field in ("names", "classes", "splits", "groups"):
         assert getattr(one, field) == getattr(other, field), field
 

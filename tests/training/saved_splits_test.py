@@ -1,5 +1,6 @@
 """A trained run's sources under other names, and images that it was trained on."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -224,3 +225,75 @@ def test_the_layout_of_another_source_can_be_stated(run, tmp_path):
         saved_splits.select(config, file, CLASSES, "other", None)
     _, dataset = saved_splits.select(config, file, CLASSES, "other", None, "class/group")
     assert (dataset.classes, set(dataset.groups)) == (CLASSES, {"anna", "bob"})
+
+
+def test_a_table_is_known_again_when_its_images_have_moved(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["picture;type\n"]
+    pathlib.Path("cells").mkdir()
+    for i, image in enumerate(render.render_dataset(48, SIZE, seed=0).images):
+        pathlib.Path(f"cells/{i}.png").write_bytes(images.encode_png(image))
+        rows.append(f"{i}.png;{CLASSES[i % 2]}\n")
+    pathlib.Path("labels.csv").write_text("".join(rows))
+    values = {"data.train": "labels.csv", "data.images": "cells", "data.columns": "label=type"}
+    config = make_config(**values)
+    splits = input_pipeline.prepare_splits(config, tmp_path, resumes=False)
+    pathlib.Path("cells").rename("elsewhere")
+    file = tmp_path / "splits.json"
+    with pytest.raises(UserError, match="cells: no such folder or zip"):
+        saved_splits.select(config, file, CLASSES, "labels.csv", None)
+    moved = config_lib.with_reading(config, images="elsewhere")
+    name, found = saved_splits.select(moved, file, CLASSES, "labels.csv", None)
+    assert (name, found.names) == ("test", splits.test.names)
+    assert saved_splits.recall(moved, file, CLASSES, "train").names == splits.train.names
+    assert not config_lib.differences(config, moved)
+    assert config_lib.resumed(config, moved).data.images == "elsewhere"
+
+
+def test_results_on_a_table_have_its_name():
+    assert saved_splits.source_name("site/labels.csv") == "labels"
+    assert saved_splits.source_name("hf-dataset:lab/cells:large") == "cells-large"
+
+
+@pytest.fixture
+def patients(make_config, tmp_path):
+    """A run on a file with groups: its config, its `splits.json` and the file."""
+    drawn = render.render_dataset(96, SIZE, seed=0)
+    cells = drawn.take(drawn.labels < 2)
+    keys = np.array([f"P{i // 2}" for i in range(len(cells))])
+    file = tmp_path / "patients.npz"
+    np.savez(file, images=cells.images, labels=cells.labels, classes=CLASSES, groups=keys)
+    config = make_config(**{"data.train": str(file)})
+    (tmp_path / "run").mkdir()
+    input_pipeline.prepare_splits(config, tmp_path / "run", resumes=False)
+    return config, tmp_path / "run/splits.json", file
+
+
+def test_groups_that_a_run_was_trained_on_are_known_in_another_file(patients, tmp_path):
+    config, splits_file, file = patients
+    runs = {splits_file.parent: config}
+    known = saved_splits.recall(config, splits_file, CLASSES, "train").groups
+    test = saved_splits.recall(config, splits_file, CLASSES, "test")
+    assert not saved_splits.of_trained_groups(runs, CLASSES, test)[0].any()
+    keys = [known[0], "P1000", "", known[-1], test.groups[0]]
+    other = test.take(np.zeros(5, int))
+    other = dataclasses.replace(other, groups=tuple(keys))
+    mask, unknown = saved_splits.of_trained_groups(runs, CLASSES, other)
+    assert (mask.tolist(), unknown) == ([True, False, False, True, False], [])
+    # An earlier version kept no groups: they are read from the training images.
+    content = json.loads(splits_file.read_text())
+    assert content.pop("groups").keys() == {"train", "validation", "test"}
+    splits_file.write_text(json.dumps(content))
+    assert saved_splits.of_trained_groups(runs, CLASSES, other)[0].tolist() == mask.tolist()
+    file.rename(tmp_path / "moved.npz")
+    mask, unknown = saved_splits.of_trained_groups(runs, CLASSES, other)
+    assert (mask.any(), unknown) == (False, [splits_file.parent])
+
+
+def test_images_without_groups_need_none_of_the_run(run):
+    config, splits_file = run
+    dataset = saved_splits.recall(config, splits_file, CLASSES, "test")
+    splits_file.unlink()
+    runs = {splits_file.parent: config}
+    mask, unknown = saved_splits.of_trained_groups(runs, CLASSES, dataset)
+    assert (mask.any(), unknown) == (False, [])
