@@ -193,11 +193,11 @@ def _fold_by_group(config: Config, pool: Dataset, merged: np.ndarray) -> np.ndar
     what = f"config.folds is {config.folds}, but"
     spec = config.data.train
     if "" in pool.groups:
-        without = console.counted(pool.groups.count(""), "image")
-        name = pool.names[pool.groups.index("")]
+        without = pool.groups.count("")
         raise UserError(
-            f"{what} {without} of {spec} (first {name}) without a group; expected a group for each "
-            "image, such as its patient, by folders, a table or groups.csv"
+            f"{what} {console.counted(without, 'image')} of {spec} (first "
+            f"{pool.names[pool.groups.index('')]}) {'has' if without == 1 else 'have'} no group; "
+            "expected a group for each image, such as its patient, from folders or a table"
         )
     names_of: dict[int, list[str]] = {}
     for number, group in sorted({*zip(merged.tolist(), pool.groups, strict=True)}):

@@ -63,6 +63,12 @@ _IMAGES = command.flags.DEFINE_string(
     "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
     "the table's own.",
 )
+_GROUPS = command.flags.DEFINE_string(
+    "groups",
+    None,
+    "FILE: Table to write, .csv or .parquet, with a row for each group of images, such as a "
+    "patient: the share of each class, the most frequent prediction, and mean probabilities.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -73,15 +79,19 @@ def main(_: list[str]) -> None:
     from bloodjax.cli import compilation_cache, console
     from bloodjax.data import own_size, sources, statement
     from bloodjax.data.formats import columns as columns_lib
+    from bloodjax.data.options import MULTI_LABEL
     from bloodjax.evaluation import answers as answers_lib
-    from bloodjax.evaluation import ensemble, explanations, site, tables, uncertainty
+    from bloodjax.evaluation import ensemble, explanations, groups, site, tables, uncertainty
     from bloodjax.io import files
 
     out = command.local_path("out")
-    tables.check_suffix(out, "--out")
-    if not out.parent.is_dir():
-        raise UserError(f"--out={out}: there is no folder {out.parent}")
-    files.make_folder(out.parent)  # before anything is computed, an error if it is read-only
+    by_group = command.local_path("groups") if _GROUPS.value else None
+    for flag, path in (("--out", out), ("--groups", by_group)):
+        if path is not None:
+            tables.check_suffix(path, flag)
+            if not path.parent.is_dir():
+                raise UserError(f"{flag}={path}: there is no folder {path.parent}")
+            files.make_folder(path.parent)  # an error if it is read-only, before computing
     folder = command.local_path("explain") if _EXPLAIN.value else None
     if folder:
         explanations.check_folder(folder)
@@ -90,6 +100,11 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
     model.check_tta(_TTA.value)
+    if by_group and model.config.data.task == MULTI_LABEL:
+        raise UserError(
+            f"--groups={by_group}: the run gives images several labels; expected a run that gives "
+            "each one class"
+        )
     if _CLASSES.value is not None:
         model.restrict(site.parse_classes(_CLASSES.value, model.classes, "--classes"))
     if remark := uncertainty.remark(model, workdirs):
@@ -109,10 +124,24 @@ def main(_: list[str]) -> None:
     )
     for line in statement.lines({"images": dataset}):
         console.log_info(line)
+    if by_group and not any(dataset.groups):
+        raise UserError(
+            f"--groups={by_group}: no image of {path} has a group; expected a groups.csv, a column "
+            "group of a table, or an array groups of an npz"
+        )
     answers = model.answer(dataset.images, _TTA.value)
     judged = answers_lib.columns(answers)
-    columns = tables.predictions(dataset.names, model.classes, answers.probabilities, **judged)
+    columns = tables.predictions(
+        dataset.names,
+        model.classes,
+        answers.probabilities,
+        groups=dataset.groups,
+        **judged,
+    )
     tables.write(out, columns)
+    if by_group:
+        table = groups.table(dataset, model.classes, answers.probabilities, labelled=False)
+        tables.write(by_group, table)
     for line in answers_lib.remarks(answers, model.config.evaluation.rejection_rate):
         console.log_info(line)
     if folder:

@@ -12,7 +12,7 @@ from bloodjax import cross_validation
 from bloodjax.data import splits
 from bloodjax.data.synthetic import render
 from bloodjax.errors import Stopped, UserError
-from bloodjax.evaluation import classifier, label_review
+from bloodjax.evaluation import classifier, ensemble, label_review
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.training.executor import JitExecutor
 
@@ -172,3 +172,124 @@ def test_validation_of_its_own_does_not_go_with_folds(make_config):
         make_config(folds=2, **{"data.validation": "b.npz"})
     assert make_config(folds=2, **{"data.validation": "0"}).folds == 2
     assert config_lib.defaults().folds == 0
+
+
+LOGO = "leave-one-group-out"
+
+
+def grouped_cells(path, groups, n=64):
+    """Cells of the first two kinds with the group of each."""
+    drawn = render.render_dataset(8 * n, 32, seed=0)
+    cells = drawn.take(drawn.labels < 2).take(np.arange(n))
+    keys = [groups[i % len(groups)] for i in range(n)]
+    images = cells.images.copy()
+    classes = np.array(cells.classes[:2])
+    np.savez(path, images=images, labels=cells.labels, classes=classes, groups=np.array(keys))
+    return str(path)
+
+
+def draw_folds(make_config, tmp_path, file, **changes):
+    config = make_config(**{"folds": LOGO, "data.train": file, "data.test": "0", **changes})
+    (tmp_path / "run").mkdir(exist_ok=True)
+    cross_validation._draw_folds(config, tmp_path / "run")
+    (tmp_path / "run/config.json").write_text(config_lib.to_json(config))
+    return tmp_path / "run"
+
+
+def test_a_fold_for_each_group(make_config, tmp_path):
+    names = ["P10", "P2", "P1"]
+    file = grouped_cells(tmp_path / "cells.npz", names)
+    (tmp_path / "run/fold3").mkdir(parents=True)
+    (tmp_path / "run/fold3/config.json").write_text("left by a draw of more folds")
+    workdir = draw_folds(make_config, tmp_path, file)
+    folders = ensemble.fold_folders(workdir)
+    assert [folder.name for folder in folders] == ["fold0", "fold1", "fold2"]
+    keys = np.load(file)["groups"]
+    for folder, name in zip(folders, ["P1", "P10", "P2"], strict=True):
+        parts = parts_of(folder)
+        assert {keys[int(i)] for i in parts["validation"]} == {name}
+        assert {keys[int(i)] for i in parts["train"]} == set(names) - {name}
+        saved = splits.load(folder / "splits.json")["groups"]
+        assert saved["validation"] == splits.hash_groups([name])
+        assert saved["train"] == splits.hash_groups([*{*names} - {name}])
+        assert config_lib.load_json(folder / "config.json").folds == 0
+    assert splits.load(workdir / "splits.json")["groups"] == {"train": splits.hash_groups(names)}
+
+
+def test_groups_that_share_an_image_are_left_out_together(make_config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(cross_validation.console, "log_info", said.append)
+    file = tmp_path / "cells.npz"
+    grouped_cells(file, ["P1", "P2", "P3", "P4"])
+    content = dict(np.load(file))
+    content["images"][4] = content["images"][2]  # of P1, and of P3
+    content["labels"][4] = content["labels"][2]
+    np.savez(file, **content)
+    workdir = draw_folds(make_config, tmp_path, str(file))
+    held_out = [
+        {content["groups"][int(i)] for i in parts_of(folder)["validation"]}
+        for folder in ensemble.fold_folders(workdir)
+    ]
+    assert held_out == [{"P1", "P3"}, {"P2"}, {"P4"}]
+    assert "leave-one-group-out: 3 folds" in said
+    assert "the groups P1, P3 share images, and are left out together" in said
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["P1", "P2", ""], r"but 21 images of .*cells.npz \(first 2\) have no group; expected a"),
+        (["P1"], r"but all images of .*cells.npz are of one group; expected at least two"),
+    ],
+)
+def test_groups_that_cannot_be_left_out(make_config, tmp_path, groups, message):
+    file = grouped_cells(tmp_path / "cells.npz", groups)
+    with pytest.raises(UserError, match=r"config.folds is leave-one-group-out, " + message):
+        draw_folds(make_config, tmp_path, file)
+    assert not (tmp_path / "run/fold0").exists()
+
+
+def test_a_class_of_one_group_only(make_config, tmp_path):
+    file = tmp_path / "cells.npz"
+    grouped_cells(file, ["P1", "P2"])
+    content = dict(np.load(file))
+    content["groups"][content["labels"] == 1] = "P2"
+    content["groups"][np.flatnonzero(content["labels"] == 0)[:9]] = "P3"
+    np.savez(file, **content)
+    with pytest.raises(
+        UserError, match=r"all images of class eosinophil of .* are of the group P2"
+    ):
+        draw_folds(make_config, tmp_path, str(file))
+
+
+def test_kinds_of_folds(make_config):
+    assert make_config(folds=LOGO).folds == LOGO
+    for wrong in ("leave-one-out", 1, -2):
+        with pytest.raises(
+            UserError, match=r"expected 0, an integer of at least 2, or leave-one-gr"
+        ):
+            make_config(folds=wrong)
+    with pytest.raises(UserError, match=r"folds is 2.5, expected a value of type int"):
+        make_config(folds=2.5)
+
+
+@pytest.mark.full
+def test_each_group_is_judged_by_the_run_that_did_not_see_it(make_config, tmp_path):
+    file = grouped_cells(tmp_path / "cells.npz", ["P1", "P2", "P2", "P2"], n=32)
+    changes = {
+        "phases.head.epochs": 0,
+        "phases.finetune.epochs": 1,
+        "evaluation.label_review": False,
+    }
+    config = make_config(folds=LOGO, **{"data.train": file, "data.test": "0", **changes})
+    results = cross_validation.train(config, tmp_path / "run")
+    found = results["out_of_fold"]
+    assert [(fold["groups"], fold["n"]) for fold in found["folds"]] == [(["P1"], 8), (["P2"], 24)]
+    rows = found["groups"]["per_group"]
+    assert {name: row["accuracy"] for name, row in rows.items()} == {
+        name: fold["accuracy"] for fold in found["folds"] for name in fold["groups"]
+    }
+    assert (tmp_path / "run/evaluate/out_of_fold/group_predictions.csv").is_file()
+    assert isinstance(bloodjax.load(tmp_path / "run"), Ensemble)
+    page = (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
+    assert '<section id="groups"' in page

@@ -28,6 +28,7 @@ from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
+from bloodjax.data.formats import groups as groups_lib
 from bloodjax.data.formats.archive import keep_open
 from bloodjax.data.lazy import Images, take
 from bloodjax.data.options import AUTO, DEFAULTS, MULTI_LABEL, ReadOptions
@@ -127,7 +128,7 @@ def load_images(
       seed: Random seed of synthetic images.
 
     Returns:
-      The images and their names; there are no class names, and all labels are 0.
+      The images, their names and groups; there are no class names, and all labels are 0.
 
     Raises:
       UserError: The source cannot be loaded; the message names it.
@@ -137,7 +138,7 @@ def load_images(
     if is_shards or synthetic_count(path) is not None:
         unlabelled = dataclasses.replace(options, task=AUTO)
         dataset = load(path, image_size, options=unlabelled, seed=seed)
-        return _unlabelled(dataset.images, dataset.names, dataset.reading)
+        return _unlabelled(dataset.images, dataset.names, dataset.reading, dataset.groups)
     if is_table(path):
         return _unlabelled(*table.read_images(_table(path), image_size, options))
     if saved := _saved(path):
@@ -150,25 +151,31 @@ def load_images(
     if _is_npz(source):
         images, names, tally = npz.read_images(source, image_size, options)
         reading = Reading(path, "npz of images").with_tally(tally, options)
-        return _unlabelled(images, names, reading)
+        return _unlabelled(images, names, reading, npz.read_groups(source, names))
     archive = keep_open(source)
     names, others = image_files.find(source, archive)
     images, readable, tally = image_files.read(source, archive, names, image_size, options)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images")
-    reading = Reading(path, "all images at any depth", archive.details)
+    found = groups_lib.read(source, archive, names)
+    groups = tuple(found.group_of.get(name, "") for name in names)
+    details = (*archive.details, *found.details)
+    reading = Reading(path, "all images at any depth", details)
     reading = reading.with_tally(tally, options).with_left_out(*archive.left_out, *others)
     if readable.all():
-        return _unlabelled(images, names, reading)
+        return _unlabelled(images, names, reading, groups)
     kept = np.flatnonzero(readable)
     reading = reading.with_left_out(LeftOut("unreadable", "", len(names) - len(kept)))
-    return _unlabelled(take(images, kept), tuple(names[i] for i in kept), reading)
+    images, groups = take(images, kept), tuple(groups[i] for i in kept)
+    return _unlabelled(images, tuple(names[i] for i in kept), reading, groups)
 
 
-def _unlabelled(images: Images, names: tuple[str, ...], reading: Reading) -> Dataset:
+def _unlabelled(
+    images: Images, names: tuple[str, ...], reading: Reading, groups: tuple[str, ...] = ()
+) -> Dataset:
     n = len(names)
     blank = ("",) * n
-    return Dataset(images, np.zeros(n, np.int32), names, (), blank, blank, reading)
+    return Dataset(images, np.zeros(n, np.int32), names, (), blank, groups or blank, reading)
 
 
 def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes] | None:

@@ -22,8 +22,10 @@ _COLUMNS = ("name", "label", "predicted", "confidence", "refer", "why", "set", "
 # Types of columns in Parquet; the others are texts.
 _KINDS: dict[str, parquet.Kind] = {
     "refer": "int8",
+    "n": "int64",
     "set": "texts",
     **dict.fromkeys(("label", "predicted", "why", "group"), "repeated text"),
+    **dict.fromkeys(("majority", "mean_probability"), "repeated text"),
 }
 # Column -> its values: an array of probabilities, or a list in which None is an unknown value.
 Columns = dict[str, list | np.ndarray]
@@ -163,8 +165,8 @@ def _cells(values: list | np.ndarray) -> list[str | int | None]:
 def to_parquet(columns: Columns) -> bytes:
     """Formats a table as Parquet.
 
-    Probabilities are float32, `refer` is int8, a set is a list of texts and the other columns are
-    texts. An unknown value is null.
+    Probabilities are float32, `refer` is int8, the number of images of a group is int64, a set is a
+    list of texts and the other columns are texts. An unknown value is null.
     """
     encoded = {}
     for column, values in columns.items():

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Kind = Literal["float32", "int8", "text", "repeated text", "texts"]
+Kind = Literal["float32", "int8", "int64", "text", "repeated text", "texts"]
 
 
 class Column(NamedTuple):
@@ -34,6 +34,7 @@ def encode(columns: Mapping[str, Column]) -> bytes:
     types = {
         "float32": pyarrow.float32(),
         "int8": pyarrow.int8(),
+        "int64": pyarrow.int64(),
         "text": text,
         "repeated text": pyarrow.dictionary(pyarrow.int32(), text),
         "texts": pyarrow.list_(text),

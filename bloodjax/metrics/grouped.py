@@ -256,12 +256,9 @@ def score_together(
     """
     scored = together.label >= 0
     labels, n = together.label[scored], int(scored.sum())
-    # Less than the difference of one image, so that the mean only decides between equal shares.
-    tie_break = 0.1 / together.sizes[scored, None]
-    shares = together.predicted[scored] + tie_break * together.mean[scored]
     methods = {
-        "majority": (shares / (1 + tie_break), together.majority),
-        "mean_probability": (together.mean[scored], together.by_mean),
+        "majority": (together.predicted[scored], together.majority[scored]),
+        "mean_probability": (together.mean[scored], together.by_mean[scored]),
     }
     content = {
         "n": n,
@@ -272,15 +269,17 @@ def score_together(
         if not n:
             content[name] = {**dict.fromkeys(_TOGETHER), "ci95": dict.fromkeys(_TOGETHER)}
             continue
-        found = classification.evaluate(scores, labels, classes, bootstrap=bootstrap, seed=seed)
-        hits = int(np.sum(answer[scored] == labels))
-        intervals = {key: found["ci95"][key] for key in _TOGETHER}
-        intervals["accuracy"] = list(classification.wilson_interval(hits, n))
-        content[name] = {
-            **{key: found[key] for key in _TOGETHER},
-            "accuracy": hits / n,
-            "ci95": intervals,
-        }
+        resampled = {"bootstrap": bootstrap, "seed": seed}
+        by_score = classification.evaluate(scores, labels, classes, **resampled)
+        by_answer = by_score
+        if (scores.argmax(axis=1) != answer).any():  # of equal shares the mean has decided
+            answers = np.eye(len(classes))[answer]
+            by_answer = classification.evaluate(answers, labels, classes, **resampled)
+        hits = int(np.sum(answer == labels))
+        source = {key: by_score if key == "auc_ovr" else by_answer for key in _TOGETHER}
+        content[name] = {key: found[key] for key, found in source.items()}
+        content[name]["ci95"] = {key: found["ci95"][key] for key, found in source.items()}
+        content[name]["ci95"]["accuracy"] = list(classification.wilson_interval(hits, n))
     return content
 
 

@@ -18,7 +18,7 @@ _NAMED = 3
 # Limits that round to the same thousandths are the same interval.
 _SAME = 5e-4
 # Fewer effective groups than this -> lowest and highest coverage in `benchmarks.group_intervals`.
-_COVERAGE = {3: "27 to 71", 5: "42 to 71", 8: "53 to 89", 10: "68 to 94"}
+_COVERAGE = {3: "53 to 91", 4: "70 to 91", 10: "79 to 94"}
 _METHODS = {"majority": "Most frequent prediction", "mean_probability": "Mean probability"}
 
 

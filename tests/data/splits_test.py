@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from bloodjax.data import fingerprint, splits
-from bloodjax.data.reading import LeftOut
+from bloodjax.data.dataset import Dataset
+from bloodjax.data.reading import LeftOut, Reading
 from bloodjax.errors import UserError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -115,7 +116,8 @@ def test_an_earlier_file_lacks_hashes_and_classes(saved):
     content = json.loads(saved.read_text())
     kept = {key: content[key] for key in ("seed", "sources", "parts")}
     saved.write_text(json.dumps(kept))
-    assert splits.load(saved) == {**kept, "classes": [], "pixels": {}, "left_out": []}
+    added = {"classes": [], "pixels": {}, "groups": {}, "left_out": []}
+    assert splits.load(saved) == {**kept, **added}
 
 
 def test_hashes_are_those_of_each_part(tmp_path):
@@ -131,11 +133,13 @@ def test_hashes_are_those_of_each_part(tmp_path):
         sources,
         0,
         hashes={"train": hashes},
+        groups={"train": ("P1", "P2", "P1")},
         left_out=left_out,
         classes=("ill",),
     )
     content = splits.load(path)
     assert fingerprint.from_text(content["pixels"]["train"]).tolist() == [2**63, 5]
+    assert content["groups"] == {"train": splits.hash_groups(["P1"])}
     assert content["left_out"] == [["junk", "ill", 1]]
     assert content["classes"] == ["ill"]
 
@@ -160,6 +164,7 @@ def test_save_replaces_the_file_and_leaves_nothing_beside_it(saved):
         lambda content: content.update(pixels={"train": "AAAAAAAAAAA="}),
         lambda content: content.update(left_out=[["junk", "ill", "1"]]),
         lambda content: content.update(classes="ill"),
+        lambda content: content.update(groups={"train": "AAAA"}),
     ],
 )
 def test_read_refuses_another_form(saved, damage):
@@ -177,3 +182,40 @@ def test_read_refuses_a_file_that_is_cut_short_or_missing(saved):
     saved.unlink()
     with pytest.raises(UserError, match=r"splits.json: No such file"):
         splits.load(saved)
+
+
+def of_groups(groups, spec="a.zip"):
+    n = len(groups)
+    return Dataset(
+        np.zeros((n, 1, 1, 3), np.uint8),
+        np.zeros(n, np.int32),
+        tuple(map(str, range(n))),
+        ("a",),
+        ("",) * n,
+        tuple(groups),
+        Reading(spec),
+    )
+
+
+def test_groups_in_several_splits_are_found():
+    parts = {
+        "train": of_groups(["P1", "P1", "P2", "", "fold_1"]),
+        "validation": of_groups(["P3", "", "fold_1"]),
+        "test": of_groups(["P3", "P2", "P2", "fold_1"], "b.zip"),
+    }
+    assert splits.spanning_groups(parts) == {
+        "P2": ("train", "test"),
+        "P3": ("validation", "test"),
+        "fold_1": ("train", "validation"),  # that of another source is another one
+    }
+    assert splits.spanning_groups({"train": parts["train"]}) == {}
+    mask = splits.in_groups_of(parts["test"], parts["train"])
+    assert mask.tolist() == [False, True, True, False]
+
+
+def test_hashes_of_groups_do_not_depend_on_their_order_or_number():
+    hashes = splits.hash_groups(["P2", "P1", "P1", "", "fold 3"])
+    assert hashes == splits.hash_groups(["P1", "P2"])
+    assert len(fingerprint.from_text(hashes)) == 2
+    assert hashes != splits.hash_groups(["P1", "P3"])
+    assert splits.hash_groups([]) == ""

@@ -96,14 +96,6 @@ def test_of_several_processes_none_has_heat_maps(monkeypatch):
     assert run_report._overlays(model(), headline(), np.array([0])) == {}
 
 
-def test_groups_of_the_headline(make_config):
-    found = run_report._groups(make_config(), headline())
-    assert [(score.name, score.n, score.correct) for score in found.scores] == [
-        ("slide 0", 15, 13),
-        ("slide 1", 15, 13),
-    ]
-
-
 def test_suspects_have_their_images():
     cells = headline().dataset
     finding = label_review.Finding("4.png", "train", "b", "c", 0.1, 0.8, 0.7, "x")

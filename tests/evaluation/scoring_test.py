@@ -1,11 +1,13 @@
 """Evaluation of images that a run was trained on, in another wrapping."""
 
+import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
 
+from bloodjax.data import splits
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import scoring
@@ -134,3 +136,24 @@ def test_an_ensemble_answers_with_the_listed_classes(trained, three, said, tmp_p
     assert result["site_classes"] == list(SEEN)
     confusion = np.array(result["confusion_matrix"])
     assert confusion.sum() == sum(confusion[i, j] for i in (3, 5, 7) for j in (3, 5, 7))
+
+
+def test_groups_that_were_trained_on_are_scored_apart(trained, said, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    content = json.loads((run / "splits.json").read_text())
+    content["groups"]["train"] = splits.hash_groups(["P1", "P7"])
+    (run / "splits.json").write_text(json.dumps(content))
+    cells = render.render_dataset(48, 32, seed=9)
+    keys = np.array([f"P{i // 6}" for i in range(48)])
+    file = tmp_path / "cells.npz"
+    np.savez(file, images=cells.images, labels=cells.labels, classes=cells.classes, groups=keys)
+    result = scoring.evaluate_runs([run], str(file), None, None, tmp_path / "out")
+    found = result["groups"]["trained_on"]
+    assert (found["groups"], found["images"], found["others"]["n"]) == (["P1", "P7"], 12, 36)
+    assert [line for line in said if line.startswith("cells: 2 groups (P1, P7; 12 images) have")]
+    with (tmp_path / "out/predictions.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    correct = [r["label"] == r["predicted"] for r in rows if r["group"] not in ("P1", "P7")]
+    assert found["others"]["accuracy"] == pytest.approx(np.mean(correct))
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == result

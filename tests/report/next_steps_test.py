@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bloodjax.metrics import wilson_interval
+from bloodjax.metrics import grouped, wilson_interval
 from bloodjax.report import next_steps, run_content
 
 CLASSES = ("ig", "monocyte", "platelet")
@@ -118,11 +118,15 @@ def test_labels_that_may_be_wrong():
 
 def test_a_group_that_is_worse():
     keys = ["a"] * 50 + ["b"] * 1450
-    correct = np.ones(1500, bool)
-    correct[:10] = False
-    (step,) = steps(groups=run_content.by_group(keys, correct, seed=0))
+    probabilities = np.repeat([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]], [10, 1490], axis=0)
+    labels = np.zeros(1500, int)
+    found = grouped.evaluate(probabilities, labels, keys, CLASSES, bootstrap=9)
+    (step,) = steps(metrics={"groups": found})
     assert step.finding == "1 group of images is classified worse than the rest: a."
     assert "a: 80.0" in step.evidence
+    trained = np.arange(1500) < 50
+    found = grouped.evaluate(probabilities, labels, keys, CLASSES, trained_on=trained, bootstrap=9)
+    assert steps(metrics={"groups": found})[0].evidence.startswith("1 group (a; 50 images) has")
 
 
 def test_a_run_without_calibration():

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bloodjax import metrics
+from bloodjax.metrics import grouped
 from bloodjax.report import run_content, run_page
 from bloodjax.report.run_content import Picture
 
@@ -352,7 +353,9 @@ def _complete() -> dict:
         "a/s.png", "train", "<b>", "platelet", 0.015, 0.97, 0.955, "heads"
     )
     suspect = run_content.Suspect(finding, np.zeros((12, 12, 3), np.uint8))
-    groups = [f"patient {i % 3}" for i in range(99)]
+    keys = [f"patient {i % 3}" for i in range(99)]
+    probabilities = np.where(np.arange(99)[:, None] % 3 > 0, [0.8, 0.1, 0.1], [0.1, 0.8, 0.1])
+    test["groups"] = grouped.evaluate(probabilities, np.zeros(99, int), keys, CLASSES, bootstrap=9)
     return {
         **run,
         "evaluations": {"test": test, "validation": run["evaluations"]["validation"]},
@@ -362,7 +365,6 @@ def _complete() -> dict:
         "labels": run_content.LabelReview(
             [("train", 500, 7, "heads"), ("test", 100, 1, "it")], [suspect]
         ),
-        "groups": run_content.by_group(groups, np.arange(99) % 3 > 0, seed=0),
     }
 
 
@@ -382,7 +384,8 @@ def test_sections_of_a_complete_run(complete):
     assert "label <b> 1.5 % platelet? 97.0 % train: s.png" in text
     assert "train 500 7 heads" in text
     assert "basophil predicted as <b> 1 of 4 images" in text
-    assert "patient 0 33 33 0.0 % 0.0–10.4" in text
+    assert "patient 0 33 0.0 % 0.0–10.4 basophil <b> <b>" in text
+    assert "3 groups are too few for an interval" in text.lower()
     assert "40 % · unsure" in text, "a picture below the threshold of confidence"
 
 
@@ -406,18 +409,6 @@ def test_no_threshold_meets_the_target():
     point = {"threshold": 2.0, "coverage": 0.0, "error": None, "error_ci95": None}
     run["evaluations"]["test"]["selective"]["operating_point"] = point
     assert "so the model refers every image" in _build(**run).text
-
-
-def test_groups_without_several_images_have_no_section():
-    assert run_content.by_group(["a", "b", ""], np.ones(3, bool), seed=0) is None
-    assert run_content.by_group(["a", "a", ""], np.ones(3, bool), seed=0) is None
-    found = run_content.by_group(["a", "a", "b", ""], np.array([1, 0, 1, 0]) > 0, seed=0)
-    assert [(score.name, score.n, score.correct) for score in found.scores] == [
-        ("a", 2, 1),
-        ("b", 1, 1),
-    ]
-    assert found.ungrouped == 1
-    assert found.ci95 == (0.5, 1.0)
 
 
 def _many(k) -> dict:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bloodjax.data import images, splits
 from bloodjax.data.reading import LeftOut
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
@@ -224,3 +225,57 @@ def test_a_source_for_test_gives_its_own_test_split(prepare, tmp_path, own):
     assert "its own test split: 16 of 48 images" in prepared.test.reading.details
     assert {entry.reason for entry in prepared.left_out} == {"of the unused split train"}
     assert sum(entry.count for entry in prepared.left_out) == 24
+
+
+PARTS = ("train", "val", "test")
+
+
+def shared_patients(tmp_path, how):
+    """A source of every kind in which one patient, P0, is meant to be on two sides."""
+    drawn = {
+        part: two_classes(40 if part == "train" else 16, seed) for seed, part in enumerate(PARTS)
+    }
+    keys = {part: [f"{part}{i // 2}" for i in range(len(each))] for part, each in drawn.items()}
+    keys["train"][:2] = keys["test"][:2] = ["P0", "P0"]
+    if how == "fractions":
+        every = [key for part in keys.values() for key in part]
+        joined = drawn["train"].concatenate(drawn["val"]).concatenate(drawn["test"])
+        return {"train": challenge(tmp_path / "all.npz", joined, every)}
+    if how == "specs":
+        files = [challenge(tmp_path / f"{part}.npz", drawn[part], keys[part]) for part in PARTS]
+        return dict(zip(("train", "validation", "test"), files, strict=True))
+    if how == "npz splits":
+        path = tmp_path / "splits.npz"
+        arrays = {f"{part}_groups": np.array(keys[part]) for part in PARTS}
+        for part, each in drawn.items():
+            arrays |= {f"{part}_images": each.images, f"{part}_labels": each.labels}
+        np.savez(path, classes=np.array(drawn["train"].classes), **arrays)
+        return {"train": str(path)}
+    root, rows = tmp_path / "cells", ["path,label,split,group"]
+    for part, each in drawn.items():
+        for i, image in enumerate(each.images):
+            name = f"{part}_{i}.png"
+            root.mkdir(exist_ok=True)
+            (root / name).write_bytes(images.encode_png(image))
+            rows.append(f"{name},{each.classes[each.labels[i]]},{part},{keys[part][i]}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return {"train": str(root / "labels.csv")}
+
+
+@pytest.mark.parametrize("how", ["fractions", "specs", "npz splits", "table"])
+def test_no_group_is_on_two_sides_whoever_made_the_splits(prepare, tmp_path, monkeypatch, how):
+    said = []
+    monkeypatch.setattr(input_pipeline.console, "log_info", said.append)
+    sources = shared_patients(tmp_path, how)
+    dropped = dict(prepare(**sources).items())
+    assert splits.spanning_groups(dropped) == {}
+    assert not [line for line in said if "in several splits" in line]
+    if how == "fractions":  # which are drawn so that groups stay whole
+        return
+    assert "P0" in dropped["test"].groups
+    kept = dict(prepare(**sources, workdir="other", clean="report").items())
+    assert splits.spanning_groups(kept) == {"P0": ("train", "test")}
+    (line,) = [line for line in said if "in several splits" in line]
+    assert line.startswith("1 group has images in several splits (P0 in train and test), so")
+    with pytest.raises(UserError, match=r"config\.data\.clean is fail"):
+        prepare(**sources, workdir="third", clean="fail")

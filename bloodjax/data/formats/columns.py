@@ -126,14 +126,14 @@ def find(
       header: Names of the columns.
       rows: Cells of each row, by which one-hot columns are known.
       text: What the user states, see `parse`.
-      needs_labels: Whether labels are needed. If not, only the column of paths is found.
+      needs_labels: Whether labels are needed. If not, only paths and groups are found.
 
     Raises:
       UserError: A column is missing, or there are several of one kind.
     """
     _check_distinct(where, header)
     stated, found = parse(text), {}
-    for kind in KINDS if needs_labels else (PATH,):
+    for kind in KINDS if needs_labels else (PATH, GROUP):
         if kind in stated:
             found[kind] = _stated(where, header, kind, stated[kind])
         else:

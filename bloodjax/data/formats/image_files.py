@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from bloodjax.data import bit_depth
 from bloodjax.data import images as images_lib
 from bloodjax.data.facts import PLAIN, Facts, Tally
+from bloodjax.data.formats import groups
 from bloodjax.data.formats.archive import Archive
 from bloodjax.data.lazy import Images, decode_lazily, outgrows_memory, run_in_threads
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
@@ -125,10 +126,13 @@ def find(path: pathlib.Path, archive: Archive) -> tuple[tuple[str, ...], tuple[L
       archive: The same, opened.
 
     Returns:
-      Paths of the images in the archive, and the other files as left out.
+      Paths of the images in the archive, and the other files as left out, but for tables of groups.
     """
     images, others = [], []
+    tables = set(groups.tables(archive.files))
     for name in archive.files:
+        if name in tables:
+            continue
         (images if _is_image(archive, name) else others).append(name)
     if not others:
         return tuple(images), ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import pathlib
@@ -138,6 +139,22 @@ def read_images(
     splits = [key.removesuffix("_images") for key in keys]
     names = (f"{s}/{i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part)))
     return np.concatenate(parts), tuple(names), tally
+
+
+def read_groups(path: pathlib.Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The group of each image that `read_images` returns, "" for an image without one.
+
+    Args:
+      path: The npz file.
+      names: Names of the images, from `read_images`.
+
+    Raises:
+      UserError: The file is missing or damaged, or the groups are not one key for each image.
+    """
+    splits = (name.rpartition("/")[0] for name in names)
+    counts = collections.Counter(f"{split}_" if split else "" for split in splits)
+    with open_zip(path) as zipped:
+        return _Arrays(path, zipped, 1, DEFAULTS).groups(counts)[0]
 
 
 def read_own_size(

@@ -149,23 +149,24 @@ def read_dataset(
 
 def read_images(
     spec: str, size: int, options: ReadOptions = DEFAULTS
-) -> tuple[Any, tuple[str, ...], Reading]:
+) -> tuple[Any, tuple[str, ...], Reading, tuple[str, ...]]:
     """The images of a table, in the order of its rows; it needs no labels.
 
     Returns:
-      The readable images, their names, and how they were read.
+      The readable images, their names, how they were read, and their groups.
 
     Raises:
       UserError: As for `read_dataset`.
     """
-    images, found, details = _found_images(spec, options)
+    images, found, group_of, details = _found_images(spec, options)
     pixels, readable, reading = _read_images(spec, images, found, size, options, False)
     reading = dataclasses.replace(reading, details=(*details, *reading.details))
     kept = np.flatnonzero(readable)
     if len(kept) < len(found):
         reading = reading.with_left_out(LeftOut("unreadable", "", len(found) - len(kept)))
         pixels = take(pixels, kept)
-    return pixels, tuple(found[i] for i in kept), reading
+    names, group_of = (tuple(values[i] for i in kept) for values in (found, group_of))
+    return pixels, names, reading, group_of
 
 
 def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes]:
@@ -174,7 +175,7 @@ def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], b
     Raises:
       UserError: As for `read_dataset`.
     """
-    images, found, _ = _found_images(spec, options)
+    images, found, _, _ = _found_images(spec, options)
     return images.archive(found).read
 
 
@@ -320,13 +321,19 @@ def _root(spec: str, options: ReadOptions) -> str:
 
 def _found_images(
     spec: str, options: ReadOptions
-) -> tuple[TableImages, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[TableImages, tuple[str, ...], Sequence[str], tuple[str, ...]]:
+    """The images of a table without labels, their names and groups, and facts about it."""
     cells = read_cells(spec)
     stated = columns_lib.parse(options.columns)
-    text = f'"path={stated["path"]}"' if "path" in stated else ""
+    # A table of images to classify may lack the column of groups that the training table had.
+    kinds = [kind for kind in ("path", "group") if kind in stated]
+    kinds = [kind for kind in kinds if kind == "path" or stated[kind] in cells.header]
+    text = ",".join(f'"{kind}={stated[kind]}"' for kind in kinds)
     columns = columns_lib.find(cells.where, cells.header, (), text, needs_labels=False)
     images = TableImages(_root(spec, options))
-    return images, _find(cells, columns, images), (*cells.details, *columns.details)
+    group_of, details = _groups(cells, columns)
+    details = (*cells.details, *columns.details, *details)
+    return images, _find(cells, columns, images), group_of, details
 
 
 def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...]:

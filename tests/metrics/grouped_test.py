@@ -1,0 +1,234 @@
+import json
+
+import numpy as np
+import pytest
+
+from bloodjax import metrics
+from bloodjax.metrics import classification, grouped
+
+CLASSES = ("a", "b", "c")
+
+
+def draw(n=200, groups=12, seed=0, spread=2.0, decimals=None):
+    """Images of groups whose accuracies differ by `spread`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=n)
+    of = rng.integers(groups, size=n)
+    logits = rng.normal(size=(n, 3))
+    logits[np.arange(n), labels] += 1 + spread * rng.normal(size=groups)[of]
+    probabilities = np.exp(logits)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    if decimals is not None:  # tied scores
+        probabilities = probabilities.round(decimals) + 1e-3
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return probabilities, labels, [f"P{i}" for i in of]
+
+
+def evaluate(probabilities, labels, groups, **options):
+    return grouped.evaluate(probabilities, labels, groups, CLASSES, **{"bootstrap": 200, **options})
+
+
+def test_images_without_groups_have_no_figures():
+    probabilities, labels, _ = draw(20)
+    assert evaluate(probabilities, labels, [""] * 20) is None
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_a_resample_of_groups_has_the_metrics_of_its_images(decimals):
+    probabilities, labels, groups = draw(decimals=decimals)
+    names, of = grouped.index(groups)
+    counts = np.random.default_rng(1).integers(0, 3, size=(len(names), 4)).astype(float)
+    found = classification.Statistics(probabilities, labels, of)(counts)
+    for i, times in enumerate(counts.T):
+        images = np.repeat(np.arange(len(labels)), times[of].astype(int))
+        expected = metrics.evaluate(probabilities[images], labels[images], CLASSES, bootstrap=1)
+        for name, values in found.items():
+            assert values[i] == pytest.approx(expected[name], abs=1e-12), name
+
+
+def test_the_interval_of_groups_that_differ_is_wider_and_of_random_ones_is_not():
+    probabilities, labels, groups = draw(4000, groups=60)
+    images = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]["accuracy"]
+    found = evaluate(probabilities, labels, groups, bootstrap=400)
+    low, high = found["ci95"]["accuracy"]
+    assert high - low > 3 * (images[1] - images[0])
+    assert found["design_effect"] > 9
+    shuffled = np.random.default_rng(1).permutation(groups).tolist()
+    low, high = evaluate(probabilities, labels, shuffled, bootstrap=400)["ci95"]["accuracy"]
+    assert high - low == pytest.approx(images[1] - images[0], rel=0.25)
+    plain = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
+    assert found["ci95"].keys() == plain["ci95"].keys()
+
+
+def test_figures_of_each_group():
+    probabilities, labels, groups = draw()
+    found = evaluate(probabilities, labels, groups)
+    correct = probabilities.argmax(axis=1) == labels
+    by_group = {name: correct[[g == name for g in groups]] for name in set(groups)}
+    shown = found["per_group"]
+    assert {name: (row["n"], row["accuracy"]) for name, row in shown.items()} == {
+        name: (len(each), pytest.approx(each.mean())) for name, each in by_group.items()
+    }
+    accuracies = [row["accuracy"] for row in shown.values()]
+    assert accuracies == sorted(accuracies)
+    assert found["worst"]["group"] == next(iter(shown))
+    spread = found["accuracy"]
+    assert (spread["min"], spread["max"]) == (accuracies[0], accuracies[-1])
+    assert spread["mean"] == pytest.approx(np.mean(accuracies))
+    assert spread["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert spread["mean_ci95"][0] < spread["mean"] < spread["mean_ci95"][1]
+    assert found["n"] == len(by_group)
+    assert found["images"] == sum(map(len, by_group.values())) == 200
+    json.dumps(found, allow_nan=False)
+
+
+def test_wilson_s_intervals_at_once_are_those_of_each():
+    hits, n = np.array([0, 1, 3, 20, 77]), np.array([1, 1, 9, 20, 500])
+    expected = [
+        metrics.wilson_interval(*pair) for pair in zip(hits.tolist(), n.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(grouped.wilson_intervals(hits, n), expected, atol=1e-12)
+
+
+def test_an_image_without_a_group_counts_alone():
+    probabilities, labels, groups = draw(60)
+    groups[:7] = [""] * 7
+    found = evaluate(probabilities, labels, groups)
+    assert (found["images"], found["ungrouped"]) == (53, 7)
+    sizes = [*(row["n"] for row in found["per_group"].values()), *[1] * 7]
+    assert found["effective"] == pytest.approx(60**2 / np.sum(np.square(sizes)))
+    assert "" not in found["per_group"]
+
+
+def test_answers_of_whole_groups():
+    labels = np.array([0, 0, 1, 1, 1, 2, 0, 1])
+    groups = ["x", "x", "x", "y", "y", "z", "t", "t"]
+    # x: predictions 0, 1, 1; y: 0 and 1, of which 1 is more probable; z: 2; t has tied labels.
+    scores = [
+        [8, 1, 1],
+        [4, 5, 1],
+        [4, 5, 1],
+        [5, 4, 1],
+        [0, 9, 1],
+        [1, 1, 8],
+        [8, 1, 1],
+        [1, 8, 1],
+    ]
+    probabilities = np.array(scores) / 10
+    found = evaluate(probabilities, labels, groups)
+    rows = found["per_group"]
+    assert [rows[g]["label"] for g in "xyzt"] == ["a", "b", "c", None]
+    assert [rows[g]["majority"] for g in "xyz"] == ["b", "b", "c"]
+    assert [rows[g]["mean_probability"] for g in "xyz"] == ["a", "b", "c"]
+    together = found["together"]
+    assert (together["n"], together["tied"], together["mixed"]) == (3, 1, 2)
+    assert together["majority"]["accuracy"] == pytest.approx(2 / 3)
+    assert together["majority"]["ci95"]["accuracy"] == list(metrics.wilson_interval(2, 3))
+    assert together["mean_probability"]["accuracy"] == 1
+    assert together["mean_probability"]["auc_ovr"] == 1
+
+
+def test_the_score_of_the_majority_and_its_answer_agree():
+    probabilities, labels, groups = draw(300, groups=100, decimals=1)
+    names, of = grouped.index(groups)
+    together = grouped.Together(probabilities, labels, of)
+    found = grouped.score_together(together, CLASSES, bootstrap=20)
+    scored = together.label >= 0
+    for name, answer in (("majority", together.majority), ("mean_probability", together.by_mean)):
+        hits = (answer == together.label)[scored]
+        assert found[name]["accuracy"] == pytest.approx(hits.mean())
+        recalls = [hits[together.label[scored] == i].mean() for i in range(3)]
+        assert found[name]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert len(names) == len(together.sizes)
+
+
+def test_shares_of_the_classes():
+    probabilities, labels, groups = draw()
+    found = evaluate(probabilities, labels, groups)["shares"]
+    names, of = grouped.index(groups)
+    predicted = probabilities.argmax(axis=1)
+    difference = np.array(
+        [
+            [np.mean(predicted[of == g] == c) - np.mean(labels[of == g] == c) for c in range(3)]
+            for g in range(len(names))
+        ]
+    )
+    rows = found["majority"]["per_class"]
+    assert [row["bias"] for row in rows.values()] == pytest.approx(difference.mean(axis=0).tolist())
+    assert [row["error"] for row in rows.values()] == pytest.approx(
+        np.abs(difference).mean(axis=0).tolist()
+    )
+    distance = np.abs(difference).sum(axis=1).mean() / 2
+    assert found["majority"]["distance"] == pytest.approx(distance)
+    low, high = found["majority"]["distance_ci95"]
+    assert low < distance < high
+    by_mean = found["mean_probability"]["per_class"]["a"]
+    mean = np.mean([probabilities[of == g, 0].mean() for g in range(len(names))])
+    assert by_mean["estimated"] == pytest.approx(mean)
+
+
+def test_only_groups_that_chance_does_not_explain_are_worse():
+    rng = np.random.default_rng(0)
+    correct = rng.random(500 * 20) < 0.9
+    groups = np.repeat([f"{i:03d}" for i in range(500)], 20)
+    correct[:20] = np.arange(20) < 5  # 15 mistakes of 20 in the first group
+    labels = np.zeros(len(correct), int)
+    probabilities = np.where(correct[:, None], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1])
+    found = evaluate(probabilities, labels, groups.tolist(), bootstrap=10)
+    assert found["worse"] == ["000"]
+    assert (found["n"], found["few"]) == (500, False)
+
+
+def test_one_group_has_no_interval():
+    probabilities, labels, _ = draw(20)
+    found = evaluate(probabilities, labels, ["P1"] * 20)
+    assert set(found["ci95"].values()) == {None}
+    assert found["accuracy"]["mean_ci95"] is None
+    assert found["accuracy"]["sd"] is None
+    assert found["few"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_groups_without_a_mistake_have_the_interval_of_as_many_trials():
+    labels = np.arange(60) % 3
+    found = evaluate(np.eye(3)[labels], labels, [f"P{i // 10}" for i in range(60)])
+    assert found["ci95"]["accuracy"] == list(metrics.wilson_interval(6, 6))
+    assert found["design_effect"] is None
+
+
+def test_the_interval_of_few_groups_reaches_farther_than_the_percentiles():
+    values = np.random.default_rng(0).normal(size=5000)
+    plain = np.percentile(values, [2.5, 97.5])
+    few = grouped.interval(values, np.full(5, 10))
+    many = grouped.interval(values, np.full(400, 10))
+    assert few[0] < plain[0] - 0.5
+    assert few[1] > plain[1] + 0.5
+    np.testing.assert_allclose(many, plain, atol=0.05)
+    # 400 groups, of which one has nearly all images, say no more than one or two.
+    lopsided = grouped.interval(values, np.array([100_000, *[1] * 399]))
+    assert lopsided == [values.min(), values.max()]
+    assert grouped.interval(np.full(9, np.nan), np.full(4, 1)) is None
+
+
+def test_groups_that_were_trained_on_are_left_out_of_the_others():
+    probabilities, labels, groups = draw()
+    trained = np.array([group in ("P1", "P5") for group in groups])
+    found = evaluate(probabilities, labels, groups, trained_on=trained)["trained_on"]
+    assert (found["groups"], found["images"]) == (["P1", "P5"], trained.sum())
+    hits = (probabilities.argmax(axis=1) == labels)[~trained]
+    assert found["others"]["n"] == len(hits)
+    assert found["others"]["accuracy"] == pytest.approx(hits.mean())
+    low, high = found["others"]["ci95"]["accuracy"]
+    assert low < hits.mean() < high
+    every = evaluate(probabilities, labels, groups, trained_on=np.ones(200, bool))
+    assert every["trained_on"]["others"] is None
+    assert "trained_on" not in evaluate(
+        probabilities, labels, groups, trained_on=np.zeros(200, bool)
+    )
+
+
+def test_the_same_seed_gives_the_same_figures():
+    probabilities, labels, groups = draw(80)
+    assert evaluate(probabilities, labels, groups) == evaluate(probabilities, labels, groups)
+    other = evaluate(probabilities, labels, groups, seed=1)
+    assert other["ci95"] != evaluate(probabilities, labels, groups)["ci95"]
