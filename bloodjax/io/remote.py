@@ -7,7 +7,6 @@ docs/buckets.md.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -64,6 +63,7 @@ __all__ = [
 # Environment variable that names the folder of the cache.
 CACHE = "BLOODJAX_CACHE"
 _INDEX_SECONDS = 5.0
+_DAY = 86400.0
 
 _log = logging.getLogger("bloodjax")
 _counter = itertools.count()
@@ -192,7 +192,7 @@ def download(url: str, folder: pathlib.Path, names: Sequence[str] | None = None)
     files.make_folder(folder)
     wanted = {name: found[name] for name in (found if names is None else names)}
     changed = [name for name, info in wanted.items() if not buckets.is_same(folder / name, info)]
-    with _partial(folder / ".partial") as partial:
+    with _partial(folder / f".partial-{os.getpid()}-{next(_counter)}") as partial:
         _in_threads(
             lambda name: buckets.fetch(
                 join(url, name), wanted[name], folder / name, _temporary(partial)
@@ -271,7 +271,7 @@ class _Copy:
     def __init__(self, root: pathlib.Path, url: str):
         self._url = url
         self._index_file = root / "index.json"
-        self._partial = root / "partial"
+        self._partial = root / f"partial-{os.getpid()}-{next(_counter)}"
         self._target = root / "data" / url.rpartition("/")[2]
         self._index = self._read_index()
         self._written = time.monotonic()
@@ -363,8 +363,12 @@ def _locked(root: pathlib.Path, url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _partial(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder for incomplete downloads; a killed process may have left some."""
-    folder.mkdir(exist_ok=True)
+    """A new folder for incomplete downloads; removes those that killed processes have left."""
+    for left in folder.parent.glob("partial-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _DAY:
+                files.remove(left)
+    folder.mkdir()
     try:
         yield folder
     finally:
@@ -376,14 +380,37 @@ def _temporary(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _in_threads(function: Callable[[str], object], names: Sequence[str]) -> None:
-    """Calls a function for each name, several at a time; the first error ends all."""
+    """Calls a function for each name, several at a time; the first error ends all.
+
+    The threads are daemons, so that a signal ends the process in the middle of a download.
+    """
     if len(names) == 1:
         function(names[0])
         return
-    with concurrent.futures.ThreadPoolExecutor(buckets.PARALLEL) as pool:
-        try:
-            for _ in pool.map(function, names):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    left, lock = iter(names), threading.Lock()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while not errors:
+            with lock:
+                name = next(left, None)
+            if name is None:
+                return
+            try:
+                function(name)
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, daemon=True) for _ in range(min(buckets.PARALLEL, len(names)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # a signal
+        errors.append(error)
+        raise
+    if errors:
+        raise errors[0]
