@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 # TensorBoard's events are written by `training.metric_writer`, and have no process.
 TENSORBOARD = "tensorboard"
@@ -33,5 +33,5 @@ class TrackingOptions:
     folder: str
     project: str
     run_name: str
-    tags: tuple[str, ...]
+    tags: Sequence[str]
     parameters: Mapping[str, str | int | float | bool]

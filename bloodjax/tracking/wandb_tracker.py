@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from bloodjax.tracking.options import PROJECT, TrackingOptions
 from bloodjax.tracking.record import Record
 
+# Seconds for W&B to answer at the start; the run's own retries are a minute apart.
+_INIT_SECONDS = 20.0
 _EXIT_CODES = {"finished": 0, "stopped": 130, "failed": 1}
 
 
@@ -53,6 +55,7 @@ class WandbTracker:
                 disable_code=True,
                 disable_git=True,
                 disable_job_creation=True,
+                init_timeout=_INIT_SECONDS,
             ),
         )
         self._run.config.update(dict(self._options.parameters), allow_val_change=True)

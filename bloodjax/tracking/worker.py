@@ -109,12 +109,15 @@ class Sender:
             self._tracker.log_model(pathlib.Path(message["model"]))
 
     def finish(self, status: str) -> None:
-        """Makes a last attempt, closes the record, and answers how much was not sent.
+        """Sends what is due, closes the record, and answers how much was not sent.
+
+        A tracker that failed within the last minute is not tried again: the run waits.
 
         Args:
           status: "finished", "stopped" or "failed".
         """
-        self.send()
+        if self.is_due:
+            self.send()
         if self._is_open:
             try:
                 self._tracker.close(status)
@@ -128,7 +131,9 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def _read(lines: io.TextIOBase, sender: Sender, arrived: threading.Condition, end: list[str]) -> None:
+def _read(
+    lines: io.TextIOBase, sender: Sender, arrived: threading.Condition, end: list[str]
+) -> None:
     """Takes messages as they come, so that the run never waits for this process."""
     for line in lines:
         try:

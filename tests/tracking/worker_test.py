@@ -121,6 +121,15 @@ def test_what_was_not_sent_is_counted(sender, tracker, answers):
     assert answers == [{"problem": "OSError: full"}, {"unsent": 2}]
 
 
+def test_a_tracker_that_has_just_failed_does_not_hold_up_the_end(sender, tracker, answers):
+    tracker.error = OSError("down")
+    sender.add(message(1))
+    sender.send()
+    tracker.error = AssertionError("tried again")
+    sender.finish("finished")
+    assert answers == [{"problem": "OSError: down"}, {"unsent": 1}]
+
+
 def test_a_closing_that_fails_is_a_problem_and_no_error(sender, tracker, answers):
     sender.send()
     tracker.error = TimeoutError("late")
