@@ -32,9 +32,10 @@ def stopped_after(monkeypatch, n, message):
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match=message):
+    with monkeypatch.context() as patch:
         patch.setattr(executor.JitExecutor, "train", counted)
-        yield
+        with pytest.raises(Stopped, match=message):
+            yield
 
 
 @pytest.mark.full
