@@ -1,7 +1,8 @@
 """Classifies images with a trained classifier, or with an ensemble of several.
 
 python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SPEC
-    --out=FILE.csv|.parquet [--tta=d4] [--classes=a,b,c] [--bad_images=skip] [--explain=DIR]
+    --out=FILE.csv|.parquet [--groups=FILE.csv] [--tta=d4] [--classes=a,b,c] [--bad_images=skip]
+    [--explain=DIR]
 """
 
 from __future__ import annotations

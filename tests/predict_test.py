@@ -17,8 +17,11 @@ def test_classifies_a_folder_of_images(command, trained, tmp_path):
         path = tmp_path / f"cells/{i % 2}/{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(images.encode_png(cell))
-    out = tmp_path / "out.csv"
+    rows = "".join(f"{i % 2}/{i}.png,P{i // 5}\n" for i in range(9))
+    (tmp_path / "cells/groups.csv").write_text(f"name,group\n{rows}")
+    out, groups = tmp_path / "out.csv", tmp_path / "groups.csv"
     arguments = [f"--workdir={trained}", f"--input={tmp_path / 'cells'}", f"--out={out}"]
+    arguments.append(f"--groups={groups}")
     done = subprocess.run(**command("predict", *arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == f"9 images classified; written to {out}"
@@ -30,9 +33,16 @@ def test_classifies_a_folder_of_images(command, trained, tmp_path):
     expected = model.predict(cells)
     for i, probabilities in enumerate(expected):
         row = table[f"{i % 2}/{i}.png"]
-        assert list(row) == ["name", "predicted", "confidence", "refer", "why", *model.classes]
+        first = ["name", "predicted", "confidence", "refer", "why", "group"]
+        assert list(row) == [*first, *model.classes]
+        assert row["group"] == f"P{i // 5}"
         assert row["predicted"] == model.classes[int(probabilities.argmax())]
         np.testing.assert_allclose([float(row[c]) for c in model.classes], probabilities, atol=1e-5)
+    with groups.open() as file:
+        patients = list(csv.DictReader(file))
+    assert [(row["group"], row["n"]) for row in patients] == [("P0", "5"), ("P1", "4")]
+    means = [float(patients[0][f"probability {c}"]) for c in model.classes]
+    np.testing.assert_allclose(means, expected[:5].mean(axis=0), atol=1e-5)
 
 
 @pytest.mark.full

@@ -54,6 +54,9 @@ def evaluate(
       "sizes": "min", "median" and "max" of the numbers of images of a group;
       "effective": number of groups of equal size that would say as much (`effective_number`);
       "few": whether "effective" is below `FEW_GROUPS`;
+      "trained_on": if there are any, the "groups" that were trained on, their number of "images",
+      and under "others" the "n", "accuracy", "balanced_accuracy" and "ci95" of the other images.
+      If no group has several images, that is all. Otherwise also
       "ci95": metric -> interval over resamples of the groups (`interval`), of the metrics of all
       images; an image without a group is a group of its own;
       "design_effect": variance of the accuracy over resamples of groups, divided by that of
@@ -65,8 +68,6 @@ def evaluate(
       binomial test of their mistakes is significant at 5 % after Holm's correction;
       "together": the answers of whole groups (`score_together`);
       "shares": the share of each class in a group (`score_shares`);
-      "trained_on": if there are any, the "groups" that were trained on, their number of "images",
-      and under "others" the "n", "accuracy", "balanced_accuracy" and "ci95" of the other images;
       "per_group": name -> "n", "accuracy" and "accuracy_ci95", the worst first, and as class names
       or None "label", "majority" and "mean_probability" (`Together`).
 
@@ -77,18 +78,10 @@ def evaluate(
     if not names:
         return None
     known = group_of >= 0
-    correct = probabilities.argmax(axis=1) == labels
-    together = Together(probabilities[known], labels[known], group_of[known])
-    accuracy, sizes = together.accuracy, together.sizes
-    hits = np.rint(accuracy * sizes).astype(int)
     unit = np.where(known, group_of, len(names) + np.cumsum(~known) - 1)
-    scored = {"bootstrap": bootstrap, "seed": seed}
-    _, samples, intervals = _resample(probabilities, labels, unit, **scored)
     every = np.bincount(unit)
-    limits = wilson_intervals(hits, sizes)
-    order = np.lexsort((-sizes, accuracy))
-    worse = _is_worse(hits, sizes, correct.mean())
-    worst = int(order[0])
+    sizes = every[: len(names)]
+    scored = {"bootstrap": bootstrap, "seed": seed}
     content = {
         "n": len(names),
         "images": int(known.sum()),
@@ -100,27 +93,6 @@ def evaluate(
         },
         "effective": effective_number(every),
         "few": effective_number(every) < FEW_GROUPS,
-        "ci95": intervals,
-        "design_effect": _design_effect(samples["accuracy"], correct),
-        "accuracy": _spread(accuracy, **scored),
-        "worst": {
-            "group": names[worst],
-            "n": int(sizes[worst]),
-            "accuracy": float(accuracy[worst]),
-            "accuracy_ci95": limits[worst].tolist(),
-        },
-        "worse": [names[i] for i in order if worse[i]],
-        "together": score_together(together, classes, **scored),
-        "shares": score_shares(together, classes, **scored),
-        "per_group": {
-            names[i]: {
-                "n": int(sizes[i]),
-                "accuracy": float(accuracy[i]),
-                "accuracy_ci95": limits[i].tolist(),
-                **together.answers(int(i), classes),
-            }
-            for i in order.tolist()
-        },
     }
     if trained_on is not None and trained_on.any():
         content["trained_on"] = {
@@ -128,7 +100,44 @@ def evaluate(
             "images": int(trained_on.sum()),
             "others": _score_others(probabilities, labels, unit, ~trained_on, **scored),
         }
+    if sizes.max() > 1:
+        together = Together(probabilities[known], labels[known], group_of[known])
+        _, samples, intervals = _resample(probabilities, labels, unit, **scored)
+        correct = probabilities.argmax(axis=1) == labels
+        content |= {
+            "ci95": intervals,
+            "design_effect": _design_effect(samples["accuracy"], correct),
+            "accuracy": _spread(together.accuracy, **scored),
+            **_score_each(together, names, classes, float(correct.mean())),
+            "together": score_together(together, classes, **scored),
+            "shares": score_shares(together, classes, **scored),
+        }
     return content
+
+
+def _score_each(
+    together: Together, names: Sequence[str], classes: Sequence[str], overall: float
+) -> dict[str, object]:
+    """The entries "worst", "worse" and "per_group", given the accuracy of all images."""
+    accuracy, sizes = together.accuracy, together.sizes
+    hits = np.rint(accuracy * sizes).astype(int)
+    limits = wilson_intervals(hits, sizes)
+    is_worse = _is_worse(hits, sizes, overall)
+    order = np.lexsort((-sizes, accuracy)).tolist()
+    rows = {
+        names[i]: {
+            "n": int(sizes[i]),
+            "accuracy": float(accuracy[i]),
+            "accuracy_ci95": limits[i].tolist(),
+        }
+        for i in order
+    }
+    worst = names[order[0]]
+    return {
+        "worst": {"group": worst, **rows[worst]},
+        "worse": [names[i] for i in order if is_worse[i]],
+        "per_group": {names[i]: rows[names[i]] | together.answers(i, classes) for i in order},
+    }
 
 
 def _resample(
@@ -301,13 +310,12 @@ def score_shares(
       "estimated", means over the groups, "bias", the mean difference, with "bias_ci95", and
       "error", the mean absolute difference.
     """
-    counts = _resampled(len(together.sizes), bootstrap, seed)
     content = {}
     for name, estimated in (("majority", together.predicted), ("mean_probability", together.mean)):
         difference = estimated - together.true
         distance = np.abs(difference).sum(axis=1) / 2
         columns = np.column_stack([distance, difference])
-        samples = counts @ columns / len(columns)
+        samples = _resampled_means(columns, bootstrap, seed)
         limits = [interval(values, np.ones(len(columns), int)) for values in samples.T]
         content[name] = {
             "distance": float(distance.mean()),
@@ -385,7 +393,7 @@ def _design_effect(accuracies: np.ndarray, correct: np.ndarray) -> float | None:
 
 def _spread(accuracy: np.ndarray, *, bootstrap: int, seed: int) -> dict[str, object]:
     """Mean and spread of the accuracies of groups that count the same."""
-    samples = _resampled(len(accuracy), bootstrap, seed) @ accuracy / len(accuracy)
+    (samples,) = _resampled_means(accuracy[:, None], bootstrap, seed).T
     quantiles = np.quantile(accuracy, [0, 0.25, 0.5, 0.75, 1]).tolist()
     return {
         "mean": float(accuracy.mean()),
@@ -395,6 +403,11 @@ def _spread(accuracy: np.ndarray, *, bootstrap: int, seed: int) -> dict[str, obj
     }
 
 
-def _resampled(groups: int, bootstrap: int, seed: int) -> Float[np.ndarray, "r g"]:
-    """Number of times that each group occurs in each resample."""
-    return np.concatenate([*classification.draw(groups, bootstrap, bootstrap, seed)], axis=1).T
+def _resampled_means(
+    values: Float[np.ndarray, "g k"], bootstrap: int, seed: int
+) -> Float[np.ndarray, "r k"]:
+    """Means over the groups of each resample."""
+    groups = len(values)
+    at_once = max(1, classification.RESAMPLED_AT_ONCE // groups)
+    draws = classification.draw(groups, bootstrap, at_once, seed)
+    return np.concatenate([counts.T @ values for counts in draws]) / groups

@@ -403,3 +403,25 @@ def test_a_folder_called_synthetic_is_meant_if_it_is_there(tmp_path, monkeypatch
         assert sources.fingerprint(name) == sources.fingerprint(f"./{name}")
         assert len(sources.load_images(name, 16)) == 2
     assert sources.synthetic_count("synthetic:9") == 9
+
+
+def test_groups_of_images_to_classify(tmp_path, caplog):
+    cells = render.render_dataset(8, 16, seed=0).images
+    for i, cell in enumerate(cells):
+        path = tmp_path / f"cells/{i % 2}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.encode_png(cell))
+    rows = "".join(f"{i % 2}/{i}.png,P{i // 3}\n" for i in range(7))
+    (tmp_path / "cells/groups.csv").write_text("name,group\n" + rows)
+    folder = sources.load_images(str(tmp_path / "cells"), 16)
+    expected = {f"{i % 2}/{i}.png": f"P{i // 3}" if i < 7 else "" for i in range(8)}
+    assert dict(zip(folder.names, folder.groups, strict=True)) == expected
+    assert folder.reading.left_out == ()
+    assert not caplog.records
+    (tmp_path / "cells/images.csv").write_text("path,patient\n" + rows)
+    table = sources.load_images(str(tmp_path / "cells/images.csv"), 16)
+    assert table.groups == tuple(f"P{i // 3}" for i in range(7))
+    np.savez(tmp_path / "a.npz", images=cells, groups=np.arange(8) // 4)
+    assert sources.load_images(str(tmp_path / "a.npz"), 16).groups == tuple("00001111")
+    np.savez(tmp_path / "b.npz", images=cells)
+    assert sources.load_images(str(tmp_path / "b.npz"), 16).groups == ("",) * 8

@@ -232,3 +232,20 @@ def test_the_same_seed_gives_the_same_figures():
     assert evaluate(probabilities, labels, groups) == evaluate(probabilities, labels, groups)
     other = evaluate(probabilities, labels, groups, seed=1)
     assert other["ci95"] != evaluate(probabilities, labels, groups)["ci95"]
+
+
+def test_groups_of_one_image_each_are_no_groups():
+    probabilities, labels, _ = draw(30)
+    keys = [f"P{i}" for i in range(30)]
+    found = evaluate(probabilities, labels, keys)
+    assert found == {
+        "n": 30,
+        "images": 30,
+        "ungrouped": 0,
+        "effective": 30.0,
+        "few": False,
+        "sizes": {"min": 1, "median": 1.0, "max": 1},
+    }
+    trained = np.arange(30) < 3
+    found = evaluate(probabilities, labels, keys, trained_on=trained)["trained_on"]
+    assert (found["images"], found["others"]["n"]) == (3, 27)
