@@ -58,7 +58,9 @@ _TEST = command.flags.DEFINE_boolean(
 def main(overrides: list[str]) -> None:
     """Runs the command; `overrides` are the config's, as `"key=value"`."""
     if importlib.util.find_spec("optuna") is None:
-        raise UserError("sweep needs optuna, expected the extra [sweep]: pip install optuna")
+        raise UserError(
+            "sweep needs optuna, expected the extra [sweep]: pip install 'bloodjax[sweep]'"
+        )
     from bloodjax import config as config_lib
     from bloodjax.tuning import space as space_lib
 

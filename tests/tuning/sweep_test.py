@@ -207,7 +207,7 @@ def test_a_trial_of_a_worker_that_lives_is_left_alone(new):
 
 
 def test_a_pruned_trial_loses_its_checkpoints_and_keeps_its_curves(new):
-    one = new(trials=30)
+    one = new(trials=16)
     one.work(train)
     pruned = [t for t in one.study.trials() if t.state == PRUNED]
     assert pruned
@@ -295,7 +295,7 @@ def test_a_sweep_whose_first_trials_all_fail_gives_up(new):
 
 def test_images_are_read_again_only_for_another_size(new, splits):
     space = {"data.image_size": choice(32, 48)}
-    one = new(trials=6, space=space, pruner="none")
+    one = new(trials=8, space=space, pruner="none")
     one.work(train)
     sizes = [trial.values["data.image_size"] for trial in one.study.trials()]
     changes = [size for i, size in enumerate(sizes) if i and size != sizes[i - 1]]
