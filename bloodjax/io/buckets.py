@@ -21,7 +21,6 @@ import os
 import pathlib
 import re
 import urllib.parse
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -45,7 +44,7 @@ _SCHEMES = {"gs": "gs", "gcs": "gs", "s3": "s3"}
 _ENVIRONMENT = re.compile(
     "(AWS_|GOOGLE_|GCE_|CLOUDSDK_|FSSPEC_)|(STORAGE_EMULATOR_HOST|NO_GCE_CHECK|HOME)$"
 )
-_BOUNDARY = f"bloodjax-{uuid.uuid4().hex}"
+_BOUNDARY = f"bloodjax-{os.urandom(12).hex()}"
 _ABSENT = "absent"
 
 
@@ -247,16 +246,17 @@ def fetch(url: str, info: ObjectInfo, path: pathlib.Path, temporary: pathlib.Pat
                 if not bucket_errors.is_dropped(error):
                     raise
                 problem = bucket_errors.dropped(error, endpoint(url))
-            if not problem:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.remove(path)
-                os.replace(temporary, path)
-                return info
-            temporary.unlink(missing_ok=True)
+        if not problem:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.remove(path)
+            os.replace(temporary, path)
+            return info
+        temporary.unlink(missing_ok=True)
+        with _explained(url):
             current = _stat(system, scheme, f"{bucket}/{name}")
-            if current is None:
-                raise UserError(f"{url}: the object was deleted while it was downloaded")
-            info = current
+        if current is None:
+            raise UserError(f"{url}: the object was deleted while it was downloaded")
+        info = current
     raise UserError(f"{url}: {problem}, in each of {DOWNLOADS} downloads")
 
 

@@ -132,6 +132,7 @@ def local_copy(url: str, names: Collection[str] | None = None) -> pathlib.Path:
     if names is not None and "" not in found:
         wanted = set(names)
         found = {name: info for name, info in found.items() if name in wanted}
+    _check_names(url, found)
     url = normalised(url)
     key = hashlib.blake2b(repr((buckets.endpoint(url), url)).encode(), digest_size=10).hexdigest()
     root = cache_folder() / "remote" / key
@@ -140,7 +141,6 @@ def local_copy(url: str, names: Collection[str] | None = None) -> pathlib.Path:
         with _locked(root, url):
             return _Copy(root, url).update(found, prune=names is None)
     except OSError as error:
-        # A full disk, or names that cannot be files beside one another, such as a and a/b.
         raise UserError(
             f"{url}: cannot be copied to {root} ({error.strerror or error}), expected room and "
             f"leave to write there; the environment variable {CACHE} names another cache"
@@ -186,6 +186,7 @@ def download(url: str, folder: pathlib.Path, names: Sequence[str] | None = None)
     if "" in found:
         url, _, name = normalised(url).rpartition("/")
         found = {name: found[""]}
+    _check_names(url, found)
     for name in names or ():
         if name not in found:
             raise UserError(f"{join(url, name)}: {bucket_errors.MISSING}")
@@ -263,6 +264,17 @@ def delete(url: str, *, first: Sequence[str] = ()) -> None:
         buckets.remove(join(url, name))
     rest = [name for name in found if name not in early]
     _in_threads(lambda name: buckets.remove(join(url, name)), rest)
+
+
+def _check_names(url: str, found: Collection[str]) -> None:
+    """Refuses an object whose name is also that of a folder of objects."""
+    for name in found:
+        for i, character in enumerate(name):
+            if character == "/" and name[:i] in found:
+                raise UserError(
+                    f"{url}: the objects {name[:i]} and {name} cannot be a file and a folder of "
+                    "one name, expected one of them"
+                )
 
 
 class _Copy:

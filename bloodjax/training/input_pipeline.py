@@ -60,6 +60,20 @@ class Splits:
         return {split: getattr(self, split) for split in both if getattr(self, split) is not None}
 
 
+def copy_sources(config: Config) -> None:
+    """Copies sources that are in buckets to the cache; all machines of a run at the same time.
+
+    Args:
+      config: Config of the run.
+
+    Raises:
+      UserError: A source cannot be copied.
+    """
+    for spec in _specs(config).values():
+        if remote.is_remote(spec):
+            remote.local(spec)
+
+
 def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Splits:
     """Reads, audits, cleans and splits the images of a run.
 

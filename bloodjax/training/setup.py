@@ -22,7 +22,7 @@ from bloodjax.io.files import atomic_write
 from bloodjax.training import class_balance, distillation, factory
 from bloodjax.training.corrupted_splits import with_distorted
 from bloodjax.training.distillation import Teacher
-from bloodjax.training.input_pipeline import Splits, prepare_splits
+from bloodjax.training.input_pipeline import Splits, copy_sources, prepare_splits
 from bloodjax.training.loader import TrainLoader
 from bloodjax.training.workdir import CONFIG_FILE
 
@@ -85,6 +85,7 @@ def prepare_run(
         teacher = load_teacher(folders, workdir)
     known = splits is not None
     if not known:
+        copy_sources(config)
         splits = distributed.primary_first(
             # The primary process draws the splits; the others read them from `splits.json`.
             lambda primary: prepare_splits(config, workdir, not primary or stored is not None)

@@ -1,8 +1,10 @@
 """Tests of bloodjax/io/remote.py, on emulators of S3 and GCS."""
 
 import concurrent.futures
+import errno
 import hashlib
 import os
+import time
 
 import pytest
 
@@ -134,7 +136,7 @@ def test_a_folder_is_copied_and_then_only_what_changed(bucket, downloads, tmp_pa
     }
     assert sorted(downloads[3:]) == ["1.png", "2.png", "4.png"]
     assert not (copy / "test").exists()
-    assert not list(copy.parents[1].glob("partial/*"))
+    assert not list(copy.parents[1].glob("partial*"))
 
 
 def test_an_object_is_copied_under_its_name(bucket, downloads):
@@ -181,6 +183,49 @@ def test_a_process_copies_a_url_once_and_messages_name_it(bucket, downloads):
     assert remote.with_urls(f"{path}/train/a/1.png: is damaged") == (
         f"{url}/train/a/1.png: is damaged"
     )
+
+
+def test_processes_that_share_a_cache_download_once(bucket, downloads):
+    """The lock is one of open files, so threads stand for processes."""
+    url = fill(bucket)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        copies = list(pool.map(remote.local_copy, [url] * 4))
+    assert len(set(copies)) == 1
+    assert files_of(copies[0]) == CONTENT
+    assert len(downloads) == 3
+
+
+def test_downloads_that_a_killed_process_left_are_removed(bucket):
+    url = fill(bucket)
+    copy = remote.local_copy(url)
+    for name, age in (("partial-1-1", 2 * 86400), ("partial-2-1", 60)):
+        (copy.parents[1] / name).mkdir()
+        os.utime(copy.parents[1] / name, (time.time() - age,) * 2)
+    remote.write_bytes(f"{url}/new", b"")
+    remote.local_copy(url)
+    assert [path.name for path in copy.parents[1].glob("partial*")] == ["partial-2-1"]
+
+
+def test_names_that_cannot_be_files_beside_one_another_are_one_line(bucket):
+    for name in ("a", "a/b"):
+        remote.write_bytes(bucket / f"cells/{name}", name.encode())
+    assert error_of(remote.local_copy, bucket / "cells") == (
+        f"{bucket / 'cells'}: the objects a and a/b cannot be a file and a folder of one name, "
+        "expected one of them"
+    )
+
+
+def test_a_full_disk_is_one_line(bucket, monkeypatch):
+    url = fill(bucket)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(buckets._system(url), "get_file", full)
+    message = error_of(remote.local_copy, url)
+    assert message.startswith(f"{url}: cannot be copied to ")
+    assert "(No space left on device), expected room" in message
+    assert "BLOODJAX_CACHE names another cache" in message
 
 
 def test_an_interrupted_copy_goes_on(bucket, monkeypatch):

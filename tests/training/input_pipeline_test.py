@@ -175,6 +175,17 @@ def test_a_resumed_run_has_the_same_parts(prepare, flawed):
         np.testing.assert_array_equal(one.labels, other.labels)
 
 
+def test_sources_in_buckets_are_copied_before_they_are_read(make_config, make_bucket, file):
+    url = make_bucket("s3") / "data/cells.npz"
+    config = make_config(**{"data.train": url, "data.test": file})
+    with pytest.raises(UserError, match=f"^{url}: no such object"):
+        input_pipeline.copy_sources(config)
+    remote.upload(pathlib.Path(file), url)
+    input_pipeline.copy_sources(config)
+    remote.delete(url)
+    assert len(sources.load(url, SIZE)) == 160
+
+
 def test_splits_name_the_url_of_a_source_in_a_bucket(prepare, file, make_bucket, tmp_path):
     url = make_bucket("s3") / "data/cells.npz"
     remote.upload(pathlib.Path(file), url)
