@@ -14,7 +14,8 @@
 #   --accelerator= --topology=           default: nvidia-l4 (cuda), or tpu-v5-lite-podslice and 2x4 (tpu)
 #   --hosts=1 --chips=1 --slices=1       pods per slice, GPUs or TPU chips per pod, TPU slices
 #   --spot                               use spot nodes
-#   --claim=bloodjax --mount=/mnt/bloodjax   volume claim (gke/storage.yaml) that all pods mount, and the path
+#   --service-account=default            Kubernetes service account, which may read and write the bucket of the workdir
+#   --claim= --mount=/mnt/bloodjax       volume claim (gke/storage.yaml) that all pods mount, if there is no bucket; the path
 #   --restarts=20                        how often the run may be restarted
 #   --dry-run                            prints the commands and does not run them
 
@@ -23,13 +24,21 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 
 image='' name=bloodjax kind=cuda accelerator='' topology='' hosts=1 chips=1 slices=1 spot=''
-claim=bloodjax mount=/mnt/bloodjax
+claim='' mount=/mnt/bloodjax service_account=default
 
 # render: prints the manifest.
 render() {
   local manifest variable args=("${arguments[@]//\$\(/\$\$\(}") # Kubernetes would expand $(NAME)
   declare -A values=([NAME]=$name [RESTARTS]=$restarts [SLICES]=$slices [HOSTS]=$hosts [CHIPS]=$chips
-    [IMAGE]=$image [CLAIM]=$claim [MOUNT]=$mount [ANNOTATIONS]="{}" [TOLERATIONS]="[]")
+    [IMAGE]=$image [ACCOUNT]=$service_account [ANNOTATIONS]="{}" [TOLERATIONS]="[]")
+  # NCCL and the data workers need more shared memory than the default 64 MiB.
+  values[MOUNTS]='{name: memory, mountPath: /dev/shm}'
+  values[VOLUMES]='{name: memory, emptyDir: {medium: Memory}}'
+  if [[ -n $claim ]]; then
+    values[MOUNTS]+=", {name: share, mountPath: \"$mount\"}"
+    values[VOLUMES]+=", {name: share, persistentVolumeClaim: {claimName: \"$claim\"}}"
+  fi
+  values[MOUNTS]="[${values[MOUNTS]}]" values[VOLUMES]="[${values[VOLUMES]}]"
   if [[ $kind == tpu ]]; then
     values[RESOURCE]=google.com/tpu
     values[NODES]="cloud.google.com/gke-tpu-accelerator: \"$accelerator\", cloud.google.com/gke-tpu-topology: \"$topology\""
@@ -70,8 +79,8 @@ yaml_list() {
 # must_fit: fails for a value that YAML would read as something else, or that Kubernetes rejects as a name.
 must_fit() {
   local flag
-  for flag in name claim accelerator; do
-    [[ ${!flag} =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--$flag=${!flag}: expected a-z, 0-9 and -"
+  for flag in name ${claim:+claim} service_account accelerator; do
+    [[ ${!flag} =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--${flag//_/-}=${!flag}: expected a-z, 0-9 and -"
   done
   ((${#name} <= 40)) || fail "--name=$name: expected at most 40 characters" # names of pods are 20 characters longer
   [[ $image =~ ^[A-Za-z0-9][-A-Za-z0-9._/:@]*$ ]] || fail "--image=$image is not the name of an image"
@@ -85,17 +94,23 @@ must_fit() {
 }
 
 parse_action "build render apply status logs delete" \
-  "image name kind accelerator topology hosts chips slices spot! claim mount restarts" "$@"
+  "image name kind accelerator topology hosts chips slices spot! service-account claim mount restarts" "$@"
 case $kind in
   cuda) accelerator=${accelerator:-nvidia-l4} ;;
   tpu) accelerator=${accelerator:-tpu-v5-lite-podslice} topology=${topology:-2x4} ;;
   *) fail "--kind=$kind: expected cuda or tpu" ;;
 esac
-must_be_set name claim mount
+must_be_set name mount service_account
 must_be_integer hosts chips slices restarts
 case $action in build | render | apply) must_be_set image ;; *) image=${image:-none} ;; esac
 must_fit
-case $action in render | apply) must_train ;; esac
+case $action in
+  render | apply)
+    must_train
+    [[ $in_bucket == true || -n $claim ]] ||
+      fail "the workdir is in the pod, which does not last: expected --workdir=gs://BUCKET/NAME, or --claim"
+    ;;
+esac
 case $action in
   build) need docker "see https://docs.docker.com/get-docker" ;;
   render) ;;

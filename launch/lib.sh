@@ -106,14 +106,18 @@ must_be_integer() {
   done
 }
 
-# must_train: fails unless `arguments` contain --config and an absolute --workdir.
+# must_train: fails unless `arguments` contain --config, and a --workdir that outlives the machines: in a bucket, or an
+# absolute path. Sets `in_bucket` to true or false.
+# shellcheck disable=SC2034  # the launchers read it
 must_train() {
   local argument config=false workdir=false
+  in_bucket=false
   for argument in "${arguments[@]}"; do
     case $argument in
       --config=?*) config=true ;;
-      --workdir=/?*) workdir=true ;;
-      --workdir=*) fail "$argument: expected an absolute path, of a folder that all processes share" ;;
+      --workdir=gs://?* | --workdir=s3://?*) workdir=true in_bucket=true ;;
+      --workdir=/?*) workdir=true in_bucket=false ;;
+      --workdir=*) fail "$argument: expected gs://BUCKET/NAME, s3://BUCKET/NAME, or an absolute path, of a folder that all processes share" ;;
     esac
   done
   [[ $config == true && $workdir == true ]] ||

@@ -8,12 +8,13 @@
 #   --partition= --account= --mem=     sbatch's options; not passed if empty
 #   --name=bloodjax                    the job's name
 #   --python=.venv/bin/python          a Python with bloodjax installed, relative to the checkout
-#   --log=FILE                         default: WORKDIR.slurm-JOB.log, next to the workdir
+#   --log=FILE                         default: WORKDIR.slurm-JOB.log, next to the workdir; in the checkout if that is in a
+#                                      bucket
 #   --restarts=20                      how often the job may be requeued
 #   --dry-run                          prints the command and does not submit it
 #
 # 120 s before its time limit the job receives SIGTERM, saves a checkpoint and is requeued. It is also requeued after a
-# crash or a lost node. Checkout, Python, data and workdir must be in folders that all nodes share.
+# crash or a lost node. Checkout and Python must be in folders that all nodes share; data and workdir too, or in a bucket.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,11 +28,12 @@ must_train
 need sbatch "launch/slurm.sh runs on a login node of a SLURM cluster"
 cd "${here%/*}"
 [[ $dry_run == true ]] || command -v "$python" >/dev/null ||
-  fail "--python=$python does not exist: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda]'"
+  fail "--python=$python does not exist: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda,remote]'"
 
 for argument in "${arguments[@]}"; do
   [[ $argument != --workdir=* ]] || workdir=${argument#--workdir=}
 done
+[[ $in_bucket == false ]] || workdir=${workdir%/} workdir=$PWD/${workdir##*/}
 # sbatch does not create the log's folder; without it the job fails silently.
 log=${log:-${workdir%/}.slurm-%j.log}
 run mkdir -p "$(dirname "$log")"

@@ -4,7 +4,7 @@
 #   launch/tpu_vm.sh ACTION --zone=ZONE [flags] [-- --config=FILE --workdir=DIR ...]
 #
 #   create    creates the TPU VM                queue   requests it through the queue (pass --queued from then on)
-#   setup     on all workers: mounts the share, copies this checkout, installs it
+#   setup     on all workers: copies this checkout, installs it
 #   run       on all workers: starts the training given after --, in the background
 #   logs      follows worker 0's log            status  prints the state of the run on each worker
 #   watch     create, setup and run, repeated after each preemption or crash until the run is done
@@ -15,7 +15,7 @@
 #   --accelerator=v5litepod-8 --version=v2-alpha-tpuv5-lite
 #   --spot                                             cheaper, but can be preempted at any time
 #   --queued                                           it was requested by `queue`
-#   --nfs=HOST:/SHARE --mount=/mnt/bloodjax            a share that all workers mount, for workdir and data
+#   --nfs=HOST:/SHARE --mount=/mnt/bloodjax            setup also mounts a share, if workdir and data are not in a bucket
 #   --restarts=20 --poll=60                            watch: how often it may restart the run; seconds between checks
 #   --dry-run                                          prints the commands and does not run them
 
@@ -73,7 +73,7 @@ setup_commands() {
   # The images' Python is too old; uv installs a newer one. The variable allows this use of pip under Debian.
   echo "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv"
   echo "[ -x venv/bin/python ] || python3 -m uv venv --python $PYTHON_VERSION venv"
-  echo "python3 -m uv pip install --python venv/bin/python -e './bloodjax[tpu]' jax==$JAX_VERSION"
+  echo "python3 -m uv pip install --python venv/bin/python -e './bloodjax[tpu,remote]' jax==$JAX_VERSION"
 }
 
 start() {
@@ -195,7 +195,8 @@ case $action in
   status) on_workers all "bloodjax/launch/worker.sh status" ;;
   watch)
     must_train
-    [[ -n $nfs ]] || fail "--nfs is missing: without a share a preemption deletes the workdir"
+    [[ $in_bucket == true || -n $nfs ]] ||
+      fail "the workdir is on the machine, which a preemption deletes: expected --workdir=gs://BUCKET/NAME, or --nfs"
     if [[ $dry_run == true ]]; then
       # One round after a preemption.
       machine

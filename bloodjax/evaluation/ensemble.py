@@ -21,6 +21,7 @@ from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.evaluation.referral import Referral
+from bloodjax.io import remote
 from bloodjax.training.workdir import CONFIG_FILE
 
 
@@ -249,8 +250,8 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     """Loads the classifier of a run, or the ensemble of several runs or of the folds of one.
 
     Args:
-      workdirs: Folder of a run, or one that `bloodjax export --format=hub` wrote; or several
-        folders.
+      workdirs: Folder of a run, or one that `bloodjax export --format=hub` wrote, or the URL of
+        one in a bucket; or several of these.
 
     Raises:
       UserError: A folder has no run, or a run has no valid checkpoint; a folder is listed twice;
@@ -258,7 +259,7 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     """
     if isinstance(workdirs, (str, pathlib.Path)):
         workdirs = [workdirs]
-    workdirs = [pathlib.Path(os.path.expanduser(workdir)) for workdir in workdirs]
+    workdirs = [_local(workdir) for workdir in workdirs]
     folders = [fold for workdir in workdirs for fold in fold_folders(workdir)]
     if len(set(folders)) < len(folders):
         repeated = next(folder for folder in folders if folders.count(folder) > 1)
@@ -270,6 +271,14 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     if len(members) == 1:
         return members[folders[0]]
     return Ensemble(members, classifier.load_baseline(workdirs[0]))
+
+
+def _local(workdir: str | pathlib.Path) -> pathlib.Path:
+    """A path on this machine; of a workdir in a bucket, that of its present copy in the cache."""
+    remote.check(str(workdir))
+    if remote.is_remote(workdir):
+        return remote.local_copy(str(workdir))
+    return pathlib.Path(os.path.expanduser(workdir))
 
 
 def fold_folders(workdir: pathlib.Path) -> list[pathlib.Path]:

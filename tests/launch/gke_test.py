@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 IMAGE = "--image=europe-docker.pkg.dev/p/r/bloodjax:1"
-RUN = ("--", "--config=configs/resnet50.py", "--workdir=/mnt/bloodjax/run")
+RUN = ("--", "--config=configs/resnet50.py", "--workdir=gs://cells/run")
 
 
 def render(machine, *flags, run=RUN):
@@ -48,15 +48,28 @@ def test_a_status_of_2_is_final_and_all_else_starts_everything_again(machine):
 
 
 def test_one_gpu(machine):
-    workers, job, pod, container = parts(render(machine, "--claim=share", "--mount=/data"))
+    workers, job, pod, container = parts(render(machine))
     assert (workers["replicas"], job["completions"], job["parallelism"]) == (1, 1, 1)
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
     assert container["image"] == IMAGE.removeprefix("--image=")
     assert container["args"] == list(RUN[1:])
+    memory = {"name": "memory", "emptyDir": {"medium": "Memory"}}
+    assert container["volumeMounts"] == [{"name": "memory", "mountPath": "/dev/shm"}]
+    assert (pod["volumes"], pod["serviceAccountName"]) == ([memory], "default")
+    assert pod["securityContext"]["runAsNonRoot"] is True
+
+
+def test_a_share_in_place_of_a_bucket(machine):
+    run = ("--", "--config=c", "--workdir=/data/run")
+    flags = ("--claim=share", "--mount=/data", "--service-account=cells")
+    _, _, pod, container = parts(render(machine, *flags, run=run))
     assert {"name": "share", "mountPath": "/data"} in container["volumeMounts"]
     assert {"name": "share", "persistentVolumeClaim": {"claimName": "share"}} in pod["volumes"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["serviceAccountName"] == "cells"
+    assert "expected --workdir=gs://BUCKET/NAME, or --claim" in machine.mistake(
+        "gke.sh", "render", IMAGE, *run
+    )
 
 
 def test_several_gpu_machines_are_told_who_they_are(machine):
@@ -162,6 +175,7 @@ def test_dry_run_prints_and_calls_nothing(machine, action):
         (("render", IMAGE), "--workdir=DIR"),
         (("render", IMAGE, "--name=Cells", *RUN), "--name=Cells"),
         (("render", IMAGE, "--kind=gpu", *RUN), "--kind=gpu"),
+        (("render", IMAGE, "--service-account=A b", *RUN), "--service-account=A b"),
         (("render", IMAGE, "--hosts=0", *RUN), "--hosts=0"),
         (("render", IMAGE, "--slices=2", *RUN), "--slices=2"),
         (("render", IMAGE, "--topology=big", "--kind=tpu", *RUN), "--topology=big"),

@@ -83,7 +83,15 @@ def test_a_missing_value_is_named(script):
 )
 def test_a_training_run_needs_a_config_and_an_absolute_workdir(script, flags):
     assert script('parse "" "$@"; must_train', "--", *flags).returncode == 2
-    assert script('parse "" "$@"; must_train', "--", "--config=c", "--workdir=/w").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("workdir", "in_bucket"), [("/w", "false"), ("gs://b/w", "true"), ("s3://b/w", "true")]
+)
+def test_a_workdir_is_absolute_or_in_a_bucket(script, workdir, in_bucket):
+    code = 'parse "" "$@"; must_train; echo $in_bucket'
+    ended = script(code, "--", "--config=c", f"--workdir={workdir}")
+    assert (ended.returncode, ended.stdout) == (0, f"{in_bucket}\n")
 
 
 def test_only_done_and_a_mistake_are_final(script):

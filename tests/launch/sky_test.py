@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-RUN = ("--", "--config=configs/resnet50.py", "--workdir=/mnt/bloodjax/a b")
+RUN = ("--", "--config=configs/resnet50.py", "--workdir=s3://cells/a b")
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ def task(launch):
 
 def test_launch_submits_a_managed_job(machine, task):
     machine.standin("sky")
-    flags = ("--name=cells", "--bucket=mine", "--gpus=H100:8", "--nodes=2", "--restarts=3")
+    flags = ("--name=cells", "--gpus=H100:8", "--nodes=2", "--restarts=3")
     assert machine.run("sky.sh", "launch", *flags, *RUN).returncode == 0
     (call,) = machine.calls()
     start = "sky jobs launch launch/sky.yaml --yes --name=cells --gpus=H100:8 --num-nodes=2"
     assert call[:8] == shlex.split(start)
     envs = dict(word.removeprefix("--env=").split("=", 1) for word in call[8:])
     assert envs.keys() == task["envs"].keys()
-    assert (envs["BUCKET"], envs["RESTARTS"]) == ("mine", "3")
+    assert envs["RESTARTS"] == "3"
     assert shlex.split(envs["ARGUMENTS"]) == list(RUN[1:])
 
 
@@ -44,7 +44,7 @@ def test_each_action_is_one_call(machine, action, call):
 @pytest.mark.parametrize("action", ["launch", "status", "logs", "cancel"])
 def test_dry_run_prints_and_calls_nothing(machine, action):
     machine.standin("sky")
-    ended = machine.run("sky.sh", action, "--bucket=b", "--dry-run", *RUN)
+    ended = machine.run("sky.sh", action, "--dry-run", *RUN)
     assert (ended.returncode, ended.stderr, machine.calls()) == (0, "", [])
     assert ended.stdout.startswith("sky jobs ")
 
@@ -53,8 +53,8 @@ def test_dry_run_prints_and_calls_nothing(machine, action):
     ("flags", "says"),
     [
         ((), "''"),
-        (("launch", *RUN), "--bucket is missing"),
-        (("launch", "--bucket=b"), "--workdir=DIR"),
+        (("launch", "--", "--config=c", "--workdir=/w"), "expected --workdir=gs://BUCKET/NAME"),
+        (("launch",), "--workdir=DIR"),
         (("logs", "--follow"), "--follow"),
     ],
 )
@@ -75,7 +75,7 @@ def test_spot_machines_are_recovered_and_the_run_outlives_them(task):
         "strategy": "EAGER_NEXT_REGION",
         "max_restarts_on_errors": 0,
     }
-    assert task["file_mounts"]["/mnt/bloodjax"] == {"name": "${BUCKET}", "mode": "MOUNT_CACHED"}
+    assert "file_mounts" not in task  # the run reads and writes buckets itself
     assert task["workdir"] == "."
 
 

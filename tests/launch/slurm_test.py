@@ -51,6 +51,12 @@ def test_submits_one_process_for_each_gpu(cluster, launch):
     assert not workdir.exists()
 
 
+def test_the_log_of_a_run_in_a_bucket_is_in_the_checkout(cluster, launch):
+    run = ("--", "--config=c.py", "--workdir=gs://cells/runs/one")
+    ended = cluster.run("slurm.sh", "--dry-run", *run)
+    assert f"--output={launch.parent}/one.slurm-%j.log" in ended.stdout
+
+
 def test_without_gpus_one_process_for_each_node(cluster):
     ended = cluster.run("slurm.sh", "--gpus=0", "--nodes=3", "--dry-run", *RUN)
     assert "--nodes=3 --ntasks-per-node=1 --cpus-per-task=8 --time=" in ended.stdout

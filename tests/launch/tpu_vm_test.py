@@ -121,7 +121,7 @@ def test_setup_copies_the_checkout_then_mounts_and_installs_on_all_workers(gclou
     assert script[0] == "set -e"
     mounts = "sudo mount -t nfs -o nolock 10.0.0.2:/vol1 /mnt/bloodjax"
     assert f"mountpoint -q /mnt/bloodjax || {mounts}" in script
-    assert script[-1].endswith("-e './bloodjax[tpu]' jax==0.10.2")
+    assert script[-1].endswith("-e './bloodjax[tpu,remote]' jax==0.10.2")
     with tarfile.open(gcloud.folder / "copied") as archive:
         names = archive.getnames()
     assert {"setup.cfg", "bloodjax/main.py", "configs/common.py", "launch/worker.sh"} <= set(names)
@@ -233,6 +233,7 @@ def test_watch_ends_at_once_where_gcloud_cannot_look(machine):
         ("logs",),
         ("status",),
         ("watch", NFS, *RUN),
+        ("watch", "--", "--config=c", "--workdir=gs://cells/run"),
         ("stop",),
         ("delete",),
     ],
@@ -252,7 +253,7 @@ def test_dry_run_prints_and_calls_nothing(gcloud, flags):
         (("create", ZONE, "--zoom"), "--zoom"),
         (("run", ZONE), "--workdir=DIR"),
         (("run", ZONE, "--", "--config=c", "--workdir=here"), "absolute"),
-        (("watch", ZONE, *RUN), "--nfs is missing"),
+        (("watch", ZONE, *RUN), "expected --workdir=gs://BUCKET/NAME, or --nfs"),
         (("watch", ZONE, NFS, "--poll=soon", *RUN), "--poll=soon"),
     ],
 )
