@@ -23,7 +23,10 @@ _OVERRIDE = "--config."
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 _WIDTH = 96  # columns of --help
 _FLAG_WIDTH = 28
-_SPEC = "SPEC: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N]."
+_SPEC = (
+    "SPEC: FILE.npz, a table (.csv), a .zip or folder of <class>/<image>, tfds:NAME,\n"
+    "hf-dataset:NAME or synthetic[:N]; files and folders also in a bucket (gs://, s3://)."
+)
 
 
 def run(

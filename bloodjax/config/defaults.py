@@ -60,7 +60,8 @@ def defaults() -> ml_collections.ConfigDict:
             "data": {
                 # Training images, as a SPEC: FILE.npz, a folder or .zip of <class>/<image>, a table
                 # (.csv, .tsv, .parquet, .xlsx), a folder of packed shards, tfds:NAME[:VERSION],
-                # hf-dataset:OWNER/NAME[@REVISION][:CONFIG], or synthetic[:N]. Required.
+                # hf-dataset:OWNER/NAME[@REVISION][:CONFIG], or synthetic[:N]. Files and folders may
+                # be in a bucket: gs://BUCKET/NAME or s3://BUCKET/NAME. Required.
                 "train": "",
                 # Validation images: a SPEC, a fraction of train, or "auto", which takes the
                 # source's own validation split or, if it has none, 15 % of train. 0 is none. Write

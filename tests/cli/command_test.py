@@ -189,7 +189,8 @@ def test_help_is_a_screen_with_the_own_flags_and_an_example(run, flag):
         "  --cli_test_count=N      A count (default 1).\n"
         "  --cli_test_kind=a|b     A kind (default a).\n"
         "  --cli_test_also         Do this first.\n\n"
-        "SPEC: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N].\n\n"
+        "SPEC: FILE.npz, a table (.csv), a .zip or folder of <class>/<image>, tfds:NAME,\n"
+        "hf-dataset:NAME or synthetic[:N]; files and folders also in a bucket (gs://, s3://).\n\n"
         "Example:\n  bloodjax test --cli_test_name=a.npz\n"
     )
 
