@@ -216,6 +216,17 @@ def test_a_fold_for_each_group(make_config, tmp_path):
     assert splits.load(workdir / "splits.json")["groups"] == {"train": splits.hash_groups(names)}
 
 
+def test_no_group_is_in_two_folds(make_config, tmp_path):
+    file = grouped_cells(tmp_path / "cells.npz", [f"P{i}" for i in range(9)])
+    workdir = draw_folds(make_config, tmp_path, file, folds=3)
+    keys = np.load(file)["groups"]
+    held_out = [
+        {keys[int(i)] for i in parts_of(folder)["validation"]}
+        for folder in ensemble.fold_folders(workdir)
+    ]
+    assert sum(map(len, held_out)) == len(set.union(*held_out)) == 9
+
+
 def test_groups_that_share_an_image_are_left_out_together(make_config, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(cross_validation.console, "log_info", said.append)
@@ -238,7 +249,7 @@ def test_groups_that_share_an_image_are_left_out_together(make_config, tmp_path,
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (["P1", "P2", ""], r"but 21 images of .*cells.npz \(first 2\) have no group; expected a"),
+        (["P1", "P2", ""], r"but 21 images of .*cells.npz \(first [0-9]+\) have no group; expected a"),
         (["P1"], r"but all images of .*cells.npz are of one group; expected at least two"),
     ],
 )
