@@ -75,18 +75,22 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
             if distributed.exchange(finished)[0]:
                 continue
             console.log_info(f"fold {fold + 1} of {len(folders)}")
-            run.train(_fold_config(config), folder)
+            run.train(_fold_config(config, folder), folder)
         # Read again only now, so that the folds have all memory.
         splits = input_pipeline.prepare_splits(config, workdir, resumes=True)
         return _finish(config, workdir, splits)
 
 
-def _fold_config(config: Config) -> Config:
-    # `splits.json` lists the validation images; "auto" makes sure that the run has some.
+def _fold_config(config: Config, folder: pathlib.Path) -> Config:
     content = config.to_dict()
-    return config_lib.validate(
-        content | {"folds": 0, "data": content["data"] | {"validation": "auto"}}
-    )
+    name = config.tracking.run_name or folder.parent.resolve().name
+    changed = {
+        "folds": 0,
+        # `splits.json` lists the validation images; "auto" makes sure that the run has some.
+        "data": content["data"] | {"validation": "auto"},
+        "tracking": content["tracking"] | {"run_name": f"{name}/{folder.name}"},
+    }
+    return config_lib.validate(content | changed)
 
 
 def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
@@ -130,7 +134,7 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
         splits_lib.write(folder / _SPLITS_FILE, content)
         shutil.copytree(workdir / "audit", folder / "audit", dirs_exist_ok=True)
         # Last, because a run with a config resumes from its splits.
-        atomic_write(folder / CONFIG_FILE, config_lib.to_json(_fold_config(config)))
+        atomic_write(folder / CONFIG_FILE, config_lib.to_json(_fold_config(config, folder)))
     content = {
         **saved,
         "pixels": {"train": fingerprint.to_text(hashes), **kept},

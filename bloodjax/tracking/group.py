@@ -125,8 +125,10 @@ class TrackerProcess:
         self._name, self._folder = name, pathlib.Path(options.folder)
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_WAITING)
         self._warned, self._unsent, self._process = False, None, None
+        log_file = self._folder / f"{name}.log"
         try:
-            with (self._folder / f"{name}.log").open("wb") as log:
+            log_file.unlink(missing_ok=True)  # of a workdir in a bucket it is a link to the cache
+            with log_file.open("wb") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", _START, _ROOT, name],
                     stdin=subprocess.PIPE,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from bloodjax.io.files import atomic_write
 from bloodjax.tracking.options import PROJECT, TrackingOptions
 from bloodjax.tracking.record import Record
 
@@ -49,7 +50,11 @@ class MlflowTracker:
         """Creates the run, or continues it; writes its parameters and tags."""
         import mlflow
 
-        self._client = mlflow.MlflowClient(self._uri or f"sqlite:///{self._folder}/mlflow.db")
+        store = self._folder / "mlflow.db"
+        if not self._uri and store.exists() and store.stat().st_nlink > 1:
+            # Of a workdir in a bucket it is a link to the cache, and SQLite changes it in place.
+            atomic_write(store, store.read_bytes())
+        self._client = mlflow.MlflowClient(self._uri or f"sqlite:///{store}")
         if not self.record.id:
             self.record.set_id(self._find_or_create())
         found = self._client.get_run(self.record.id)
