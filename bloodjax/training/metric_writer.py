@@ -87,7 +87,8 @@ class MetricWriter:
 
     def _track(self, entry: dict[str, Any]) -> None:
         prefix = "" if entry["event"] == "epoch" else f"{entry['event']}/"
-        self._trackers.log_metrics(dict(_scalars(entry, prefix)), entry["step"])
+        values = {name: float(value) for name, value in _scalars(entry, prefix)}
+        self._trackers.log_metrics(values, entry["step"])
 
 
 def read_history(workdir: pathlib.Path, event: str = "") -> list[dict[str, Any]]:
