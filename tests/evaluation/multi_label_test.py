@@ -300,3 +300,20 @@ def test_commands_refuse_the_run_in_one_line(trained_on_chest, tmp_path, chest):
             call()
         assert what in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"data.on_device": "never", "steps_per_call": 2}, {"parallel": "pmap"}, {"sharding": "fsdp"}],
+)
+def test_streams_and_devices_give_the_same_figures(trained_on_chest, tmp_path, changes):
+    config, workdir, found = trained_on_chest
+    content = config_lib.load_json(workdir / "config.json").to_dict()
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        (content[section] if section else content)[name] = value
+    other = run.train(config_lib.validate(content), tmp_path / "run")
+    for split, result in found.items():
+        for name in ("auc_ovr", "nll", "f1_macro"):
+            assert other[split][name] == pytest.approx(result[name], abs=2e-3)
