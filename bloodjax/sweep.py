@@ -91,11 +91,17 @@ def main(overrides: list[str]) -> None:
 
 def _places() -> tuple[str, pathlib.Path]:
     """URL of the storage and folder of the sweep, of which one follows from the other."""
+    from bloodjax.io import remote
     from bloodjax.tuning import study
 
     storage = _STORAGE.value
     if not storage and not _WORKDIR.value:
         raise UserError("--storage or --workdir is missing; --help says what they are")
+    if remote.is_remote(_WORKDIR.value or ""):
+        raise UserError(
+            f"--workdir={_WORKDIR.value}: the workers of a sweep lock files in its folder, which a "
+            "bucket cannot; expected a folder on a disk"
+        )
     workdir = command.local_path("workdir") if _WORKDIR.value else study.default_folder(storage)
     if workdir is None:
         raise UserError(

@@ -159,6 +159,10 @@ def test_workers_share_the_trials(start, tmp_path):
             ["--trials=2", "--storage=postgresql://me:secret@host/name"],
             "error: --workdir is missing: --storage=postgresql://me:***@host/name has no folder",
         ),
+        (
+            ["--trials=2", "--workdir=gs://b/w"],
+            "error: --workdir=gs://b/w: the workers of a sweep ",
+        ),
         (["--trials=2", "--workdir=w", "--space=no.py"], "error: --space=no.py: no such file; "),
     ],
 )

@@ -269,7 +269,7 @@ def gather(tree: PyTree) -> PyTree:
             x = jax.device_put(x, full)
         if jax.process_index() > 0:
             return None
-        return np.array(x.addressable_data(0))  # a copy, because the device's memory is reused
+        return np.array(x)  # a copy, because the device's memory is reused
 
     return jax.tree.map(one, tree)
 

@@ -43,7 +43,7 @@ _SEALS = (
     "index.json",
     "index.html",
 )
-# The lock of the workdir, and files that are not complete.
+# The lock of a workdir, and files that are not complete.
 _LOCK = "lock"
 _PARTIAL = (".tmp", ".orbax-checkpoint-tmp")
 # Seconds for which an upload of a training run is repeated while the bucket cannot be reached.
@@ -126,7 +126,7 @@ class Mirror:
             ]
             for name in names:
                 path = (here / name).as_posix()
-                if path != _LOCK and not _is_partial(name):
+                if name != _LOCK and not _is_partial(name):
                     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                         status = (self.folder / path).stat()
                         found[path] = (status.st_size, status.st_mtime_ns)

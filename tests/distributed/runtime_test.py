@@ -259,10 +259,29 @@ def test_one_process_is_primary_and_decides_alone():
     assert runtime.count() == 1
     assert runtime.exchange({"a": 1}) == [{"a": 1}]
     assert runtime.primary_first(lambda primary: primary)
+    assert runtime.from_primary(lambda: 2) == 2
+    assert runtime.process_index() == 0
     assert list(runtime.with_timeout(iter("abc"))) == ["a", "b", "c"]
     assert runtime.StopConsensus()(True, 15) == (True, 15)
     with runtime.session(None, None, None, 30.0), runtime.propagate_errors():
         assert runtime.count() == 1
+
+
+def test_files_are_shared_at_barriers_and_when_they_are_published(monkeypatch):
+    done = []
+    with runtime.sharing_files(lambda: done.append("push"), lambda: done.append("pull")):
+        runtime.barrier()  # of one process: nobody reads the files
+        assert done == []
+        runtime.publish()
+        assert done == ["push"]
+        monkeypatch.setattr(runtime, "_peers", Two())
+        runtime.barrier()
+        runtime.publish()
+        assert done == ["push", "pull"]
+        assert runtime.from_primary(lambda: done.append("called")) is False
+        assert runtime.process_index() == 1
+    runtime.barrier()
+    assert done == ["push", "pull"]
 
 
 class Two:

@@ -122,3 +122,30 @@ def test_bundles_have_one_dtype_and_a_limited_size(monkeypatch):
     dtypes = ["float32", "bfloat16", "float32", "float32", "float32"]
     arrays = {i: jnp.zeros(*each) for i, each in enumerate(zip(sizes, dtypes, strict=True))}
     assert sharding._bundles(arrays) == [[0, 2], [1], [3], [4]]
+
+
+def test_arrays_are_sent_in_pieces_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(sharding, "_PIECE", 16)
+    tree = {
+        "zeros": np.array([-0.0, 0.0, np.nan, np.inf], np.float32),
+        "odd": np.array([True, False, True]),
+        "matrix": np.arange(21, dtype=np.int32).reshape(3, 7),
+        "bfloat16": np.asarray(jnp.arange(5, dtype=jnp.bfloat16)),
+        "scalar": np.float32(2.5),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    found = sharding.broadcast(tree, like)
+    for name, expected in tree.items():
+        assert (found[name].shape, found[name].dtype) == (expected.shape, expected.dtype)
+        assert found[name].tobytes() == expected.tobytes()
+
+
+def test_a_split_array_is_gathered_on_the_host():
+    layout = sharding.Layout(sharding.mesh(), "fsdp")
+    tree = {"split": np.arange(4096, dtype=np.float32).reshape(64, 64), "small": np.ones(3)}
+    placed = sharding.put(tree, layout.of(tree))
+    found = sharding.gather(placed)
+    for name, expected in tree.items():
+        assert isinstance(found[name], np.ndarray)
+        np.testing.assert_array_equal(found[name], expected)
