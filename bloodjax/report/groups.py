@@ -35,7 +35,7 @@ def section(metrics: Mapping) -> dict[str, object] | None:
     return {
         "found": found,
         "ci95": found["ci95"]["accuracy"],
-        "images_ci95": metrics["ci95"]["accuracy"],
+        "differs": differs(metrics["ci95"]["accuracy"], found["ci95"]["accuracy"]),
         "few": few_remark(found),
         "trained_on": trained_on_remark(found),
         "worse": named(found["worse"]),

@@ -386,6 +386,7 @@ def test_sections_of_a_complete_run(complete):
     assert "basophil predicted as <b> 1 of 4 images" in text
     assert "patient 0 33 0.0 % 0.0–10.4 basophil <b> <b>" in text
     assert "3 groups are too few for an interval" in text.lower()
+    assert "On images of new groups, such as patients, expect" in text
     assert "40 % · unsure" in text, "a picture below the threshold of confidence"
 
 
