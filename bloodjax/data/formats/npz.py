@@ -444,7 +444,7 @@ def _read_labels(
         arrays.options.task == AUTO
         and known is not None
         and known.is_multi_label
-        and all(array.ndim == 2 for array in stored.values())
+        and all(array.shape[1:] == (len(known.classes),) for array in stored.values())
     ):
         default = known.classes if known else ()
         return labels_lib.read_several(arrays.path, stored, own, class_names, default)
