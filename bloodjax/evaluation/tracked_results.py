@@ -28,7 +28,7 @@ def log(
         return
     for split, result in results.items():
         figures = {
-            f"evaluate/{split}/{name}": value
+            f"evaluate/{split}/{name}": float(value)
             for name, value in result.items()
             if isinstance(value, (int, float)) and name not in ("n", "step")
         }

@@ -42,11 +42,12 @@ _DIVERGED = 4.0
 # Standard deviation of the Gaussian that smooths the losses, in steps.
 _SIGMA = 3.0
 _COUNTED = 2 * math.sqrt(math.pi) * _SIGMA
-# Steps at the lowest rates, which hardly change the weights.
-_FEWEST = STEPS // 10
+# Steps at the lowest rates, which hardly change the weights: the scatter of losses is taken from
+# these, and the highest rate must lie above the first ones.
+_FLAT, _FEWEST = STEPS // 3, STEPS // 10
 # A loss is about the lowest if it exceeds it by at most this fraction of the fall before it, or by
-# so many standard errors of a smoothed loss.
-_OF_FALL, _ERRORS = 0.1, 2.0
+# so many standard errors of a smoothed loss. What differs by less than twice as many is noise.
+_OF_FALL, _ERRORS = 0.1, 4.0
 _COLUMNS = ("learning_rate", "loss", "smoothed_loss")
 
 
@@ -128,7 +129,7 @@ def find(phase: str, optimizer: str, losses: Sequence[float]) -> RangeTest:
     """Chooses a learning rate from the losses of a test.
 
     It is a tenth of the highest rate at which the smoothed loss is about the lowest: above it by at
-    most a tenth of its fall, or by two standard errors, which counts where it falls little.
+    most a tenth of its fall, or by four standard errors, which counts where it falls little.
 
     Args:
       phase: Name of the phase.
@@ -145,13 +146,13 @@ def find(phase: str, optimizer: str, losses: Sequence[float]) -> RangeTest:
     if len(smoothed) >= _FEWEST:
         lowest = int(smoothed.argmin())
         fall = float(smoothed[: lowest + 1].max() - smoothed[lowest])
+        rise = float(smoothed[lowest:].max() - smoothed[lowest])
         # Of as many independent losses as the weights of the Gaussian count for.
-        error = float(np.std(losses[:lowest] - smoothed[:lowest])) / math.sqrt(_COUNTED)
-        allowed = smoothed[lowest] + max(_OF_FALL * fall, _ERRORS * error)
-        above = np.flatnonzero(smoothed[lowest:] > allowed)
-        rises = len(above) > 0
-        if rises or fall > _ERRORS * error:
-            edge = (lowest + int(above[0]) if rises else len(smoothed)) - 1
+        error = float(np.std((losses - smoothed)[:_FLAT])) / math.sqrt(_COUNTED)
+        if max(fall, rise) > 2 * _ERRORS * error:
+            allowed = smoothed[lowest] + max(_OF_FALL * fall, _ERRORS * error)
+            edge = int(np.flatnonzero(smoothed <= allowed)[-1])
+            rises = edge < len(smoothed) - 1
     if edge < _FEWEST:
         raise UserError(
             f"config.phases.{phase}.learning_rate is auto, but in the range test the loss did not "
