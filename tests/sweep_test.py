@@ -161,7 +161,7 @@ def test_workers_share_the_trials(start, tmp_path):
         ),
         (
             ["--trials=2", "--workdir=gs://b/w"],
-            "error: --workdir=gs://b/w: the workers of a sweep ",
+            "error: --workdir=gs://b/w: the workers of a ",
         ),
         (["--trials=2", "--workdir=w", "--space=no.py"], "error: --space=no.py: no such file; "),
     ],

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import bloodjax
 from bloodjax import config as config_lib
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble
@@ -208,8 +209,6 @@ def test_a_run_in_a_bucket_is_read_by_commands(trained, bucket, capfd):
     remote.upload(trained, url)
     expected = ensemble.load(trained)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
-    import bloodjax
-
     np.testing.assert_array_equal(bloodjax.load(url).predict(images), expected.predict(images))
     found = bloodjax.evaluate(url, "synthetic:160", split="test", out=bucket / "results/test")
     assert found["n"] == 24
@@ -219,7 +218,8 @@ def test_a_run_in_a_bucket_is_read_by_commands(trained, bucket, capfd):
     before = set(remote.list_files(f"{url}/"))
     assert bloodjax.evaluate(url, "synthetic:160", split="validation")["n"] == 24
     new = set(remote.list_files(f"{url}/")) - before
-    assert new and all(name.startswith("evaluate/") for name in new)
+    assert new
+    assert all(name.startswith("evaluate/") for name in new)
     # A damaged weight, a missing one and a missing config.
     step = max(int(name.split("/")[0]) for name in objects(url, "checkpoints"))
     (manifest,) = [n for n in objects(url, f"checkpoints/{step}") if n == "state/manifest.ocdbt"]
