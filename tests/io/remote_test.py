@@ -385,6 +385,21 @@ def test_a_download_that_is_cut_is_repeated(proxy):
     assert between.drops == 0
 
 
+def test_a_download_from_gcs_that_is_cut_is_repeated(make_bucket, monkeypatch):
+    bucket = make_bucket("gs")
+    url, data = bucket / "cells.zip", os.urandom(300_000)
+    remote.write_bytes(url, data)
+    between = Proxy(bucket.endpoint)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", between.address)
+    info = remote.stat(url)
+    between.drops, between.cut = 1, 1000
+    path = remote.cache_folder() / "cells.zip"
+    path.parent.mkdir(parents=True)
+    assert buckets.fetch(url, info, path, path.with_suffix(".tmp")) == info
+    assert (between.drops, path.read_bytes()) == (0, data)
+    between.close()
+
+
 def test_a_bucket_that_drops_every_connection_is_one_line(proxy):
     bucket, between = proxy
     url = bucket / "cells.zip"
