@@ -11,7 +11,7 @@ from bloodjax.metrics.calibration import Calibration
 from bloodjax.metrics.label_calibration import LabelCalibration
 
 
-def example(n=2000, scale=(1.0, 2.0, 0.5), bias=(0.0, 3.0, -1.0), seed=0):
+def example(n=800, scale=(1.0, 2.0, 0.5), bias=(0.0, 3.0, -1.0), seed=0):
     """Labels drawn with known probabilities, and log-odds that are scaled and shifted from them."""
     rng = np.random.default_rng(seed)
     true = rng.normal(-1.5, 1.5, (n, 3))
@@ -27,14 +27,14 @@ def test_the_fit_recovers_scale_and_bias_of_each_label():
     p, labels, true = example()
     found = label_calibration.fit(p, labels, strata(labels), "vector", 0)
     fitted = found.apply(p)
-    assert np.abs(fitted - scipy.special.expit(true)).mean() < 0.02
-    assert metrics.quick(fitted, labels)["ece"] < 0.02 < metrics.quick(p, labels)["ece"]
+    assert np.abs(fitted - scipy.special.expit(true)).mean() < 0.03
+    assert metrics.quick(fitted, labels)["ece"] < 0.03 < metrics.quick(p, labels)["ece"]
 
 
 def test_auto_takes_a_bias_where_it_helps_and_only_there():
-    p, labels, _ = example()
+    p, labels, _ = example(300)
     assert label_calibration.fit(p, labels, strata(labels), "auto", 0).method == "vector"
-    p, labels, _ = example(bias=(0.0, 0.0, 0.0))
+    p, labels, _ = example(300, bias=(0.0, 0.0, 0.0))
     assert label_calibration.fit(p, labels, strata(labels), "auto", 0).method == "temperature"
     few = label_calibration.fit(p[:3], labels[:3], strata(labels[:3]), "auto", 0)
     assert few.method == "temperature"

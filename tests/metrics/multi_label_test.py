@@ -140,7 +140,7 @@ def test_reliability_counts_every_label_of_every_image():
 
 
 def test_thresholds_have_the_best_f1_of_all():
-    p, y = example()
+    p, y = example(100, decimals=1)
     found = multi_label.fit_thresholds(p, y)
     at = multi_label.at_thresholds(p, y, CLASSES, found)
     for i, name in enumerate(CLASSES):
@@ -167,7 +167,6 @@ def test_the_threshold_of_a_label_that_all_or_no_images_have_is_a_half():
         (lambda p, y: (p + 1, y), "probabilities must be in 0..1"),
         (lambda p, y: (np.full_like(p, np.nan), y), "probabilities must be in 0..1"),
         (lambda p, y: (p, y * 2), "labels must be 0 or 1"),
-        (lambda p, y: (p[:, :3], y), "for labels"),
     ],
 )
 def test_wrong_values_are_refused(change, message):
