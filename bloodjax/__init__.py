@@ -120,8 +120,8 @@ def evaluate(
     Args:
       workdir: Folder of a run, or its URL in a bucket. The folds of one run, or several folders,
         are an ensemble: the mean of their probabilities.
-      data: SPEC of the images: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or
-        synthetic[:N].
+      data: SPEC of the images: FILE.npz, a .zip or folder of <class>/<image>, a table of labels
+        such as FILE.csv, tfds:NAME, hf-dataset:OWNER/NAME, or synthetic[:N].
       split: Part of `data`. If `data` is the source that the run was trained on: train, validation
         or test of its splits.json, by default test. Otherwise: one of the source's own splits, by
         default test, or everything if it has none.
@@ -195,7 +195,8 @@ def load_dataset(
     """All labelled images of a source, as squares of one size.
 
     Args:
-      spec: FILE.npz, a .zip or folder of <class>/<image>, tfds:NAME, or synthetic[:N].
+      spec: FILE.npz, a .zip or folder of <class>/<image>, a table of labels such as FILE.csv,
+        tfds:NAME, hf-dataset:OWNER/NAME, or synthetic[:N].
       image_size: Side in pixels of the resized images.
       bad_images: Whether an unreadable image in a folder or zip raises ("fail") or is left out with
         a warning ("skip").

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bloodjax
+from bloodjax.data import images
 from bloodjax.pretrained import bloodjax_file
 from bloodjax.pretrained.pretrained_cfg import PretrainedCfg
 
@@ -40,6 +41,26 @@ def test_own_data(main, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"^test accuracy 0\.\d{3} \(0\.\d{3} to ", printed, re.MULTILINE)
     assert (tmp_path / "run/report/index.html").exists()
+
+
+@pytest.mark.full
+def test_labels_table(main, tmp_path, capsys):
+    cells = bloodjax.load_dataset("synthetic:80", 32)
+    for i, (image, label) in enumerate(zip(cells.images, cells.labels, strict=True)):
+        name = f"P{i % 20:02d}_{cells.classes[label]}_{i:04d}.png"
+        (tmp_path / name).write_bytes(images.encode_png(image))
+    changes = {
+        "data.image_size": 32,
+        "batch_size": 16,
+        "model.name": "simple_cnn",
+        "phases.finetune.epochs": 1,
+        "evaluation.bootstrap": 20,
+    }
+    main(str(tmp_path), str(tmp_path / "run"), **changes)
+    printed = capsys.readouterr().out
+    assert "80 images of basophil, eosinophil" in printed
+    assert "20 patients; columns path=path, label=label, group=patient" in printed
+    assert re.search(r"^test accuracy 0\.\d{3} of \d+ images", printed, re.MULTILINE)
 
 
 def test_features(main, tmp_path):

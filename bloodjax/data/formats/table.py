@@ -352,6 +352,10 @@ def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...
                 f"{where}: {cell} is in row {row_of[name]} too, expected one row per image"
             )
         row_of[name] = row.number
+    if failed := images.copy([name for name in row_of if remote.is_remote(name)]):
+        url, reason = failed
+        column = cells.header[columns.path]
+        raise UserError(f"{cells.where}: row {row_of[url]}, column {column}: {url}: {reason}")
     return tuple(row_of)
 
 

@@ -45,6 +45,7 @@ class TableImages:
                 )
         self._is_folder = not self._is_remote and self._path.is_dir()
         self._archive: Archive | None = None
+        self._copies: dict[str, pathlib.Path] = {}
         self._lists: _Lists | None = None
 
     def find(self, cell: str) -> str:
@@ -60,14 +61,33 @@ class TableImages:
             return name  # without listing the folder, which may hold far more
         return self._listed().find(name)
 
+    def copy(self, urls: Sequence[str]) -> tuple[str, str] | None:
+        """Copies objects to the cache.
+
+        Returns:
+          None, or the first URL that cannot be copied and why.
+        """
+        by_folder: dict[str, list[str]] = {}
+        for url in urls:
+            by_folder.setdefault(url.rpartition("/")[0], []).append(url)
+        for each in by_folder.values():
+            try:
+                paths = remote.local_copies(each)
+            except UserError as error:
+                return each[0], str(error)
+            for url, path in zip(each, paths, strict=True):
+                if not path.is_file():
+                    return url, "no such object in the bucket"
+                self._copies[url] = path
+        return None
+
     def archive(self, found: Sequence[str]) -> Archive:
-        """The images `found` as an archive of these files; those in a bucket are copied first.
+        """The images `found` as an archive of these files; those below a URL are copied first.
 
         Raises:
-          UserError: A bucket cannot be read, or an object is missing.
+          UserError: A bucket cannot be read.
         """
-        urls = [name for name in found if remote.is_remote(name)]
-        copies = dict(zip(urls, remote.local_copies(urls), strict=True)) if urls else {}
+        copies = self._copies
         read: Callable[[str], bytes]
         if self._is_remote:
             below = [name for name in found if name not in copies]

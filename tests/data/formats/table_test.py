@@ -8,7 +8,7 @@ from bloodjax.data.formats import excel, table
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
-from bloodjax.io import parquet
+from bloodjax.io import parquet, remote
 
 N = 12
 LABELS = ["eosinophil"] * 4 + ["basophil"] * 4 + ["monocyte"] * 4
@@ -281,3 +281,44 @@ def test_a_folder_may_be_named_like_a_table(tmp_path):
 def test_images_that_are_not_there_are_one_line():
     with pytest.raises(UserError, match="no such folder or zip, expected the images of a table"):
         TableImages("/none/at/all")
+
+
+@pytest.mark.parametrize("place", ["beside", "images", "urls"])
+def test_a_table_and_its_images_in_a_bucket_are_the_local_ones(make_bucket, folder, place):
+    bucket = make_bucket("s3")
+    for path, *_ in ROWS:
+        remote.upload(folder / path, bucket / f"data/{path}")
+    remote.write_bytes(bucket / "data/unrelated.png", b"not named by a row")
+    local = sources.load(write(folder, text()), 16)
+    options = ReadOptions()
+    if place == "beside":
+        spec = bucket / "data/labels.csv"
+        remote.upload(folder / "labels.csv", spec)
+    elif place == "images":
+        rows = [(path[4:-4], *row) for path, *row in ROWS]
+        spec = write(folder, text(rows), "ids.csv")
+        options = ReadOptions(images=bucket / "data/img")
+    else:
+        spec = write(folder, text([(bucket / f"data/{p}", *row) for p, *row in ROWS]), "urls.csv")
+    found = sources.load(spec, 16, options=options)
+    assert found.labels.tolist() == local.labels.tolist()
+    assert found.groups == local.groups
+    np.testing.assert_array_equal(found.images, local.images)
+    if place == "beside":
+        assert found.names == local.names
+        assert sources.fingerprint(spec) == sources.fingerprint(str(folder / "labels.csv"))
+        copied = [p.name for p in remote.cache_folder().rglob("*.png")]
+        assert "unrelated.png" not in copied
+
+
+def test_what_is_not_in_the_bucket_is_named_with_its_row(make_bucket, folder):
+    bucket = make_bucket("s3")
+    remote.write_bytes(bucket / "data/img/cell_00.png", b"x")
+    options = ReadOptions(images=bucket / "data")
+    path = write(folder, "path,label\nimg/cell_00.png,x\nimg/none.png,y\n")
+    with pytest.raises(UserError, match=r"row 3, column path: img/none.png: there is no such"):
+        sources.load(path, 16, options=options)
+    for url in (bucket / "other/none.png", bucket / "data/img/none.png"):
+        path = write(folder, f"path,label\n{url},x\n")
+        with pytest.raises(UserError, match=r"row 2, column path: s3://.*none\.png: .*no such obj"):
+            sources.load(path, 16)
