@@ -84,27 +84,29 @@ def log_odds(probabilities: Float[np.ndarray, "*n labels"]) -> np.ndarray:
 
 
 def _fit(probabilities: np.ndarray, labels: np.ndarray, method: str) -> LabelCalibration:
-    logits, maps = log_odds(probabilities), []
-    for z, true in zip(logits.T, labels.T.astype(np.float64), strict=True):
-
-        def loss(flat: np.ndarray, z=z, true=true) -> tuple[float, np.ndarray]:
-            change, bias = flat if method == "vector" else (flat[0], 0.0)
-            fitted = z * (1 + change) + bias
-            residual = scipy.special.expit(fitted) - true
-            value = (np.logaddexp(0, fitted) - true * fitted).sum()
-            gradient = np.array([(residual * z).sum(), residual.sum()])[: len(flat)]
-            prior = np.square(flat).sum() / (2 * _SPREAD**2)
-            return (value + prior) / len(z), (gradient + flat / _SPREAD**2) / len(z)
-
+    maps = []
+    for z, true in zip(log_odds(probabilities).T, labels.T.astype(np.float64), strict=True):
         start = np.zeros(2 if method == "vector" else 1)
         # A scale of 0 or less would turn the order of the images round.
         bounds = [(-0.95, None), (None, None)][: len(start)]
-        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        found = scipy.optimize.minimize(
+            _loss, start, args=(z, true), jac=True, method="L-BFGS-B", bounds=bounds
+        )
         maps.append(found.x)
     change, *bias = np.array(maps).T
     return LabelCalibration(
         method, 1.0, tuple(bias[0].tolist()) if bias else (), tuple((1 + change).tolist())
     )
+
+
+def _loss(flat: np.ndarray, z: np.ndarray, true: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean loss of a label and its gradient by the change of the scale and, if fitted, the bias."""
+    bias = flat[1] if len(flat) > 1 else 0.0
+    fitted = z * (1 + flat[0]) + bias
+    residual = scipy.special.expit(fitted) - true
+    value = (np.logaddexp(0, fitted) - true * fitted).sum() + np.square(flat).sum() / _SPREAD**2 / 2
+    gradient = np.array([(residual * z).sum(), residual.sum()])[: len(flat)] + flat / _SPREAD**2
+    return float(value) / len(z), gradient / len(z)
 
 
 def _bias_gain(
