@@ -469,7 +469,7 @@ def importances(shares: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def sweep_slice(
-    points: Sequence[tuple[float | str, float, int]],
+    points: Sequence[tuple[float | int | str, float, int]],
     key: str,
     measure: str,
     *,
@@ -505,7 +505,7 @@ def sweep_slice(
 
 
 def parallel_coordinates(
-    trials: Sequence[tuple[Mapping[str, float | str], float, int]],
+    trials: Sequence[tuple[Mapping[str, float | int | str], float, int]],
     keys: Sequence[str],
     measure: str,
     *,

@@ -31,7 +31,7 @@ _OF_DATA = ("data.image_size", "data.fit", "data.sampling")
 _FIXED = (
     *("data.", "early_stopping.metric", "early_stopping.set", "evaluation.", "folds", "seed"),
     *("checkpoint_minutes", "grace_seconds", "model.source.", "parallel", "peer_timeout"),
-    *("profile", "sharding", "steps_per_call", "trackers"),
+    *("profile", "sharding", "steps_per_call", "trackers", "tracking."),
 )
 
 

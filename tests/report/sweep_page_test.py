@@ -164,7 +164,7 @@ def test_an_outlier_does_not_flatten_the_history(larger):
 
 
 def test_durations():
-    assert [sweep_page.duration(x) for x in (None, 9.4, 75, 3725)] == [
+    assert [sweep_page.duration(x) for x in (None, 9.4, 75.0, 3725.0)] == [
         "–",
         "9 s",
         "1 min 15 s",

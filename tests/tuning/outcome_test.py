@@ -33,7 +33,8 @@ def test_the_best_config_is_a_file_that_loads_as_it_was(make_config, tmp_path):
 
 
 def test_the_page_and_the_config_of_a_study(make_config, tmp_path):
-    config = make_config(**{"early_stopping.set": "both", "early_stopping.metric": "f1_macro"})
+    changes = {"early_stopping.set": "both", "early_stopping.metric": "f1_macro"}
+    config = make_config(**changes, **{"data.validation_distortion": "all"})
     study = Study(f"journal:///{tmp_path / 'sweep.log'}", None, SPACE, larger_is_better=True)
     for number, value in enumerate((0.5, 0.75, None)):
         study.ask()
