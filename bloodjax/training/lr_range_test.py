@@ -41,7 +41,6 @@ _FRACTION = 0.1
 _DIVERGED = 4.0
 # Standard deviation of the Gaussian that smooths the losses, in steps.
 _SIGMA = 3.0
-_COUNTED = 2 * math.sqrt(math.pi) * _SIGMA
 # Steps at the lowest rates, which hardly change the weights: the scatter of losses is taken from
 # these, and the highest rate must lie above the first ones.
 _FLAT, _FEWEST = STEPS // 3, STEPS // 10
@@ -147,8 +146,9 @@ def find(phase: str, optimizer: str, losses: Sequence[float]) -> RangeTest:
         lowest = int(smoothed.argmin())
         fall = float(smoothed[: lowest + 1].max() - smoothed[lowest])
         rise = float(smoothed[lowest:].max() - smoothed[lowest])
-        # Of as many independent losses as the weights of the Gaussian count for.
-        error = float(np.std((losses - smoothed)[:_FLAT])) / math.sqrt(_COUNTED)
+        # The scatter of single losses, from the differences of neighbours.
+        scatter = math.sqrt(np.mean(np.diff(losses[:_FLAT]) ** 2) / 2)
+        error = scatter * float(np.linalg.norm(_weights(len(losses))[lowest]))
         if max(fall, rise) > 2 * _ERRORS * error:
             allowed = smoothed[lowest] + max(_OF_FALL * fall, _ERRORS * error)
             edge = int(np.flatnonzero(smoothed <= allowed)[-1])
@@ -172,9 +172,14 @@ def find(phase: str, optimizer: str, losses: Sequence[float]) -> RangeTest:
 
 def smooth(losses: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Means of the losses with weights of a Gaussian around each step."""
-    steps = np.arange(len(losses))
+    return _weights(len(losses)) @ losses
+
+
+def _weights(n: int) -> Float[np.ndarray, "n n"]:
+    """The weight of each step's loss in the smoothed loss of each step; rows add up to 1."""
+    steps = np.arange(n)
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / _SIGMA) ** 2)
-    return weights @ losses / weights.sum(axis=1)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def write(workdir: pathlib.Path, found: RangeTest) -> None:
