@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from bloodjax import config as config_lib
 from bloodjax.config import parsed
 from bloodjax.data import audit, sources, splits, statement
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.options import ReadOptions
+from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 from bloodjax.evaluation import tables
 from bloodjax.pretrained import load
@@ -103,15 +104,22 @@ def _peak() -> int:
     raise RuntimeError("no VmHWM in /proc/self/status")
 
 
-def _source(spec: str) -> None:
+def _source(spec: str, options: ReadOptions = DEFAULTS) -> None:
     """Reads a SPEC as training, the audit and `bloodjax.pack` do."""
-    sources.fingerprint(spec)
+    sources.fingerprint(spec, options=options)
     sources.native_size(spec)
-    dataset = sources.load(spec, SIDE)
+    dataset = sources.load(spec, SIDE, options=options)
     audit.audit({"train": dataset})
-    dataset = sources.load(spec, 2 * SIDE, options=ReadOptions("skip"), lazy=True)
+    options = dataclasses.replace(options, bad_images="skip")
+    dataset = sources.load(spec, 2 * SIDE, options=options, lazy=True)
     for image in dataset.images:
         image.sum()
+
+
+def _table(folder: pathlib.Path) -> None:
+    tables_in = [path for path in folder.iterdir() if path.name != layouts.IMAGES]
+    spec = str(tables_in[0] if tables_in else folder / "labels.csv")
+    _source(spec, ReadOptions(images=str(folder / layouts.IMAGES)))
 
 
 def _image(folder: pathlib.Path) -> None:
@@ -242,6 +250,7 @@ READERS = {
     "config": _config,
     "weights": _weights,
     "folder": _folder,
+    "table": _table,
     "arrays": _arrays,
     "names": _names,
 }

@@ -67,6 +67,7 @@ Change = Callable[[Sample, random.Random], Sample]
 
 FOLDER, ZIP = "cells", "cells.zip"
 ARRAYS, LABELS = "set.npz", "labels.json"
+IMAGES = "images.zip"  # of a table
 
 
 def both(files: Sample) -> Sample:

@@ -17,6 +17,7 @@ from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.data import fingerprint, packing, sources
 from bloodjax.data.synthetic import render
+from bloodjax.io import parquet
 from bloodjax.pretrained import bloodjax_file, pretrained_cfg
 
 SIDE = 24
@@ -40,6 +41,7 @@ def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
         "image": [{f"cell.{suffix}": _image(images[0], kind)} for suffix, kind in _FORMATS.items()],
         "array_record": [_packed(folder, as_pixels) for as_pixels in (False, True)],
         "config": _configs(),
+        "table": _tables(files, labels),
         "folder": [layouts.both(dict(_folder(images)))],
         "arrays": [
             {**_challenge(images, labels), layouts.LABELS: json.dumps(labels.tolist()).encode()}
@@ -52,6 +54,32 @@ def samples(folder: pathlib.Path) -> dict[str, list[Sample]]:
 def _folder(images: np.ndarray) -> list[tuple[str, bytes]]:
     classes = ("basophil", "monocyte", "ig")
     return [(f"{classes[i % 3]}/{i}.png", _image(x, "PNG")) for i, x in enumerate(images)]
+
+
+def _tables(files: list[tuple[str, bytes]], labels: np.ndarray) -> list[Sample]:
+    """Tables of the images in a zip: with texts, with one-hot columns, and as Parquet."""
+    zipped = zip_of([(member(name), content) for name, content in files])
+    rows = [
+        (pathlib.PurePath(name).stem, f"c{label}", f"p{i // 2}", "train", 1 + i / 4)
+        for i, ((name, _), label) in enumerate(zip(files, labels, strict=True))
+    ]
+    header = ("image_id", "dx", "patient", "split", "weight")
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    one_hot = [
+        (row[0], *(int(label == c) for c in range(_CLASSES)))
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    named = [("image", *(f"c{c}" for c in range(_CLASSES))), *one_hot]
+    texts = {name: parquet.Column([str(x) for x in of], "text") for name, of in columns.items()}
+    return [
+        {"labels.csv": _delimited([header, *rows], ";"), layouts.IMAGES: zipped},
+        {"labels.tsv": _delimited(named, "\t"), layouts.IMAGES: zipped},
+        {"labels.parquet": parquet.encode(texts), layouts.IMAGES: zipped},
+    ]
+
+
+def _delimited(rows: list[tuple], delimiter: str) -> bytes:
+    return "".join(f"{delimiter.join(map(str, row))}\n" for row in rows).encode()
 
 
 def _image(image: np.ndarray, kind: str) -> bytes:

@@ -261,5 +261,5 @@ def _form(name: str) -> str:
 
 
 def _shown(header: Sequence[str], most: int = 12) -> str:
-    filled = [name for name in header if name]
+    filled = [name[:80] for name in header if name]
     return ", ".join(filled[:most]) + (", ..." if len(filled) > most else "")

@@ -35,9 +35,8 @@ def rows(path: pathlib.Path) -> tuple[list[list[Any]], tuple[str, ...]]:
         finally:
             book.close()
     except Exception as error:  # its parsers raise any type on damaged files
-        raise UserError(
-            f"{path}: cannot be read as an Excel workbook ({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"{path}: cannot be read as an Excel workbook ({reason})") from error
     filled = [(title, found) for title, found in sheets if any(map(any, found))]
     if not filled:
         raise UserError(f"{path}: has no cells, expected a header and rows")

@@ -233,10 +233,27 @@ def _open(spec: str, options: ReadOptions, *, needs_labels: bool = True) -> _Row
     if not splits:
         raise UserError(f"{spec}: has no rows, expected at least one")
     columns = _columns(spec, splits, options.columns, needs_labels=needs_labels)
+    _validate(spec, splits, columns)
     shown = ", ".join(f"{kind}={column}" for kind, column in columns.items())
     return _Rows(
         spec, splits, _names(splits, columns[PATH]), columns, (*details, f"columns {shown}")
     )
+
+
+def _validate(spec: str, splits: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """Checks the memory layout of Arrow files; reading one that is damaged would end the process.
+
+    Raises:
+      UserError: A file is damaged.
+    """
+    for split, rows in splits.items():
+        try:
+            rows.select_columns([*columns.values()]).data.validate(full=True)
+        except Exception as error:  # of pyarrow, which has no common type
+            raise UserError(
+                f"{spec}: the Arrow files of split {split or 'train'} are damaged "
+                f"({str(error)[:200]})"
+            ) from error
 
 
 def _saved(spec: str) -> dict[str, Any]:

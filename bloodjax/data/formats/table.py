@@ -38,6 +38,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 # What other programs write that could be saved as one of `SUFFIXES`.
 _OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _MOST = 12  # classes that a message lists
+_LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,9}")
 # How pandas writes a missing label.
 _MISSING = ("nan", "<na>")
@@ -346,7 +347,7 @@ def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...
         try:
             name = images.find(cell)
         except LookupError as error:
-            raise UserError(f"{where}: {cell}: {error.args[0]}") from None
+            raise UserError(f"{where}: {cell[:200]}: {error.args[0]}") from None
         if name in row_of:
             raise UserError(
                 f"{where}: {cell} is in row {row_of[name]} too, expected one row per image"
@@ -467,7 +468,7 @@ def _weights(cells: Cells, columns: Columns) -> Float32[np.ndarray, " n"] | None
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (0 <= value <= np.finfo(np.float32).max):
+        if not 0 <= value <= _LARGEST:
             raise UserError(
                 f"{cells.place(row, columns.weight)}: {text or 'an empty cell'} is no weight, "
                 "expected a number of at least 0"

@@ -245,3 +245,14 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'bloodjax\[hf-datasets\]'"):
         sources.load("hf-dataset:lab/cells", 16)
+
+
+def test_damaged_offsets_are_found_before_they_are_followed(pictures, tmp_path):
+    rows(pictures).save_to_disk(tmp_path / "saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    content = arrow.read_bytes()
+    offsets = np.array([0, 10, 20, 30], "<i4").tobytes()  # of the names of files
+    assert content.count(offsets) == 1
+    arrow.write_bytes(content.replace(offsets, np.array([0, 10, 2**30, 30], "<i4").tobytes()))
+    with pytest.raises(UserError, match=r"the Arrow files of split train are damaged"):
+        sources.load(str(tmp_path / "saved"), 16)
