@@ -282,6 +282,7 @@ def defaults() -> ml_collections.ConfigDict:
             # tensorboard,mlflow. wandb (Weights & Biases) and mlflow need the extra of the same
             # name, and take server and credentials from their own environment variables.
             "trackers": ("tensorboard",),
+            # What W&B and MLflow are told of the run (docs/trackers.md).
             "tracking": {
                 # Project in W&B and experiment in MLflow. Empty for WANDB_PROJECT or
                 # MLFLOW_EXPERIMENT_NAME, or else bloodjax.

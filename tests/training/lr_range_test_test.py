@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -33,14 +34,16 @@ def test_each_optimizer_has_its_range(optimizer, low, high):
     np.testing.assert_allclose([found.rates[0], found.rates[-1]], [low, high], rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("rises_at", [50, 60, 70])
-def test_weights_that_are_trained_already_hardly_fall_and_the_rise_still_counts(rises_at, seed):
-    curve = losses(start=0.3, lowest=0.29, rises_at=rises_at, noise=0.03, seed=seed)
-    found = lr_range_test.find("finetune", "adamw", curve)
-    edge = found.rates.index(found.highest)
-    assert rises_at - 8 <= edge <= rises_at + 3
-    assert found.rises
+def test_weights_that_are_trained_already_hardly_fall_and_the_rise_still_counts(rises_at):
+    edges = []
+    for seed in range(20):
+        curve = losses(start=0.3, lowest=0.29, rises_at=rises_at, noise=0.03, seed=seed)
+        found = lr_range_test.find("finetune", "adamw", curve)
+        assert found.rises
+        edges.append(found.rates.index(found.highest) - rises_at)
+    assert -5 <= np.median(edges) <= 0
+    assert np.mean([-8 <= edge <= 1 for edge in edges]) >= 0.9
 
 
 def test_a_test_that_ends_early_is_judged_by_what_it_has():
@@ -96,8 +99,9 @@ def test_what_was_found_is_kept(tmp_path):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), None, "fast"])
 def test_a_damaged_file_is_one_line(tmp_path, value):
-    lr_range_test.write(tmp_path, lr_range_test.find("head", "adamw", losses()))
+    content = dataclasses.asdict(lr_range_test.find("head", "adamw", losses()))
     path = lr_range_test.file(tmp_path, "head")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_rate": value}))
+    path.parent.mkdir()
+    path.write_text(json.dumps(content | {"learning_rate": value}))
     with pytest.raises(UserError, match=r"head\.json: is damaged .*expected a range test"):
         lr_range_test.read(tmp_path, "head")
