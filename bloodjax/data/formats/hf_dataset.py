@@ -153,23 +153,26 @@ def read_dataset(
 
 def read_images(
     spec: str, size: int, options: ReadOptions = DEFAULTS
-) -> tuple[Images, tuple[str, ...], Reading]:
+) -> tuple[Images, tuple[str, ...], Reading, tuple[str, ...]]:
     """The images of a dataset; it needs no labels.
 
     Returns:
-      The readable images, their names, and how they were read.
+      The readable images, their names, how they were read, and their groups.
 
     Raises:
       UserError: As for `read_dataset`.
     """
     rows = _open(spec, options, needs_labels=False)
     images, readable, reading = _read(rows, rows.names, size, options, False)
-    reading = dataclasses.replace(reading, details=(*rows.details, *reading.details))
+    group_of, group_facts = _groups(rows)
+    details = (*rows.details, *group_facts, *reading.details)
+    reading = dataclasses.replace(reading, details=details)
     kept = np.flatnonzero(readable)
-    if len(kept) == len(rows.names):
-        return images, rows.names, reading
-    reading = reading.with_left_out(LeftOut("unreadable", "", len(rows.names) - len(kept)))
-    return take(images, kept), tuple(rows.names[i] for i in kept), reading
+    if len(kept) < len(rows.names):
+        reading = reading.with_left_out(LeftOut("unreadable", "", len(rows.names) - len(kept)))
+        images = take(images, kept)
+    names, group_of = (tuple(values[i] for i in kept) for values in (rows.names, group_of))
+    return images, names, reading, group_of
 
 
 def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes]:
@@ -402,10 +405,10 @@ def _columns(
         found[LABEL] = label or _only(spec, features, LABEL, library.ClassLabel)
         if found[LABEL] not in plain:
             raise UserError(f"{spec}: the feature {found[LABEL]} has no label for each image")
-        for kind in (GROUP, WEIGHT):
-            name = stated[kind] if kind in stated else columns_lib.by_name(spec, plain, kind)
-            if name:
-                found[kind] = name
+    for kind in (GROUP, WEIGHT) if needs_labels else (GROUP,):
+        name = stated[kind] if kind in stated else columns_lib.by_name(spec, plain, kind)
+        if name:
+            found[kind] = name
     for split, rows in splits.items():
         for name in found.values():
             if name not in rows.features:

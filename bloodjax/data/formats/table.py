@@ -328,7 +328,7 @@ def _found_images(
     stated = columns_lib.parse(options.columns)
     # A table of images to classify may lack the column of groups that the training table had.
     kinds = [kind for kind in ("path", "group") if kind in stated]
-    kinds = [kind for kind in kinds if kind == "path" or stated[kind] in cells.header]
+    kinds = [kind for kind in kinds if kind == "path" or stated[kind] in ("", *cells.header)]
     text = ",".join(f'"{kind}={stated[kind]}"' for kind in kinds)
     columns = columns_lib.find(cells.where, cells.header, (), text, needs_labels=False)
     images = TableImages(_root(spec, options))

@@ -84,6 +84,8 @@ def test_groups_weights_and_hidden_labels(pictures, tmp_path):
     assert read.groups == tuple(f"p{i // 2}" for i in range(4, N))
     assert read.weights.tolist() == [0.5 + i for i in range(4, N)]
     assert read.reading.left_out == (("without a label", "", 4),)
+    unlabelled = sources.load_images(str(tmp_path / "saved"), 16)
+    assert unlabelled.groups == tuple(f"p{i // 2}" for i in range(N))
 
 
 def test_the_fingerprint_follows_the_images_and_labels(pictures, tmp_path):

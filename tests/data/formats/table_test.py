@@ -178,6 +178,12 @@ def test_images_without_labels_keep_the_order_of_the_rows(folder):
     path = write(folder, "note,image\nx,cell_03\ny,cell_01.png\n")
     found = sources.load_images(path, 16)
     assert found.names == ("img/cell_03.png", "img/cell_01.png")
+    path = write(folder, "image,patient,slide\ncell_03,p1,s1\ncell_01,p2,s2\n")
+    with pytest.raises(UserError, match="patient and slide could each be the group"):
+        sources.load_images(path, 16)
+    for stated, groups in (("patient", ("p1", "p2")), ("", ("", ""))):
+        options = ReadOptions(columns=f"label=dx,group={stated}")
+        assert sources.load_images(path, 16, options=options).groups == groups
 
 
 WRONG = {
