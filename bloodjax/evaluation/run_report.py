@@ -124,7 +124,7 @@ def write(
 
 def _pictures(model: Classifier | Ensemble, headline: Headline) -> dict[str, object]:
     """The images of the report, with heat maps unless several processes compute."""
-    if model.is_multi_label:
+    if headline.dataset.is_multi_label:
         return {"examples": _label_examples(model, headline)}
     dataset, probabilities = headline.dataset, headline.probabilities
     mistakes = picture_choice.confident_mistakes(probabilities, dataset.labels)
