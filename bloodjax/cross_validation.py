@@ -16,7 +16,7 @@ import shutil
 import numpy as np
 
 from bloodjax import config as config_lib
-from bloodjax import distributed, run
+from bloodjax import distributed, run, tracking
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import fingerprint
@@ -55,6 +55,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       UserError: The user can correct the cause, such as too few images of a class.
       Stopped: SIGINT or SIGTERM came. The same command resumes.
     """
+    tracking.check_installed(config.trackers)
     single = distributed.count() == 1
     with (
         lock_workdir(workdir),

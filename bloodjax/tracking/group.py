@@ -69,7 +69,7 @@ class TrackerGroup:
         self._send(message, json.dumps([compared, step], sort_keys=True).encode())
 
     def log_results(self, values: Mapping[str, float], step: int) -> None:
-        """Sets results of the whole run.
+        """Sets final results of the run.
 
         Args:
           values: Figures by name.
@@ -153,7 +153,7 @@ class TrackerProcess:
         return self._process is not None and self._process.poll() is None
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Queues a message; drops it if too many wait, which never holds up the caller."""
+        """Queues a message; drops it if too many wait, which never delays the caller."""
         try:
             self._queue.put_nowait(dict(message))
         except queue.Full:
@@ -220,7 +220,7 @@ class TrackerProcess:
     def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning("%s: %s; the run goes on without it", self._name, problem)
+            _log.warning("%s: %s; the run continues without it", self._name, problem)
 
 
 @contextlib.contextmanager
@@ -243,7 +243,7 @@ def open_trackers(
       project: W&B's project and MLflow's experiment; "" for that of the tracker's environment.
       run_name: Name of the run; "" for that of the workdir.
       tags: Tags, each a word or key=value.
-      parameters: The whole config, by dotted key.
+      parameters: All config values, by dotted key.
       finish_seconds: Longest time that the run waits for the trackers at its end.
       stopping: Returns the signal that the run was asked to stop by, or 0.
     """

@@ -107,7 +107,7 @@ class MlflowTracker:
             self._client.log_batch(self.record.id, metrics=some)
 
     def log_results(self, values: Mapping[str, float], step: int) -> None:
-        """Sets results of the whole run: curves of one point."""
+        """Sets final results of the run: curves of one point."""
         self.log_metrics(values, step)
 
     def log_report(self, path: pathlib.Path) -> None:

@@ -27,7 +27,7 @@ class TrackingOptions:
         variable, or "bloodjax".
       run_name: Name of the run.
       tags: Tags, each a word or key=value.
-      parameters: The whole config, by dotted key.
+      parameters: All config values, by dotted key.
     """
 
     folder: str

@@ -10,7 +10,7 @@ from bloodjax.io.files import atomic_write
 
 
 class Record:
-    """`WORKDIR/tracking/NAME.json`: with it, a resumed run goes on in the same record.
+    """`WORKDIR/tracking/NAME.json`: with it, a resumed run continues the same record.
 
     Attributes:
       key: Random name that the run gives its record before the tracker knows of it.

@@ -68,7 +68,7 @@ class WandbTracker:
         self._run.log({**values, "step": step}, step=len(self.record) + 1, commit=True)
 
     def log_results(self, values: Mapping[str, float], step: int) -> None:
-        """Sets results of the whole run."""
+        """Sets final results of the run."""
         del step
         self._run.summary.update(dict(values))
 

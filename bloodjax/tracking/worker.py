@@ -5,7 +5,7 @@ of this reaches the run, which sends messages, one JSON object a line, on stdin:
 
 {"open": TrackingOptions}                             first
 {"metrics": {...}, "step": n, "digest": text}         a point of several curves
-{"results": {...}, "step": n, "digest": text}         results of the whole run
+{"results": {...}, "step": n, "digest": text}         final results of the run
 {"report": path, "digest": text}, {"model": path, "digest": text}
 {"finish": "finished" | "stopped" | "failed"}         last
 
