@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import signal
+import sys
 import threading
 import time
 
@@ -201,6 +202,73 @@ def test_a_second_run_is_refused_and_a_signal_frees_the_lock(
     step = max(int(name.split("/")[0]) for name in objects(url, "checkpoints"))
     assert "checksums.json" in objects(url, f"checkpoints/{step}")
     assert f"stopped at step {step}" in capfd.readouterr().out
+
+
+POD = """
+import sys
+import jax, numpy as np
+from bloodjax import distributed
+from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.checkpoints.state import Metrics, RunProgress, TrainState
+from bloodjax.distributed import sharding
+from bloodjax.training.remote_workdir import local_workdir
+
+process, port, url, step = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+numbers = np.arange(4096, dtype=np.float32).reshape(64, 64)
+numbers[0, :3] = -0.0, np.nan, np.inf
+metrics = Metrics(*(np.float32(0),) * 3, np.int32(-1))
+state = TrainState(np.int32(step), {"w": numbers, "b": numbers[:, 0]}, {}, {}, metrics)
+progress = RunProgress(("a", "b"), phase=1, best=0.1, best_step=step)
+with distributed.session(f"127.0.0.1:{port}", 2, process, 60.0), local_workdir(url) as folder:
+    if distributed.is_primary():
+        (folder / "splits.json").write_text(str(step))
+    distributed.barrier()
+    assert (folder / "splits.json").read_text() == str(step)
+    layout = sharding.Layout(sharding.mesh(), "fsdp")
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        if step > 1:
+            assert checkpoints.latest_step == step - 1
+            old = checkpoints.restore(step - 1, like, layout)
+            assert int(old.step) == step - 1
+        checkpoints.save(sharding.put(state, layout.of(state)), progress)
+        found = checkpoints.restore(step, like, layout)
+        assert not found.params["w"].is_fully_addressable
+        for shard in found.params["w"].addressable_shards:
+            assert np.asarray(shard.data).tobytes() == numbers[shard.index].tobytes()
+        assert np.asarray(found.params["b"]).tobytes() == state.params["b"].tobytes()
+        alone = checkpoints.restore_variables(step, {"params": like.params})
+        assert np.asarray(alone["params"]["w"]).tobytes() == numbers.tobytes()
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.progress()) == (step, progress)
+        assert checkpoints.latest_before(step) == (step - 1 or None)
+    assert (folder / "checkpoints").exists() == distributed.is_primary()
+"""
+
+
+@pytest.mark.full
+def test_processes_without_a_common_disk_share_files_and_checkpoints(make_bucket, tmp_path, capfd):
+    url = make_bucket("s3") / "runs/pod"
+    for step in (1, 2):
+        port = str(local.free_port())
+        arguments = [sys.executable, "-c", POD]
+        run = local.Run(
+            [
+                (
+                    [*arguments, str(process), port, url, str(step)],
+                    {
+                        "BLOODJAX_CACHE": str(tmp_path / f"{step}{process}"),
+                        "JAX_PLATFORMS": "cpu",
+                        "XLA_FLAGS": "",
+                        "PYTHONPATH": str(ROOT),
+                    },
+                )
+                for process in range(2)
+            ]
+        )
+        assert statuses(run) == [0, 0], capfd.readouterr().out
+    assert remote.stat(f"{url}/lock") is None
+    assert {name.split("/")[0] for name in objects(url, "checkpoints")} == {"1", "2"}
 
 
 @pytest.mark.full
