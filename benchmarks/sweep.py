@@ -6,8 +6,7 @@ python -m benchmarks.sweep --train=FILE.zip --test=SPEC --dir=DIR [--images=2400
 The images of `--train`, of which every k-th of each class is taken, are for training (two thirds)
 and validation. The space is the packaged one, and validation loss is compared. Then the best trial,
 and the one with the config's own values, are evaluated on `--test` once. Other flags go to
-`bloodjax sweep`. The same command resumes. With the default sizes it takes about 20 minutes on two
-CPU cores.
+`bloodjax sweep`. The same command resumes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 
-from bloodjax.tuning.outcome import TEST_FILE
+_RESULT = pathlib.PurePath("sweep", "test.json")
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     status = subprocess.run(command, check=False).returncode
     if status:
         sys.exit(status)
-    print(summary(json.loads((options.dir / "sweep" / TEST_FILE).read_text("utf-8"))[-1]))
+    print(summary(json.loads((options.dir / _RESULT).read_text("utf-8"))[-1]))
 
 
 def write_part(source: pathlib.Path, target: pathlib.Path, images: int) -> int:
