@@ -294,13 +294,17 @@ def _of_hub(spec: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         newest = max(fitting, key=lambda build: build.path.stat().st_mtime)
         return _prepared(spec, library, newest.path), (f"revision {newest.hash}, from the cache",)
     if _is_offline(library):
-        cached = sorted({f"@{build.hash}:{build.config}" for build in builds})
-        found = f"in the cache are {', '.join(cached)}" if cached else "the cache has none of it"
-        raise UserError(
-            f"{spec}: {found}, and HF_HUB_OFFLINE is set; expected a revision (a commit) and a "
-            "config of the cache, or to be online"
-        )
-    return _downloaded(spec, library, f"{owner}/{name}", revision, config)
+        raise _not_cached(spec, builds, "HF_HUB_OFFLINE is set")
+    return _downloaded(spec, library, f"{owner}/{name}", revision, config, builds)
+
+
+def _not_cached(spec: str, builds: Sequence[_Build], why: str) -> UserError:
+    cached = sorted({f"@{build.hash}:{build.config}" for build in builds})
+    found = f"in the cache are {', '.join(cached)}" if cached else "the cache has none of it"
+    return UserError(
+        f"{spec}: {found}, and {why}; expected a revision (a commit) and a config of the cache, or "
+        "to be online"
+    )
 
 
 def _is_offline(library) -> bool:
@@ -357,7 +361,12 @@ def _prepared(spec: str, library, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _downloaded(
-    spec: str, library, repository: str, revision: str | None, config: str | None
+    spec: str,
+    library,
+    repository: str,
+    revision: str | None,
+    config: str | None,
+    builds: Sequence[_Build],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     if os.path.exists(repository):
         raise UserError(
@@ -365,15 +374,20 @@ def _downloaded(
             "expected another working folder, or the folder as SPEC"
         )
     try:
-        found = library.load_dataset(repository, config, revision=revision)
+        builder = library.load_dataset_builder(repository, config, revision=revision)
+        # Without the Hub the library takes any copy in the cache, of whatever revision.
+        if ".cache." in type(builder).__module__:
+            raise _not_cached(spec, builds, "the Hub cannot be reached")
+        builder.download_and_prepare()
+        found = builder.as_dataset()
+    except UserError:
+        raise
     except Exception as error:  # of the network, of the Hub and of the files
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{spec}: cannot be loaded from the Hugging Face Hub ({type(error).__name__}: {reason})"
         ) from error
-    files = [file["filename"] for rows in found.values() for file in rows.cache_files[:1]]
-    commit = pathlib.Path(files[0]).parent.name if files else ""
-    return dict(found), (f"revision {commit}, from the Hub",) if commit else ()
+    return dict(found), (f"revision {builder.hash}, from the Hub",)
 
 
 def _columns(

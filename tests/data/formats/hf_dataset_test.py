@@ -2,6 +2,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from bloodjax.data import own_size, sources
 from bloodjax.data.formats import hf_dataset
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
+
+from . import hub_server
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf-datasets")
 
@@ -173,7 +177,7 @@ def _parquet(path, split):
 
 def test_a_dataset_of_the_hub_is_read_from_the_cache_without_the_network(cached, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(datasets, "load_dataset", None)  # it would reach the Hub
+    monkeypatch.setattr(datasets, "load_dataset_builder", None)  # it would reach the Hub
     for spec in ("lab/BloodCells", "lab/blood_cells:default", f"lab/blood_cells@{COMMIT[:8]}"):
         found = sources.load(f"hf-dataset:{spec}", 16)
         assert found.splits == ("train",) * 8 + ("test",) * 4
@@ -196,31 +200,97 @@ def test_a_damaged_copy_in_the_cache_is_one_line(cached):
         sources.load("hf-dataset:lab/blood_cells", 16)
 
 
-def test_otherwise_the_library_is_asked_for_this_dataset_and_revision(pictures, monkeypatch):
-    asked = []
+class Builder:
+    """What the library makes of a dataset of the Hub."""
 
-    def load_dataset(*args, **options):
-        asked.append((args, options))
-        return datasets.DatasetDict(train=rows(pictures))
+    hash = COMMIT
 
+    def __init__(self, pictures):
+        self._pictures = pictures
+        self.prepared = False
+
+    def download_and_prepare(self):
+        self.prepared = True
+
+    def as_dataset(self):
+        assert self.prepared
+        return datasets.DatasetDict(train=rows(self._pictures))
+
+
+@pytest.fixture
+def online(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert len(sources.load("hf-dataset:lab/cells@v1.0:large", 16)) == N
+
+
+def test_otherwise_the_library_is_asked_for_this_dataset_and_revision(
+    pictures, online, monkeypatch
+):
+    asked = []
+
+    def load(*args, **options):
+        asked.append((args, options))
+        return Builder(pictures)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    found = sources.load("hf-dataset:lab/cells@v1.0:large", 16)
+    assert len(found) == N
+    assert found.reading.details[0] == f"revision {COMMIT}, from the Hub"
     assert asked == [(("lab/cells", "large"), {"revision": "v1.0"})]
 
     def fail(*args, **options):
         raise ConnectionError("no\nroute")
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets, "load_dataset_builder", fail)
     with pytest.raises(UserError, match=r"cannot be loaded .*\(ConnectionError: no route\)"):
         sources.load("hf-dataset:lab/cells", 16)
 
 
-def test_a_folder_of_the_same_name_is_not_taken_for_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+@pytest.mark.slow
+def test_a_dataset_is_downloaded_once_and_then_read_from_the_cache(pictures, tmp_path):
+    """In a process of its own: the library reads the address of the Hub when it is imported."""
+    for split, part in (("train", (0, 8)), ("test", (8, N))):
+        _parquet(tmp_path / f"{split}-00000-of-00001.parquet", rows(pictures, *part))
+    with hub_server.serve("lab/blood_cells", tmp_path, COMMIT) as hub:
+        variables = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        specs = ["lab/blood_cells", "lab/blood_cells", "lab/blood_cells@main", "lab/none"]
+        code = (
+            "import sys\n"
+            "from bloodjax.data import sources\n"
+            "for spec in sys.argv[1:]:\n"
+            "    try:\n"
+            "        found = sources.load('hf-dataset:' + spec, 16)\n"
+            "        print(len(found), *found.classes, found.reading.details[0], flush=True)\n"
+            "    except Exception as error:\n"
+            "        print(type(error).__name__, error, flush=True)\n"
+        )
+
+        def run(*specs):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *specs],
+                env=kept | variables,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return done.stdout.splitlines()
+
+        first, second, branch, none = run(*specs)
+        asked = len(hub.requests)
+        assert run(f"lab/blood_cells@{COMMIT[:10]}") == [second]
+        assert len(hub.requests) == asked, "the network was asked of what is in the cache"
+    expected = f"{N} {' '.join(CLASSES)} revision {COMMIT}"
+    assert first == branch == f"{expected}, from the Hub"
+    assert second == f"{expected}, from the cache"
+    assert none.startswith("UserError hf-dataset:lab/none: cannot be loaded")
+    # The Hub is gone, and which commit `main` is only it knows.
+    (away,) = run("lab/blood_cells@main")
+    assert f"in the cache are @{COMMIT}:default, and the Hub cannot be reached" in away
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_it(online, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     os.makedirs("lab/cells")
     with pytest.raises(UserError, match="there is a file or folder lab/cells here"):
