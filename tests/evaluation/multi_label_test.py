@@ -79,6 +79,7 @@ def evaluated(untrained, validation, tmp_path_factory):
     return model, folder, result, probabilities
 
 
+@pytest.mark.full
 def test_probabilities_of_labels_do_not_sum_to_one(untrained, validation):
     p = untrained.predict(validation.images)
     assert p.shape == (40, 14)
@@ -87,6 +88,7 @@ def test_probabilities_of_labels_do_not_sum_to_one(untrained, validation):
     np.testing.assert_allclose(p, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
+@pytest.mark.full
 def test_the_files_that_are_fitted_load_again(evaluated, config, untrained):
     model, folder, _, _ = evaluated
     assert {path.name for path in folder.glob("*.json")} == {"calibration.json", "thresholds.json"}
@@ -98,6 +100,7 @@ def test_the_files_that_are_fitted_load_again(evaluated, config, untrained):
     assert loaded.referral is loaded.detector is loaded.baseline is None
 
 
+@pytest.mark.full
 def test_calibration_lowers_the_loss_of_the_images_it_is_fitted_to(evaluated, validation):
     model, folder, _, _ = evaluated
     fit = json.loads((folder / "calibration.json").read_text())["fit"]
@@ -107,6 +110,7 @@ def test_calibration_lowers_the_loss_of_the_images_it_is_fitted_to(evaluated, va
     )
 
 
+@pytest.mark.full
 def test_metrics_json_has_the_metrics_of_labels(evaluated, validation):
     _, folder, result, probabilities = evaluated
     assert json.loads((folder / "out/metrics.json").read_text()) == result
@@ -118,6 +122,7 @@ def test_metrics_json_has_the_metrics_of_labels(evaluated, validation):
     assert not {"selective", "rejection", "conformal", "baseline", "groups"} & result.keys()
 
 
+@pytest.mark.full
 def test_predictions_csv_has_the_labels_joined_and_a_probability_of_each(evaluated, validation):
     model, folder, _, probabilities = evaluated
     with (folder / "out/predictions.csv").open() as file:
@@ -130,6 +135,7 @@ def test_predictions_csv_has_the_labels_joined_and_a_probability_of_each(evaluat
         np.testing.assert_allclose([float(row[c]) for c in model.classes], p, atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_table_of_labels_is_written_as_parquet(evaluated, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     model, _, _, probabilities = evaluated
@@ -153,6 +159,7 @@ def test_answers_have_every_label_above_its_threshold():
     assert answers.remarks(found) == []
 
 
+@pytest.mark.full
 def test_lines_name_mean_figures_and_undefined_labels(evaluated):
     _, _, result, _ = evaluated
     first, second = evaluator.lines("test", result)
@@ -164,6 +171,7 @@ def test_lines_name_mean_figures_and_undefined_labels(evaluated):
     assert "no area under the ROC curve of hernia, which no image has" in lines[-1]
 
 
+@pytest.mark.full
 def test_an_ensemble_averages_probabilities_and_thresholds(evaluated, untrained, validation):
     model, folder, _, _ = evaluated
     both = ensemble.Ensemble({folder / "a": model, folder / "b": model.at(None)})
@@ -174,6 +182,7 @@ def test_an_ensemble_averages_probabilities_and_thresholds(evaluated, untrained,
     assert ensemble.Ensemble({folder / "a": model, folder / "b": untrained}).thresholds == ()
 
 
+@pytest.mark.full
 def test_without_validation_nothing_is_fitted(untrained, validation, tmp_path):
     model = untrained.at(None)
     thresholds.write(tmp_path, model.classes, [0.5] * 14)
@@ -191,6 +200,7 @@ def test_damaged_thresholds_are_one_line(tmp_path, content):
         thresholds.load(tmp_path, ("a", "b"))
 
 
+@pytest.mark.full
 def test_images_of_the_other_kind_are_one_line(evaluated, chest, tmp_path, trained):
     cells = sources.load("synthetic:8", 28)
     with pytest.raises(UserError, match="have one class each, expected any number of labels"):
@@ -200,6 +210,7 @@ def test_images_of_the_other_kind_are_one_line(evaluated, chest, tmp_path, train
         evaluator.evaluate(classifier.load(trained), labelled, tmp_path, tta=None, source=SOURCE)
 
 
+@pytest.mark.full
 def test_the_classes_of_a_site_are_refused(evaluated):
     with pytest.raises(UserError, match="--classes: the run's images have any number of labels"):
         evaluated[0].restrict(("mass",))
@@ -242,7 +253,11 @@ def test_commands_that_need_one_class_say_so(config, make_config):
 @pytest.fixture(scope="module")
 def trained_on_chest(chest, make_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "chest"
-    changes = {"augment": "d4|mixup(0.2)|cutmix(1.0)", "early_stopping.metric": "auc", "ema": 0.9}
+    changes = {
+        "augment": "d4|mixup(0.2, p=0.5)|cutmix(1.0, p=0.5)",
+        "early_stopping.metric": "auc",
+        "ema": 0.9,
+    }
     config = make_config(
         **{
             "data.train": str(chest),

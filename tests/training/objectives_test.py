@@ -96,6 +96,7 @@ def test_what_counts_as_correct(batch):
     assert float(MULTI_CLASS.correct(logits, targets, mask)) == top.sum()
 
 
+@pytest.mark.full
 def test_labels_become_targets_and_are_mixed_by_shares_of_the_image():
     labels = jnp.array([[1, 0, 1], [0, 0, 0], [0, 1, 1], [1, 1, 0]], jnp.int32)
     images = jnp.zeros((4, 16, 16, 3), jnp.uint8)
@@ -131,6 +132,7 @@ def test_batches_hold_several_labels_on_the_device_and_streamed():
     assert both.mask.shape == (6,)
 
 
+@pytest.mark.full
 def test_a_step_learns_each_label_by_itself():
     model = Network(SimpleCNN(depths=(1,), widths=(8,)), Head(3))
     config = StepConfig(model, (0.5,) * 3, (0.2,) * 3, batch_size=4, objective=MULTI_LABEL)
