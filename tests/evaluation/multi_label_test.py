@@ -323,7 +323,7 @@ def test_commands_refuse_the_run_in_one_line(trained_on_chest, tmp_path, chest):
     [{"data.on_device": "never", "steps_per_call": 2}, {"parallel": "pmap"}, {"sharding": "fsdp"}],
 )
 def test_streams_and_devices_give_the_same_figures(trained_on_chest, tmp_path, changes):
-    config, workdir, found = trained_on_chest
+    _, workdir, found = trained_on_chest
     content = config_lib.load_json(workdir / "config.json").to_dict()
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
