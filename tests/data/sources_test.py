@@ -252,9 +252,9 @@ def test_a_bad_spec_is_one_line_that_names_it(read, spec, message):
 
 @pytest.mark.parametrize("read", [lambda spec: sources.load(spec, 8), sources.fingerprint])
 def test_a_file_of_another_kind_is_an_error(tmp_path, read):
-    (tmp_path / "cells.csv").write_text("name,label\n")
-    with pytest.raises(UserError, match=r"cells.csv: neither npz nor zip, expected FILE.npz, a"):
-        read(str(tmp_path / "cells.csv"))
+    (tmp_path / "cells.txt").write_text("name,label\n")
+    with pytest.raises(UserError, match=r"cells.txt: neither npz nor zip, expected FILE.npz, a"):
+        read(str(tmp_path / "cells.txt"))
     (tmp_path / "cells.zip").write_text("name,label\n")
     with pytest.raises(UserError, match=r"cells.zip: not a zip file"):
         read(str(tmp_path / "cells.zip"))
