@@ -12,7 +12,7 @@ import numpy as np
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import groups as groups_lib
-from bloodjax.data.formats import image_files, layout
+from bloodjax.data.formats import image_files, layout, table
 from bloodjax.data.formats.archive import Archive, keep_open
 from bloodjax.data.formats.layout import Layout
 from bloodjax.data.options import DEFAULTS, ReadOptions
@@ -54,7 +54,10 @@ def read_dataset(
     """
     archive = keep_open(path)
     tables = groups_lib.tables(archive.files)
-    found = layout.find(path, archive.files, archive.folders, options.layout, tables)
+    try:
+        found = layout.find(path, archive.files, archive.folders, options.layout, tables)
+    except UserError as error:
+        raise UserError(f"{error}{_hint(path, archive)}") from None
     groups = groups_lib.read(path, archive, found.names, found.root)
     class_of, renamed = _class_of_folder(found, class_names)
     images, readable, tally = image_files.read(path, archive, found.names, size, options, lazy=lazy)
@@ -112,6 +115,14 @@ def _class_of_folder(
         if folder != name
     ]
     return class_of, tuple(facts[:5] + ([f"{len(facts) - 5} more"] if len(facts) > 5 else []))
+
+
+def _hint(path: pathlib.Path, archive: Archive) -> str:
+    """For a message: the tables beside images that are in no folder of a class."""
+    found = [name for name in archive.files if "/" not in name and table.has_suffix(name)]
+    if not found or not path.is_dir():
+        return ""
+    return f"; if {path / found[0]} is a table of labels, expected it as the SPEC"
 
 
 def _kinds(archive: Archive) -> str:

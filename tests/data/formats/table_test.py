@@ -3,7 +3,7 @@ import datetime
 import numpy as np
 import pytest
 
-from bloodjax.data import images, sources
+from bloodjax.data import images, own_size, sources
 from bloodjax.data.formats import excel, table
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import ReadOptions
@@ -174,10 +174,12 @@ def test_splits_and_weights(folder):
     assert without.weights is None
 
 
-def test_images_without_labels_keep_the_order_of_the_rows(folder):
+def test_images_without_labels_keep_the_order_of_the_rows(folder, pictures):
     path = write(folder, "note,image\nx,cell_03\ny,cell_01.png\n")
     found = sources.load_images(path, 16)
     assert found.names == ("img/cell_03.png", "img/cell_01.png")
+    whole = own_size.reader(path, found)(1)
+    np.testing.assert_array_equal(whole, images.decode(pictures[1], 16))
     path = write(folder, "image,patient,slide\ncell_03,p1,s1\ncell_01,p2,s2\n")
     with pytest.raises(UserError, match="patient and slide could each be the group"):
         sources.load_images(path, 16)
@@ -282,6 +284,12 @@ def test_a_folder_may_be_named_like_a_table(tmp_path):
     (tmp_path / "cells.csv").mkdir()
     assert not sources.is_table(str(tmp_path / "cells.csv"))
     assert table.has_suffix("gs://bucket/labels.TSV")
+
+
+def test_a_folder_without_classes_names_the_table_in_it(folder):
+    write(folder / "img", text())
+    with pytest.raises(UserError, match=r"if .*img/labels\.csv is a table of labels, expected it"):
+        sources.load(str(folder / "img"), 16)
 
 
 def test_images_that_are_not_there_are_one_line():
