@@ -226,5 +226,10 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 def own_values(config: Config, space: Space) -> dict[str, Any] | None:
     """The values of the swept keys in `config`; None if the space lacks one of them."""
     known = config_lib.flatten(config)
-    values = {key: known[key] for key in space}
-    return values if all(space[key].contains(values[key]) for key in space) else None
+    return None if lacking(config, space) else {key: known[key] for key in space}
+
+
+def lacking(config: Config, space: Space) -> dict[str, Any]:
+    """The values of swept keys in `config` that the space lacks."""
+    known = config_lib.flatten(config)
+    return {key: known[key] for key in space if not space[key].contains(known[key])}

@@ -36,7 +36,7 @@ from bloodjax.training.saved_splits import SPLITS_FILE
 from bloodjax.training.workdir import CHECKPOINTS, CONFIG_FILE
 from bloodjax.tuning import locks, outcome
 from bloodjax.tuning.outcome import describe, measure, trial_folder
-from bloodjax.tuning.space import Distribution, Space, own_values, with_values
+from bloodjax.tuning.space import Distribution, Space, lacking, own_values, with_values
 from bloodjax.tuning.study import COMPLETE, FAILED, PRUNED, RUNNING, Study, Trial
 
 FILE = "sweep.json"
@@ -204,6 +204,11 @@ class Sweep:
         folder = self.folder(number)
         # The first trial has the config's own values: the sweep has to beat them.
         own = self.own if number == 0 else None
+        if number == 0 and own is None:
+            lacks = describe(lacking(self.config, self.space))
+            console.log_info(
+                f"no trial has the config's own values, because the space lacks {lacks}"
+            )
         values = self.study.choose(number, own)
         title = "the config's own values" if own else describe(values)
         console.log_info(f"trial {number} ({number + 1} of {self._options.trials}): {title}")

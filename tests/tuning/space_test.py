@@ -7,7 +7,7 @@ from bloodjax import tuning
 from bloodjax.config import recipes
 from bloodjax.errors import UserError
 from bloodjax.tuning import space as space_lib
-from bloodjax.tuning.space import Range, own_values, with_values
+from bloodjax.tuning.space import Range, lacking, own_values, with_values
 
 RATE = "phases.finetune.learning_rate"
 
@@ -67,6 +67,7 @@ def test_values_are_set_without_a_change_of_the_rest(make_config):
 def test_a_config_whose_own_value_is_not_in_the_space_has_no_own_values(make_config):
     space = {"batch_size": tuning.choice(8, 64)}
     assert own_values(make_config(), space) is None
+    assert lacking(make_config(), space) == {"batch_size": 16}
     assert own_values(make_config(batch_size=64), space) == {"batch_size": 64}
 
 
