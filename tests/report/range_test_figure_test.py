@@ -26,7 +26,9 @@ EPOCH = {
 
 @pytest.mark.parametrize("tests", [{}, {"head": FOUND}])
 def test_the_page_shows_the_range_test_of_each_phase(tests):
-    content = run_content.RunContent("run", {}, [EPOCH], {}, range_tests=tests)
+    content = run_content.RunContent(
+        name="run", config={}, history=[EPOCH], evaluations={}, range_tests=tests
+    )
     page = run_page.build(content)
     assert ("Learning rate: range tests" in page) == bool(tests)
     assert ("<h3>Head: 0.005</h3>" in page) == bool(tests)

@@ -27,7 +27,7 @@ with tracking.open_trackers((name,), workdir, parameters=parameters, **options) 
         trackers.log_metrics({"train/loss": loss, "seconds": time.time()}, step)
     if kills:
         record = workdir / "tracking" / f"{name}.json"
-        while not record.exists() or record.read_text().count('"') < 12:  # an id and two digests
+        while not record.exists() or record.read_text().count('"') < 18:  # an id and two digests
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     trackers.log_metrics({"rollback/rate": 0.5}, 7)
