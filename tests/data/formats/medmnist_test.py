@@ -138,7 +138,7 @@ def test_other_numbers_of_columns_are_one_line(tmp_path):
 
 
 def test_a_source_with_one_class_each_is_refused_where_several_labels_are_expected():
-    with pytest.raises(UserError, match="one class for each image, but config.data.task"):
+    with pytest.raises(UserError, match=r"one class for each image, but config.data.task"):
         sources.load("synthetic:8", 28, options=ReadOptions(task="multi-label"))
 
 
