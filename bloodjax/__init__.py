@@ -214,7 +214,8 @@ def load_dataset(
 
     Returns:
       The dataset: `images` uint8 [n, image_size, image_size, 3], `labels` int32 [n], or 0 and 1 of
-      shape [n, classes] if an image has any number of labels, `names`, `classes`. Images of a large source are read when they are indexed.
+      shape [n, classes] if an image has any number of labels, `names`, `classes`. Images of a large
+      source are read when they are indexed.
 
     Raises:
       UserError: The source is missing, damaged or has no image of a class.
