@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -233,7 +234,10 @@ class Sweep:
         finally:
             jax.clear_caches()  # the next trial's steps are other programs
         history = self._history(number, config)
-        value = (max if self.study.larger_is_better else min)(history.values())
+        finite = [value for value in history.values() if math.isfinite(value)]
+        if not finite:
+            return self._fail(number, f"no epoch has a finite {self.measure}")
+        value = (max if self.study.larger_is_better else min)(finite)
         self.study.finish(number, PRUNED if is_pruned else COMPLETE, None if is_pruned else value)
         best = self.study.best()
         line = f"trial {number}: {self.measure} {value:.4f}"

@@ -258,6 +258,17 @@ def test_values_that_do_not_fit_together_fail_alone(new):
     assert FAILED in [trial.state for trial in one.study.trials()]
 
 
+def test_a_trial_without_a_finite_value_fails(new, monkeypatch):
+    monkeypatch.setitem(globals(), "loss", lambda config, epoch: math.nan)
+    one = new(trials=1)
+    one.work(train)
+    (trial,) = one.study.trials()
+    assert (trial.state, trial.notes["error"]) == (
+        FAILED,
+        "no epoch has a finite validation loss",
+    )
+
+
 def test_a_bug_is_recorded_and_raised(new):
     def fail(number, epoch):
         raise TypeError("a bug")
