@@ -17,10 +17,12 @@ import pytest
 
 import bloodjax
 from bloodjax import config as config_lib
+from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble
 from bloodjax.io import mirror, remote
 from bloodjax.training import factory, metric_writer
+from bloodjax.training.remote_workdir import local_workdir
 from bloodjax.training.workdir import open_run
 from launch import local
 
@@ -269,6 +271,51 @@ def test_processes_without_a_common_disk_share_files_and_checkpoints(make_bucket
         assert statuses(run) == [0, 0], capfd.readouterr().out
     assert remote.stat(f"{url}/lock") is None
     assert {name.split("/")[0] for name in objects(url, "checkpoints")} == {"1", "2"}
+
+
+SAVES = """
+import sys
+import numpy as np
+from bloodjax.checkpoints.manager import Checkpoints
+from bloodjax.checkpoints.state import Metrics, RunProgress, TrainState
+from bloodjax.training.remote_workdir import local_workdir
+
+with local_workdir(sys.argv[1]) as folder, Checkpoints(folder / "checkpoints") as checkpoints:
+    for step in (1, 2):
+        metrics = Metrics(*(np.float32(0),) * 3, np.int32(-1))
+        state = TrainState(np.int32(step), {"w": np.full(9, step, "f")}, {}, {}, metrics)
+        checkpoints.save(state, RunProgress(("a", "b"), phase_epochs=step))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_half_of_an_upload_does_not_count(kind, make_bucket, tmp_path, monkeypatch, caplog):
+    bucket = make_bucket(kind)
+    url = bucket / "runs/killed"
+    proxy = Proxy(bucket.endpoint)
+    proxy.delay = 0.1
+    variable = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[kind]
+    environ = {variable: proxy.address, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    run = local.Run([([sys.executable, "-c", SAVES, url], environ)])
+    harm(run, 0, signal.SIGKILL, lambda: objects(url, "checkpoints/2"))
+    assert statuses(run) == [-signal.SIGKILL]
+    proxy.close()
+    assert "checksums.json" in objects(url, "checkpoints/1")
+    assert objects(url, "checkpoints/2")
+    assert "checksums.json" not in objects(url, "checkpoints/2")
+    assert remote.stat(f"{url}/lock") is not None
+    with (
+        caplog.at_level("INFO", "bloodjax"),
+        local_workdir(url) as folder,
+        Checkpoints(folder / "checkpoints") as checkpoints,
+    ):
+        assert checkpoints.latest_step == 1
+        assert checkpoints.progress().phase_epochs == 1
+    assert f"the checkpoint {url}/checkpoints/2 is corrupt: checksums.json" in caplog.text
+    assert "took over the lock of process " in caplog.text
+    assert objects(url, "checkpoints/2") == set()
+    assert remote.stat(f"{url}/lock") is None
 
 
 @pytest.mark.full
