@@ -181,7 +181,7 @@ def test_bootstrap_is_the_metrics_of_resampled_images(monkeypatch):
     probabilities, labels = _made_up(200, decimals=2)
     counts = np.bincount(np.random.default_rng(5).integers(200, size=200), minlength=200)
     monkeypatch.setattr(
-        classification, "_resamples", lambda *_: iter([counts[:, None].astype(np.float64)])
+        classification, "draw", lambda *_: iter([counts[:, None].astype(np.float64)])
     )
     ci95 = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)["ci95"]
     monkeypatch.undo()
