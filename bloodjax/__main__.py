@@ -15,11 +15,11 @@ from bloodjax.errors import did_you_mean
 COMMANDS = {
     "train": ("main", "Trains a classifier, or resumes a run."),
     "evaluate": ("evaluate", "Scores runs on labelled images."),
-    "sweep": ("sweep", "Searches for better hyperparameters by many runs."),
     "predict": ("predict", "Classifies images."),
     "serve": ("serve", "Serves a page, and an HTTP endpoint, that classify images."),
     "adapt": ("adapt", "Adapts a trained run to the images of another laboratory."),
     "export": ("export", "Writes a classifier as a file that other tools run."),
+    "sweep": ("sweep", "Searches for better hyperparameters by many runs."),
     "audit": ("audit", "Finds junk, duplicates, label conflicts and leakage in datasets."),
     "preview": ("preview", "Draws a sheet of augmented training images."),
     "plan": ("plan", "Plans a run on a TPU or GPU that is not here: memory, time, cost."),

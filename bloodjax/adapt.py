@@ -23,19 +23,8 @@ _LABELLED = command.flags.DEFINE_string(
 _CLASSES = command.flags.DEFINE_string(
     "classes", None, "A,B,C: The classes that occur at the site. By default all of the run's."
 )
-
-_COLUMNS = command.flags.DEFINE_string(
-    "columns",
-    None,
-    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
-    "config.data.columns. By default as the run's.",
-)
-_IMAGES = command.flags.DEFINE_string(
-    "images",
-    None,
-    "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
-    "the table's own.",
-)
+_COLUMNS = command.flags.DEFINE_string("columns", None, command.COLUMNS)
+_IMAGES = command.flags.DEFINE_string("images", None, command.IMAGES)
 
 
 def main(_: list[str]) -> None:

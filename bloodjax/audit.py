@@ -28,18 +28,8 @@ _LAYOUT = command.flags.DEFINE_string(
     "auto",
     "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
 )
-
-_COLUMNS = command.flags.DEFINE_string(
-    "columns",
-    "",
-    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
-    "config.data.columns.",
-)
-_IMAGES = command.flags.DEFINE_string(
-    "images",
-    "",
-    "PATH: Folder or .zip that the paths in a table are relative to. By default the table's own.",
-)
+_COLUMNS = command.flags.DEFINE_string("columns", "", command.COLUMNS)
+_IMAGES = command.flags.DEFINE_string("images", "", command.IMAGES)
 
 
 def main(_: list[str]) -> None:

@@ -24,14 +24,12 @@ _DATA = command.flags.DEFINE_string(
 _SPLIT = command.flags.DEFINE_string(
     "split",
     None,
-    "NAME: Part of the run's own data (train, validation, test) or of another source. By default "
-    "test, or everything without splits.",
+    "NAME: Part of the run's data or another source. By default test or all.",
 )
 _TTA = command.flags.DEFINE_string(
     "tta",
     None,
-    "VIEWS: Average over none, flip, d4, crops, colour, robust, several joined by +, or selected. "
-    "By default as the run selected or configured.",
+    "VIEWS: Average over none, flip, d4, crops, colour, robust or selected.",
 )
 _SELECT = command.flags.DEFINE_enum(
     "tta_select",
@@ -66,21 +64,10 @@ _LAYOUT = command.flags.DEFINE_string(
 _CLASSES = command.flags.DEFINE_string(
     "classes",
     None,
-    "A,B,C: The classes that can occur in the data. By default all of the run's, or its site's.",
+    "A,B,C: The classes that can occur. By default all that the run knows.",
 )
-
-_COLUMNS = command.flags.DEFINE_string(
-    "columns",
-    None,
-    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
-    "config.data.columns. By default as the run's.",
-)
-_IMAGES = command.flags.DEFINE_string(
-    "images",
-    None,
-    "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
-    "the table's own.",
-)
+_COLUMNS = command.flags.DEFINE_string("columns", None, command.COLUMNS)
+_IMAGES = command.flags.DEFINE_string("images", None, command.IMAGES)
 
 
 def main(_: list[str]) -> None:

@@ -23,18 +23,18 @@ _BAD = command.flags.DEFINE_enum(
     "bad_images",
     "fail",
     ["fail", "skip"],
-    "What to do about an unreadable image in a folder or zip.",
+    "What to do about an unreadable image.",
 )
 _BITS = command.flags.DEFINE_enum(
     "bits",
     "auto",
     ["auto", "8", "10", "12", "14", "16"],
-    "Scale of values of more than 8 bits, which are stored with 8 bits; as config.data.bits.",
+    "Scale of values of more than 8 bits.",
 )
 _FIT = command.flags.DEFINE_string(
     "fit",
     "crop",
-    "NAME: With --image_size, how images become squares: crop, pad, squash or such as 240px.",
+    "NAME: How images become squares: crop, pad, squash, 240px.",
 )
 _CLASSES = command.flags.DEFINE_string(
     "classes", "", "A,B,C: Class names in label order, for a file without its own."
@@ -42,21 +42,11 @@ _CLASSES = command.flags.DEFINE_string(
 _LAYOUT = command.flags.DEFINE_string(
     "layout",
     "auto",
-    "LEVELS: What the folders mean, such as class/group; as config.data.layout.",
+    "LEVELS: What the folders mean, such as class/group.",
 )
 _SEED = command.flags.DEFINE_integer("seed", 0, "N: Seed of synthetic images.", 0, 2**31 - 1)
-
-_COLUMNS = command.flags.DEFINE_string(
-    "columns",
-    "",
-    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
-    "config.data.columns.",
-)
-_IMAGES = command.flags.DEFINE_string(
-    "images",
-    "",
-    "PATH: Folder or .zip that the paths in a table are relative to. By default the table's own.",
-)
+_COLUMNS = command.flags.DEFINE_string("columns", "", command.COLUMNS)
+_IMAGES = command.flags.DEFINE_string("images", "", command.IMAGES)
 
 
 def main(_: list[str]) -> None:

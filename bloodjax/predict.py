@@ -29,15 +29,13 @@ command.flags.DEFINE_string(
 _TTA = command.flags.DEFINE_string(
     "tta",
     None,
-    "VIEWS: Average over none, flip, d4, crops, colour, robust, several joined by +, or selected. "
-    "By default as the run selected or configured.",
+    "VIEWS: Average over none, flip, d4, crops, colour, robust or selected.",
 )
 _BAD = command.flags.DEFINE_enum(
     "bad_images",
     None,
     ["fail", "skip"],
-    "What to do about an unreadable image: end with an error, or leave it out. By default as the "
-    "run's config.data.bad_images says.",
+    "What to do about an unreadable image. By default as the run did.",
 )
 _EXPLAIN = command.flags.DEFINE_string(
     "explain",
@@ -48,27 +46,14 @@ _EXPLAIN = command.flags.DEFINE_string(
 _CLASSES = command.flags.DEFINE_string(
     "classes",
     None,
-    "A,B,C: The classes that can occur in the images; the others get the probability 0. By default "
-    "all of the run's, or those of its site.json.",
+    "A,B,C: The classes that can occur. By default all that the run knows.",
 )
-
-_COLUMNS = command.flags.DEFINE_string(
-    "columns",
-    None,
-    "KIND=NAME,...: What the columns of a table mean, such as path=image_id,label=dx; as "
-    "config.data.columns. By default as the run's.",
-)
-_IMAGES = command.flags.DEFINE_string(
-    "images",
-    None,
-    "PATH: Folder or .zip that the paths in a table are relative to. By default the run's, or else "
-    "the table's own.",
-)
+_COLUMNS = command.flags.DEFINE_string("columns", None, command.COLUMNS)
+_IMAGES = command.flags.DEFINE_string("images", None, command.IMAGES)
 _GROUPS = command.flags.DEFINE_string(
     "groups",
     None,
-    "FILE: Table to write, .csv or .parquet, with a row for each group of images, such as a "
-    "patient: the share of each class, the most frequent prediction, and mean probabilities.",
+    "FILE: Table with a row for each group of images, such as a patient.",
 )
 
 

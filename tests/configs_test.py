@@ -19,6 +19,8 @@ from bloodjax.training.step_config import Phase
 
 NAMES = recipes.names()
 SIZES = {"inception_v3": 75}
+# From random weights.
+RANDOM = ("quickstart", "cells_cpu", "recipes/medmnist")
 # Eight copies of these do not fit.
 LARGE = ("convnext_base", "convnext_large")
 # The same code as another's step, which compiles for half a minute too.
@@ -26,6 +28,7 @@ LONG = (
     *("convnext_large", "efficientnet_b0", "efficientnet_lite0", "inception_v3", "resnet50"),
     *("vgg16", "recipes/convnext_gpu", "recipes/convnext_large_gpu", "recipes/rare"),
     "recipes/travel",
+    "recipes/medmnist",
 )
 
 
@@ -91,13 +94,13 @@ def test_the_stem_of_a_gpu_recipe_learns_at_an_eighteenth_of_the_head_s_rate(nam
     assert (config.ema, config.evaluation.tta) == (robust.ema, robust.evaluation.tta)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("quickstart", "cells_cpu")])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in RANDOM])
 def test_starts_from_imagenet(name):
     config = _load(name)
     assert config.model.weights == load.DEFAULT
     assert DEFAULTS[config.model.name].location.startswith(("hf:", "package:"))
 
 
-@pytest.mark.parametrize("name", ["quickstart", "cells_cpu"])
+@pytest.mark.parametrize("name", RANDOM)
 def test_asks_for_random_weights(name):
     assert not _load(name).model.weights

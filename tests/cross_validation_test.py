@@ -249,7 +249,10 @@ def test_groups_that_share_an_image_are_left_out_together(make_config, tmp_path,
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (["P1", "P2", ""], r"but 21 images of .*cells.npz \(first [0-9]+\) have no group; expected a"),
+        (
+            ["P1", "P2", ""],
+            r"but 21 images of .*cells.npz \(first [0-9]+\) have no group; expected a",
+        ),
         (["P1"], r"but all images of .*cells.npz are of one group; expected at least two"),
     ],
 )

@@ -17,7 +17,11 @@ from bloodjax.cli import restart
 from bloodjax.errors import Stopped, UserError, did_you_mean
 from bloodjax.io import files, mirror, remote
 
-__all__ = ["flags", "local_path", "local_paths", "run"]
+__all__ = ["COLUMNS", "IMAGES", "flags", "local_path", "local_paths", "run"]
+
+# Help of two flags that several commands have, on how to read a table of labels.
+COLUMNS = "KIND=NAME,...: What a table's columns mean, such as path=image_id,label=dx."
+IMAGES = "PATH: Folder or .zip of a table's images. By default beside the table."
 
 _OVERRIDE = "--config."
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}

@@ -338,12 +338,14 @@ def _shared_groups(splits: Mapping[str, Dataset]) -> list[str]:
     spanning = splits_lib.spanning_groups(splits)
     if not spanning:
         return []
-    first = [f"{group} in {' and '.join(parts)}" for group, parts in list(spanning.items())[:3]]
+    first = ", ".join(
+        f"{group} in {' and '.join(parts)}" for group, parts in [*spanning.items()][:3]
+    )
     more = f" and {len(spanning) - 3:,} more" if len(spanning) > 3 else ""
     verb = "has" if len(spanning) == 1 else "have"
     return [
-        f"{console.counted(len(spanning), 'group')} {verb} images in several splits ({', '.join(first)}"
-        f"{more}), so the accuracy may be too high; config.data.clean=drop prevents it in a new run"
+        f"{console.counted(len(spanning), 'group')} {verb} images in several splits ({first}{more}), so "
+        "the accuracy may be too high; config.data.clean=drop prevents it in a new run"
     ]
 
 

@@ -52,6 +52,42 @@ def monitored(config: Config, entry: Mapping[str, Any]) -> float:
     return statistics.fmean(entry[split][options.metric] for split in WATCHED[options.set])
 
 
+class _Phases:
+    """The phases of a run. A range test finds the learning rates of some of them as they start.
+
+    Attributes:
+      config: Config of the run, with the rates that are known.
+      untested: Names of the phases whose rate is yet to be found.
+      create: Makes a `Phase`, given its name and the other arguments of `factory.phase`.
+    """
+
+    def __init__(self, config: Config, workdir: pathlib.Path, **sizes: Any):
+        """Reads the rates that were found before the run was resumed.
+
+        Args:
+          config: Config of the run.
+          workdir: Folder of the run.
+          sizes: Arguments of `factory.phase` that are the same for all phases.
+        """
+        self._sizes = sizes
+        self.untested = set(config_lib.auto_rates(config))
+        self._set_rates(config, dict.fromkeys(self.untested, 0.0))
+        for name in config_lib.auto_rates(config):
+            found = distributed.from_primary(functools.partial(lr_range_test.rate, workdir, name))
+            if found is not None:
+                self.set_rate(name, found)
+
+    def set_rate(self, name: str, rate: float) -> None:
+        """Sets the highest learning rate of a phase."""
+        self._set_rates(self.config, {name: rate})
+        self.untested.remove(name)
+
+    def _set_rates(self, config: Config, rates: Mapping[str, float]) -> None:
+        self.config = config_lib.with_learning_rates(config, rates)
+        # One object for the same phase, rate and size: steps are compiled once per object.
+        self.create = functools.cache(functools.partial(factory.phase, self.config, **self._sizes))
+
+
 class Trainer:
     """Trains one run.
 
@@ -96,14 +132,13 @@ class Trainer:
             weights = WithTeacher(weights, context.teacher)
         self._class_weights = self.executor.replicate(weights)
         self._shapes = factory.shapes(config, num_classes)
-        # Phases whose learning rate is yet to be found.
-        self._unknown_rates = set(config_lib.auto_rates(config))
-        self._set_rates(dict.fromkeys(self._unknown_rates, 0.0))
-        for name in config_lib.auto_rates(config):
-            found = distributed.from_primary(functools.partial(lr_range_test.rate, workdir, name))
-            if found is not None:
-                self._set_rates({name: found})
-                self._unknown_rates.remove(name)
+        self._phases = _Phases(
+            config,
+            workdir,
+            variables=self._shapes,
+            num_images=len(train),
+            num_classes=num_classes,
+        )
         self._divergence = Divergence(config, workdir, checkpoints, self._steps_per_epoch)
         self._recorder = recorder.Recorder(
             config,
@@ -136,20 +171,6 @@ class Trainer:
             finally:
                 self.state = None  # frees the devices' memory
 
-    def _set_rates(self, rates: Mapping[str, float]) -> None:
-        """Sets the highest learning rates of some phases."""
-        self._config = config_lib.with_learning_rates(self._config, rates)
-        # One object for the same phase, rate and size: steps are compiled once per object.
-        self._create_phase = functools.cache(
-            functools.partial(
-                factory.phase,
-                self._config,
-                variables=self._shapes,
-                num_images=self._num_images,
-                num_classes=len(self._classes),
-            )
-        )
-
     def describe_unsaved(self) -> str:
         """What is lost if the process ends now, in a few words."""
         saved = self._checkpoints.last_committed_step
@@ -171,7 +192,7 @@ class Trainer:
                 if self.phase_is_over(progress):
                     progress = self.start_next_phase(progress)
                     continue
-                if PHASES[progress.phase] in self._unknown_rates:
+                if PHASES[progress.phase] in self._phases.untested:
                     self.find_learning_rate(progress)
                 throughput = Throughput() if progress.trained else self.train_epoch(progress)
                 progress, entry = self.end_epoch(progress, throughput)
@@ -239,7 +260,7 @@ class Trainer:
                 "rate that the run has found and trains with"
             )
         optimizer = self._config.phases[name].optimizer
-        phase = self._create_phase(
+        phase = self._phases.create(
             name,
             size=config_lib.training_size(self._config, name, 0),
             schedule=lr_range_test.schedule(optimizer),
@@ -264,8 +285,7 @@ class Trainer:
         lr_range_test.write(self._workdir, found)
         distributed.publish()
         console.log_info(found.statement())
-        self._set_rates({name: distributed.exchange(found.learning_rate)[0]})
-        self._unknown_rates.remove(name)
+        self._phases.set_rate(name, distributed.exchange(found.learning_rate)[0])
 
     def train_epoch(self, progress: RunProgress) -> Throughput:
         """Trains from the run's step to the end of its epoch."""
@@ -322,7 +342,7 @@ class Trainer:
         name, stopping = PHASES[progress.phase], self._config.early_stopping
         state = self.executor.unreplicate(self.state)
         schedule = optim.phase_schedule(
-            self._config.phases[name], self._steps_per_epoch, self._divergence.lr_scale
+            self._phases.config.phases[name], self._steps_per_epoch, self._divergence.lr_scale
         )
         last_step = (progress.phase_epochs + 1) * self._steps_per_epoch - 1
         entry = {
@@ -356,7 +376,7 @@ class Trainer:
         # A run that has ended still has the optimizer of its last phase.
         name = PHASES[min(progress.phase, len(PHASES) - 1)]
         size = config_lib.training_size(self._config, name, progress.phase_epochs)
-        return self._create_phase(name, lr_scale=self._divergence.lr_scale, size=size)
+        return self._phases.create(name, lr_scale=self._divergence.lr_scale, size=size)
 
     def _cache_features(self) -> None:
         with console.ProgressBar("features of the images", self._num_images, 0) as bar:

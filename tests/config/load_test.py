@@ -76,7 +76,7 @@ IMPOSSIBLE = {
     "distill.tta": "d8",
     "ema": 1.0,
     "soup": -1,
-    "early_stopping.metric": "auc",
+    "early_stopping.metric": "recall",
     "early_stopping.patience": 0,
     "early_stopping.set": "test",
     "grace_seconds": -1.0,

@@ -14,7 +14,7 @@ def test_every_rule_is_of_a_key_that_exists_and_every_metric_is_logged():
     keys = set(flatten(config_lib.defaults()))
     for key in validation.RULES:
         assert key in keys or f"phases.head.{key}" in keys, key
-    quick = metrics.quick(np.array([[0.9, 0.1]]), np.array([0]))
+    quick = metrics.quick(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
     assert set(validation.METRICS) == set(quick)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from bloodjax import config as config_lib
 from bloodjax.data import images, sources
+from bloodjax.data.dataset import rarest_labels
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.io import remote
@@ -464,10 +465,18 @@ def test_several_labels_are_in_every_drawn_split(prepare, tmp_path):
         arrays = {"images": stored["train_images"], "labels": stored["train_labels"]}
     np.savez(tmp_path / "mine.npz", **arrays)
     prepared = prepare(str(tmp_path / "mine.npz"), clean="report", task="multi-label")
-    assert lengths(prepared) == {"train": 98, "validation": 21, "test": 21}
-    for _, dataset in prepared.items():
+    # The strata are those of all images: the rarest label differs from split to split.
+    strata = rarest_labels(np.concatenate([dataset.labels for _, dataset in prepared.items()]))
+    assert len(strata) == 140
+    shares, start = {"train": 0.7, "validation": 0.15, "test": 0.15}, 0
+    for split, dataset in prepared.items():
         assert dataset.is_multi_label
         assert (dataset.class_counts > 0).all()
+        own, start = strata[start : start + len(dataset)], start + len(dataset)
+        for stratum in np.unique(strata):
+            quota = shares[split] * np.sum(strata == stratum)
+            # Less than 1, or more where a label of three images is put into each split.
+            assert abs(np.sum(own == stratum) - quota) < 1.2, (split, stratum)
     counts = [dataset.class_counts / len(dataset) for _, dataset in prepared.items()]
     assert np.abs(counts[0] - counts[1]).mean() < 0.1
     resumed = prepare(str(tmp_path / "mine.npz"), resumes=True, task="multi-label")
