@@ -343,9 +343,10 @@ def _shared_groups(splits: Mapping[str, Dataset]) -> list[str]:
     )
     more = f" and {len(spanning) - 3:,} more" if len(spanning) > 3 else ""
     verb = "has" if len(spanning) == 1 else "have"
+    counted = console.counted(len(spanning), "group")
     return [
-        f"{console.counted(len(spanning), 'group')} {verb} images in several splits ({first}{more}), so "
-        "the accuracy may be too high; config.data.clean=drop prevents it in a new run"
+        f"{counted} {verb} images in several splits ({first}{more}), so the accuracy may be "
+        "too high; config.data.clean=drop prevents it in a new run"
     ]
 
 
