@@ -73,7 +73,9 @@ def test_a_rate_that_is_lost_within_a_phase_is_one_line(
 ):
     one_phase = {"phases.head.epochs": 0, "phases.finetune.epochs": 1}
     config = make_config(**{"phases.finetune.learning_rate": "auto"}, **one_phase)
-    lr_range_test.write(tmp_path, lr_range_test.find("finetune", "adamw", [*range(100, 0, -1)]))
+    lr_range_test.write(
+        tmp_path, lr_range_test.find("finetune", "adamw", [float(n) for n in range(100, 0, -1)])
+    )
     with stopped_after(monkeypatch, 3, "stopped at step 3"):
         run.train(config, tmp_path)
     path = lr_range_test.file(tmp_path, "finetune")
