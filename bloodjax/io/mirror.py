@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -60,6 +61,10 @@ _shown: dict[str, str] = {}
 _opened: list[Mirror] = []
 
 
+class Lost(UserError):
+    """What is in a local folder may not be uploaded; to try again would not help."""
+
+
 class Mirror:
     """A local folder, whose files are uploaded to a folder in a bucket when `push` is called.
 
@@ -79,23 +84,27 @@ class Mirror:
         self.folder, self.url = folder, url
         self._without = without
         self._lock = threading.Lock()
+        self._handle = _handle(self, folder)
         self._uploaded = self._scan()
 
-    def push(self, patience: float = 0.0) -> None:
+    def push(self, patience: float = 0.0, *, delete: bool = True) -> None:
         """Uploads files that are new or have changed, then deletes objects whose files are gone.
 
         Args:
           patience: Seconds for which a failure is repeated.
+          delete: Whether to delete objects.
 
         Raises:
+          Lost: The local folder was deleted. Its files were not, so their objects are kept.
           UserError: The bucket cannot be written to.
         """
         with self._lock:
-            _persistently(self._push, patience)
+            _persistently(lambda: self._push(delete), patience)
 
-    def _push(self) -> None:
+    def _push(self, delete: bool) -> None:
         for attempt in range(_ATTEMPTS):
             files = self._scan()
+            self._check_folder()
             changed = [name for name, state in files.items() if self._uploaded.get(name) != state]
             if not changed:
                 break
@@ -108,11 +117,26 @@ class Mirror:
                     raise
                 continue  # the run replaced or deleted a file; the next scan sees what is left
             self._uploaded |= {name: files[name] for name in changed}
+        if not delete:
+            return
+        self._check_folder()
         gone = self._uploaded.keys() - files.keys()
         for target in sorted({self._highest_missing(name) for name in gone}):
             remote.delete(remote.join(self.url, target), first=_SEALS)
         for name in gone:
             del self._uploaded[name]
+
+    def _check_folder(self) -> None:
+        """Raises `Lost` if the folder is not the one of the start."""
+        with contextlib.suppress(OSError):
+            if self._handle is not None and os.path.samestat(
+                os.fstat(self._handle), self.folder.stat()
+            ):
+                return
+        raise Lost(
+            f"the local copy of {self.url} (in {self.folder.parent}) was deleted while it was in "
+            "use; the bucket has what was uploaded before"
+        )
 
     def _scan(self) -> dict[str, tuple[int, int]]:
         """Name -> size and time of change of each complete file."""
@@ -139,6 +163,16 @@ class Mirror:
         return next((path for path in paths if not (self.folder / path).exists()), name)
 
 
+def _handle(owner: object, folder: pathlib.Path) -> int | None:
+    """A folder's descriptor, as long as `owner` exists: no other folder gets its inode then."""
+    try:
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    weakref.finalize(owner, os.close, number)
+    return number
+
+
 def _basename(name: str) -> str:
     return name.rpartition("/")[2]
 
@@ -153,6 +187,8 @@ def _persistently(action: Callable[[], T], patience: float) -> T:
     while True:
         try:
             return action()
+        except Lost:
+            raise
         except UserError as error:
             if time.monotonic() + _RETRY_SECONDS > deadline:
                 raise
@@ -225,6 +261,8 @@ def opened() -> Iterator[None]:
             _shown.pop(os.fspath(mirror.folder), None)
             try:
                 mirror.push()
+            except Lost:
+                raise
             except UserError as error:
                 raise UserError(f"{error}; the files are in {mirror.folder}") from error
             _remove(mirror)

@@ -28,7 +28,7 @@ from typing import Any
 
 from bloodjax import distributed
 from bloodjax.cli import console
-from bloodjax.errors import UserError
+from bloodjax.errors import Stopped, UserError
 from bloodjax.io import mirror, remote
 from bloodjax.io.files import make_folder
 from bloodjax.training.workdir import CHECKPOINTS, LOCK_FILE
@@ -80,10 +80,11 @@ def _copied_by_primary(url: str, folder: pathlib.Path) -> Iterator[None]:
             distributed.barrier()  # the others copy what the run has so far
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
                 with contextlib.suppress(UserError):  # the error that ended the run counts
                     lock.check()
-                    copy.push()
+                    # The error may be that somebody deletes the local folder at this moment.
+                    copy.push(delete=isinstance(error, Stopped))
                 raise
         push()
 

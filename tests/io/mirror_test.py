@@ -84,6 +84,22 @@ def test_a_push_deletes_what_is_gone_and_the_checksums_first(copy, monkeypatch):
     assert content_of(copy.url).keys() == left
 
 
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_folder_that_was_deleted_is_not_deleted_in_the_bucket(copy, impatient, made_again):
+    fill(copy.folder)
+    copy.push()
+    shutil.rmtree(copy.folder)
+    if made_again:  # the run creates missing folders
+        fill(copy.folder, {"metrics.jsonl": b"new"})
+    with pytest.raises(UserError) as caught:
+        copy.push(patience=60.0)
+    assert str(caught.value) == (
+        f"the local copy of {copy.url} (in {copy.folder.parent}) was deleted while it was in use; "
+        "the bucket has what was uploaded before"
+    )
+    assert content_of(copy.url) == RUN
+
+
 def test_objects_of_others_are_left_alone(copy):
     remote.write_bytes(f"{copy.url}/notes.txt", b"mine")
     fill(copy.folder)

@@ -143,6 +143,20 @@ def test_a_run_that_fails_uploads_what_it_has_and_frees_the_lock(bucket):
     assert remote.list_files(f"{bucket.url}/run/").keys() == {"a"}
 
 
+def test_a_local_folder_that_is_being_deleted_is_kept_in_the_bucket(bucket):
+    remote.write_bytes(bucket / "run/a", b"1")
+    remote.write_bytes(bucket / "run/b", b"2")
+
+    def train():
+        with local_workdir(bucket / "run") as folder:
+            (folder / "a").unlink()
+            (folder / "a").read_bytes()
+
+    with pytest.raises(FileNotFoundError):
+        train()
+    assert remote.list_files(f"{bucket.url}/run/").keys() == {"a", "b"}
+
+
 def test_leftovers_of_a_killed_run_do_not_count(bucket):
     with local_workdir(bucket / "run") as folder:
         (folder / "a").write_bytes(b"1")
