@@ -20,8 +20,9 @@ from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
-# Flags that the other workers do not get: only one starts workers, and only one evaluates.
-_OWN_FLAGS = ("--workers", "--test", "--notest")
+# Follow the arguments of the other workers, since the last of equal flags counts: only one process
+# starts workers, and only one evaluates.
+_LAST_FLAGS = ("--workers=1", "--notest")
 
 
 @contextlib.contextmanager
@@ -50,7 +51,7 @@ def started(workers: int, workdir: pathlib.Path, argv: Sequence[str]) -> Iterato
             log = workdir / f"worker{worker}.log"
             with log.open("ab") as file:
                 processes[log] = subprocess.Popen(
-                    [sys.executable, "-m", "bloodjax.sweep", *own_arguments(argv)],
+                    [sys.executable, "-m", "bloodjax.sweep", *argv, *_LAST_FLAGS],
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
@@ -91,17 +92,3 @@ def devices(workers: int, environment: Mapping[str, str]) -> list[dict[str, str]
             f"{console.counted(len(known), 'GPU')}, expected one for each worker"
         )
     return [{_DEVICES: ",".join(known[i::workers])} for i in range(workers)]
-
-
-def own_arguments(argv: Sequence[str]) -> list[str]:
-    """The arguments of another worker."""
-    kept, skips = [], False
-    for argument in argv:
-        name = argument.partition("=")[0]
-        if skips:
-            skips = False
-        elif name not in _OWN_FLAGS:
-            kept.append(argument)
-        else:
-            skips = argument == "--workers"  # its value is the next argument
-    return kept

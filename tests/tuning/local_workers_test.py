@@ -5,14 +5,33 @@ import sys
 
 import pytest
 
+from bloodjax.cli.command import flags
 from bloodjax.errors import Stopped, UserError
 from bloodjax.tuning import local_workers
-from bloodjax.tuning.local_workers import devices, own_arguments, started
+from bloodjax.tuning.local_workers import devices, started
 
 
-def test_the_others_start_no_workers_and_evaluate_nothing():
-    argv = ["--trials=4", "--workers=3", "--test", "--config.seed=1", "--workers", "3", "--keep=2"]
-    assert own_arguments(argv) == ["--trials=4", "--config.seed=1", "--keep=2"]
+@pytest.mark.parametrize(
+    "own", [["--workers=3", "--test"], ["-workers=3", "-test"], ["--workers", "3", "--test=true"]]
+)
+def test_the_others_start_no_workers_and_evaluate_nothing(tmp_path, monkeypatch, own):
+    commands, popen = [], subprocess.Popen
+
+    def start(words, **options):
+        commands.append(words)
+        return popen([sys.executable, "-S", "-c", ""], **options)
+
+    monkeypatch.setattr(local_workers.subprocess, "Popen", start)
+    with started(2, tmp_path, [*own, "--keep=2"]):
+        pass
+    ((_, *words),) = commands
+    assert words[:2] == ["-m", "bloodjax.sweep"]
+    known = flags.FlagValues()
+    flags.DEFINE_integer("workers", 1, "", flag_values=known)
+    flags.DEFINE_integer("keep", 5, "", flag_values=known)
+    flags.DEFINE_boolean("test", False, "", flag_values=known)
+    assert known(words[1:]) == ["bloodjax.sweep"]
+    assert (known.workers, known.test, known.keep) == (1, False, 2)
 
 
 def test_each_worker_gets_its_share_of_the_gpus():
