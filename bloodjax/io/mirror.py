@@ -87,21 +87,29 @@ class Mirror:
         self._handle = _handle(self, folder)
         self._uploaded = self._scan()
 
-    def push(self, patience: float = 0.0, *, delete: bool = True) -> None:
+    def push(
+        self,
+        patience: float = 0.0,
+        check: Callable[[], None] = lambda: None,
+        *,
+        delete: bool = True,
+    ) -> None:
         """Uploads files that are new or have changed, then deletes objects whose files are gone.
 
         Args:
           patience: Seconds for which a failure is repeated.
+          check: Called before each attempt. What it raises is a failure too; `Lost` ends the push.
           delete: Whether to delete objects.
 
         Raises:
-          Lost: The local folder was deleted. Its files were not, so their objects are kept.
+          Lost: `check` raised it, or the local folder was deleted. Nothing is deleted then.
           UserError: The bucket cannot be written to.
         """
         with self._lock:
-            _persistently(lambda: self._push(delete), patience)
+            persistently(lambda: self._push(check, delete), patience)
 
-    def _push(self, delete: bool) -> None:
+    def _push(self, check: Callable[[], None], delete: bool) -> None:
+        check()
         for attempt in range(_ATTEMPTS):
             files = self._scan()
             self._check_folder()
@@ -181,8 +189,13 @@ def _is_partial(name: str) -> bool:
     return any(part in name for part in _PARTIAL)
 
 
-def _persistently(action: Callable[[], T], patience: float) -> T:
-    """Calls `action` until the bucket does not refuse it, for `patience` seconds at most."""
+def persistently(action: Callable[[], T], patience: float) -> T:
+    """Calls `action` until the bucket does not refuse it, for `patience` seconds at most.
+
+    Raises:
+      Lost: `action` raised it, which is not repeated.
+      UserError: The bucket still refuses it.
+    """
     deadline, said = time.monotonic() + patience, False
     while True:
         try:

@@ -73,8 +73,7 @@ def _copied_by_primary(url: str, folder: pathlib.Path) -> Iterator[None]:
         copy = mirror.Mirror(folder, url)
 
         def push() -> None:
-            lock.check()
-            copy.push(mirror.PATIENCE)
+            copy.push(mirror.PATIENCE, lock.check)
 
         with distributed.sharing_files(push, lambda: None):
             distributed.barrier()  # the others copy what the run has so far
@@ -82,9 +81,8 @@ def _copied_by_primary(url: str, folder: pathlib.Path) -> Iterator[None]:
                 yield
             except BaseException as error:
                 with contextlib.suppress(UserError):  # the error that ended the run counts
-                    lock.check()
                     # The error may be that somebody deletes the local folder at this moment.
-                    copy.push(delete=isinstance(error, Stopped))
+                    copy.push(check=lock.check, delete=isinstance(error, Stopped))
                 raise
         push()
 
@@ -100,7 +98,10 @@ def _copied_by_other(url: str, folder: pathlib.Path) -> Iterator[None]:
         if names:
             remote.download(f"{url}/", folder, names)
 
-    with distributed.sharing_files(lambda: None, pull):
+    def pull_persistently() -> None:
+        mirror.persistently(pull, mirror.PATIENCE)
+
+    with distributed.sharing_files(lambda: None, pull_persistently):
         distributed.barrier()
         yield
 
@@ -141,12 +142,13 @@ class _Lock:
         """Makes sure that this process still holds the lock, before it writes to the workdir.
 
         Raises:
-          UserError: Another process has taken it over, or the bucket cannot be reached.
+          mirror.Lost: Another process has taken it over.
+          UserError: The bucket cannot be reached, so that another process may have.
         """
-        if time.monotonic() - self._renewed > _STALE_SECONDS / 2:
+        if not self._lost and time.monotonic() - self._renewed > _STALE_SECONDS / 2:
             self._renew()
         if self._lost:
-            raise UserError(self._lost)
+            raise mirror.Lost(self._lost)
 
     def _acquire(self) -> None:
         """Creates the lock, or takes over one whose holder is gone.

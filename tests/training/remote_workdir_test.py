@@ -112,6 +112,65 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_free(bucket):
         assert time.monotonic() - started < 30
 
 
+@pytest.fixture
+def outage(monkeypatch):
+    """Makes functions of `remote` fail once."""
+    monkeypatch.setattr(mirror, "_RETRY_SECONDS", 0.01)
+
+    def start(*functions):
+        for name in functions:
+            left, original = ["once"], getattr(remote, name)
+
+            def failing(*args, left=left, original=original, **options):
+                if left:
+                    raise UserError(f"gs://b: {left.pop()}")
+                return original(*args, **options)
+
+            monkeypatch.setattr(remote, name, failing)
+
+    return start
+
+
+def test_an_outage_in_which_the_lock_becomes_old_is_waited_for(bucket, monkeypatch, outage):
+    monkeypatch.setattr(_Lock, "_renew_regularly", lambda self: None)
+    with local_workdir(bucket / "run") as folder:
+        (folder / "a").write_bytes(b"1")
+        monkeypatch.setattr(remote_workdir, "_STALE_SECONDS", 0.0)  # it is renewed at each check
+        outage("replace", "upload")
+        distributed.publish()
+        assert remote.read_bytes(bucket / "run/a") == b"1"
+
+
+def test_an_upload_is_not_repeated_once_another_run_has_the_lock(bucket, monkeypatch):
+    monkeypatch.setattr(_Lock, "_renew_regularly", lambda self: None)
+    monkeypatch.setattr(mirror, "_RETRY_SECONDS", 0.01)
+    attempts = []
+
+    def failing(*args, **options):
+        attempts.append(args)
+        monkeypatch.setattr(remote_workdir, "_STALE_SECONDS", 0.0)
+        remote.write_bytes(bucket / "run/lock", b'{"holder": "process 2 on other"}')
+        raise UserError("gs://b: refused")
+
+    def train():
+        with local_workdir(bucket / "run") as folder:
+            (folder / "a").write_bytes(b"1")
+            monkeypatch.setattr(remote, "upload", failing)
+            distributed.publish()
+
+    with pytest.raises(UserError, match="process 2 on other has taken over the lock"):
+        train()
+    assert len(attempts) == 1
+
+
+def test_another_process_waits_for_a_bucket_that_fails(bucket, monkeypatch, tmp_path, outage):
+    remote.write_bytes(bucket / "run/a", b"1")
+    with remote_workdir._copied_by_other(bucket / "run", tmp_path / "run"):
+        outage("list_files")
+        distributed.runtime._pull()
+    assert (tmp_path / "run/a").read_bytes() == b"1"
+
+
 def test_a_local_folder_is_its_own(tmp_path):
     with local_workdir(tmp_path / "run") as folder:
         assert folder == tmp_path / "run"
