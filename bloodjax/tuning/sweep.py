@@ -94,11 +94,14 @@ class Sweep:
         make_folder(workdir / "trials")
         with self._lock():
             name = _stored_name(workdir, config, space)
-            self._read(config)
+            # Reading takes long, and meanwhile other workers wait for the lock.
+            if not self._is_drawn():
+                self._read(config)
             self.study = open_study(config, space, options, name)
             if name is None:
                 content = {"study": self.study.name, **_content(config, space)}
                 atomic_write(workdir / FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        self._read(config)
 
     def work(self, fit: Fit) -> None:
         """Runs trials until the sweep has all; also those whose worker was killed or stopped.
@@ -324,12 +327,14 @@ class Sweep:
         if self._splits is not None and self._splits[0] == key:
             return self._splits[1]
         self._splits = None  # frees the memory
-        is_drawn = (self.workdir / SPLITS_FILE).exists()
-        splits = input_pipeline.prepare_splits(config, self.workdir, resumes=is_drawn)
+        splits = input_pipeline.prepare_splits(config, self.workdir, resumes=self._is_drawn())
         for line in statement.lines(dict(splits.items()), splits.left_out):
             console.log_info(line)
         self._splits = key, splits
         return splits
+
+    def _is_drawn(self) -> bool:
+        return (self.workdir / SPLITS_FILE).exists()
 
 
 def open_study(config: Config, space: Space, options: Options, name: str | None) -> Study:

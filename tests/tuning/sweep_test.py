@@ -16,7 +16,7 @@ from bloodjax.tuning import choice, log_uniform
 
 pytest.importorskip("optuna", reason="needs the extra [sweep]")
 
-from bloodjax.tuning import outcome
+from bloodjax.tuning import locks, outcome
 from bloodjax.tuning.study import FAILED, PRUNED, RUNNING
 from bloodjax.tuning.sweep import Options, Sweep
 
@@ -110,6 +110,22 @@ def test_the_first_trial_has_the_configs_own_values(new, splits):
         assert stored == one.trial_config(trial.values)
         assert (one.folder(trial.number) / "audit" / "audit.json").exists()
     assert one.study.best().value == min(trial.value for trial in others if trial.value)
+
+
+def test_only_who_draws_the_splits_reads_under_the_lock(new, monkeypatch):
+    prepare, locked = input_pipeline.prepare_splits, []
+
+    def read(config, workdir, resumes):
+        claim = locks.claim(workdir / "lock")
+        locked.append(claim is None)
+        if claim is not None:
+            claim.close()
+        return prepare(config, workdir, resumes)
+
+    monkeypatch.setattr(input_pipeline, "prepare_splits", read)
+    new()
+    new()
+    assert locked == [True, False]
 
 
 def test_the_same_command_goes_on_and_counts_all(new):
