@@ -12,7 +12,8 @@
 #   --dry-run                          prints the commands and does not run them
 #
 # Without --storage the trials are stored in the journal WORKDIR/sweep.log, which several machines can share. `start` starts
-# workers that have ended again, and leaves running ones alone.
+# workers that have ended again, and leaves running ones alone. A host that fails, for example because it cannot be reached,
+# is named at the end, and the others go on; the exit status is then 1.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,33 +31,43 @@ worker() {
 
 start() {
   must_sweep
-  local host alone=()
+  local host found='' alone=()
   # Otherwise libtpu would wait for the pod's other hosts.
   [[ -z $tpu ]] || alone=(env "TPU_CHIPS_PER_PROCESS_BOUNDS=$tpu" "TPU_PROCESS_BOUNDS=1,1,1")
   for host in "${each[@]}"; do
-    if [[ $dry_run == false && $(worker "$host" status) == *running ]]; then
+    if [[ $dry_run == false ]] && ! found=$(worker "$host" status); then
+      failed+=("$host")
+    elif [[ $found == *running ]]; then
       say "$host: is running"
-      continue
+    elif worker "$host" start -- "${alone[@]}" "$python" -m bloodjax.sweep "${arguments[@]}"; then
+      say "$host: started"
+    else
+      failed+=("$host")
     fi
-    worker "$host" start -- "${alone[@]}" "$python" -m bloodjax.sweep "${arguments[@]}"
-    say "$host: started"
   done
 }
 
 for_each() {
-  local host
+  local host answer
   for host in "${each[@]}"; do
-    printf '%s: ' "$host"
-    worker "$host" "$1"
-    [[ $1 == status ]] || echo "stopped"
+    if answer=$(worker "$host" "$1"); then
+      echo "$host: ${answer:-stopped}"
+    else
+      failed+=("$host")
+    fi
   done
 }
 
 parse_action "start status stop" "hosts python checkout state tpu" "$@"
 must_be_set hosts python checkout state
 IFS=, read -ra each <<<"$hosts"
+failed=()
 need ssh "launch/sweep_hosts.sh starts the workers through it"
 case $action in
   start) start ;;
   *) for_each "$action" ;;
 esac
+if ((${#failed[@]})); then
+  say "error: $action failed on ${#failed[@]} of ${#each[@]} hosts: ${failed[*]}"
+  exit 1
+fi

@@ -92,6 +92,26 @@ def test_status_and_stop_ask_every_host(cluster):
 
 
 @pytest.mark.parametrize(
+    ("action", "flags", "lines"),
+    [
+        ("start", SWEEP, ["a: started", "c: started"]),
+        ("status", (), ["a: bloodjax-status 0", "c: bloodjax-status 0"]),
+        ("stop", (), ["a: stopped", "c: stopped"]),
+    ],
+)
+def test_the_other_hosts_go_on_where_one_is_not_reached(cluster, action, flags, lines):
+    (cluster.folder / "states").write_text("0\n")
+    refuse = 'if [[ $3 == b ]]; then echo "ssh: b: no route" >&2; exit 255; fi\n'
+    cluster.standin("ssh", refuse + SSH)
+    ended = cluster.run("sweep_hosts.sh", action, "--hosts=a,b,c", *flags)
+    assert ended.returncode == 1
+    error = f"error: {action} failed on 1 of 3 hosts: b"
+    said = [*ended.stdout.splitlines(), *ended.stderr.splitlines()]
+    assert sorted(said) == sorted([*lines, "ssh: b: no route", error])
+    assert ended.stderr.endswith(error + "\n")
+
+
+@pytest.mark.parametrize(
     ("script", "flags", "says"),
     [
         ("slurm_sweep.sh", ("--worker=1", *SWEEP), "--worker=1"),
