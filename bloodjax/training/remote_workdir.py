@@ -135,7 +135,7 @@ class _Lock:
         self._end.set()
         self._thread.join()
         with contextlib.suppress(UserError):  # the lock becomes stale instead
-            if self._read() == self._tag:
+            if self._read().get("id") == self._id:
                 remote.delete(self._url)
 
     def check(self) -> None:
@@ -199,6 +199,8 @@ class _Lock:
             self._beats += 1
             tag = remote.replace(self._url, self._content(), self._tag)
             if tag is None:
+                tag = self._renew_again()
+            if tag is None:
                 self._lost = (
                     f"--workdir={self._workdir}: {_name(self._holder())} has taken over the lock, "
                     f"which this process did not renew for {_STALE_SECONDS:g} s; expected one "
@@ -207,15 +209,29 @@ class _Lock:
                 return
             self._tag, self._renewed = tag, time.monotonic()
 
-    def _read(self) -> str:
+    def _renew_again(self) -> str | None:
+        """Replaces the lock if it is ours with another tag; returns its new tag, else None.
+
+        That is so if an earlier renewal was applied and its answer was lost.
+        """
         info = remote.stat(self._url)
-        return "" if info is None else info.tag
+        # The tag is read first: if another process takes the lock over now, it changes.
+        if info is None or self._read().get("id") != self._id:
+            return None
+        return remote.replace(self._url, self._content(), info.tag)
 
     def _holder(self) -> dict[str, Any]:
-        """The content of the lock; {} if it cannot be read or is not one of ours."""
+        """As `_read`, and {} if the lock cannot be read."""
+        try:
+            return self._read()
+        except UserError:  # it may have been deleted meanwhile
+            return {}
+
+    def _read(self) -> dict[str, Any]:
+        """The content of the lock; {} if it is not one of ours."""
         try:
             content = json.loads(remote.read_bytes(self._url))
-        except (UserError, ValueError):  # it may have been deleted meanwhile
+        except ValueError:
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -112,6 +112,28 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_free(bucket):
         assert time.monotonic() - started < 30
 
 
+def test_a_renewal_whose_answer_was_lost_is_no_takeover(bucket, monkeypatch):
+    monkeypatch.setattr(_Lock, "_renew_regularly", lambda self: None)
+    replace = remote.replace
+
+    def without_answer(*args):
+        replace(*args)
+        raise UserError("gs://b: no answer")
+
+    with _Lock(bucket / "run") as lock:
+        with monkeypatch.context() as patch:
+            patch.setattr(remote, "replace", without_answer)
+            with pytest.raises(UserError, match="no answer"):
+                lock._renew()
+        lock._renew()
+        lock.check()
+        with monkeypatch.context() as patch:
+            patch.setattr(remote, "replace", without_answer)
+            with pytest.raises(UserError, match="no answer"):
+                lock._renew()
+    assert remote.stat(bucket / "run/lock") is None  # it is freed at the end
+
+
 @pytest.fixture
 def outage(monkeypatch):
     """Makes functions of `remote` fail once."""
