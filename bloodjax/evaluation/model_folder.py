@@ -21,7 +21,7 @@ from bloodjax import config as config_lib
 from bloodjax.config import Config
 from bloodjax.data import splits as splits_lib
 from bloodjax.errors import UserError
-from bloodjax.evaluation import calibration, referral, rejection, site, tta_selection
+from bloodjax.evaluation import calibration, referral, rejection, site, thresholds, tta_selection
 from bloodjax.evaluation import classifier as classifier_lib
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.io import files
@@ -41,6 +41,7 @@ FITTED = (
     rejection.FILE,
     rejection.ARRAYS_FILE,
     site.FILE,
+    thresholds.FILE,
 )
 _LIBRARY = "bloodjax"
 # Values of the config that name no path.

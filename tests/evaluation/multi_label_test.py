@@ -9,13 +9,14 @@ import pytest
 import bloodjax
 from bloodjax import config as config_lib
 from bloodjax import metrics, run
-from bloodjax.data import sources
+from bloodjax.data import sources, splits
 from bloodjax.errors import UserError
 from bloodjax.evaluation import (
     answers,
     classifier,
     ensemble,
     evaluator,
+    model_folder,
     multi_label,
     results,
     tables,
@@ -98,6 +99,17 @@ def test_the_files_that_are_fitted_load_again(evaluated, config, untrained):
     assert loaded.calibrations == model.calibrations
     assert isinstance(loaded.calibration(), LabelCalibration)
     assert loaded.referral is loaded.detector is loaded.baseline is None
+
+
+def test_a_shared_folder_has_the_thresholds(untrained, tmp_path):
+    model, workdir, shared = untrained.at(None), tmp_path / "run", tmp_path / "model"
+    workdir.mkdir()
+    shared.mkdir()
+    thresholds.write(workdir, model.classes, [0.1 + 0.05 * i for i in range(14)])
+    saved = {"seed": 0, "sources": {}, "parts": {}, "pixels": {}, "classes": list(model.classes)}
+    splits.write(workdir / "splits.json", saved)
+    model_folder.write(shared, model, workdir, {})
+    assert model_folder.load(shared).thresholds == thresholds.load(workdir, model.classes) != ()
 
 
 @pytest.mark.full
