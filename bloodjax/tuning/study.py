@@ -121,8 +121,8 @@ class Study:
                 optuna.create_study(storage=self._storage, study_name=name, direction=direction)
             elif name not in optuna.get_all_study_names(self._storage):
                 raise UserError(
-                    f"--storage={url}: has no study {name}, which this sweep was started with; "
-                    "expected the same --storage, or another --workdir"
+                    f"--storage={without_password(url)}: has no study {name}, which this sweep was "
+                    "started with; expected the same --storage, or another --workdir"
                 )
             self.name = name
             self._study = optuna.load_study(
@@ -308,15 +308,17 @@ def _storage_error(url: str, error: BaseException) -> str:
 
 
 def without_password(url: str) -> str:
-    """The URL of a storage, to be shown."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", url)
+    """The URL of a storage, to be shown. It may lack a part, as one that was mistyped."""
+    # Up to the last @, since a password may have / and @ in it.
+    return re.sub(r":(?!/).*@", ":***@", url)
 
 
 def _open(url: str) -> storages.BaseStorage:
     match = re.match(r"[a-z0-9+]+://", url)
     if match is None:
         raise UserError(
-            f"--storage={url}: expected sqlite:///FILE, journal:///FILE or the URL of a database"
+            f"--storage={without_password(url)}: expected sqlite:///FILE, journal:///FILE or the "
+            "URL of a database"
         )
     folder = default_folder(url)
     try:
@@ -335,7 +337,9 @@ def _open(url: str) -> storages.BaseStorage:
             "to be installed"
         ) from error
     except OSError as error:
-        raise UserError(f"--storage={url}: {error.strerror}, expected a file to write") from error
+        raise UserError(
+            f"--storage={without_password(url)}: {error.strerror}, expected a file to write"
+        ) from error
     except ValueError as error:  # a damaged journal
         raise UserError(_storage_error(url, error)) from error
 

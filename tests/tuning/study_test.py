@@ -179,7 +179,38 @@ def test_a_driver_that_is_not_installed_is_one_line(monkeypatch):
         Study("postgresql://me:secret@host/x", None, SPACE, larger_is_better=False)
 
 
-def test_a_password_is_not_shown():
-    shown = study_lib.without_password("postgresql://me:secret@host/name")
-    assert shown == "postgresql://me:***@host/name"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host/name", "postgresql://me:***@host/name"),
+        ("postgresql://me:se@cr/et@host:5432/name", "postgresql://me:***@host:5432/name"),
+        ("me:secret@host/name", "me:***@host/name"),
+        ("postgresql:/me:secret@host/name", "postgresql:/me:***@host/name"),
+        ("postgresql://me@host:5432/name", "postgresql://me@host:5432/name"),
+        ("sqlite:///sweep.db", "sqlite:///sweep.db"),
+    ],
+)
+def test_a_password_is_not_shown(url, shown):
+    assert study_lib.without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url", ["PostgreSQL://me:secret@host/name", "me:secret@host/name", "nosql://me:secret@host/x"]
+)
+def test_a_storage_that_is_not_known_is_named_without_its_password(url):
+    with pytest.raises(UserError) as error:
+        Study(url, None, SPACE, larger_is_better=False)
+    assert str(error.value).startswith(f"--storage={url.replace('secret', '***')}: ")
+
+
+def test_a_study_that_is_missing_is_named_without_the_password(monkeypatch):
+    memory = study_lib.storages.InMemoryStorage()
+    monkeypatch.setattr(study_lib, "_open", lambda _: memory)
+    with pytest.raises(
+        UserError, match=r"^--storage=postgresql://me:\*\*\*@host/x: has no study a"
+    ):
+        Study("postgresql://me:secret@host/x", "a", SPACE, larger_is_better=False)
+
+
+def test_a_database_has_no_folder():
     assert study_lib.default_folder("postgresql://me:secret@host/name") is None
