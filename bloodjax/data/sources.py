@@ -361,7 +361,8 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
       class_names: Class names in label order. A name that differs only in form is the same.
 
     Raises:
-      UserError: The images have a class that `class_names` does not contain.
+      UserError: The images have a class that `class_names` does not contain, or can have several
+        labels and lack one of `class_names`: whether they have this label is unknown then.
     """
     name_of = names.match(dataset.classes, class_names)
     unknown = [name for name in dataset.classes if name not in name_of]
@@ -369,6 +370,13 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         raise UserError(
             f"{dataset.reading.spec}: contains the class{'es' if len(unknown) > 1 else ''} "
             f"{_shown(unknown)}, expected only {_shown(class_names)}"
+        )
+    if dataset.is_multi_label and len(dataset.classes) < len(class_names):
+        named = set(name_of.values())
+        lacking = [name for name in class_names if name not in named]
+        raise UserError(
+            f"{dataset.reading.spec}: has no column of the label{'s' if len(lacking) > 1 else ''} "
+            f"{_shown(lacking)}, expected 0 or 1 for each of {_shown(class_names)}"
         )
     position = {name: i for i, name in enumerate(class_names)}
     new_label = np.array([position[name_of[name]] for name in dataset.classes], np.int32)

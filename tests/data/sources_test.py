@@ -127,6 +127,17 @@ def test_sources_that_are_compared_have_common_names(folder):
     assert found["other"].reading.details == ("B taken as b", "a  taken as a")
 
 
+def test_a_label_that_a_file_of_several_lacks_is_named(tmp_path):
+    labels = np.array([[0, 1], [1, 0], [1, 1]])
+    file = str(tmp_path / "several.npz")
+    np.savez(file, images=np.stack([image(i) for i in range(3)]), labels=labels, classes=["a", "c"])
+    several = ReadOptions(task="multi-label")
+    with pytest.raises(UserError, match=r"several.npz: has no column of the labels b, d, expected"):
+        sources.load(file, 24, options=several, class_names=("a", "b", "c", "d"))
+    found = sources.load(file, 24, options=several, class_names=("c", "a"))
+    assert found.labels.tolist() == labels[:, ::-1].tolist()
+
+
 def test_says_which_classes_are_unknown(folder):
     with pytest.raises(UserError, match=r"cells: contains the classes b, c, expected only a, d$"):
         sources.load(str(folder), 24, class_names=("a", "d"))
