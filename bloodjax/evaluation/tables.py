@@ -17,7 +17,7 @@ from bloodjax.io.files import atomic_write
 from bloodjax.metrics.grouped import Together
 
 CSV, PARQUET = ".csv", ".parquet"
-# Columns before the probabilities; `label`, `set` and `group` are left out where they do not apply.
+# Columns beside the probabilities; `label`, `set` and `group` are left out where they do not apply.
 _COLUMNS = ("name", "label", "predicted", "confidence", "refer", "why", "set", "group")
 # Types of columns in Parquet; the others are texts.
 _KINDS: dict[str, parquet.Kind] = {
@@ -45,7 +45,8 @@ def predictions(
 ) -> Columns:
     """The columns of the table.
 
-    They are `name[,label],predicted,confidence,refer,why[,set][,group],<class>,...`.
+    They are `name[,label],predicted,confidence,refer,why[,set],<class>,...[,group]`. `group` is
+    last, so that the probabilities keep their places.
 
     Args:
       names: Name of each image.
@@ -81,9 +82,10 @@ def predictions(
     columns["why"] = [None] * len(predicted) if why is None else list(why)
     if sets is not None:
         columns["set"] = [[classes[i] for i in np.flatnonzero(row)] for row in sets]
+    columns |= dict(zip(probability_columns(classes), probabilities.T, strict=True))
     if any(groups):
         columns["group"] = [group or None for group in groups]
-    return columns | dict(zip(probability_columns(classes), probabilities.T, strict=True))
+    return columns
 
 
 def by_group(

@@ -41,7 +41,7 @@ def test_the_table_of_groups(make_config, tmp_path):
     assert found[0]["probability n"] == "0.366667"
     table = rows(tmp_path / "predictions.csv")
     assert [row["group"] for row in table] == ["x", "x", "x", "y", ""]
-    assert list(table[0])[-3:] == ["group", "n", "b"]
+    assert list(table[0])[-3:] == ["n", "b", "group"]
 
 
 def test_images_without_groups_have_no_table_and_lose_that_of_others(make_config, tmp_path):

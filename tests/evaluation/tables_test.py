@@ -111,6 +111,21 @@ def test_each_column_has_a_name_of_its_own():
     assert list(table)[-7:] == columns
 
 
+def test_the_group_stands_after_the_probabilities():
+    arguments = ["a.png", "b.png"], ("group", "x"), np.float32([[0.25, 0.75], [0.5, 0.5]])
+    plain = tables.predictions(*arguments)
+    columns = tables.predictions(*arguments, groups=["P1", ""])
+    assert list(columns) == [*plain, "group"]
+    assert list(plain)[-2:] == ["probability of group", "x"]
+    assert [(row["probability of group"], row["group"]) for row in read_csv(columns)] == [
+        ("0.250000", "P1"),
+        ("0.500000", ""),
+    ]
+    table = read_parquet(columns)
+    assert table.column_names == list(columns)
+    assert table["group"].to_pylist() == ["P1", None]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".PARQUET"])
 def test_the_suffix_names_the_format(tmp_path, suffix):
     out = tmp_path / f"out{suffix}"
