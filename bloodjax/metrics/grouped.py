@@ -149,9 +149,10 @@ def _resample(
     values = {name: float(v[0]) for name, v in statistics(np.ones((len(sizes), 1))).items()}
     samples = statistics.resampled(bootstrap, seed)
     intervals = {name: interval(each, sizes) for name, each in samples.items()}
-    if values["accuracy"] == 1 and len(sizes) > 1:
-        # Resamples show no width. Wilson's interval counts each group as one trial.
-        intervals["accuracy"] = list(classification.wilson_interval(len(sizes), len(sizes)))
+    correct = probabilities.argmax(axis=1) == labels
+    accuracy = np.bincount(unit, correct) / sizes
+    if _are_equal(accuracy):
+        intervals["accuracy"] = _of_equal_groups(accuracy)
     return values, samples, intervals
 
 
@@ -364,10 +365,23 @@ def interval(
     return classification.percentiles(values, 100 * float(tail))
 
 
+def _are_equal(accuracy: Float[np.ndarray, " g"]) -> bool:
+    """Whether several groups have the same accuracy, so resamples of them show no width."""
+    return len(accuracy) > 1 and bool(np.ptp(accuracy) == 0)
+
+
+def _of_equal_groups(accuracy: Float[np.ndarray, " g"]) -> list[float]:
+    """The 95 % interval of the accuracy that all groups have: Wilson's, each group is a trial."""
+    return wilson_intervals(accuracy.sum(keepdims=True), np.array([len(accuracy)]))[0].tolist()
+
+
 def wilson_intervals(
-    successes: Int[np.ndarray, " g"], trials: Int[np.ndarray, " g"]
+    successes: Float[np.ndarray, " g"] | Int[np.ndarray, " g"], trials: Int[np.ndarray, " g"]
 ) -> Float[np.ndarray, "g 2"]:
-    """`classification.wilson_interval` of many proportions at once, by its formula."""
+    """`classification.wilson_interval` of many proportions at once, by its formula.
+
+    Successes may be fractions, as of trials that stand for several images each.
+    """
     share, z2 = successes / trials, _NORMAL_95**2
     centre = share + z2 / (2 * trials)
     spread = np.sqrt(share * (1 - share) * z2 / trials + (z2 / (2 * trials)) ** 2)
@@ -397,7 +411,9 @@ def _spread(accuracy: np.ndarray, *, bootstrap: int, seed: int) -> dict[str, obj
     quantiles = np.quantile(accuracy, [0, 0.25, 0.5, 0.75, 1]).tolist()
     return {
         "mean": float(accuracy.mean()),
-        "mean_ci95": interval(samples, np.ones(len(accuracy), int)),
+        "mean_ci95": _of_equal_groups(accuracy)
+        if _are_equal(accuracy)
+        else interval(samples, np.ones(len(accuracy), int)),
         "sd": float(accuracy.std(ddof=1)) if len(accuracy) > 1 else None,
         **dict(zip(("min", "q25", "median", "q75", "max"), quantiles, strict=True)),
     }

@@ -192,8 +192,22 @@ def test_one_group_has_no_interval():
 def test_groups_without_a_mistake_have_the_interval_of_as_many_trials():
     labels = np.arange(60) % 3
     found = evaluate(np.eye(3)[labels], labels, [f"P{i // 10}" for i in range(60)])
-    assert found["ci95"]["accuracy"] == list(metrics.wilson_interval(6, 6))
+    assert found["ci95"]["accuracy"] == pytest.approx(metrics.wilson_interval(6, 6))
+    assert found["accuracy"]["mean_ci95"] == found["ci95"]["accuracy"]
     assert found["design_effect"] is None
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 4])
+def test_groups_of_the_same_accuracy_have_the_interval_of_as_many_trials(wrong):
+    labels = np.arange(32) % 4
+    answers = np.where(labels < wrong, (labels + 1) % 4, labels)
+    keys = [f"P{i // 4 if i < 16 else 4 + i // 8}" for i in range(32)]  # of 4 and of 8 images
+    found = evaluate(np.eye(4)[answers], labels, keys)
+    groups, share = found["n"], 1 - wrong / 4
+    low, high = found["ci95"]["accuracy"]
+    assert low == pytest.approx(grouped.wilson_intervals(*map(np.array, ([share * 6], [6])))[0, 0])
+    assert (groups, low <= share <= high, high - low > 0.3) == (6, True, True)
+    assert found["accuracy"]["mean_ci95"] == [low, high]
 
 
 def test_the_interval_of_few_groups_reaches_farther_than_the_percentiles():
