@@ -265,20 +265,25 @@ def opened() -> Iterator[None]:
     If the body fails, nothing is uploaded.
 
     Raises:
-      UserError: A bucket cannot be written to. The message says where the files are.
+      UserError: Buckets cannot be written to. The message says where the files are that were not
+        uploaded; all others were.
     """
     try:
         yield
+        failures = []
         while _opened:
             mirror = _opened.pop(0)
             _shown.pop(os.fspath(mirror.folder), None)
             try:
                 mirror.push()
-            except Lost:
-                raise
+            except Lost as error:
+                failures.append(str(error))
             except UserError as error:
-                raise UserError(f"{error}; the files are in {mirror.folder}") from error
-            _remove(mirror)
+                failures.append(f"{error}; the files are in {mirror.folder}")
+            else:
+                _remove(mirror)
+        if failures:
+            raise UserError("; ".join(failures))
     except UserError as error:
         raise UserError(shown(str(error))) from error
     finally:

@@ -231,6 +231,33 @@ def test_an_output_that_cannot_be_uploaded_is_kept(bucket, monkeypatch):
     assert os.listdir(kept) == ["table.csv"]
 
 
+def test_an_output_that_cannot_be_uploaded_does_not_keep_others_back(bucket, monkeypatch):
+    upload, urls = remote.upload, [bucket / f"{name}/table.csv" for name in "abc"]
+
+    def failing(folder, url, *args, **options):
+        if not url.endswith("/b"):
+            raise UserError(f"{url}: refused")
+        return upload(folder, url, *args, **options)
+
+    monkeypatch.setattr(remote, "upload", failing)
+
+    def command():
+        with mirror.opened():
+            for url in urls:
+                mirror.open_output(url).write_bytes(b"1")
+
+    with pytest.raises(UserError) as caught:
+        command()
+    assert content_of(bucket.url) == {"b/table.csv": b"1"}
+    kept = sorted((remote.cache_folder() / "open").iterdir())
+    assert [os.listdir(folder) for folder in kept] == [["table.csv"]] * 2
+    for name in "ac":
+        assert f"{bucket / name}: refused; the files are in {remote.cache_folder()}" in str(
+            caught.value
+        )
+    assert all(str(folder) in str(caught.value) for folder in kept)
+
+
 def test_a_local_path_is_its_own(tmp_path):
     with mirror.opened():
         assert mirror.open_run(tmp_path) == tmp_path
