@@ -15,7 +15,7 @@ from bloodjax.training.input_pipeline import prepare_splits
 from bloodjax.training.workdir import CONFIG_FILE, lock_workdir
 from bloodjax.tuning import outcome
 from bloodjax.tuning.outcome import PAGE, trial_folder
-from bloodjax.tuning.study import COMPLETE, RUNNING
+from bloodjax.tuning.study import RUNNING
 from bloodjax.tuning.sweep import RESAMPLES, Sweep
 
 # Metrics that the page shows.
@@ -55,8 +55,9 @@ def evaluate(sweep: Sweep) -> dict[str, Any]:
         console.log_info(f"trial {best.number} was evaluated on {known['date']}")
         return known
     numbers = {"best": best.number}
-    if best.number != 0 and sweep.own is not None and trials[0].state == COMPLETE:
-        numbers["own"] = 0
+    own = outcome.own_trial(sweep.config, sweep.space, sweep.study)
+    if own is not None and own.number != best.number:
+        numbers["own"] = own.number
     entry: dict[str, Any] = {"date": datetime.date.today().isoformat(), "trials": len(trials)}
     for role, number in numbers.items():
         entry[role] = {"trial": number, **_finish(trial_folder(sweep.workdir, number))}

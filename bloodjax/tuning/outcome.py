@@ -46,9 +46,7 @@ def content(
     workdir: pathlib.Path, config: Config, space: Space, study: Study, resamples: int = 0
 ) -> SweepContent:
     """What the page shows; see `write`."""
-    trials, best = study.trials(), study.best()
-    has_own = own_values(config, space) is not None
-    first = trials[0] if trials and has_own and trials[0].state == COMPLETE else None
+    best, own = study.best(), own_trial(config, space, study)
     return SweepContent(
         name=workdir.resolve().name,
         measure=measure(config),
@@ -57,9 +55,9 @@ def content(
         space={key: distribution.describe() for key, distribution in space.items()},
         log_keys=tuple(k for k, d in space.items() if not isinstance(d, Choice) and d.log),
         options={k: d.labels for k, d in space.items() if isinstance(d, Choice)},
-        trials=[_row(workdir, space, trial) for trial in trials],
+        trials=[_row(workdir, space, trial) for trial in study.trials()],
         best=None if best is None else best.number,
-        own=None if first is None else first.number,
+        own=None if own is None else own.number,
         importances=study.importances(resamples),
         min_complete=MIN_COMPLETE,
         tests=read_tests(workdir),
@@ -86,6 +84,17 @@ def _row(workdir: pathlib.Path, space: Space, trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds,
         "remark": remark,
     }
+
+
+def own_trial(config: Config, space: Space, study: Study) -> Trial | None:
+    """The trial with the config's own values, which others are compared with.
+
+    Returns:
+      The first trial; None if it is not complete, or the space lacks one of the values.
+    """
+    if own_values(config, space) is None:
+        return None
+    return next((each for each in study.trials()[:1] if each.state == COMPLETE), None)
 
 
 def read_tests(workdir: pathlib.Path) -> list[dict[str, Any]]:

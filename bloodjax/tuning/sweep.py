@@ -145,8 +145,8 @@ class Sweep:
             last = next((each.notes["error"] for each in trials if "error" in each.notes), "")
             raise UserError(f"{page}: no trial is complete; the first error: {last or 'none'}")
         line = f"best: trial {best.number}, {self.measure} {best.value:.4f}"
-        if self.own is not None and trials[0].state == COMPLETE:
-            line += f" (the config's own values: {trials[0].value:.4f})"
+        if (own := outcome.own_trial(self.config, self.space, self.study)) is not None:
+            line += f" (the config's own values: {own.value:.4f})"
         console.log_info(f"{line}: {describe(best.values)}")
         console.log_info(f"best config: {self.workdir / outcome.BEST_FILE}")
         console.log_info(f"page: {page}")

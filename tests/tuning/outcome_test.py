@@ -60,6 +60,20 @@ def test_the_page_and_the_config_of_a_study(make_config, tmp_path):
     assert config_lib.load(str(tmp_path / "best.py")) == with_values(config, VALUES)
 
 
+def test_the_first_trial_is_the_own_one_if_it_has_the_values_and_is_complete(make_config, tmp_path):
+    config, space = make_config(), {"batch_size": choice(8, 16)}
+    study = Study(f"journal:///{tmp_path / 'sweep.log'}", None, space, larger_is_better=True)
+    assert outcome.own_trial(config, space, study) is None
+    for number, value in enumerate((16, 8)):
+        study.ask()
+        study.choose(number, {"batch_size": value})
+    study.finish(1, COMPLETE, 0.75)
+    assert outcome.own_trial(config, space, study) is None
+    study.finish(0, COMPLETE, 0.5)
+    assert outcome.own_trial(config, space, study).number == 0
+    assert outcome.own_trial(make_config(batch_size=4), space, study) is None
+
+
 def test_evaluations_are_kept(tmp_path):
     assert outcome.read_tests(tmp_path) == []
     outcome.write_tests(tmp_path, [{"date": "2026-01-02"}])
