@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bloodjax.data import names
 from bloodjax.errors import UserError, did_you_mean
@@ -118,6 +118,7 @@ def find(
     text: str = "",
     *,
     needs_labels: bool = True,
+    optional: Collection[str] = (),
 ) -> Columns:
     """Finds the columns of each kind.
 
@@ -127,12 +128,19 @@ def find(
       rows: Cells of each row, by which one-hot columns are known.
       text: What the user states, see `parse`.
       needs_labels: Whether labels are needed. If not, only paths and groups are found.
+      optional: Kinds of which a stated column may be missing; it is then found by its name.
 
     Raises:
       UserError: A column is missing, or there are several of one kind.
     """
     _check_distinct(where, header)
-    stated, found = parse(text), {}
+    forms = {names.form(name) for name in header}
+    stated = {
+        kind: column
+        for kind, column in parse(text).items()
+        if kind not in optional or not column or names.form(column) in forms
+    }
+    found = {}
     for kind in KINDS if needs_labels else (PATH, GROUP):
         if kind in stated:
             found[kind] = _stated(where, header, kind, stated[kind])

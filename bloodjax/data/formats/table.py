@@ -325,12 +325,15 @@ def _found_images(
 ) -> tuple[TableImages, tuple[str, ...], Sequence[str], tuple[str, ...]]:
     """The images of a table without labels, their names and groups, and facts about it."""
     cells = read_cells(spec)
-    stated = columns_lib.parse(options.columns)
     # A table of images to classify may lack the column of groups that the training table had.
-    kinds = [kind for kind in ("path", "group") if kind in stated]
-    kinds = [kind for kind in kinds if kind == "path" or stated[kind] in ("", *cells.header)]
-    text = ",".join(f'"{kind}={stated[kind]}"' for kind in kinds)
-    columns = columns_lib.find(cells.where, cells.header, (), text, needs_labels=False)
+    columns = columns_lib.find(
+        cells.where,
+        cells.header,
+        (),
+        options.columns,
+        needs_labels=False,
+        optional=(columns_lib.GROUP,),
+    )
     images = TableImages(_root(spec, options))
     group_of, details = _groups(cells, columns)
     details = (*cells.details, *columns.details, *details)

@@ -188,6 +188,20 @@ def test_images_without_labels_keep_the_order_of_the_rows(folder, pictures):
         assert sources.load_images(path, 16, options=options).groups == groups
 
 
+def test_stated_columns_of_images_to_classify_are_found_in_any_form(folder):
+    path = write(folder, 'Image,"he ""said""",patient,slide\ncell_03,p1,s1,x1\ncell_01,p2,s2,x2\n')
+    for stated, groups in (
+        ("path=IMAGE,group=Slide", ("x1", "x2")),
+        ("path=image,group=PATIENT", ("s1", "s2")),
+        ('path=Image,"group=he ""said"""', ("p1", "p2")),
+    ):
+        options = ReadOptions(columns=stated)
+        assert sources.load_images(path, 16, options=options).groups == groups
+    path = write(folder, "image,patient\ncell_03,p1\n")
+    options = ReadOptions(columns="group=slide")
+    assert sources.load_images(path, 16, options=options).groups == ("p1",)
+
+
 WRONG = {
     "missing file": ("img/none.png,x", "row 3, column path: img/none.png: there is no such image"),
     "other suffix": ("img/cell_05.jpg,x", "there is img/cell_05.png"),
