@@ -57,9 +57,17 @@ class TableImages:
         if remote.is_remote(cell):
             return self._below(remote.normalised(cell))
         name = self._relative(cell)
-        if self._is_folder and (self._path / name).is_file():
-            return name  # without listing the folder, which may hold far more
-        return self._listed().find(name)
+        # `os.path.isfile` raises nothing for a name that is too long or in a folder that may not be
+        # entered. The folder is not listed before, as it may hold far more.
+        if self._is_folder and os.path.isfile(self._path / name):
+            return name
+        try:
+            listed = self._listed()
+        except UserError as error:
+            if self._is_folder:
+                raise LookupError(str(error)) from error
+            raise
+        return listed.find(name)
 
     def copy(self, urls: Sequence[str]) -> tuple[str, str] | None:
         """Copies objects to the cache.

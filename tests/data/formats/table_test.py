@@ -1,4 +1,5 @@
 import datetime
+import os
 
 import numpy as np
 import pytest
@@ -205,6 +206,7 @@ def test_stated_columns_of_images_to_classify_are_found_in_any_form(folder):
 WRONG = {
     "missing file": ("img/none.png,x", "row 3, column path: img/none.png: there is no such image"),
     "other suffix": ("img/cell_05.jpg,x", "there is img/cell_05.png"),
+    "long name": (f"{'x' * 3000}.png,x", "xx: there is no such image"),
     "double row": ("img/cell_00.png,x", "row 3, column path: img/cell_00.png is in row 2 too"),
     "double in another form": ("IMG\\cell_00.png,x", "is in row 2 too"),
     "leaves": ("../secret.png,x", "row 3, column path: ../secret.png: it leaves"),
@@ -224,6 +226,24 @@ def test_what_is_wrong_is_named_with_row_and_column(folder, row, message):
     found = error(folder, f"path,label\nimg/cell_00.png,x\n{row}\n")
     assert found.startswith("labels.csv: ")
     assert message in found
+
+
+def test_an_image_in_a_folder_that_may_not_be_entered_is_one_line(folder, monkeypatch):
+    (folder / "closed").mkdir()
+
+    def refusing(function):
+        def call(path=".", *args, **kwargs):
+            if "closed" in str(path):
+                raise PermissionError(13, "Permission denied", path)
+            return function(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "stat", refusing(os.stat))
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    found = error(folder, "path,label\nimg/cell_00.png,x\nclosed/a.png,y\n")
+    assert found.startswith("labels.csv: row 3, column path: closed/a.png: ")
+    assert found.endswith("closed: cannot be read (Permission denied)")
 
 
 def test_an_absolute_path_in_the_folder_is_one_of_it(folder):
