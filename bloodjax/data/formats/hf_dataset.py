@@ -9,6 +9,7 @@ from the extra `hf-datasets`; its versions from 4 on execute no code of a datase
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -496,15 +497,28 @@ def _labels(
             raise UserError(f"{rows.where}: {column} has {found.max()}, a label without a name")
         facts: tuple[str, ...] = ()
     else:
-        known = np.array([value is not None and str(value).strip() != "" for value in values], bool)
+        known = np.array([_is_label(value) for value in values], bool)
+        if not known.any():
+            raise _without_labels(rows)
         array = np.array([v for v, k in zip(values, known, strict=True) if k])
         where = f"{rows.where}: {column}"
         read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
         found, classes, facts = np.zeros(len(values), np.int32), read.classes, read.details
         found[known] = read.by_key["row"]
     if not known.any():
-        raise UserError(f"{rows.where}: no row has a label in {column}, expected labels")
+        raise _without_labels(rows)
     return found, classes, known, facts
+
+
+def _is_label(value: object) -> bool:
+    """Whether a cell of numbers or texts has a label: it is not null, empty, NaN or -1."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return False
+    return value != -1 and str(value).strip() != ""
+
+
+def _without_labels(rows: _Rows) -> UserError:
+    return UserError(f"{rows.where}: no row has a label in {rows.columns[LABEL]}, expected labels")
 
 
 def _groups(rows: _Rows) -> tuple[list[str], tuple[str, ...]]:

@@ -92,6 +92,19 @@ def test_groups_weights_and_hidden_labels(pictures, tmp_path):
     assert unlabelled.groups == tuple(f"p{i // 2}" for i in range(N))
 
 
+@pytest.mark.parametrize(("hidden", "kind"), [(-1, "int64"), (None, "int64"), (np.nan, "float32")])
+def test_rows_of_plain_numbers_may_be_without_a_label(pictures, tmp_path, hidden, kind):
+    labels = [hidden if i < 4 else i % 3 for i in range(N)]
+    plain = rows(pictures, y=(labels, datasets.Value(kind))).remove_columns("label")
+    plain.save_to_disk(tmp_path / "saved")
+    read = sources.load(str(tmp_path / "saved"), 16)
+    assert read.labels.tolist() == [i % 3 for i in range(4, N)]
+    assert read.reading.left_out == (("without a label", "", 4),)
+    plain.select(range(4)).save_to_disk(tmp_path / "none")
+    with pytest.raises(UserError, match="no row has a label in y, expected labels"):
+        sources.load(str(tmp_path / "none"), 16)
+
+
 def test_the_fingerprint_follows_the_images_and_labels(pictures, tmp_path):
     for name, order in (("a", pictures), ("b", pictures), ("c", pictures[::-1])):
         rows(order).save_to_disk(tmp_path / name)
