@@ -69,6 +69,7 @@ def local_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def _copied_by_primary(url: str, folder: pathlib.Path) -> Iterator[None]:
     with _Lock(url) as lock:
+        distributed.exchange(None)  # the others' folders may be those of a run that had the lock
         mirror.copy_into(url, folder)
         copy = mirror.Mirror(folder, url)
 
@@ -89,6 +90,7 @@ def _copied_by_primary(url: str, folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _copied_by_other(url: str, folder: pathlib.Path) -> Iterator[None]:
+    distributed.exchange(None)  # until the primary process has the lock
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
 

@@ -193,6 +193,57 @@ def test_another_process_waits_for_a_bucket_that_fails(bucket, monkeypatch, tmp_
     assert (tmp_path / "run/a").read_bytes() == b"1"
 
 
+class Peers:
+    """Two processes of a run in threads; `exchange` fails where another one has failed."""
+
+    def __init__(self):
+        self.count, self._local = 2, threading.local()
+        self._together = threading.Barrier(2)
+
+    @property
+    def process(self):
+        return self._local.number
+
+    def exchange(self, value):
+        self._together.wait(60)
+        return [value] * 2
+
+    def run(self, body):
+        """Returns the error of each process, or None."""
+
+        def one(number):
+            self._local.number = number
+            try:
+                body()
+            except Exception as error:
+                self._together.abort()
+                return error
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(2)))
+
+
+def test_a_second_start_leaves_the_folders_of_the_first(bucket, monkeypatch, quick):
+    url, peers, folders = bucket / "run", Peers(), set()
+    for name, value in (("_peers", peers), ("_push", None), ("_pull", None)):
+        monkeypatch.setattr(distributed.runtime, name, value)
+
+    def start():
+        with local_workdir(url) as folder:
+            folders.add(folder)
+
+    assert peers.run(start) == [None, None]
+    assert len(folders) == 2
+    for folder in folders:  # as if the first run went on
+        folder.mkdir(parents=True)
+        (folder / "own").touch()
+    with _Lock(url):
+        errors = peers.run(start)
+    assert "is training here" in str(errors[0])
+    assert isinstance(errors[1], threading.BrokenBarrierError)
+    assert [os.listdir(folder) for folder in folders] == [["own"]] * 2
+
+
 def test_a_local_folder_is_its_own(tmp_path):
     with local_workdir(tmp_path / "run") as folder:
         assert folder == tmp_path / "run"
