@@ -45,7 +45,9 @@ FITTED = (
 )
 _LIBRARY = "bloodjax"
 # Values of the config that name no path.
-_NO_PATH = re.compile(r"(tfds|synthetic|hf|package):.*|auto|imagenet|synthetic|", re.DOTALL)
+_NO_PATH = re.compile(
+    r"(tfds|synthetic|hf|hf-dataset|package):.*|auto|imagenet|synthetic|", re.DOTALL
+)
 
 
 def write(
@@ -122,10 +124,16 @@ def _shared_splits(saved: Mapping) -> dict[str, object]:
 
 
 def shared_config(config: Config) -> Config:
-    """`config` without the folders of its sources and weights: only their names are kept."""
+    """`config` without the folders of its sources, weights and teachers: only their names are kept.
+
+    The folder of a table's images is left out: without it, they are beside the table.
+    """
     content = config.to_dict()
     for key in ("train", "validation", "test"):
         content["data"][key] = without_folders(content["data"][key])
+    content["data"]["images"] = ""
+    distill = content["distill"]
+    distill["workdir"] = ",".join(map(without_folders, distill["workdir"].split(",")))
     model = content["model"]
     model["weights"] = without_folders(model["weights"])
     model["source"]["location"] = without_folders(model["source"]["location"])
