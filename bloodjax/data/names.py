@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _FOLD = re.compile(r"(fold|cv|split|part|batch)[-_ ]*[0-9]+")
+# How programs write a missing value, as `form` gives it.
+_MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "#n/a", "nat"))
 # Names that a source without class names of its own gets, see `numbered`.
 _NUMBERED = re.compile(r"class_([0-9]{1,18})")
 
@@ -28,6 +30,11 @@ def tidy(name: str) -> str:
 def form(name: str) -> str:
     """A text that is equal for names of the same form."""
     return unicodedata.normalize("NFC", tidy(name).casefold())
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell of a table is empty, or has a text that programs write for a missing value."""
+    return form(text).strip() in _MISSING
 
 
 def is_fold(name: str) -> bool:

@@ -199,7 +199,7 @@ def count_labelled(spec: str, options: ReadOptions = DEFAULTS) -> tuple[dict[str
       UserError: The source is missing or damaged.
     """
     if is_table(spec):
-        found = table.read(_table(spec), options)
+        found = table.read(_table(spec), options, refuses_missing=False)
         return dict(collections.Counter(found.splits)), len(found.classes)
     saved = _saved(spec)
     if not saved:

@@ -18,8 +18,6 @@ from bloodjax.errors import UserError
 TABLE = "groups.csv"
 _COLUMNS = ("name", "group")
 _DELIMITERS = ",;\t"
-# How programs write a missing value.
-_MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "#n/a", "nat"}
 _WORDS = ("groups", "patients", "slides", "subjects", "patient_ids", "group_ids")
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", "")
 _SIMILAR = 0.75  # of difflib's ratio: "gruops" is 0.83 like "groups"
@@ -121,7 +119,7 @@ def clean(group: str) -> str:
     A whole number that a program has written as a float is a whole number again.
     """
     key = names.tidy(group).strip()
-    if key.casefold() in _MISSING:
+    if names.is_missing(key):
         return ""
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", key)
 

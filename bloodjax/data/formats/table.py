@@ -6,6 +6,7 @@ a spreadsheet counts them: the header is row 1.
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import datetime
@@ -40,8 +41,6 @@ _OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _MOST = 12  # classes that a message lists
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,9}")
-# How pandas writes a missing label.
-_MISSING = ("nan", "<na>")
 
 
 class Row(NamedTuple):
@@ -186,13 +185,28 @@ def read(
     class_names: Sequence[str] = (),
     *,
     positional: bool = True,
+    refuses_missing: bool = True,
 ) -> Table:
-    """Reads a table and finds its images, without reading them. See `read_dataset`."""
+    """Reads a table and finds its images, without reading them.
+
+    Args:
+      spec: As for `read_dataset`.
+      options: As for `read_dataset`.
+      class_names: As for `read_dataset`.
+      positional: As for `read_dataset`.
+      refuses_missing: Whether a label that programs write for a missing value, such as "None", is
+        an error unless it is one of `class_names`. An empty label always is.
+
+    Raises:
+      UserError: As for `read_dataset`.
+    """
     cells = read_cells(spec)
     rows = [row.cells for row in cells.rows]
     columns = columns_lib.find(cells.where, cells.header, rows, options.columns)
     images = TableImages(_root(spec, options))
     found = _find(cells, columns, images)
+    if refuses_missing and not columns.is_one_hot:
+        _refuse_missing(cells, columns.label[0], class_names)
     named, classes, label_details = _labels(cells, columns, class_names, positional=positional)
     group_of, group_details = _groups(cells, columns)
     splits = _splits(cells, columns)
@@ -219,12 +233,13 @@ def weight_range(weights: Float32[np.ndarray, " n"]) -> str:
 def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
     """Fingerprint of a table: name, label, split, group and weight of each image, and its bytes.
 
-    The order of rows, the format of the file and columns that are not used do not matter.
+    The order of rows, the format of the file and columns that are not used do not matter. Neither
+    do the classes that a user lists, so a class may be called "None" here.
 
     Raises:
       UserError: As for `read_dataset`.
     """
-    table = read(spec, options)
+    table = read(spec, options, refuses_missing=False)
     archive = table.images.archive(table.names)
     entries = []
     for i, name in enumerate(table.names):
@@ -415,20 +430,37 @@ def _labels(
 
 
 def _classes(cells: Cells, columns: Columns, texts: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a table: of one-hot columns in their order, and else sorted."""
+    """The classes of a table: of one-hot columns in their order, and else sorted.
+
+    Of several spellings of one class, the most frequent one names it.
+    """
     if columns.is_one_hot:
         return tuple(names.tidy(cells.header[i]) for i in columns.label)
-    first: dict[str, str] = {}
-    for text in sorted(set(texts)):
-        first.setdefault(names.form(text), text)
-    return names.in_order(first.values())
+    count = collections.Counter(texts)
+    spelling: dict[str, str] = {}
+    for text in sorted(count, key=lambda text: (-count[text], text)):
+        spelling.setdefault(names.form(text), text)
+    return names.in_order(spelling.values())
 
 
 def _label(cells: Cells, row: Row, column: int) -> str:
-    text = _whole(row.cells[column])
-    if not text or text.casefold() in _MISSING:
+    text = names.tidy(_whole(row.cells[column])).strip()
+    if not text:
         raise UserError(f"{cells.place(row, column)}: is empty, expected a class")
-    return names.tidy(text)
+    return text
+
+
+def _refuse_missing(cells: Cells, column: int, class_names: Sequence[str]) -> None:
+    """Refuses labels that programs write for a missing value, if no class is called so."""
+    listed = {names.form(name) for name in class_names}
+    for row in cells.rows:
+        text = row.cells[column]
+        if text and names.is_missing(text) and names.form(text) not in listed:
+            raise UserError(
+                f"{cells.place(row, column)}: {text} stands for a missing label, expected a class; "
+                "if a class is called so, list all classes in config.data.classes (--classes), or "
+                "rename it"
+            )
 
 
 def _whole(text: str) -> str:

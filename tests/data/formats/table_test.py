@@ -214,7 +214,11 @@ WRONG = {
     "of Windows": ("C:\\a.png,x", "it is a path of Windows"),
     "no path": (",x", "row 3, column path: is empty, expected the path of an image"),
     "no label": ("img/cell_01.png,", "row 3, column label: is empty, expected a class"),
-    "NaN": ("img/cell_01.png,NaN", "row 3, column label: is empty"),
+    "NaN": ("img/cell_01.png,NaN", "row 3, column label: NaN stands for a missing label"),
+    "NA": ("img/cell_01.png,NA", "label: NA stands for a missing label, expected a class; if a"),
+    "n/a": ("img/cell_01.png,n/a", "row 3, column label: n/a stands for a missing label"),
+    "null": ("img/cell_01.png,null", "row 3, column label: null stands for a missing label"),
+    "None": ("img/cell_01.png,None", "list all classes in config.data.classes (--classes), or"),
     "long row": ("img/cell_01.png,x,y", "row 3 has 3 cells, expected 2 as in the header"),
     "short row": ("img/cell_01.png", "row 3 has 1 cells, expected 2"),
     "open quote": ('"img/cell_01.png,x', "row 3: unexpected end of data"),
@@ -312,6 +316,31 @@ def test_the_fingerprint_follows_what_is_used(folder):
     assert sources.fingerprint(path) == before, "a column that is not used"
     write(folder, text([(path, label, "p0") for path, label, _ in ROWS]))
     assert sources.fingerprint(path) != before, "other groups"
+
+
+def test_a_class_may_be_called_none_if_it_is_listed(folder):
+    content = text(
+        [(path, "None" if i < 4 else label, g) for i, (path, label, g) in enumerate(ROWS)]
+    )
+    assert "row 2, column label: None stands for a missing label" in error(folder, content)
+    path = write(folder, content)
+    found = sources.load(path, 16, class_names=("none", "basophil", "monocyte"))
+    assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert sources.has_fingerprint(path, sources.fingerprint(path))
+    assert sources.count_labelled(path) == ({"": 12}, 3)
+
+
+def test_the_most_frequent_spelling_names_a_class(folder):
+    spelt = ["BASOPHIL", "basophil", "basophil", "basophil", "Basophil", *["monocyte"] * 7]
+    content = text([(row[0], label) for row, label in zip(ROWS, spelt, strict=True)], HEADER[:2])
+    found = load(folder, content)
+    assert found.classes == ("basophil", "monocyte")
+    assert "BASOPHIL taken as basophil" in found.reading.details
+    before = sources.fingerprint(str(folder / "labels.csv"))
+    load(folder, content.replace("BASOPHIL", "basophil"))
+    assert sources.fingerprint(str(folder / "labels.csv")) == before
+    load(folder, content.replace("basophil", "BASOPHIL"))
+    assert sources.fingerprint(str(folder / "labels.csv")) != before
 
 
 def test_a_folder_may_be_named_like_a_table(tmp_path):
