@@ -338,13 +338,16 @@ def open_output(path: str | os.PathLike[str]) -> pathlib.Path:
     if parent.endswith("/"):  # the whole bucket
         parent, name = url, ""
     place = _new_folder()
-    found = {f"{name}/{key}".strip("/"): info for key, info in remote.list_files(url).items()}
+    found = remote.list_files(url)
     small = [key for key, info in found.items() if info.size <= _SMALL]
-    if small:
-        remote.download(f"{parent}/", place, small)
+    if small == [""]:
+        remote.download(url, place)
+    elif small:
+        remote.download(f"{url}/", place / name, small)
     for key in found.keys() - set(small):
-        (place / key).parent.mkdir(parents=True, exist_ok=True)
-        (place / key).touch()
+        path = place / name / key  # an object's key is ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     return _open(Mirror(place, parent), place / name)
 
 

@@ -236,7 +236,7 @@ def upload(
     if names is None:
         names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*"))]
         names = [name for name in names if (path / name).is_file()]
-    there = list_files(url.rstrip("/") + "/")
+    there = _existing(url, names)
     changed = [
         name for name in names if name not in there or not buckets.is_same(path / name, there[name])
     ]
@@ -246,6 +246,27 @@ def upload(
     for name in late:
         buckets.send(path / name, join(url, name))
     return early + late
+
+
+def _existing(url: str, names: Sequence[str]) -> dict[str, ObjectInfo]:
+    """The objects of some names below a URL, and perhaps others.
+
+    What else is below `url` is not listed: it may be a whole bucket, with names that no file has.
+    """
+    requests = {"".join(name.partition("/")[:2]) for name in names}  # a file, or "folder/"
+    if len(requests) > buckets.PARALLEL:
+        return list_files(url.rstrip("/") + "/")
+    found: dict[str, ObjectInfo] = {}
+
+    def look(name: str) -> None:
+        if name.endswith("/"):
+            below = list_files(join(url, name))
+            found.update({name + relative: info for relative, info in below.items()})
+        elif (info := stat(join(url, name))) is not None:
+            found[name] = info
+
+    _in_threads(look, sorted(requests))
+    return found
 
 
 def delete(url: str, *, first: Sequence[str] = ()) -> None:

@@ -207,6 +207,29 @@ def test_an_output_shows_what_is_there(bucket, monkeypatch, sent):
     assert content_of(bucket / "run") == {k.removeprefix("run/"): v for k, v in fill_in.items()}
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("names", [["table.csv"], ["out/a", "out/b/c"]])
+def test_an_output_does_not_list_what_is_beside_it(bucket, names, there):
+    for name in [*names, "out/kept"] if there else []:
+        remote.write_bytes(bucket / name, b"before")
+    remote.write_bytes(bucket / "beside//strange", b"of another")
+    with pytest.raises(UserError, match="cannot be a file"):
+        remote.list_files(f"{bucket.url}/")
+    with mirror.opened():
+        path = mirror.open_output(bucket / names[0].partition("/")[0])
+        assert path.exists() == there
+        fill(path.parent, dict.fromkeys(names, b"new"))
+    assert [remote.read_bytes(bucket / name) for name in names] == [b"new"] * len(names)
+
+
+def test_a_large_object_is_only_listed(bucket, monkeypatch):
+    monkeypatch.setattr(mirror, "_SMALL", 3)
+    remote.write_bytes(bucket / "table.csv", b"large")
+    with mirror.opened():
+        assert mirror.open_output(bucket / "table.csv").read_bytes() == b""
+    assert content_of(bucket.url) == {"table.csv": b"large"}
+
+
 def test_after_an_error_nothing_is_uploaded(bucket):
     def command():
         with mirror.opened():
