@@ -44,9 +44,9 @@ _SEALS = (
     "index.json",
     "index.html",
 )
-# The lock of a workdir, and files that are not complete.
+# The lock of a workdir, and files that are not complete: ends of names, and a part of orbax's.
 _LOCK = "lock"
-_PARTIAL = (".tmp", ".orbax-checkpoint-tmp")
+_PARTIAL_END, _PARTIAL_STEP = ".tmp", ".orbax-checkpoint-tmp"
 # Seconds for which an upload of a training run is repeated while the bucket cannot be reached.
 PATIENCE = 600.0
 _RETRY_SECONDS = 10.0
@@ -186,7 +186,7 @@ def _basename(name: str) -> str:
 
 
 def _is_partial(name: str) -> bool:
-    return any(part in name for part in _PARTIAL)
+    return name.endswith(_PARTIAL_END) or _PARTIAL_STEP in name
 
 
 def persistently(action: Callable[[], T], patience: float) -> T:
@@ -328,12 +328,17 @@ def open_output(path: str | os.PathLike[str]) -> pathlib.Path:
       `opened` uploads what is written there, and to files beside it.
 
     Raises:
-      UserError: The bucket cannot be read.
+      UserError: The bucket cannot be read, or the name is one of a file that is not complete.
     """
     remote.check(str(path))
     if not remote.is_remote(path):
         return _expanded(path)
     url = remote.normalised(str(path))
+    if _is_partial(_basename(url)):
+        raise UserError(
+            f"{url}: names that end in {_PARTIAL_END} are those of files that are not complete, "
+            "expected another name"
+        )
     parent, _, name = url.rpartition("/")
     if parent.endswith("/"):  # the whole bucket
         parent, name = url, ""

@@ -112,9 +112,15 @@ def test_objects_of_others_are_left_alone(copy):
 def test_what_is_not_complete_is_not_uploaded(copy):
     partial = ["lock", "fold1/lock", "config.json.tmp", "checkpoints/8.orbax-checkpoint-tmp/d/1"]
     fill(copy.folder, dict.fromkeys(partial, b"part"))
-    fill(copy.folder, {"locked": b"1"})
+    complete = {"locked": b"1", "a.tmpl/x": b"2", "cells.tmp.csv": b"3"}
+    fill(copy.folder, complete)
     copy.push()
-    assert content_of(copy.url).keys() == {"locked"}
+    assert content_of(copy.url) == complete
+
+
+def test_an_output_with_the_name_of_an_incomplete_file_is_refused(bucket):
+    with pytest.raises(UserError, match=r"/cells\.tmp: names that end in \.tmp are those of files"):
+        mirror.open_output(bucket / "cells.tmp")
 
 
 def test_a_file_that_the_run_deletes_meanwhile_is_no_error(copy, monkeypatch):
