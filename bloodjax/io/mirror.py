@@ -213,10 +213,13 @@ def persistently(action: Callable[[], T], patience: float) -> T:
 
 @contextlib.contextmanager
 def shown_as(folder: pathlib.Path, url: str) -> Iterator[None]:
-    """In the body, `shown` replaces the path of `folder` by `url`."""
+    """In the body, `shown` replaces the path of `folder` by `url`; so do errors of the user's."""
     _shown[os.fspath(folder)] = url
     try:
         yield
+    except UserError as error:
+        error.args = (shown(str(error)),)  # it is printed where the folder is not known any more
+        raise
     finally:
         _shown.pop(os.fspath(folder), None)
 

@@ -268,9 +268,9 @@ def test_a_run_that_fails_uploads_what_it_has_and_frees_the_lock(bucket):
     def train():
         with local_workdir(bucket / "run") as folder:
             (folder / "a").write_bytes(b"1")
-            raise UserError("its own")
+            raise UserError(f"{folder}/config.json: is wrong")
 
-    with pytest.raises(UserError, match=r"^its own$"):
+    with pytest.raises(UserError, match=f"^{bucket.url}/run/config.json: is wrong$"):
         train()
     assert remote.list_files(f"{bucket.url}/run/").keys() == {"a"}
 
