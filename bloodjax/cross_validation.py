@@ -100,7 +100,7 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
     saved = splits_lib.load(workdir / _SPLITS_FILE)
     pool = _pool(splits)
     if pool.is_multi_label:  # Its config is refused, as it has folds.
-        config_lib.with_task(config, MULTI_LABEL)
+        config_lib.with_values(config, {"data.task": MULTI_LABEL})
     fold_of = _assign_folds(config, pool, workdir)
     test = {"test": saved["parts"]["test"]} if "test" in saved["parts"] else {}
     saved["sources"] = {split: saved["sources"][split] for split in ("train", *test)}

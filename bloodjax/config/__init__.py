@@ -14,9 +14,8 @@ from bloodjax.config.load import (
     validate,
     with_learning_rates,
     with_reading,
-    with_scale,
     with_source,
-    with_task,
+    with_values,
 )
 from bloodjax.config.parsed import (
     LEAVE_ONE_GROUP_OUT,
@@ -57,7 +56,6 @@ __all__ = [
     "validate",
     "with_learning_rates",
     "with_reading",
-    "with_scale",
     "with_source",
-    "with_task",
+    "with_values",
 ]

@@ -125,31 +125,29 @@ def _validate_stored(content: Mapping[str, Any]) -> ml_collections.FrozenConfigD
     return _validated(_current_names(stored))
 
 
+def with_values(config: Config, changed: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+    """`config` with other values of some keys.
+
+    Args:
+      config: A valid config.
+      changed: Dotted key -> value.
+
+    Raises:
+      UserError: The values are not allowed, alone or together.
+    """
+    return _validated({**flatten(config), **changed})
+
+
 def with_source(config: Config, source: PretrainedCfg) -> ml_collections.FrozenConfigDict:
     """`config` with the metadata of its pretrained weights filled in."""
-    return validate(
-        {
-            **config.to_dict(),
-            "model": {**config.model.to_dict(), "source": dataclasses.asdict(source)},
-        }
-    )
+    known = dataclasses.asdict(source)
+    return with_values(config, {f"model.source.{key}": value for key, value in known.items()})
 
 
 def with_reading(config: Config, **values: str | None) -> Config:
     """`config` with other values of keys of `data`, such as `bad_images`; None keeps its own."""
-    changed = {key: value for key, value in values.items() if value is not None}
-    content = config.to_dict()
-    return validate({**content, "data": {**content["data"], **changed}}) if changed else config
-
-
-def with_scale(config: Config, scale: str) -> ml_collections.FrozenConfigDict:
-    """`config` with the scale that its training images were read with filled in."""
-    return validate({**config.to_dict(), "data": {**config.data.to_dict(), "scale": scale}})
-
-
-def with_task(config: Config, task: str) -> ml_collections.FrozenConfigDict:
-    """`config` with what its training images turned out to be, such as "multi-label", filled in."""
-    return validate({**config.to_dict(), "data": {**config.data.to_dict(), "task": task}})
+    changed = {f"data.{key}": value for key, value in values.items() if value is not None}
+    return with_values(config, changed) if changed else config
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -192,7 +190,7 @@ def with_learning_rates(
 ) -> ml_collections.FrozenConfigDict:
     """`config` with the highest learning rates of some phases, such as those that were found."""
     changed = {f"phases.{name}.learning_rate": rate for name, rate in rates.items()}
-    return _validated({**flatten(config), **changed})
+    return with_values(config, changed)
 
 
 def _is_free(key: str) -> bool:

@@ -95,9 +95,9 @@ def prepare_run(
     for line in () if known else statement.lines(dict(splits.items()), splits.left_out):
         console.log_info(line)
     scale = bit_depth.widest([split.reading.tally.scale for _, split in splits.items()])
-    config = config_lib.with_scale(config, scale or config.data.scale)
+    config = config_lib.with_values(config, {"data.scale": scale or config.data.scale})
     if splits.train.is_multi_label:
-        config = config_lib.with_task(config, MULTI_LABEL)
+        config = config_lib.with_values(config, {"data.task": MULTI_LABEL})
     splits = with_distorted(config, splits, workdir)
     _check_monitored(config, splits)
     num_classes = len(splits.train.classes)

@@ -13,7 +13,7 @@ from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.report import sweep_page
 from bloodjax.report.sweep_page import SweepContent
 from bloodjax.training.divergence import FILE as ROLLBACKS
-from bloodjax.tuning.space import Choice, Space, own_values, with_values
+from bloodjax.tuning.space import Choice, Space, own_values
 from bloodjax.tuning.study import COMPLETE, MIN_COMPLETE, Study, Trial
 
 BEST_FILE = "best.py"
@@ -35,7 +35,8 @@ def write(
     """
     best = study.best()
     if best is not None:
-        text = best_config_file(with_values(config, best.values), best, len(study.trials()), config)
+        chosen = config_lib.with_values(config, best.values)
+        text = best_config_file(chosen, best, len(study.trials()), config)
         atomic_write(workdir / BEST_FILE, text)
     make_folder(workdir / PAGE.parent)
     page = sweep_page.build(content(workdir, config, space, study, resamples))

@@ -200,27 +200,11 @@ def _locate(path: str) -> str:
 
 def _check(where: str, config: Config, key: str, value: Any) -> None:
     try:
-        with_values(config, {key: value})
+        config_lib.with_values(config, {key: value})
     except UserError as error:
         # Two keys may only fit together; a trial with values that do not is recorded as failed.
         if f"config.{key} " in str(error):
             raise UserError(f"{where}: {error}") from error
-
-
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """`config` with other values by dotted key.
-
-    Raises:
-      UserError: The values are not allowed, alone or together.
-    """
-    content = config.to_dict()
-    for key, value in values.items():
-        *folders, last = key.split(".")
-        place = content
-        for folder in folders:
-            place = place[folder]
-        place[last] = value
-    return config_lib.validate(content)
 
 
 def own_values(config: Config, space: Space) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ from bloodjax.training.saved_splits import SPLITS_FILE
 from bloodjax.training.workdir import CHECKPOINTS, CONFIG_FILE
 from bloodjax.tuning import locks, outcome
 from bloodjax.tuning.outcome import describe, measure, trial_folder
-from bloodjax.tuning.space import Distribution, Space, lacking, own_values, with_values
+from bloodjax.tuning.space import Distribution, Space, lacking, own_values
 from bloodjax.tuning.study import COMPLETE, FAILED, PRUNED, RUNNING, Study, Trial
 
 FILE = "sweep.json"
@@ -157,7 +157,7 @@ class Sweep:
 
     def trial_config(self, values: Mapping[str, Any]) -> Config:
         """The config of a trial with these values."""
-        return with_values(self.config, values)
+        return config_lib.with_values(self.config, values)
 
     def write_outcome(self, resamples: int = 0) -> None:
         """Writes the best config and the page; see `outcome.write`."""

@@ -639,9 +639,21 @@ def test_images_too_small_for_the_network_are_named(make_config):
         make_config(**{"model.name": "inception_v3", "data.image_size": 74})
 
 
+def test_values_are_set_without_a_change_of_the_rest(make_config):
+    config = make_config()
+    rate = "phases.finetune.learning_rate"
+    changed = config_lib.with_values(config, {rate: 0.5, "model.head.hidden": (8,)})
+    assert sorted(config_lib.differences(config, changed)) == [
+        "model.head.hidden: (16,) -> (8,)",
+        f"{rate}: {config.phases.finetune.learning_rate} -> 0.5",
+    ]
+    with pytest.raises(UserError, match=r"config\.batch_size is 0, expected"):
+        config_lib.with_values(config, {"batch_size": 0})
+
+
 def test_a_resumed_run_may_leave_its_task_to_be_found():
     asked = config_lib.validate({})
-    filled = config_lib.with_task(asked, "multi-label")
+    filled = config_lib.with_values(asked, {"data.task": "multi-label"})
     assert not config_lib.differences(filled, asked)
     assert config_lib.resumed(filled, asked).data.task == "multi-label"
     other = config_lib.validate(nested("data.task", "multi-class"))

@@ -10,7 +10,6 @@ from bloodjax.tuning import choice, log_uniform
 pytest.importorskip("optuna", reason="needs the extra [sweep]")
 
 from bloodjax.tuning import outcome
-from bloodjax.tuning.space import with_values
 from bloodjax.tuning.study import COMPLETE, FAILED, Study, Trial
 
 SPACE = {
@@ -21,7 +20,7 @@ VALUES = {"phases.finetune.learning_rate": 0.00123456789012345, "model.head.hidd
 
 
 def test_the_best_config_is_a_file_that_loads_as_it_was(make_config, tmp_path):
-    config = with_values(make_config(augment="d4|mixup(0.2)"), VALUES)
+    config = config_lib.with_values(make_config(augment="d4|mixup(0.2)"), VALUES)
     best = Trial(7, COMPLETE, 0.125, VALUES, {}, {}, None)
     path = tmp_path / "best.py"
     path.write_text(outcome.best_config_file(config, best, 20, config))
@@ -57,7 +56,7 @@ def test_the_page_and_the_config_of_a_study(make_config, tmp_path):
     assert content.trials[0]["values"]["model.head.hidden"] == "(32, 16)"
     outcome.write(tmp_path, config, SPACE, study)
     assert "trial 1" in (tmp_path / "report" / "index.html").read_text()
-    assert config_lib.load(str(tmp_path / "best.py")) == with_values(config, VALUES)
+    assert config_lib.load(str(tmp_path / "best.py")) == config_lib.with_values(config, VALUES)
 
 
 def test_the_first_trial_is_the_own_one_if_it_has_the_values_and_is_complete(make_config, tmp_path):

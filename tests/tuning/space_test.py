@@ -7,7 +7,7 @@ from bloodjax import tuning
 from bloodjax.config import recipes
 from bloodjax.errors import UserError
 from bloodjax.tuning import space as space_lib
-from bloodjax.tuning.space import Range, lacking, own_values, with_values
+from bloodjax.tuning.space import Range, lacking, own_values
 
 RATE = "phases.finetune.learning_rate"
 
@@ -52,16 +52,7 @@ def test_a_packaged_space_has_the_own_values_of_recipes(name, recipe):
     space = space_lib.load(name, config)
     own = own_values(config, space)
     assert own is not None
-    assert config_lib.flatten(with_values(config, own)) == config_lib.flatten(config)
-
-
-def test_values_are_set_without_a_change_of_the_rest(make_config):
-    config = make_config()
-    changed = with_values(config, {RATE: 0.5, "model.head.hidden": (8,)})
-    assert sorted(config_lib.differences(config, changed)) == [
-        "model.head.hidden: (16,) -> (8,)",
-        f"{RATE}: {config.phases.finetune.learning_rate} -> 0.5",
-    ]
+    assert config_lib.flatten(config_lib.with_values(config, own)) == config_lib.flatten(config)
 
 
 def test_a_config_whose_own_value_is_not_in_the_space_has_no_own_values(make_config):
