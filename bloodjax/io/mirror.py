@@ -54,6 +54,8 @@ _RETRY_SECONDS = 10.0
 _ATTEMPTS = 5
 # Existing objects of an output up to so many bytes are downloaded; larger ones are only listed.
 _SMALL = 16 * 2**20
+# What copytree raises: for the errors of all files together, and for the folder itself.
+_COPY_ERRORS = (shutil.Error, FileNotFoundError)
 
 _log = logging.getLogger("bloodjax")
 # Local folder -> URL, of all copies that are open. For messages.
@@ -237,17 +239,41 @@ def copy_into(url: str, folder: pathlib.Path) -> None:
     The files are links to those in the cache, because a file of a run is replaced and not changed.
 
     Raises:
-      UserError: The bucket cannot be read.
+      UserError: The bucket cannot be read; or a file cannot be copied, twice: other commands update
+        the cache.
     """
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder.parent)
     if not set(remote.list_files(f"{url}/")) - {_LOCK}:
         make_folder(folder)
         return
+    try:
+        _copy_from_cache(url, folder)
+    except _COPY_ERRORS:
+        try:
+            _copy_from_cache(url, folder)
+        except _COPY_ERRORS as error:
+            raise UserError(
+                f"{url}: its copy in the cache cannot be read ({_reason(error)}), expected that no "
+                "other command changes it at the same time; start again"
+            ) from error
+
+
+def _copy_from_cache(url: str, folder: pathlib.Path) -> None:
     source = remote.local_copy(f"{url}/")
-    shutil.copytree(
-        source, folder, copy_function=_link, ignore=lambda where, _: _locks(where, source)
-    )
+    try:
+        shutil.copytree(
+            source, folder, copy_function=_link, ignore=lambda where, _: _locks(where, source)
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, shutil.Error):  # its argument lists source, target and message of each
+        return str(error.args[0][0][2])
+    return str(error)
 
 
 def _locks(where: str, source: pathlib.Path) -> set[str]:

@@ -183,6 +183,27 @@ def test_a_run_is_read_from_a_copy_and_added_to(bucket, sent, tmp_path):
     assert cached.read_bytes() == b"{}"
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cache_that_another_command_updates_is_read_again(bucket, tmp_path, monkeypatch, times):
+    remote.upload(fill(tmp_path / "original"), bucket / "run")
+    link, removed = mirror._link, []
+
+    def removing(source, target):
+        if source.endswith("config.json") and len(removed) < times:
+            removed.append(source)
+            os.unlink(source)
+        link(source, target)
+
+    monkeypatch.setattr(mirror, "_link", removing)
+    if times == 1:
+        mirror.copy_into(bucket / "run", tmp_path / "copy")
+        assert all((tmp_path / "copy" / name).read_bytes() == data for name, data in RUN.items())
+        return
+    with pytest.raises(UserError, match=r"/run: its copy in the cache cannot be read \(.*No such"):
+        mirror.copy_into(bucket / "run", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_run_that_is_not_there(bucket):
     remote.write_bytes(bucket / "run/lock", b"held")
     with pytest.raises(UserError, match=f"^{bucket.url}/run: no such folder in the bucket$"):
