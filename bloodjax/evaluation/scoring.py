@@ -100,6 +100,8 @@ def evaluate_runs(
     if name != "train":
         seen = _trained_on(model, workdirs[0], dataset, config, read)
         trained_groups = _of_trained_groups(model, workdirs[0], dataset)
+        if not is_own:  # this file may name groups that the run's own source does not
+            trained_groups = trained_groups | _in_groups_of(dataset, seen)
     if len(workdirs) > 1:
         name = f"{name}-ensemble"
     possible = model.possible_classes if len(model.possible_classes) < len(model.classes) else ()
@@ -209,6 +211,12 @@ def _of_trained_groups(
             "cannot be read; whether it was trained on groups of these images cannot be told"
         )
     return mask
+
+
+def _in_groups_of(dataset: Dataset, some: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Which images are of a group that one of the images `some` is of."""
+    found = {dataset.groups[i] for i in np.flatnonzero(some)} - {""}
+    return np.array([group in found for group in dataset.groups], bool)
 
 
 def _members(model: Classifier | Ensemble, workdir: pathlib.Path) -> dict[pathlib.Path, Classifier]:

@@ -157,3 +157,20 @@ def test_groups_that_were_trained_on_are_scored_apart(trained, said, tmp_path):
     correct = [r["label"] == r["predicted"] for r in rows if r["group"] not in ("P1", "P7")]
     assert found["others"]["accuracy"] == pytest.approx(np.mean(correct))
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == result
+
+
+def test_groups_of_images_that_were_trained_on_count_as_trained_on(
+    trained, parts, source, tmp_path
+):
+    """The run's own source names no groups; the pixels show which ones it has seen."""
+    is_seen = np.isin(source.names, parts["train"])
+    seen, new = np.flatnonzero(is_seen), np.flatnonzero(~is_seen)
+    keys = np.full(len(source), "", "<U2")
+    keys[[seen[0], new[0]]], keys[seen[1]], keys[new[1:3]] = "P1", "P2", "P3"
+    file = tmp_path / "cells.npz"
+    np.savez(file, images=source.images, labels=source.labels, classes=source.classes, groups=keys)
+    result = scoring.evaluate_runs([trained], str(file), None, None, tmp_path / "out")
+    found = result["groups"]["trained_on"]
+    assert (found["groups"], found["images"], found["others"]["n"]) == (["P1"], 1, len(new) - 1)
+    found = result["all"]["groups"]["trained_on"]
+    assert (found["groups"], found["images"]) == (["P1", "P2"], 3)
