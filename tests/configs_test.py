@@ -74,7 +74,11 @@ def _load(name, *overrides):
 )
 def test_takes_a_step(name):
     # A recipe is for any network, and quick to compile with the smallest.
-    other = ("model.name=simple_cnn", "model.weights=") if name.startswith("recipes/") else ()
+    other = (
+        ("model.name=simple_cnn", "model.weights=", "model.variant=")
+        if name.startswith("recipes/")
+        else ()
+    )
     config = _load(name, *other)
     state, sums = _step(config, config.phases.finetune.freeze)
     assert int(state.step) == 1

@@ -294,6 +294,7 @@ def test_each_group_is_judged_by_the_run_that_did_not_see_it(make_config, tmp_pa
         "phases.head.epochs": 0,
         "phases.finetune.epochs": 1,
         "evaluation.label_review": False,
+        "batch_size": 8,  # as many as the group P1 has
     }
     config = make_config(folds=LOGO, **{"data.train": file, "data.test": "0", **changes})
     results = cross_validation.train(config, tmp_path / "run")

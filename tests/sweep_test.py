@@ -33,7 +33,7 @@ TINY = {
 }
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_trial_is_the_run_that_its_config_trains(tmp_path, make_config, monkeypatch):
     seen = []
     finish = final_test.evaluator.finish

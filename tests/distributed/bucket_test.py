@@ -331,7 +331,7 @@ def test_a_run_in_a_bucket_is_read_by_commands(trained, bucket, capfd):
     stored = json.loads(remote.read_bytes(bucket / "results/test/metrics.json"))
     assert stored["accuracy"] == found["accuracy"]
     before = set(remote.list_files(f"{url}/"))
-    assert bloodjax.evaluate(url, "synthetic:160", split="validation")["n"] == 24
+    assert bloodjax.evaluate(url, "synthetic:160", split="train")["n"] == 112
     new = set(remote.list_files(f"{url}/")) - before
     assert new
     assert all(name.startswith("evaluate/") for name in new)

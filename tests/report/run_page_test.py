@@ -490,7 +490,7 @@ def test_the_report_in_a_browser(browser, tmp_path):
     page.locator('a[href="#cell-0-1"]').click()
     assert page.locator(".cell:visible").count() == 1
 
-    groups = page.locator("#groups tbody th")
+    groups = page.locator("#groups tbody th", has_text="patient")
     assert groups.all_inner_texts() == ["patient 0", "patient 1", "patient 2"]
     accuracy = page.locator("#groups th button", has_text="Accuracy")
     accuracy.click()

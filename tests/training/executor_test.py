@@ -18,7 +18,7 @@ from bloodjax.metrics.calibration import Calibration
 from bloodjax.models.convnext import ConvNeXt
 from bloodjax.models.head import Head, Network
 from bloodjax.models.simple_cnn import SimpleCNN
-from bloodjax.training import gradients
+from bloodjax.training import losses
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.online_teacher import TeacherNetwork, WithTeacher
 from bloodjax.training.optim import freeze_labels, optimizer
@@ -369,13 +369,13 @@ def test_a_step_that_is_not_finite_is_skipped(name, kind):
 
 @pytest.mark.full
 def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(monkeypatch):
-    original = gradients.weighted_cross_entropy
+    original = losses.weighted_cross_entropy
 
     def steep(logits, *arguments):
         total, rest = original(logits, *arguments)
         return total + jnp.sqrt(jnp.sum(logits * 0.0)), rest  # 0, of slope infinity times 0
 
-    monkeypatch.setattr(gradients, "weighted_cross_entropy", steep)
+    monkeypatch.setattr(losses, "weighted_cross_entropy", steep)
     state, metrics = train(JitExecutor(step_config("simple_cnn")), "simple_cnn", epochs=1)
     assert (state.step, metrics.bad_step, metrics.count) == (1, 0, 0)
     assert_trees_equal(state.params, initial("simple_cnn")["params"])

@@ -38,7 +38,7 @@ def stopped_after(monkeypatch, n, message):
             yield
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_run_is_that_of_the_rates_that_were_found(
     make_config, tmp_path, monkeypatch, no_evaluation, caplog
 ):
