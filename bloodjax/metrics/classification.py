@@ -30,7 +30,8 @@ RESAMPLED_AT_ONCE = 2**22  # Entries (float64) of the largest table: 32 MB.
 # its recall is still wider than 16 points.
 FEW_IMAGES = 20
 
-_QUICK = {
+# Name in the log of an epoch -> name in `metrics.json`.
+QUICK = {
     "loss": "nll",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced_accuracy",
@@ -107,7 +108,7 @@ def quick(
     """
     _check(probabilities, labels)
     scalars = Statistics(probabilities, labels)(np.ones((len(labels), 1)))
-    found = {name: float(scalars[source][0]) for name, source in _QUICK.items()}
+    found = {name: float(scalars[source][0]) for name, source in QUICK.items()}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 
 from bloodjax.metrics.classification import (
     ECE_BINS,
+    QUICK,
     RESAMPLED_AT_ONCE,
     SMALLEST_PROBABILITY,
     confidence_bin,
@@ -38,14 +39,6 @@ from bloodjax.metrics.classification import (
 )
 
 THRESHOLD = 0.5
-_QUICK = {
-    "loss": "nll",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced_accuracy",
-    "f1_macro": "f1_macro",
-    "auc": "auc_ovr",
-    "ece": "ece",
-}
 Probabilities = Float[np.ndarray, "n labels"]
 # 1 for each label that an image has and 0 for each other.
 Labels = Int[np.ndarray, "n labels"]
@@ -125,7 +118,7 @@ def quick(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
     """
     _check(probabilities, labels)
     scalars, _ = _Statistics(probabilities, labels)(np.ones((len(labels), 1)))
-    found = {name: float(scalars[source][0]) for name, source in _QUICK.items()}
+    found = {name: float(scalars[source][0]) for name, source in QUICK.items()}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

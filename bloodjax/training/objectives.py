@@ -40,7 +40,7 @@ class MultiClass:
         logits: Float[Array, "batch classes"],
         targets: Float[Array, "batch classes"],
         weights: Float[Array, " classes"],
-        mask: Mask | Float[Array, " batch"],
+        mask: Mask,
         label_smoothing: float,
         focal_gamma: float,
     ) -> Float[Array, ""]:
@@ -82,7 +82,7 @@ class MultiLabel:
         logits: Float[Array, "batch classes"],
         targets: Float[Array, "batch classes"],
         weights: Float[Array, " classes"],
-        mask: Mask | Float[Array, " batch"],
+        mask: Mask,
         label_smoothing: float,
         focal_gamma: float,
     ) -> Float[Array, ""]:
