@@ -13,7 +13,7 @@ from bloodjax.io import buckets, remote
 
 from ..emulators import Proxy, environment, refusing
 
-CONTENT = {"train/a/1.png": b"one", "train/b/2.png": b"two", "test/a/3.png": b"three"}
+CONTENT = {"train/a/1.png": b"one", "train/b/2.png": b"two", "test/a/3.png": b"\n-\r\n\r"}
 
 
 @pytest.fixture
