@@ -65,7 +65,7 @@ def parts_of(folder):
     }
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_each_picture_validates_once_and_the_test_part_is_kept_back_from_all(run):
     workdir, _ = run
     whole = parts_of(workdir)

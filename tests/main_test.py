@@ -47,7 +47,7 @@ def test_a_wrong_key_is_one_line(command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_folds_are_trained_and_evaluated_as_one(command, tmp_path):
     tmp_path /= ODD
     changes = ("--config.folds=2", "--config.phases.finetune.epochs=1")

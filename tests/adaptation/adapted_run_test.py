@@ -62,6 +62,7 @@ def adapted(trained, doubled, cells, tmp_path_factory):
     return out
 
 
+@pytest.mark.full
 def test_the_run_of_old_weights_answers_as_before(trained, tmp_path, images):
     out = tmp_path / "there"
     write(out, trained, variables=None, site=None, about={"site": None})

@@ -146,8 +146,8 @@ SMALLEST = {
     "simple_cnn_050": 16,
     "vgg11": 32,
 }
-# Half a minute each.
-LONG = ("densenet121", "inception_v3")
+# A quarter to half a minute each.
+LONG = ("convnextv2_atto", "densenet121", "efficientnet_lite0", "inception_v3", "vgg11")
 
 
 def test_every_family_is_among_the_smallest():

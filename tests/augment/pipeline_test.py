@@ -125,7 +125,7 @@ def assert_equal_forms(found):
         assert different.mean() < 1e-3, name
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
 def test_an_operation_is_the_same_in_every_form(images, name):
     odd = images[:, :27, :27]

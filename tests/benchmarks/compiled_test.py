@@ -39,8 +39,8 @@ def test_flax_has_the_same_network(name):
         assert work(flax_linen.Network(name)) == ours
 
 
-# Keras builds and traces these for half a minute each.
-LONG = ("efficientnet_b0", "inception_v3")
+# Keras builds and traces these for up to half a minute each.
+LONG = ("convnext_base", "efficientnet_b0", "inception_v3")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_an_image_that_is_lost_in_silence_is_a_fault(whole, tmp_path, monkeypatc
     assert "of 16 images 15 were read and 0 left out" in text
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_odd_names_are_taken_as_they_are(tmp_path):
     for i in range(0, len(layouts.NAMES), 12):
         content = "\n".join(layouts.NAMES[i : i + 12]).encode("utf-8", "surrogateescape")

@@ -39,7 +39,7 @@ def test_its_training_costs_less_than_a_teraflop(config):
     assert summary.training_flops(network, size) * images < 1e12
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_it_learns(config, tmp_path):
     results = run.train(config, tmp_path)
     assert results["test"]["accuracy"] >= 0.95

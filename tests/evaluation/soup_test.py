@@ -52,7 +52,7 @@ def leaders_variables(workdir, config, progress):
         ]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_best_epochs_stay(ended):
     _, workdir, progress = ended
     entries = metric_writer.read_history(workdir)

@@ -21,6 +21,7 @@ _SIZES = {
     "densenet121": 32,
     "simple_cnn": 32,
 }
+_LONG = ("convnext_tiny", "densenet121", "inception_v3", "vgg16")
 
 
 def _network(name):
@@ -63,7 +64,9 @@ def _with_statistics(variables, features):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name == "simple_cnn" else pytest.param(name, marks=pytest.mark.full)
+        name
+        if name == "simple_cnn"
+        else pytest.param(name, marks=getattr(pytest.mark, "slow" if name in _LONG else "full"))
         for name in _SIZES
     ],
 )

@@ -43,7 +43,7 @@ def _timm_reference(timm, name, variant):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("variant", ["tf", "timm"])
+@pytest.mark.parametrize("variant", [pytest.param("tf", marks=pytest.mark.slow), "timm"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0"])
 def test_equals_timm(timm, parity, name, variant):
     reference = _timm_reference(timm, name, variant)

@@ -51,10 +51,13 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(np.float64(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
+LONG = ("densenet", "inception", "resnet", "vgg")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=getattr(pytest.mark, "slow" if name == "inception" else "full"))
+        pytest.param(name, marks=getattr(pytest.mark, "slow" if name in LONG else "full"))
         for name in BACKBONES
     ],
 )

@@ -146,7 +146,7 @@ def test_several_steps_in_one_call_cost_as_many_times_one(config, machine):
     assert flops(3) == pytest.approx(flops(1), rel=0.03)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_largest_batch_is_one_that_was_compiled(config, machine):
     machine = dataclasses.replace(machine, memory=8 * 2**20)
     plan = planner.plan(config, machine, only=("finetune",))

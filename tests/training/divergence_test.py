@@ -244,7 +244,7 @@ def test_it_ends_the_same_after_a_stop_and_a_kill_right_after_the_rollback(
     assert_trees_equal(checkpoint(tmp_path, config), checkpoint(gone_back, config))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_few_steps_that_go_wrong_are_left_out_and_the_report_is_right(make_config, tmp_path):
     config = make_config(**TWO_EPOCHS)
     with pytest.MonkeyPatch.context() as patch:

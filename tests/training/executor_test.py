@@ -166,7 +166,7 @@ def mixed_on_one():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["eight", "pmap"])
+@pytest.mark.parametrize("kind", [pytest.param("eight", marks=pytest.mark.slow), "pmap"])
 def test_mixed_pictures_are_the_same_on_any_number_of_devices(kind, mixed_on_one):
     runner = RUNNERS[kind]("simple_cnn", augment=MIXED)
     found = train(runner, "simple_cnn", frozen_norms("simple_cnn"), calls=(1, 1))
