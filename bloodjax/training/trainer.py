@@ -8,6 +8,7 @@ it had not been stopped.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -332,7 +333,10 @@ class Trainer:
             with self._stop.interruptible(self._stopped_message()):
                 return self.validate(progress, throughput)
         except Stopped:
-            self._save(dataclasses.replace(progress, trained=True))
+            # The signal may have come as JAX left a trace. This thread is then still in it, and
+            # only another one can compute.
+            with concurrent.futures.ThreadPoolExecutor(1) as other:
+                other.submit(self._save, dataclasses.replace(progress, trained=True)).result()
             raise
 
     def validate(

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 
+import jax
 import pytest
 
 from bloodjax import run
@@ -109,3 +110,18 @@ def test_a_run_that_is_stopped_everywhere(start, trained, make_config, tmp_path)
     )
     assert progress == expected_progress
     assert_trees_equal(state, expected)
+
+
+@pytest.mark.full
+def test_a_signal_that_leaves_the_thread_in_a_trace(make_config, tmp_path, monkeypatch):
+    end_epoch = trainer.Trainer.end_epoch
+
+    def traced(self, *arguments):
+        jax.jit(lambda: end_epoch(self, *arguments))()
+
+    monkeypatch.setattr(trainer.Trainer, "end_epoch", traced)
+    monkeypatch.setattr(trainer.Trainer, "validate", lambda *_: terminate())
+    with pytest.raises(Stopped):
+        run.train(make_config(), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.progress().trained) == (7, True)
