@@ -96,7 +96,7 @@ def load(
             dataset = folders.read_dataset(path, image_size, options, class_names, lazy=lazy)
     reading = dataclasses.replace(dataset.reading, spec=spec)
     if count is None and spec.partition(":")[0] == _SYNTHETIC:
-        reading = reading.with_detail("the folder of this name, no rendered cells")
+        reading = reading.with_details("the folder of this name, no rendered cells")
     dataset = dataclasses.replace(dataset, reading=reading)
     if options.task == MULTI_LABEL and not dataset.is_multi_label:
         raise UserError(
@@ -109,8 +109,8 @@ def load(
     empty = [name for name, n in zip(dataset.classes, counts, strict=True) if n == 0]
     if empty:
         raise UserError(
-            f"{spec}: no image of {_shown(empty)}, expected at least one of each class "
-            f"({_shown(dataset.classes)}); config.data.classes or --classes may list others"
+            f"{spec}: no image of {names.shown(empty)}, expected at least one of each class "
+            f"({names.shown(dataset.classes)}); config.data.classes or --classes may list others"
         )
     return dataset
 
@@ -369,14 +369,14 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     if unknown:
         raise UserError(
             f"{dataset.reading.spec}: contains the class{'es' if len(unknown) > 1 else ''} "
-            f"{_shown(unknown)}, expected only {_shown(class_names)}"
+            f"{names.shown(unknown)}, expected only {names.shown(class_names)}"
         )
     if dataset.is_multi_label and len(dataset.classes) < len(class_names):
         named = set(name_of.values())
         lacking = [name for name in class_names if name not in named]
         raise UserError(
             f"{dataset.reading.spec}: has no column of the label{'s' if len(lacking) > 1 else ''} "
-            f"{_shown(lacking)}, expected 0 or 1 for each of {_shown(class_names)}"
+            f"{names.shown(lacking)}, expected 0 or 1 for each of {names.shown(class_names)}"
         )
     position = {name: i for i, name in enumerate(class_names)}
     new_label = np.array([position[name_of[name]] for name in dataset.classes], np.int32)
@@ -385,16 +385,8 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         labels[:, new_label] = dataset.labels
     else:
         labels = new_label[dataset.labels]
-    reading = dataset.reading
-    for name in dataset.classes:
-        if name_of[name] != name:
-            reading = reading.with_detail(f"{name} taken as {name_of[name]}")
-    return dataclasses.replace(
-        dataset,
-        labels=labels,
-        classes=tuple(class_names),
-        reading=reading,
-    )
+    reading = dataset.reading.with_details(*names.taken_as(name_of))
+    return dataclasses.replace(dataset, labels=labels, classes=tuple(class_names), reading=reading)
 
 
 def with_common_names(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -410,14 +402,8 @@ def with_common_names(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
         classes = tuple(name_of.get(name, name) for name in dataset.classes)
         if len(set(classes)) < len(classes):  # two names of one form, kept apart on purpose
             classes = dataset.classes
-        reading = dataset.reading
-        for name, other in zip(dataset.classes, classes, strict=True):
-            if name != other:
-                reading = reading.with_detail(f"{name} taken as {other}")
+        renamed = names.taken_as(dict(zip(dataset.classes, classes, strict=True)))
+        reading = dataset.reading.with_details(*renamed)
         common[key] = dataclasses.replace(dataset, classes=classes, reading=reading)
         known += [name for name in classes if name not in known]
     return common
-
-
-def _shown(class_names: Sequence[str]) -> str:
-    return ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")

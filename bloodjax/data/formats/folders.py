@@ -99,13 +99,8 @@ def _class_of_folder(
     """The class of each folder's name, and facts about names that differ from their class's."""
     count = collections.Counter(found.folders)
     known = names.match(found.classes, class_names)
-    by_form: dict[str, list[str]] = {}
-    for folder in sorted(found.classes - known.keys()):
-        by_form.setdefault(names.form(folder), []).append(folder)
-    class_of = dict(known)
-    for folders in by_form.values():
-        most = max(folders, key=lambda folder: count[folder])  # the first of several
-        class_of |= dict.fromkeys(folders, names.tidy(most))
+    others = names.most_frequent({name: count[name] for name in found.classes - known.keys()})
+    class_of = known | {folder: names.tidy(name) for folder, name in others.items()}
     # Names that look the same in print are shown as Python writes them.
     facts = [
         f"{folder} taken as {name}"

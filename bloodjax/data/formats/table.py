@@ -38,7 +38,6 @@ from bloodjax.io import parquet, remote
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 # What other programs write that could be saved as one of `SUFFIXES`.
 _OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
-_MOST = 12  # classes that a message lists
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,9}")
 
@@ -407,7 +406,7 @@ def _labels(
         ]
     else:
         texts = [_label(cells, row, columns.label[0]) for row in cells.rows]
-    known = names.match(set(texts), class_names)
+    known = names.match(sorted(set(texts)), class_names)
     if class_names and len(known) < len(set(texts)) and all(map(_NUMBER.fullmatch, texts)):
         array = np.array([int(text) for text in texts], np.int64)
         where = f"{cells.where}: column {cells.header[columns.label[0]]}"
@@ -415,32 +414,23 @@ def _labels(
         return read.by_key["row"], read.classes, read.details
     if not class_names:
         class_names = _classes(cells, columns, texts)
-        known = names.match(set(texts), class_names)
+        known = names.match(sorted(set(texts)), class_names)
     for row, text in zip(cells.rows, texts, strict=True):
         if text not in known:
-            shown = ", ".join(class_names[:_MOST]) + (", ..." if len(class_names) > _MOST else "")
             raise UserError(
                 f"{cells.place(row, columns.label[0])}: the class {text} is unknown, expected one "
-                f"of {shown}"
+                f"of {names.shown(class_names)}"
             )
     index = {name: i for i, name in enumerate(class_names)}
-    renamed = tuple(f"{a} taken as {b}" for a, b in sorted(known.items()) if a != b)
     found = np.array([index[known[text]] for text in texts], np.int32)
-    return found, tuple(class_names), renamed
+    return found, tuple(class_names), names.taken_as(known)
 
 
 def _classes(cells: Cells, columns: Columns, texts: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a table: of one-hot columns in their order, and else sorted.
-
-    Of several spellings of one class, the most frequent one names it.
-    """
+    """The classes of a table: of one-hot columns in their order, and else sorted."""
     if columns.is_one_hot:
         return tuple(names.tidy(cells.header[i]) for i in columns.label)
-    count = collections.Counter(texts)
-    spelling: dict[str, str] = {}
-    for text in sorted(count, key=lambda text: (-count[text], text)):
-        spelling.setdefault(names.form(text), text)
-    return names.in_order(spelling.values())
+    return names.in_order({*names.most_frequent(collections.Counter(texts)).values()})
 
 
 def _label(cells: Cells, row: Row, column: int) -> str:
