@@ -94,8 +94,7 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str], root: str 
         return Groups(group_of, (), tuple(warnings))
     without = len(images) - len(group_of)
     n = len(set(group_of.values()))
-    shown = ", ".join(details[:3]) + (", ..." if len(details) > 3 else "")
-    fact = f"{shown}: {n} group{'s' if n != 1 else ''}"
+    fact = f"{names.shown(details, 3)}: {n} group{'s' if n != 1 else ''}"
     if merged:
         fact += f", {merged} matched in another form"
     partly = ""
@@ -199,11 +198,9 @@ def _assign(
 
 def _merge(group_of: Mapping[str, str]) -> tuple[dict[str, str], int]:
     """Groups of the same form become one; also the number of keys that were changed."""
-    first: dict[str, str] = {}
-    for group in group_of.values():
-        first.setdefault(names.form(group), group)
-    merged = {image: first[names.form(group)] for image, group in group_of.items()}
-    return merged, len(set(group_of.values())) - len(first)
+    key_of = names.most_frequent(collections.Counter(group_of.values()))
+    merged = {image: key_of[group] for image, group in group_of.items()}
+    return merged, sum(group != key for group, key in key_of.items())
 
 
 def _rows(content: bytes, where: str) -> list[tuple[str, str]]:
