@@ -26,13 +26,12 @@ import numpy as np
 
 from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import names
-from bloodjax.data.dataset import Dataset
+from bloodjax.data.dataset import Dataset, unlabelled
 from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
 from bloodjax.data.formats import groups as groups_lib
 from bloodjax.data.formats.archive import keep_open
-from bloodjax.data.lazy import Images, take
 from bloodjax.data.options import AUTO, DEFAULTS, MULTI_LABEL, ReadOptions
-from bloodjax.data.reading import LeftOut, Reading
+from bloodjax.data.reading import Reading
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.io import remote
@@ -136,46 +135,33 @@ def load_images(
     file = pathlib.Path(os.path.expanduser(remote.local(path)))
     is_shards = path.startswith(_TFDS) or array_record.is_shards(file)
     if is_shards or synthetic_count(path) is not None:
-        unlabelled = dataclasses.replace(options, task=AUTO)
-        dataset = load(path, image_size, options=unlabelled, seed=seed)
-        return _unlabelled(dataset.images, dataset.names, dataset.reading, dataset.groups)
+        auto = dataclasses.replace(options, task=AUTO)
+        dataset = load(path, image_size, options=auto, seed=seed)
+        return unlabelled(dataset.images, dataset.names, dataset.reading, dataset.groups)
     if is_table(path):
-        return _unlabelled(*table.read_images(_table(path), image_size, options))
+        return table.read_images(_table(path), image_size, options)
     if saved := _saved(path):
-        return _unlabelled(*hf_dataset.read_images(saved, image_size, options))
+        return hf_dataset.read_images(saved, image_size, options)
     if file.is_file() and file.suffix.lower() not in (".npz", ".zip"):
         found = image_files.read_file(file, image_size, options)
         reading = Reading(path, "one image").with_tally(found.tally, options)
-        return _unlabelled(found.images, (file.name,), reading)
+        return unlabelled(found.images, (file.name,), reading)
     source = _local_path(path)
     if _is_npz(source):
-        images, names, tally = npz.read_images(source, image_size, options)
+        images, shown, tally = npz.read_images(source, image_size, options)
         reading = Reading(path, "npz of images").with_tally(tally, options)
-        return _unlabelled(images, names, reading, npz.read_groups(source, names))
+        return unlabelled(images, shown, reading, npz.read_groups(source, shown))
     archive = keep_open(source)
-    names, others = image_files.find(source, archive)
-    images, readable, tally = image_files.read(source, archive, names, image_size, options)
+    shown, others = image_files.find(source, archive)
+    images, readable, tally = image_files.read(source, archive, shown, image_size, options)
     if not readable.any():
         raise UserError(f"{path}: contains no readable images")
-    found = groups_lib.read(source, archive, names)
-    groups = tuple(found.group_of.get(name, "") for name in names)
-    details = (*archive.details, *found.details)
+    tables = groups_lib.read(source, archive, shown)
+    groups = tuple(tables.group_of.get(name, "") for name in shown)
+    details = (*archive.details, *tables.details)
     reading = Reading(path, "all images at any depth", details)
     reading = reading.with_tally(tally, options).with_left_out(*archive.left_out, *others)
-    if readable.all():
-        return _unlabelled(images, names, reading, groups)
-    kept = np.flatnonzero(readable)
-    reading = reading.with_left_out(LeftOut("unreadable", "", len(names) - len(kept)))
-    images, groups = take(images, kept), tuple(groups[i] for i in kept)
-    return _unlabelled(images, tuple(names[i] for i in kept), reading, groups)
-
-
-def _unlabelled(
-    images: Images, names: tuple[str, ...], reading: Reading, groups: tuple[str, ...] = ()
-) -> Dataset:
-    n = len(names)
-    blank = ("",) * n
-    return Dataset(images, np.zeros(n, np.int32), names, (), blank, groups or blank, reading)
+    return unlabelled(images, shown, reading, groups).only_readable(readable)
 
 
 def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes] | None:
@@ -199,13 +185,12 @@ def count_labelled(spec: str, options: ReadOptions = DEFAULTS) -> tuple[dict[str
       UserError: The source is missing or damaged.
     """
     if is_table(spec):
-        found = table.read(_table(spec), options, refuses_missing=False)
-        return dict(collections.Counter(found.splits)), len(found.classes)
-    saved = _saved(spec)
-    if not saved:
+        _, found = table.read(_table(spec), options, refuses_missing=False)
+    elif saved := _saved(spec):
+        found = hf_dataset.read(saved, options)
+    else:
         return None
-    splits, classes = hf_dataset.count(saved, options)
-    return dict(collections.Counter(splits)), classes
+    return dict(collections.Counter(found.splits)), len(found.classes)
 
 
 def native_size(spec: str) -> int | None:
