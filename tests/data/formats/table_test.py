@@ -343,9 +343,7 @@ def test_the_most_frequent_spelling_names_a_class(folder):
     assert sources.fingerprint(str(folder / "labels.csv")) != before
 
 
-def test_a_folder_may_be_named_like_a_table(tmp_path):
-    (tmp_path / "cells.csv").mkdir()
-    assert not sources.is_table(str(tmp_path / "cells.csv"))
+def test_the_suffix_of_a_table_may_be_in_capitals():
     assert table.has_suffix("gs://bucket/labels.TSV")
 
 
