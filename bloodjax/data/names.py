@@ -32,6 +32,11 @@ def form(name: str) -> str:
     return unicodedata.normalize("NFC", tidy(name).casefold())
 
 
+def path_form(path: str) -> str:
+    """A text that is equal for paths, with "/", whose parts have the same forms."""
+    return "/".join(map(form, path.split("/")))
+
+
 def is_missing(text: str) -> bool:
     """Whether a cell of a table is empty, or has a text that programs write for a missing value."""
     return form(text).strip() in _MISSING

@@ -13,6 +13,11 @@ def test_names_that_differ_in_form_are_matched(name):
     assert names.match([name], ["monocyte", "érythroblaste"]) == {name: "érythroblaste"}
 
 
+def test_paths_have_the_forms_of_their_parts():
+    assert names.path_form(f"A /{NFD}.png") == names.path_form("a/Érythroblaste.PNG")
+    assert names.path_form("a/b") != names.path_form("ab")
+
+
 def test_other_names_are_not_matched():
     assert names.match(["blast", "erythroblaste"], ["blasts", "érythroblaste"]) == {}
 

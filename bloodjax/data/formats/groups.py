@@ -143,10 +143,10 @@ class _Names:
     def __init__(self, images: Sequence[str], files: Sequence[str], root: str):
         self._root = root
         self._images = set(images)
-        self._files = {_form(path) for path in files}
+        self._files = {names.path_form(path) for path in files}
         self._by_form: dict[str, list[str]] = collections.defaultdict(list)
         for image in images:
-            self._by_form[_form(image)].append(image)
+            self._by_form[names.path_form(image)].append(image)
 
     def find(self, name: str, folder: str) -> str | None:
         """The image; None if the name is that of a file which is not used.
@@ -166,12 +166,12 @@ class _Names:
             if path in self._images:
                 return path
         for path in paths:
-            alike = self._by_form.get(_form(path), [])
+            alike = self._by_form.get(names.path_form(path), [])
             if len(alike) == 1:
                 return alike[0]
             if alike:
                 raise LookupError(f"{', '.join(alike[:2])} differ only in form")
-        if any(_form(path) in self._files for path in paths):
+        if any(names.path_form(path) in self._files for path in paths):
             return None
         raise LookupError("there is no such image")
 
@@ -256,7 +256,3 @@ def _resembles(path: str) -> bool:
         for word in _WORDS
         if abs(len(stem) - len(word)) <= 3
     )
-
-
-def _form(path: str) -> str:
-    return "/".join(names.form(part) for part in path.split("/"))
