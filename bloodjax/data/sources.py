@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -168,23 +167,6 @@ def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], b
     source = resolve(spec, may_be_image=True)
     reads = _OF_FILES.get(source.kind)
     return reads.file_reader(source.where, options) if reads else None
-
-
-def count_labelled(spec: str, options: ReadOptions = DEFAULTS) -> tuple[dict[str, int], int] | None:
-    """Labelled images of each split ("" for none) and number of classes, of a `file_reader` source.
-
-    Raises:
-      UserError: The source is missing or damaged.
-    """
-    source = resolve(spec)
-    match source.kind:
-        case Kind.TABLE:
-            _, found = table.read(source.where, options, refuses_missing=False)
-        case Kind.HF_DATASET:
-            found = hf_dataset.read(source.where, options)
-        case _:
-            return None
-    return dict(collections.Counter(found.splits)), len(found.classes)
 
 
 def native_size(spec: str) -> int | None:

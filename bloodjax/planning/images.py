@@ -10,7 +10,7 @@ import pathlib
 from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import names as names_lib
 from bloodjax.data import sources
-from bloodjax.data.formats import groups, npz
+from bloodjax.data.formats import groups, hf_dataset, npz, table
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.data.formats.archive import open_archive
 from bloodjax.data.options import ReadOptions
@@ -98,16 +98,18 @@ def _source(spec: str, options: ReadOptions, names: tuple[str, ...]) -> tuple[di
     match source.kind:
         case Kind.SYNTHETIC:
             return {"": source.count}, len(npz.BLOOD_CELLS)
-        case Kind.TABLE | Kind.HF_DATASET:
-            return sources.count_labelled(spec, options)
+        case Kind.TABLE:
+            _, found = table.read(source.where, options, refuses_missing=False)
+        case Kind.HF_DATASET:
+            found = hf_dataset.read(source.where, options)
         case Kind.SHARDS:
-            dataset = sources.load(spec, 96)  # reads labels only; the images stay lazy
-            return dict(collections.Counter(dataset.splits)), len(dataset.classes)
+            found = sources.load(spec, 96)  # reads labels only; the images stay lazy
         case Kind.NPZ:
             counts, classes = npz.count_labels(source.path, names)
             return counts, len(classes)
         case _:
             return _listed(source.path, options.layout)
+    return dict(collections.Counter(found.splits)), len(found.classes)
 
 
 def _listed(path: pathlib.Path, layout: str) -> tuple[dict[str, int], int]:
