@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from bloodjax.data import lazy
 from bloodjax.data.lazy import Images
-from bloodjax.data.reading import Reading
+from bloodjax.data.reading import Reading, left_out_by_class
 
 # Between the labels of an image that has several.
 SEPARATOR = ";"
@@ -97,6 +97,15 @@ class Dataset:
             weights=None if self.weights is None else self.weights[indices],
         )
 
+    def only_readable(self, readable: Bool[np.ndarray, " n"]) -> Dataset:
+        """The readable images; `reading.left_out` counts the others by class."""
+        if readable.all():
+            return self
+        lost = np.flatnonzero(~readable)
+        texts = label_texts(self.labels[lost], self.classes) if self.classes else [""] * len(lost)
+        entries = left_out_by_class("unreadable", texts)
+        return self.with_reading(self.reading.with_left_out(*entries)).take(readable)
+
     def concatenate(self, other: Dataset) -> Dataset:
         """The images of `self`, then those of `other`; lazy images must have the same source."""
         return Dataset(
@@ -109,6 +118,23 @@ class Dataset:
             reading=self.reading.joined(other.reading),
             weights=_joined_weights(self, other),
         )
+
+
+def unlabelled(
+    images: Images, names: Sequence[str], reading: Reading, groups: Sequence[str] = ()
+) -> Dataset:
+    """Images to classify: there are no class names, and all labels are 0.
+
+    Args:
+      images: As in `Dataset`, as are the next two.
+      names: Name of each image.
+      reading: How the images were read.
+      groups: Key of each image, or empty.
+    """
+    n = len(names)
+    blank = ("",) * n
+    labels = np.zeros(n, np.int32)
+    return Dataset(images, labels, tuple(names), (), blank, tuple(groups) or blank, reading)
 
 
 def rarest_labels(labels: Int32[np.ndarray, "n classes"]) -> Int32[np.ndarray, " n"]:

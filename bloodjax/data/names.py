@@ -1,4 +1,4 @@
-"""Names of classes, files and groups: which ones differ only in form, and their order.
+"""Names of classes, files and groups: which differ only in form, their order, lists of them.
 
 Two names have the same form if they differ only in how a system writes them: as one or several
 Unicode characters (a Mac's "é"), in case, or in blanks at the ends.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # Blanks of zero width, which `str.strip` keeps.
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
@@ -30,6 +30,11 @@ def tidy(name: str) -> str:
 def form(name: str) -> str:
     """A text that is equal for names of the same form."""
     return unicodedata.normalize("NFC", tidy(name).casefold())
+
+
+def path_form(path: str) -> str:
+    """A text that is equal for paths, with "/", whose parts have the same forms."""
+    return "/".join(map(form, path.split("/")))
 
 
 def is_missing(text: str) -> bool:
@@ -82,6 +87,32 @@ def match(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
         if len(alike) == 1:
             found[name] = alike[0]
     return found
+
+
+def most_frequent(counts: Mapping[str, int]) -> dict[str, str]:
+    """For each name, the most frequent name of its form; the first when sorted, of several.
+
+    Args:
+      counts: Name -> how often it occurs. The order of the names does not matter.
+    """
+    best: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        best.setdefault(form(name), name)
+    return {name: best[form(name)] for name in counts}
+
+
+def taken_as(name_of: Mapping[str, str]) -> tuple[str, ...]:
+    """Facts for `Reading.details`, such as "B cell taken as b cell", of names that were replaced.
+
+    Args:
+      name_of: Name in the source -> the name that it gets.
+    """
+    return tuple(f"{name} taken as {other}" for name, other in name_of.items() if name != other)
+
+
+def shown(names: Sequence[str], most: int = 12) -> str:
+    """At most `most` of the names, joined by commas, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _order(name: str) -> tuple[int, int, str]:

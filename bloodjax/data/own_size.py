@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -16,8 +14,8 @@ from bloodjax.data.formats import npz
 from bloodjax.data.formats.archive import keep_open
 from bloodjax.data.lazy import LazyImages
 from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.data.spec import Kind, resolve
 from bloodjax.errors import UserError
-from bloodjax.io import remote
 
 ReadImage = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 
@@ -39,18 +37,18 @@ def reader(path: str, dataset: Dataset, options: ReadOptions = DEFAULTS) -> Read
     images = dataset.images
     if read := sources.file_reader(path, options):
         return lambda i: _decode(read(dataset.names[i]), bits, path, dataset.names[i])
-    file = pathlib.Path(os.path.expanduser(remote.local(path)))
     if isinstance(images, LazyImages) and images.read_files is not None:
         read_files = images.read_files
         return lambda i: _decode(read_files([i])[0], bits, path, dataset.names[i])
-    if isinstance(images, LazyImages) or sources.synthetic_count(path) is not None:
+    source = resolve(path, may_be_image=True)
+    if isinstance(images, LazyImages) or source.kind == Kind.SYNTHETIC:
         return lambda i: images[i]
-    if file.is_file() and file.suffix.lower() == ".npz":
-        stored = npz.read_own_size(file, options)
+    if source.kind == Kind.NPZ:
+        stored = npz.read_own_size(source.path, options)
         return lambda i: stored[i]
-    if file.is_file() and file.suffix.lower() != ".zip":
-        return lambda i: _decode(file.read_bytes(), bits, path, dataset.names[i])
-    archive = keep_open(file)
+    if source.kind == Kind.IMAGE:
+        return lambda i: _decode(source.path.read_bytes(), bits, path, dataset.names[i])
+    archive = keep_open(source.path)
     return lambda i: _decode(archive.read(dataset.names[i]), bits, path, dataset.names[i])
 
 

@@ -45,18 +45,14 @@ class Reading:
     left_out: tuple[LeftOut, ...] = ()
     tally: Tally = NO_IMAGES
 
-    def with_detail(self, text: str) -> Reading:
-        """A copy with one more of the `details`, unless it has it already."""
-        if not text or text in self.details:
-            return self
-        return dataclasses.replace(self, details=(*self.details, text))
+    def with_details(self, *texts: str) -> Reading:
+        """A copy with more `details`; a text that is empty or known already adds nothing."""
+        details = dict.fromkeys((*self.details, *filter(None, texts)))
+        return dataclasses.replace(self, details=tuple(details))
 
     def with_tally(self, tally: Tally, options: ReadOptions) -> Reading:
         """A copy with what images that were read with `options` had to have decided."""
-        reading = dataclasses.replace(self, tally=tally)
-        for phrase in tally.phrases(options):
-            reading = reading.with_detail(phrase)
-        return reading
+        return dataclasses.replace(self, tally=tally).with_details(*tally.phrases(options))
 
     def with_left_out(self, *entries: LeftOut) -> Reading:
         """A copy with more entries in `left_out`; counts of one reason and class are added."""

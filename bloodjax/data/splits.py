@@ -140,7 +140,7 @@ def take_split(dataset: Dataset, split: str) -> Dataset:
     """The images of one of a source's own splits; the reading of the dataset says so."""
     taken = dataset.take(np.array(dataset.splits) == split)
     detail = f"its own {split} split: {len(taken):,} of {len(dataset):,} images"
-    return taken.with_reading(dataset.reading.with_detail(detail))
+    return taken.with_reading(dataset.reading.with_details(detail))
 
 
 def save(

@@ -1,30 +1,19 @@
-"""Runs whose images have any number of labels: what is fitted to them, and what they lack.
-
-On the validation split, each label gets a calibration and a threshold from which on it counts as
-predicted. What compares the classes of an image with one another, such as referral by confidence,
-detection of unlike images or conformal sets, is not fitted.
-"""
+"""Runs whose images have any number of labels: what they cannot do, and lines on their scores."""
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from bloodjax import distributed, metrics
-from bloodjax.cli import console
 from bloodjax.config import Config
-from bloodjax.data.dataset import Dataset
 from bloodjax.data.options import MULTI_LABEL
 from bloodjax.errors import UserError
-from bloodjax.evaluation import calibration, thresholds
 from bloodjax.evaluation.answers import LabelAnswers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
-from bloodjax.metrics import label_calibration
 from bloodjax.metrics import multi_label as metrics_lib
 
 
@@ -43,51 +32,6 @@ def refuse(config: Config, what: str) -> None:
             f"{what}: the run's images have any number of labels (config.data.task is "
             f"{MULTI_LABEL}), expected a run with one class for each image"
         )
-
-
-def fit_run(model: Classifier, workdir: pathlib.Path, validation: Dataset | None) -> None:
-    """Fits calibrations and thresholds; writes `calibration.json` and `thresholds.json`.
-
-    Args:
-      model: The classifier of the run; its views are final. It gets what is fitted.
-      workdir: Folder of the run.
-      validation: Validation split of the run. Without one, nothing is fitted.
-    """
-    console.log_info(
-        "images of several labels: the run has no colour-histogram baseline, referral, detector of "
-        "unlike images or label review"
-    )
-    if validation is None:
-        model.calibrations, model.thresholds = {}, ()
-        if distributed.is_primary():
-            for name in (calibration.FILE, thresholds.FILE):
-                (workdir / name).unlink(missing_ok=True)
-        console.log_info("no validation split: the labels are not calibrated, thresholds are 0.5")
-        return
-    options, labels = model.config.evaluation, validation.labels
-    raw = model.predict_with_plain(validation.images, calibrated=False)
-    found = {
-        name: label_calibration.fit(
-            raw[:, i], labels, validation.strata, options.calibration, model.config.seed
-        )
-        for i, name in enumerate((calibration.DEFAULT, calibration.NO_VIEWS))
-    }
-    if model.tta == "none":
-        found[calibration.DEFAULT] = found[calibration.NO_VIEWS]
-    model.calibrations = found
-    calibrated = model.calibrate(raw)[:, 0]
-    before, after = (metrics.quick(p, labels) for p in (raw[:, 0], calibrated))
-    details = {"tta": model.tta, "n": len(validation)}
-    for key, source in (("nll", "loss"), ("ece", "ece")):
-        details |= {f"{key}_before": before[source], key: after[source]}
-    calibration.write(workdir, found, details)
-    console.log_info(
-        f"calibration of each label: {found[calibration.DEFAULT].method} scaling; validation loss "
-        f"{before['loss']:.4f} -> {after['loss']:.4f}, calibration error "
-        f"{100 * before['ece']:.2f} % -> {100 * after['ece']:.2f} %"
-    )
-    model.thresholds = tuple(metrics_lib.fit_thresholds(calibrated, labels).tolist())
-    thresholds.write(workdir, model.classes, model.thresholds)
 
 
 def judged(

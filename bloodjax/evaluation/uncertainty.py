@@ -1,30 +1,35 @@
 """Fits to a trained run what says when to believe it, on splits that it was not trained on.
 
 The calibration of its probabilities, the detector of images that are unlike the training images,
-and the threshold of confidence below which images are referred to a person. They are written to
-the run's folder and set in its classifier.
+and the threshold of confidence below which images are referred to a person. If an image can have
+several labels, each label gets a calibration and a threshold from which on it counts as predicted;
+what compares the classes of an image with one another is not fitted. All are written to the run's
+folder and set in its classifier.
 """
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from bloodjax import config as config_lib
 from bloodjax import distributed, metrics
 from bloodjax.cli import console
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import calibration, multi_label, referral, rejection
+from bloodjax.evaluation import calibration, referral, rejection, thresholds
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import make_folder
 from bloodjax.metrics import calibration as scaling
+from bloodjax.metrics import label_calibration, multi_label
 
 
 def fit_run(
     model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
 ) -> rejection.Described | None:
-    """Fits all three and writes `calibration.json`, `referral.json` and the detector's files.
+    """Fits what the module lists, and writes `calibration.json` and the other files.
 
     The images are of the laboratory where the run was trained, so the classifier's site does not
     apply to them.
@@ -42,47 +47,54 @@ def fit_run(
       UserError: `workdir` cannot be written to.
     """
     make_folder(workdir)
-    if model.is_multi_label:
-        multi_label.fit_run(model, workdir, validation)
-        return None
     home = model.at_home()
-    described = _fit(home, workdir, train, validation)
-    model.calibrations, model.referral = home.calibrations, home.referral
-    model.detector = home.detector
+    described = None
+    if home.is_multi_label:
+        console.log_info(
+            "images of several labels: the run has no colour-histogram baseline, referral, "
+            "detector of unlike images or label review"
+        )
+    else:
+        described = rejection.fit_run(home, workdir, train, validation)
+    if validation is None:
+        _forget(home, workdir)
+    elif home.is_multi_label:
+        _fit_labels(home, workdir, validation)
+    else:
+        _fit_classes(home, workdir, validation)
+    model.calibrations, model.detector = home.calibrations, home.detector
+    model.referral, model.thresholds = home.referral, home.thresholds
     return described
 
 
-def _fit(
-    model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
-) -> rejection.Described | None:
-    described = rejection.fit_run(model, workdir, train, validation)
-    if validation is None:
-        model.calibrations, model.referral = {}, None
-        if distributed.is_primary():
-            for name in (calibration.FILE, referral.FILE):
-                (workdir / name).unlink(missing_ok=True)
-        console.log_info(
-            "no validation split: the probabilities are not calibrated, and no threshold of "
-            "confidence is chosen"
-        )
-        return described
+def _forget(model: Classifier, workdir: pathlib.Path) -> None:
+    """Removes what an earlier fit left, because nothing is fitted without a validation split."""
+    model.calibrations, model.referral, model.thresholds = {}, None, ()
+    if distributed.is_primary():
+        for name in (calibration.FILE, referral.FILE, thresholds.FILE):
+            (workdir / name).unlink(missing_ok=True)
+    console.log_info(
+        "no validation split: the labels are not calibrated, thresholds are 0.5"
+        if model.is_multi_label
+        else "no validation split: the probabilities are not calibrated, and no threshold of "
+        "confidence is chosen"
+    )
+
+
+def _fit_classes(model: Classifier, workdir: pathlib.Path, validation: Dataset) -> None:
     options, labels = model.config.evaluation, validation.labels
-    raw = model.predict_with_plain(validation.images, calibrated=False)
-    found = {
-        name: scaling.fit(raw[:, i], labels, options.calibration, model.config.seed)
-        for i, name in enumerate((calibration.DEFAULT, calibration.NO_VIEWS))
-    }
-    if model.tta == "none":
-        found[calibration.DEFAULT] = found[calibration.NO_VIEWS]
-    model.calibrations = found
-    calibrated = model.calibrate(raw)[:, 0]
-    before, after = (metrics.quick(p, labels) for p in (raw[:, 0], calibrated))
-    details = {"tta": model.tta, "n": len(validation)}
-    for key in ("nll", "ece"):
-        source = "loss" if key == "nll" else key
-        details |= {f"{key}_before": before[source], key: after[source]}
-    calibration.write(workdir, found, details)
-    console.log_info(_calibration_line(found[calibration.DEFAULT], details))
+    calibrated, change = _calibrate(
+        model,
+        workdir,
+        validation,
+        lambda raw: scaling.fit(raw, labels, options.calibration, model.config.seed),
+    )
+    found = model.calibrations[calibration.DEFAULT]
+    console.log_info(
+        "calibration: none, as the config says"
+        if found.method == "none"
+        else f"calibration: {found.method} scaling, temperature {found.temperature:.3f}; {change}"
+    )
     model.referral = referral.fit(calibrated, labels, options.target_error, options.conformal)
     referral.write(workdir, model.referral)
     if model.referral.answers_nothing:
@@ -90,16 +102,51 @@ def _fit(
             "no threshold of confidence has an error of at most "
             f"{100 * options.target_error:g} % on validation: every image is referred"
         )
-    return described
 
 
-def _calibration_line(found: scaling.Calibration, details: Mapping[str, object]) -> str:
-    if found.method == "none":
-        return "calibration: none, as the config says"
-    return (
-        f"calibration: {found.method} scaling, temperature {found.temperature:.3f}; validation "
-        f"loss {details['nll_before']:.4f} -> {details['nll']:.4f}, calibration error "
-        f"{100 * details['ece_before']:.2f} % -> {100 * details['ece']:.2f} %"
+def _fit_labels(model: Classifier, workdir: pathlib.Path, validation: Dataset) -> None:
+    method, labels = model.config.evaluation.calibration, validation.labels
+    calibrated, change = _calibrate(
+        model,
+        workdir,
+        validation,
+        lambda raw: label_calibration.fit(
+            raw, labels, validation.strata, method, model.config.seed
+        ),
+    )
+    found = model.calibrations[calibration.DEFAULT]
+    console.log_info(f"calibration of each label: {found.method} scaling; {change}")
+    model.thresholds = tuple(multi_label.fit_thresholds(calibrated, labels).tolist())
+    thresholds.write(workdir, model.classes, model.thresholds)
+
+
+def _calibrate(
+    model: Classifier,
+    workdir: pathlib.Path,
+    validation: Dataset,
+    fit: Callable[[np.ndarray], scaling.Calibration],
+) -> tuple[np.ndarray, str]:
+    """Calibrates the run with and without views by `fit`, a function of probabilities.
+
+    Returns:
+      Calibrated probabilities of the images, and in words how their loss and error change.
+    """
+    raw = model.predict_with_plain(validation.images, calibrated=False)
+    found = {
+        name: fit(raw[:, i]) for i, name in enumerate((calibration.DEFAULT, calibration.NO_VIEWS))
+    }
+    if model.tta == "none":
+        found[calibration.DEFAULT] = found[calibration.NO_VIEWS]
+    model.calibrations = found
+    calibrated = model.calibrate(raw)[:, 0]
+    before, after = (metrics.quick(p, validation.labels) for p in (raw[:, 0], calibrated))
+    details = {"tta": model.tta, "n": len(validation)}
+    for key, source in (("nll", "loss"), ("ece", "ece")):
+        details |= {f"{key}_before": before[source], key: after[source]}
+    calibration.write(workdir, found, details)
+    return calibrated, (
+        f"validation loss {before['loss']:.4f} -> {after['loss']:.4f}, calibration error "
+        f"{100 * before['ece']:.2f} % -> {100 * after['ece']:.2f} %"
     )
 
 

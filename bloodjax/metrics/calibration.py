@@ -14,7 +14,7 @@ classifier does make mistakes, one more of the most plausible kind changes littl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -117,16 +117,31 @@ def fit(
     Raises:
       ValueError: There are no images, or the method is unknown.
     """
-    if len(labels) == 0:
-        raise ValueError("no images to fit a calibration to")
-    if method not in (*METHODS, AUTO):
-        raise ValueError(f"method {method!r}, expected one of {', '.join((*METHODS, AUTO))}")
-    if method == AUTO:
-        gain, error = vector_gain(probabilities, labels, seed)
-        method = "vector" if gain > CLEARLY * error else "temperature"
+    method = choose(method, len(labels), lambda: vector_gain(probabilities, labels, seed))
     if method == "none":
         return NONE
     return (fit_vector if method == "vector" else fit_temperature)(probabilities, labels)
+
+
+def choose(method: str, n: int, gain: Callable[[], tuple[float, float]]) -> str:
+    """The method to fit: "none", "temperature" or "vector".
+
+    Args:
+      method: One of these, or "auto", which is "vector" if its gain is above `CLEARLY` errors.
+      n: Number of images.
+      gain: Returns the gain of "vector" over "temperature" and its error, see `held_out_gain`.
+
+    Raises:
+      ValueError: There are no images, or the method is unknown.
+    """
+    if n == 0:
+        raise ValueError("no images to fit a calibration to")
+    if method not in (*METHODS, AUTO):
+        raise ValueError(f"method {method!r}, expected one of {', '.join((*METHODS, AUTO))}")
+    if method != AUTO:
+        return method
+    mean, error = gain()
+    return "vector" if mean > CLEARLY * error else "temperature"
 
 
 def fit_temperature(probabilities: Probabilities, labels: Labels) -> Calibration:
@@ -170,34 +185,56 @@ def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
 def vector_gain(probabilities: Probabilities, labels: Labels, seed: int = 0) -> tuple[float, float]:
     """By how much vector scaling lowers the loss of images that neither method was fitted to.
 
-    Both are fitted to four of five stratified folds and compared on the fifth, in turn.
-
     Args:
       probabilities: Class probabilities of at least one image.
       labels: True class indices.
       seed: Seed of the folds.
 
     Returns:
-      The mean difference of the negative log-likelihood in nats, above 0 if vector scaling is
-      better, and its standard error, paired by image. (0, infinity) for fewer images than folds.
+      See `held_out_gain`.
+    """
+    fits = fit_temperature, fit_vector
+    return held_out_gain(probabilities, labels, labels, seed, fits, _nll_of_each)
+
+
+def held_out_gain(
+    probabilities: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, "n ..."],
+    strata: Int[np.ndarray, " n"],
+    seed: int,
+    fits: tuple[Callable[..., Calibration], Callable[..., Calibration]],
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[float, float]:
+    """By how much one fit lowers the loss of images that neither was fitted to, against another.
+
+    Both are fitted to four of five stratified folds and compared on the fifth, in turn.
+
+    Args:
+      probabilities: Probabilities of at least one image.
+      labels: Its labels.
+      strata: A class of each image, to draw folds alike.
+      seed: Seed of the folds.
+      fits: The simple fit and the other one, functions of probabilities and labels.
+      loss: Function of probabilities and labels: the loss of each image in nats.
+
+    Returns:
+      The mean difference of the losses, above 0 if the other fit is better, and its standard
+      error, paired by image. (0, infinity) for fewer images than folds.
     """
     if len(labels) < FOLDS:
         return 0.0, np.inf
-    fold = stratified_folds(labels, seed)
-    gains = np.empty(len(labels))
+    fold, gains = _stratified_folds(strata, seed), np.empty(len(labels))
     for held_out in range(FOLDS):
         rest, out = fold != held_out, fold == held_out
-        simple, full = (
-            _nll_of_each(
-                one(probabilities[rest], labels[rest]).apply(probabilities[out]), labels[out]
-            )
-            for one in (fit_temperature, fit_vector)
+        simple, other = (
+            loss(fit(probabilities[rest], labels[rest]).apply(probabilities[out]), labels[out])
+            for fit in fits
         )
-        gains[out] = simple - full
+        gains[out] = simple - other
     return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
-def stratified_folds(labels: np.ndarray, seed: int) -> np.ndarray:
+def _stratified_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """The fold of each image; the images of a class are spread evenly over the folds."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]

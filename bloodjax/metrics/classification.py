@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse
 import scipy.stats
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 ECE_BINS = 15
 SMALLEST_PROBABILITY = 1e-7
@@ -132,17 +132,24 @@ def reliability(
       ValueError: See `evaluate`.
     """
     _check(probabilities, labels)
-    confidence = probabilities.max(axis=1)
+    return in_bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def in_bins(
+    confidence: Float[np.ndarray, " n"], right: Shaped[np.ndarray, " n"], bins: int
+) -> dict[str, list]:
+    """What `reliability` returns, of predictions with these confidences in 0..1.
+
+    Args:
+      confidence: Confidence of each prediction.
+      right: Whether each is right, bool, or 0 and 1.
+      bins: Number of bins.
+    """
     index = confidence_bin(confidence, bins)
     count = np.bincount(index, minlength=bins)
-    sums = {
-        "confidence": np.bincount(index, confidence, minlength=bins),
-        "accuracy": np.bincount(index, probabilities.argmax(axis=1) == labels, minlength=bins),
-    }
-    return {
-        "count": count.tolist(),
-        **{name: [number(v) for v in ratio(total, count)] for name, total in sums.items()},
-    }
+    sums = {"confidence": confidence, "accuracy": right}
+    means = {k: ratio(np.bincount(index, v, minlength=bins), count) for k, v in sums.items()}
+    return {"count": count.tolist(), **{k: [number(v) for v in row] for k, row in means.items()}}
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -258,7 +265,7 @@ class Statistics:
         additive = np.stack([one, nll, brier, hits, positive.sum(axis=1)])
         self.additive = np.stack([np.bincount(unit, each, self.units) for each in additive])
         self.ranked = [
-            _Ranked(p, y, unit, self.units)
+            _RocArea(p, y, unit, self.units)
             for p, y in zip(probabilities.T, true.T, strict=True)
             if y.any()
         ]
@@ -314,19 +321,33 @@ def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def _per_class(confusion: np.ndarray) -> list[dict]:
     """Precision, recall and F1 of each class, with Wilson intervals; None if undefined."""
-    rows = []
-    for index, support in enumerate(confusion.sum(axis=1).tolist()):
-        hits, predicted = int(confusion[index, index]), int(confusion[:, index].sum())
-        row = {"support": support}
-        for name, trials in (("precision", predicted), ("recall", support)):
-            row[name] = hits / trials if trials else None
-            row[f"{name}_ci95"] = list(wilson_interval(hits, trials)) if trials else None
-        # F1 = 2J / (1 + J) for the proportion J = hits / union, so J's interval gives F1's.
-        union = support + predicted - hits
-        row["f1"] = 2 * hits / (support + predicted) if union else None
-        row["f1_ci95"] = [2 * j / (1 + j) for j in wilson_interval(hits, union)] if union else None
-        rows.append(row)
-    return rows
+    hits, predicted, support = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    return [
+        scores_of_class(*counts)
+        for counts in zip(hits.tolist(), predicted.tolist(), support.tolist(), strict=True)
+    ]
+
+
+def scores_of_class(hits: int, predicted: int, support: int) -> dict:
+    """`support`, precision, recall and F1 with Wilson intervals, as in `per_class` of `evaluate`.
+
+    Args:
+      hits: Number of images of the class that are predicted as it.
+      predicted: Number of images that are predicted as it.
+      support: Number of images of it.
+
+    Returns:
+      Scores by name; those that are undefined are None.
+    """
+    row: dict = {"support": support}
+    for name, trials in (("precision", predicted), ("recall", support)):
+        row[name] = hits / trials if trials else None
+        row[f"{name}_ci95"] = list(wilson_interval(hits, trials)) if trials else None
+    # F1 = 2J / (1 + J) for the proportion J = hits / union, so J's interval gives F1's.
+    union = support + predicted - hits
+    row["f1"] = 2 * hits / (support + predicted) if union else None
+    row["f1_ci95"] = [2 * j / (1 + j) for j in wilson_interval(hits, union)] if union else None
+    return row
 
 
 def _with_mean_recalls(
@@ -344,8 +365,8 @@ def _with_mean_recalls(
     return {**ci95, **wider}
 
 
-class _Ranked:
-    """The scores for one class, in the order that the area under its ROC curve depends on.
+class _RocArea:
+    """Area under the ROC curve of one class, from its scores in the order that it depends on.
 
     A row is a run of positives that outrank the same negatives. In a good classifier nearly all
     positives are in one run, so there are far fewer rows than images.

@@ -8,6 +8,7 @@ log-odds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import scipy.special
 from jaxtyping import Float, Int
 
 from bloodjax.metrics import calibration
-from bloodjax.metrics.calibration import AUTO, METHODS, Calibration, stratified_folds
+from bloodjax.metrics.calibration import Calibration, held_out_gain
 
 # Probabilities closer to 0 and 1 than this count as it: float32 has no others close to 1.
 _CLOSEST = float(np.finfo(np.float32).eps)
@@ -68,13 +69,12 @@ def fit(
     Raises:
       ValueError: There are no images, or the method is unknown.
     """
-    if len(labels) == 0:
-        raise ValueError("no images to fit a calibration to")
-    if method not in (*METHODS, AUTO):
-        raise ValueError(f"method {method!r}, expected one of {', '.join((*METHODS, AUTO))}")
-    if method == AUTO:
-        gain, error = _bias_gain(probabilities, labels, strata, seed)
-        method = "vector" if gain > calibration.CLEARLY * error else "temperature"
+    fits = tuple(functools.partial(_fit, method=one) for one in ("temperature", "vector"))
+    method = calibration.choose(
+        method,
+        len(labels),
+        lambda: held_out_gain(probabilities, labels, strata, seed, fits, _nll_of_each),
+    )
     return LabelCalibration("none") if method == "none" else _fit(probabilities, labels, method)
 
 
@@ -107,25 +107,6 @@ def _loss(flat: np.ndarray, z: np.ndarray, true: np.ndarray) -> tuple[float, np.
     value = (np.logaddexp(0, fitted) - true * fitted).sum() + np.square(flat).sum() / _SPREAD**2 / 2
     gradient = np.array([(residual * z).sum(), residual.sum()])[: len(flat)] + flat / _SPREAD**2
     return float(value) / len(z), gradient / len(z)
-
-
-def _bias_gain(
-    probabilities: np.ndarray, labels: np.ndarray, strata: np.ndarray, seed: int
-) -> tuple[float, float]:
-    """By how much a bias lowers the loss of held-out folds: mean and standard error, by image."""
-    if len(labels) < calibration.FOLDS:
-        return 0.0, np.inf
-    fold, gains = stratified_folds(strata, seed), np.empty(len(labels))
-    for held_out in range(calibration.FOLDS):
-        rest, out = fold != held_out, fold == held_out
-        without, full = (
-            _nll_of_each(
-                _fit(probabilities[rest], labels[rest], one).apply(probabilities[out]), labels[out]
-            )
-            for one in ("temperature", "vector")
-        )
-        gains[out] = without - full
-    return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
 def _nll_of_each(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

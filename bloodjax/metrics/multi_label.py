@@ -31,11 +31,12 @@ from bloodjax.metrics.classification import (
     SMALLEST_PROBABILITY,
     confidence_bin,
     draw,
+    in_bins,
     mean_of_defined,
     number,
     percentiles,
     ratio,
-    wilson_interval,
+    scores_of_class,
 )
 
 THRESHOLD = 0.5
@@ -132,16 +133,7 @@ def reliability(
       (the share of positives); None for an empty bin.
     """
     _check(probabilities, labels)
-    flat, index = probabilities.ravel(), confidence_bin(probabilities.ravel(), bins)
-    count = np.bincount(index, minlength=bins)
-    sums = {
-        "confidence": np.bincount(index, flat, minlength=bins),
-        "accuracy": np.bincount(index, labels.ravel(), minlength=bins),
-    }
-    return {
-        "count": count.tolist(),
-        **{name: [number(v) for v in ratio(total, count)] for name, total in sums.items()},
-    }
+    return in_bins(probabilities.ravel(), labels.ravel(), bins)
 
 
 def confusion_matrices(
@@ -212,19 +204,11 @@ def at_thresholds(
 def _row(matrix: Int[np.ndarray, "2 2"]) -> dict:
     """Precision, recall and F1 of a label, with Wilson intervals; None if undefined."""
     (_, wrong), (missed, hits) = matrix.tolist()
-    row = {"support": missed + hits}
-    for name, trials in (("precision", hits + wrong), ("recall", hits + missed)):
-        row[name] = hits / trials if trials else None
-        row[f"{name}_ci95"] = list(wilson_interval(hits, trials)) if trials else None
-    # F1 = 2J / (1 + J) for the proportion J = hits / union, so J's interval gives F1's.
-    union = hits + wrong + missed
-    row["f1"] = 2 * hits / (union + hits) if union else None
-    row["f1_ci95"] = [2 * j / (1 + j) for j in wilson_interval(hits, union)] if union else None
-    return row
+    return scores_of_class(hits, hits + wrong, hits + missed)
 
 
-class _Ranked:
-    """The scores of one label, the highest first, for curves over all thresholds.
+class _CurveAreas:
+    """Areas under the ROC and the precision-recall curve of one label, from its sorted scores.
 
     The curves change at the scores of images that have the label, of which there are few: the
     images between two such scores are summed at once.
@@ -291,7 +275,7 @@ class _Statistics:
         bins = confidence_bin(p.ravel(), ECE_BINS)
         gaps = (true - p).ravel()
         self.gaps = scipy.sparse.csr_array((gaps, (bins, images)), shape=(ECE_BINS, n))
-        self.ranked = [_Ranked(scores, one) for scores, one in zip(p.T, true.T, strict=True)]
+        self.ranked = [_CurveAreas(scores, one) for scores, one in zip(p.T, true.T, strict=True)]
 
     def __call__(self, counts: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Metrics of r resamples, given `counts` [n, r]: of all labels [r], and of each one."""

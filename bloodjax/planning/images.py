@@ -10,10 +10,11 @@ import pathlib
 from bloodjax.config import Config, read_options, split_source
 from bloodjax.data import names as names_lib
 from bloodjax.data import sources
-from bloodjax.data.formats import array_record, groups, npz
+from bloodjax.data.formats import groups, hf_dataset, npz, table
 from bloodjax.data.formats import layout as layout_lib
 from bloodjax.data.formats.archive import open_archive
 from bloodjax.data.options import ReadOptions
+from bloodjax.data.spec import Kind, resolve
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import DEFAULT_FRACTION
 
@@ -93,20 +94,22 @@ def _is_here(spec: str) -> bool:
 
 def _source(spec: str, options: ReadOptions, names: tuple[str, ...]) -> tuple[dict[str, int], int]:
     """Images of each of a source's own splits ("" without splits), and the number of classes."""
-    number = sources.synthetic_count(spec)
-    if number is not None:
-        return {"": number}, len(npz.BLOOD_CELLS)
-    counted = sources.count_labelled(spec, options)
-    if counted is not None:
-        return counted
-    path = pathlib.Path(os.path.expanduser(spec))
-    if spec.startswith("tfds:") or array_record.is_shards(path):
-        dataset = sources.load(spec, 96)  # reads labels only; the images stay lazy
-        return dict(collections.Counter(dataset.splits)), len(dataset.classes)
-    if path.suffix.lower() == ".npz":
-        counts, classes = npz.count_labels(path, names)
-        return counts, len(classes)
-    return _listed(path, options.layout)
+    source = resolve(spec)
+    match source.kind:
+        case Kind.SYNTHETIC:
+            return {"": source.count}, len(npz.BLOOD_CELLS)
+        case Kind.TABLE:
+            _, found = table.read(source.where, options, refuses_missing=False)
+        case Kind.HF_DATASET:
+            found = hf_dataset.read(source.where, options)
+        case Kind.SHARDS:
+            found = sources.load(spec, 96)  # reads labels only; the images stay lazy
+        case Kind.NPZ:
+            counts, classes = npz.count_labels(source.path, names)
+            return counts, len(classes)
+        case _:
+            return _listed(source.path, options.layout)
+    return dict(collections.Counter(found.splits)), len(found.classes)
 
 
 def _listed(path: pathlib.Path, layout: str) -> tuple[dict[str, int], int]:

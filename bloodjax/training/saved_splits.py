@@ -18,6 +18,7 @@ from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset, label_texts
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
 from bloodjax.data.reading import left_out_by_class
+from bloodjax.data.spec import is_table
 from bloodjax.errors import UserError
 from bloodjax.training.cleaning import SPLITS
 
@@ -268,7 +269,7 @@ def source_name(spec: str) -> str:
     never the name of a run's split: results on test.zip are not those on the run's test split.
     """
     path = pathlib.Path(os.path.abspath(os.path.expanduser(spec)))
-    is_file = path.suffix.lower() in (".npz", ".zip") or sources.is_table(spec)
+    is_file = path.suffix.lower() in (".npz", ".zip") or is_table(spec)
     named = path.stem if is_file else path.name
     name = re.sub(r"[^\w.-]+", "-", named).strip("-.")
     name = name.encode()[:_LONGEST_NAME].decode(errors="ignore") or "data"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from bloodjax.data import lazy
-from bloodjax.data.dataset import Dataset
-from bloodjax.data.reading import Reading
+from bloodjax.data.dataset import Dataset, unlabelled
+from bloodjax.data.reading import LeftOut, Reading
 
 FIELDS = {
     "images": np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 4, 4, 3), np.uint8),
@@ -25,6 +25,19 @@ def test_take_keeps_the_order_asked_for():
 
 def test_take_accepts_a_mask():
     assert Dataset(**FIELDS).take(np.array([False, True, True])).names == ("b", "c")
+
+
+def test_unreadable_images_are_counted_by_class():
+    found = Dataset(**FIELDS).only_readable(np.array([False, True, False]))
+    assert (found.names, found.reading.left_out) == (("b",), (LeftOut("unreadable", "x", 2),))
+    several = FIELDS | {"labels": np.array([[1, 1], [0, 1], [0, 0]], np.int32)}
+    found = Dataset(**several).only_readable(np.array([False, True, True]))
+    assert found.reading.left_out == (LeftOut("unreadable", "x;y", 1),)
+    images = unlabelled(FIELDS["images"], FIELDS["names"], Reading("cells"))
+    assert images.only_readable(np.ones(3, bool)) is images
+    found = images.only_readable(np.array([True, False, True]))
+    assert (found.names, found.groups, found.splits) == (("a", "c"), ("", ""), ("", ""))
+    assert found.reading.left_out == (LeftOut("unreadable", "", 1),)
 
 
 @pytest.mark.parametrize("field", ["names", "splits", "groups"])

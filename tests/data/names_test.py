@@ -13,6 +13,11 @@ def test_names_that_differ_in_form_are_matched(name):
     assert names.match([name], ["monocyte", "érythroblaste"]) == {name: "érythroblaste"}
 
 
+def test_paths_have_the_forms_of_their_parts():
+    assert names.path_form(f"A /{NFD}.png") == names.path_form("a/Érythroblaste.PNG")
+    assert names.path_form("a/b") != names.path_form("ab")
+
+
 def test_other_names_are_not_matched():
     assert names.match(["blast", "erythroblaste"], ["blasts", "érythroblaste"]) == {}
 
@@ -40,3 +45,19 @@ def test_the_number_that_a_name_states():
         *(None, None, None),
     ]
     assert names.numbered(3) == ("class_0", "class_1", "class_2")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_most_frequent_name_of_a_form_stands_for_all(turned):
+    items = [("b cell", 1), ("B cell", 2), ("A", 1), ("a", 1), ("c", 3)]
+    counts = dict(reversed(items) if turned else items)
+    found = names.most_frequent(counts)
+    assert found == {"b cell": "B cell", "B cell": "B cell", "A": "A", "a": "A", "c": "c"}
+    facts = {"a taken as A", "b cell taken as B cell"}
+    assert set(names.taken_as(found)) == facts
+
+
+def test_a_message_lists_the_first_names():
+    assert names.shown(("a", "b")) == "a, b"
+    assert names.shown([str(i) for i in range(13)]) == f"{', '.join(map(str, range(12)))}, ..."
+    assert names.shown("abc", 2) == "a, b, ..."

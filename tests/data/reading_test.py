@@ -4,7 +4,7 @@ READING = Reading("cells", "class folders", ("12 of 16 bits",), (LeftOut("unread
 
 
 def test_a_detail_is_said_once():
-    twice = READING.with_detail("7 groups").with_detail("7 groups").with_detail("")
+    twice = READING.with_details("7 groups").with_details("7 groups", "7 groups").with_details("")
     assert twice.details == ("12 of 16 bits", "7 groups")
 
 

@@ -10,6 +10,7 @@ import pytest
 from bloodjax.data import images, lazy, own_size, packing, sources
 from bloodjax.data.formats import npz
 from bloodjax.data.options import ReadOptions
+from bloodjax.data.spec import DEFAULT_SYNTHETIC
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.io import remote
@@ -298,7 +299,7 @@ def test_fingerprint_of_a_folder_follows_its_files(folder):
 
 def test_fingerprint_of_synthetic_cells_is_their_number():
     assert sources.fingerprint("synthetic:16") == "synthetic:16"
-    assert sources.fingerprint("synthetic") == f"synthetic:{sources.DEFAULT_SYNTHETIC}"
+    assert sources.fingerprint("synthetic") == f"synthetic:{DEFAULT_SYNTHETIC}"
 
 
 @pytest.mark.parametrize("source", ["zipped", "challenge"])
@@ -413,7 +414,6 @@ def test_a_folder_called_synthetic_is_meant_if_it_is_there(tmp_path, monkeypatch
         assert "the folder of this name, no rendered cells" in dataset.reading.details
         assert sources.fingerprint(name) == sources.fingerprint(f"./{name}")
         assert len(sources.load_images(name, 16)) == 2
-    assert sources.synthetic_count("synthetic:9") == 9
 
 
 def test_groups_of_images_to_classify(tmp_path, caplog):

@@ -181,3 +181,11 @@ def test_the_same_seed_gives_the_same_folds():
     assert calibration.vector_gain(probabilities, labels, 3) == calibration.vector_gain(
         probabilities, labels, 3
     )
+
+
+def test_a_method_is_chosen_by_its_gain_only_if_it_is_left_open():
+    assert calibration.choose("none", 1, lambda: (9.0, 1.0)) == "none"
+    clear = calibration.CLEARLY
+    assert calibration.choose("auto", 9, lambda: (clear + 0.1, 1.0)) == "vector"
+    assert calibration.choose("auto", 9, lambda: (clear - 0.1, 1.0)) == "temperature"
+    assert calibration.choose("auto", 9, lambda: (0.0, np.inf)) == "temperature"

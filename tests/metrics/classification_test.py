@@ -326,3 +326,11 @@ def test_class_names_and_resamples_must_fit():
         metrics.evaluate(probabilities, labels, CLASSES[:7])
     with pytest.raises(ValueError, match="bootstrap"):
         metrics.evaluate(probabilities, labels, CLASSES, bootstrap=0)
+
+
+def test_scores_of_a_class_without_images_or_predictions_are_undefined():
+    found = metrics.classification.scores_of_class(0, 0, 0)
+    assert found.pop("support") == 0
+    assert set(found.values()) == {None}
+    found = metrics.classification.scores_of_class(0, 3, 0)
+    assert (found["precision"], found["recall"], found["f1"]) == (0.0, None, 0.0)

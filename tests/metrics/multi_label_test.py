@@ -84,7 +84,7 @@ def test_areas_of_resamples_are_those_of_weighted_images():
         n = int(rng.integers(2, 25))
         positive, scores = rng.random(n) < 0.4, rng.integers(0, 6, n) / 6
         counts = rng.integers(0, 4, (n, 3)).astype(float)
-        area, average = multi_label._Ranked(scores, positive)(counts)
+        area, average = multi_label._CurveAreas(scores, positive)(counts)
         for r, weights in enumerate(counts.T):
             if 0 < (weights * positive).sum() < weights.sum():
                 kwargs = {"sample_weight": weights}

@@ -61,6 +61,17 @@ def test_a_folder_is_listed_and_not_read(make_config, tmp_path):
     assert (counts.train, counts.validation, counts.test, counts.classes) == (9, 2, 3, 2)
 
 
+def test_the_rows_of_a_table_are_counted_and_no_image_is_read(make_config, tmp_path):
+    rows = [f"{i}.png,{'None' if i % 2 else 'a'},{'test' if i > 5 else 'train'}" for i in range(8)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    for i in range(8):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    counts = images.count(
+        make_config(**{"data.train": str(tmp_path / "labels.csv"), "data.validation": "0"})
+    )
+    assert (counts.train, counts.validation, counts.test, counts.classes) == (6, 0, 2, 2)
+
+
 def test_a_validation_set_of_its_own_is_counted_there(make_config):
     config = make_config(**{"data.train": "synthetic:100", "data.validation": "synthetic:50"})
     counts = images.count(config)

@@ -268,6 +268,5 @@ def _form(name: str) -> str:
     return re.sub(r"[\W_]+", "", names.form(name))
 
 
-def _shown(header: Sequence[str], most: int = 12) -> str:
-    filled = [name[:80] for name in header if name]
-    return ", ".join(filled[:most]) + (", ..." if len(filled) > most else "")
+def _shown(header: Sequence[str]) -> str:
+    return names.shown([name[:80] for name in header if name])

@@ -16,7 +16,7 @@ from bloodjax.data.formats import image_files, layout, table
 from bloodjax.data.formats.archive import Archive, keep_open
 from bloodjax.data.formats.layout import Layout
 from bloodjax.data.options import DEFAULTS, ReadOptions
-from bloodjax.data.reading import Reading, left_out_by_class
+from bloodjax.data.reading import Reading
 from bloodjax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ def read_dataset(
         details=(*found.details, *groups.details, *renamed, *archive.details),
         left_out=(*archive.left_out, *found.left_out),
     )
-    unreadable = left_out_by_class("unreadable", (labels[i] for i in np.flatnonzero(~readable)))
-    dataset = Dataset(
+    return Dataset(
         images=images,
         labels=np.array([label_of[name] for name in labels], np.int32),
         names=found.names,
@@ -88,9 +87,8 @@ def read_dataset(
             groups.group_of.get(name, group)
             for name, group in zip(found.names, found.groups, strict=True)
         ),
-        reading=reading.with_tally(tally, options).with_left_out(*unreadable),
-    )
-    return dataset if readable.all() else dataset.take(readable)
+        reading=reading.with_tally(tally, options),
+    ).only_readable(readable)
 
 
 def _class_of_folder(
@@ -99,13 +97,8 @@ def _class_of_folder(
     """The class of each folder's name, and facts about names that differ from their class's."""
     count = collections.Counter(found.folders)
     known = names.match(found.classes, class_names)
-    by_form: dict[str, list[str]] = {}
-    for folder in sorted(found.classes - known.keys()):
-        by_form.setdefault(names.form(folder), []).append(folder)
-    class_of = dict(known)
-    for folders in by_form.values():
-        most = max(folders, key=lambda folder: count[folder])  # the first of several
-        class_of |= dict.fromkeys(folders, names.tidy(most))
+    others = names.most_frequent({name: count[name] for name in found.classes - known.keys()})
+    class_of = known | {folder: names.tidy(name) for folder, name in others.items()}
     # Names that look the same in print are shown as Python writes them.
     facts = [
         f"{folder} taken as {name}"

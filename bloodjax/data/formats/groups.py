@@ -94,8 +94,7 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str], root: str 
         return Groups(group_of, (), tuple(warnings))
     without = len(images) - len(group_of)
     n = len(set(group_of.values()))
-    shown = ", ".join(details[:3]) + (", ..." if len(details) > 3 else "")
-    fact = f"{shown}: {n} group{'s' if n != 1 else ''}"
+    fact = f"{names.shown(details, 3)}: {n} group{'s' if n != 1 else ''}"
     if merged:
         fact += f", {merged} matched in another form"
     partly = ""
@@ -144,10 +143,10 @@ class _Names:
     def __init__(self, images: Sequence[str], files: Sequence[str], root: str):
         self._root = root
         self._images = set(images)
-        self._files = {_form(path) for path in files}
+        self._files = {names.path_form(path) for path in files}
         self._by_form: dict[str, list[str]] = collections.defaultdict(list)
         for image in images:
-            self._by_form[_form(image)].append(image)
+            self._by_form[names.path_form(image)].append(image)
 
     def find(self, name: str, folder: str) -> str | None:
         """The image; None if the name is that of a file which is not used.
@@ -167,12 +166,12 @@ class _Names:
             if path in self._images:
                 return path
         for path in paths:
-            alike = self._by_form.get(_form(path), [])
+            alike = self._by_form.get(names.path_form(path), [])
             if len(alike) == 1:
                 return alike[0]
             if alike:
                 raise LookupError(f"{', '.join(alike[:2])} differ only in form")
-        if any(_form(path) in self._files for path in paths):
+        if any(names.path_form(path) in self._files for path in paths):
             return None
         raise LookupError("there is no such image")
 
@@ -199,11 +198,9 @@ def _assign(
 
 def _merge(group_of: Mapping[str, str]) -> tuple[dict[str, str], int]:
     """Groups of the same form become one; also the number of keys that were changed."""
-    first: dict[str, str] = {}
-    for group in group_of.values():
-        first.setdefault(names.form(group), group)
-    merged = {image: first[names.form(group)] for image, group in group_of.items()}
-    return merged, len(set(group_of.values())) - len(first)
+    key_of = names.most_frequent(collections.Counter(group_of.values()))
+    merged = {image: key_of[group] for image, group in group_of.items()}
+    return merged, sum(group != key for group, key in key_of.items())
 
 
 def _rows(content: bytes, where: str) -> list[tuple[str, str]]:
@@ -259,7 +256,3 @@ def _resembles(path: str) -> bool:
         for word in _WORDS
         if abs(len(stem) - len(word)) <= 3
     )
-
-
-def _form(path: str) -> str:
-    return "/".join(names.form(part) for part in path.split("/"))

@@ -17,24 +17,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Float32, Int32
 
-from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import names as names_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
-from bloodjax.data.formats import groups, image_files, labels
+from bloodjax.data.formats import groups, labels
+from bloodjax.data.formats.annotations import Annotations
 from bloodjax.data.formats.archive import Archive, read_file
 from bloodjax.data.formats.columns import GROUP, LABEL, PATH, WEIGHT
 from bloodjax.data.formats.layout import SPLITS
-from bloodjax.data.lazy import Images, take
 from bloodjax.data.options import DEFAULTS, ReadOptions
-from bloodjax.data.reading import LeftOut, Reading, left_out_by_class
 from bloodjax.errors import UserError
 
 PREFIX = "hf-dataset:"
 _SPEC = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*)(?:@([\w./-]+))?(?::([\w .+-]+))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{7,40}")
+_LAYOUT = "dataset of Hugging Face"
 _TRUE = ("1", "true", "yes", "on")
 # Files by which a folder that `save_to_disk` has written is known: of one split, or of several.
 _OF_SPLIT, _OF_SPLITS = ("state.json", "dataset_info.json"), "dataset_dict.json"
@@ -126,54 +125,20 @@ def read_dataset(
       UserError: The dataset is not there, or it has no image or no label that can be found.
     """
     rows = _open(spec, options)
-    found, classes, known, facts = _labels(rows, class_names, positional=positional)
-    kept = np.flatnonzero(known)
-    group_of, group_facts = _groups(rows)
-    splits, weights = rows.split_of(), _weights(rows)
-    shown = tuple(rows.names[i] for i in kept)
-    images, readable, reading = _read(rows, shown, size, options, lazy)
-    reading = dataclasses.replace(
-        reading, details=(*rows.details, *facts, *group_facts, *reading.details)
-    )
-    if len(kept) < len(rows.names):
-        reading = reading.with_left_out(LeftOut("without a label", "", len(rows.names) - len(kept)))
-    classes_of = [classes[found[i]] for i in kept]
-    unreadable = left_out_by_class("unreadable", (classes_of[i] for i in np.flatnonzero(~readable)))
-    dataset = Dataset(
-        images=images,
-        labels=found[kept],
-        names=shown,
-        classes=classes,
-        splits=tuple(splits[i] for i in kept),
-        groups=tuple(group_of[i] for i in kept),
-        reading=reading.with_left_out(*unreadable),
-        weights=None if weights is None else weights[kept],
-    )
-    return dataset if readable.all() else dataset.take(readable)
+    found = _annotations(rows, class_names, positional=positional).labelled()
+    return found.read(spec, _LAYOUT, rows.archive(), size, options, lazy=lazy)
 
 
-def read_images(
-    spec: str, size: int, options: ReadOptions = DEFAULTS
-) -> tuple[Images, tuple[str, ...], Reading, tuple[str, ...]]:
-    """The images of a dataset; it needs no labels.
-
-    Returns:
-      The readable images, their names, how they were read, and their groups.
+def read_images(spec: str, size: int, options: ReadOptions = DEFAULTS) -> Dataset:
+    """Reads the images of a dataset; it needs no labels.
 
     Raises:
       UserError: As for `read_dataset`.
     """
     rows = _open(spec, options, needs_labels=False)
-    images, readable, reading = _read(rows, rows.names, size, options, False)
-    group_of, group_facts = _groups(rows)
-    details = (*rows.details, *group_facts, *reading.details)
-    reading = dataclasses.replace(reading, details=details)
-    kept = np.flatnonzero(readable)
-    if len(kept) < len(rows.names):
-        reading = reading.with_left_out(LeftOut("unreadable", "", len(rows.names) - len(kept)))
-        images = take(images, kept)
-    names, group_of = (tuple(values[i] for i in kept) for values in (rows.names, group_of))
-    return images, names, reading, group_of
+    group_of, facts = _groups(rows)
+    found = Annotations.without_labels(rows.names, group_of, (*rows.details, *facts))
+    return found.read(spec, _LAYOUT, rows.archive(), size, options)
 
 
 def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes]:
@@ -185,16 +150,13 @@ def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], b
     return _open(spec, options, needs_labels=False).archive().read
 
 
-def count(spec: str, options: ReadOptions = DEFAULTS) -> tuple[list[str], int]:
-    """The split of each labelled image, and the number of classes, without reading images.
+def read(spec: str, options: ReadOptions = DEFAULTS) -> Annotations:
+    """What a dataset states of its labelled images, without reading them.
 
     Raises:
       UserError: As for `read_dataset`.
     """
-    rows = _open(spec, options)
-    _, classes, known, _ = _labels(rows, (), positional=True)
-    splits = rows.split_of()
-    return [splits[i] for i in np.flatnonzero(known)], len(classes)
+    return _annotations(_open(spec, options)).labelled()
 
 
 def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
@@ -204,14 +166,7 @@ def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
       UserError: As for `read_dataset`.
     """
     rows = _open(spec, options)
-    found, classes, known, _ = _labels(rows, (), positional=True)
-    group_of, splits, weights = _groups(rows)[0], rows.split_of(), _weights(rows)
-    entries = []
-    for i, name in enumerate(rows.names):
-        weight = "" if weights is None else repr(float(weights[i]))
-        label = classes[found[i]] if known[i] else ""
-        entries.append((name, (label, splits[i], group_of[i], weight)))
-    return fingerprint_lib.of_contents(spec, entries, rows.archive().read)
+    return _annotations(rows).fingerprint(spec, rows.archive().read)
 
 
 def _library(spec: str):
@@ -479,35 +434,43 @@ def _file(image: Mapping[str, Any] | None) -> bytes:
     return read_file(pathlib.Path(path))
 
 
+def _annotations(
+    rows: _Rows, class_names: Sequence[str] = (), *, positional: bool = True
+) -> Annotations:
+    """What the features state of all rows."""
+    found, classes, facts = _labels(rows, class_names, positional=positional)
+    group_of, group_facts = _groups(rows)
+    details = (*rows.details, *facts, *group_facts)
+    splits, weights = tuple(rows.split_of()), _weights(rows)
+    return Annotations(rows.names, found, classes, splits, tuple(group_of), weights, details)
+
+
 def _labels(
     rows: _Rows, class_names: Sequence[str], *, positional: bool
-) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], Bool[np.ndarray, " n"], tuple[str, ...]]:
-    """Class index of each row, class names, which rows have a label, and facts."""
+) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
+    """Class index of each row, -1 for one without a label; class names, and facts."""
     library, column = _library(rows.where), rows.columns[LABEL]
     feature = next(iter(rows.splits.values())).features[column]
     values = rows.values(LABEL)
     if isinstance(feature, library.ClassLabel):
-        classes = tuple(map(names_lib.tidy, feature.names))
+        classes, facts = tuple(map(names_lib.tidy, feature.names)), ()
         for split, each in rows.splits.items():
             if each.features[column].names != feature.names:
                 raise UserError(f"{rows.where}: split {split} has other classes in {column}")
-        known = np.array([value is not None and value >= 0 for value in values], bool)
-        found = np.array([v if k else 0 for v, k in zip(values, known, strict=True)], np.int32)
-        if known.any() and found.max() >= len(classes):
+        found = np.array([-1 if value is None else max(value, -1) for value in values], np.int32)
+        if found.max() >= len(classes):
             raise UserError(f"{rows.where}: {column} has {found.max()}, a label without a name")
-        facts: tuple[str, ...] = ()
     else:
+        found, classes, facts = np.full(len(values), -1, np.int32), (), ()
         known = np.array([_is_label(value) for value in values], bool)
-        if not known.any():
-            raise _without_labels(rows)
-        array = np.array([v for v, k in zip(values, known, strict=True) if k])
-        where = f"{rows.where}: {column}"
-        read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
-        found, classes, facts = np.zeros(len(values), np.int32), read.classes, read.details
-        found[known] = read.by_key["row"]
-    if not known.any():
-        raise _without_labels(rows)
-    return found, classes, known, facts
+        if known.any():
+            array = np.array([v for v, k in zip(values, known, strict=True) if k])
+            where = f"{rows.where}: {column}"
+            read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
+            found[known], classes, facts = read.by_key["row"], read.classes, read.details
+    if (found < 0).all():
+        raise UserError(f"{rows.where}: no row has a label in {column}, expected labels")
+    return found, classes, facts
 
 
 def _is_label(value: object) -> bool:
@@ -515,10 +478,6 @@ def _is_label(value: object) -> bool:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     return value != -1 and str(value).strip() != ""
-
-
-def _without_labels(rows: _Rows) -> UserError:
-    return UserError(f"{rows.where}: no row has a label in {rows.columns[LABEL]}, expected labels")
 
 
 def _groups(rows: _Rows) -> tuple[list[str], tuple[str, ...]]:
@@ -538,14 +497,3 @@ def _weights(rows: _Rows) -> Float32[np.ndarray, " n"] | None:
                 "number of at least 0"
             )
     return np.array(values, np.float32)
-
-
-def _read(
-    rows: _Rows, shown: Sequence[str], size: int, options: ReadOptions, lazy: bool
-) -> tuple[Images, Bool[np.ndarray, " n"], Reading]:
-    path = pathlib.Path(rows.where)
-    read = image_files.read(path, rows.archive(), shown, size, options, lazy=lazy)
-    if not read.readable.any():
-        raise UserError(f"{rows.where}: contains no readable images")
-    reading = Reading(rows.where, "dataset of Hugging Face")
-    return read.images, read.readable, reading.with_tally(read.tally, options)

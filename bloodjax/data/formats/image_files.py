@@ -13,6 +13,7 @@ from jaxtyping import Bool
 
 from bloodjax.data import bit_depth
 from bloodjax.data import images as images_lib
+from bloodjax.data import names as names_lib
 from bloodjax.data.facts import PLAIN, Facts, Tally
 from bloodjax.data.formats import groups
 from bloodjax.data.formats.archive import Archive
@@ -111,7 +112,7 @@ def read(
     tally = Tally.count(facts, options.bits)
     skipped = [names[i] for i in np.flatnonzero(~readable)]
     if skipped:
-        shown = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        shown = names_lib.shown(skipped, 5)
         _log.warning("%s: skipped %d unreadable images: %s", path, len(skipped), shown)
     if lazy:
         images = decode_lazily(read_files, len(names), size, to_error, options)
@@ -136,7 +137,7 @@ def find(path: pathlib.Path, archive: Archive) -> tuple[tuple[str, ...], tuple[L
         (images if _is_image(archive, name) else others).append(name)
     if not others:
         return tuple(images), ()
-    shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    shown = names_lib.shown(others, 5)
     _log.warning(
         "%s: skipped %d files that are not images of a known format: %s", path, len(others), shown
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -10,8 +11,6 @@ from jaxtyping import Int32, Shaped
 
 from bloodjax.data import names
 from bloodjax.errors import UserError
-
-_MOST = 12  # names that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,7 @@ def read(
     n = len(classes)
     if count and count != n:
         raise UserError(
-            f"{where}: one-hot labels have {count} columns, expected {n} ({_shown(classes)}); "
+            f"{where}: one-hot labels have {count} columns, expected {n} ({names.shown(classes)}); "
             f"{_HOW}"
         )
     if largest == n and smallest == 1:
@@ -97,7 +96,7 @@ def read(
         if len(wrong):
             raise UserError(
                 f"{where}: {key}[{wrong[0]}] is {each[wrong[0]]}, expected 0..{n - 1} "
-                f"({_shown(classes)}); {_HOW}"
+                f"({names.shown(classes)}); {_HOW}"
             )
     return Labels(values, tuple(classes), details)
 
@@ -133,7 +132,7 @@ def read_several(
     if len(classes) != columns:
         raise UserError(
             f"{where}: has {columns} columns of labels, expected {len(classes)} "
-            f"({_shown(classes)}); {_HOW}"
+            f"({names.shown(classes)}); {_HOW}"
         )
     return Labels(values, classes, ("each image has any number of labels",))
 
@@ -228,29 +227,24 @@ def _texts(
     own: Sequence[str] | None,
     details: tuple[str, ...],
 ) -> Labels:
-    found = {text for each in values.values() for text in each.tolist()}
+    counts = collections.Counter(text for each in values.values() for text in each.tolist())
     # Texts of one form are one class, as folders are.
-    first: dict[str, str] = {}
-    for text in sorted(found):
-        first.setdefault(names.form(text), text)
-    classes = tuple(own) if own else names.in_order(first.values())
-    name_of = names.match(found, classes)
-    unknown = sorted(found - name_of.keys())
+    classes = tuple(own or names.in_order({*names.most_frequent(counts).values()}))
+    name_of = names.match(sorted(counts), classes)
+    unknown = sorted(counts.keys() - name_of.keys())
     if unknown:
         raise UserError(
-            f"{where}: labels contain {unknown[0]}, which classes does not list ({_shown(classes)})"
+            f"{where}: labels contain {unknown[0]}, which classes does not list "
+            f"({names.shown(classes)})"
         )
     index = {name: i for i, name in enumerate(classes)}
-    merged = tuple(
-        f"{text} taken as {name}" for text, name in sorted(name_of.items()) if text != name
-    )
     return Labels(
         {
             key: np.array([index[name_of[text]] for text in each.tolist()], np.int32)
             for key, each in values.items()
         },
         classes,
-        (*details, *merged),
+        (*details, *names.taken_as(name_of)),
     )
 
 
@@ -284,10 +278,6 @@ def _of_numbers(
         return given
     raise UserError(
         f"{where}: names no classes, and its labels {found[0]}..{found[-1]} need not be in the "
-        f"order of {_shown(given)}; expected an array classes with the names in label order, or "
-        "text labels"
+        f"order of {names.shown(given)}; expected an array classes with the names in label order, "
+        "or text labels"
     )
-
-
-def _shown(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:_MOST]) + (", ..." if len(classes) > _MOST else "")

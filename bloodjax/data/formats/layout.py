@@ -403,5 +403,4 @@ def _counted_groups(groups: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
-    shown = text.split("/")
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
+    return names.shown(text.split("/"), 3)

@@ -20,25 +20,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
-from bloodjax.data.formats import delimited, groups, image_files, labels
-from bloodjax.data.formats.archive import Archive, read_file
+from bloodjax.data.formats import delimited, groups, labels
+from bloodjax.data.formats.annotations import Annotations
+from bloodjax.data.formats.archive import read_file
 from bloodjax.data.formats.columns import Columns
 from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.formats.table_images import TableImages
-from bloodjax.data.lazy import take
 from bloodjax.data.options import DEFAULTS, ReadOptions
-from bloodjax.data.reading import LeftOut, Reading, left_out_by_class
 from bloodjax.errors import UserError
 from bloodjax.io import parquet, remote
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 # What other programs write that could be saved as one of `SUFFIXES`.
 _OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
-_MOST = 12  # classes that a message lists
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,9}")
 
@@ -76,31 +73,6 @@ class Cells:
         return f"{self.where}: row {row.number}, column {self.header[column]}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """What a table says of its images, in the order of the names of the images.
-
-    Attributes:
-      images: The images, found and not yet read.
-      names: Path of each image below the folder, or its URL.
-      labels: Class index of each image.
-      classes: Class names in label order.
-      splits: Split of each image, or "".
-      groups: Key of each image's group, or "".
-      weights: Weight of each image, or None without such a column.
-      details: Facts for `Reading.details`.
-    """
-
-    images: TableImages
-    names: tuple[str, ...]
-    labels: Int32[np.ndarray, " n"]
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-    groups: tuple[str, ...]
-    weights: Float32[np.ndarray, " n"] | None
-    details: tuple[str, ...]
-
-
 def has_suffix(path: str) -> bool:
     """Whether a path ends like the name of a table."""
     return pathlib.PurePosixPath(path).suffix.lower() in (*SUFFIXES, *_OTHERS)
@@ -128,45 +100,19 @@ def read_dataset(
     Raises:
       UserError: The table, a row or an image is wrong; the message names row and column.
     """
-    table = read(spec, options, class_names, positional=positional)
-    found, readable, reading = _read_images(spec, table.images, table.names, size, options, lazy)
-    classes_of = [table.classes[label] for label in table.labels]
-    unreadable = left_out_by_class("unreadable", (classes_of[i] for i in np.flatnonzero(~readable)))
-    for detail in reversed(table.details):
-        reading = dataclasses.replace(reading, details=(detail, *reading.details))
-    dataset = Dataset(
-        images=found,
-        labels=table.labels,
-        names=table.names,
-        classes=table.classes,
-        splits=table.splits,
-        groups=table.groups,
-        reading=reading.with_left_out(*unreadable),
-        weights=table.weights,
-    )
-    return dataset if readable.all() else dataset.take(readable)
+    images, found = read(spec, options, class_names, positional=positional)
+    archive = images.archive(found.names)
+    return found.read(spec, _layout(found), archive, size, options, lazy=lazy)
 
 
-def read_images(
-    spec: str, size: int, options: ReadOptions = DEFAULTS
-) -> tuple[Any, tuple[str, ...], Reading, tuple[str, ...]]:
-    """The images of a table, in the order of its rows; it needs no labels.
-
-    Returns:
-      The readable images, their names, how they were read, and their groups.
+def read_images(spec: str, size: int, options: ReadOptions = DEFAULTS) -> Dataset:
+    """Reads the images of a table in the order of its rows; it needs no labels.
 
     Raises:
       UserError: As for `read_dataset`.
     """
-    images, found, group_of, details = _found_images(spec, options)
-    pixels, readable, reading = _read_images(spec, images, found, size, options, False)
-    reading = dataclasses.replace(reading, details=(*details, *reading.details))
-    kept = np.flatnonzero(readable)
-    if len(kept) < len(found):
-        reading = reading.with_left_out(LeftOut("unreadable", "", len(found) - len(kept)))
-        pixels = take(pixels, kept)
-    names, group_of = (tuple(values[i] for i in kept) for values in (found, group_of))
-    return pixels, names, reading, group_of
+    images, found = _without_labels(spec, options)
+    return found.read(spec, _layout(found), images.archive(found.names), size, options)
 
 
 def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], bytes]:
@@ -175,8 +121,8 @@ def file_reader(spec: str, options: ReadOptions = DEFAULTS) -> Callable[[str], b
     Raises:
       UserError: As for `read_dataset`.
     """
-    images, found, _, _ = _found_images(spec, options)
-    return images.archive(found).read
+    images, found = _without_labels(spec, options)
+    return images.archive(found.names).read
 
 
 def read(
@@ -186,7 +132,7 @@ def read(
     *,
     positional: bool = True,
     refuses_missing: bool = True,
-) -> Table:
+) -> tuple[TableImages, Annotations]:
     """Reads a table and finds its images, without reading them.
 
     Args:
@@ -196,6 +142,10 @@ def read(
       positional: As for `read_dataset`.
       refuses_missing: Whether a label that programs write for a missing value, such as "None", is
         an error unless it is one of `class_names`. An empty label always is.
+
+    Returns:
+      The images, and what the table states of them in the order of their names. A name is the path
+      of an image below the folder, or its URL.
 
     Raises:
       UserError: As for `read_dataset`.
@@ -211,23 +161,14 @@ def read(
     group_of, group_details = _groups(cells, columns)
     splits = _splits(cells, columns)
     weights = _weights(cells, columns)
-    weight_details = () if weights is None else (weight_range(weights),)
-    order = sorted(range(len(found)), key=found.__getitem__)
-    return Table(
-        images,
-        tuple(found[i] for i in order),
-        named[order],
-        classes,
-        tuple(splits[i] for i in order),
-        tuple(group_of[i] for i in order),
-        None if weights is None else weights[order],
-        (*cells.details, *columns.details, *label_details, *group_details, *weight_details),
+    details = [*cells.details, *columns.details, *label_details, *group_details]
+    if weights is not None:
+        details.append(f"weights {weights.min():g} to {weights.max():g}")
+    details += _place_of_images(options)
+    annotations = Annotations(
+        found, named, classes, tuple(splits), tuple(group_of), weights, tuple(details)
     )
-
-
-def weight_range(weights: Float32[np.ndarray, " n"]) -> str:
-    """The range of weights in words, for `Reading.details`."""
-    return f"weights {weights.min():g} to {weights.max():g}"
+    return images, annotations.take(np.array(sorted(range(len(found)), key=found.__getitem__)))
 
 
 def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
@@ -239,14 +180,8 @@ def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
     Raises:
       UserError: As for `read_dataset`.
     """
-    table = read(spec, options, refuses_missing=False)
-    archive = table.images.archive(table.names)
-    entries = []
-    for i, name in enumerate(table.names):
-        weight = "" if table.weights is None else repr(float(table.weights[i]))
-        label = table.classes[table.labels[i]]
-        entries.append((name, (label, table.splits[i], table.groups[i], weight)))
-    return fingerprint_lib.of_contents(spec, entries, archive.read)
+    images, found = read(spec, options, refuses_missing=False)
+    return found.fingerprint(spec, images.archive(found.names).read)
 
 
 def read_cells(spec: str) -> Cells:
@@ -335,10 +270,17 @@ def _root(spec: str, options: ReadOptions) -> str:
     return str(pathlib.Path(os.path.expanduser(spec)).parent)
 
 
-def _found_images(
-    spec: str, options: ReadOptions
-) -> tuple[TableImages, tuple[str, ...], Sequence[str], tuple[str, ...]]:
-    """The images of a table without labels, their names and groups, and facts about it."""
+def _layout(found: Annotations) -> str:
+    n = len(found.names)
+    return f"table of {n:,} image{'s' if n > 1 else ''}"
+
+
+def _place_of_images(options: ReadOptions) -> tuple[str, ...]:
+    return (f"images in {options.images}",) if options.images else ()
+
+
+def _without_labels(spec: str, options: ReadOptions) -> tuple[TableImages, Annotations]:
+    """What `read` returns, of a table that needs no labels, in the order of its rows."""
     cells = read_cells(spec)
     # A table of images to classify may lack the column of groups that the training table had.
     columns = columns_lib.find(
@@ -351,8 +293,9 @@ def _found_images(
     )
     images = TableImages(_root(spec, options))
     group_of, details = _groups(cells, columns)
-    details = (*cells.details, *columns.details, *details)
-    return images, _find(cells, columns, images), group_of, details
+    details = (*cells.details, *columns.details, *details, *_place_of_images(options))
+    found = _find(cells, columns, images)
+    return images, Annotations.without_labels(found, group_of, details)
 
 
 def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...]:
@@ -378,24 +321,6 @@ def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...
     return tuple(row_of)
 
 
-def _read_images(
-    spec: str,
-    images: TableImages,
-    found: Sequence[str],
-    size: int,
-    options: ReadOptions,
-    lazy: bool,
-) -> tuple[Any, np.ndarray, Reading]:
-    archive: Archive = images.archive(found)
-    read = image_files.read(pathlib.Path(spec), archive, found, size, options, lazy=lazy)
-    if not read.readable.any():
-        raise UserError(f"{spec}: contains no readable images")
-    details = (f"images in {options.images}",) if options.images else ()
-    n = len(found)
-    reading = Reading(spec, f"table of {n:,} image{'s' if n > 1 else ''}", details)
-    return read.images, read.readable, reading.with_tally(read.tally, options)
-
-
 def _labels(
     cells: Cells, columns: Columns, class_names: Sequence[str], *, positional: bool
 ) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
@@ -407,7 +332,7 @@ def _labels(
         ]
     else:
         texts = [_label(cells, row, columns.label[0]) for row in cells.rows]
-    known = names.match(set(texts), class_names)
+    known = names.match(sorted(set(texts)), class_names)
     if class_names and len(known) < len(set(texts)) and all(map(_NUMBER.fullmatch, texts)):
         array = np.array([int(text) for text in texts], np.int64)
         where = f"{cells.where}: column {cells.header[columns.label[0]]}"
@@ -415,32 +340,23 @@ def _labels(
         return read.by_key["row"], read.classes, read.details
     if not class_names:
         class_names = _classes(cells, columns, texts)
-        known = names.match(set(texts), class_names)
+        known = names.match(sorted(set(texts)), class_names)
     for row, text in zip(cells.rows, texts, strict=True):
         if text not in known:
-            shown = ", ".join(class_names[:_MOST]) + (", ..." if len(class_names) > _MOST else "")
             raise UserError(
                 f"{cells.place(row, columns.label[0])}: the class {text} is unknown, expected one "
-                f"of {shown}"
+                f"of {names.shown(class_names)}"
             )
     index = {name: i for i, name in enumerate(class_names)}
-    renamed = tuple(f"{a} taken as {b}" for a, b in sorted(known.items()) if a != b)
     found = np.array([index[known[text]] for text in texts], np.int32)
-    return found, tuple(class_names), renamed
+    return found, tuple(class_names), names.taken_as(known)
 
 
 def _classes(cells: Cells, columns: Columns, texts: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a table: of one-hot columns in their order, and else sorted.
-
-    Of several spellings of one class, the most frequent one names it.
-    """
+    """The classes of a table: of one-hot columns in their order, and else sorted."""
     if columns.is_one_hot:
         return tuple(names.tidy(cells.header[i]) for i in columns.label)
-    count = collections.Counter(texts)
-    spelling: dict[str, str] = {}
-    for text in sorted(count, key=lambda text: (-count[text], text)):
-        spelling.setdefault(names.form(text), text)
-    return names.in_order(spelling.values())
+    return names.in_order({*names.most_frequent(collections.Counter(texts)).values()})
 
 
 def _label(cells: Cells, row: Row, column: int) -> str:

@@ -167,20 +167,22 @@ class _Lists:
     def __init__(self, root: str, files: Iterable[str], read: Callable[[str], bytes] | None):
         self._root, self._read = root, read
         self._files = frozenset(files)
-        self._by_path = _index(self._files, _form)
-        self._by_path_stem = _index(self._files, lambda path: _stem(_form(path)))
-        self._by_name = _index(self._files, lambda path: _form(path).rpartition("/")[2])
-        self._by_name_stem = _index(self._files, lambda path: _stem(_form(path).rpartition("/")[2]))
+        self._by_path = _index(self._files, names.path_form)
+        self._by_path_stem = _index(self._files, lambda path: _stem(names.path_form(path)))
+        self._by_name = _index(self._files, lambda path: names.form(path.rpartition("/")[2]))
+        self._by_name_stem = _index(
+            self._files, lambda path: _stem(names.form(path.rpartition("/")[2]))
+        )
         tops = {path.partition("/")[0] for path in self._files}
         self._top = tops.pop() if len(tops) == 1 else ""
 
     def find(self, name: str) -> str:
         if name in self._files:
             return name
-        form = _form(name)
+        form = names.path_form(name)
         places = [(self._by_path, form), (self._by_path_stem, form)]
         if self._top:
-            below = f"{_form(self._top)}/{form}"
+            below = f"{names.path_form(self._top)}/{form}"
             places += [(self._by_path, below), (self._by_path_stem, below)]
         if "/" not in name:
             places += [(self._by_name, form), (self._by_name_stem, form)]
@@ -223,10 +225,6 @@ def _stem(name: str) -> str:
     """A name without the suffix of an image."""
     stem, dot, suffix = name.rpartition(".")
     return stem if f"{dot}{suffix}" in SUFFIXES else name
-
-
-def _form(path: str) -> str:
-    return "/".join(names.form(part) for part in path.split("/"))
 
 
 def _reader(folder: pathlib.Path) -> Callable[[str], bytes]:

@@ -63,7 +63,8 @@ def test_a_saved_dataset_has_the_splits_and_classes_of_its_own(pictures, tmp_pat
     np.testing.assert_array_equal(found.images, expected)
     lazy = sources.load(str(folder), 16, lazy=True)
     np.testing.assert_array_equal(lazy.images[[7, 0]], [expected[7], expected[0]])
-    assert sources.count_labelled(str(folder)) == ({"train": 6, "val": 3, "test": 3}, 3)
+    annotations = hf_dataset.read(str(folder))
+    assert (annotations.splits, annotations.classes) == (found.splits, found.classes)
 
 
 def test_one_split_and_images_without_labels(pictures, tmp_path):

@@ -48,6 +48,14 @@ def test_texts_of_one_form_are_one_class():
     assert "basophil taken as Basophil" in found.details
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_most_frequent_spelling_names_a_class_in_any_order(turned):
+    texts = np.array(["Basophil", "basophil", "basophil ", "B", "b"])
+    found = read(texts[::-1] if turned else texts)
+    assert found.classes == ("B", "basophil")
+    assert found.details == ("text labels", "Basophil taken as basophil", "b taken as B")
+
+
 def test_numbers_without_names_are_numbered_classes():
     assert read(NUMBERS).classes == ("class_0", "class_1", "class_2")
     assert read(NUMBERS + 1).classes == ("class_1", "class_2", "class_3")
