@@ -20,6 +20,7 @@ from bloodjax.augment import views as views_lib
 from bloodjax.augment.tta import TTAConfig
 from bloodjax.data.lazy import Images
 from bloodjax.models import folding
+from bloodjax.training.compiler_options import compiler_options
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.predict_step import describe_step, predict_step, views_step
 
@@ -134,7 +135,8 @@ class Predictor:
                 return step(self.step_config, *fixed, variables, images)
 
             images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-            return jax.jit(function).lower(weights, images).compile()
+            options = compiler_options("inference", self._device.platform)
+            return jax.jit(function, compiler_options=options).lower(weights, images).compile()
 
         return self._once((step, fixed, shape), compile_step), weights
 

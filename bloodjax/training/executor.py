@@ -18,6 +18,7 @@ from bloodjax.data.lazy import Images
 from bloodjax.distributed import sharding
 from bloodjax.errors import UserError
 from bloodjax.training import device_shares
+from bloodjax.training.compiler_options import compiler_options
 from bloodjax.training.predict_step import (
     describe_step,
     features_step,
@@ -73,6 +74,7 @@ class JitExecutor(_Compiled):
         self.layout = sharding.Layout(self._mesh, layout)
         self._replicated = sharding.replicated(self._mesh)
         self._split = sharding.by_batch(self._mesh)
+        platform = self._mesh.devices.flat[0].platform
         # If the state is split, `layout` shards each of its arrays inside the step.
         state_sharding = None if self.layout.splits else self._replicated
         self._train = jax.jit(
@@ -80,10 +82,12 @@ class JitExecutor(_Compiled):
             static_argnums=(0, 1),
             donate_argnums=2,
             out_shardings=(state_sharding, self._replicated),
+            compiler_options=compiler_options("training", platform),
         )
         prediction = {
             "in_shardings": (state_sharding, self._split),
             "out_shardings": self._replicated,
+            "compiler_options": compiler_options("inference", platform),
         }
         self._predict = jax.jit(self._by_share(predict_step, 1), static_argnums=0, **prediction)
         self._each_view = jax.jit(self._by_share(views_step, 1), static_argnums=0, **prediction)
