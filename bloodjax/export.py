@@ -69,7 +69,7 @@ def main(_: list[str]) -> None:
         tta=_TTA.value,
         calibrated=not _UNCALIBRATED.value,
     )
-    console.log_info(f"written to {out}; check it with: python {out}.check.py")
+    console.log_info(f"written to {out}; the script {out}.check.py checks it")
 
 
 if __name__ == "__main__":
