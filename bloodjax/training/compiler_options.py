@@ -3,8 +3,8 @@
 For parts of a program, XLA's CPU compiler calls YNNPACK: by default for single convolutions, for
 single matrix products, and for reductions with what they reduce. For training the convolutions are
 left to XLA here, and for inference everything is: a sum takes the convolutions before it along, and
-YNNPACK's take up to twice as long. Without its reductions, training takes twice as long.
-docs/memory-and-speed.md has the figures.
+YNNPACK's make an answer take up to 2.6 times as long. Without its reductions, a training step takes
+up to three times as long. benchmarks/RESULTS.md has the figures.
 """
 
 from __future__ import annotations
