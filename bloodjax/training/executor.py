@@ -176,11 +176,6 @@ class JitExecutor(_Compiled):
             self.step_config.batch_size,
         )
 
-    @property
-    def compilations(self) -> int:
-        """Number of variants of the training step that have been compiled."""
-        return self._train._cache_size()
-
 
 class PmapExecutor(_Compiled):
     """Runs steps under pmap. The state has a leading axis with a copy for each device.

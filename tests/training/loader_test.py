@@ -21,6 +21,7 @@ from bloodjax.training import loader, optim
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.step_config import Phase, StepConfig
 
+from .. import compilations
 from ..trees import assert_trees_equal
 
 # No power of two, so that dividing by it is not exact; 7 steps in an epoch.
@@ -94,11 +95,12 @@ def train(make_config, on_device, parallel, at_once, **changes):
     state = source.executor.replicate(TrainState.create(variables, phase.tx))
     weights = source.executor.replicate(np.array([0.5, 1.0, 2.0], np.float32))
     compiled = []
-    for epoch in range(2):
-        with contextlib.closing(source.epoch(epoch, 0)) as inputs:
-            for steps, *data in inputs:
-                state, _ = source.executor.train(phase, steps, state, *data, weights)
-        compiled.append(executor_of("jit").compilations)
+    with compilations.counted() as found:
+        for epoch in range(2):
+            with contextlib.closing(source.epoch(epoch, 0)) as inputs:
+                for steps, *data in inputs:
+                    state, _ = source.executor.train(phase, steps, state, *data, weights)
+            compiled.append(found.count)
     return jax.device_get(source.executor.unreplicate(state)), compiled
 
 

@@ -23,6 +23,7 @@ from bloodjax.errors import Stopped, UserError
 from bloodjax.evaluation import evaluator
 from bloodjax.training import executor, factory, metric_writer, setup, trainer
 
+from .. import compilations
 from ..trees import assert_trees_equal
 from .runs import history, last_state
 
@@ -140,7 +141,7 @@ def early(make_config, tmp_path_factory):
                 patch.setattr(trainer.metrics, "quick", lambda *_: figures)
                 result = super().validate(progress, throughput)
             seen["epochs"][self.step] = jax.device_get(self.state.variables)
-            seen["compilations"].append((progress.phase, self.executor.compilations))
+            seen["compilations"].append((progress.phase, seen["compiled"].count))
             return result
 
     with pytest.MonkeyPatch.context() as patch:
@@ -148,9 +149,10 @@ def early(make_config, tmp_path_factory):
         patch.setattr(evaluator, "finish", lambda *_: {})
         with pytest.MonkeyPatch.context() as inner:
             stop_after(inner, 17)
-            with pytest.raises(Stopped):
+            with compilations.counted() as seen["compiled"], pytest.raises(Stopped):
                 run.train(config, workdir)
-        run.train(config, workdir)
+        with compilations.counted() as seen["compiled"]:
+            run.train(config, workdir)
     return seen
 
 
