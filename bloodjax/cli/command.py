@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from bloodjax.cli import restart
 from bloodjax.errors import Stopped, UserError, did_you_mean
-from bloodjax.io import files, mirror, remote
+from bloodjax.io import bucket_urls, files, mirror
 
 __all__ = ["COLUMNS", "IMAGES", "flags", "local_path", "local_paths", "run"]
 
@@ -127,7 +127,7 @@ def _local_of_several(flag: str, value: str) -> pathlib.Path:
     if not value:
         raise UserError(f"--{flag} is missing; --help says what it is")
     path = _local(flag, value)
-    if remote.is_remote(value):
+    if bucket_urls.is_remote(value):
         return path
     parts = [_local(flag, part) for part in value.split(",") if part]
     if len(parts) > 1 and not os.path.lexists(path) and all(map(os.path.lexists, parts)):

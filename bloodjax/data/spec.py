@@ -24,7 +24,7 @@ import unicodedata
 from bloodjax.data import names
 from bloodjax.data.formats import array_record, hf_dataset, table
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, remote
 
 DEFAULT_SYNTHETIC = 2400
 _SYNTHETIC = "synthetic"
@@ -84,7 +84,7 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
         return Source(Kind.SYNTHETIC, count=count)
     if hf_dataset.is_hub(spec):
         return Source(Kind.HF_DATASET, spec)
-    if is_table(spec) and remote.is_remote(spec):
+    if is_table(spec) and bucket_urls.is_remote(spec):
         return Source(Kind.TABLE, spec)
     path = _local_path(spec)
     return Source(_kind(spec, path, may_be_image), str(path))
@@ -94,7 +94,7 @@ def is_table(spec: str) -> bool:
     """Whether a SPEC names a table, by its suffix; a folder or a dataset of the Hub is none."""
     if hf_dataset.is_hub(spec) or not table.has_suffix(spec):
         return False
-    return remote.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
+    return bucket_urls.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
 
 
 def is_called_synthetic(spec: str) -> bool:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, buckets, remote
 from bloodjax.io.files import make_folder
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Mirror:
         self._check_folder()
         gone = self._uploaded.keys() - files.keys()
         for target in sorted({self._highest_missing(name) for name in gone}):
-            remote.delete(remote.join(self.url, target), first=_SEALS)
+            remote.delete(bucket_urls.join(self.url, target), first=_SEALS)
         for name in gone:
             del self._uploaded[name]
 
@@ -244,7 +244,7 @@ def copy_into(url: str, folder: pathlib.Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder.parent)
-    if not set(remote.list_files(f"{url}/")) - {_LOCK}:
+    if not set(buckets.list_files(f"{url}/")) - {_LOCK}:
         make_folder(folder)
         return
     try:
@@ -334,11 +334,11 @@ def open_run(path: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       UserError: There is no such folder in the bucket, or it cannot be read.
     """
-    remote.check(str(path))
-    if not remote.is_remote(path):
+    bucket_urls.check(str(path))
+    if not bucket_urls.is_remote(path):
         return _expanded(path)
-    url = remote.normalised(str(path))
-    if not set(remote.list_files(f"{url}/")) - {_LOCK}:
+    url = bucket_urls.normalised(str(path))
+    if not set(buckets.list_files(f"{url}/")) - {_LOCK}:
         raise UserError(f"{url}: no such folder in the bucket")
     folder = _new_folder() / (_basename(url) or "run")
     copy_into(url, folder)
@@ -359,10 +359,10 @@ def open_output(path: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       UserError: The bucket cannot be read, or the name is one of a file that is not complete.
     """
-    remote.check(str(path))
-    if not remote.is_remote(path):
+    bucket_urls.check(str(path))
+    if not bucket_urls.is_remote(path):
         return _expanded(path)
-    url = remote.normalised(str(path))
+    url = bucket_urls.normalised(str(path))
     if _is_partial(_basename(url)):
         raise UserError(
             f"{url}: names that end in {_PARTIAL_END} are those of files that are not complete, "
@@ -372,7 +372,7 @@ def open_output(path: str | os.PathLike[str]) -> pathlib.Path:
     if parent.endswith("/"):  # the whole bucket
         parent, name = url, ""
     place = _new_folder()
-    found = remote.list_files(url)
+    found = buckets.list_files(url)
     small = [key for key, info in found.items() if info.size <= _SMALL]
     if small == [""]:
         remote.download(url, place)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from bloodjax.errors import UserError
-from bloodjax.io import buckets, mirror, remote
+from bloodjax.io import bucket_urls, buckets, mirror, remote
 from bloodjax.io.files import atomic_write
 
 STEP = "checkpoints/7"
@@ -28,8 +28,8 @@ def fill(folder, content=RUN):
 
 
 def content_of(url):
-    names = remote.list_files(f"{url}/")
-    return {name: remote.read_bytes(remote.join(url, name)) for name in names}
+    names = buckets.list_files(f"{url}/")
+    return {name: buckets.read_bytes(bucket_urls.join(url, name)) for name in names}
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_folder_that_was_deleted_is_not_deleted_in_the_bucket(copy, impatient,
 
 
 def test_objects_of_others_are_left_alone(copy):
-    remote.write_bytes(f"{copy.url}/notes.txt", b"mine")
+    buckets.write_bytes(f"{copy.url}/notes.txt", b"mine")
     fill(copy.folder)
     copy.push()
     (copy.folder / "config.json").unlink()
@@ -166,7 +166,7 @@ def test_a_bucket_that_fails_for_long_ends_the_push(copy, monkeypatch, impatient
 def test_a_run_is_read_from_a_copy_and_added_to(bucket, sent, tmp_path):
     original = mirror.Mirror(tmp_path / "none", bucket / "run")
     remote.upload(fill(tmp_path / "original"), original.url)
-    remote.write_bytes(f"{original.url}/lock", b"held")
+    buckets.write_bytes(f"{original.url}/lock", b"held")
     sent.clear()
     with mirror.opened():
         folder = mirror.open_run(f"{original.url}/")
@@ -205,7 +205,7 @@ def test_a_cache_that_another_command_updates_is_read_again(bucket, tmp_path, mo
 
 
 def test_a_run_that_is_not_there(bucket):
-    remote.write_bytes(bucket / "run/lock", b"held")
+    buckets.write_bytes(bucket / "run/lock", b"held")
     with pytest.raises(UserError, match=f"^{bucket.url}/run: no such folder in the bucket$"):
         mirror.open_run(bucket / "run")
 
@@ -224,7 +224,7 @@ def test_an_output_shows_what_is_there(bucket, monkeypatch, sent):
     monkeypatch.setattr(mirror, "_SMALL", 3)
     fill_in = {"run/out/small": b"one", "run/out/large": b"long", "run/beside": b"b"}
     for name, data in fill_in.items():
-        remote.write_bytes(bucket / name, data)
+        buckets.write_bytes(bucket / name, data)
     with mirror.opened():
         path = mirror.open_output(bucket / "run/out")
         assert (path / "small").read_bytes() == b"one"
@@ -238,20 +238,20 @@ def test_an_output_shows_what_is_there(bucket, monkeypatch, sent):
 @pytest.mark.parametrize("names", [["table.csv"], ["out/a", "out/b/c"]])
 def test_an_output_does_not_list_what_is_beside_it(bucket, names, there):
     for name in [*names, "out/kept"] if there else []:
-        remote.write_bytes(bucket / name, b"before")
-    remote.write_bytes(bucket / "beside//strange", b"of another")
+        buckets.write_bytes(bucket / name, b"before")
+    buckets.write_bytes(bucket / "beside//strange", b"of another")
     with pytest.raises(UserError, match="cannot be a file"):
-        remote.list_files(f"{bucket.url}/")
+        buckets.list_files(f"{bucket.url}/")
     with mirror.opened():
         path = mirror.open_output(bucket / names[0].partition("/")[0])
         assert path.exists() == there
         fill(path.parent, dict.fromkeys(names, b"new"))
-    assert [remote.read_bytes(bucket / name) for name in names] == [b"new"] * len(names)
+    assert [buckets.read_bytes(bucket / name) for name in names] == [b"new"] * len(names)
 
 
 def test_a_large_object_is_only_listed(bucket, monkeypatch):
     monkeypatch.setattr(mirror, "_SMALL", 3)
-    remote.write_bytes(bucket / "table.csv", b"large")
+    buckets.write_bytes(bucket / "table.csv", b"large")
     with mirror.opened():
         assert mirror.open_output(bucket / "table.csv").read_bytes() == b""
     assert content_of(bucket.url) == {"table.csv": b"large"}
