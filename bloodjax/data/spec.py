@@ -22,7 +22,7 @@ import re
 import unicodedata
 
 from bloodjax.data import names
-from bloodjax.data.formats import array_record, hf_dataset, table
+from bloodjax.data.formats import array_record, hf_splits, table
 from bloodjax.errors import UserError
 from bloodjax.io import bucket_urls, remote
 
@@ -82,7 +82,7 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
     count = synthetic_count(spec)
     if count is not None:
         return Source(Kind.SYNTHETIC, count=count)
-    if hf_dataset.is_hub(spec):
+    if hf_splits.is_hub(spec):
         return Source(Kind.HF_DATASET, spec)
     if is_table(spec) and bucket_urls.is_remote(spec):
         return Source(Kind.TABLE, spec)
@@ -92,7 +92,7 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
 
 def is_table(spec: str) -> bool:
     """Whether a SPEC names a table, by its suffix; a folder or a dataset of the Hub is none."""
-    if hf_dataset.is_hub(spec) or not table.has_suffix(spec):
+    if hf_splits.is_hub(spec) or not table.has_suffix(spec):
         return False
     return bucket_urls.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
 
@@ -120,7 +120,7 @@ def synthetic_count(spec: str) -> int | None:
 
 def _kind(spec: str, path: pathlib.Path, may_be_image: bool) -> Kind:
     if path.is_dir():
-        if hf_dataset.is_saved(path):
+        if hf_splits.is_saved(path):
             return Kind.HF_DATASET
         return Kind.SHARDS if array_record.is_shards(path) else Kind.FOLDER
     if is_table(spec):
