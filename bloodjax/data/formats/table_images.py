@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bloodjax.data import names
 from bloodjax.data.formats.archive import Archive, keep_open, read_file
-from bloodjax.data.images import SUFFIXES
+from bloodjax.data.image_types import SUFFIXES
 from bloodjax.errors import UserError
 from bloodjax.io import bucket_urls, buckets, remote
 
