@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from bloodjax.cli import restart
 from bloodjax.errors import Stopped, UserError, did_you_mean
-from bloodjax.io import bucket_urls, files, mirror
+from bloodjax.io import bucket_urls, files, staging
 
 __all__ = ["COLUMNS", "IMAGES", "flags", "local_path", "local_paths", "run"]
 
@@ -77,7 +77,7 @@ def run(
     with contextlib.suppress(Exception):  # stderr may be closed
         faulthandler.enable()
     try:
-        with mirror.opened():
+        with staging.opened():
             main(overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
@@ -102,7 +102,7 @@ def run(
 
 
 def local_path(flag: str) -> pathlib.Path:
-    """The value of `--flag` as a path; of one in a bucket, that of a local copy (`io.mirror`).
+    """The value of `--flag` as a path; of one in a bucket, that of a local copy (`io.staging`).
 
     `--workdir` is a run to read, and any other flag names an output. What was written is uploaded
     when the command has succeeded.
@@ -140,7 +140,7 @@ def _local_of_several(flag: str, value: str) -> pathlib.Path:
 
 def _local(flag: str, value: str) -> pathlib.Path:
     try:
-        return mirror.open_run(value) if flag == "workdir" else mirror.open_output(value)
+        return staging.open_run(value) if flag == "workdir" else staging.open_output(value)
     except UserError as error:
         raise UserError(f"--{flag}={error}") from error
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from bloodjax import distributed
 from bloodjax.errors import UserError
-from bloodjax.io import bucket_connection, bucket_errors, buckets, files
+from bloodjax.io import bucket_connection, bucket_errors, buckets, files, message_urls
 from bloodjax.io.bucket_services import ObjectInfo
 from bloodjax.io.bucket_urls import check, endpoint, is_remote, join, normalised
 from bloodjax.io.buckets import list_files, stat
@@ -42,7 +42,8 @@ _copied_lock = threading.Lock()
 def local(path: str) -> str:
     """A path to read from: that of the local copy if `path` is remote, else `path` itself.
 
-    A process copies each URL once. It does not see what is written to the bucket later.
+    A process copies each URL once. It does not see what is written to the bucket later. Messages
+    name the URL (`message_urls`).
 
     Raises:
       UserError: The URL cannot be copied; the message names it.
@@ -54,14 +55,8 @@ def local(path: str) -> str:
     with _copied_lock:
         if url not in _copied:
             _copied[url] = str(local_copy(url))
+            message_urls.add(_copied[url], url)
         return _copied[url]
-
-
-def with_urls(message: str) -> str:
-    """A message in which each path of a copy that `local` made is the URL of the original."""
-    for url, path in sorted(_copied.items(), key=lambda item: -len(item[1])):
-        message = message.replace(path, url)
-    return message
 
 
 def cache_folder() -> pathlib.Path:

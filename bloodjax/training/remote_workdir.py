@@ -29,7 +29,7 @@ from typing import Any
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.errors import Stopped, UserError
-from bloodjax.io import bucket_urls, buckets, mirror, remote
+from bloodjax.io import bucket_urls, buckets, message_urls, mirror, remote
 from bloodjax.io.files import make_folder
 from bloodjax.training.workdir import CHECKPOINTS, LOCK_FILE
 
@@ -61,7 +61,7 @@ def local_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     place = remote.cache_folder().resolve() / "workdirs" / digest / str(distributed.process_index())
     folder = place / (url.rpartition("/")[2] or "run")
     copied = _copied_by_primary if distributed.is_primary() else _copied_by_other
-    with mirror.shown_as(folder, url), copied(url, folder):
+    with message_urls.shown_as(folder, url), copied(url, folder):
         yield folder
     shutil.rmtree(place, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from bloodjax import config as config_lib
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble
-from bloodjax.io import buckets, mirror, remote
+from bloodjax.io import buckets, remote, staging
 from bloodjax.training import factory, metric_writer
 from bloodjax.training.remote_workdir import local_workdir
 from bloodjax.training.workdir import open_run
@@ -107,8 +107,8 @@ def variables(workdir):
 
 def assert_equal_runs(url, expected):
     """Both have the same weights, log, predictions and figures, bit for bit."""
-    with mirror.opened():
-        found = mirror.open_run(url)
+    with staging.opened():
+        found = staging.open_run(url)
         (step, weights), (other_step, other_weights) = variables(found), variables(expected)
         assert step == other_step == 21
         assert_trees_equal(weights, other_weights)

@@ -1,8 +1,8 @@
-"""A bucket behind a proxy."""
+"""A bucket behind a proxy, and what is uploaded to a run."""
 
 import pytest
 
-from bloodjax.io import bucket_connection
+from bloodjax.io import bucket_connection, buckets
 
 from ..emulators import Proxy
 
@@ -17,3 +17,16 @@ def proxy(make_bucket, monkeypatch):
     monkeypatch.setattr(bucket_connection, "TRIES", 1)
     yield bucket, between
     between.close()
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The names of the objects that are uploaded, in order of their completion."""
+    names, send = [], buckets.send
+
+    def spy(path, url):
+        send(path, url)
+        names.append(url.partition("/run/")[2])
+
+    monkeypatch.setattr(buckets, "send", spy)
+    return names

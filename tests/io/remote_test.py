@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bloodjax.io import bucket_connection, buckets, remote
+from bloodjax.io import bucket_connection, buckets, message_urls, remote
 
 from .error_messages import error_of
 
@@ -108,7 +108,7 @@ def test_a_process_copies_a_url_once_and_messages_name_it(bucket, downloads):
     buckets.write_bytes(f"{url}/train/a/1.png", b"new")
     assert remote.local(url) == path
     assert len(downloads) == 3
-    assert remote.with_urls(f"{path}/train/a/1.png: is damaged") == (
+    assert message_urls.with_urls(f"{path}/train/a/1.png: is damaged") == (
         f"{url}/train/a/1.png: is damaged"
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from bloodjax import distributed
 from bloodjax.errors import UserError
-from bloodjax.io import buckets, mirror, remote
+from bloodjax.io import buckets, message_urls, mirror, remote
 from bloodjax.training import remote_workdir
 from bloodjax.training.remote_workdir import _Lock, local_workdir
 
@@ -255,7 +255,7 @@ def test_what_a_run_writes_is_uploaded_when_it_publishes_and_at_the_end(bucket):
     buckets.write_bytes(bucket / "run/before", b"0")
     with local_workdir(bucket / "run") as folder:
         assert (folder / "before").read_bytes() == b"0"
-        assert mirror.shown(f"{folder}: x") == f"{bucket.url}/run: x"
+        assert message_urls.with_urls(f"{folder}: x") == f"{bucket.url}/run: x"
         (folder / "a").write_bytes(b"1")
         distributed.publish()
         assert buckets.read_bytes(bucket / "run/a") == b"1"
