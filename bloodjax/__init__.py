@@ -156,17 +156,17 @@ def evaluate(
     """
     from bloodjax.cli import console
     from bloodjax.evaluation import scoring
-    from bloodjax.io import mirror
+    from bloodjax.io import staging
 
     console.show_lines_by_default()
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else workdir
-    with mirror.opened():
+    with staging.opened():
         return scoring.evaluate_runs(
-            [mirror.open_run(folder) for folder in workdirs],
+            [staging.open_run(folder) for folder in workdirs],
             os.fspath(data),
             split,
             tta,
-            None if out is None else mirror.open_output(out),
+            None if out is None else staging.open_output(out),
             tta_select=tta_select,
             calibrate=calibrate,
             corruptions=corruptions,

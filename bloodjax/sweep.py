@@ -91,13 +91,13 @@ def main(overrides: list[str]) -> None:
 
 def _places() -> tuple[str, pathlib.Path]:
     """URL of the storage and folder of the sweep, of which one follows from the other."""
-    from bloodjax.io import remote
+    from bloodjax.io import bucket_urls
     from bloodjax.tuning import study
 
     storage = _STORAGE.value
     if not storage and not _WORKDIR.value:
         raise UserError("--storage or --workdir is missing; --help says what they are")
-    if remote.is_remote(_WORKDIR.value or ""):
+    if bucket_urls.is_remote(_WORKDIR.value or ""):
         raise UserError(
             f"--workdir={_WORKDIR.value}: the workers of a sweep lock files in its folder, which a "
             "bucket cannot; expected a folder on a disk"

@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from bloodjax.cli import restart
 from bloodjax.errors import Stopped, UserError, did_you_mean
-from bloodjax.io import files, mirror, remote
+from bloodjax.io import bucket_urls, files, staging
 
 __all__ = ["COLUMNS", "IMAGES", "flags", "local_path", "local_paths", "run"]
 
@@ -77,7 +77,7 @@ def run(
     with contextlib.suppress(Exception):  # stderr may be closed
         faulthandler.enable()
     try:
-        with mirror.opened():
+        with staging.opened():
             main(overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
@@ -102,7 +102,7 @@ def run(
 
 
 def local_path(flag: str) -> pathlib.Path:
-    """The value of `--flag` as a path; of one in a bucket, that of a local copy (`io.mirror`).
+    """The value of `--flag` as a path; of one in a bucket, that of a local copy (`io.staging`).
 
     `--workdir` is a run to read, and any other flag names an output. What was written is uploaded
     when the command has succeeded.
@@ -127,7 +127,7 @@ def _local_of_several(flag: str, value: str) -> pathlib.Path:
     if not value:
         raise UserError(f"--{flag} is missing; --help says what it is")
     path = _local(flag, value)
-    if remote.is_remote(value):
+    if bucket_urls.is_remote(value):
         return path
     parts = [_local(flag, part) for part in value.split(",") if part]
     if len(parts) > 1 and not os.path.lexists(path) and all(map(os.path.lexists, parts)):
@@ -140,7 +140,7 @@ def _local_of_several(flag: str, value: str) -> pathlib.Path:
 
 def _local(flag: str, value: str) -> pathlib.Path:
     try:
-        return mirror.open_run(value) if flag == "workdir" else mirror.open_output(value)
+        return staging.open_run(value) if flag == "workdir" else staging.open_output(value)
     except UserError as error:
         raise UserError(f"--{flag}={error}") from error
 

@@ -16,7 +16,7 @@ import rich.console
 import rich.progress
 
 from bloodjax import distributed
-from bloodjax.io import mirror
+from bloodjax.io import message_urls
 
 _console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
 _log = logging.getLogger("bloodjax")
@@ -66,7 +66,7 @@ def show_lines_by_default() -> None:
 def log_info(message: str) -> None:
     """Logs one line at level INFO, in the run's primary process only."""
     if distributed.is_primary():
-        _log.info(mirror.shown(message), stacklevel=2)
+        _log.info(message_urls.with_urls(message), stacklevel=2)
 
 
 def counted(n: SupportsIndex, singular: str, plural: str = "") -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, UInt64
 
 from bloodjax.data import lazy
 from bloodjax.data.formats.archive import open_archive, open_zip
-from bloodjax.data.images import SUFFIXES
+from bloodjax.data.image_types import SUFFIXES
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
 

@@ -1,30 +1,26 @@
-"""Decodes, resizes and encodes images. The only module that imports Pillow."""
+"""Decodes, resizes and encodes images, and distorts them by Pillow's means.
+
+This is the only module that imports Pillow, so what corruptions need of it is here too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import PIL
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from bloodjax.data import bit_depth, deep_files
+from bloodjax.data import bit_depth, deep_files, deep_images, image_types
 from bloodjax.data.facts import BACKGROUND, MAX_ASPECT, PLAIN, Facts
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions, frame_side
 
 # Formats that microscopes and archives use, in the order in which they are tried. Pillow's other
 # readers are not used, because they are unsafe: the one for EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM", "DIB")
-# Suffixes of files that are meant to be images. Files are read by their content.
-SUFFIXES = (
-    *(".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
-    *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
 
 # An image of one cell is far smaller. A file of a few bytes can claim to be far larger.
 MAX_PIXELS = 64_000_000
@@ -47,15 +43,7 @@ _TURNS = {
 }
 _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"))
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
-# Tags of TIFF.
-_BITS, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
-_ALWAYS_8_BITS = ("BMP", "DIB", "GIF", "JPEG", "MPO", "WEBP")
 _STACKS = ("GIF", "PNG", "TIFF", "WEBP")
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MAGIC = (
-    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", *_TIFF_MAGIC),
-    *(b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
-)
 
 
 class NotAnImageError(ValueError):
@@ -125,34 +113,23 @@ def decode_whole(
     return np.asarray(image), facts
 
 
-def is_image(data: bytes, name: str) -> bool:
-    """Whether a file claims to be an image, by the first bytes of its content or by its name."""
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    return is_webp or data.startswith(_MAGIC) or name.lower().endswith(SUFFIXES)
+def over_background(
+    image: UInt8[np.ndarray, "height width 4"],
+) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
+    """An RGBA image as RGB over `BACKGROUND`, and whether it has transparent pixels.
 
-
-def is_deep_png(data: bytes) -> bool:
-    """Whether `data` is a PNG file of 16 bits."""
-    return deep_files.png_bits(data) == 16
-
-
-class _Deep(NamedTuple):
-    """An image of more than 8 bits.
-
-    Attributes:
-      values: Grey values [height, width] or colours [height, width, 3].
-      alpha: Opacity in 0..255, uint8 [height, width], or None.
+    Raises:
+      ValueError: All of its pixels are transparent.
     """
+    rgb, transparent = _over_background(Image.fromarray(image))
+    return np.asarray(rgb), transparent
 
-    values: np.ndarray
-    alpha: np.ndarray | None
 
-    def visible(self) -> np.ndarray:
-        """`values`, with 0 where nothing is seen of them."""
-        if self.alpha is None:
-            return self.values
-        seen = self.alpha > 0
-        return np.where(seen if self.values.ndim == 2 else seen[..., None], self.values, 0)
+def from_pillow(image: PillowImage) -> np.ndarray:
+    """The pixels of an image of Pillow, as RGB if it has 8 bits, else its values."""
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(image)
+    return np.asarray(_to_rgb(image)[0])
 
 
 def _decode(
@@ -160,18 +137,18 @@ def _decode(
 ) -> tuple[Image.Image | None, Facts]:
     """Decodes an image at its own size as RGB, as `read` does."""
     try:
-        return _opened(data, bits, max_pixels)
+        return _rgb_and_facts(data, bits, max_pixels)
     except ValueError:
         raise
     except Exception as error:  # Pillow's readers raise any type on damaged data
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
-        if data.startswith(_TIFF_MAGIC) and len(data) > 8:
+        if image_types.is_tiff(data) and len(data) > 8:
             raise ValueError(
                 "damaged TIFF, or one of a kind of pixels that is not read: expected grey or RGB "
                 "of 8 or 16 bits, or grey of 32 bits"
@@ -183,13 +160,13 @@ def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _opened(data: bytes, bits: str, max_pixels: int) -> tuple[Image.Image | None, Facts]:
+def _rgb_and_facts(data: bytes, bits: str, max_pixels: int) -> tuple[Image.Image | None, Facts]:
     image = _open(data, max_pixels)
     is_tiff = image.format == "TIFF"
     frames = image.format in _STACKS and getattr(image, "is_animated", False)
     # Pillow applies the orientation of a TIFF, and forgets it, as it loads the pixels.
     turn = image.tag_v2.get(_ORIENTATION, 1) if is_tiff else 1
-    deep = None if image.format in _ALWAYS_8_BITS else _deep_values(image, data)
+    deep = deep_images.read(image, data, lambda other: _open(other, max_pixels))
     if deep is None:
         values = None
         rgb, transparent = _to_rgb(image)
@@ -223,14 +200,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     """An image of 8 bits as RGB over `BACKGROUND`, and whether it has transparent pixels."""
+    if image.mode == "RGB":
+        image.load()  # a PNG file may name a transparent colour after its pixels
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         return _over_background(image.convert("RGBA"))
-    if image.mode == "RGB":
-        image.load()
-        if "transparency" not in image.info:  # a PNG file may name it after its pixels
-            return image, False
-        return _over_background(image.convert("RGBA"))
-    return image.convert("RGB"), False
+    return image if image.mode == "RGB" else image.convert("RGB"), False
 
 
 def _over_background(rgba: Image.Image) -> tuple[Image.Image, bool]:
@@ -255,90 +229,6 @@ def _from_deep(
     return _over_background(rgb)[0]
 
 
-def _deep_values(image: Image.Image, data: bytes) -> _Deep | None:
-    """The values of an opened image that has more than 8 bits; None for one of 8 bits."""
-    is_grey = image.mode.startswith(("I", "F"))
-    if image.format == "PPM":
-        values = deep_files.pnm_values(data)
-        if values is not None:
-            return _Deep(values, None)
-    elif image.format == "JPEG2000":
-        bits = deep_files.jpeg2000_bits(data)
-        if bits > 8 and not is_grey:
-            raise ValueError(f"JPEG 2000 colours of {bits} bits, expected 8 bits, or TIFF or PNG")
-        if is_grey:  # Pillow scales them to 16 bits
-            return _Deep(np.asarray(image) >> (16 - min(bits, 16)), None)
-    elif image.format == "TIFF":
-        _check_tiff(image, is_grey)
-    if is_grey:
-        return _with_transparent_value(np.asarray(image), image)
-    if deep_files.is_png_grey_alpha(data):
-        pixels = np.asarray(_open(deep_files.png_bytes_as_rgba(data))).astype(np.uint16)
-        image.load()
-        return _Deep(pixels[..., 0] << 8 | pixels[..., 1], pixels[..., 2].astype(np.uint8))
-    is_deep_tiff = image.format == "TIFF" and image.tag_v2.get(_BITS, (8,))[0] == 16
-    if not is_deep_tiff and deep_files.png_bits(data) != 16:
-        return None
-    # Pillow decodes colours of 16 bits to their upper bytes. In the other byte order these are the
-    # lower ones.
-    is_little = (
-        is_deep_tiff
-        and (sys.byteorder if image.tile[0][0] == "libtiff" else _tiff_order(data)) == "little"
-    )
-    upper, lower = (_decoded_in_order(data, order) for order in ("LB" if is_little else "BL"))
-    values = upper.astype(np.uint16) << 8 | lower
-    image.load()
-    if image.mode == "RGBA":
-        return _Deep(values[..., :3], upper[..., 3])
-    return _with_transparent_value(values, image)
-
-
-def _check_tiff(image: Image.Image, is_grey: bool) -> None:
-    """Refuses a TIFF whose values Pillow would misread."""
-    tags = image.tag_v2
-    bits = tags.get(_BITS, (1,))[0]
-    if is_grey and tags.get(_PHOTOMETRIC) == 0:
-        raise ValueError(f"greys of {bits} bits in which 0 is white, expected 0 to be black")
-    if bits == 8 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 2:
-        raise ValueError("signed values of 8 bits, expected unsigned ones")
-    is_colour_of_16_bits = bits == 16 and not is_grey
-    if is_colour_of_16_bits and (
-        image.mode not in ("RGB", "RGBA") or tags.get(_EXTRA_SAMPLES) == (1,)
-    ):
-        raise ValueError("colours of 16 bits that are not RGB or RGBA, expected one of these")
-    if is_colour_of_16_bits and tags.get(_PLANAR) == 2 and image.tile[0][0] == "libtiff":
-        raise ValueError("colours of 16 bits in compressed planes, expected them pixel by pixel")
-
-
-def _tiff_order(data: bytes) -> str:
-    return "little" if data.startswith(b"II") else "big"
-
-
-def _decoded_in_order(data: bytes, order: str) -> UInt8[np.ndarray, "height width channels"]:
-    """A file of 16-bit colours as Pillow decodes it if its byte order is `order` ("L" or "B")."""
-    image = _open(data)
-
-    def reordered(tile: tuple) -> tuple:
-        codec, box, offset, args = tile
-        mode, *rest = [args] if isinstance(args, str) else args
-        mode = f"{mode.partition(';')[0]};16{order}"
-        new = mode if isinstance(args, str) else (mode, *rest)
-        return tuple.__new__(type(tile), (codec, box, offset, new))
-
-    image.tile = [reordered(tile) for tile in image.tile]
-    return np.asarray(image)
-
-
-def _with_transparent_value(values: np.ndarray, image: Image.Image) -> _Deep:
-    """An image in which a PNG file may declare one grey value or colour to be transparent."""
-    value = image.info.get("transparency")
-    if value is None:
-        return _Deep(values, None)
-    hidden = values == np.asarray(value)
-    hidden = hidden.all(-1) if values.ndim == 3 else hidden
-    return _Deep(values, np.where(hidden, 0, 255).astype(np.uint8))
-
-
 def resize(
     images: UInt8[np.ndarray, "n height width 3"], size: int, fit: str = DEFAULTS.fit
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
@@ -359,60 +249,6 @@ def shrink(image: UInt8[np.ndarray, "height width 3"], longest: int) -> UInt8[np
     scale = longest / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def over_background(
-    image: UInt8[np.ndarray, "height width 4"],
-) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
-    """An RGBA image as RGB over `BACKGROUND`, and whether it has transparent pixels.
-
-    Raises:
-      ValueError: All of its pixels are transparent.
-    """
-    rgb, transparent = _over_background(Image.fromarray(image))
-    return np.asarray(rgb), transparent
-
-
-def from_pillow(image: PillowImage) -> np.ndarray:
-    """The pixels of an image of Pillow, as RGB if it has 8 bits, else its values."""
-    if image.mode.startswith(("I", "F")):
-        return np.asarray(image)
-    return np.asarray(_to_rgb(image)[0])
-
-
-def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """Encodes `image` as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def encode_thumbnail(
-    image: UInt8[np.ndarray, "height width 3"], side: int, quality: int = 82
-) -> bytes:
-    """Encodes `image` as a JPEG file, shrunk so that neither side is longer than `side` pixels."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return buffer.getvalue()
-
-
-def as_png_or_jpeg(data: bytes, bits: str = AUTO) -> bytes:
-    """Returns a PNG or JPEG file of 8 bits unchanged, and any other image as an RGB PNG file.
-
-    `decode` gives the same result before and after.
-
-    Args:
-      data: An encoded image.
-      bits: Scale of values of more than 8 bits, see `bit_depth`.
-
-    Raises:
-      ValueError: As for `read`.
-    """
-    if data.startswith(b"\xff\xd8\xff") or 0 < deep_files.png_bits(data) <= 8:
-        return data
-    return encode_png(decode_whole(data, bits)[0])
 
 
 def _to_square(image: Image.Image, size: int, fit: str) -> Image.Image:
@@ -454,6 +290,41 @@ def _border(image: Image.Image) -> tuple[int, ...]:
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return tuple(np.median(border, axis=0).astype(int).tolist())
+
+
+def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Encodes `image` as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_thumbnail(
+    image: UInt8[np.ndarray, "height width 3"], side: int, quality: int = 82
+) -> bytes:
+    """Encodes `image` as a JPEG file, shrunk so that neither side is longer than `side` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
+def as_png_or_jpeg(data: bytes, bits: str = AUTO) -> bytes:
+    """Returns a PNG or JPEG file of 8 bits unchanged, and any other image as an RGB PNG file.
+
+    `decode` gives the same result before and after.
+
+    Args:
+      data: An encoded image.
+      bits: Scale of values of more than 8 bits, see `bit_depth`.
+
+    Raises:
+      ValueError: As for `read`.
+    """
+    if image_types.is_jpeg(data) or 0 < deep_files.png_bits(data) <= 8:
+        return data
+    return encode_png(decode_whole(data, bits)[0])
 
 
 def reencode(

@@ -22,9 +22,9 @@ import re
 import unicodedata
 
 from bloodjax.data import names
-from bloodjax.data.formats import array_record, hf_dataset, table
+from bloodjax.data.formats import array_record, hf_splits, table
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, remote
 
 DEFAULT_SYNTHETIC = 2400
 _SYNTHETIC = "synthetic"
@@ -82,9 +82,9 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
     count = synthetic_count(spec)
     if count is not None:
         return Source(Kind.SYNTHETIC, count=count)
-    if hf_dataset.is_hub(spec):
+    if hf_splits.is_hub(spec):
         return Source(Kind.HF_DATASET, spec)
-    if is_table(spec) and remote.is_remote(spec):
+    if is_table(spec) and bucket_urls.is_remote(spec):
         return Source(Kind.TABLE, spec)
     path = _local_path(spec)
     return Source(_kind(spec, path, may_be_image), str(path))
@@ -92,9 +92,9 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
 
 def is_table(spec: str) -> bool:
     """Whether a SPEC names a table, by its suffix; a folder or a dataset of the Hub is none."""
-    if hf_dataset.is_hub(spec) or not table.has_suffix(spec):
+    if hf_splits.is_hub(spec) or not table.has_suffix(spec):
         return False
-    return remote.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
+    return bucket_urls.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
 
 
 def is_called_synthetic(spec: str) -> bool:
@@ -120,7 +120,7 @@ def synthetic_count(spec: str) -> int | None:
 
 def _kind(spec: str, path: pathlib.Path, may_be_image: bool) -> Kind:
     if path.is_dir():
-        if hf_dataset.is_saved(path):
+        if hf_splits.is_saved(path):
             return Kind.HF_DATASET
         return Kind.SHARDS if array_record.is_shards(path) else Kind.FOLDER
     if is_table(spec):

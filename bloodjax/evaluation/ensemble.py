@@ -21,7 +21,7 @@ from bloodjax.evaluation.answers import Answers
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.histogram_baseline import HistogramBaseline
 from bloodjax.evaluation.referral import Referral
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, remote
 from bloodjax.training.workdir import CONFIG_FILE
 
 
@@ -275,8 +275,8 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
 
 def _local(workdir: str | pathlib.Path) -> pathlib.Path:
     """A path on this machine; of a workdir in a bucket, that of its present copy in the cache."""
-    remote.check(str(workdir))
-    if remote.is_remote(workdir):
+    bucket_urls.check(str(workdir))
+    if bucket_urls.is_remote(workdir):
         return remote.local_copy(str(workdir))
     return pathlib.Path(os.path.expanduser(workdir))
 

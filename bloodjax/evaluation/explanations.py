@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 
 from bloodjax.attribution.overlay import overlay
 from bloodjax.cli import console
+from bloodjax.data import image_types
 from bloodjax.data import images as images_lib
 from bloodjax.data.own_size import ReadImage
 from bloodjax.errors import UserError
@@ -97,7 +98,7 @@ def file_names(names: Sequence[str]) -> list[str]:
         text = unicodedata.normalize("NFC", "__".join(parts))
         text = re.sub(r"[^\w.-]", "_", text).lstrip(".-")
         base, dot, suffix = text.rpartition(".")
-        if base and (dot + suffix).lower() in images_lib.SUFFIXES:
+        if base and (dot + suffix).lower() in image_types.SUFFIXES:
             text = base
         stem = text[:_LONGEST_NAME] or "image"
         while len(stem.encode()) > _LONGEST_NAME:

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls
 
 METRICS_FILE = "metrics.json"
 
@@ -86,5 +86,5 @@ def _source(own: bool, part: str, spec: str, site_classes: Sequence[str]) -> dic
 
 
 def _absolute(spec: str) -> str:
-    is_path = remote.is_remote(spec) or os.path.exists(os.path.expanduser(spec))
-    return remote.absolute(spec) if is_path else spec
+    is_path = bucket_urls.is_remote(spec) or os.path.exists(os.path.expanduser(spec))
+    return bucket_urls.absolute(spec) if is_path else spec

@@ -1,4 +1,4 @@
-"""Paths in buckets: copies in a cache on the local disk, uploads, and what `buckets` offers.
+"""Copies of what buckets have, in a cache on the local disk, and uploads.
 
 Objects that are read are copied to a cache, because images, zips and shards are read at random
 positions: `local` for a path that a user gives, `local_copy` where the newest state matters. See
@@ -22,43 +22,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from bloodjax import distributed
 from bloodjax.errors import UserError
-from bloodjax.io import bucket_errors, buckets, files
-from bloodjax.io.buckets import (
-    ObjectInfo,
-    check,
-    create_exclusive,
-    is_remote,
-    join,
-    list_files,
-    normalised,
-    read_bytes,
-    replace,
-    stat,
-    write_bytes,
-)
-
-__all__ = [
-    "ObjectInfo",
-    "absolute",
-    "cache_folder",
-    "check",
-    "create_exclusive",
-    "delete",
-    "download",
-    "is_remote",
-    "join",
-    "list_files",
-    "local",
-    "local_copies",
-    "local_copy",
-    "normalised",
-    "read_bytes",
-    "replace",
-    "stat",
-    "upload",
-    "with_urls",
-    "write_bytes",
-]
+from bloodjax.io import bucket_connection, bucket_errors, buckets, files, message_urls
+from bloodjax.io.bucket_services import ObjectInfo
+from bloodjax.io.bucket_urls import check, endpoint, is_remote, join, normalised
+from bloodjax.io.buckets import list_files, stat
 
 # Environment variable that names the folder of the cache.
 CACHE = "BLOODJAX_CACHE"
@@ -72,15 +39,11 @@ _copied: dict[str, str] = {}
 _copied_lock = threading.Lock()
 
 
-def absolute(path: str) -> str:
-    """A path from the root of the file system, and a URL in its one form."""
-    return normalised(path) if is_remote(path) else os.path.abspath(os.path.expanduser(path))
-
-
 def local(path: str) -> str:
     """A path to read from: that of the local copy if `path` is remote, else `path` itself.
 
-    A process copies each URL once. It does not see what is written to the bucket later.
+    A process copies each URL once. It does not see what is written to the bucket later. Messages
+    name the URL (`message_urls`).
 
     Raises:
       UserError: The URL cannot be copied; the message names it.
@@ -92,14 +55,8 @@ def local(path: str) -> str:
     with _copied_lock:
         if url not in _copied:
             _copied[url] = str(local_copy(url))
+            message_urls.add(_copied[url], url)
         return _copied[url]
-
-
-def with_urls(message: str) -> str:
-    """A message in which each path of a copy that `local` made is the URL of the original."""
-    for url, path in sorted(_copied.items(), key=lambda item: -len(item[1])):
-        message = message.replace(path, url)
-    return message
 
 
 def cache_folder() -> pathlib.Path:
@@ -134,7 +91,7 @@ def local_copy(url: str, names: Collection[str] | None = None) -> pathlib.Path:
         found = {name: info for name, info in found.items() if name in wanted}
     _check_names(url, found)
     url = normalised(url)
-    key = hashlib.blake2b(repr((buckets.endpoint(url), url)).encode(), digest_size=10).hexdigest()
+    key = hashlib.blake2b(repr((endpoint(url), url)).encode(), digest_size=10).hexdigest()
     root = cache_folder() / "remote" / key
     files.make_folder(root)
     try:
@@ -254,7 +211,7 @@ def _existing(url: str, names: Sequence[str]) -> dict[str, ObjectInfo]:
     What else is below `url` is not listed: it may be a whole bucket, with names that no file has.
     """
     requests = {"".join(name.partition("/")[:2]) for name in names}  # a file, or "folder/"
-    if len(requests) > buckets.PARALLEL:
+    if len(requests) > bucket_connection.PARALLEL:
         return list_files(url.rstrip("/") + "/")
     found: dict[str, ObjectInfo] = {}
 
@@ -434,9 +391,8 @@ def _in_threads(function: Callable[[str], object], names: Sequence[str]) -> None
             except BaseException as error:
                 errors.append(error)
 
-    threads = [
-        threading.Thread(target=work, daemon=True) for _ in range(min(buckets.PARALLEL, len(names)))
-    ]
+    count = min(bucket_connection.PARALLEL, len(names))
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     try:

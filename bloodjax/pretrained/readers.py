@@ -16,7 +16,7 @@ import re
 import numpy as np
 
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, buckets, remote
 from bloodjax.pretrained import hub, keras_file, safetensors_file, torch_file
 
 _TORCH = (".pth", ".pt", ".bin")
@@ -78,7 +78,7 @@ def locate(location: str) -> pathlib.Path:
             f"{location}: web addresses are not downloaded: download the file, and pass it with "
             "--config.model.weights=FILE (convert: --weights=FILE)"
         )
-    path = _in_bucket(location) if remote.is_remote(location) else pathlib.Path(location)
+    path = _in_bucket(location) if bucket_urls.is_remote(location) else pathlib.Path(location)
     path = pathlib.Path(os.path.expanduser(path))
     if location and (path / FOLDER_FILE).is_file():
         return path / FOLDER_FILE
@@ -92,9 +92,9 @@ def locate(location: str) -> pathlib.Path:
 
 def _in_bucket(url: str) -> pathlib.Path:
     """Copies a weight file, with the `config.json` beside it, or a folder."""
-    if "" not in remote.list_files(url):
+    if "" not in buckets.list_files(url):
         return pathlib.Path(remote.local(url))
-    folder, _, name = remote.normalised(url).rpartition("/")
+    folder, _, name = bucket_urls.normalised(url).rpartition("/")
     return remote.local_copies([f"{folder}/{name}", f"{folder}/config.json"])[0]
 
 

@@ -21,7 +21,7 @@ from bloodjax.data.dataset import Dataset, count_classes, label_texts
 from bloodjax.data.options import ReadOptions
 from bloodjax.data.reading import LeftOut, left_out_by_class, merge
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, remote
 from bloodjax.report import audit_page
 from bloodjax.training import cleaning, saved_splits
 from bloodjax.training.cleaning import SPLITS
@@ -70,7 +70,7 @@ def copy_sources(config: Config) -> None:
       UserError: A source cannot be copied.
     """
     for spec in _specs(config).values():
-        if remote.is_remote(spec):
+        if bucket_urls.is_remote(spec):
             remote.local(spec)
 
 
@@ -364,7 +364,7 @@ def _save(
         spec: {
             "spec": spec,
             "fingerprint": sources.fingerprint(spec, options=read_options(config)),
-            "path": remote.absolute(spec),
+            "path": bucket_urls.absolute(spec),
         }
         for spec in set(specs.values())
     }

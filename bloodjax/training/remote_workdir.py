@@ -29,7 +29,7 @@ from typing import Any
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.errors import Stopped, UserError
-from bloodjax.io import mirror, remote
+from bloodjax.io import bucket_urls, buckets, message_urls, mirror, remote
 from bloodjax.io.files import make_folder
 from bloodjax.training.workdir import CHECKPOINTS, LOCK_FILE
 
@@ -52,16 +52,16 @@ def local_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     Raises:
       UserError: Another process trains in this workdir, or the bucket cannot be read or written to.
     """
-    remote.check(str(workdir))
-    if not remote.is_remote(workdir):
+    bucket_urls.check(str(workdir))
+    if not bucket_urls.is_remote(workdir):
         yield pathlib.Path(os.path.expanduser(workdir))
         return
-    url = remote.normalised(str(workdir))
+    url = bucket_urls.normalised(str(workdir))
     digest = hashlib.blake2b(url.encode(), digest_size=10).hexdigest()
     place = remote.cache_folder().resolve() / "workdirs" / digest / str(distributed.process_index())
     folder = place / (url.rpartition("/")[2] or "run")
     copied = _copied_by_primary if distributed.is_primary() else _copied_by_other
-    with mirror.shown_as(folder, url), copied(url, folder):
+    with message_urls.shown_as(folder, url), copied(url, folder):
         yield folder
     shutil.rmtree(place, ignore_errors=True)
 
@@ -95,7 +95,7 @@ def _copied_by_other(url: str, folder: pathlib.Path) -> Iterator[None]:
     make_folder(folder)
 
     def pull() -> None:
-        found = remote.list_files(f"{url}/")
+        found = buckets.list_files(f"{url}/")
         names = [name for name in found if name != LOCK_FILE and not _in_checkpoint(name)]
         if names:
             remote.download(f"{url}/", folder, names)
@@ -121,7 +121,7 @@ class _Lock:
         Args:
           url: URL of the workdir.
         """
-        self._workdir, self._url = url, remote.join(url, LOCK_FILE)
+        self._workdir, self._url = url, bucket_urls.join(url, LOCK_FILE)
         self._id, self._beats = uuid.uuid4().hex, 0
         self._tag, self._renewed = "", 0.0
         self._lost = ""
@@ -160,9 +160,9 @@ class _Lock:
         """
         seen: tuple[str, float] | None = None
         while True:
-            info = remote.stat(self._url)
+            info = buckets.stat(self._url)
             if info is None:
-                tag = remote.create_exclusive(self._url, self._content())
+                tag = buckets.create_exclusive(self._url, self._content())
                 if tag is None:
                     continue  # another process was faster
                 break
@@ -175,7 +175,7 @@ class _Lock:
             holder = self._holder()
             seen = seen or (info.tag, now)
             if _is_dead(holder) or now - seen[1] >= _STALE_SECONDS:
-                tag = remote.replace(self._url, self._content(), info.tag)
+                tag = buckets.replace(self._url, self._content(), info.tag)
                 if tag is None:
                     continue  # another process was faster
                 console.log_info(
@@ -199,7 +199,7 @@ class _Lock:
     def _renew(self) -> None:
         with self._mutex:
             self._beats += 1
-            tag = remote.replace(self._url, self._content(), self._tag)
+            tag = buckets.replace(self._url, self._content(), self._tag)
             if tag is None:
                 tag = self._renew_again()
             if tag is None:
@@ -216,11 +216,11 @@ class _Lock:
 
         That is so if an earlier renewal was applied and its answer was lost.
         """
-        info = remote.stat(self._url)
+        info = buckets.stat(self._url)
         # The tag is read first: if another process takes the lock over now, it changes.
         if info is None or self._read().get("id") != self._id:
             return None
-        return remote.replace(self._url, self._content(), info.tag)
+        return buckets.replace(self._url, self._content(), info.tag)
 
     def _holder(self) -> dict[str, Any]:
         """As `_read`, and {} if the lock cannot be read."""
@@ -232,7 +232,7 @@ class _Lock:
     def _read(self) -> dict[str, Any]:
         """The content of the lock; {} if it is not one of ours."""
         try:
-            content = json.loads(remote.read_bytes(self._url))
+            content = json.loads(buckets.read_bytes(self._url))
         except ValueError:
             return {}
         return content if isinstance(content, dict) else {}

@@ -1,6 +1,5 @@
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -10,20 +9,7 @@ from bloodjax.data import images, options
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 
-
-@pytest.fixture
-def image():
-    """Smooth colours with some grain, wider than high."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:120, :180]
-    smooth = np.stack([x, y, 255 - x], -1)
-    return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
-
-
-def encoded(image, mode="RGB", format="PNG", **settings):
-    buffer = io.BytesIO()
-    Image.fromarray(image).convert(mode).save(buffer, format, **settings)
-    return buffer.getvalue()
+from .image_encodings import encoded, png, png16, saved
 
 
 def reference(image, size):
@@ -91,14 +77,6 @@ def test_a_palette_and_a_colour_may_be_transparent(image):
     assert (found[0, 0].tolist(), found[-1, -1].tolist()) == ([100] * 3, [255] * 3)
 
 
-def test_decode_keeps_the_upper_bits_of_16_bit_greys():
-    grey = np.linspace(0, 65535, 96 * 96).reshape(96, 96).astype(np.uint16)
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
-    expected = np.repeat((grey // 256).astype(np.uint8)[..., None], 3, axis=-1)
-    np.testing.assert_array_equal(images.decode(buffer.getvalue(), 96), expected)
-
-
 def turned(image, orientation):
     """What a viewer shows of `image` with this EXIF orientation, by its definition."""
     flipped = image[:, ::-1] if orientation in (2, 4, 5, 7) else image
@@ -137,132 +115,10 @@ def test_damaged_exif_turns_nothing(image):
     np.testing.assert_array_equal(images.decode(damaged, 40), images.decode(plain, 40))
 
 
-def png16(values, colour_type):
-    """A PNG file of 16 bits."""
-    height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    return png(header, zlib.compress(rows))
-
-
-def tiff16(values, order="<", photometric=2):
-    """An uncompressed TIFF file of 16 bits; photometric 0 is white as 0, 1 grey and 2 RGB."""
-    height, width = values.shape[:2]
-    channels = values.shape[2] if values.ndim == 3 else 1
-    data = values.astype(f"{order}u2").tobytes()
-    tags = [(256, width), (257, height), (258, 16), (259, 1), (262, photometric)]
-    tags += [(273, 0), (277, channels), (278, height), (279, len(data)), (284, 1)]
-    start = 8 + 2 + 12 * len(tags) + 4
-    entries = b""
-    for tag, value in tags:
-        if tag == 258 and channels > 1:
-            entries += struct.pack(f"{order}HHII", tag, 3, channels, start)
-        else:
-            value = start + 2 * channels if tag == 273 else value
-            entries += struct.pack(f"{order}HHII", tag, 4, 1, value)
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    head = magic + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
-    return head + struct.pack(f"{order}{channels}H", *[16] * channels) + data
-
-
-def ppm(values, limit):
-    height, width = values.shape[:2]
-    kind = 6 if values.ndim == 3 else 5
-    return (
-        f"P{kind}\n# a comment\n{width} {height}\n{limit}\n".encode()
-        + values.astype(">u2").tobytes()
-    )
-
-
-def saved(values, format, **settings):
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, format, **settings)
-    return buffer.getvalue()
-
-
-OPAQUE = np.full((96, 96, 1), 65535, np.uint16)
-DEEP = {
-    "png grey": (lambda v: png16(v[..., :1], 0), 1),
-    "png grey and alpha": (lambda v: png16(np.concatenate([v[..., :1], OPAQUE], -1), 4), 1),
-    "png rgb": (lambda v: png16(v, 2), 3),
-    "png rgba": (lambda v: png16(np.concatenate([v, OPAQUE], -1), 6), 3),
-    "tiff rgb": (tiff16, 3),
-    "tiff rgb big endian": (lambda v: tiff16(v, ">"), 3),
-    "tiff grey": (lambda v: saved(v[..., 0], "TIFF"), 1),
-    "tiff grey compressed": (lambda v: saved(v[..., 0], "TIFF", compression="tiff_lzw"), 1),
-    "tiff 32 bits": (lambda v: saved(v[..., 0].astype(np.int32), "TIFF"), 1),
-    "tiff float": (lambda v: saved(v[..., 0].astype(np.float32), "TIFF"), 1),
-    "ppm": (lambda v: ppm(v, 65535), 3),
-    "pgm": (lambda v: ppm(v[..., 0], 4095), 1),
-    "jpeg 2000": (lambda v: saved(v[..., 0], "JPEG2000"), 1),
-}
-
-
-@pytest.mark.parametrize(("encode", "channels"), DEEP.values(), ids=DEEP.keys())
-def test_12_bits_keep_their_upper_8(image, encode, channels):
-    expected = image[:96, :96].copy()
-    expected[0, 0] = 255  # the 12 bits are used
-    low = np.random.default_rng(1).integers(0, 16, expected.shape)
-    data = encode(expected.astype(np.uint16) * 16 + low.astype(np.uint16))
-    expected = expected if channels == 3 else np.repeat(expected[..., :1], 3, axis=-1)
-    pixels, facts = images.read(data, 96)
-    assert pixels is None  # the scale is that of a whole source
-    assert 4080 <= facts.values.largest < 4096
-    np.testing.assert_array_equal(images.decode(data, 96), expected)
-    np.testing.assert_array_equal(images.read(data, 96, ReadOptions(bits="12"))[0], expected)
-    np.testing.assert_array_equal(images.read(data, 96, ReadOptions(bits="16"))[0], expected // 16)
-    with pytest.raises(ValueError, match=r"of at most 40\d\d, expected values of 10 bits"):
-        images.read(data, 96, ReadOptions(bits="10"))
-
-
-def test_transparency_of_16_bits(image):
-    alpha = OPAQUE.copy()
-    alpha[:48] = 0
-    colours = np.concatenate([image[:96, :96].astype(np.uint16) * 257, alpha], -1)
-    for data in (png16(colours, 6), png16(colours[..., 2:], 4)):
-        found, facts = images.read(data, 96, ReadOptions(bits="16"))
-        assert facts.transparent
-        np.testing.assert_array_equal(found[:48], 255)
-        np.testing.assert_array_equal(found[48:, :, 2], image[48:96, :96, 2])
-
-
-def test_hidden_values_do_not_decide_the_scale(image):
-    colours = np.concatenate([image[:96, :96].astype(np.uint16) * 16, OPAQUE], -1)
-    colours[0] = (65535, 65535, 65535, 0)
-    found, facts = images.read(png16(colours, 6), 96, ReadOptions(bits="12"))
-    assert facts.values.largest <= 4080
-    np.testing.assert_array_equal(found[1:], image[1:96, :96])
-
-
 @pytest.mark.parametrize("encode", [lambda rgba: png16(rgba, 6), lambda rgba: saved(rgba, "PNG")])
 def test_an_image_of_transparent_pixels_only_is_unreadable(encode):
     with pytest.raises(ValueError, match="all of its pixels are transparent"):
         images.decode(encode(np.full((9, 9, 4), (90, 9, 9, 0), np.uint8)), 9)
-
-
-def test_floats_of_0_to_1(image):
-    grey = image[:96, :96, 0]
-    data = saved((grey / 255).astype(np.float32), "TIFF")
-    np.testing.assert_array_equal(images.decode(data, 96)[..., 1], grey)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (lambda v: tiff16(v[..., 0], photometric=0), "in which 0 is white"),
-        (lambda v: saved(v[..., 0] / np.float32(-9), "TIFF"), "values of -.*, expected integers"),
-        (lambda v: saved(v[..., 0] + np.float32("nan"), "TIFF"), "values that are not finite"),
-        (lambda v: saved(v[..., 0] / np.float32(9000), "TIFF"), "floats of at most 0.01"),
-        (
-            lambda v: saved(v[..., 0].astype(np.int32) * 999, "TIFF"),
-            "expected integers of 0..65535",
-        ),
-        (lambda v: tiff16(np.concatenate([v, v[..., :2]], -1)), "damaged TIFF, or one of a kind"),
-    ],
-)
-def test_values_without_a_clear_scale_are_refused(image, data, reason):
-    with pytest.raises(ValueError, match=reason):
-        images.decode(data(image[:96, :96].astype(np.uint16)), 96)
 
 
 @pytest.mark.parametrize("format", ["TIFF", "GIF", "WEBP", "PNG"])
@@ -310,18 +166,6 @@ def test_a_frame_of_pixels_shows_cells_of_one_magnification_in_proportion():
         ReadOptions(fit="0px")
 
 
-def png(header, body):
-    """A PNG file of these contents of IHDR and IDAT."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    ends = chunk(b"IHDR", header), chunk(b"IDAT", body), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(ends)
-
-
 def png_claiming(width, height):
     """A PNG of a few bytes that claims to be `width` x `height`."""
     return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"")
@@ -345,11 +189,7 @@ def test_decode_says_what_is_wrong_with_damaged_bytes(image, damage, reason):
         images.decode(damage(encoded(image)), 96)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "JPEG2000"])
-def test_images_are_known_by_content(image, format):
-    assert images.is_image(encoded(image, format=format), "p8")
-    assert images.is_image(b"<!doctype html>", "page.JPG")
-    assert not images.is_image(b"name,group\n", "groups.csv")
+def test_a_file_of_another_type_is_not_an_image():
     with pytest.raises(images.NotAnImageError):
         images.decode(b"name,group\n", 96)
 

@@ -13,7 +13,7 @@ from bloodjax.data.options import ReadOptions
 from bloodjax.data.spec import DEFAULT_SYNTHETIC
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import buckets, message_urls, remote
 
 
 def image(seed, side=24):
@@ -395,10 +395,10 @@ def test_a_source_that_is_not_in_its_bucket_is_one_line(make_bucket):
         with pytest.raises(UserError) as caught:
             read()
         assert str(caught.value) == f"{url}: no such object or folder in the bucket"
-    remote.write_bytes(url, b"no zip")
+    buckets.write_bytes(url, b"no zip")
     with pytest.raises(UserError, match=r"cells\.zip") as caught:
         sources.load(url, 8)
-    assert remote.with_urls(str(caught.value)).startswith(f"{url}: ")
+    assert message_urls.with_urls(str(caught.value)).startswith(f"{url}: ")
 
 
 def test_a_folder_called_synthetic_is_meant_if_it_is_there(tmp_path, monkeypatch):

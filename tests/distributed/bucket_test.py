@@ -20,7 +20,7 @@ from bloodjax import config as config_lib
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble
-from bloodjax.io import mirror, remote
+from bloodjax.io import buckets, remote, staging
 from bloodjax.training import factory, metric_writer
 from bloodjax.training.remote_workdir import local_workdir
 from bloodjax.training.workdir import open_run
@@ -85,7 +85,7 @@ def wait_for(condition, run):
 
 
 def objects(url, folder):
-    return set(remote.list_files(f"{url}/{folder}/"))
+    return set(buckets.list_files(f"{url}/{folder}/"))
 
 
 def harm(run, process, number, condition):
@@ -107,8 +107,8 @@ def variables(workdir):
 
 def assert_equal_runs(url, expected):
     """Both have the same weights, log, predictions and figures, bit for bit."""
-    with mirror.opened():
-        found = mirror.open_run(url)
+    with staging.opened():
+        found = staging.open_run(url)
         (step, weights), (other_step, other_weights) = variables(found), variables(expected)
         assert step == other_step == 21
         assert_trees_equal(weights, other_weights)
@@ -122,7 +122,7 @@ def assert_equal_runs(url, expected):
                 one, two = (folder / "evaluate" / split / name for folder in (found, expected))
                 assert one.read_bytes() == two.read_bytes()
         assert (found / "report" / "index.html").exists()
-    assert remote.stat(f"{url}/lock") is None
+    assert buckets.stat(f"{url}/lock") is None
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_a_process_killed_in_an_upload_is_resumed(
     assert "checksums.json" in objects(url, "checkpoints/7")
     assert objects(url, "checkpoints/14")
     assert "checksums.json" not in objects(url, "checkpoints/14")
-    assert remote.stat(f"{url}/lock") is not None
+    assert buckets.stat(f"{url}/lock") is not None
     capfd.readouterr()
     assert statuses(start_in(url, tmp_path, 1, 1)) == [0]
     printed = capfd.readouterr().out
@@ -200,7 +200,7 @@ def test_a_second_run_is_refused_and_a_signal_frees_the_lock(
     assert " is training here; expected one process at a time, or another --workdir" in printed
     first.processes[0].send_signal(signal.SIGTERM)
     assert statuses(first) == [143]
-    assert remote.stat(f"{url}/lock") is None
+    assert buckets.stat(f"{url}/lock") is None
     step = max(int(name.split("/")[0]) for name in objects(url, "checkpoints"))
     assert "checksums.json" in objects(url, f"checkpoints/{step}")
     assert f"stopped at step {step}" in capfd.readouterr().out
@@ -269,7 +269,7 @@ def test_processes_without_a_common_disk_share_files_and_checkpoints(make_bucket
             ]
         )
         assert statuses(run) == [0, 0], capfd.readouterr().out
-    assert remote.stat(f"{url}/lock") is None
+    assert buckets.stat(f"{url}/lock") is None
     assert {name.split("/")[0] for name in objects(url, "checkpoints")} == {"1", "2"}
 
 
@@ -304,7 +304,7 @@ def test_half_of_an_upload_does_not_count(kind, make_bucket, tmp_path, monkeypat
     assert "checksums.json" in objects(url, "checkpoints/1")
     assert objects(url, "checkpoints/2")
     assert "checksums.json" not in objects(url, "checkpoints/2")
-    assert remote.stat(f"{url}/lock") is not None
+    assert buckets.stat(f"{url}/lock") is not None
     with (
         caplog.at_level("INFO", "bloodjax"),
         local_workdir(url) as folder,
@@ -315,7 +315,7 @@ def test_half_of_an_upload_does_not_count(kind, make_bucket, tmp_path, monkeypat
     assert f"the checkpoint {url}/checkpoints/2 is corrupt: checksums.json" in caplog.text
     assert "took over the lock of process " in caplog.text
     assert objects(url, "checkpoints/2") == set()
-    assert remote.stat(f"{url}/lock") is None
+    assert buckets.stat(f"{url}/lock") is None
 
 
 @pytest.mark.full
@@ -328,17 +328,17 @@ def test_a_run_in_a_bucket_is_read_by_commands(trained, bucket, capfd):
     found = bloodjax.evaluate(url, "synthetic:160", split="test", out=bucket / "results/test")
     assert found["n"] == 24
     assert objects(bucket.url, "results/test") >= {"metrics.json", "predictions.csv"}
-    stored = json.loads(remote.read_bytes(bucket / "results/test/metrics.json"))
+    stored = json.loads(buckets.read_bytes(bucket / "results/test/metrics.json"))
     assert stored["accuracy"] == found["accuracy"]
-    before = set(remote.list_files(f"{url}/"))
+    before = set(buckets.list_files(f"{url}/"))
     assert bloodjax.evaluate(url, "synthetic:160", split="train")["n"] == 112
-    new = set(remote.list_files(f"{url}/")) - before
+    new = set(buckets.list_files(f"{url}/")) - before
     assert new
     assert all(name.startswith("evaluate/") for name in new)
     # A damaged weight, a missing one and a missing config.
     step = max(int(name.split("/")[0]) for name in objects(url, "checkpoints"))
     (manifest,) = [n for n in objects(url, f"checkpoints/{step}") if n == "state/manifest.ocdbt"]
-    remote.write_bytes(f"{url}/checkpoints/{step}/{manifest}", b"damaged")
+    buckets.write_bytes(f"{url}/checkpoints/{step}/{manifest}", b"damaged")
     bloodjax.load(url)
     remote.delete(f"{url}/config.json")
     with pytest.raises(UserError, match=r"no run is here"):

@@ -2,16 +2,14 @@
 
 import concurrent.futures
 import errno
-import hashlib
 import os
 import time
 
 import pytest
 
-from bloodjax.errors import UserError
-from bloodjax.io import buckets, remote
+from bloodjax.io import bucket_connection, buckets, message_urls, remote
 
-from ..emulators import Proxy, environment, refusing
+from .error_messages import error_of
 
 CONTENT = {"train/a/1.png": b"one", "train/b/2.png": b"two", "test/a/3.png": b"\n-\r\n\r"}
 
@@ -30,21 +28,9 @@ def downloads(monkeypatch):
     return names
 
 
-@pytest.fixture
-def proxy(make_bucket, monkeypatch):
-    """A bucket of S3 behind a proxy; an answer may take half a second."""
-    bucket = make_bucket("s3")
-    between = Proxy(bucket.endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", between.address)
-    monkeypatch.setattr(buckets, "TIMEOUT", 0.5)
-    monkeypatch.setattr(buckets, "TRIES", 1)
-    yield bucket, between
-    between.close()
-
-
 def fill(bucket, content=CONTENT, folder="cells"):
     for name, data in content.items():
-        remote.write_bytes(bucket / f"{folder}/{name}", data)
+        buckets.write_bytes(bucket / f"{folder}/{name}", data)
     return bucket / folder
 
 
@@ -54,64 +40,6 @@ def files_of(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def error_of(function, *args):
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    return str(caught.value)
-
-
-def test_paths_of_buckets_are_recognised():
-    assert all(map(remote.is_remote, ("gs://b", "gcs://b/x", "s3://b/x/")))
-    assert not any(map(remote.is_remote, ("/s3", "s3:/b", "hf:a/b", "tfds:x", "https://b/x")))
-    assert remote.normalised("gcs://b/x/") == "gs://b/x"
-    assert remote.absolute("gcs://b/x/") == "gs://b/x"
-    assert remote.absolute("x") == os.path.abspath("x")
-    assert remote.local("some/where") == "some/where"
-    assert error_of(remote.local, "ftp://b/x") == (
-        "ftp://b/x: ftp:// is not supported, expected a local path, gs://BUCKET/NAME or "
-        "s3://BUCKET/NAME"
-    )
-    assert error_of(remote.local, "s3:///x").startswith("s3:///x: names no bucket")
-
-
-def test_an_object_is_written_read_replaced_and_deleted(bucket):
-    url = bucket / "a/b c+%25#.txt"
-    assert remote.stat(url) is None
-    tag = remote.write_bytes(url, b"one")
-    assert remote.stat(url) == remote.ObjectInfo(3, tag, hashlib.md5(b"one").hexdigest())
-    assert remote.read_bytes(url) == b"one"
-    assert list(remote.list_files(bucket / "a")) == ["b c+%25#.txt"]
-    assert remote.write_bytes(url, b"") != tag
-    assert remote.read_bytes(url) == b""
-    remote.delete(url)
-    remote.delete(url)
-    assert remote.stat(url) is None
-    assert error_of(remote.read_bytes, url) == f"{url}: no such object or folder in the bucket"
-
-
-def test_of_several_one_creates_and_one_replaces(bucket):
-    url = bucket / "lock"
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        tags = list(pool.map(lambda i: remote.create_exclusive(url, b"owner %d" % i), range(8)))
-        (winner,) = [i for i, tag in enumerate(tags) if tag]
-        assert remote.read_bytes(url) == b"owner %d" % winner
-        tag = tags[winner]
-        assert remote.stat(url).tag == tag
-        new = list(pool.map(lambda i: remote.replace(url, b"next %d" % i, tag), range(8)))
-    (winner,) = [i for i, each in enumerate(new) if each]
-    assert remote.read_bytes(url) == b"next %d" % winner
-    assert remote.replace(url, b"late", tag) is None
-    assert remote.replace(bucket / "none", b"late", tag) is None
-
-
-def test_creating_again_with_the_same_content_succeeds(bucket):
-    """The first request may have succeeded, and its answer may have been lost."""
-    url = bucket / "lock"
-    tag = remote.create_exclusive(url, b"mine")
-    assert remote.create_exclusive(url, b"mine") == tag
-    assert remote.create_exclusive(url, b"ours") is None
 
 
 def test_a_folder_is_copied_and_then_only_what_changed(bucket, downloads, tmp_path):
@@ -124,8 +52,8 @@ def test_a_folder_is_copied_and_then_only_what_changed(bucket, downloads, tmp_pa
     assert len(downloads) == 3
     assert remote.local_copy(f"{url}/") == copy
     assert len(downloads) == 3
-    remote.write_bytes(f"{url}/train/a/1.png", b"new")  # of the same size
-    remote.write_bytes(f"{url}/train/c/4.png", b"four")
+    buckets.write_bytes(f"{url}/train/a/1.png", b"new")  # of the same size
+    buckets.write_bytes(f"{url}/train/c/4.png", b"four")
     remote.delete(f"{url}/test/a/3.png")
     (copy / "train/b/2.png").write_bytes(b"oops")
     (copy / "stray.png").write_bytes(b"of nobody")
@@ -141,7 +69,7 @@ def test_a_folder_is_copied_and_then_only_what_changed(bucket, downloads, tmp_pa
 
 def test_an_object_is_copied_under_its_name(bucket, downloads):
     url = bucket / "sets/cells.v1.zip"
-    remote.write_bytes(url, b"zip")
+    buckets.write_bytes(url, b"zip")
     copy = remote.local_copy(url)
     assert (copy.name, copy.read_bytes()) == ("cells.v1.zip", b"zip")
     remote.local_copy(url)
@@ -149,7 +77,7 @@ def test_an_object_is_copied_under_its_name(bucket, downloads):
 
 
 def test_a_folder_takes_the_place_of_an_object_of_its_name(bucket):
-    remote.write_bytes(bucket / "cells", b"a file")
+    buckets.write_bytes(bucket / "cells", b"a file")
     assert remote.local_copy(bucket / "cells").is_file()
     remote.delete(bucket / "cells")
     url = fill(bucket)
@@ -177,10 +105,10 @@ def test_some_objects_of_a_folder_are_copied(bucket, downloads):
 def test_a_process_copies_a_url_once_and_messages_name_it(bucket, downloads):
     url = fill(bucket)
     path = remote.local(f"{url}/")
-    remote.write_bytes(f"{url}/train/a/1.png", b"new")
+    buckets.write_bytes(f"{url}/train/a/1.png", b"new")
     assert remote.local(url) == path
     assert len(downloads) == 3
-    assert remote.with_urls(f"{path}/train/a/1.png: is damaged") == (
+    assert message_urls.with_urls(f"{path}/train/a/1.png: is damaged") == (
         f"{url}/train/a/1.png: is damaged"
     )
 
@@ -201,14 +129,14 @@ def test_downloads_that_a_killed_process_left_are_removed(bucket):
     for name, age in (("partial-1-1", 2 * 86400), ("partial-2-1", 60)):
         (copy.parents[1] / name).mkdir()
         os.utime(copy.parents[1] / name, (time.time() - age,) * 2)
-    remote.write_bytes(f"{url}/new", b"")
+    buckets.write_bytes(f"{url}/new", b"")
     remote.local_copy(url)
     assert [path.name for path in copy.parents[1].glob("partial*")] == ["partial-2-1"]
 
 
 def test_names_that_cannot_be_files_beside_one_another_are_one_line(bucket):
     for name in ("a", "a/b"):
-        remote.write_bytes(bucket / f"cells/{name}", name.encode())
+        buckets.write_bytes(bucket / f"cells/{name}", name.encode())
     assert error_of(remote.local_copy, bucket / "cells") == (
         f"{bucket / 'cells'}: the objects a and a/b cannot be a file and a folder of one name, "
         "expected one of them"
@@ -221,7 +149,7 @@ def test_a_full_disk_is_one_line(bucket, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(buckets._system(url), "get_file", full)
+    monkeypatch.setattr(bucket_connection.file_system(url), "get_file", full)
     message = error_of(remote.local_copy, url)
     assert message.startswith(f"{url}: cannot be copied to ")
     assert "(No space left on device), expected room" in message
@@ -238,7 +166,7 @@ def test_an_interrupted_copy_goes_on(bucket, monkeypatch):
         done.append(where)
         return fetch(where, *args)
 
-    monkeypatch.setattr(buckets, "PARALLEL", 1)
+    monkeypatch.setattr(bucket_connection, "PARALLEL", 1)
     monkeypatch.setattr(buckets, "fetch", stops)
     with pytest.raises(KeyboardInterrupt):
         remote.local_copy(url)
@@ -258,7 +186,7 @@ def test_a_folder_is_uploaded_and_then_only_what_changed(bucket, tmp_path, monke
     last = ["train/b/2.png", "train/a/1.png"]
     assert sorted(remote.upload(folder, url, last=last)) == sorted(CONTENT)
     assert sent[-2:] == [f"{url}/{name}" for name in last]
-    assert {name: remote.read_bytes(f"{url}/{name}") for name in CONTENT} == CONTENT
+    assert {name: buckets.read_bytes(f"{url}/{name}") for name in CONTENT} == CONTENT
     assert remote.upload(folder, url) == []
     (folder / "train/a/1.png").write_bytes(b"eno")
     assert remote.upload(folder, url) == ["train/a/1.png"]
@@ -276,28 +204,7 @@ def test_a_folder_is_uploaded_and_then_only_what_changed(bucket, tmp_path, monke
         f"{url}/x: no such object or folder in the bucket"
     )
     remote.delete(url, first=["train/a/1.png"])
-    assert remote.list_files(url) == {}
-
-
-def test_large_files_are_sent_in_parts_and_are_known_again(make_bucket, tmp_path, monkeypatch):
-    bucket = make_bucket("s3")
-    monkeypatch.setattr(buckets, "_PART", 5 * 2**20)
-    (tmp_path / "large").write_bytes(bytes(11 * 2**20))
-    url = bucket / "large"
-    assert remote.upload(tmp_path / "large", url) == [""]
-    assert remote.stat(url).tag.endswith("-3")
-    assert remote.upload(tmp_path / "large", url) == []
-    assert remote.local_copy(url).stat().st_size == 11 * 2**20
-
-
-@pytest.mark.parametrize("name", ["cells/../../../evil", "cells//x", "cells/./x"])
-def test_a_name_that_leaves_the_folder_is_refused(make_bucket, name):
-    bucket = make_bucket("s3")
-    buckets._system(bucket.url).call_s3("put_object", Bucket=bucket.name, Key=name, Body=b"x")
-    relative = name.removeprefix("cells/")
-    assert error_of(remote.local_copy, bucket / "cells") == (
-        f"{bucket / 'cells'}: the object {relative!r} cannot be a file, expected a path"
-    )
+    assert buckets.list_files(url) == {}
 
 
 def test_what_is_missing_is_one_line(bucket):
@@ -309,138 +216,6 @@ def test_what_is_missing_is_one_line(bucket):
     )
 
 
-def test_a_bucket_that_does_not_exist_is_one_line(bucket):
-    url = f"{bucket.scheme}://no-such-bucket/cells.zip"
-    none = f"no bucket no-such-bucket at {bucket.endpoint}"
-    for function, *more in (
-        (remote.local_copy,),
-        (remote.stat,),
-        (remote.read_bytes,),
-        (remote.write_bytes, b"x"),
-        (remote.create_exclusive, b"x"),
-    ):
-        message = error_of(function, url, *more)
-        # GCS does not tell a read of one object which of the two is missing.
-        unclear = function is remote.read_bytes and bucket.scheme == "gs"
-        assert message == f"{url}: {'no such object or folder in the bucket' if unclear else none}"
-
-
-def test_no_credentials_is_one_line(make_bucket, monkeypatch):
-    bucket = make_bucket("s3")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert error_of(remote.local_copy, bucket / "x") == (
-        f"{bucket / 'x'}: no valid credentials (Unable to locate credentials), expected aws "
-        "configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    )
-
-
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_refusal_is_one_line(scheme, status, monkeypatch, tmp_path):
-    pytest.importorskip({"s3": "s3fs", "gs": "gcsfs"}[scheme], reason="needs the extra [remote]")
-    with refusing(status) as endpoint:
-        for name, value in environment(tmp_path, s3=endpoint, gcs=endpoint).items():
-            monkeypatch.setenv(name, value)
-        message = error_of(remote.local_copy, f"{scheme}://b/x")
-    expected = "no valid credentials" if status == 401 else "refuses it"
-    assert expected in message, message
-    assert message.startswith(f"{scheme}://b/x: ")
-
-
-def test_a_damaged_object_is_one_line(proxy, monkeypatch):
-    bucket, _ = proxy
-    url = bucket / "cells.zip"
-    remote.write_bytes(url, b"the content")
-    monkeypatch.setattr(buckets, "_md5", lambda path: "0" * 32)
-    assert error_of(remote.local_copy, url) == (
-        f"{url}: the content differs from the MD5 that the bucket states, in each of 3 downloads"
-    )
-
-
-def test_an_object_that_is_too_short_is_one_line(bucket, monkeypatch):
-    url = bucket / "cells.zip"
-    remote.write_bytes(url, b"the content")
-    system = buckets._system(bucket.url)
-    whole = system.get_file
-
-    def cut(path, to, **kwargs):
-        whole(path, to, **kwargs)
-        os.truncate(to, 5)
-
-    monkeypatch.setattr(system, "get_file", cut)
-    assert error_of(remote.local_copy, url) == (
-        f"{url}: 5 of 11 bytes arrived, in each of 3 downloads"
-    )
-    monkeypatch.undo()
-
-
-def test_a_download_that_is_cut_is_repeated(proxy):
-    bucket, between = proxy
-    url = bucket / "cells.zip"
-    data = os.urandom(300_000)
-    remote.write_bytes(url, data)
-    between.drops, between.cut = 4, 1000
-    assert remote.local_copy(url).read_bytes() == data
-    assert between.drops == 0
-
-
-def test_a_download_from_gcs_that_is_cut_is_repeated(make_bucket, monkeypatch):
-    bucket = make_bucket("gs")
-    url, data = bucket / "cells.zip", os.urandom(300_000)
-    remote.write_bytes(url, data)
-    between = Proxy(bucket.endpoint)
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", between.address)
-    info = remote.stat(url)
-    between.drops, between.cut = 1, 1000
-    path = remote.cache_folder() / "cells.zip"
-    path.parent.mkdir(parents=True)
-    assert buckets.fetch(url, info, path, path.with_suffix(".tmp")) == info
-    assert (between.drops, path.read_bytes()) == (0, data)
-    between.close()
-
-
-def test_a_bucket_that_drops_every_connection_is_one_line(proxy):
-    bucket, between = proxy
-    url = bucket / "cells.zip"
-    between.drops = 10**6
-    message = error_of(remote.local_copy, url)
-    assert message.startswith(f"{url}: the connection to {between.address} failed (")
-    assert message.endswith(", several times")
-    assert between.connections > 1
-
-
-def test_a_slow_bucket_is_waited_for(proxy):
-    bucket, between = proxy
-    between.delay = 0.2
-    assert files_of(remote.local_copy(fill(bucket))) == CONTENT
-
-
-def test_a_bucket_that_does_not_answer_is_one_line(proxy, monkeypatch):
-    bucket, between = proxy
-    monkeypatch.setattr(buckets, "TIMEOUT", 0.05)
-    between.delay = 5.0
-    assert error_of(remote.local_copy, bucket / "x") == (
-        f"{bucket / 'x'}: no answer from {between.address} for 0.05 s, several times; try again"
-    )
-
-
-def test_an_endpoint_that_nobody_listens_at_is_one_line(make_bucket, monkeypatch):
-    bucket = make_bucket("s3")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(buckets, "TRIES", 1)
-    assert error_of(remote.local_copy, bucket / "x").startswith(
-        f"{bucket / 'x'}: the connection to http://127.0.0.1:9 failed ("
-    )
-
-
-def test_without_the_library_is_one_line(monkeypatch):
-    def missing(scheme):
-        raise ImportError("No module named 's3fs'")
-
-    monkeypatch.setattr(buckets, "_file_system", missing)
-    monkeypatch.setenv("AWS_PROFILE", "another connection")
-    assert error_of(remote.local_copy, "s3://b/x") == (
-        "s3://b/x: buckets need the extra [remote]: pip install 'bloodjax[remote]' "
-        "(No module named 's3fs')"
-    )
+def test_a_local_path_is_its_own():
+    assert remote.local("some/where") == "some/where"
+    assert error_of(remote.local, "ftp://b/x").startswith("ftp://b/x: ftp:// is not supported")

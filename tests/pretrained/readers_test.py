@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import buckets
 from bloodjax.pretrained import hub, readers, safetensors_file
 
 
@@ -60,7 +60,7 @@ def test_a_file_of_noise_is_one_line(tmp_path, suffix):
 
 def test_locates_in_a_bucket(bucket):
     for name in ("a.pth", "config.json", "other.pth", "hub/model.safetensors"):
-        remote.write_bytes(bucket / f"weights/{name}", name.encode())
+        buckets.write_bytes(bucket / f"weights/{name}", name.encode())
     file = readers.locate(bucket / "weights/a.pth")
     assert sorted(path.name for path in file.parent.iterdir()) == ["a.pth", "config.json"]
     assert file.read_bytes() == b"a.pth"

@@ -12,7 +12,7 @@ import pytest
 
 from bloodjax import distributed
 from bloodjax.errors import UserError
-from bloodjax.io import mirror, remote
+from bloodjax.io import buckets, message_urls, mirror, remote
 from bloodjax.training import remote_workdir
 from bloodjax.training.remote_workdir import _Lock, local_workdir
 
@@ -54,11 +54,11 @@ def test_one_of_several_gets_the_lock(bucket, quick):
         "here; expected one process at a time, or another --workdir"
     )
     assert errors == [line] * 3
-    assert remote.stat(bucket / "run/lock") is None
+    assert buckets.stat(bucket / "run/lock") is None
 
 
 def test_one_of_several_takes_over_a_stale_lock(bucket, quick, caplog):
-    remote.write_bytes(bucket / "run/lock", json.dumps({"holder": "process 1 on gone"}).encode())
+    buckets.write_bytes(bucket / "run/lock", json.dumps({"holder": "process 1 on gone"}).encode())
     started = time.monotonic()
     with caplog.at_level("INFO", "bloodjax"):
         held, errors = contend(bucket / "run", 4)
@@ -86,7 +86,7 @@ def test_a_holder_that_was_away_for_too_long_does_not_write(bucket, quick, monke
             with pytest.raises(UserError, match="has taken over the lock, which this process did"):
                 first.check()
             second.check()
-        assert remote.stat(bucket / "run/lock") is None
+        assert buckets.stat(bucket / "run/lock") is None
     assert first._lost
 
 
@@ -106,7 +106,7 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_free(bucket):
     assert not remote_workdir._is_dead(other)
     for strange in ({}, {"process": None}, {"process": ["a"]}, {"process": [1, "x", 2]}):
         assert not remote_workdir._is_dead(strange)
-    remote.write_bytes(bucket / "run/lock", json.dumps(content).encode())
+    buckets.write_bytes(bucket / "run/lock", json.dumps(content).encode())
     started = time.monotonic()
     with _Lock(bucket / "run"):
         assert time.monotonic() - started < 30
@@ -114,7 +114,7 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_free(bucket):
 
 def test_a_renewal_whose_answer_was_lost_is_no_takeover(bucket, monkeypatch):
     monkeypatch.setattr(_Lock, "_renew_regularly", lambda self: None)
-    replace = remote.replace
+    replace = buckets.replace
 
     def without_answer(*args):
         replace(*args)
@@ -122,33 +122,33 @@ def test_a_renewal_whose_answer_was_lost_is_no_takeover(bucket, monkeypatch):
 
     with _Lock(bucket / "run") as lock:
         with monkeypatch.context() as patch:
-            patch.setattr(remote, "replace", without_answer)
+            patch.setattr(buckets, "replace", without_answer)
             with pytest.raises(UserError, match="no answer"):
                 lock._renew()
         lock._renew()
         lock.check()
         with monkeypatch.context() as patch:
-            patch.setattr(remote, "replace", without_answer)
+            patch.setattr(buckets, "replace", without_answer)
             with pytest.raises(UserError, match="no answer"):
                 lock._renew()
-    assert remote.stat(bucket / "run/lock") is None  # it is freed at the end
+    assert buckets.stat(bucket / "run/lock") is None  # it is freed at the end
 
 
 @pytest.fixture
 def outage(monkeypatch):
-    """Makes functions of `remote` fail once."""
+    """Makes functions of a module fail once each."""
     monkeypatch.setattr(mirror, "_RETRY_SECONDS", 0.01)
 
     def start(*functions):
-        for name in functions:
-            left, original = ["once"], getattr(remote, name)
+        for module, name in functions:
+            left, original = ["once"], getattr(module, name)
 
             def failing(*args, left=left, original=original, **options):
                 if left:
                     raise UserError(f"gs://b: {left.pop()}")
                 return original(*args, **options)
 
-            monkeypatch.setattr(remote, name, failing)
+            monkeypatch.setattr(module, name, failing)
 
     return start
 
@@ -158,9 +158,9 @@ def test_an_outage_in_which_the_lock_becomes_old_is_waited_for(bucket, monkeypat
     with local_workdir(bucket / "run") as folder:
         (folder / "a").write_bytes(b"1")
         monkeypatch.setattr(remote_workdir, "_STALE_SECONDS", 0.0)  # it is renewed at each check
-        outage("replace", "upload")
+        outage((buckets, "replace"), (remote, "upload"))
         distributed.publish()
-        assert remote.read_bytes(bucket / "run/a") == b"1"
+        assert buckets.read_bytes(bucket / "run/a") == b"1"
 
 
 def test_an_upload_is_not_repeated_once_another_run_has_the_lock(bucket, monkeypatch):
@@ -171,7 +171,7 @@ def test_an_upload_is_not_repeated_once_another_run_has_the_lock(bucket, monkeyp
     def failing(*args, **options):
         attempts.append(args)
         monkeypatch.setattr(remote_workdir, "_STALE_SECONDS", 0.0)
-        remote.write_bytes(bucket / "run/lock", b'{"holder": "process 2 on other"}')
+        buckets.write_bytes(bucket / "run/lock", b'{"holder": "process 2 on other"}')
         raise UserError("gs://b: refused")
 
     def train():
@@ -186,9 +186,9 @@ def test_an_upload_is_not_repeated_once_another_run_has_the_lock(bucket, monkeyp
 
 
 def test_another_process_waits_for_a_bucket_that_fails(bucket, monkeypatch, tmp_path, outage):
-    remote.write_bytes(bucket / "run/a", b"1")
+    buckets.write_bytes(bucket / "run/a", b"1")
     with remote_workdir._copied_by_other(bucket / "run", tmp_path / "run"):
-        outage("list_files")
+        outage((buckets, "list_files"))
         distributed.runtime._pull()
     assert (tmp_path / "run/a").read_bytes() == b"1"
 
@@ -252,15 +252,15 @@ def test_a_local_folder_is_its_own(tmp_path):
 
 
 def test_what_a_run_writes_is_uploaded_when_it_publishes_and_at_the_end(bucket):
-    remote.write_bytes(bucket / "run/before", b"0")
+    buckets.write_bytes(bucket / "run/before", b"0")
     with local_workdir(bucket / "run") as folder:
         assert (folder / "before").read_bytes() == b"0"
-        assert mirror.shown(f"{folder}: x") == f"{bucket.url}/run: x"
+        assert message_urls.with_urls(f"{folder}: x") == f"{bucket.url}/run: x"
         (folder / "a").write_bytes(b"1")
         distributed.publish()
-        assert remote.read_bytes(bucket / "run/a") == b"1"
+        assert buckets.read_bytes(bucket / "run/a") == b"1"
         (folder / "before").unlink()
-    assert remote.list_files(f"{bucket.url}/run/").keys() == {"a"}
+    assert buckets.list_files(f"{bucket.url}/run/").keys() == {"a"}
     assert not folder.exists()
 
 
@@ -272,12 +272,12 @@ def test_a_run_that_fails_uploads_what_it_has_and_frees_the_lock(bucket):
 
     with pytest.raises(UserError, match=f"^{bucket.url}/run/config.json: is wrong$"):
         train()
-    assert remote.list_files(f"{bucket.url}/run/").keys() == {"a"}
+    assert buckets.list_files(f"{bucket.url}/run/").keys() == {"a"}
 
 
 def test_a_local_folder_that_is_being_deleted_is_kept_in_the_bucket(bucket):
-    remote.write_bytes(bucket / "run/a", b"1")
-    remote.write_bytes(bucket / "run/b", b"2")
+    buckets.write_bytes(bucket / "run/a", b"1")
+    buckets.write_bytes(bucket / "run/b", b"2")
 
     def train():
         with local_workdir(bucket / "run") as folder:
@@ -286,7 +286,7 @@ def test_a_local_folder_that_is_being_deleted_is_kept_in_the_bucket(bucket):
 
     with pytest.raises(FileNotFoundError):
         train()
-    assert remote.list_files(f"{bucket.url}/run/").keys() == {"a", "b"}
+    assert buckets.list_files(f"{bucket.url}/run/").keys() == {"a", "b"}
 
 
 def test_leftovers_of_a_killed_run_do_not_count(bucket):

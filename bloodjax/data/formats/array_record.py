@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from bloodjax.data import bit_depth, lazy
+from bloodjax.data import bit_depth, deep_files, lazy
 from bloodjax.data import fingerprint as fingerprint_lib
 from bloodjax.data import images as images_lib
 from bloodjax.data.dataset import Dataset
@@ -309,7 +309,7 @@ def _scan(folder: pathlib.Path, schema, options: ReadOptions) -> tuple[Reader, I
         numbers = range(start, min(start + lazy.AT_ONCE, len(reader)))
         for number, record in zip(numbers, reader.read(numbers), strict=True):
             image, label, found = _parse(reader, number, record, schema)
-            if schema.size is None and images_lib.is_deep_png(image):
+            if schema.size is None and deep_files.png_bits(image) == 16:
                 deep.append(_facts(reader, number, image))
             if not 0 <= label < len(schema.classes):
                 reason = f"label {label}, expected 0..{len(schema.classes) - 1}"

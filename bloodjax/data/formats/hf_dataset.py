@@ -1,9 +1,7 @@
 """Datasets of the library `datasets` of Hugging Face: of the Hub, or saved to a folder.
 
-`hf-dataset:OWNER/NAME[@REVISION][:CONFIG]` is read from the library's cache if it is there, and
-else downloaded. A folder that `save_to_disk` has written is a SPEC by itself. The images stay
-encoded in Arrow files and are decoded by `data.images`. The only module that imports `datasets`,
-from the extra `hf-datasets`; its versions from 4 on execute no code of a dataset.
+`hf_splits` opens their splits. Each row has an image, and its label, group and weight in other
+features (columns). The images stay encoded in Arrow files, and `data.images` decodes them.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +19,7 @@ from jaxtyping import Float32, Int32
 from bloodjax.data import names as names_lib
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
-from bloodjax.data.formats import groups, labels
+from bloodjax.data.formats import groups, hf_splits, labels
 from bloodjax.data.formats.annotations import Annotations
 from bloodjax.data.formats.archive import Archive, read_file
 from bloodjax.data.formats.columns import GROUP, LABEL, PATH, WEIGHT
@@ -30,13 +27,7 @@ from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 
-PREFIX = "hf-dataset:"
-_SPEC = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*)(?:@([\w./-]+))?(?::([\w .+-]+))?", re.ASCII)
-_COMMIT = re.compile("[0-9a-f]{7,40}")
 _LAYOUT = "dataset of Hugging Face"
-_TRUE = ("1", "true", "yes", "on")
-# Files by which a folder that `save_to_disk` has written is known: of one split, or of several.
-_OF_SPLIT, _OF_SPLITS = ("state.json", "dataset_info.json"), "dataset_dict.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +67,7 @@ class _Rows:
 
     def archive(self) -> Archive:
         """The encoded images by name."""
-        library, column = _library(self.where), self.columns[PATH]
+        library, column = hf_splits.library(self.where), self.columns[PATH]
         undecoded = [
             rows.select_columns(column).cast_column(column, library.Image(decode=False))
             for rows in self.splits.values()
@@ -90,16 +81,6 @@ class _Rows:
             return _file(undecoded[split][i - starts[split]][column])
 
         return Archive(self.names, frozenset(), read)
-
-
-def is_hub(spec: str) -> bool:
-    """Whether a SPEC names a dataset of the Hub."""
-    return spec.startswith(PREFIX)
-
-
-def is_saved(path: pathlib.Path) -> bool:
-    """Whether `save_to_disk` has written a folder."""
-    return (path / _OF_SPLITS).is_file() or all((path / name).is_file() for name in _OF_SPLIT)
 
 
 def read_dataset(
@@ -169,188 +150,20 @@ def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
     return _annotations(rows).fingerprint(spec, rows.archive().read)
 
 
-def _library(spec: str):
-    try:
-        import datasets  # takes a second, and most runs do not need it
-    except ImportError:
-        raise UserError(
-            f"{spec}: reading it needs the library datasets: pip install 'bloodjax[hf-datasets]'"
-        ) from None
-    if int(datasets.__version__.partition(".")[0]) < 4:  # earlier ones may execute a dataset's code
-        raise UserError(
-            f"{spec}: found datasets {datasets.__version__}, expected version 4 or later"
-        )
-    return datasets
-
-
 def _open(spec: str, options: ReadOptions, *, needs_labels: bool = True) -> _Rows:
-    if is_hub(spec):
-        splits, details = _of_hub(spec)
-    else:
-        splits, details = _saved(spec), ()
-    splits = {name: rows for name, rows in splits.items() if len(rows)}
-    if not splits:
-        raise UserError(f"{spec}: has no rows, expected at least one")
+    splits, details = hf_splits.read(spec)
     columns = _columns(spec, splits, options.columns, needs_labels=needs_labels)
-    _validate(spec, splits, columns)
+    hf_splits.validate(spec, splits, columns.values())
     shown = ", ".join(f"{kind}={column}" for kind, column in columns.items())
-    return _Rows(
-        spec, splits, _names(splits, columns[PATH]), columns, (*details, f"columns {shown}")
-    )
-
-
-def _validate(spec: str, splits: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """Checks the memory layout of Arrow files; reading one that is damaged would end the process.
-
-    Raises:
-      UserError: A file is damaged.
-    """
-    for split, rows in splits.items():
-        try:
-            rows.select_columns([*columns.values()]).data.validate(full=True)
-        except Exception as error:  # of pyarrow, which has no common type
-            raise UserError(
-                f"{spec}: the Arrow files of split {split or 'train'} are damaged "
-                f"({str(error)[:200]})"
-            ) from error
-
-
-def _saved(spec: str) -> dict[str, Any]:
-    library = _library(spec)
-    try:
-        found = library.load_from_disk(os.path.expanduser(spec))
-    except Exception as error:  # its parsers raise any type on damaged files
-        raise UserError(
-            f"{spec}: cannot be read as a dataset that save_to_disk has written "
-            f"({type(error).__name__}: {str(error)[:200]})"
-        ) from error
-    if isinstance(found, library.Dataset):
-        return {"" if found.split is None else str(found.split): found}
-    return dict(found)
-
-
-def _of_hub(spec: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The splits of a dataset of the Hub, and which revision it is."""
-    match = _SPEC.fullmatch(spec.removeprefix(PREFIX))
-    if not match:
-        raise UserError(
-            f"{spec}: expected {PREFIX}OWNER/NAME[@REVISION][:CONFIG], such as "
-            f"{PREFIX}OWNER/cells@main; a folder that save_to_disk has written is given by its path"
-        )
-    owner, name, revision, config = match.groups()
-    library = _library(spec)
-    builds = _cached(library, owner, name)
-    fitting = [
-        build
-        for build in builds
-        if build.config == (config or "default")
-        and (revision is None or (_COMMIT.fullmatch(revision) and build.hash.startswith(revision)))
-    ]
-    if fitting:
-        newest = max(fitting, key=lambda build: build.path.stat().st_mtime)
-        return _prepared(spec, library, newest.path), (f"revision {newest.hash}, from the cache",)
-    if _is_offline(library):
-        raise _not_cached(spec, builds, "HF_HUB_OFFLINE is set")
-    return _downloaded(spec, library, f"{owner}/{name}", revision, config, builds)
-
-
-def _not_cached(spec: str, builds: Sequence[_Build], why: str) -> UserError:
-    cached = sorted({f"@{build.hash}:{build.config}" for build in builds})
-    found = f"in the cache are {', '.join(cached)}" if cached else "the cache has none of it"
-    return UserError(
-        f"{spec}: {found}, and {why}; expected a revision (a commit) and a config of the cache, or "
-        "to be online"
-    )
-
-
-def _is_offline(library) -> bool:
-    stated = (os.environ.get(key, "") for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-    return bool(library.config.HF_HUB_OFFLINE) or any(v.lower() in _TRUE for v in stated)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Build:
-    """A dataset in the library's cache: CONFIG/VERSION/HASH, where HASH is a commit."""
-
-    path: pathlib.Path
-
-    @property
-    def hash(self) -> str:
-        return self.path.name
-
-    @property
-    def config(self) -> str:
-        return self.path.parent.parent.name
-
-
-def _cached(library, owner: str, name: str) -> list[_Build]:
-    """The builds of a dataset in the cache. The library writes NAME in lower case with "_"."""
-    plain = name.replace("_", "").lower()
-    found = []
-    for folder in pathlib.Path(library.config.HF_DATASETS_CACHE).glob(f"{owner}___*"):
-        if folder.name.removeprefix(f"{owner}___").replace("_", "").lower() == plain:
-            infos = folder.glob("*/*/*/dataset_info.json")
-            found += [_Build(p.parent) for p in infos if _COMMIT.fullmatch(p.parent.name)]
-    return sorted(found, key=lambda build: build.path)
-
-
-def _prepared(spec: str, library, folder: pathlib.Path) -> dict[str, Any]:
-    """The splits in a folder of the cache."""
-    try:
-        info = library.DatasetInfo.from_directory(str(folder))
-        splits = {}
-        for split, known in info.splits.items():
-            form = re.compile(rf".*-{re.escape(split)}(-\d+-of-\d+)?\.arrow")
-            files = sorted(p for p in folder.iterdir() if form.fullmatch(p.name))
-            parts = [library.Dataset.from_file(str(file), info=info) for file in files]
-            splits[split] = library.concatenate_datasets(parts)
-            if len(splits[split]) != known.num_examples:
-                raise ValueError(
-                    f"split {split} has {len(splits[split])} rows, expected {known.num_examples}"
-                )
-    except Exception as error:  # its parsers raise any type on damaged files
-        raise UserError(
-            f"{spec}: its copy in the cache, {folder}, is damaged ({type(error).__name__}: "
-            f"{str(error)[:200]}); remove the folder to download it again"
-        ) from error
-    return splits
-
-
-def _downloaded(
-    spec: str,
-    library,
-    repository: str,
-    revision: str | None,
-    config: str | None,
-    builds: Sequence[_Build],
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    if os.path.exists(repository):
-        raise UserError(
-            f"{spec}: there is a file or folder {repository} here, which the library would take; "
-            "expected another working folder, or the folder as SPEC"
-        )
-    try:
-        builder = library.load_dataset_builder(repository, config, revision=revision)
-        # Without the Hub the library takes any copy in the cache, of whatever revision.
-        if ".cache." in type(builder).__module__:
-            raise _not_cached(spec, builds, "the Hub cannot be reached")
-        builder.download_and_prepare()
-        found = builder.as_dataset()
-    except UserError:
-        raise
-    except Exception as error:  # of the network, of the Hub and of the files
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{spec}: cannot be loaded from the Hugging Face Hub ({type(error).__name__}: {reason})"
-        ) from error
-    return dict(found), (f"revision {builder.hash}, from the Hub",)
+    names = _names(splits, columns[PATH])
+    return _Rows(spec, splits, names, columns, (*details, f"columns {shown}"))
 
 
 def _columns(
     spec: str, splits: Mapping[str, Any], text: str, *, needs_labels: bool
 ) -> dict[str, str]:
     """The feature of each kind that the dataset has."""
-    library = _library(spec)
+    library = hf_splits.library(spec)
     features = next(iter(splits.values())).features
     stated = columns_lib.parse(text)
     for kind, name in stated.items():
@@ -368,10 +181,9 @@ def _columns(
     if not isinstance(features[found[PATH]], library.Image):
         raise UserError(f"{spec}: the feature {found[PATH]} has no images, expected an Image")
     if needs_labels:
-        class_labels = [name for name in plain if isinstance(features[name], library.ClassLabel)]
-        if not stated.get(LABEL) and not class_labels:
-            found[LABEL] = columns_lib.by_name(spec, plain, LABEL)
-        label = stated.get(LABEL) or found.get(LABEL)
+        label = stated.get(LABEL)
+        if not label and not any(isinstance(features[n], library.ClassLabel) for n in plain):
+            label = columns_lib.by_name(spec, plain, LABEL)
         found[LABEL] = label or _only(spec, features, LABEL, library.ClassLabel)
         if found[LABEL] not in plain:
             raise UserError(f"{spec}: the feature {found[LABEL]} has no label for each image")
@@ -387,6 +199,7 @@ def _columns(
 
 
 def _only(spec: str, features: Mapping[str, Any], kind: str, type_: type) -> str:
+    """The one feature of a type."""
     found = [name for name, feature in features.items() if isinstance(feature, type_)]
     if len(found) == 1:
         return found[0]
@@ -398,18 +211,13 @@ def _only(spec: str, features: Mapping[str, Any], kind: str, type_: type) -> str
 
 
 def _names(splits: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """`SPLIT/FILE` if the images have distinct file names, and else `SPLIT/INDEX`."""
-    found = []
-    for split, rows in splits.items():
-        prefix = f"{split}/" if split else ""
-        files = _file_names(rows, column)
-        distinct = all(files) and len(set(files)) == len(files)
-        found.append((prefix, files if distinct else None, len(rows)))
-    is_named = all(files for _, files, _ in found)
+    """`SPLIT/FILE` if the images of each split have distinct file names, else `SPLIT/INDEX`."""
+    files = {split: _file_names(rows, column) for split, rows in splits.items()}
+    distinct = all(all(names) and len(set(names)) == len(names) for names in files.values())
     return tuple(
-        f"{prefix}{files[i] if is_named and files else i}"
-        for prefix, files, n in found
-        for i in range(n)
+        f"{split}/{name}" if split else str(name)
+        for split, names in files.items()
+        for name in (names if distinct else range(len(names)))
     )
 
 
@@ -449,28 +257,44 @@ def _labels(
     rows: _Rows, class_names: Sequence[str], *, positional: bool
 ) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
     """Class index of each row, -1 for one without a label; class names, and facts."""
-    library, column = _library(rows.where), rows.columns[LABEL]
+    column = rows.columns[LABEL]
     feature = next(iter(rows.splits.values())).features[column]
-    values = rows.values(LABEL)
-    if isinstance(feature, library.ClassLabel):
-        classes, facts = tuple(map(names_lib.tidy, feature.names)), ()
-        for split, each in rows.splits.items():
-            if each.features[column].names != feature.names:
-                raise UserError(f"{rows.where}: split {split} has other classes in {column}")
-        found = np.array([-1 if value is None else max(value, -1) for value in values], np.int32)
-        if found.max() >= len(classes):
-            raise UserError(f"{rows.where}: {column} has {found.max()}, a label without a name")
+    if isinstance(feature, hf_splits.library(rows.where).ClassLabel):
+        found, facts = _class_labels(rows, feature.names), ()
+        classes = tuple(map(names_lib.tidy, feature.names))
     else:
-        found, classes, facts = np.full(len(values), -1, np.int32), (), ()
-        known = np.array([_is_label(value) for value in values], bool)
-        if known.any():
-            array = np.array([v for v, k in zip(values, known, strict=True) if k])
-            where = f"{rows.where}: {column}"
-            read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
-            found[known], classes, facts = read.by_key["row"], read.classes, read.details
+        found, classes, facts = _plain_labels(rows, class_names, positional=positional)
     if (found < 0).all():
         raise UserError(f"{rows.where}: no row has a label in {column}, expected labels")
     return found, classes, facts
+
+
+def _class_labels(rows: _Rows, classes: Sequence[str]) -> Int32[np.ndarray, " n"]:
+    """The labels of a feature of the type ClassLabel, which has the names of its classes."""
+    column = rows.columns[LABEL]
+    for split, each in rows.splits.items():
+        if each.features[column].names != classes:
+            raise UserError(f"{rows.where}: split {split} has other classes in {column}")
+    found = np.array([-1 if v is None else max(v, -1) for v in rows.values(LABEL)], np.int32)
+    if found.max() >= len(classes):
+        raise UserError(f"{rows.where}: {column} has {found.max()}, a label without a name")
+    return found
+
+
+def _plain_labels(
+    rows: _Rows, class_names: Sequence[str], *, positional: bool
+) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
+    """The labels of a feature of numbers or texts; class names, and facts."""
+    values = rows.values(LABEL)
+    found = np.full(len(values), -1, np.int32)
+    known = np.array([_is_label(value) for value in values], bool)
+    if not known.any():
+        return found, (), ()
+    array = np.array([v for v, k in zip(values, known, strict=True) if k])
+    where = f"{rows.where}: {rows.columns[LABEL]}"
+    read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
+    found[known] = read.by_key["row"]
+    return found, read.classes, read.details
 
 
 def _is_label(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from bloodjax.data import bit_depth
+from bloodjax.data import bit_depth, image_types
 from bloodjax.data import images as images_lib
 from bloodjax.data import names as names_lib
 from bloodjax.data.facts import PLAIN, Facts, Tally
@@ -145,10 +145,10 @@ def find(path: pathlib.Path, archive: Archive) -> tuple[tuple[str, ...], tuple[L
 
 
 def _is_image(archive: Archive, name: str) -> bool:
-    if name.lower().endswith(images_lib.SUFFIXES):
+    if name.lower().endswith(image_types.SUFFIXES):
         return True
     try:
-        return images_lib.is_image(archive.read(name), name)
+        return image_types.is_image(archive.read(name), name)
     except ValueError:
         return False
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from bloodjax.data import names
-from bloodjax.data.images import SUFFIXES
+from bloodjax.data.image_types import SUFFIXES
 from bloodjax.data.reading import LeftOut
 from bloodjax.errors import UserError
 

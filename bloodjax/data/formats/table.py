@@ -31,7 +31,7 @@ from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
-from bloodjax.io import parquet, remote
+from bloodjax.io import bucket_urls, parquet, remote
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 # What other programs write that could be saved as one of `SUFFIXES`.
@@ -265,7 +265,7 @@ def _root(spec: str, options: ReadOptions) -> str:
     """The folder, zip or URL that paths in a table are relative to."""
     if options.images:
         return options.images
-    if remote.is_remote(spec):
+    if bucket_urls.is_remote(spec):
         return spec.rpartition("/")[0]
     return str(pathlib.Path(os.path.expanduser(spec)).parent)
 
@@ -314,7 +314,7 @@ def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...
                 f"{where}: {cell} is in row {row_of[name]} too, expected one row per image"
             )
         row_of[name] = row.number
-    if failed := images.copy([name for name in row_of if remote.is_remote(name)]):
+    if failed := images.copy([name for name in row_of if bucket_urls.is_remote(name)]):
         url, reason = failed
         column = cells.header[columns.path]
         raise UserError(f"{cells.where}: row {row_of[url]}, column {column}: {url}: {reason}")

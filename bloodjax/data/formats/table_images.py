@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bloodjax.data import names
 from bloodjax.data.formats.archive import Archive, keep_open, read_file
-from bloodjax.data.images import SUFFIXES
+from bloodjax.data.image_types import SUFFIXES
 from bloodjax.errors import UserError
-from bloodjax.io import remote
+from bloodjax.io import bucket_urls, buckets, remote
 
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
@@ -32,9 +32,9 @@ class TableImages:
           UserError: There is no such folder or zip.
         """
         self.root = root
-        self._is_remote = remote.is_remote(root) and not root.lower().endswith(".zip")
+        self._is_remote = bucket_urls.is_remote(root) and not root.lower().endswith(".zip")
         self._path = pathlib.Path(os.path.expanduser(root))
-        if remote.is_remote(root) and not self._is_remote:
+        if bucket_urls.is_remote(root) and not self._is_remote:
             self._path = pathlib.Path(remote.local(root))
         if not self._is_remote:
             is_zip = self._path.is_file() and self._path.suffix.lower() == ".zip"
@@ -54,8 +54,8 @@ class TableImages:
         Raises:
           LookupError: There is none, or there are several; the message says so.
         """
-        if remote.is_remote(cell):
-            return self._below(remote.normalised(cell))
+        if bucket_urls.is_remote(cell):
+            return self._below(bucket_urls.normalised(cell))
         name = self._relative(cell)
         # `os.path.isfile` raises nothing for a name that is too long or in a folder that may not be
         # entered. The folder is not listed before, as it may hold far more.
@@ -116,7 +116,7 @@ class TableImages:
     def _below(self, url: str) -> str:
         """A URL relative to the folder, if this is in a bucket and contains it."""
         if self._is_remote:
-            prefix = remote.normalised(self.root) + "/"
+            prefix = bucket_urls.normalised(self.root) + "/"
             if url.startswith(prefix):
                 return self._listed().find(url.removeprefix(prefix))
         return url
@@ -153,7 +153,7 @@ class TableImages:
     def _listed(self) -> _Lists:
         if self._lists is None:
             if self._is_remote:
-                files: Iterable[str] = filter(None, remote.list_files(self.root))
+                files: Iterable[str] = filter(None, buckets.list_files(self.root))
                 self._lists = _Lists(self.root, files, None)
             else:
                 archive = self._opened()

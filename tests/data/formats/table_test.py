@@ -9,7 +9,7 @@ from bloodjax.data.formats import excel, table
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
-from bloodjax.io import parquet, remote
+from bloodjax.io import buckets, parquet, remote
 
 N = 12
 LABELS = ["eosinophil"] * 4 + ["basophil"] * 4 + ["monocyte"] * 4
@@ -363,7 +363,7 @@ def test_a_table_and_its_images_in_a_bucket_are_the_local_ones(make_bucket, fold
     bucket = make_bucket("s3")
     for path, *_ in ROWS:
         remote.upload(folder / path, bucket / f"data/{path}")
-    remote.write_bytes(bucket / "data/unrelated.png", b"not named by a row")
+    buckets.write_bytes(bucket / "data/unrelated.png", b"not named by a row")
     local = sources.load(write(folder, text()), 16)
     options = ReadOptions()
     if place == "beside":
@@ -388,7 +388,7 @@ def test_a_table_and_its_images_in_a_bucket_are_the_local_ones(make_bucket, fold
 
 def test_what_is_not_in_the_bucket_is_named_with_its_row(make_bucket, folder):
     bucket = make_bucket("s3")
-    remote.write_bytes(bucket / "data/img/cell_00.png", b"x")
+    buckets.write_bytes(bucket / "data/img/cell_00.png", b"x")
     options = ReadOptions(images=bucket / "data")
     path = write(folder, "path,label\nimg/cell_00.png,x\nimg/none.png,y\n")
     with pytest.raises(UserError, match=r"row 3, column path: img/none.png: there is no such"):
