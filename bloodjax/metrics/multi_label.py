@@ -24,17 +24,15 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
+from bloodjax.metrics import resampling
 from bloodjax.metrics.classification import (
     ECE_BINS,
     QUICK,
-    RESAMPLED_AT_ONCE,
     SMALLEST_PROBABILITY,
     confidence_bin,
-    draw,
     in_bins,
     mean_of_defined,
     number,
-    percentiles,
     ratio,
     scores_of_class,
 )
@@ -81,8 +79,7 @@ def evaluate(
     statistics = _Statistics(probabilities, labels)
     n = len(labels)
     scalars, of_labels = statistics(np.ones((n, 1)))
-    at_once = max(1, RESAMPLED_AT_ONCE // n)
-    parts = [statistics(counts) for counts in draw(n, bootstrap, at_once, seed)]
+    parts = [statistics(counts) for counts in resampling.draw_counts(n, bootstrap, seed)]
     samples = {name: np.concatenate([part[0][name] for part in parts]) for name in scalars}
     label_samples = {
         name: np.concatenate([part[1][name] for part in parts], axis=1) for name in of_labels
@@ -93,13 +90,13 @@ def evaluate(
         row = _row(confusion[i])
         for key, values in of_labels.items():
             row[key] = number(values[i, 0])
-            row[f"{key}_ci95"] = percentiles(label_samples[key][i])
+            row[f"{key}_ci95"] = resampling.percentile_interval(label_samples[key][i])
         rows[name] = row
     return {
         "task": "multi-label",
         "n": n,
         **{name: number(value[0]) for name, value in scalars.items()},
-        "ci95": {name: percentiles(values) for name, values in samples.items()},
+        "ci95": {k: resampling.percentile_interval(v) for k, v in samples.items()},
         "per_class": rows,
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
