@@ -19,10 +19,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from bloodjax.metrics import resampling
+from bloodjax.metrics.curve_areas import RocArea
 from bloodjax.metrics.intervals import mean_interval, wilson_interval
+from bloodjax.metrics.ratios import mean_of_defined, number_or_none, ratio
 
 ECE_BINS = 15
 SMALLEST_PROBABILITY = 1e-7
@@ -85,7 +87,7 @@ def evaluate(
     rows = _per_class(confusion)
     return {
         "n": n,
-        **{name: number(value[0]) for name, value in scalars.items()},
+        **{name: number_or_none(value[0]) for name, value in scalars.items()},
         "ci95": _with_mean_recalls(
             {k: resampling.percentile_interval(v) for k, v in samples.items()}, rows
         ),
@@ -151,7 +153,10 @@ def in_bins(
     count = np.bincount(index, minlength=bins)
     sums = {"confidence": confidence, "accuracy": right}
     means = {k: ratio(np.bincount(index, v, minlength=bins), count) for k, v in sums.items()}
-    return {"count": count.tolist(), **{k: [number(v) for v in row] for k, row in means.items()}}
+    return {
+        "count": count.tolist(),
+        **{k: [number_or_none(v) for v in row] for k, row in means.items()},
+    }
 
 
 def few_images(per_class: Mapping[str, Mapping]) -> str:
@@ -205,7 +210,7 @@ class Statistics:
         one = np.ones(len(labels))
 
         def by_unit(row: np.ndarray, values: np.ndarray, size: int) -> scipy.sparse.csr_array:
-            return _sum_by(row, unit, values, (size, self.units))
+            return scipy.sparse.csr_array((values, (row, unit)), shape=(size, self.units))
 
         self.cells = by_unit(labels * self.num_classes + predicted, one, self.num_classes**2)
         gap = (predicted == labels) - confidence
@@ -216,7 +221,7 @@ class Statistics:
         additive = np.stack([one, nll, brier, hits, positive.sum(axis=1)])
         self.additive = np.stack([np.bincount(unit, each, self.units) for each in additive])
         self.ranked = [
-            _RocArea(p, y, unit, self.units)
+            RocArea(p, y, unit, self.units)
             for p, y in zip(probabilities.T, true.T, strict=True)
             if y.any()
         ]
@@ -316,80 +321,9 @@ def _with_mean_recalls(
     return {**ci95, **wider}
 
 
-class _RocArea:
-    """Area under the ROC curve of one class, from its scores in the order that it depends on.
-
-    A row is a run of positives that outrank the same negatives. In a good classifier nearly all
-    positives are in one run, so there are far fewer rows than images.
-    """
-
-    def __init__(
-        self,
-        scores: Float[np.ndarray, " n"],
-        positive: Bool[np.ndarray, " n"],
-        unit: Int[np.ndarray, " n"],
-        units: int,
-    ):
-        values, rank = np.unique(scores[positive], return_inverse=True)
-        others, row = scores[~positive], np.searchsorted(values, scores[~positive])
-        below = row < len(values)
-        others, owner, row = others[below], unit[~positive][below], row[below]
-        tied = values[row] == others
-        # A run begins at a positive with a negative right below it or tied with it, and after one
-        # that has a tie.
-        begins = np.zeros(len(values) + 1, bool)
-        begins[row] = begins[row[tied] + 1] = True
-        run = np.cumsum(begins[:-1]) - begins[0]
-        rank, row = run[rank], run[row]
-        shape = (int(run[-1]) + 1, units)
-        self.up = _sum_by(rank, unit[positive], np.ones(len(rank)), shape)
-        self.down = _sum_by(row, owner, np.ones(len(row)), shape)
-        self.tied = _sum_by(row[tied], owner[tied], np.ones(int(tied.sum())), shape)
-        self.positives = np.bincount(unit[positive], minlength=units).astype(np.float64)
-        self.negatives = np.bincount(unit[~positive], minlength=units).astype(np.float64)
-
-    def __len__(self) -> int:
-        return self.up.shape[0]
-
-    def area(self, counts: Float[np.ndarray, "units r"]) -> Float[np.ndarray, " r"]:
-        """ROC AUC of each resample: P(a positive outranks a negative), ties counted half."""
-        below = self.down @ counts
-        np.cumsum(below, axis=0, out=below)
-        if self.tied.nnz:
-            below -= (self.tied @ counts) / 2
-        outranked = np.einsum("ir,ir->r", self.up @ counts, below)
-        return ratio(outranked, (self.positives @ counts) * (self.negatives @ counts))
-
-
-def _sum_by(
-    row: Int[np.ndarray, " n"],
-    column: Int[np.ndarray, " n"],
-    values: np.ndarray,
-    shape: tuple[int, int],
-) -> scipy.sparse.csr_array:
-    """The matrix of `shape` with the sums of `values` of the same row and column."""
-    return scipy.sparse.csr_array((values.astype(np.float64), (row, column)), shape=shape)
-
-
 def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Index of the bin (low, high] of each confidence in 0..1."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient; NaN if the denominator is 0."""
-    undefined = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
-
-
-def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis, ignoring NaN; NaN if all values are."""
-    return ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
-
-
-def number(value: float) -> float | None:
-    """A Python number; None for what is not finite."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:
