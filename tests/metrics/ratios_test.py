@@ -14,8 +14,5 @@ def test_a_mean_is_over_what_is_defined():
 
 
 def test_what_is_not_finite_is_none():
-    assert [ratios.number_or_none(x) for x in (0.5, np.nan, np.inf)] == [
-        0.5,
-        None,
-        None,
-    ]
+    found = [ratios.number_or_none(x) for x in (0.5, np.nan, np.inf)]
+    assert found == [0.5, None, None]
