@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from bloodjax.metrics import selective
+from bloodjax.metrics.intervals import exact_interval
 from bloodjax.metrics.selective import NOTHING_ANSWERED
 
 CONFIDENCE = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
@@ -92,6 +93,6 @@ def test_the_operating_point_counts_errors_among_the_answered():
     point = selective.operating_point(CONFIDENCE >= 0.6, CORRECT)
     assert (point["coverage"], point["error"]) == (0.8, 0.25)
     assert point["referred"] == pytest.approx(0.2)
-    assert point["error_ci95"] == list(selective.exact_interval(1, 4))
+    assert point["error_ci95"] == list(exact_interval(1, 4))
     nothing = selective.operating_point(np.zeros(5, bool), CORRECT)
     assert (nothing["coverage"], nothing["error"], nothing["error_ci95"]) == (0, None, None)
