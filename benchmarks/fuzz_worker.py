@@ -27,7 +27,7 @@ from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 from bloodjax.evaluation import tables
 from bloodjax.pretrained import load
-from bloodjax.report import plots
+from bloodjax.report import evaluation_plots, image_sheet
 from bloodjax.training import metric_writer, saved_splits, workdir
 
 # Events of Python's audit hooks that reading a file must not cause.
@@ -238,8 +238,8 @@ def _names(folder: pathlib.Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recalls = {name: {"recall": 0.5, "recall_ci95": (0.2, 0.8)} for name in names}
-        ElementTree.fromstring(plots.class_recalls(recalls))
-        plots.image_sheet([[np.zeros((8, 8, 3), np.uint8)] * len(names)], [names])
+        ElementTree.fromstring(evaluation_plots.class_recalls(recalls))
+        image_sheet.render([[np.zeros((8, 8, 3), np.uint8)] * len(names)], [names])
 
 
 READERS = {

@@ -15,7 +15,8 @@ import itertools
 
 import numpy as np
 
-from bloodjax.metrics import grouped, wilson_interval
+from bloodjax.metrics.intervals import wilson_interval
+from bloodjax.metrics.resampling import expanded_percentile_interval
 
 GROUPS = (2, 3, 4, 5, 7, 10, 20, 40)
 ACCURACIES = (0.9, 0.98)
@@ -41,7 +42,7 @@ def coverage(
         if hits.sum() == n.sum():
             expanded = wilson_interval(groups, groups)
         else:
-            expanded = grouped.interval(samples, n)
+            expanded = expanded_percentile_interval(samples, n)
         images = wilson_interval(int(hits.sum()), int(n.sum()))
         plain = np.percentile(samples, [2.5, 97.5])
         held += [low <= accuracy <= high for low, high in (expanded, plain, images)]

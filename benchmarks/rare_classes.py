@@ -42,7 +42,7 @@ from bloodjax.data.batches import class_quotas
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write
-from bloodjax.metrics import selective
+from bloodjax.metrics.intervals import exact_interval
 from bloodjax.training import class_balance, factory
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 from bloodjax.training.loader import TrainLoader
@@ -184,7 +184,7 @@ def pooled(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         hits, trials = (sum(run[key] for run in runs) for key in (of, among))
         if not trials:
             return {"value": None, "ci95": None}
-        return {"value": hits / trials, "ci95": list(selective.exact_interval(hits, trials))}
+        return {"value": hits / trials, "ci95": list(exact_interval(hits, trials))}
 
     recalls = [run["found"] / run["rare"] for run in runs]
     by_class: dict[str, list[float]] = {}

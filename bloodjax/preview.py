@@ -63,7 +63,7 @@ def render_sheet(config: Config, columns: int) -> bytes:
     from bloodjax import config as config_lib
     from bloodjax.data import sources
     from bloodjax.data.dataset import label_texts
-    from bloodjax.report import plots
+    from bloodjax.report import image_sheet
 
     data = sources.load(
         config.data.train,
@@ -83,7 +83,7 @@ def render_sheet(config: Config, columns: int) -> bytes:
         rows.append([images[i], *(_to_uint8(batch.image[i]) for batch in steps)])
         targets = (np.asarray(batch.targets[i]) for batch in steps)
         titles.append([texts[i], *(_title(t, data.classes) for t in targets)])
-    return plots.image_sheet(rows, titles)
+    return image_sheet.render(rows, titles)
 
 
 def _augmented(config: Config, step: int, images, labels, classes: int) -> Batch:

@@ -1,15 +1,11 @@
 """The config of a run: default values, loading, validation, and parsed values."""
 
+from bloodjax.config.comparison import changes, differences, resumed
 from bloodjax.config.defaults import PHASES, Config, defaults
 from bloodjax.config.load import (
-    call_in_file,
-    changes,
-    differences,
-    flatten,
     get_config,
     load,
     load_json,
-    resumed,
     to_json,
     validate,
     with_learning_rates,
@@ -29,6 +25,8 @@ from bloodjax.config.parsed import (
     teacher_folders,
     training_size,
 )
+from bloodjax.config.python_file import call_in_file
+from bloodjax.config.values import flatten
 
 __all__ = [
     "LEAVE_ONE_GROUP_OUT",

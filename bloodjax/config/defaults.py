@@ -19,6 +19,11 @@ Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 PHASES = ("head", "finetune")
 
+# Keys whose value is a SPEC, or the fraction of the training images to split off.
+SPLIT_SOURCES = ("data.validation", "data.test")
+# Beginnings of the keys that a run fills in and the user cannot set.
+FILLED_IN = ("model.source.", "data.scale")
+
 # Old name of a config key -> its present name. Config files, overrides and the config.json of a
 # workdir may still use the old name.
 RENAMED: dict[str, str] = {

@@ -1,6 +1,6 @@
 """Allowed values of each config key, and combinations of values that are not allowed.
 
-A value must also have the type of the key's default, which `load.validate` checks.
+A value must also have the type of the key's default, which `values` checks.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from bloodjax.cli.console import counted
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import tables
-from bloodjax.metrics import grouped
+from bloodjax.metrics.group_predictions import GroupPredictions, index_groups
 from bloodjax.report import groups as sentences
 
 FILE = "group_predictions.csv"
@@ -48,12 +48,12 @@ def table(
       probabilities: Their class probabilities.
       labelled: Whether the labels of the images are known.
     """
-    names, group_of = grouped.index(dataset.groups)
+    names, group_of = index_groups(dataset.groups)
     if not names:
         return None
     known = group_of >= 0
-    together = grouped.Together(probabilities[known], dataset.labels[known], group_of[known])
-    return tables.by_group(names, classes, together, labelled)
+    predictions = GroupPredictions(probabilities[known], dataset.labels[known], group_of[known])
+    return tables.by_group(names, classes, predictions, labelled)
 
 
 def lines(result: Mapping) -> list[str]:

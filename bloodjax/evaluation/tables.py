@@ -14,7 +14,7 @@ from bloodjax.data.dataset import SEPARATOR, label_texts
 from bloodjax.errors import UserError
 from bloodjax.io import parquet
 from bloodjax.io.files import atomic_write
-from bloodjax.metrics.grouped import Together
+from bloodjax.metrics.group_predictions import GroupPredictions
 
 CSV, PARQUET = ".csv", ".parquet"
 # Columns beside the probabilities; `label`, `set` and `group` are left out where they do not apply.
@@ -91,7 +91,7 @@ def predictions(
 def by_group(
     names: Sequence[str],
     classes: Sequence[str],
-    together: Together,
+    predictions: GroupPredictions,
     labelled: bool = True,
 ) -> Columns:
     """The columns of the table of groups, one row for each.
@@ -103,20 +103,24 @@ def by_group(
     Args:
       names: Name of each group.
       classes: Class names in label order.
-      together: What the images of each group say together.
+      predictions: Labels and predictions of each group.
       labelled: Whether the labels of the images are known.
     """
 
     def of(label: np.ndarray) -> list[str | None]:
         return [classes[i] if i >= 0 else None for i in label.tolist()]
 
-    columns: Columns = {"group": list(names), "n": together.sizes.tolist()}
+    columns: Columns = {"group": list(names), "n": predictions.sizes.tolist()}
     if labelled:
-        columns |= {"label": of(together.label), "accuracy": together.accuracy}
-    columns |= {"majority": of(together.majority), "mean_probability": of(together.by_mean)}
-    shares = {"predicted": together.predicted, "probability": together.mean}
+        columns |= {"label": of(predictions.label), "accuracy": predictions.accuracy}
+    columns["majority"] = of(predictions.majority)
+    columns["mean_probability"] = of(predictions.most_probable)
+    shares = {
+        "predicted": predictions.predicted_shares,
+        "probability": predictions.mean_probability,
+    }
     if labelled:
-        shares["true"] = together.true
+        shares["true"] = predictions.true_shares
     for kind, values in shares.items():
         columns |= {f"{kind} {name}": values[:, i] for i, name in enumerate(classes)}
     return columns

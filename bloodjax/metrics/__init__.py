@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bloodjax.metrics import classification, multi_label
-from bloodjax.metrics.classification import ECE_BINS, SMALLEST_PROBABILITY, wilson_interval
+from bloodjax.metrics.classification import ECE_BINS, SMALLEST_PROBABILITY
+from bloodjax.metrics.intervals import wilson_interval
 
 __all__ = [
     "ECE_BINS",

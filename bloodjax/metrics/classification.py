@@ -15,17 +15,19 @@ Conventions, where the field has several:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
-import scipy.stats
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
+
+from bloodjax.metrics import resampling
+from bloodjax.metrics.curve_areas import RocArea
+from bloodjax.metrics.intervals import mean_interval, wilson_interval
+from bloodjax.metrics.ratios import mean_of_defined, number_or_none, ratio
 
 ECE_BINS = 15
 SMALLEST_PROBABILITY = 1e-7
-RESAMPLED_AT_ONCE = 2**22  # Entries (float64) of the largest table: 32 MB.
 # A class with fewer images is pointed out: if all are classified correctly, the 95 % interval of
 # its recall is still wider than 16 points.
 FEW_IMAGES = 20
@@ -85,8 +87,10 @@ def evaluate(
     rows = _per_class(confusion)
     return {
         "n": n,
-        **{name: number(value[0]) for name, value in scalars.items()},
-        "ci95": _with_mean_recalls({k: percentiles(v) for k, v in samples.items()}, rows),
+        **{name: number_or_none(value[0]) for name, value in scalars.items()},
+        "ci95": _with_mean_recalls(
+            {k: resampling.percentile_interval(v) for k, v in samples.items()}, rows
+        ),
         "per_class": dict(zip(classes, rows, strict=True)),
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
@@ -149,58 +153,10 @@ def in_bins(
     count = np.bincount(index, minlength=bins)
     sums = {"confidence": confidence, "accuracy": right}
     means = {k: ratio(np.bincount(index, v, minlength=bins), count) for k, v in sums.items()}
-    return {"count": count.tolist(), **{k: [number(v) for v in row] for k, row in means.items()}}
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a proportion (Wilson 1927; Brown, Cai and DasGupta 2001).
-
-    Unlike the bootstrap's, it has a width at 0 and 1: 20 of 20 successes give (0.84, 1.0).
-
-    Args:
-      successes: Number of successes, 0..`trials`.
-      trials: Number of trials, at least 1.
-
-    Returns:
-      The lower and the upper limit, in 0..1.
-
-    Raises:
-      ValueError: The numbers are out of range.
-    """
-    return proportion_interval(successes, trials, "wilson")
-
-
-def proportion_interval(
-    successes: int, trials: int, method: Literal["wilson", "exact"]
-) -> tuple[float, float]:
-    """A 95 % interval for a proportion by one of scipy's methods; see `wilson_interval`."""
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} successes in {trials} trials")
-    interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method=method)
-    return float(interval.low), float(interval.high)
-
-
-def mean_interval(
-    proportions: Sequence[float], intervals: Sequence[Sequence[float]], count: int
-) -> tuple[float, float]:
-    """A 95 % interval for a mean of independent proportions, from the interval of each.
-
-    The squared distances of the limits from the proportions add up like variances (MOVER: Zou and
-    Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 27,
-    2008). With Wilson's intervals it has a width where all proportions are 0 or 1.
-
-    Args:
-      proportions: The proportions that were measured.
-      intervals: The 95 % interval of each.
-      count: Number of proportions in the mean; those that are not given are 0 for certain.
-
-    Returns:
-      The lower and the upper limit, in 0..1.
-    """
-    values, (low, high) = np.array(proportions), np.array(intervals).T
-    mean = values.sum() / count
-    below, above = (np.sqrt(np.sum((values - limit) ** 2)) / count for limit in (low, high))
-    return max(0.0, float(mean - below)), min(1.0, float(mean + above))
+    return {
+        "count": count.tolist(),
+        **{k: [number_or_none(v) for v in row] for k, row in means.items()},
+    }
 
 
 def few_images(per_class: Mapping[str, Mapping]) -> str:
@@ -254,7 +210,7 @@ class Statistics:
         one = np.ones(len(labels))
 
         def by_unit(row: np.ndarray, values: np.ndarray, size: int) -> scipy.sparse.csr_array:
-            return _sum_by(row, unit, values, (size, self.units))
+            return scipy.sparse.csr_array((values, (row, unit)), shape=(size, self.units))
 
         self.cells = by_unit(labels * self.num_classes + predicted, one, self.num_classes**2)
         gap = (predicted == labels) - confidence
@@ -265,7 +221,7 @@ class Statistics:
         additive = np.stack([one, nll, brier, hits, positive.sum(axis=1)])
         self.additive = np.stack([np.bincount(unit, each, self.units) for each in additive])
         self.ranked = [
-            _RocArea(p, y, unit, self.units)
+            RocArea(p, y, unit, self.units)
             for p, y in zip(probabilities.T, true.T, strict=True)
             if y.any()
         ]
@@ -279,8 +235,8 @@ class Statistics:
     def resampled(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
         """Metrics of `resamples` resamples of the units: name -> [resamples]."""
         rows = max(self.units, self.num_classes**2, *(len(ranked) for ranked in self.ranked))
-        at_once = max(1, RESAMPLED_AT_ONCE // rows)
-        parts = [self(counts) for counts in draw(self.units, resamples, at_once, seed)]
+        draws = resampling.draw_counts(self.units, resamples, seed, rows=rows)
+        parts = [self(counts) for counts in draws]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -365,95 +321,9 @@ def _with_mean_recalls(
     return {**ci95, **wider}
 
 
-class _RocArea:
-    """Area under the ROC curve of one class, from its scores in the order that it depends on.
-
-    A row is a run of positives that outrank the same negatives. In a good classifier nearly all
-    positives are in one run, so there are far fewer rows than images.
-    """
-
-    def __init__(
-        self,
-        scores: Float[np.ndarray, " n"],
-        positive: Bool[np.ndarray, " n"],
-        unit: Int[np.ndarray, " n"],
-        units: int,
-    ):
-        values, rank = np.unique(scores[positive], return_inverse=True)
-        others, row = scores[~positive], np.searchsorted(values, scores[~positive])
-        below = row < len(values)
-        others, owner, row = others[below], unit[~positive][below], row[below]
-        tied = values[row] == others
-        # A run begins at a positive with a negative right below it or tied with it, and after one
-        # that has a tie.
-        begins = np.zeros(len(values) + 1, bool)
-        begins[row] = begins[row[tied] + 1] = True
-        run = np.cumsum(begins[:-1]) - begins[0]
-        rank, row = run[rank], run[row]
-        shape = (int(run[-1]) + 1, units)
-        self.up = _sum_by(rank, unit[positive], np.ones(len(rank)), shape)
-        self.down = _sum_by(row, owner, np.ones(len(row)), shape)
-        self.tied = _sum_by(row[tied], owner[tied], np.ones(int(tied.sum())), shape)
-        self.positives = np.bincount(unit[positive], minlength=units).astype(np.float64)
-        self.negatives = np.bincount(unit[~positive], minlength=units).astype(np.float64)
-
-    def __len__(self) -> int:
-        return self.up.shape[0]
-
-    def area(self, counts: Float[np.ndarray, "units r"]) -> Float[np.ndarray, " r"]:
-        """ROC AUC of each resample: P(a positive outranks a negative), ties counted half."""
-        below = self.down @ counts
-        np.cumsum(below, axis=0, out=below)
-        if self.tied.nnz:
-            below -= (self.tied @ counts) / 2
-        outranked = np.einsum("ir,ir->r", self.up @ counts, below)
-        return ratio(outranked, (self.positives @ counts) * (self.negatives @ counts))
-
-
-def _sum_by(
-    row: Int[np.ndarray, " n"],
-    column: Int[np.ndarray, " n"],
-    values: np.ndarray,
-    shape: tuple[int, int],
-) -> scipy.sparse.csr_array:
-    """The matrix of `shape` with the sums of `values` of the same row and column."""
-    return scipy.sparse.csr_array((values.astype(np.float64), (row, column)), shape=shape)
-
-
-def draw(n: int, resamples: int, at_once: int, seed: int) -> Iterator[np.ndarray]:
-    """Number of times that each unit occurs in each resample, [n, r] with r <= `at_once`."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, at_once):
-        r = min(at_once, resamples - start)
-        cells = rng.integers(n, size=(n, r)) * r + np.arange(r)
-        yield np.bincount(cells.ravel(), minlength=n * r).reshape(n, r).astype(np.float64)
-
-
 def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Index of the bin (low, high] of each confidence in 0..1."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient; NaN if the denominator is 0."""
-    undefined = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
-
-
-def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis, ignoring NaN; NaN if all values are."""
-    return ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
-
-
-def percentiles(values: Float[np.ndarray, " r"], tail: float = 2.5) -> list[float] | None:
-    """Percentiles `tail` and 100 - `tail` of the resamples in which the metric is defined."""
-    defined = values[np.isfinite(values)]
-    return np.percentile(defined, [tail, 100 - tail]).tolist() if len(defined) else None
-
-
-def number(value: float) -> float | None:
-    """A Python number; None for what is not finite."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:

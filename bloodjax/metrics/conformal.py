@@ -17,7 +17,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from bloodjax.metrics.classification import wilson_interval
+from bloodjax.metrics.intervals import wilson_interval
 
 
 def threshold(

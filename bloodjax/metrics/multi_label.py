@@ -24,20 +24,17 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
+from bloodjax.metrics import resampling
 from bloodjax.metrics.classification import (
     ECE_BINS,
     QUICK,
-    RESAMPLED_AT_ONCE,
     SMALLEST_PROBABILITY,
     confidence_bin,
-    draw,
     in_bins,
-    mean_of_defined,
-    number,
-    percentiles,
-    ratio,
     scores_of_class,
 )
+from bloodjax.metrics.curve_areas import CurveAreas
+from bloodjax.metrics.ratios import mean_of_defined, number_or_none, ratio
 
 THRESHOLD = 0.5
 Probabilities = Float[np.ndarray, "n labels"]
@@ -81,8 +78,7 @@ def evaluate(
     statistics = _Statistics(probabilities, labels)
     n = len(labels)
     scalars, of_labels = statistics(np.ones((n, 1)))
-    at_once = max(1, RESAMPLED_AT_ONCE // n)
-    parts = [statistics(counts) for counts in draw(n, bootstrap, at_once, seed)]
+    parts = [statistics(counts) for counts in resampling.draw_counts(n, bootstrap, seed)]
     samples = {name: np.concatenate([part[0][name] for part in parts]) for name in scalars}
     label_samples = {
         name: np.concatenate([part[1][name] for part in parts], axis=1) for name in of_labels
@@ -92,14 +88,14 @@ def evaluate(
     for i, name in enumerate(classes):
         row = _row(confusion[i])
         for key, values in of_labels.items():
-            row[key] = number(values[i, 0])
-            row[f"{key}_ci95"] = percentiles(label_samples[key][i])
+            row[key] = number_or_none(values[i, 0])
+            row[f"{key}_ci95"] = resampling.percentile_interval(label_samples[key][i])
         rows[name] = row
     return {
         "task": "multi-label",
         "n": n,
-        **{name: number(value[0]) for name, value in scalars.items()},
-        "ci95": {name: percentiles(values) for name, values in samples.items()},
+        **{name: number_or_none(value[0]) for name, value in scalars.items()},
+        "ci95": {k: resampling.percentile_interval(v) for k, v in samples.items()},
         "per_class": rows,
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
@@ -207,51 +203,6 @@ def _row(matrix: Int[np.ndarray, "2 2"]) -> dict:
     return scores_of_class(hits, hits + wrong, hits + missed)
 
 
-class _CurveAreas:
-    """Areas under the ROC and the precision-recall curve of one label, from its sorted scores.
-
-    The curves change at the scores of images that have the label, of which there are few: the
-    images between two such scores are summed at once.
-    """
-
-    def __init__(self, scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]):
-        self.order = np.argsort(-scores, kind="stable")
-        ordered = scores[self.order]
-        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        ends = np.append(starts[1:], len(ordered))
-        hits = np.flatnonzero(positive[self.order])
-        self.hits = self.order[hits]
-        # The runs of equal scores that have a positive, and the first positive of each.
-        runs, self.first_hits = np.unique(
-            np.searchsorted(starts, hits, side="right") - 1, return_index=True
-        )
-        # Segments: what is before a run, and the run, in turn; then the rest.
-        bounds = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-        self.bounds = np.append(0, bounds)
-        self.num_runs = len(runs)
-
-    def __call__(self, counts: Float[np.ndarray, "n r"]) -> tuple[np.ndarray, np.ndarray]:
-        """Area under the ROC curve and average precision of each resample; NaN if undefined."""
-        if not self.num_runs:
-            return (np.full(counts.shape[1], np.nan),) * 2
-        # `reduceat` gives the first row of an empty segment, and refuses one at the end.
-        padded = np.concatenate([counts[self.order], np.zeros((1, counts.shape[1]))])
-        sums = np.add.reduceat(padded, self.bounds, axis=0)
-        sums[np.diff(self.bounds, append=len(padded)) == 0] = 0
-        predicted = np.cumsum(sums, axis=0)
-        total, predicted, of_run = predicted[-1], predicted[1:-1:2], sums[1:-1:2]
-        new_hits = np.add.reduceat(counts[self.hits], self.first_hits, axis=0)
-        hits = np.cumsum(new_hits, axis=0)
-        positives, wrong = hits[-1], predicted - hits
-        negatives = total - positives
-        # A positive outranks the negatives below its run, and half of those within.
-        outranked = negatives - wrong + (of_run - new_hits) / 2
-        area = ratio((new_hits * outranked).sum(axis=0), positives * negatives)
-        precision = np.nan_to_num(ratio(hits, predicted))
-        average = ratio((new_hits * precision).sum(axis=0), positives)
-        return area, np.where(negatives > 0, average, np.nan)
-
-
 class _Statistics:
     """Every metric as a function of the number of times that each image counts."""
 
@@ -275,7 +226,7 @@ class _Statistics:
         bins = confidence_bin(p.ravel(), ECE_BINS)
         gaps = (true - p).ravel()
         self.gaps = scipy.sparse.csr_array((gaps, (bins, images)), shape=(ECE_BINS, n))
-        self.ranked = [_CurveAreas(scores, one) for scores, one in zip(p.T, true.T, strict=True)]
+        self.ranked = [CurveAreas(scores, one) for scores, one in zip(p.T, true.T, strict=True)]
 
     def __call__(self, counts: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Metrics of r resamples, given `counts` [n, r]: of all labels [r], and of each one."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bloodjax.metrics import classification
+from bloodjax.metrics.intervals import exact_interval
 
 # Threshold above every confidence: all images are referred.
 NOTHING_ANSWERED = 2.0
@@ -129,25 +129,6 @@ def operating_point(answered: Bool[np.ndarray, " n"], correct: Correct) -> dict[
         "error": wrong / kept if kept else None,
         "error_ci95": list(exact_interval(wrong, kept)) if kept else None,
     }
-
-
-def exact_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The exact 95 % interval of a proportion (Clopper and Pearson 1934).
-
-    It covers the true proportion in at least 95 % of cases, for every proportion and number of
-    trials, which an upper limit on a rare error needs.
-
-    Args:
-      successes: Number of successes, 0..`trials`.
-      trials: Number of trials, at least 1.
-
-    Returns:
-      The lower and the upper limit, in 0..1.
-
-    Raises:
-      ValueError: The numbers are out of range.
-    """
-    return classification.proportion_interval(successes, trials, "exact")
 
 
 def _risks(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bloodjax.report import html, plots
+from bloodjax.report import evaluation_plots, html
 
 
 def build(name: str, result: Mapping) -> str:
@@ -24,7 +24,9 @@ def build(name: str, result: Mapping) -> str:
         name=name,
         result=result,
         mean=float(np.mean([row["mean_balanced_error"] for row in rows.values()])),
-        heat_map=plots.heat_map(values, list(rows), severities, "severity", "balanced error"),
+        heat_map=evaluation_plots.heat_map(
+            values, list(rows), severities, "severity", "balanced error"
+        ),
         own_size=result["image_size"] == result["baseline"]["image_size"],
         percent=html.percent,
         ratio=lambda value: "–" if value is None else f"{value:.3f}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bloodjax.cli.console import counted
-from bloodjax.report import plots
+from bloodjax.report import evaluation_plots
 
 # Groups of which a figure shows the interval by name; of more it shows all in the order of rank.
 _MAX_INTERVALS = 60
@@ -118,5 +118,5 @@ def _plot(found: Mapping, overall: float) -> str:
         name: (row["accuracy"], row["accuracy_ci95"]) for name, row in found["per_group"].items()
     }
     if len(rows) <= _MAX_INTERVALS:
-        return plots.group_accuracies(rows, overall)
-    return plots.ranked_accuracies(list(rows.values()), overall)
+        return evaluation_plots.group_accuracies(rows, overall)
+    return evaluation_plots.ranked_accuracies(list(rows.values()), overall)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from bloodjax.report import html, plots, run_page
+from bloodjax.report import evaluation_plots, html, run_page, training_plots
 from bloodjax.report.pictures import Pictures
 from bloodjax.report.run_content import Picture, RunContent
 
@@ -47,7 +47,9 @@ def build(content: RunContent) -> str:
         evaluations=content.evaluations,
         scores=SCORES,
         examples=_examples(content, pictures),
-        curves=plots.training_curves(content.history, content.best_step) if content.history else {},
+        curves=training_plots.training_curves(content.history, content.best_step)
+        if content.history
+        else {},
         phases=run_page.phases(content.history),
         range_tests=run_page.range_tests(content),
         statement=content.statement,
@@ -76,9 +78,9 @@ def _headline(split: str, metrics: Mapping) -> dict[str, object]:
         "name": split,
         "metrics": metrics,
         "fitted": fitted,
-        "areas": plots.label_areas(dict(list(per_class.items())[:_MAX_LABELS])),
+        "areas": evaluation_plots.label_areas(dict(list(per_class.items())[:_MAX_LABELS])),
         "left_out": max(0, len(per_class) - _MAX_LABELS),
-        "reliability": plots.reliability_diagram(metrics["reliability"], before),
+        "reliability": evaluation_plots.reliability_diagram(metrics["reliability"], before),
         "calibration": calibration,
     }
 

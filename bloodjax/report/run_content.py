@@ -139,7 +139,7 @@ class RunContent:
       versions: Name of a package, or "device" -> version.
       timings: Activity -> seconds.
       profile: Phase -> its entry in `profile.json`.
-      range_tests: Phase -> its learning-rate range test; see `plots.range_test`.
+      range_tests: Phase -> its learning-rate range test; see `training_plots.range_test`.
     """
 
     name: str

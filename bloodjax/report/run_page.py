@@ -12,7 +12,7 @@ import numpy as np
 from bloodjax.cli.console import counted
 from bloodjax.metrics import wilson_interval
 from bloodjax.profiling import breakdown
-from bloodjax.report import groups, html, labels, next_steps, plots
+from bloodjax.report import evaluation_plots, groups, html, labels, next_steps, training_plots
 from bloodjax.report.pictures import Pictures
 from bloodjax.report.run_content import Picture, RunContent
 
@@ -138,7 +138,7 @@ def _figures(content: RunContent) -> dict[str, object]:
         "baselines": measured,
         "scores": SCORES,
         "range_tests": range_tests(content),
-        "curves": plots.training_curves(content.history, content.best_step)
+        "curves": training_plots.training_curves(content.history, content.best_step)
         if content.history
         else {},
         "phases": phases(content.history),
@@ -240,8 +240,8 @@ def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str
         "beats_baseline": baseline and expected[0] > baseline["ci95"][1],
         "confidence": _mean_confidence(metrics),
         "confused_with": _confused_with(metrics),
-        "recalls": plots.class_recalls(_lowest_recalls(metrics["per_class"])),
-        "reliability": plots.reliability_diagram(metrics["reliability"], before),
+        "recalls": evaluation_plots.class_recalls(_lowest_recalls(metrics["per_class"])),
+        "reliability": evaluation_plots.reliability_diagram(metrics["reliability"], before),
     }
 
 
@@ -353,7 +353,7 @@ def _referral(evaluations: Mapping[str, Mapping], metrics: Mapping) -> dict[str,
 
 def _risk_coverage(curve: Mapping, point: Mapping | None) -> str:
     limits = curve.get("error_ci95")
-    return plots.risk_coverage(
+    return evaluation_plots.risk_coverage(
         curve["coverage"],
         curve["error"],
         interval=tuple(np.transpose(limits).tolist()) if limits else None,
@@ -401,7 +401,7 @@ def _confused_with(metrics: Mapping) -> dict[str, tuple[str, int] | None]:
 def range_tests(content: RunContent) -> dict[str, dict[str, object]]:
     """Phase -> its learning rate range test, with a plot."""
     return {
-        phase: {"learning_rate": found["learning_rate"], "plot": plots.range_test(found)}
+        phase: {"learning_rate": found["learning_rate"], "plot": training_plots.range_test(found)}
         for phase, found in content.range_tests.items()
     }
 

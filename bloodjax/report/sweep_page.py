@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bloodjax.report import html, plots
+from bloodjax.report import html, sweep_plots
 
 # Complete trials for each parameter below which the page warns of its importances.
 _TRIALS_PER_PARAMETER = 10
@@ -83,16 +83,18 @@ def build(content: SweepContent) -> str:
         best=None if content.best is None else trials[content.best],
         own=None if content.own is None else trials[content.own],
         gain=_gain(content),
-        history=plots.sweep_history(trials, content.measure, content.best, content.larger_is_better)
+        history=sweep_plots.sweep_history(
+            trials, content.measure, content.best, content.larger_is_better
+        )
         if any(t["epochs"] for t in trials)
         else "",
-        importance=plots.importances(content.importances) if content.importances else "",
+        importance=sweep_plots.importances(content.importances) if content.importances else "",
         few=few,
         ranges=ranges,
         slices=[
             (
                 key,
-                plots.sweep_slice(
+                sweep_plots.sweep_slice(
                     [(t["values"][key], t["value"], t["number"]) for t in complete],
                     key,
                     content.measure,
@@ -105,7 +107,7 @@ def build(content: SweepContent) -> str:
         ]
         if complete
         else [],
-        parallel=plots.parallel_coordinates(
+        parallel=sweep_plots.parallel_coordinates(
             [(t["values"], t["value"], t["number"]) for t in complete],
             list(content.space),
             content.measure,

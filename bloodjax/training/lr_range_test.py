@@ -27,7 +27,7 @@ from jaxtyping import Float
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.errors import UserError
 from bloodjax.io.files import atomic_write, make_folder, read_json
-from bloodjax.report import plots
+from bloodjax.report import training_plots
 from bloodjax.training.loader import TrainLoader
 from bloodjax.training.step_config import Phase
 
@@ -191,7 +191,7 @@ def write(workdir: pathlib.Path, found: RangeTest) -> None:
     rows.writerow(_COLUMNS)
     rows.writerows(zip(found.rates, found.losses, found.smoothed, strict=True))
     atomic_write(folder / f"{found.phase}.csv", text.getvalue())
-    atomic_write(folder / f"{found.phase}.png", plots.range_test_png(vars(found)))
+    atomic_write(folder / f"{found.phase}.png", training_plots.range_test_png(vars(found)))
     content = json.dumps(dataclasses.asdict(found), indent=2) + "\n"
     atomic_write(file(workdir, found.phase), content)
 

@@ -57,14 +57,3 @@ def test_another_value_is_one_line(override, message):
     with pytest.raises(UserError) as error:
         config_lib.load("quickstart", [override])
     assert message in str(error.value)
-
-
-def test_trackers_may_change_when_a_run_resumes():
-    stored = config_lib.load("quickstart")
-    asked = ["trackers=tensorboard,mlflow", "tracking.tags=a,b=c", "tracking.project=p"]
-    requested = config_lib.load("quickstart", asked)
-    assert config_lib.differences(stored, requested) == []
-    resumed = config_lib.resumed(stored, requested)
-    assert resumed.trackers == ("tensorboard", "mlflow")
-    assert (resumed.tracking.tags, resumed.tracking.project) == (("a", "b=c"), "p")
-    assert config_lib.resumed(requested, stored).trackers == ("tensorboard",)

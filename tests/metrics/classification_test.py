@@ -4,11 +4,10 @@ import time
 import numpy as np
 import pytest
 from scipy.special import softmax
-from scipy.stats import norm
 from sklearn import metrics as reference
 
 from bloodjax import metrics
-from bloodjax.metrics import classification
+from bloodjax.metrics import classification, resampling
 
 CLASSES = tuple("abcdefgh")
 SCALARS = {
@@ -181,7 +180,7 @@ def test_bootstrap_is_the_metrics_of_resampled_images(monkeypatch):
     probabilities, labels = _made_up(200, decimals=2)
     counts = np.bincount(np.random.default_rng(5).integers(200, size=200), minlength=200)
     monkeypatch.setattr(
-        classification, "draw", lambda *_: iter([counts[:, None].astype(np.float64)])
+        resampling, "draw_counts", lambda *_, **__: iter([counts[:, None].astype(np.float64)])
     )
     ci95 = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)["ci95"]
     monkeypatch.undo()
@@ -220,24 +219,10 @@ def test_classes_of_enough_images_or_of_none_are_not_few():
     assert classification.few_images({"b": per_class["b"], "c": per_class["c"]}) == ""
 
 
-def test_the_interval_of_a_mean_recall_covers_the_truth():
-    """For 300 samples with a rare class, about 95 % of the intervals contain the mean recall."""
-    truth, sizes = np.array([0.99, 0.97, 0.8]), (200, 100, 13)
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(300):
-        hits = [int(rng.binomial(n, p)) for n, p in zip(sizes, truth, strict=True)]
-        shares = [hit / n for hit, n in zip(hits, sizes, strict=True)]
-        intervals = [metrics.wilson_interval(h, n) for h, n in zip(hits, sizes, strict=True)]
-        low, high = classification.mean_interval(shares, intervals, 3)
-        covered += low <= truth.mean() <= high
-    assert 0.92 * 300 <= covered <= 0.995 * 300
-
-
 def test_bootstrap_does_not_depend_on_the_size_of_its_chunks(monkeypatch):
     probabilities, labels = _made_up(100)
     in_one_chunk = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
-    monkeypatch.setattr(classification, "RESAMPLED_AT_ONCE", 100 * 30)
+    monkeypatch.setattr(resampling, "MAX_ENTRIES", 100 * 30)
     chunked = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=400)["ci95"]
     for name in SCALARS:
         width = in_one_chunk[name][1] - in_one_chunk[name][0]
@@ -281,21 +266,6 @@ def test_quick_is_a_part_of_evaluate():
     names = {"loss", "accuracy", "balanced_accuracy", "f1_macro", "auc", "ece"}
     assert set(found) == names
     assert found == {name: full[name] for name in found}
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (7, 9), (20, 20), (3380, 3421)])
-def test_wilson_interval_is_wilson_s_formula(successes, trials):
-    z, share = norm.ppf(0.975), successes / trials
-    centre = share + z**2 / (2 * trials)
-    half = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    expected = [(centre + sign * half) / (1 + z**2 / trials) for sign in (-1, 1)]
-    assert metrics.wilson_interval(successes, trials) == pytest.approx(expected, abs=1e-7)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_interval_rejects_impossible_counts(successes, trials):
-    with pytest.raises(ValueError, match="successes"):
-        metrics.wilson_interval(successes, trials)
 
 
 @pytest.mark.parametrize(

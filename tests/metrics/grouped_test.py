@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bloodjax import metrics
-from bloodjax.metrics import classification, grouped
+from bloodjax.metrics import classification, group_predictions, grouped
+from bloodjax.metrics.intervals import wilson_intervals
 
 CLASSES = ("a", "b", "c")
 
@@ -36,7 +37,7 @@ def test_images_without_groups_have_no_figures():
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_a_resample_of_groups_has_the_metrics_of_its_images(decimals):
     probabilities, labels, groups = draw(decimals=decimals)
-    names, of = grouped.index(groups)
+    names, of = group_predictions.index_groups(groups)
     counts = np.random.default_rng(1).integers(0, 3, size=(len(names), 4)).astype(float)
     found = classification.Statistics(probabilities, labels, of)(counts)
     for i, times in enumerate(counts.T):
@@ -82,14 +83,6 @@ def test_figures_of_each_group():
     json.dumps(found, allow_nan=False)
 
 
-def test_wilson_s_intervals_at_once_are_those_of_each():
-    hits, n = np.array([0, 1, 3, 20, 77]), np.array([1, 1, 9, 20, 500])
-    expected = [
-        metrics.wilson_interval(*pair) for pair in zip(hits.tolist(), n.tolist(), strict=True)
-    ]
-    np.testing.assert_allclose(grouped.wilson_intervals(hits, n), expected, atol=1e-12)
-
-
 def test_an_image_without_a_group_counts_alone():
     probabilities, labels, groups = draw(60)
     groups[:7] = [""] * 7
@@ -98,73 +91,6 @@ def test_an_image_without_a_group_counts_alone():
     sizes = [*(row["n"] for row in found["per_group"].values()), *[1] * 7]
     assert found["effective"] == pytest.approx(60**2 / np.sum(np.square(sizes)))
     assert "" not in found["per_group"]
-
-
-def test_answers_of_whole_groups():
-    labels = np.array([0, 0, 1, 1, 1, 2, 0, 1])
-    groups = ["x", "x", "x", "y", "y", "z", "t", "t"]
-    # x: predictions 0, 1, 1; y: 0 and 1, of which 1 is more probable; z: 2; t has tied labels.
-    scores = [
-        [8, 1, 1],
-        [4, 5, 1],
-        [4, 5, 1],
-        [5, 4, 1],
-        [0, 9, 1],
-        [1, 1, 8],
-        [8, 1, 1],
-        [1, 8, 1],
-    ]
-    probabilities = np.array(scores) / 10
-    found = evaluate(probabilities, labels, groups)
-    rows = found["per_group"]
-    assert [rows[g]["label"] for g in "xyzt"] == ["a", "b", "c", None]
-    assert [rows[g]["majority"] for g in "xyz"] == ["b", "b", "c"]
-    assert [rows[g]["mean_probability"] for g in "xyz"] == ["a", "b", "c"]
-    together = found["together"]
-    assert (together["n"], together["tied"], together["mixed"]) == (3, 1, 2)
-    assert together["majority"]["accuracy"] == pytest.approx(2 / 3)
-    assert together["majority"]["ci95"]["accuracy"] == list(metrics.wilson_interval(2, 3))
-    assert together["mean_probability"]["accuracy"] == 1
-    assert together["mean_probability"]["auc_ovr"] == 1
-
-
-def test_the_score_of_the_majority_and_its_answer_agree():
-    probabilities, labels, groups = draw(300, groups=100, decimals=1)
-    names, of = grouped.index(groups)
-    together = grouped.Together(probabilities, labels, of)
-    found = grouped.score_together(together, CLASSES, bootstrap=20)
-    scored = together.label >= 0
-    for name, answer in (("majority", together.majority), ("mean_probability", together.by_mean)):
-        hits = (answer == together.label)[scored]
-        assert found[name]["accuracy"] == pytest.approx(hits.mean())
-        recalls = [hits[together.label[scored] == i].mean() for i in range(3)]
-        assert found[name]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
-    assert len(names) == len(together.sizes)
-
-
-def test_shares_of_the_classes():
-    probabilities, labels, groups = draw()
-    found = evaluate(probabilities, labels, groups)["shares"]
-    names, of = grouped.index(groups)
-    predicted = probabilities.argmax(axis=1)
-    difference = np.array(
-        [
-            [np.mean(predicted[of == g] == c) - np.mean(labels[of == g] == c) for c in range(3)]
-            for g in range(len(names))
-        ]
-    )
-    rows = found["majority"]["per_class"]
-    assert [row["bias"] for row in rows.values()] == pytest.approx(difference.mean(axis=0).tolist())
-    assert [row["error"] for row in rows.values()] == pytest.approx(
-        np.abs(difference).mean(axis=0).tolist()
-    )
-    distance = np.abs(difference).sum(axis=1).mean() / 2
-    assert found["majority"]["distance"] == pytest.approx(distance)
-    low, high = found["majority"]["distance_ci95"]
-    assert low < distance < high
-    by_mean = found["mean_probability"]["per_class"]["a"]
-    mean = np.mean([probabilities[of == g, 0].mean() for g in range(len(names))])
-    assert by_mean["estimated"] == pytest.approx(mean)
 
 
 def test_only_groups_that_chance_does_not_explain_are_worse():
@@ -205,23 +131,9 @@ def test_groups_of_the_same_accuracy_have_the_interval_of_as_many_trials(wrong):
     found = evaluate(np.eye(4)[answers], labels, keys)
     groups, share = found["n"], 1 - wrong / 4
     low, high = found["ci95"]["accuracy"]
-    assert low == pytest.approx(grouped.wilson_intervals(*map(np.array, ([share * 6], [6])))[0, 0])
+    assert low == pytest.approx(wilson_intervals(*map(np.array, ([share * 6], [6])))[0, 0])
     assert (groups, low <= share <= high, high - low > 0.3) == (6, True, True)
     assert found["accuracy"]["mean_ci95"] == [low, high]
-
-
-def test_the_interval_of_few_groups_reaches_farther_than_the_percentiles():
-    values = np.random.default_rng(0).normal(size=5000)
-    plain = np.percentile(values, [2.5, 97.5])
-    few = grouped.interval(values, np.full(5, 10))
-    many = grouped.interval(values, np.full(400, 10))
-    assert few[0] < plain[0] - 0.5
-    assert few[1] > plain[1] + 0.5
-    np.testing.assert_allclose(many, plain, atol=0.05)
-    # 400 groups, of which one has nearly all images, say no more than one or two.
-    lopsided = grouped.interval(values, np.array([100_000, *[1] * 399]))
-    assert lopsided == [values.min(), values.max()]
-    assert grouped.interval(np.full(9, np.nan), np.full(4, 1)) is None
 
 
 def test_groups_that_were_trained_on_are_left_out_of_the_others():

@@ -78,25 +78,6 @@ def test_auc_and_accuracy_are_those_of_medmnists_evaluator(tmp_path, name):
     assert quick["accuracy"] == pytest.approx(expected.ACC, abs=1e-12)
 
 
-def test_areas_of_resamples_are_those_of_weighted_images():
-    rng = np.random.default_rng(1)
-    for _ in range(30):
-        n = int(rng.integers(2, 25))
-        positive, scores = rng.random(n) < 0.4, rng.integers(0, 6, n) / 6
-        counts = rng.integers(0, 4, (n, 3)).astype(float)
-        area, average = multi_label._CurveAreas(scores, positive)(counts)
-        for r, weights in enumerate(counts.T):
-            if 0 < (weights * positive).sum() < weights.sum():
-                kwargs = {"sample_weight": weights}
-                expected = sklearn.metrics.roc_auc_score(positive, scores, **kwargs)
-                assert area[r] == pytest.approx(expected)
-                expected = sklearn.metrics.average_precision_score(positive, scores, **kwargs)
-                assert average[r] == pytest.approx(expected)
-            else:
-                assert np.isnan(area[r])
-                assert np.isnan(average[r])
-
-
 def test_intervals_contain_the_metrics_and_are_those_of_the_seed():
     p, y = example()
     found = metrics.evaluate(p, y, CLASSES, bootstrap=100, seed=3)

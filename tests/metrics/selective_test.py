@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from bloodjax.metrics import selective
+from bloodjax.metrics.intervals import exact_interval
 from bloodjax.metrics.selective import NOTHING_ANSWERED
 
 CONFIDENCE = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
@@ -92,17 +93,6 @@ def test_the_operating_point_counts_errors_among_the_answered():
     point = selective.operating_point(CONFIDENCE >= 0.6, CORRECT)
     assert (point["coverage"], point["error"]) == (0.8, 0.25)
     assert point["referred"] == pytest.approx(0.2)
-    assert point["error_ci95"] == list(selective.exact_interval(1, 4))
+    assert point["error_ci95"] == list(exact_interval(1, 4))
     nothing = selective.operating_point(np.zeros(5, bool), CORRECT)
     assert (nothing["coverage"], nothing["error"], nothing["error_ci95"]) == (0, None, None)
-
-
-def test_the_exact_interval_covers_a_rare_error_as_often_as_it_says():
-    n, p = 400, 0.004
-    counts = np.random.default_rng(0).binomial(n, p, size=2000)
-    limits = {int(k): selective.exact_interval(int(k), n) for k in np.unique(counts)}
-    covered = np.mean([limits[int(k)][0] <= p <= limits[int(k)][1] for k in counts])
-    assert covered >= 0.95
-    assert selective.exact_interval(0, 400)[1] == pytest.approx(1 - 0.025 ** (1 / 400))
-    with pytest.raises(ValueError, match="5 successes in 4"):
-        selective.exact_interval(5, 4)

@@ -15,6 +15,8 @@ from bloodjax.metrics import grouped
 from bloodjax.report import run_content, run_page
 from bloodjax.report.run_content import Picture
 
+from . import examples
+
 CLASSES = ("basophil", "<b>", "platelet")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -214,6 +216,17 @@ def test_the_matrix_has_every_count_and_the_share_of_the_diagonal(full):
 def test_classes_name_what_they_are_most_often_taken_for(full):
     rows = re.findall(r"(basophil|<b>|platelet) 40 [^×]* (basophil|<b>|platelet) 4×", full.text)
     assert rows == [("basophil", "<b>"), ("<b>", "platelet"), ("platelet", "basophil")]
+
+
+@pytest.mark.parametrize("tests", [{}, {"head": examples.RANGE_TEST}])
+def test_the_range_test_of_each_phase_is_shown(tests):
+    content = run_content.RunContent(
+        name="run", config={}, history=examples.history("h"), evaluations={}, range_tests=tests
+    )
+    page = run_page.build(content)
+    assert ("Learning rate: range tests" in page) == bool(tests)
+    assert ("<h3>Head: 0.005</h3>" in page) == bool(tests)
+    assert page.count("loss over the learning rate in the range test of head") == len(tests)
 
 
 def test_an_empty_run_says_what_is_missing():

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from bloodjax.report import plots, sweep_page
+from bloodjax.report import sweep_page, sweep_plots
 from bloodjax.report.sweep_page import SweepContent
 
 SPACE = {
@@ -92,7 +92,7 @@ def build(**changes):
 @pytest.fixture
 def no_plots(monkeypatch):
     for name in ("sweep_history", "importances", "sweep_slice", "parallel_coordinates"):
-        monkeypatch.setattr(plots, name, lambda *_, name=name, **__: f"<svg>{name}</svg>")
+        monkeypatch.setattr(sweep_plots, name, lambda *_, name=name, **__: f"<svg>{name}</svg>")
 
 
 def test_the_page_has_the_best_trial_and_all_others():
@@ -151,16 +151,6 @@ def test_a_sweep_that_has_just_started_has_a_page():
     assert page.count("<svg ") == 1
     page = build(trials=[], best=None, own=None, importances={})
     assert "<svg " not in page
-
-
-@pytest.mark.parametrize("larger", [False, True])
-def test_an_outlier_does_not_flatten_the_history(larger):
-    sign = 1 if not larger else -1
-    trials = [trial(i, sign * (1 + i / 100)) for i in range(6)] + [trial(6, sign * 1e6)]
-    svg = plots.sweep_history(trials, "validation loss", 0, larger)
-    assert svg.count('role="img"') == 1
-    heights = [float(y) for y in re.findall(r'<use [^>]*y="([\d.]+)"', svg)]
-    assert max(heights) - min(heights) > 20  # points
 
 
 def test_durations():
