@@ -46,7 +46,7 @@ def write_site(folder, rename=str):
     return len(kept)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_adds_parts_and_scores_another_laboratory(tmp_path, start, monkeypatch, capsys):
     rows = {"raw": Row("none", "raw", "none"), "views": Row("none", "epoch", "d4")}
     variants = {"none": {"augment": "none", "ema": 0.9}}
@@ -65,17 +65,18 @@ def test_adds_parts_and_scores_another_laboratory(tmp_path, start, monkeypatch, 
     assert "| views |" in capsys.readouterr().out
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_changes_one_thing_at_a_time_and_resumes(tmp_path, start, monkeypatch, capsys):
     write_site(tmp_path / "lab")
     flags = (
-        *("--config=recipes/travel", "--config.augment=d4|smear(0.8, p=0.3)", "--leave_out"),
+        *("--config=recipes/travel", "--config.augment=smear(0.8, p=0.3)", "--leave_out"),
+        *("--config.evaluation.tta=flip", "--distortions=dust,bubble"),
         *("--add=filters=random_conv(0.7, p=0.2)", "--change=plain loss=loss.label_smoothing:0"),
         f"--site=lab={tmp_path / 'lab'}",
     )
     content = start(*flags)
     assert list(content["rows"]) == [
-        *("the whole recipe", "without d4", "without smear(0.8, p=0.3)"),
+        *("the whole recipe", "without smear(0.8, p=0.3)"),
         *("with filters", "changed: plain loss"),
     ]
     first, *others = content["rows"].values()
@@ -84,15 +85,15 @@ def test_changes_one_thing_at_a_time_and_resumes(tmp_path, start, monkeypatch, c
         assert all("gain" in row[part] for row in others)
     assert content["sites"] == {"lab": str(tmp_path / "lab")}
     config = json.loads((tmp_path / "runs" / "with-filters-0" / "config.json").read_text())
-    assert config["augment"] == "random_conv(0.7, p=0.2)|d4|smear(0.8, p=0.3)"
+    assert config["augment"] == "random_conv(0.7, p=0.2)|smear(0.8, p=0.3)"
     assert config["evaluation"]["tta"] == "none"
-    assert content["trained"]["with filters"]["views"] == "d4"
+    assert content["trained"]["with filters"]["views"] == "flip"
     assert "| with filters |" in capsys.readouterr().out
     # What is trained is not trained again.
-    weights = tmp_path / "runs" / "with-filters-0" / "metrics.jsonl"
-    before = weights.read_bytes()
+    log = tmp_path / "runs" / "with-filters-0" / "metrics.jsonl"
+    before = log.read_bytes()
     assert start(*flags)["rows"] == content["rows"]
-    assert weights.read_bytes() == before
+    assert log.read_bytes() == before
 
 
 @pytest.mark.parametrize(
