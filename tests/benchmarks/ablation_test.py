@@ -15,6 +15,9 @@ from bloodjax.data.synthetic.render import render_dataset
 SMALL = (
     *("--epochs=1", "--seeds=0", "--config.model.name=simple_cnn_050", "--config.model.weights="),
     *("--config.data.image_size=32", "--config.batch_size=16"),
+    # The ablation reads only the weights of a run.
+    *("--config.evaluation.rejection=none", "--config.evaluation.calibration=none"),
+    *("--config.evaluation.label_review=False", "--config.evaluation.bootstrap=10"),
 )
 
 
