@@ -1,13 +1,26 @@
-"""Ablation of the robust recipe: the effect of each part on clean and on distorted images.
+"""Ablation of a recipe: the effect of each part at home, distorted, and at other laboratories.
 
-python -m benchmarks.ablation --train=SPEC --validation=SPEC --dir=DIR [--epochs=3] [--seeds=0,1]
-                              [--distortions=everything] [--out=benchmarks/results]
-                              [--config.key=value ...]
+python -m benchmarks.ablation --train=SPEC --validation=SPEC --dir=DIR [--config=recipes/robust]
+                              [--leave_out] [--add='NAME=STAGES' ...]
+                              [--change='NAME=KEY:VALUE' ...] [--site=NAME=SPEC ...]
+                              [--epochs=3] [--seeds=0,1] [--distortions=everything]
+                              [--out=benchmarks/results] [--config.key=value ...]
 
-Trains `configs/recipes/robust.py` once for each variant and seed, in a separate workdir under
-`--dir`, and evaluates it on the test split of train: on the clean images, and with one distortion
-per image, the same for all variants. It prints RESULTS.md's table and writes
-`OUT/DEVICE/ablation_DATE.json`. The same command resumes after a stop. It is faster on a CPU with
+Trains variants of a recipe, each with every seed in a separate workdir under `--dir`, and evaluates
+them on the test split of train: on the clean images, and with one distortion per image, the same
+for all variants. `--site` adds labelled images of another laboratory, with some of the run's
+classes. They are scored with all classes, and with only the laboratory's.
+
+There are two kinds of variants. By default each adds a part to the one before it, from no
+augmentation to the recipe. With `--leave_out`, `--add` or `--change` each differs from the whole
+recipe, with the overrides `--config.key=value`, in one thing:
+
+  --leave_out   one stage of `config.augment` is left out, each in turn
+  --add         STAGES come before those of `config.augment`
+  --change      another config key has another value, such as "loss.consistency:12"
+
+It prints RESULTS.md's table and writes `OUT/DEVICE/ablation_DATE.json`, or `one_change_DATE.json`
+for the second kind. The same command resumes after a stop. It is faster on a CPU with
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (see `bloodjax.cli.huge_pages`).
 """
 
@@ -17,159 +30,172 @@ import argparse
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Float, Int
 
-from benchmarks import record
+from benchmarks import ablation_scores, record
+from benchmarks.ablation_scores import Answers
+from benchmarks.ablation_variants import CUMULATIVE, Ablation, one_change
 from bloodjax import config as config_lib
-from bloodjax import metrics, run
+from bloodjax import run
 from bloodjax.cli import compilation_cache, console
+from bloodjax.config import Config, read_options
 from bloodjax.corruptions import registry
+from bloodjax.data import sources
+from bloodjax.data.options import AUTO
 from bloodjax.errors import Stopped, UserError
-from bloodjax.evaluation import classifier
-from bloodjax.metrics import significance
-from bloodjax.training import corrupted_splits, saved_splits
-
-_CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "recipes" / "robust.py"
-_MIX = "|mixup(0.2, p=0.25)|cutmix(1.0, p=0.25)"
-# Variant -> changes of the recipe. Each variant adds to the one before it.
-VARIANTS = {
-    "none": {"augment": "none", "ema": 0.0},
-    "d4": {"augment": "d4", "ema": 0.0},
-    "randaugment": {"augment": "d4|randaugment(2, 0.4)", "ema": 0.0},
-    "mix": {"augment": f"d4|randaugment(2, 0.4){_MIX}", "ema": 0.99},
-    "recipe": {"ema": 0.99},
-}
-# Row of the table -> (variant, weights as in `classifier.load`, views).
-ROWS = {
-    "no augmentation": ("none", "epoch", "none"),
-    "flips and quarter turns": ("d4", "epoch", "none"),
-    "+ RandAugment": ("randaugment", "epoch", "none"),
-    "+ MixUp and CutMix": ("mix", "raw", "none"),
-    "+ EMA": ("mix", "epoch", "none"),
-    "+ test-time views (d4)": ("mix", "epoch", "d4"),
-    "the recipe: its own operations in place of RandAugment": ("recipe", "epoch", "d4"),
-}
-SETS = ("clean", "distorted")
 
 
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """Predictions on one set; those of the seeds are concatenated."""
+def named(flag: str, texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """The values of a repeated flag of the form NAME=TEXT, by name.
 
-    probabilities: Float[np.ndarray, "n classes"]
-    labels: Int[np.ndarray, " n"]
-    seeds: Int[np.ndarray, " n"]
+    Args:
+      flag: The flag, for errors.
+      texts: Its values.
+      taken: Names that are not allowed.
 
-    @classmethod
-    def of(cls, seed: int, probabilities: np.ndarray, labels: np.ndarray) -> Answers:
-        """The predictions of one seed."""
-        return cls(probabilities, np.asarray(labels), np.full(len(labels), seed))
-
-    def joined(self, other: Answers) -> Answers:
-        """Concatenates these predictions and those of `other`."""
-        fields = [field.name for field in dataclasses.fields(self)]
-        return Answers(*(np.concatenate([getattr(a, f) for a in (self, other)]) for f in fields))
-
-
-def answers(workdir: pathlib.Path, distortions: str) -> dict[tuple[str, str, str], np.ndarray]:
-    """Probabilities by (set, weights, views); the key ("labels",) * 3 has the labels."""
-    model = classifier.load(workdir, "epoch")
-    test = saved_splits.recall(model.config, workdir / "splits.json", model.classes, "test")
-    choice = registry.parse(distortions, "--distortions")
-    images = {
-        "clean": test.images,
-        "distorted": corrupted_splits.distorted(test, choice, 0, "test"),
-    }
-    found = {("labels", "labels", "labels"): test.labels}
-    weights = {"epoch": model}
-    if model.config.ema:
-        weights["raw"] = classifier.load(workdir, "raw")
-    for name, of_set in images.items():
-        for which, network in weights.items():
-            both = network.predict_with_plain(of_set, "d4")
-            found |= {(name, which, "d4"): both[:, 0], (name, which, "none"): both[:, 1]}
+    Raises:
+      UserError: A value has another form, or two have the same name.
+    """
+    found: dict[str, str] = {}
+    for value in texts:
+        name, _, text = value.partition("=")
+        if not name or not text:
+            raise UserError(f"{flag}={value}: expected {flag}=NAME=TEXT")
+        if name in found or name in taken or "|" in name:
+            raise UserError(f"{flag}={value}: expected another name than {name!r}")
+        found[name] = text
     return found
 
 
-def row(found: dict[str, Answers], before: dict[str, Answers] | None) -> dict[str, object]:
-    """Accuracy on each set, with 95 % intervals and the gain over the row above.
+def _changes(texts: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The values of `--change`: name -> config key and its value."""
+    found = {}
+    for name, text in named("--change", texts).items():
+        key, colon, value = text.partition(":")
+        if not colon:
+            raise UserError(f"--change={name}={text}: expected --change=NAME=KEY:VALUE")
+        found[name] = key, value
+    return found
 
-    Intervals are from bootstrap resamples of the images of all seeds. They do not include the
-    variance between seeds, which the accuracy of each seed indicates.
 
-    Args:
-      found: Set -> predictions.
-      before: The same for the row above, or None.
+def _ablation(chosen: argparse.Namespace, overrides: Sequence[str]) -> Ablation:
+    """The variants that the flags ask for."""
+    if not (chosen.leave_out or chosen.add or chosen.change):
+        return CUMULATIVE
+    added, changed = named("--add", chosen.add), _changes(chosen.change)
+    recipe = config_lib.load(chosen.config, overrides)
+    return one_change(recipe, chosen.leave_out, added, changed)
+
+
+def _config(
+    chosen: argparse.Namespace,
+    seed: int,
+    changes: Mapping[str, Any],
+    overrides: Sequence[str],
+    *,
+    is_cumulative: bool,
+) -> Config:
+    """The config of one run.
+
+    The user's overrides have precedence over a cumulative variant. They belong to the whole recipe
+    that any other variant changes.
     """
-    scores = {}
-    for name, all_seeds in found.items():
-        classes = [str(i) for i in range(all_seeds.probabilities.shape[1])]
-        scored = metrics.evaluate(all_seeds.probabilities, all_seeds.labels, classes)
-        correct = all_seeds.probabilities.argmax(axis=1) == all_seeds.labels
-        seeds = np.unique(all_seeds.seeds)
-        scores[name] = {
-            "n": scored["n"],
-            "accuracy": scored["accuracy"],
-            "ci95": scored["ci95"]["accuracy"],
-            "seeds": {str(seed): float(correct[all_seeds.seeds == seed].mean()) for seed in seeds},
-        }
-        if before:
-            gain = significance.compare(
-                all_seeds.probabilities, before[name].probabilities, all_seeds.labels
-            )
-            scores[name]["gain"] = {key: gain[key] for key in ("difference", "ci95")}
-    return scores
-
-
-def table(rows: dict[str, dict]) -> str:
-    """Formats the rows as a Markdown table."""
-    lines = [
-        "| training | clean | distorted | gain over the row above, distorted |",
-        "|---|---|---|---|",
-    ]
-    for name, scores in rows.items():
-        cells = [_accuracy(scores[which]) for which in SETS]
-        gain = scores["distorted"].get("gain")
-        cells.append("" if gain is None else _gain(gain))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _accuracy(scores: dict) -> str:
-    low, high = scores["ci95"]
-    seeds = ", ".join(f"{value:.3f}" for value in scores["seeds"].values())
-    return f"{scores['accuracy']:.3f} ({low:.3f} to {high:.3f}); {seeds}"
-
-
-def _gain(gain: dict) -> str:
-    low, high = gain["ci95"]
-    return f"{gain['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _config(chosen: argparse.Namespace, seed: int, changes: dict, overrides: list[str]):
-    """The config of one run; the user's overrides have precedence."""
     values = {
         "data.train": chosen.train,
         "data.validation": chosen.validation,
         "data.validation_distortion": chosen.distortions,
         "phases.finetune.epochs": chosen.epochs,
-        # This benchmark evaluates the views itself.
-        "evaluation.tta": "none",
         "seed": seed,
-        **changes,
     }
-    own = [f"{key}={value}" for key, value in values.items()]
-    return config_lib.load(str(_CONFIG), [*own, *overrides])
+    own, of_variant = ([f"{k}={v}" for k, v in each.items()] for each in (values, changes))
+    # This benchmark evaluates the views itself.
+    no_views = "evaluation.tta=none"
+    if is_cumulative:
+        return config_lib.load(chosen.config, [*own, no_views, *of_variant, *overrides])
+    return config_lib.load(chosen.config, [*own, *overrides, *of_variant, no_views])
+
+
+def check_sites(config: Config, sites: Mapping[str, str]) -> None:
+    """Reads the images of all sites, before anything is trained.
+
+    Args:
+      config: Config of a run.
+      sites: Name -> SPEC of labelled images.
+
+    Raises:
+      UserError: They cannot be read, or have a class that the training images do not have.
+    """
+    if not sites:
+        return
+    size, given = config.data.image_size, config.data.classes
+    train = sources.load(
+        config.data.train, size, options=read_options(config), class_names=given, lazy=True
+    )
+    # As `saved_splits.select` reads another source than the run's.
+    options = read_options(config_lib.with_reading(config, layout=AUTO))
+    for spec in sites.values():
+        sources.load(
+            spec,
+            size,
+            options=options,
+            class_names=train.classes,
+            positional=bool(given),
+            lazy=True,
+        )
+
+
+def measure(
+    chosen: argparse.Namespace, ablation: Ablation, overrides: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Trains the runs that are not yet trained, and returns the scores of each row by set."""
+    registry.parse(chosen.distortions, "--distortions")
+    # All configs are loaded first, so that a wrong value costs no training.
+    configs = {
+        (seed, variant): _config(
+            chosen, seed, changes, overrides, is_cumulative=ablation.is_cumulative
+        )
+        for seed in chosen.seeds
+        for variant, changes in ablation.variants.items()
+    }
+    check_sites(next(iter(configs.values())), chosen.sites)
+    found: dict[str, dict[str, Answers]] = {name: {} for name in ablation.rows}
+    for (seed, variant), config in configs.items():
+        workdir = chosen.dir / f"{variant}-{seed}"
+        console.log_info(f"{variant}, seed {seed}: {workdir}")
+        compilation_cache.keep(workdir)
+        run.train(config, workdir)
+        rows = {name: row for name, row in ablation.rows.items() if row.variant == variant}
+        predicted = ablation_scores.answers(
+            workdir, set(rows.values()), chosen.distortions, chosen.sites
+        )
+        for name, row in rows.items():
+            for part, new in predicted[row].items():
+                old = found[name].get(part)
+                found[name][part] = new if old is None else old.joined(new)
+    scores = {}
+    for name, of_row in found.items():
+        reference = ablation.reference(name)
+        scores[name] = ablation_scores.scores(of_row, reference and found[reference])
+    return scores
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--train", required=True)
     parser.add_argument("--validation", default="auto")
     parser.add_argument("--dir", type=pathlib.Path, required=True)
+    parser.add_argument("--config", default="recipes/robust")
+    parser.add_argument("--leave_out", action="store_true")
+    parser.add_argument("--add", action="append", default=[])
+    parser.add_argument("--change", action="append", default=[])
+    parser.add_argument("--site", action="append", default=[])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--distortions", default="everything")
@@ -177,38 +203,15 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     return record.parse_with_overrides(parser)
 
 
-def measure(
-    chosen: argparse.Namespace, overrides: list[str]
-) -> dict[str, dict[str, dict[str, object]]]:
-    """Trains the runs that are not yet trained, and returns the rows of the table."""
-    found: dict[tuple[str, str], Answers] = {}
-    for seed in chosen.seeds:
-        for variant, changes in VARIANTS.items():
-            workdir = chosen.dir / f"{variant}-{seed}"
-            console.log_info(f"{variant}, seed {seed}: {workdir}")
-            compilation_cache.keep(workdir)
-            run.train(_config(chosen, seed, changes, overrides), workdir)
-            predicted = answers(workdir, chosen.distortions)
-            labels = predicted.pop(("labels", "labels", "labels"))
-            for name, (whose, which, views) in ROWS.items():
-                for part in SETS if whose == variant else ():
-                    new = Answers.of(seed, predicted[part, which, views], labels)
-                    old = found.get((name, part))
-                    found[name, part] = new if old is None else old.joined(new)
-    rows, before = {}, None
-    for name in ROWS:
-        of_row = {part: found[name, part] for part in SETS}
-        rows[name] = row(of_row, before)
-        before = of_row
-    return rows
-
-
 def main() -> None:
     """Runs the command."""
     chosen, overrides = _arguments()
     console.show_lines()
     try:
-        rows = measure(chosen, overrides)
+        sets = (ablation_scores.CLEAN, ablation_scores.DISTORTED)
+        chosen.sites = named("--site", chosen.site, taken=sets)
+        ablation = _ablation(chosen, overrides)
+        rows = measure(chosen, ablation, overrides)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -216,11 +219,20 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(128 + error.signal)
     device = record.device_name(jax.default_backend(), jax.devices()[0].device_kind)
-    about = {"epochs": chosen.epochs, "seeds": chosen.seeds, "distortions": chosen.distortions}
-    path = record.write(
-        chosen.out, device, {**about, "overrides": overrides, "rows": rows}, prefix="ablation_"
-    )
-    print(f"{table(rows)}\n\nwritten to {path}")
+    keys = ("config", "epochs", "seeds", "distortions", "sites")
+    content = {
+        **{key: getattr(chosen, key) for key in keys},
+        "overrides": overrides,
+        "variants": ablation.variants,
+        "trained": {name: dataclasses.asdict(row) for name, row in ablation.rows.items()},
+        "rows": rows,
+    }
+    if ablation.is_cumulative:
+        prefix, table = "ablation_", ablation_scores.cumulative_table(rows)
+    else:
+        prefix, table = "one_change_", ablation_scores.one_change_table(rows)
+    path = record.write(chosen.out, device, content, prefix=prefix)
+    print(f"{table}\n\nwritten to {path}")
 
 
 if __name__ == "__main__":

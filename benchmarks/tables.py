@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import ablation, latency, rare_classes
+from benchmarks import ablation_scores, latency, rare_classes
 from benchmarks.contenders import TIMM
 from benchmarks.tasks import Task
 from bloodjax.cli.console import counted
@@ -123,9 +123,28 @@ def _ablation(folder: pathlib.Path) -> str:
     if not found:
         return ""
     content = _read(found[-1])
-    seeds, options = len(content["seeds"]), " ".join(f"--config.{o}" for o in content["overrides"])
-    about = f"{content['date']}, {content['epochs']} epochs, {seeds} seeds, `{options}`"
-    return f"{about}:\n\n{ablation.table(content['rows'])}"
+    return f"{_about(content)}:\n\n{ablation_scores.cumulative_table(content['rows'])}"
+
+
+def _one_change(folder: pathlib.Path) -> str:
+    newest = {}
+    for path in sorted(folder.glob("one_change_*.json")):
+        content = _read(path)
+        newest[content["config"]] = content
+    cells = "A cell is the accuracy; that of each seed; and the difference to the whole recipe, "
+    cells += "with its 95 % interval over the images of all seeds"
+    return "\n\n".join(
+        f"`--config={config}`, {_about(content)}. {cells}:\n\n"
+        f"{ablation_scores.one_change_table(content['rows'])}"
+        for config, content in newest.items()
+    )
+
+
+def _about(content: dict) -> str:
+    """Date, epochs, seeds and overrides of an ablation."""
+    epochs, seeds = counted(content["epochs"], "epoch"), counted(len(content["seeds"]), "seed")
+    options = " ".join(f"--config.{option}" for option in content["overrides"])
+    return f"{content['date']}, {epochs}, {seeds}{options and f', `{options}`'}"
 
 
 def _rare_classes(folder: pathlib.Path) -> str:
@@ -209,6 +228,7 @@ def _fuzz(folder: pathlib.Path) -> str:
 TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "runs": _runs,
     "ablation": _ablation,
+    "one_change": _one_change,
     "rare_classes": _rare_classes,
     "speed": _speed,
     "latency": _latency,

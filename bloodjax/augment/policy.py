@@ -164,11 +164,16 @@ def parse(text: str) -> Policy:
     return Policy(views, (*passes, *_composed(layers)), mix, fill)
 
 
+def stages(text: str) -> tuple[str, ...]:
+    """The text of each stage of a policy, which need not be valid; see the module's docstring."""
+    return tuple(stage.strip() for stage in text.split("|"))
+
+
 def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
     """Parses each stage into its name, positional arguments and keyword arguments."""
-    for stage in text.split("|"):
+    for stage in stages(text):
         try:
-            node = ast.parse(stage.strip(), mode="eval").body
+            node = ast.parse(stage, mode="eval").body
             call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
             if not isinstance(call.func, ast.Name):
                 raise ValueError
@@ -176,7 +181,7 @@ def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
             kwargs = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
         except (SyntaxError, ValueError, TypeError):
             raise PolicyError(
-                f"stage {stage.strip()!r}: expected NAME or NAME(number, key=value)"
+                f"stage {stage!r}: expected NAME or NAME(number, key=value)"
             ) from None
         yield call.func.id, args, kwargs
 

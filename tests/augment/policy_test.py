@@ -1,7 +1,7 @@
 import pytest
 
 from bloodjax.augment.ops import POOLS
-from bloodjax.augment.policy import Layer, Mix, Pass, Policy, PolicyError, parse
+from bloodjax.augment.policy import Layer, Mix, Pass, Policy, PolicyError, parse, stages
 
 
 def test_views_alone_are_only_views():
@@ -20,6 +20,12 @@ def test_a_policy_with_every_kind_of_stage():
     assert found.passes == (Pass((standard, standard, Layer(("erase",), 0.0, 0.5, 0.25))),)
     assert found.mix == Mix(0.2, 0.5, 0.8, 0.4)
     assert found.fill == "edge"
+
+
+def test_stages_are_the_text_between_bars():
+    text = "d4 | choice('microscope', 0.8, 2)|erase(0.5, p=0.25)"
+    assert stages(text) == ("d4", "choice('microscope', 0.8, 2)", "erase(0.5, p=0.25)")
+    assert parse("|".join(stages(text))) == parse(text)
 
 
 def test_styles_are_mixed_without_labels():

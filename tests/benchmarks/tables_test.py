@@ -75,6 +75,25 @@ def test_recorded_runs_are_a_row_each(tmp_path):
     assert "| cells | 1,793 | 0.500 |  |  | 2026-01-02 | same run |" in rows
 
 
+def test_the_newest_ablation_of_each_recipe_is_shown(tmp_path):
+    folder = tmp_path / "a_device"
+    folder.mkdir()
+    about = {"device": "A device", "epochs": 1, "seeds": [0, 1], "overrides": ["ema=0.9"]}
+    scored = {"accuracy": 0.5, "seeds": {"0": 0.25, "1": 0.75}}
+    for date, recipe in (
+        ("2026-01-02", "travel"),
+        ("2026-01-03", "robust"),
+        ("2026-01-04", "travel"),
+    ):
+        content = {**about, "config": recipe, "date": date, "rows": {"whole": {"lab": scored}}}
+        (folder / f"one_change_{date}.json").write_text(json.dumps(content))
+    text = tables.fill(page(), tmp_path)
+    assert "`--config=travel`, 2026-01-04, 1 epoch, 2 seeds, `--config.ema=0.9`. A cell" in text
+    assert "`--config=robust`, 2026-01-03" in text
+    assert "2026-01-02" not in text
+    assert "| whole | 0.500; 0.250, 0.750 |" in text
+
+
 def test_a_page_without_markers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected <!-- runs"):
         tables.fill("nothing", tmp_path)
