@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from bloodjax.adaptation import cell_finder
+from bloodjax.augment import zoom
 from bloodjax.corruptions import registry
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.lazy import Images
-from bloodjax.evaluation.appearance import zoom_weights
 from bloodjax.evaluation.site import Site
 from bloodjax.metrics import accuracy_estimation
 from bloodjax.metrics.accuracy_estimation import AccuracyEstimate
@@ -99,7 +99,7 @@ def with_look_of(
     """
     there, here = cell_finder.find(site), cell_finder.find(images)
     site_light, light = (_light(found.background) for found in (there, here))
-    weights = zoom_weights(images.shape[1], _zoom(there.nucleus_diameter, here.nucleus_diameter))
+    weights = zoom.weights(images.shape[1], _zoom(there.nucleus_diameter, here.nucleus_diameter))
     density = _density(images, light).transpose(0, 3, 1, 2)
     density = (weights @ density @ weights.T).transpose(0, 2, 3, 1)
     change = _transport(_second_moment(density), _second_moment(_density(site, site_light)))

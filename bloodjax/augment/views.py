@@ -9,6 +9,7 @@ each set is the image itself.
   colour    brightness and contrast times 0.9 and 1.1, saturation times 0.8 and 1.2
   robust    corrections of distortions: grey-world white balance (Buchsbaum 1980), auto-contrast,
             Gaussian blur of 1 pixel, unsharp masking with that blur
+  zoom      cells of 0.9 and 1.15 times the size
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from bloodjax.augment import filters, geometry
+from bloodjax.augment.zoom import zoom
 from bloodjax.errors import UserError
 
 Images = UInt8[Array, "batch size size 3"]
@@ -140,6 +142,11 @@ SETS: dict[str, dict[str, View]] = {
         "auto_contrast": auto_contrast,
         "blur": blur,
         "unsharp": unsharp,
+    },
+    "zoom": {
+        IMAGE: _identity,
+        "smaller": partial(zoom, factor=0.9),
+        "larger": partial(zoom, factor=1.15),
     },
 }
 

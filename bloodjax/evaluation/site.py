@@ -18,13 +18,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from bloodjax.augment import zoom
 from bloodjax.config import parsed
 from bloodjax.data import lazy
 from bloodjax.data import names as names_lib
 from bloodjax.data.lazy import LazyImages
 from bloodjax.data.options import FIT_VALUES, is_fit
 from bloodjax.errors import UserError, did_you_mean
-from bloodjax.evaluation.appearance import Appearance, zoom_weights
+from bloodjax.evaluation.appearance import Appearance
 from bloodjax.io.files import atomic_write, read_json
 from bloodjax.metrics import calibration
 
@@ -106,13 +107,13 @@ class Site:
         self, maps: Float[np.ndarray, "n size size"]
     ) -> Float[np.ndarray, "n size size"]:
         """Maps of what `prepare` returns as maps of what it takes; 0 where that lost the image."""
-        zoom = 1.0 if self.appearance is None else self.appearance.zoom
-        if zoom == 1:
+        factor = 1.0 if self.appearance is None else self.appearance.zoom
+        if factor == 1:
             return maps
         size = maps.shape[1]
-        weights = zoom_weights(size, 1 / zoom)
+        weights = zoom.weights(size, 1 / factor)
         distance = np.abs(np.arange(size) + 0.5 - size / 2)
-        weights[distance * zoom > size / 2] = 0
+        weights[distance * factor > size / 2] = 0
         return weights @ maps @ weights.T
 
     @functools.cached_property
