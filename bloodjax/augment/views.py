@@ -10,13 +10,14 @@ each set is the image itself.
   robust    corrections of distortions: grey-world white balance (Buchsbaum 1980), auto-contrast,
             Gaussian blur of 1 pixel, unsharp masking with that blur
   zoom      cells of 0.9 and 1.15 times the size
+  d4_zoom   d4, its eight views with cells of 1, 1.15 and 0.9 times the size in turn
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -104,6 +105,32 @@ def _identity(images: Images) -> Images:
     return images
 
 
+def _zooms() -> dict[str, View]:
+    return {
+        IMAGE: _identity,
+        "larger": partial(zoom, factor=1.15),
+        "smaller": partial(zoom, factor=0.9),
+    }
+
+
+def _zoomed_symmetries() -> dict[str, View]:
+    symmetries, sizes = _symmetries("d4").items(), itertools.cycle(_zooms().items())
+    return dict(map(_joined, zip(symmetries, sizes, strict=False)))
+
+
+def _joined(steps: Sequence[tuple[str, View]]) -> tuple[str, View]:
+    """The name of several views one after another, and the view."""
+    steps = [(name, function) for name, function in steps if name != IMAGE]
+    functions = tuple(function for _, function in steps)
+    return "+".join(name for name, _ in steps) or IMAGE, partial(_apply_all, functions=functions)
+
+
+def _apply_all(images: Images, functions: tuple[View, ...]) -> Images:
+    for function in functions:
+        images = function(images)
+    return images
+
+
 # (transpose, flip up-down, flip left-right) -> name; degrees are as in `numpy.rot90`.
 _SYMMETRY = {
     (False, False, False): IMAGE,
@@ -143,18 +170,19 @@ SETS: dict[str, dict[str, View]] = {
         "blur": blur,
         "unsharp": unsharp,
     },
-    "zoom": {
-        IMAGE: _identity,
-        "smaller": partial(zoom, factor=0.9),
-        "larger": partial(zoom, factor=1.15),
-    },
+    "zoom": _zooms(),
+    "d4_zoom": _zoomed_symmetries(),
 }
+# At most one set of each group can be joined with others: they have views in common.
+_EXCLUSIVE = ({"flip", "d4", "d4_zoom"}, {"zoom", "d4_zoom"})
 
 
 def is_known(name: str) -> bool:
     """Whether `name` is a set of views, or several distinct sets joined by "+"."""
     parts = name.split("+")
-    distinct = len(set(parts)) == len(parts) and not {"flip", "d4"} <= set(parts)
+    distinct = len(set(parts)) == len(parts) and not any(
+        len(group.intersection(parts)) > 1 for group in _EXCLUSIVE
+    )
     return (
         all(part in SETS for part in parts)
         and distinct
@@ -191,19 +219,7 @@ def named(name: str) -> dict[str, View]:
       UserError: A set is unknown.
     """
     parts = check(name, "tta").split("+")
-    found = {}
-    for combination in itertools.product(*(SETS[part].items() for part in parts)):
-        steps = [(step, function) for step, function in combination if step != IMAGE]
-        found["+".join(step for step, _ in steps) or IMAGE] = partial(
-            _apply_all, functions=tuple(function for _, function in steps)
-        )
-    return found
-
-
-def _apply_all(images: Images, functions: tuple[View, ...]) -> Images:
-    for function in functions:
-        images = function(images)
-    return images
+    return dict(map(_joined, itertools.product(*(SETS[part].items() for part in parts))))
 
 
 def _grey(images: Images) -> Float[Array, "batch size size 1"]:

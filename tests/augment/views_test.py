@@ -6,6 +6,7 @@ import scipy.ndimage
 from PIL import Image, ImageEnhance, ImageOps
 
 from bloodjax.augment import views
+from bloodjax.augment.zoom import zoom
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 
@@ -116,13 +117,25 @@ def test_joined_sets_are_every_view_of_every_view(cells):
     np.testing.assert_array_equal(both, views.crop(images[:, ::-1, ::-1], 0.0, 0.0))
 
 
-@pytest.mark.parametrize("name", ["none", "d4", "d4+crops", "colour+robust+flip"])
+def test_zoomed_symmetries_are_those_of_d4_in_three_sizes(cells):
+    images, found = jnp.asarray(cells), views.named("d4_zoom")
+    symmetries = views.named("d4")
+    assert len(found) == len(symmetries) == 8
+    sizes = (1.0, 1.15, 0.9)
+    for i, (view, symmetry) in enumerate(zip(found.values(), symmetries.values(), strict=True)):
+        np.testing.assert_array_equal(view(images), zoom(symmetry(images), sizes[i % 3]))
+    assert list(found)[:3] == [views.IMAGE, "flip_left_right+larger", "flip_up_down+smaller"]
+
+
+@pytest.mark.parametrize("name", ["none", "d4", "d4+crops", "colour+robust+flip", "d4+zoom"])
 def test_known_names(name):
     assert views.is_known(name)
     assert views.check(name, "--tta") == name
 
 
-@pytest.mark.parametrize("name", ["", "d8", "d4+", "d4+none", "flip+d4", "crops+crops"])
+@pytest.mark.parametrize(
+    "name", ["", "d8", "d4+", "d4+none", "flip+d4", "crops+crops", "d4_zoom+d4", "zoom+d4_zoom"]
+)
 def test_unknown_names(name):
     assert not views.is_known(name)
     with pytest.raises(UserError, match=rf"--tta is '{name.replace('+', '.')}', expected none, "):
