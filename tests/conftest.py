@@ -42,12 +42,17 @@ def cells_dir():
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once(tmp_path_factory):
-    """What one test compiled, the others take: those of other workers and processes too."""
+    """What one test compiled, the others take: those of other workers and processes too.
+
+    With JAX_COMPILATION_CACHE_DIR in the environment, those of later pytest commands as well.
+    """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     options = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_dir": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+        ),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
         # A limit, however high, has JAX lock the folder for each file that it reads or writes.
         "jax_compilation_cache_max_size": 2**34,
