@@ -2,8 +2,9 @@
 
 Works with any network: `--config.model.name=convnext_tiny`. It is the robust recipe with two
 operations before the others: background and stains of another smear, and cells of half to double
-the size. Its eight test-time views show the cells in three sizes. Random filters (`random_conv`) are left out: they help at one of three laboratories and
-harm at another (docs/guides/new-site.md).
+the size. Its eight test-time views show the cells in three sizes. Random filters (`random_conv`)
+are left out: they help at one of three laboratories and harm at another
+(docs/guides/new-site.md).
 """
 
 from bloodjax.configs.recipes import robust
