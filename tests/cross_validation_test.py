@@ -287,7 +287,7 @@ def test_kinds_of_folds(make_config):
         make_config(folds=2.5)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_each_group_is_judged_by_the_run_that_did_not_see_it(make_config, tmp_path):
     file = grouped_cells(tmp_path / "cells.npz", ["P1", "P2", "P2", "P2"], n=32)
     changes = {

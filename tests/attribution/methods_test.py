@@ -147,7 +147,10 @@ SMALLEST = {
     "vgg11": 32,
 }
 # A quarter to half a minute each.
-LONG = ("convnextv2_atto", "densenet121", "efficientnet_lite0", "inception_v3", "vgg11")
+LONG = (
+    *("convnextv2_atto", "densenet121", "efficientnet_lite0", "inception_v3"),
+    *("mobilenetv1_025", "resnet18", "vgg11"),
+)
 
 
 def test_every_family_is_among_the_smallest():

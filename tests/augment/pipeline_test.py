@@ -145,7 +145,7 @@ FORM_POLICIES = {
 
 
 # Each compiles for a minute or more.
-LONG_POLICIES = ("laboratory", "three of all", "seven of all", "augmix")
+LONG_POLICIES = ("robust", "randaugment", "laboratory", "three of all", "seven of all", "augmix")
 
 
 @pytest.mark.parametrize(

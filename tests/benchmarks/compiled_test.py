@@ -40,7 +40,7 @@ def test_flax_has_the_same_network(name):
 
 
 # Keras builds and traces these for up to half a minute each.
-LONG = ("convnext_base", "efficientnet_b0", "inception_v3")
+LONG = ("convnext_base", "convnext_tiny", "efficientnet_b0", "inception_v3", "mobilenetv1_100")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_nobody_who_can_run_is_no_endless_loop():
     assert result["ratios"] == {}
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_real_process_of_ours_is_timed_and_an_unknown_network_named():
     result = pairing.compare(TASK, ["bloodjax"], 0.0)
     found = result["contenders"]["bloodjax"]

@@ -80,7 +80,7 @@ def test_every_method_is_a_config_and_every_adjusted_row_one_of_them():
     assert set(rare_classes.AFTERWARDS.values()) <= set(rare_classes.METHODS)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_trains_scores_and_writes(tmp_path, monkeypatch, capsys):
     # The tests share a compilation cache.
     monkeypatch.setattr(rare_classes.compilation_cache, "keep", lambda _: None)

@@ -23,7 +23,7 @@ def test_no_two_cells_are_equal():
         streaming.cells(384_401, side=32)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_memory_and_the_rates_are_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(streaming, "_ROUNDS", 2)
     monkeypatch.setattr(streaming, "_SIDE", 32)

@@ -96,7 +96,7 @@ SHOW = "import os, sys; print(os.environ.get('GLIBC_TUNABLES'), sys.flags.utf8_m
 @needs_glibc
 @pytest.mark.parametrize(
     ("choice", "tunables"),
-    [("1", "glibc.malloc.hugetlb=1"), pytest.param("0", "None", marks=pytest.mark.full)],
+    [("1", "glibc.malloc.hugetlb=1"), pytest.param("0", "None", marks=pytest.mark.slow)],
 )
 def test_the_console_script_and_python_m_restart(tmp_path, choice, tunables):
     (tmp_path / "bloodjax").write_text("from bloodjax.__main__ import main\nmain()\n")

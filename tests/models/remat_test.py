@@ -51,7 +51,7 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(np.float64(leaf))) for leaf in jax.tree.leaves(tree)))
 
 
-LONG = ("densenet", "inception", "resnet", "vgg")
+LONG = ("convnext", "densenet", "inception", "mobilenet", "resnet", "vgg")
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,12 @@ def test_a_batch_is_a_multiple_of_chips_micro_batches_and_pairs(make_config):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sharding": "fsdp"},
+        pytest.param({"sharding": "fsdp"}, marks=pytest.mark.slow),
         {"accumulate_steps": 4},
-        {"ema": 0.99, "augment": "d4|mixup(0.2)", "loss.label_smoothing": 0.1},
+        pytest.param(
+            {"ema": 0.99, "augment": "d4|mixup(0.2)", "loss.label_smoothing": 0.1},
+            marks=pytest.mark.slow,
+        ),
         {"loss.logit_adjustment": 1.0, "loss.class_weights": "none"},
     ],
 )

@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_may_be_profiled_and_no_phase_twice(
     assert list(recorder.load(workdir)) == ["head", "finetune"]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_stop_within_a_recording_leaves_nothing(
     make_config, tmp_path, monkeypatch, no_evaluation
 ):
@@ -131,7 +131,7 @@ def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, n
     assert recorder.load(tmp_path) == {}
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_only_calls_of_one_size_are_recorded(make_config, tmp_path, no_evaluation):
     config = make_config(
         **{

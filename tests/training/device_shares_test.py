@@ -66,7 +66,9 @@ def on_one(case):
 
 @pytest.mark.full
 @pytest.mark.parametrize("layout", sharding.LAYOUTS)
-@pytest.mark.parametrize("case", CHANGES)
+@pytest.mark.parametrize(
+    "case", ["plain", "micro", pytest.param("randaugment", marks=pytest.mark.slow)]
+)
 def test_training_gives_the_numbers_of_one_device(layout, case):
     executor = make(layout, **CHANGES[case])
     state = two_steps(executor)
