@@ -125,8 +125,8 @@ def evaluate(
       split: Part of `data`. If `data` is the source that the run was trained on: train, validation
         or test of its splits.json, by default test. Otherwise: one of the source's own splits, by
         default test, or everything if it has none.
-      tta: Views for test-time augmentation: none, flip, d4, crops, colour, robust, several joined
-        by "+", or selected. By default those that the run selected, or its config's.
+      tta: Views for test-time augmentation: none, flip, d4, crops, colour, robust, zoom, d4_zoom,
+        several joined by "+", or selected. By default those that the run selected, or its config's.
       out: Folder to write to; by default one in WORKDIR/evaluate.
       tta_select: How to weight the views on the run's validation split first: none, greedy or
         weights.

@@ -29,7 +29,7 @@ _SPLIT = command.flags.DEFINE_string(
 _TTA = command.flags.DEFINE_string(
     "tta",
     None,
-    "VIEWS: Average over none, flip, d4, crops, colour, robust or selected.",
+    "VIEWS: Average over none, flip, d4, crops, colour, robust, zoom, d4_zoom or selected.",
 )
 _SELECT = command.flags.DEFINE_enum(
     "tta_select",

@@ -83,7 +83,10 @@ def test_several_runs_are_an_ensemble_with_selected_views(command, trained, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tta=d6"], "error: --tta is 'd6', expected none, flip, d4, crops, colour, robust, sel"),
+        (
+            ["--tta=d6"],
+            "error: --tta is 'd6', expected none, flip, d4, crops, colour, robust, zoom, d4_zoom, ",
+        ),
         (["--tta=selected"], "error: tta is 'selected', but the run has no tta.json"),
         (["--tta_select=greedy"], "error: --tta is 'none', expected several views to select"),
     ],

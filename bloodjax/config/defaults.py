@@ -245,8 +245,8 @@ def defaults() -> ml_collections.ConfigDict:
             # validates on this group.
             "folds": config_dict.FieldReference(0, field_type=object),
             "evaluation": {
-                # Views for test-time augmentation: none, flip, d4, crops, colour or robust, or
-                # several joined by "+", as in d4+crops.
+                # Views for test-time augmentation: none, flip, d4, crops, colour, robust, zoom or
+                # d4_zoom, or several joined by "+", as in d4+crops.
                 "tta": "none",
                 # What is averaged over the views: probabilities or logits.
                 "tta_average": "probabilities",
