@@ -29,7 +29,7 @@ command.flags.DEFINE_string(
 _TTA = command.flags.DEFINE_string(
     "tta",
     None,
-    "VIEWS: Average over none, flip, d4, crops, colour, robust, zoom, d4_zoom or selected.",
+    "VIEWS: Views to average over, such as d4, crops, d4_zoom, none or selected.",
 )
 _BAD = command.flags.DEFINE_enum(
     "bad_images",
