@@ -96,7 +96,7 @@ def test_operations_of_a_pool_are_equally_likely(images):
 POLICY = "d4|randaugment(2, 0.5, 'all')|erase(0.5, p=0.5)"
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_an_image_depends_on_its_own_key_alone(images):
     all_at_once = run(POLICY, images)
     np.testing.assert_array_equal(run(POLICY, images), all_at_once)

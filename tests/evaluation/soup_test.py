@@ -122,7 +122,7 @@ def test_a_run_without_a_soup_has_none(trained):
     assert not (trained / "soup.json").exists()
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeypatch):
     config, workdir, _ = again
     taken, original = [], JitExecutor.train

@@ -39,7 +39,7 @@ def last_variables(workdir, config):
         return step, jax.device_get(checkpoints.restore_variables(step, like))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_head_on_cached_features_ends_as_on_pictures_and_after_a_stop(
     make_config, tmp_path, monkeypatch
 ):
