@@ -10,6 +10,11 @@ os.environ["XLA_FLAGS"] = (
     # On two busy cores eight devices may keep each other waiting for longer than XLA allows.
     + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 ).strip()
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# A limit, however high, has JAX lock the folder for each file that it reads or writes. It is set
+# ahead of JAX's import because a cache that was opened without a limit stays without one, and
+# its files without the times of use that processes with a limit expect.
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
 
 import functools
 import importlib.util
@@ -49,17 +54,8 @@ def _compiled_once(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    options = {
-        "jax_compilation_cache_dir": os.environ.get(
-            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
-        ),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
-        # A limit, however high, has JAX lock the folder for each file that it reads or writes.
-        "jax_compilation_cache_max_size": 2**34,
-    }
-    for name, value in options.items():
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @pytest.fixture(autouse=True)
