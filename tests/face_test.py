@@ -122,7 +122,9 @@ STATED = ["data:", "8", "left", *["synthetic-24:"] * 3, "written"]
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("before", "shown"), [("", True), (SILENCED, False)])
+@pytest.mark.parametrize(
+    ("before", "shown"), [("", True), pytest.param(SILENCED, False, marks=pytest.mark.slow)]
+)
 def test_progress_is_shown_unless_it_is_silenced(trained, tmp_path, before, shown):
     call = f"bloodjax.evaluate({str(trained)!r}, 'synthetic:24', out={str(tmp_path)!r})"
     code = f"import bloodjax\n{before}\n{call}"
