@@ -51,8 +51,7 @@ def of_archive(path: pathlib.Path) -> str:
     """
     if path.is_dir():
         with open_archive(path) as archive:
-            names = archive.files
-        return _digest(_hash_files(path, names))
+            return _digest(_hash_files(archive.locate, archive.files))
     with open_zip(path) as zipped:
         # ZipInfo.is_dir raises for a name that is empty.
         members = [member for member in zipped.infolist() if not member.filename.endswith("/")]
@@ -80,7 +79,7 @@ def of_files(folder: pathlib.Path, names: Sequence[str]) -> str:
     Raises:
       UserError: A file cannot be read.
     """
-    return _digest(_hash_files(folder, names, all_count=True))
+    return _digest(_hash_files(folder.joinpath, names, all_count=True))
 
 
 def of_contents(
@@ -197,23 +196,22 @@ def normal_name(name: str) -> str:
 
 
 def _hash_files(
-    folder: pathlib.Path, names: Sequence[str], *, all_count: bool = False
+    locate: Callable[[str], pathlib.Path], names: Sequence[str], *, all_count: bool = False
 ) -> list[tuple[str, int, str]]:
-    """Name, size and hash of each file that counts."""
+    """Name, size and hash of each file that counts; `locate` returns the path of a name."""
     found: list[tuple[str, int, str] | None] = [None] * len(names)
 
     def hash_chunk(start: int) -> None:
         for i in range(start, min(start + _FILES_PER_THREAD, len(names))):
-            hashed = _hash_file(folder, names[i], all_count or _counts_by_name(names[i]))
+            hashed = _hash_file(locate(names[i]), all_count or _counts_by_name(names[i]))
             found[i] = hashed and (names[i], *hashed)
 
     lazy.run_in_threads(hash_chunk, range(0, len(names), _FILES_PER_THREAD))
     return [entry for entry in found if entry is not None]
 
 
-def _hash_file(folder: pathlib.Path, name: str, counts: bool) -> tuple[int, str] | None:
+def _hash_file(path: pathlib.Path, counts: bool) -> tuple[int, str] | None:
     """Size and hash of a file; None if it does not count by name and is not an image either."""
-    path = os.path.join(folder, name)
     digest, size = hashlib.blake2b(digest_size=16), 0
     try:
         with open(path, "rb", buffering=0) as file:

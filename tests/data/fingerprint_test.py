@@ -88,6 +88,15 @@ def test_a_name_in_another_unicode_form_is_the_same(tmp_path):
     assert len(found) == 1
 
 
+def test_names_that_are_not_utf_8_can_be_hashed(folder):
+    before = sources.fingerprint(str(folder))
+    os.rename(folder / "a/2.png", os.fsencode(folder) + b"/a/caf\xe9.png")
+    other = sources.fingerprint(str(folder))
+    assert other != before
+    os.rename(os.fsencode(folder) + b"/a/caf\xe9.png", folder / "a/café.png")
+    assert sources.fingerprint(str(folder)) == other
+
+
 def test_a_changed_byte_of_a_shard_is_other_data(tmp_path):
     out = tmp_path / "packed"
     packing.pack(render.render_dataset(16, 32), out, as_pixels=True)

@@ -68,6 +68,7 @@ class Archive:
       left_out: Hidden files and folders, those of operating systems, and what this library has
         written. A folder counts as one.
       details: Facts about the names, for `Reading.details`.
+      locate: Returns the path in the file system of the file at a path; None if it has none.
     """
 
     files: tuple[str, ...]
@@ -75,6 +76,7 @@ class Archive:
     read: Callable[[str], bytes]
     left_out: tuple[LeftOut, ...] = ()
     details: tuple[str, ...] = ()
+    locate: Callable[[str], pathlib.Path] | None = None
 
 
 @contextlib.contextmanager
@@ -220,7 +222,11 @@ def _folder(root: pathlib.Path) -> Archive:
             else:
                 left.append((entry.path, path, ancestors | {key}))
 
-    return listing.archive(lambda name: read_file(pathlib.Path(odd.get(name) or root / name)))
+    def locate(name: str) -> pathlib.Path:
+        return pathlib.Path(odd.get(name) or root / name)
+
+    archive = listing.archive(lambda name: read_file(locate(name)))
+    return dataclasses.replace(archive, locate=locate)
 
 
 class _Listing:
