@@ -17,6 +17,7 @@ from bloodjax.data.formats import array_record, tfds
 from bloodjax.data.formats.records import Shard, Writer
 from bloodjax.data.lazy import LazyImages
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
+from bloodjax.data.spec import synthetic_count
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
@@ -50,7 +51,7 @@ def load_source(
     Raises:
       UserError: The source cannot be read, or its images have no native size.
     """
-    if image_size is None and spec.startswith("synthetic"):
+    if image_size is None and synthetic_count(spec) is not None:
         raise UserError(f"{spec}: synthetic images have no native size, expected --image_size")
     return sources.load(
         spec,

@@ -121,6 +121,12 @@ def test_rendered_cells(tmp_path):
         packing.load_source("synthetic:24")
 
 
+def test_a_file_whose_name_begins_with_synthetic_has_its_own_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    challenge("synthetic_cells.npz")
+    assert packing.load_source("synthetic_cells.npz").images.shape == (12, 20, 20, 3)
+
+
 def test_packed_again_it_is_the_same(spec, tmp_path):
     first = pack(spec, tmp_path / "first", shards=2)
     again = pack(first, tmp_path / "again", shards=2)
