@@ -12,7 +12,7 @@ _DATA = command.flags.DEFINE_multi_string(
 )
 command.flags.DEFINE_string("out", "audit", "DIR: Folder for audit.json and index.html.")
 _SIZE = command.flags.DEFINE_integer(
-    "image_size", 96, "PIXELS: Side of the images when they are compared."
+    "image_size", 96, "PIXELS: Side of the images when they are compared.", 16, 2048
 )
 _BAD = command.flags.DEFINE_enum(
     "bad_images",

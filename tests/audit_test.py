@@ -28,3 +28,11 @@ def test_compares_several_sources(command, tmp_path):
     assert "99 images: 0 junk, " in done.stderr
     assert "1 leak; see" in done.stderr
     assert (tmp_path / "audit/index.html").exists()
+
+
+def test_a_side_that_no_image_has_is_refused(command):
+    done = subprocess.run(
+        **command("audit", "--data=synthetic:16", "--image_size=0"), capture_output=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: flag --image_size=0: ")
