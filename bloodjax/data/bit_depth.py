@@ -65,7 +65,9 @@ def choose(ranges: Sequence[Range]) -> str:
     floats = [one for one in ranges if one.is_float]
     largest = max(one.largest for one in ranges)
     fractions = any(one.has_fractions for one in ranges)
-    if floats and max(one.largest for one in floats) <= 1 and fractions:
+    # Floats of 0 and 1 alone are black and white.
+    is_binary = len(floats) == len(ranges) and largest == 1
+    if floats and max(one.largest for one in floats) <= 1 and (fractions or is_binary):
         if len(floats) < len(ranges):
             raise ValueError("some images have floats of 0..1 and others have integers")
         if largest < _SMALLEST_UNIT:

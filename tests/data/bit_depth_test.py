@@ -31,6 +31,13 @@ def test_floats_of_0_to_1():
     np.testing.assert_array_equal(bit_depth.to_uint8(values, found, "0..1"), np.arange(256))
 
 
+def test_floats_of_0_and_1_alone_are_black_and_white():
+    dark, bright = np.zeros(3, np.float32), np.array([0.0, 1.0], np.float32)
+    assert bit_depth.choose(ranges(dark, bright)) == bit_depth.UNIT
+    assert bit_depth.to_uint8(bright, *ranges(bright), bit_depth.UNIT).tolist() == [0, 255]
+    assert bit_depth.choose(ranges(bright, np.array([0, 1]))) == "8"
+
+
 def test_a_dark_float_image_has_the_scale_of_the_others():
     dark, bright = np.array([0.0, 0.01, 0.1]), np.array([0.0, 200.5])
     assert bit_depth.choose(ranges(dark, bright)) == "8"
