@@ -115,12 +115,18 @@ def _one(image: object, subject: str) -> UInt8[np.ndarray, "height width 3"]:
             f"{subject} {_describe(array)}, expected uint8 [height, width] or [height, width, "
             "channels] with values of 0..255, 1, 3 or 4 channels and at least one pixel"
         )
-    return to_rgb(array[None])[0][0]
+    try:
+        return to_rgb(array[None])[0][0]
+    except ValueError as error:  # which calls the only image "image 0"
+        raise ValueError(f"{subject} not readable ({error.__cause__})") from error
 
 
 def _array(images: object, subject: str) -> np.ndarray:
     if isinstance(images, images_lib.PillowImage):
-        return images_lib.from_pillow(images)
+        try:
+            return images_lib.from_pillow(images)
+        except Exception as error:  # Pillow decodes now, and raises any type on damaged data
+            raise ValueError(f"{subject} not readable ({error})") from error
     try:
         return np.asarray(images)
     except Exception as error:  # arrays of other libraries raise any type

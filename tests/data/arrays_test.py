@@ -91,6 +91,18 @@ UNCLEAR = {
         lambda x: Image.fromarray(x[0, ..., 0].astype(np.uint16)),
         r"images are uint16 \[20, 20, 1\] .*expected uint8",
     ),
+    "a damaged file of Pillow": (
+        lambda x: [x[0], Image.open(io.BytesIO(png(x[0])[:500]))],
+        r"images\[1\] is not readable \(image file is truncated",
+    ),
+    "a clear one of Pillow": (
+        lambda x: [x[0], Image.new("RGBA", (4, 4))],
+        r"images\[1\] is not readable \(all of its pixels are transparent\)",
+    ),
+    "a clear one": (
+        lambda x: [x[0], np.zeros((4, 4, 4), np.uint8)],
+        r"images\[1\] is not readable \(all of its pixels are transparent\)",
+    ),
     "nothing": (lambda x: None, r"images are object \[\], expected uint8"),
 }
 
