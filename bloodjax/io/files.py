@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -37,14 +38,17 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     if not distributed.is_primary():
         return
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        encoded = (
-            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-        )
-        file.write(encoded)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    encoded = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: pathlib.Path, expected: str, parse: Callable[[Any], T]) -> T:

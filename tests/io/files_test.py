@@ -26,6 +26,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         files.atomic_write(path, "new")
     assert path.read_text("utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_name_that_is_not_utf_8_is_written_as_an_escape(tmp_path):
