@@ -14,6 +14,7 @@ from bloodjax.data.dataset import Dataset, unlabelled
 from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
 from bloodjax.data.formats import groups as groups_lib
 from bloodjax.data.formats.archive import keep_open
+from bloodjax.data.lazy import host_memory
 from bloodjax.data.options import AUTO, DEFAULTS, MULTI_LABEL, ReadOptions
 from bloodjax.data.reading import Reading
 from bloodjax.data.spec import Kind, Source, is_called_synthetic, resolve
@@ -91,6 +92,7 @@ def _read(
 ) -> Dataset:
     match source.kind:
         case Kind.SYNTHETIC:
+            _check_memory(source.count, size)
             dataset = render.render_dataset(source.count, size, seed=seed)
             return dataset.with_reading(Reading(layout="rendered cells"))
         case Kind.TABLE | Kind.HF_DATASET:
@@ -102,6 +104,15 @@ def _read(
             return array_record.read_dataset(source.path, size, options)
         case _:
             return folders.read_dataset(source.path, size, options, class_names, lazy=lazy)
+
+
+def _check_memory(count: int, size: int) -> None:
+    needed, there = count * size**2 * 3, host_memory()
+    if needed > there:
+        raise UserError(
+            f"synthetic:{count}: needs {needed / 2**30:,.0f} GiB of memory, expected at most "
+            f"{there / 2**30:,.0f} GiB"
+        )
 
 
 def load_images(
@@ -249,9 +260,9 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
             f"{dataset.reading.spec}: contains the class{'es' if len(unknown) > 1 else ''} "
             f"{names.shown(unknown)}, expected only {names.shown(class_names)}"
         )
-    if dataset.is_multi_label and len(dataset.classes) < len(class_names):
-        named = set(name_of.values())
-        lacking = [name for name in class_names if name not in named]
+    named = set(name_of.values())
+    lacking = [name for name in class_names if name not in named]
+    if dataset.is_multi_label and lacking:
         raise UserError(
             f"{dataset.reading.spec}: has no column of the label{'s' if len(lacking) > 1 else ''} "
             f"{names.shown(lacking)}, expected 0 or 1 for each of {names.shown(class_names)}"
@@ -260,7 +271,8 @@ def in_label_order(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     new_label = np.array([position[name_of[name]] for name in dataset.classes], np.int32)
     if dataset.is_multi_label:
         labels = np.zeros((len(dataset), len(class_names)), np.int32)
-        labels[:, new_label] = dataset.labels
+        for column, label in enumerate(new_label):  # two columns may be one label
+            labels[:, label] |= dataset.labels[:, column]
     else:
         labels = new_label[dataset.labels]
     reading = dataset.reading.with_details(*names.taken_as(name_of))

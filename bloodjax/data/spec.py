@@ -106,15 +106,18 @@ def synthetic_count(spec: str) -> int | None:
     """N of `synthetic[:N]`; None for any other SPEC, and if a file or folder has this name.
 
     Raises:
-      UserError: N is not a number of at least 1.
+      UserError: N is not a number of at least 1 and of at most nine digits.
     """
     if not is_called_synthetic(spec) or os.path.lexists(spec):
         return None
     _, colon, count = spec.partition(":")
     if not colon:
         return DEFAULT_SYNTHETIC
-    if not re.fullmatch("0*[1-9][0-9]*", count):
-        raise UserError(f"{spec}: {count!r} images, expected synthetic:N with N of 1 or more")
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", count):
+        raise UserError(
+            f"{spec}: {count[:20]!r} images, expected synthetic:N with N of 1 or more"
+            " and at most nine digits"
+        )
     return int(count)
 
 
@@ -143,7 +146,10 @@ def _local_path(spec: str) -> pathlib.Path:
         return tfds.locate(spec)
     # pathlib's expanduser raises without a home.
     path = pathlib.Path(os.path.expanduser(remote.local(spec)))
-    return path if path.exists() else _in_other_form(spec, path)
+    try:
+        return path if path.exists() else _in_other_form(spec, path)
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{spec}: cannot be read ({error.strerror})") from error
 
 
 def _in_other_form(spec: str, path: pathlib.Path) -> pathlib.Path:

@@ -105,6 +105,11 @@ def test_renders_synthetic_cells():
     assert_same(sources.load("synthetic:16", 32, seed=5), render.render_dataset(16, 32, seed=5))
 
 
+def test_more_synthetic_cells_than_fit_in_memory_are_refused():
+    with pytest.raises(UserError, match=r"synthetic:999999999: needs .* GiB of memory, expected"):
+        sources.load("synthetic:999999999", 96)
+
+
 def test_class_names_give_the_label_order(folder):
     names = ("c", "not here", "b", "a")
     dataset = sources.load(str(folder), 24, class_names=names)
@@ -137,6 +142,16 @@ def test_a_label_that_a_file_of_several_lacks_is_named(tmp_path):
         sources.load(file, 24, options=several, class_names=("a", "b", "c", "d"))
     found = sources.load(file, 24, options=several, class_names=("c", "a"))
     assert found.labels.tolist() == labels[:, ::-1].tolist()
+
+
+def test_two_columns_of_one_form_are_one_label(tmp_path):
+    file, several = str(tmp_path / "several.npz"), ReadOptions(task="multi-label")
+    pixels = np.stack([image(i) for i in range(3)])
+    np.savez(file, images=pixels, labels=[[1, 0], [0, 1], [0, 0]], classes=["a", "A"])
+    found = sources.load(file, 24, options=several, class_names=("a",))
+    assert found.labels.tolist() == [[1], [1], [0]]
+    with pytest.raises(UserError, match=r"several.npz: has no column of the label b, expected"):
+        sources.load(file, 24, options=several, class_names=("a", "b"))
 
 
 def test_says_which_classes_are_unknown(folder):

@@ -45,6 +45,13 @@ def test_what_is_not_on_this_machine_is_named_by_its_spec():
     assert spec.resolve("synthetic").count == spec.DEFAULT_SYNTHETIC
 
 
+def test_a_name_or_number_that_is_too_long_is_one_line():
+    with pytest.raises(UserError, match=r"x: cannot be read \(File name too long\)$"):
+        spec.resolve("x" * 300)
+    with pytest.raises(UserError, match=r"images, expected synthetic:N with N of 1 or more and"):
+        spec.resolve("synthetic:" + "9" * 5000)
+
+
 def test_a_file_may_be_called_synthetic(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert spec.synthetic_count("synthetic:9") == 9
