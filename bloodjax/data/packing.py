@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -192,19 +194,20 @@ def encode(dataset: Dataset, as_pixels: bool) -> Iterator[bytes]:
             yield from (image.tobytes() for image in pixels[start : numbers.stop])
         elif read_files is not None:
             scale = dataset.reading.tally.scale or AUTO
-            yield from (images.as_png_or_jpeg(data, scale) for data in read_files(numbers))
+            convert = functools.partial(images.as_png_or_jpeg, bits=scale)
+            yield from _in_threads(convert, read_files(numbers))
         else:
-            yield from _encode_png(pixels[start : numbers.stop])
+            yield from _in_threads(images.encode_png, pixels[start : numbers.stop])
 
 
-def _encode_png(pixels: np.ndarray) -> list[bytes]:
-    encoded = [b""] * len(pixels)
+def _in_threads(convert: Callable[[Any], bytes], values: Sequence | np.ndarray) -> list[bytes]:
+    converted = [b""] * len(values)
 
-    def encode_one(i: int) -> None:
-        encoded[i] = images.encode_png(pixels[i])
+    def convert_one(i: int) -> None:
+        converted[i] = convert(values[i])
 
-    lazy.run_in_threads(encode_one, range(len(pixels)))
-    return encoded
+    lazy.run_in_threads(convert_one, range(len(values)))
+    return converted
 
 
 def _metadata(shard: Shard) -> dict[str, int | str]:

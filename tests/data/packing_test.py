@@ -2,6 +2,7 @@ import io
 import json
 import os
 import socket
+import threading
 import zipfile
 
 import numpy as np
@@ -125,6 +126,21 @@ def test_a_file_whose_name_begins_with_synthetic_has_its_own_size(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     challenge("synthetic_cells.npz")
     assert packing.load_source("synthetic_cells.npz").images.shape == (12, 20, 20, 3)
+
+
+def test_files_are_converted_in_threads(tmp_path, monkeypatch):
+    threads, convert = set(), images.as_png_or_jpeg
+
+    def recorded(data, bits):
+        threads.add(threading.current_thread())
+        return convert(data, bits)
+
+    dataset = packing.load_source(str(write_folder(tmp_path / "cells")))
+    expected = [convert(data) for data in dataset.images.read_files(range(len(dataset)))]
+    monkeypatch.setattr(images, "as_png_or_jpeg", recorded)
+    assert list(packing.encode(dataset, as_pixels=False)) == expected
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_packed_again_it_is_the_same(spec, tmp_path):
