@@ -167,8 +167,9 @@ def fetch(url: str, info: ObjectInfo, path: pathlib.Path, temporary: pathlib.Pat
                 problem = bucket_errors.dropped(error, bucket_urls.endpoint(url))
         if not problem:
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.remove(path)
-            os.replace(temporary, path)
+            if path.is_dir():
+                files.remove(path)
+            os.replace(temporary, path)  # a file is there at any time for those who read it
             return info
         temporary.unlink(missing_ok=True)
         with explained(url):

@@ -36,6 +36,20 @@ def test_an_object_is_written_read_replaced_and_deleted(bucket):
     assert error_of(buckets.read_bytes, url) == f"{url}: no such object or folder in the bucket"
 
 
+def test_a_copy_that_is_replaced_is_there_at_any_time(bucket, tmp_path, monkeypatch):
+    url, replace, before = bucket / "a.txt", os.replace, []
+
+    def recorded(source, target):
+        before.append(target.read_bytes() if target.is_file() else None)
+        replace(source, target)
+
+    monkeypatch.setattr(buckets.os, "replace", recorded)
+    for content in (b"one", b"two"):
+        buckets.write_bytes(url, content)
+        assert fetched(url, tmp_path) == content
+    assert before == [None, b"one"]
+
+
 def test_of_several_one_creates_and_one_replaces(bucket):
     url = bucket / "lock"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
