@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from typing import NamedTuple
 
 # In the order in which a tie between them is decided.
@@ -62,7 +63,8 @@ def rows(text: str, delimiter: str = "", *, strict: bool = False) -> list[list[s
     Args:
       text: The table.
       delimiter: What separates cells; by default the one of comma, semicolon, tab and "|" that
-        gives the first row the most cells.
+        gives the first row the most cells, and of several the one that gives the second row as
+        many.
       strict: Whether quotes that do not pair are an error.
 
     Raises:
@@ -70,8 +72,8 @@ def rows(text: str, delimiter: str = "", *, strict: bool = False) -> list[list[s
     """
     text = without_hint(text)
     if not delimiter:
-        first = next(filter(str.strip, text.splitlines()), "")
-        delimiter = max(_DELIMITERS, key=lambda each: _cells(first, each))
+        lines = [*itertools.islice(filter(str.strip, text.splitlines()), 2), "", ""]
+        delimiter = max(_DELIMITERS, key=lambda each: _fit(*lines[:2], each))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
     found: list[list[str]] = []
     try:
@@ -79,6 +81,12 @@ def rows(text: str, delimiter: str = "", *, strict: bool = False) -> list[list[s
     except csv.Error as error:
         raise csv.Error(f"row {len(found) + 1}: {error}") from error
     return found
+
+
+def _fit(first: str, second: str, delimiter: str) -> tuple[int, bool]:
+    """Number of cells in the first row, and whether the second row has as many."""
+    cells = _cells(first, delimiter)
+    return cells, cells == _cells(second, delimiter)
 
 
 def _cells(line: str, delimiter: str) -> int:

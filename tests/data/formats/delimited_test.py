@@ -30,6 +30,15 @@ def test_the_delimiter_is_found_in_the_header(delimiter):
     assert delimited.rows(text) == [["path", "label"], ["a,b;c\t|.png", "x"]]
 
 
+def test_the_second_row_decides_between_two_delimiters_of_the_header():
+    assert delimited.rows("image;cell, type\na.png;x\n") == [
+        ["image", "cell, type"],
+        ["a.png", "x"],
+    ]
+    assert delimited.rows("image\na;b.png\n") == [["image"], ["a;b.png"]]
+    assert delimited.rows("") == []
+
+
 def test_a_hint_for_spreadsheets_is_no_row():
     assert delimited.rows("sep=;\na;b\n1;2\n") == [["a", "b"], ["1", "2"]]
 
