@@ -124,12 +124,13 @@ def clean(group: str) -> str:
 
 
 def of_column(cells: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The group of each image from a column of a table; groups of one form are one.
+    """The group of each image from a column or an array; groups of one form are one.
 
     Returns:
       The keys, "" for an image without a group, and a fact for `Reading.details`.
     """
-    keys, _ = _merge({str(i): clean(cell) for i, cell in enumerate(cells)})
+    cleaned = {cell: clean(cell) for cell in set(cells)}
+    keys, _ = _merge({str(i): cleaned[cell] for i, cell in enumerate(cells)})
     n, without = len({*keys.values()} - {""}), sum(not key for key in keys.values())
     fact = f"{n:,} group{'s' if n != 1 else ''}"
     if without:

@@ -386,22 +386,20 @@ class _Arrays:
                     *(self.path, name, " and ".join(keys)),
                 )
             return ("",) * n, unused
-        found = tuple(
-            group
+        cells = [
+            cell
             for key, count in zip(keys, counts.values(), strict=True)
-            for group in (self._groups(key, count) if key in self.keys else ("",) * count)
-        )
+            for cell in (self._groups(key, count) if key in self.keys else ("",) * count)
+        ]
+        found, facts = groups_lib.of_column(cells)
         without = found.count("")
-        different = len(set(found) - {""})
-        fact = f"{different} group{'s' if different != 1 else ''}"
         if without:
-            fact += f", none for {without} of {n} images"
             _log.warning(
                 "%s: no key in %s for %d of %d images; they may be on another side of a split "
                 "than images of the same patient or slide",
                 *(self.path, ", ".join(keys), without, n),
             )
-        return found, (fact, *unused)
+        return tuple(found), (*facts, *unused)
 
     def _groups(self, key: str, n: int) -> list[str]:
         array = self.array(key)
@@ -416,9 +414,7 @@ class _Arrays:
                 array = np.char.decode(array, "utf-8")
             except UnicodeError as error:
                 raise self._error(key, array, "bytes of UTF-8") from error
-        keys = list(map(str, array.tolist()))
-        clean = {each: groups_lib.clean(each) for each in set(keys)}
-        return [clean[each] for each in keys]
+        return list(map(str, array.tolist()))
 
     def _error(self, key: str, array: np.ndarray, expected: str) -> UserError:
         found = f"{array.dtype} of shape {array.shape}"

@@ -122,6 +122,13 @@ def test_groups_of_any_clear_kind_are_taken(tmp_path, groups):
     assert "3 groups" in dataset.reading.details
 
 
+def test_groups_of_one_form_are_one(tmp_path):
+    groups = np.array(["P1", "p1 ", "P1", "\u00e9", "e\u0301", "", "p2", "p3"] * 2)
+    dataset = npz.read_dataset(challenge(tmp_path / "a.npz", groups=groups), 20, ())
+    assert dataset.groups == ("P1", "P1", "P1", "\u00e9", "\u00e9", "", "p2", "p3") * 2
+    assert "4 groups, none for 2 of 16 images" in dataset.reading.details
+
+
 def test_missing_groups_are_said(tmp_path, caplog):
     groups = np.where(np.arange(N) < 12, np.nan, 7)
     dataset = npz.read_dataset(challenge(tmp_path / "a.npz", groups=groups), 20, ())
