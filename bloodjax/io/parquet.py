@@ -63,7 +63,9 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list]]:
         names = list(file.schema_arrow.names)
         plain = [i for i, kind in enumerate(file.schema_arrow.types) if _is_plain(kind)]
         table = file.read([names[i] for i in plain])
-        values = dict(zip(plain, (column.to_pylist() for column in table.columns), strict=True))
+        # A name such as "a.b" also selects the field b of a column a.
+        columns = [column.to_pylist() for column in table.columns if _is_plain(column.type)]
+        values = dict(zip(plain, columns, strict=True))
         rows = file.metadata.num_rows
         types = file.schema_arrow.types
     except pyarrow.ArrowException as error:
