@@ -133,8 +133,9 @@ def mix_amplitudes(images: Images, weights: Float[Array, " batch"], band: float)
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     down = np.fft.fftfreq(height, 1 / height)
     across = np.fft.rfftfreq(width, 1 / width)
+    # The quotients of NumPy are integers up to rounding, and so may be the band's end.
     (cos_down, sin_down), (cos_across, sin_across) = (
-        _waves(k[np.abs(k) <= np.floor(band * size)], size)
+        _waves(np.rint(k[np.abs(k) <= band * size + 1e-6]), size)
         for k, size in ((down, height), (across, width))
     )
     cosines, sines = (product("kw,bhwc->bhkc", w, images) for w in (cos_across, sin_across))

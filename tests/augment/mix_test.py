@@ -92,6 +92,16 @@ def test_amplitudes_are_mixed_as_with_numpy_s_transform(images, width, band):
         np.testing.assert_allclose(found[1].mean((0, 1)), images[0].mean((0, 1)), atol=1e-3)
 
 
+# 1 / n * n is less than 1 for these sizes, and 0.29 * 100 is less than 29.
+@pytest.mark.parametrize(("size", "band", "highest"), [(49, 0.5, 24), (98, 0.5, 49), (100, 0.29, 29)])
+def test_the_band_has_its_highest_frequency(size, band, highest):
+    angle = 2 * np.pi * highest * np.arange(size) / size
+    wave = np.broadcast_to(np.cos(angle)[None, :, None], (size, size, 3))
+    images = np.stack([128 + 20 * wave, 128 + 40 * wave]).astype(np.float32)
+    found = jax.jit(mix_amplitudes, static_argnums=2)(images, np.ones(2, np.float32), band)
+    np.testing.assert_allclose(found, images[::-1], atol=0.02)
+
+
 def test_densities_take_the_mixed_mean_and_deviation(images):
     found = np.asarray(jax.jit(mix_densities)(images, WEIGHTS))
     np.testing.assert_array_equal(found[0], images[0])
