@@ -179,10 +179,14 @@ def _calls(text: str) -> Iterator[tuple[str, list, dict]]:
                 raise ValueError
             args = [ast.literal_eval(value) for value in call.args]
             kwargs = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError, TypeError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             raise PolicyError(
                 f"stage {stage!r}: expected NAME or NAME(number, key=value)"
             ) from None
+        given = [keyword.arg for keyword in call.keywords]
+        for key in kwargs:
+            if given.count(key) > 1:
+                raise PolicyError(f"stage {stage!r}: {key} is given twice, expected once")
         yield call.func.id, args, kwargs
 
 
@@ -216,7 +220,7 @@ def _pool(stage: str, pool: Any) -> tuple[str, ...]:
         )
     names = tuple(n.strip() if isinstance(n, str) else n for n in names)
     for name in names:
-        if name not in OPS:
+        if not isinstance(name, str) or name not in OPS:
             raise PolicyError(_unknown(f"{stage}'s pool: ", name, (*OPS, *POOLS)))
     return names
 

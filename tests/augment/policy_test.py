@@ -84,6 +84,10 @@ def test_augmix_parts_what_is_before_from_what_is_after():
         ("rotate(open('x'))", "expected NAME or NAME(number, key=value)"),
         ("", "stage '': expected NAME"),
         ("mixup(True)", "mixup's alpha is True, expected a number"),
+        ("choice(pool=[['rotate']])", "choice's pool: unknown operation ['rotate']"),
+        ("choice(pool=[{}])", "choice's pool: unknown operation {}"),
+        ("rotate(p=0.5, p=1.0)", "stage 'rotate(p=0.5, p=1.0)': p is given twice"),
+        ("rotate(" + "-" * 9000 + "1)", "expected NAME or NAME(number, key=value)"),
     ],
 )
 def test_a_wrong_text_says_what_is_expected(text, message):
