@@ -145,5 +145,7 @@ def _names(name: str, where: str) -> tuple[str, ...]:
 
 def _generator(*key: str | int) -> np.random.Generator:
     """A generator seeded by `key`. Python's hash would differ between processes."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    text = "\0".join(map(str, key))
+    # A file's name that is not UTF-8 has surrogates.
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -52,6 +52,14 @@ def test_randomness_follows_seed_image_and_nothing_else(name, cells):
     assert (distorted(cells[0], name, 3, image_name="b.png") != first).any()
 
 
+def test_a_name_that_is_not_utf_8_has_random_numbers_too(cells):
+    choice = registry.parse("all", "x")
+    for name in ("caf\udce9.png", "\ud800.png"):  # as `os.fsdecode` and JSON have them
+        out = registry.distort(cells[0], "bubble", 3, seed=0, image_name=name)
+        assert (out != registry.distort(cells[0], "bubble", 3, seed=0, image_name="a.png")).any()
+        assert registry.sample(choice, seed=0, image_name=name)[0] in choice
+
+
 def test_another_process_distorts_alike(cells):
     code = (
         "from bloodjax.data.synthetic import render\n"
