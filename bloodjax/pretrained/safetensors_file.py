@@ -69,13 +69,17 @@ def write(
 ) -> None:
     """Writes a file atomically: to a temporary name first, then renamed to `path`.
 
+    A surrogate in the metadata, which the name of a file that is not UTF-8 has, is written as an
+    escape such as \\udce9.
+
     Raises:
       UserError: `path` cannot be written.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # ascontiguousarray adds an axis to a scalar.
     contiguous = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}
-    content = safetensors.numpy.save(contiguous, metadata=dict(metadata))
+    texts = {k: v.encode("utf-8", "backslashreplace").decode() for k, v in metadata.items()}
+    content = safetensors.numpy.save(contiguous, metadata=texts)
     unfinished = path.with_name(path.name + ".tmp")
     try:
         unfinished.write_bytes(content)

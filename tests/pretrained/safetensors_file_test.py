@@ -55,6 +55,12 @@ def test_reads_what_torch_wrote_and_torch_reads_what_we_write(tmp_path):
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
+def test_metadata_that_are_not_utf_8_are_escaped(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors_file.write(path, {"a": np.ones(2, np.float32)}, {"source": "caf\udce9 \u00e9.pth"})
+    assert safetensors_file.read(path)[1] == {"source": "caf\\udce9 \u00e9.pth"}
+
+
 def test_truncation_is_one_line(tmp_path):
     path = tmp_path / "a.safetensors"
     safetensors_file.write(path, _arrays(), {"a": "b"})
