@@ -184,7 +184,7 @@ def make(
     Args:
       kind: A key of `KINDS`.
       images: At least one image.
-      seed: Random seed; the result depends on the kind's name, the images and the seed only.
+      seed: Random seed; the result depends on the kind, the images and the seed only.
     """
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     others = np.roll(np.arange(len(images)), 1)
