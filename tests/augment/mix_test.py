@@ -93,7 +93,9 @@ def test_amplitudes_are_mixed_as_with_numpy_s_transform(images, width, band):
 
 
 # 1 / n * n is less than 1 for these sizes, and 0.29 * 100 is less than 29.
-@pytest.mark.parametrize(("size", "band", "highest"), [(49, 0.5, 24), (98, 0.5, 49), (100, 0.29, 29)])
+@pytest.mark.parametrize(
+    ("size", "band", "highest"), [(49, 0.5, 24), (98, 0.5, 49), (100, 0.29, 29)]
+)
 def test_the_band_has_its_highest_frequency(size, band, highest):
     angle = 2 * np.pi * highest * np.arange(size) / size
     wave = np.broadcast_to(np.cos(angle)[None, :, None], (size, size, 3))
