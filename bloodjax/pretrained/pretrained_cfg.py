@@ -289,4 +289,5 @@ def _variant(architecture: Architecture, naming: str) -> str:
     """The variant of the library that a naming belongs to, or else the network's default."""
     if naming == "torchvision" and architecture.name in _TORCHVISION_AS_TIMM:
         return "timm"
+    naming = "keras" if naming.startswith("keras") else naming  # Inception's keras_from_1
     return naming if naming in architecture.variants else next(iter(architecture.variants))

@@ -83,6 +83,11 @@ def test_keras_normalises_each_family_its_own_way(name, mean, std):
     assert found.variant == ("tf" if name.startswith("efficientnet") else "keras")
 
 
+def test_early_kerass_inception_is_kerass_too():
+    found = pretrained_cfg.inferred(models.architecture("inception_v3"), "a.h5", "keras_from_1")
+    assert (found.variant, found.mean) == ("keras", HALF[0])
+
+
 def test_torchvision_normalises_by_imagenets_statistics():
     found = pretrained_cfg.inferred(models.architecture("efficientnet_b0"), "a.pth", "torchvision")
     assert (found.mean, found.std) == IMAGENET
