@@ -23,6 +23,8 @@ _HALVED = {"mean": HALF[0], "std": HALF[1]}
 # do the networks that normalise inside the model. Families that are not listed use the last.
 _CAFFE = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
 _KERAS_STATISTICS = {"mobilenet": HALF, "inception": HALF, "vgg": _CAFFE, "resnet": _CAFFE}
+# Keras's EfficientNetV2 S, M and L map images in 0..255 to x / 128 - 1, in the model.
+_KERAS_V2 = ((128 / 255,) * 3, (128 / 255,) * 3)
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
@@ -55,6 +57,9 @@ class PretrainedCfg:
 
 # Networks whose images Google maps to -1..1.
 _HALVED_BY_GOOGLE = re.compile("efficientnet_lite|efficientnetv2_")
+# Names of weights that were trained by AdvProp (Xie et al., 2020, arXiv:1911.09665), whose images
+# are mapped to -1..1: adv-efficientnet-b0-b64d5a18.pth, tf_efficientnet_b0_ap-f262efe1.pth.
+_ADVPROP = re.compile(r"(?<![a-z0-9])(adv-efficientnet-b\d|efficientnet_b\d[._]ap)(?![a-z0-9])")
 
 # Prefix of network names -> paper.
 _CITATIONS = {
@@ -180,14 +185,31 @@ def inferred(
     """
     variant = variant or _stated_or_only_variant(architecture, location, naming)
     default = DEFAULTS.get(architecture.name)
-    if default and (default.naming, default.variant) == (naming, variant):
-        return PretrainedCfg(location, naming, variant, default.mean, default.std, default.size)
-    mean, std = IMAGENET
-    if naming.startswith("keras"):
-        mean, std = _KERAS_STATISTICS.get(architecture.family, IMAGENET)
-    elif naming == "flat" or (variant == "tf" and _HALVED_BY_GOOGLE.match(architecture.name)):
-        mean, std = HALF
+    alike = default and (default.naming, default.variant) == (naming, variant)
+    if alike and not _is_advprop(location):
+        return dataclasses.replace(default, location=location, licence="", citation="")
+    mean, std = _statistics(architecture, location, naming, variant)
     return PretrainedCfg(location, naming, variant, mean, std)
+
+
+def _statistics(
+    architecture: Architecture, location: str, naming: str, variant: str
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """The mean and std of the library that a naming belongs to."""
+    name = architecture.name
+    if naming.startswith("keras"):
+        if name.startswith("efficientnetv2_"):
+            return _KERAS_V2
+        return _KERAS_STATISTICS.get(architecture.family, IMAGENET)
+    if naming == "torchvision":  # it ported the largest V2 from Google, and trained the others
+        return HALF if name == "efficientnetv2_l" else IMAGENET
+    by_google = naming == "flat" or variant == "tf"
+    halved = _HALVED_BY_GOOGLE.match(name) or _is_advprop(location)
+    return HALF if by_google and halved else IMAGENET
+
+
+def _is_advprop(location: str) -> bool:
+    return _ADVPROP.search(location.lower()) is not None
 
 
 def beside(

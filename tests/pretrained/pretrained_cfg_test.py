@@ -62,6 +62,8 @@ def test_weights_named_as_the_default_share_its_preprocessing():
     assert (found.mean, found.std, found.size) == (default.mean, default.std, default.size)
     # Their licence is unknown.
     assert found.licence == ""
+    vgg = pretrained_cfg.inferred(models.architecture("vgg16"), "a.pth", "timm")
+    assert vgg.interpolation == DEFAULTS["vgg16"].interpolation == "bilinear"
 
 
 # From the `preprocess_input` of each of `keras.applications`.
@@ -74,6 +76,7 @@ def test_weights_named_as_the_default_share_its_preprocessing():
         ("resnet50", 123.68 / 255, 1 / 255),
         ("densenet121", 0.485, 0.229),
         ("efficientnet_b0", 0.485, 0.229),
+        ("efficientnetv2_s", 128 / 255, 128 / 255),
         ("convnext_tiny", 0.485, 0.229),
     ],
 )
@@ -93,11 +96,37 @@ def test_torchvision_normalises_by_imagenets_statistics():
     assert (found.mean, found.std) == IMAGENET
 
 
-def test_lite_networks_take_minus_one_to_one():
-    assert (
-        pretrained_cfg.inferred(models.architecture("efficientnet_lite3"), "a.pth", "flat").mean
-        == HALF[0]
-    )
+@pytest.mark.parametrize("size", ["S", "M", "L"])
+def test_torchvision_says_how_it_normalises_v2(size, torchvision):
+    stated = torchvision.models.get_weight(f"EfficientNet_V2_{size}_Weights.DEFAULT").transforms()
+    architecture = models.architecture(f"efficientnetv2_{size.lower()}")
+    found = pretrained_cfg.inferred(architecture, "a.pth", "torchvision")
+    assert (list(found.mean), list(found.std)) == (list(stated.mean), list(stated.std))
+
+
+@pytest.mark.parametrize(
+    ("name", "location", "naming", "mean"),
+    [
+        ("efficientnet_lite3", "a.pth", "flat", HALF[0]),
+        # Melas-Kyriazi's EfficientNet-PyTorch normalises B0 to B7 by ImageNet's statistics.
+        ("efficientnet_b0", "efficientnet-b0-355c32eb.pth", "flat", IMAGENET[0]),
+        ("efficientnet_b0", "adv-efficientnet-b0-b64d5a18.pth", "flat", HALF[0]),
+        ("efficientnet_b1", "w/tf_efficientnet_b1_ap-44ef0a3d.pth", "timm", HALF[0]),
+        ("efficientnet_b1", "tf_efficientnet_b1.ap_in1k.safetensors", "timm", HALF[0]),
+        ("efficientnet_b1", "tf_efficientnet_b1.aa_in1k.safetensors", "timm", IMAGENET[0]),
+    ],
+)
+def test_minus_one_to_one_is_for_lite_networks_and_advprop(name, location, naming, mean):
+    found = pretrained_cfg.inferred(models.architecture(name), location, naming)
+    assert (found.variant, found.mean) == ("tf", mean)
+
+
+def test_timm_normalises_advprops_weights_to_minus_one_to_one(timm):
+    for model in timm.list_pretrained("tf_efficientnet_b[0-7]*.*"):
+        stated = timm.models.get_pretrained_cfg(model)
+        architecture = models.architecture(model.partition(".")[0])
+        found = pretrained_cfg.inferred(architecture, f"{model}.pth", "timm")
+        assert (found.mean, found.std) == (stated.mean, stated.std), model
 
 
 def hub_config(**changes):
