@@ -80,14 +80,17 @@ def locate(location: str) -> pathlib.Path:
         )
     path = _in_bucket(location) if bucket_urls.is_remote(location) else pathlib.Path(location)
     path = pathlib.Path(os.path.expanduser(path))
-    if location and (path / FOLDER_FILE).is_file():
-        return path / FOLDER_FILE
-    if not location or not path.is_file():
-        raise UserError(
-            f"{location!r}: no such file, expected a path, hf:OWNER/NAME[@REVISION][:FILE] or "
-            "package:NAME"
-        )
-    return path
+    reason = "no such file"
+    try:
+        if location and (path / FOLDER_FILE).is_file():
+            return path / FOLDER_FILE
+        if location and path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        reason = error.strerror
+    raise UserError(
+        f"{location!r}: {reason}, expected a path, hf:OWNER/NAME[@REVISION][:FILE] or package:NAME"
+    )
 
 
 def _in_bucket(url: str) -> pathlib.Path:

@@ -72,6 +72,11 @@ def test_locates_in_a_bucket(bucket):
     assert str(caught.value).startswith(f"{url}: ")
 
 
+def test_a_name_that_is_too_long_is_one_line():
+    with pytest.raises(UserError, match="File name too long, expected a path, hf:"):
+        readers.locate("a" * 300)
+
+
 def test_locates_a_path(tmp_path):
     path = tmp_path / "a.pth"
     path.write_bytes(b"")
