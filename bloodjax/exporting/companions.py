@@ -36,17 +36,22 @@ vectors = np.load(file.with_name(file.name + {vectors!r}), allow_pickle=False)
 
 {load}
 
-largest = 0.0
-for images, probabilities in {pairs}:
-    largest = max(largest, float(np.abs(run(vectors[images]) - vectors[probabilities]).max()))
+differences = [
+    np.abs(run(vectors[images]) - vectors[probabilities]).max()
+    for images, probabilities in {pairs}
+]
+largest = float(np.max(differences))  # not a number if any probability is none
 allowed = metadata["tolerance"]
 good = largest <= allowed
 print(f"largest difference {{largest:.1e}}, allowed {{allowed:.0e}}: {{'good' if good else 'BAD'}}")
 
 for path in sys.argv[1:]:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    image = Image.open(path).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode not in ("L", "P", "RGB") or "transparency" in image.info:
+        sys.exit(f"{{path}}: expected 8 bits per channel without transparency, not {{image.mode}}")
+    image = image.convert("RGB")
 {fit}    answer = run(np.asarray(image)[None])[0]
     print(f"{{path}}: {{metadata['classes'][answer.argmax()]}} {{answer.max():.3f}}")
 
@@ -79,14 +84,13 @@ def run(images):
     # As `data.images.resize`; the file takes squares of one size.
     "fit": """\
     size, (width, height) = metadata["image_size"], image.size
-    if metadata["fit"] == "squash":
-        box = (0, 0, width, height)
-    elif metadata["fit"] == "crop":
+    box = (0, 0, width, height)
+    if metadata["fit"] == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-    else:
-        sys.exit(f"{path}: make it a square of {size} pixels first, with bars at its sides")
+    elif metadata["fit"] != "squash" and image.size != (size, size):
+        sys.exit(f"{path}: make it a square of {size} pixels first, with fit={metadata['fit']}")
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 """,
 }
