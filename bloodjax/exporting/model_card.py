@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from bloodjax.data.options import frame_side
 from bloodjax.pretrained import hub
 
 # Metric of metrics.json -> identifier on the Hub, name.
@@ -72,7 +73,8 @@ SQUARE
 probabilities = session.run(["probabilities"], {"images": np.asarray(image)[None]})[0][0]
 print(config["classes"][probabilities.argmax()], probabilities.max())
 """
-# `fit` -> how Pillow makes an image a square of `size` pixels, as `data.images.resize`.
+# `fit` -> how Pillow makes an image a square of `size` pixels, as `data.images.resize`; of another
+# `fit` the code takes squares only.
 _SQUARES = {
     "crop": """
 side = min(image.size)
@@ -83,11 +85,11 @@ image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     "squash": """
 image = image.resize((size, size), Image.Resampling.BICUBIC)
 """,
-    "pad": """
-if image.size != (size, size):
-    raise SystemExit(f"make the image {size} x {size} pixels first, with bars at its sides")
-""",
 }
+_SQUARED_BEFORE = """
+if image.size != (size, size):
+    raise SystemExit(f"make the image {size} x {size} pixels first, with fit={config['fit']}")
+"""
 _WEIGHTS = """
 import json
 
@@ -279,9 +281,10 @@ def _input(card: Card) -> str:
     return (
         "An image shows one cell, in RGB. "
         f"The network's input is {size} x {size} pixels. Of an image of another size, "
-        f"{_FITS[meta['fit']]} with Pillow's bicubic interpolation. Values in 0..1 are normalised "
+        f"{_fit(meta['fit'])} with Pillow's bicubic interpolation. Values in 0..1 are normalised "
         f"by the mean ({mean}) and the standard deviation ({std}). `bloodjax.load` and the "
-        "exported programs do this themselves: they take uint8 images."
+        "exported programs do this themselves: they take uint8 images. The code below reads "
+        "files of 8 bits per channel without transparency."
     )
 
 
@@ -291,13 +294,24 @@ def _usage(card: Card) -> str:
     )
 
 
+def _fit(fit: str) -> str:
+    """How an image becomes a square; see `config.data.fit`."""
+    if side := frame_side(fit):
+        return (
+            f"the square of {side} pixels at its centre, with the median colour of its border "
+            "outside the image, is resized"
+        )
+    return _FITS[fit]
+
+
 def usage(card: Card) -> dict[str, str]:
     """Python code by heading, to be run in the folder with the files and an image, `cell.png`."""
     shown = {"With bloodjax": _WITH_BLOODJAX}
     if "model.stablehlo" in card.files:
         shown["Without bloodjax, in jax; `pip install jax flatbuffers pillow`"] = _IN_JAX
     if "model.onnx" in card.files:
-        onnx = _IN_ONNXRUNTIME.replace("SQUARE", _SQUARES[card.metadata["fit"]].strip())
+        square = _SQUARES.get(card.metadata["fit"], _SQUARED_BEFORE)
+        onnx = _IN_ONNXRUNTIME.replace("SQUARE", square.strip())
         shown["In onnxruntime; `pip install onnxruntime pillow`"] = onnx
     shown["The weights alone; `pip install safetensors numpy`"] = _WEIGHTS
     shown["As a start for training"] = _TRAINING.replace("NETWORK", card.metadata["network"])

@@ -105,3 +105,10 @@ def test_the_code_is_python_and_shows_only_programs_that_are_there(fit):
 def test_code_in_a_table_has_no_column_of_its_own():
     assert model_card.code("a|b") == "`a\\|b`"
     assert model_card.code("a`b") == "`` a`b ``"
+
+
+def test_a_run_whose_images_are_read_in_a_frame_has_a_card():
+    files = {"model.onnx": "a program"}
+    text = model_card.render(changed(metadata={**CARD.metadata, "fit": "240px"}, files=files))
+    assert "the square of 240 pixels at its centre, with the median colour" in text
+    assert "pixels first, with fit={config['fit']}" in text
