@@ -122,14 +122,15 @@ def write(
     """
     with _new_folder(out) as folder:
         without = () if calibrated else (calibration.FILE, referral.FILE)
-        model_folder.write(folder, bundle.classifier, workdir, _metadata(bundle), without)
+        metadata = _metadata(bundle, calibrated)
+        model_folder.write(folder, bundle.classifier, workdir, metadata, without)
         check_answers(bundle, folder)
         content = {CARD_FILE: _CONTENT[CARD_FILE]}
         content |= {name: text for name, text in _CONTENT.items() if (folder / name).exists()}
         expected = verification.expected(bundle, calibrated) if formats else None
         for file_format in formats:
             content |= _program(bundle, workdir, folder, file_format, expected, features)
-        card = describe(bundle, workdir, name or out.name, content)
+        card = describe(bundle, workdir, name or out.name, content, calibrated)
         files.atomic_write(folder / CARD_FILE, model_card.render(card))
     return content
 
@@ -181,6 +182,7 @@ def describe(
     workdir: pathlib.Path,
     name: str,
     content: Mapping[str, str],
+    calibrated: bool = True,
 ) -> model_card.Card:
     """Collects the facts of the model card; see `model_card.Card` for the arguments."""
     saved = splits_lib.load(workdir / saved_splits.SPLITS_FILE)
@@ -188,7 +190,7 @@ def describe(
     split = evaluated[0] if evaluated else "test"
     return model_card.Card(
         name=name,
-        metadata=_metadata(bundle),
+        metadata=_metadata(bundle, calibrated),
         sources={
             part: model_folder.without_folders(source["spec"])
             for part, source in saved["sources"].items()
@@ -198,12 +200,13 @@ def describe(
         split=split,
         metrics=_metrics(workdir, split) if evaluated else {},
         files=content,
+        calibrated=calibrated,
     )
 
 
-def _metadata(bundle: Bundle) -> dict:
-    """The bundle's metadata, and the thresholds of the referral."""
-    found = bundle.classifier.referral
+def _metadata(bundle: Bundle, calibrated: bool) -> dict:
+    """The bundle's metadata, and the thresholds of the referral, which need calibration."""
+    found = bundle.classifier.referral if calibrated else None
     return bundle.to_dict() | {"referral": dataclasses.asdict(found) if found else None}
 
 

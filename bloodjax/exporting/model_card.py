@@ -122,6 +122,7 @@ class Card:
       split: The split that `metrics` are of.
       metrics: Content of its `metrics.json`; {} if the run was not evaluated.
       files: Name of each file -> what it contains.
+      calibrated: Whether the calibration and the referral of the run belong to the classifier.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Card:
     split: str
     metrics: Mapping
     files: Mapping[str, str]
+    calibrated: bool = True
 
     @property
     def classes(self) -> list[str]:
@@ -221,7 +223,8 @@ def _results(card: Card) -> str:
 def _answers(card: Card) -> str:
     lines = []
     calibration = card.metrics.get("calibration") or {}
-    if calibration.get("method", "none") != "none":
+    fitted = calibration.get("method", "none") != "none"
+    if fitted and card.calibrated:
         lines.append(
             f"- **Calibration**: the probabilities are calibrated by {calibration['method']} "
             "scaling, which was fitted to the validation split. On the "
@@ -231,9 +234,12 @@ def _answers(card: Card) -> str:
             f"{_number(card.metrics.get('nll'))}."
         )
     else:
-        lines.append("- **Calibration**: the probabilities are not calibrated.")
+        of = " The metrics above are of calibrated ones." if fitted else ""
+        lines.append(f"- **Calibration**: the probabilities are not calibrated.{of}")
     point = (card.metrics.get("selective") or {}).get("operating_point")
-    if point and not point["coverage"]:
+    if not card.calibrated:
+        lines.append("- **Referral**: without calibration there is no threshold of confidence.")
+    elif point and not point["coverage"]:
         lines.append(
             "- **Referral**: no threshold of confidence met the error that was asked for, so every "
             "image is referred to a person."
@@ -288,12 +294,6 @@ def _input(card: Card) -> str:
     )
 
 
-def _usage(card: Card) -> str:
-    return "\n\n".join(
-        f"{heading}:\n\n```python\n{text.strip()}\n```" for heading, text in usage(card).items()
-    )
-
-
 def _fit(fit: str) -> str:
     """How an image becomes a square; see `config.data.fit`."""
     if side := frame_side(fit):
@@ -302,6 +302,12 @@ def _fit(fit: str) -> str:
             "outside the image, is resized"
         )
     return _FITS[fit]
+
+
+def _usage(card: Card) -> str:
+    return "\n\n".join(
+        f"{heading}:\n\n```python\n{text.strip()}\n```" for heading, text in usage(card).items()
+    )
 
 
 def usage(card: Card) -> dict[str, str]:

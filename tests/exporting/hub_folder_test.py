@@ -203,6 +203,10 @@ def test_without_calibration_the_fitted_files_stay_behind(bundle, workdir, tmp_p
         "splits.json",
     ]
     assert bloodjax.load(out).referral is None
+    assert json.loads((out / "config.json").read_text("utf-8"))["referral"] is None
+    card = (out / "README.md").read_text("utf-8")
+    assert "not calibrated. The metrics above are of calibrated ones." in card
+    assert "there is no threshold of confidence" in card
 
 
 def test_nothing_is_written_if_the_answers_differ(bundle, workdir, tmp_path):
