@@ -185,7 +185,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--devices", type=_count, default=1, help="devices per process (default: 1)"
     )
     parser.add_argument(
-        "--restarts", type=int, default=20, help="maximum number of restarts (default: 20)"
+        "--restarts", type=_restarts, default=20, help="maximum number of restarts (default: 20)"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the commands, do not run them"
@@ -203,6 +203,12 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}, expected a number of at least 1")
+    return int(text)
+
+
+def _restarts(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number of at least 0")
     return int(text)
 
 

@@ -51,6 +51,7 @@ def test_dry_run_prints_the_commands_alone(capsys):
     [
         ([], "expected the flags of bloodjax.main after --"),
         (["--processes=0", "--", *FLAGS], "argument --processes: '0', expected a number of at"),
+        (["--restarts=-1", "--", *FLAGS], "argument --restarts: '-1', expected a number of at"),
         (["--config=a.py"], "unrecognized arguments: --config=a.py"),
     ],
 )
