@@ -15,12 +15,12 @@ from bloodjax.data.formats import layout as layout_lib
 from bloodjax.data.formats.archive import open_archive
 from bloodjax.data.options import ReadOptions
 from bloodjax.data.spec import Kind, resolve
+from bloodjax.data.splits import SOURCE_NAMES
 from bloodjax.errors import UserError
 from bloodjax.training.input_pipeline import DEFAULT_FRACTION
 
 # Images and classes of the cell classification challenge, for a run whose data are not here.
 DEFAULT_IMAGES, DEFAULT_CLASSES = 11_959, 8
-_OWN = {"validation": "val", "test": "test"}  # a split -> its name in a source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +69,13 @@ def count(config: Config, images: int | None = None, classes: int | None = None)
         why = "--images" if images else f"a guess: {spec or 'config.data.train'} is not here"
         origin = f"{own['']:,} images ({why})"
     counts, fractions = {}, {}
-    for name, in_source in _OWN.items():
+    for name, in_source in SOURCE_NAMES.items():
         source = split_source(config, name)
         if source.spec is not None:
             each = _source(source.spec, options, ())[0] if _is_here(source.spec) else {}
-            counts[name] = sum(each.values())
+            # A source with such a split of its own gives this one, as in a run.
+            takes_own = len(each) > 1 and in_source in each
+            counts[name] = each[in_source] if takes_own else sum(each.values())
         elif source.is_auto and in_source in own:
             counts[name] = own[in_source]
         else:

@@ -83,3 +83,14 @@ def test_a_damaged_file_is_an_error_in_one_line(make_config, tmp_path):
     np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
     with pytest.raises(UserError, match="contains the arrays images; expected labels too"):
         images.count(make_config(**{"data.train": str(path)}))
+
+
+def test_of_a_test_set_with_splits_of_its_own_only_test_counts(make_config, tmp_path):
+    path = tmp_path / "other.npz"
+    sizes = {"train": 30, "val": 10, "test": 20}
+    np.savez(path, **{f"{k}_labels": np.arange(n)[:, None] % 5 for k, n in sizes.items()})
+    config = make_config(
+        **{"data.train": "synthetic:100", "data.validation": "0.1", "data.test": str(path)}
+    )
+    counts = images.count(config)
+    assert (counts.train, counts.validation, counts.test) == (90, 10, 20)
