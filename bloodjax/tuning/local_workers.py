@@ -8,6 +8,7 @@ these GPUs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
@@ -83,7 +84,9 @@ def devices(workers: int, environment: Mapping[str, str]) -> list[dict[str, str]
     Raises:
       UserError: It names fewer GPUs than there are workers.
     """
-    known = [each for each in environment.get(_DEVICES, "").split(",") if each.strip()]
+    listed = [each for each in environment.get(_DEVICES, "").split(",") if each.strip()]
+    # CUDA ignores what follows a negative number: -1 alone hides all GPUs.
+    known = list(itertools.takewhile(lambda each: not each.strip().startswith("-"), listed))
     if not known:
         return [{}] * workers
     if len(known) < workers:

@@ -42,6 +42,12 @@ def test_each_worker_gets_its_share_of_the_gpus():
     ]
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=7 has 1 GPU, expected one for each"):
         devices(2, {"CUDA_VISIBLE_DEVICES": "7"})
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=0,-1,1 has 1 GPU"):
+        devices(2, {"CUDA_VISIBLE_DEVICES": "0,-1,1"})
+
+
+def test_hidden_gpus_are_no_gpus():
+    assert devices(2, {"CUDA_VISIBLE_DEVICES": "-1"}) == [{}, {}]
 
 
 @pytest.fixture
