@@ -108,7 +108,7 @@ def _places() -> tuple[str, pathlib.Path]:
             f"--workdir is missing: --storage={study.without_password(storage)} has no folder of "
             "its own, expected one that all workers share"
         )
-    return storage or f"sqlite:///{workdir / 'sweep.db'}", workdir
+    return storage or study.sqlite_url(workdir / "sweep.db"), workdir
 
 
 if __name__ == "__main__":

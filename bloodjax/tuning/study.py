@@ -12,6 +12,7 @@ import dataclasses
 import math
 import pathlib
 import re
+import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ MIN_COMPLETE = 5
 # Trees of the random forest that measures importance.
 _TREES = 32
 _SQLITE_PATIENCE = 60  # seconds that a write waits for another worker's
-_JOURNAL = "journal:///"
+_JOURNAL, _SQLITE = "journal:///", "sqlite:///"
 _STATES = {
     trial.TrialState.RUNNING: RUNNING,
     trial.TrialState.WAITING: RUNNING,
@@ -284,9 +285,28 @@ class Study:
 
 
 def default_folder(url: str) -> pathlib.Path | None:
-    """Folder for the runs of a sweep: beside the file of its storage; None if it has no file."""
-    match = re.match(r"(?:sqlite|journal):///(?P<file>[^?]+)", url)
-    return pathlib.Path(match["file"]).with_suffix("") if match else None
+    """Folder for the runs of a sweep: the file of its storage without the suffix.
+
+    None if it has no file, or one without a suffix, which cannot be a folder as well.
+    """
+    file = _file(url)
+    return file.with_suffix("") if file is not None and file.suffix else None
+
+
+def sqlite_url(file: pathlib.Path) -> str:
+    """The URL of a storage in an SQLite file; in URLs, % and ? have a meaning of their own."""
+    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
+
+
+def _file(url: str) -> pathlib.Path | None:
+    """The file of a storage; None if it has none."""
+    if url.startswith(_JOURNAL):
+        name = url.removeprefix(_JOURNAL)
+    elif url.startswith(_SQLITE):
+        name = urllib.parse.unquote(url.removeprefix(_SQLITE).partition("?")[0])
+    else:
+        return None
+    return pathlib.Path(name) if name else None
 
 
 @contextlib.contextmanager
@@ -310,7 +330,7 @@ def _storage_error(url: str, error: BaseException) -> str:
 def without_password(url: str) -> str:
     """The URL of a storage, to be shown. It may lack a part, as one that was mistyped."""
     # Up to the last @, since a password may have / and @ in it.
-    return re.sub(r":(?!/).*@", ":***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r":(?!/).*@", ":***@", url))
 
 
 def _open(url: str) -> storages.BaseStorage:
@@ -320,14 +340,14 @@ def _open(url: str) -> storages.BaseStorage:
             f"--storage={without_password(url)}: expected sqlite:///FILE, journal:///FILE or the "
             "URL of a database"
         )
-    folder = default_folder(url)
+    file = _file(url)
     try:
-        if folder is not None:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         if url.startswith(_JOURNAL):
-            file = storages.journal.JournalFileBackend(url.removeprefix(_JOURNAL))
+            journal = storages.journal.JournalFileBackend(url.removeprefix(_JOURNAL))
             with _explained(url):
-                return storages.JournalStorage(file)
+                return storages.JournalStorage(journal)
         patience = {"timeout": _SQLITE_PATIENCE} if url.startswith("sqlite") else {}
         with _explained(url):
             return storages.RDBStorage(url, engine_kwargs={"connect_args": patience})

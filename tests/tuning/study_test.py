@@ -187,6 +187,10 @@ def test_a_driver_that_is_not_installed_is_one_line(monkeypatch):
         ("me:secret@host/name", "me:***@host/name"),
         ("postgresql:/me:secret@host/name", "postgresql:/me:***@host/name"),
         ("postgresql://me@host:5432/name", "postgresql://me@host:5432/name"),
+        (
+            "postgresql://host/name?user=me&password=secret",
+            "postgresql://host/name?user=me&password=***",
+        ),
         ("sqlite:///sweep.db", "sqlite:///sweep.db"),
     ],
 )
@@ -214,3 +218,17 @@ def test_a_study_that_is_missing_is_named_without_the_password(monkeypatch):
 
 def test_a_database_has_no_folder():
     assert study_lib.default_folder("postgresql://me:secret@host/name") is None
+
+
+def test_a_file_without_a_suffix_has_no_folder_beside_it(tmp_path):
+    assert study_lib.default_folder(f"journal:///{tmp_path}/sweep") is None
+
+
+@pytest.mark.parametrize("name", ["what?", "50%20"])
+def test_a_folder_whose_name_has_a_meaning_in_urls(tmp_path, name):
+    file = tmp_path / name / "sweep.db"
+    url = study_lib.sqlite_url(file)
+    assert study_lib.default_folder(url) == tmp_path / name / "sweep"
+    assert Study(url, None, SPACE, larger_is_better=True).ask() == 0
+    assert file.is_file()
+    assert list(tmp_path.iterdir()) == [file.parent]
