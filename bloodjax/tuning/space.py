@@ -174,7 +174,8 @@ def load(path: str, config: Config) -> dict[str, Distribution]:
                 "choice"
             )
         if key not in known:
-            raise UserError(f"{where}: unknown config key {key!r}: {did_you_mean(key, known)}")
+            hint = did_you_mean(str(key), known)
+            raise UserError(f"{where}: unknown config key {key!r}: {hint}")
         if key.startswith(_FIXED) and key not in _OF_DATA:
             raise UserError(
                 f"{where}: {key} cannot be swept, because trials with different values could not "

@@ -73,6 +73,7 @@ def test_a_config_whose_own_value_is_not_in_the_space_has_no_own_values(make_con
         ("{}", "get_space() returns dict, expected a dictionary"),
         ("{'loss.label_smoothing': (0, 1)}", "loss.label_smoothing is (0, 1), expected uniform, "),
         ("{'loss.smoothing': uniform(0, 1)}", "unknown config key 'loss.smoothing': did you mean "),
+        ("{1: uniform(0, 1)}", "unknown config key 1: expected one of "),
         ("{'loss.label_smoothing': uniform(0, 2)}", "config.loss.label_smoothing is 2"),
         ("{'batch_size': uniform(8, 16)}", "config.batch_size is"),
         ("{'loss.name': choice('focal', 'x')}", "config.loss.name is 'x', expected"),
