@@ -386,7 +386,8 @@ def _stored_name(workdir: pathlib.Path, config: Config, space: Space) -> str | N
         raise UserError(f"--workdir={workdir}: contains a run, expected another --workdir")
     if not (workdir / FILE).exists():
         return None
-    stored = read_json(workdir / FILE, "a sweep", dict)
+    keys = ("study", "config", "space")
+    stored = read_json(workdir / FILE, "a sweep", lambda content: {k: content[k] for k in keys})
     changed = config_lib.differences(config_lib.validate(stored["config"]), config)
     new = _content(config, space)["space"]
     changed += [

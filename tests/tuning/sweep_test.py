@@ -342,6 +342,13 @@ def test_a_config_without_one_validation_split_is_refused(new, changes, message)
         new(changes=changes)
 
 
+def test_a_damaged_sweep_is_one_line(new, tmp_path):
+    new()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match=r"sweep\.json: is damaged \(KeyError: 'study'\)"):
+        new()
+
+
 def test_another_config_or_space_is_refused(new, tmp_path):
     new()
     with pytest.raises(UserError, match=r"another config or space \(batch_size: 16 -> 8\)"):
