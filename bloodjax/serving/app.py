@@ -132,7 +132,7 @@ class Guard:
     def _why_refused(self, host: str, origin: str | None) -> str | None:
         if not self._is_known(host):
             return "unknown Host, expected an address of this server; --allowed_host adds names"
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return "a request of another site, expected one of this server's own page"
         return None
 
@@ -148,6 +148,14 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _netloc(origin: str) -> str:
+    """The host and port of an origin; "" if it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def create(service: Service, allowed_hosts: Sequence[str] = ()) -> Asgi:

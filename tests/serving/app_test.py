@@ -183,6 +183,7 @@ def test_the_host_must_be_this_machine(start, limits, host, status):
         ("http://127.0.0.1:9000", 403),
         ("https://evil.example", 403),
         ("null", 403),
+        ("http://[", 403),
     ],
 )
 def test_a_form_of_another_site_is_refused(client, plain, origin, status):
