@@ -43,6 +43,17 @@ class NextStep:
 
 
 def collect(content: RunContent) -> list[NextStep]:
+def accuracy_interval(metrics: Mapping) -> Sequence[float]:
+    """The 95 % interval of the accuracy; the bootstrap's has no width if all or no image is right.
+
+    Args:
+      metrics: Content of `metrics.json`.
+    """
+    if metrics["accuracy"] in (0, 1):
+        return wilson_interval(round(metrics["accuracy"] * metrics["n"]), metrics["n"])
+    return metrics["ci95"]["accuracy"]
+
+
     """The steps that the figures call for, the most important first."""
     if not content.evaluations:
         return []
@@ -68,7 +79,7 @@ def _baseline(content: RunContent, split: str, metrics: Mapping) -> Iterator[Nex
     if wilson_interval(round(accuracy * n), n)[1] >= metrics["ci95"]["accuracy"][0]:
         yield NextStep(
             "The network is not clearly better than the colours of the images alone.",
-            f"Accuracy {_percent(metrics['accuracy'])}, colour histograms {_percent(accuracy)}.",
+            f"Accuracy {percent(metrics['accuracy'])}, colour histograms {percent(accuracy)}.",
             "Train for longer, or with a pretrained network. If that does not help, the classes "
             "may have been stained or photographed differently.",
             "summary",

@@ -227,9 +227,7 @@ def _threshold(content: RunContent) -> float:
 
 def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str, object]:
     """The values for the headline split."""
-    n, expected = metrics["n"], metrics["ci95"]["accuracy"]
-    if metrics["accuracy"] == 1:  # The bootstrap interval has no width here.
-        expected = wilson_interval(n, n)
+    expected = next_steps.accuracy_interval(metrics)
     before = (metrics.get("calibration") or {}).get("reliability_before")
     return {
         "name": name,
