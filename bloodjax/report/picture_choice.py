@@ -37,13 +37,14 @@ def cells(probabilities: Probabilities, labels: Labels) -> dict[tuple[int, int],
     label, other = np.divmod(numbers, num_classes)
     chosen, left = {}, OF_ALL_CELLS
     for i in np.lexsort((numbers, -counts, label == other)):
+        if not left:
+            break
         on_diagonal = label[i] == other[i]
         members = np.flatnonzero(cell_of == numbers[i])
         order = np.argsort(confidence[members] * (1 if on_diagonal else -1), kind="stable")
         found = members[order[: min(left, OF_CORRECT if on_diagonal else OF_CONFUSION)]]
-        if len(found):
-            chosen[int(label[i]), int(other[i])] = found
-            left -= len(found)
+        chosen[int(label[i]), int(other[i])] = found
+        left -= len(found)
     return chosen
 
 

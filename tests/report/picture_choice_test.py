@@ -49,6 +49,13 @@ def test_all_cells_together_have_400_images():
     assert all(label != other for label, other in found)
 
 
+def test_no_cell_is_searched_once_400_images_are_chosen(monkeypatch):
+    probabilities, labels, _ = made(3_000, num_classes=1_500)
+    searched, find = [], np.flatnonzero
+    monkeypatch.setattr(np, "flatnonzero", lambda found: searched.append(1) or find(found))
+    assert len(picture_choice.cells(probabilities, labels)) == len(searched) == 400
+
+
 def test_typical_and_doubtful_images_of_a_class():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]])
     found = picture_choice.examples(probabilities, np.array([0, 0, 0, 0, 1]))
