@@ -32,7 +32,7 @@ from bloodjax.models import summary
 from bloodjax.profiling import breakdown, hardware, hlo, trace
 
 FOLDER = "profile"
-# Calls of the same number of steps before the first traced one: one that compiles, and one more.
+# Calls of the same program before the first traced one: one that compiles, and one more.
 _WARMUP_CALLS = 2
 _TRACED_CALLS = 3
 
@@ -136,7 +136,7 @@ class _Recording:
         self.calls, self.steps_per_call = 0, 0
         self.seconds, self.cpu_seconds = 0.0, 0.0
         self._train, self._program_text, self._finish = train, program_text, finish
-        self._calls_by_steps: collections.Counter[int] = collections.Counter()
+        self._calls_by_program: collections.Counter[tuple] = collections.Counter()
         self._tracing = self._attempted = False
         self._last_metrics: Any = None
 
@@ -151,13 +151,14 @@ class _Recording:
         """Runs `train` with these arguments."""
         if self._tracing and num_steps != self.steps_per_call:
             self._stop()
-        warm = self._calls_by_steps[num_steps] >= _WARMUP_CALLS
+        # The sizes of one phase are several programs.
+        warm = self._calls_by_program[phase, num_steps] >= _WARMUP_CALLS
         if warm and not (self._tracing or self._attempted):
             self._start(phase, num_steps, state, *data)
         started = time.perf_counter()
         with jax.profiler.StepTraceAnnotation("train", step_num=self.calls):
             out = self._train(phase, num_steps, state, *data)
-        self._calls_by_steps[num_steps] += 1
+        self._calls_by_program[phase, num_steps] += 1
         if self.first_seconds is None:
             jax.block_until_ready(out)
             self.first_seconds = time.perf_counter() - started

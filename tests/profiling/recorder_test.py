@@ -1,5 +1,6 @@
 """Tests of bloodjax/profiling/recorder.py, with small runs."""
 
+import collections
 import json
 import shutil
 
@@ -129,6 +130,23 @@ def test_what_fails_in_a_profile_is_a_line(make_config, tmp_path, monkeypatch, n
     run.train(config, tmp_path)
     assert said.count("no profile of finetune: OSError: no space left") == 1
     assert recorder.load(tmp_path) == {}
+
+
+def test_no_call_that_compiles_another_size_of_the_phase_is_recorded(tmp_path, monkeypatch):
+    phases = collections.namedtuple("Phase", ("freeze", "cached", "size"))
+    calls, before_the_trace = [], []
+    monkeypatch.setattr(
+        recorder._Recording, "_start", lambda *_: before_the_trace.append(len(calls))
+    )
+
+    def train(*_):
+        calls.append(1)
+        return 0.0, 0.0
+
+    recording = recorder._Recording("finetune", tmp_path, train, str, lambda _: None)
+    for size in (64, 64, 96, 96, 96):
+        recording(phases("none", False, size), 7, 0.0)
+    assert before_the_trace[0] == 4
 
 
 @pytest.mark.slow
