@@ -10,6 +10,7 @@ import numpy as np
 from bloodjax.cli.console import counted
 from bloodjax.metrics import classification, wilson_interval
 from bloodjax.report import groups
+from bloodjax.report.html import percent
 from bloodjax.report.run_content import RunContent
 
 # A class is mostly mistaken for one other if that one takes this share of its mistakes.
@@ -42,7 +43,6 @@ class NextStep:
     section: str
 
 
-def collect(content: RunContent) -> list[NextStep]:
 def accuracy_interval(metrics: Mapping) -> Sequence[float]:
     """The 95 % interval of the accuracy; the bootstrap's has no width if all or no image is right.
 
@@ -54,6 +54,7 @@ def accuracy_interval(metrics: Mapping) -> Sequence[float]:
     return metrics["ci95"]["accuracy"]
 
 
+def collect(content: RunContent) -> list[NextStep]:
     """The steps that the figures call for, the most important first."""
     if not content.evaluations:
         return []
@@ -76,7 +77,7 @@ def _baseline(content: RunContent, split: str, metrics: Mapping) -> Iterator[Nex
     if split not in content.baselines:
         return
     accuracy, n = content.baselines[split], metrics["n"]
-    if wilson_interval(round(accuracy * n), n)[1] >= metrics["ci95"]["accuracy"][0]:
+    if wilson_interval(round(accuracy * n), n)[1] >= accuracy_interval(metrics)[0]:
         yield NextStep(
             "The network is not clearly better than the colours of the images alone.",
             f"Accuracy {percent(metrics['accuracy'])}, colour histograms {percent(accuracy)}.",
@@ -91,7 +92,7 @@ def _labels(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextS
     if review is not None and review.found:
         yield NextStep(
             f"{counted(review.found, 'label')} may be wrong.",
-            f"{_percent(review.found / review.images)} of the {review.images:,} labels disagree "
+            f"{percent(review.found / review.images)} of the {review.images:,} labels disagree "
             "with a confident prediction.",
             "Have an expert look at the images in label_review.csv, from the top. Correct the "
             "labels that are wrong, and train again.",
@@ -117,7 +118,7 @@ def _confusions(content: RunContent, split: str, metrics: Mapping) -> Iterator[N
             f"Images of {classes[label]} are taken for {classes[other]} in {count} of "
             f"{mistakes[label]} mistakes.",
             f"{count} of {scores['support']:,} images of {classes[label]}; its recall is "
-            f"{_percent(scores['recall'])}.{both}",
+            f"{percent(scores['recall'])}.{both}",
             f"Have an expert look at these images. If the labels are right, add training images "
             f"of {classes[label]} that resemble {classes[other]}.",
             "confusion",
@@ -137,8 +138,8 @@ def _rare_classes(content: RunContent, split: str, metrics: Mapping) -> Iterator
     if scores.get("recall") is not None:
         low, high = scores["recall_ci95"]
         recall = (
-            f"its recall is {_percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
-            f"95 % interval {_percent(low)} to {_percent(high)}"
+            f"its recall is {percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
+            f"95 % interval {percent(low)} to {percent(high)}"
         )
     yield NextStep(
         f"{counted(len(rare), 'class has', 'classes have')} fewer than {classification.FEW_IMAGES} "
@@ -163,8 +164,8 @@ def _few_images(content: RunContent, split: str, metrics: Mapping) -> Iterator[N
         others = f", and of {counted(len(wide) - 1, 'more class', 'more classes')}" * bool(wide[1:])
         yield NextStep(
             f"The recall of {name}{others} is known only roughly.",
-            f"{name}: {_percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
-            f"95 % interval {_percent(low)} to {_percent(high)}.{_also_few(metrics, name)}",
+            f"{name}: {percent(scores['recall'])} of {counted(scores['support'], 'image')}, "
+            f"95 % interval {percent(low)} to {percent(high)}.{_also_few(metrics, name)}",
             f"Label more {split} images of {'these classes' if wide[1:] else name}: about "
             f"{_needed(scores['recall']):,} of a class narrow its interval to ±5 points.",
             "classes",
@@ -198,8 +199,8 @@ def _groups(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextS
         yield NextStep(
             f"{counted(len(worse), 'group')} of images {'is' if len(worse) == 1 else 'are'} "
             f"classified worse than the rest: {groups.named(worse)}.",
-            f"{worse[0]}: {_percent(first['accuracy'])} of {counted(first['n'], 'image')}, "
-            f"over all {_percent(metrics['accuracy'])}.",
+            f"{worse[0]}: {percent(first['accuracy'])} of {counted(first['n'], 'image')}, "
+            f"over all {percent(metrics['accuracy'])}.",
             "Compare their stain, focus and camera with the others', and add such images to "
             "training.",
             "groups",
@@ -213,8 +214,8 @@ def _unlike(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextS
         if rejected is not None and rejected > max(_UNLIKE * rate, rate + 0.01):
             yield NextStep(
                 f"Many images of {name} are unlike the training images.",
-                f"{_percent(rejected)} are beyond the threshold, which rejects "
-                f"{_percent(rate)} of validation.",
+                f"{percent(rejected)} are beyond the threshold, which rejects "
+                f"{percent(rate)} of validation.",
                 "Check that they show the same kind of sample, stain and magnification.",
                 "unlike",
             )
@@ -225,11 +226,11 @@ def _referral(content: RunContent, split: str, metrics: Mapping) -> Iterator[Nex
     if not point or 1 - point["coverage"] <= _MANY_REFERRED:
         return
     kept = point["error"]
-    rest = "no answer is left" if kept is None else f"the error on the rest is {_percent(kept)}"
+    rest = "no answer is left" if kept is None else f"the error on the rest is {percent(kept)}"
     yield NextStep(
         "The model refers many images to a person.",
-        f"{_percent(1 - point['coverage'])} of {split} are referred; {rest}. Without referral the "
-        f"error is {_percent(1 - metrics['accuracy'])}.",
+        f"{percent(1 - point['coverage'])} of {split} are referred; {rest}. Without referral the "
+        f"error is {percent(1 - metrics['accuracy'])}.",
         "A more accurate network refers fewer. If a higher error is acceptable, raise "
         "config.evaluation.target_error and run bloodjax evaluate --calibrate.",
         "referral",
@@ -242,7 +243,7 @@ def _calibration(content: RunContent, split: str, metrics: Mapping) -> Iterator[
     if not fitted and metrics["ece"] > _POOR_CALIBRATION:
         yield NextStep(
             "Confidence does not say how often the model is right.",
-            f"The calibration error is {_percent(metrics['ece'])}, and the run has no calibration.",
+            f"The calibration error is {percent(metrics['ece'])}, and the run has no calibration.",
             "Fit one on the validation images: bloodjax evaluate --workdir=DIR --calibrate.",
             "calibration",
         )
@@ -268,8 +269,8 @@ def _training(content: RunContent, split: str, metrics: Mapping) -> Iterator[Nex
     if gap > _OVERFITTED:
         yield NextStep(
             "The network overfits: it is better on the images that it was trained on.",
-            f"Accuracy {_percent((best or last)['train']['accuracy'])} on train, "
-            f"{_percent((best or last)['validation']['accuracy'])} on validation.",
+            f"Accuracy {percent((best or last)['train']['accuracy'])} on train, "
+            f"{percent((best or last)['validation']['accuracy'])} on validation.",
             "Use more training images, more augmentation or fewer epochs.",
             "training",
         )
@@ -280,16 +281,12 @@ def _distortion(content: RunContent, split: str, metrics: Mapping) -> Iterator[N
     if distorted and metrics["accuracy"] - distorted["accuracy"] > _NOT_ROBUST:
         yield NextStep(
             "The network is sensitive to the quality of the images.",
-            f"Accuracy {_percent(metrics['accuracy'])} on {split}, "
-            f"{_percent(distorted['accuracy'])} on distorted copies.",
+            f"Accuracy {percent(metrics['accuracy'])} on {split}, "
+            f"{percent(distorted['accuracy'])} on distorted copies.",
             "If images will come from another microscope or camera, train with "
             "--config=recipes/robust.",
             "sets",
         )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 _RULES: Sequence[Callable[[RunContent, str, Mapping], Iterator[NextStep]]] = (

@@ -219,10 +219,9 @@ def _pictures(content: RunContent, pictures: Pictures) -> dict[str, object]:
 
 def _threshold(content: RunContent) -> float:
     """Confidence below which images of the headline split are referred; 0 if none are."""
-    for metrics in content.evaluations.values():
-        point = (metrics.get("selective") or {}).get("operating_point")
-        return point["threshold"] if point else 0.0
-    return 0.0
+    metrics = next(iter(content.evaluations.values()), {})
+    point = (metrics.get("selective") or {}).get("operating_point")
+    return point["threshold"] if point else 0.0
 
 
 def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str, object]:

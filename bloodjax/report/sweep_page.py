@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bloodjax.report import html, sweep_plots
+from bloodjax.report import html, run_page, sweep_plots
 
 # Complete trials for each parameter below which the page warns of its importances.
 _TRIALS_PER_PARAMETER = 10
@@ -188,10 +188,4 @@ def format_value(value: Any) -> str:
 
 def duration(seconds: float | None) -> str:
     """A duration as text: 75.0 -> "1 min 15 s"."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return "–" if seconds is None else run_page.duration(seconds)
