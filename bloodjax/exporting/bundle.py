@@ -137,8 +137,7 @@ class Bundle:
             "mean": list(mean),
             "std": list(std),
             "tta": self.tta,
-            "views": [name for name, _ in self.views.weights]
-            or list(views.named(self.views.views)),
+            "views": view_names(self.views),
             "calibration": self.calibration.to_dict(),
             "site": self.classifier.site.to_dict() if self.classifier.site else None,
             "weights": dataclasses.asdict(self.weights),

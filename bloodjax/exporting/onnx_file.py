@@ -67,25 +67,25 @@ def model_bytes(
     opset = helper.make_opsetid("", OPSET)
     model = helper.make_model(onnx_graph, opset_imports=[opset], producer_name="bloodjax")
     model.ir_version = _IR_VERSION
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    helper.set_model_props(model, texts)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return _serialised(model, metadata)
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, Any]) -> bytes:
     """The ONNX file `content` with other metadata."""
-    model = onnx.load_model_from_string(content)
+    return _serialised(onnx.load_model_from_string(content), metadata)
+
+
+def _serialised(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> bytes:
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
-def node_names(content: bytes, suffixes: Sequence[str]) -> list[str]:
-    """Names of the nodes of an ONNX file that start with one of `suffixes`."""
+def node_names(content: bytes, prefixes: Sequence[str]) -> list[str]:
+    """Names of the nodes of an ONNX file that start with one of `prefixes`."""
     graph = onnx.load_model_from_string(content).graph
-    return [node.name for node in graph.node if node.name.startswith(tuple(suffixes))]
+    return [node.name for node in graph.node if node.name.startswith(tuple(prefixes))]
 
 
 def operators(content: bytes) -> dict[str, int]:
