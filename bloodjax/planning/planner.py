@@ -179,9 +179,7 @@ def _needed(message: str, machine: Machine) -> int:
 
 def _phase(run: RunSteps, machine: Machine, name: str) -> dict[str, Any]:
     compiled = _compile(lambda: run.lower_train(name), f"{name} training", machine, run)
-    figures = step_figures.figures_of(
-        compiled, machine, run.config.batch_size, run.steps_per_call, run.model_flops(name)
-    )
+    figures = step_figures.figures_of(compiled, machine, run.config.batch_size, run.steps_per_call)
     peak = machine.peak_flops(run.config.dtype)
     seconds = figures["estimated_step_seconds"]
     flops = run.model_flops(name)

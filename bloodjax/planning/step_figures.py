@@ -42,7 +42,6 @@ def figures_of(
     machine: Machine,
     batch_size: int,
     steps: int = 1,
-    model_flops: int = 0,
 ) -> dict[str, Any]:
     """A compiled step's figures, for one step and one device.
 
@@ -51,7 +50,6 @@ def figures_of(
       machine: The machine.
       batch_size: Images of a step, over all devices.
       steps: Steps that a call of the program runs.
-      model_flops: Operations that the network needs for an image.
     """
     found = compiled.program
     if found is None:
