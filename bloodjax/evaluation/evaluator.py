@@ -76,6 +76,8 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
     options = config.evaluation
     if options.tta_select != "none" and splits.validation is not None:
         select_views(model, workdir, splits.validation, options.tta, options.tta_select)
+        for other in comparisons.values():  # Their predictions are averaged over the same views.
+            other.selected = model.selected
     described = uncertainty.fit_run(model, workdir, splits.train, splits.validation)
     results, headline, known = {}, None, {}
     for name, dataset in splits.evaluated("test", "validation").items():

@@ -107,6 +107,7 @@ def test_finish_selects_views_on_validation_and_uses_them(make_config, tmp_path,
             "evaluation.tta": "flip",
             "evaluation.tta_average": "logits",
             "evaluation.tta_select": method,
+            "ema": 0.9,
         }
     )
     results = run.train(config, tmp_path)
@@ -115,6 +116,7 @@ def test_finish_selects_views_on_validation_and_uses_them(make_config, tmp_path,
     assert content["n"] == results["validation"]["n"]
     assert content["nll"]["selected"] <= content["nll"]["image"] + 1e-6
     assert results["test"]["tta"] == "selected"
+    assert results["test"]["beside"].keys() == {"raw weights"}
     before = results["validation"]["calibration"]["nll_before"]
     assert before == pytest.approx(content["nll"]["selected"], abs=1e-4)
     model = classifier.load(tmp_path)
