@@ -26,6 +26,7 @@ _MOST_MISFIT = 0.5
 # The misfit must fall by this share, and the size change by this factor, to be worth a resampling.
 _LESS_MISFIT, _LEAST_ZOOM = 0.05, 1.03
 _FEWEST_CELLS = 10
+_UNKNOWN = "No whole training cell of the site's classes was found, so their size is not known."
 # Images were each cut around its cell if their sides vary, in logarithms, by at least the first
 # number, and their cells fill them more alike than cells of one class are alike: the spread of the
 # diameters is at most the second times that within a class, and a larger image shows its cell
@@ -125,6 +126,8 @@ def frame_cells(
     if not (filled <= _FILLED_ALIKE * sizes.within and slope >= _LEAST_SLOPE):
         why = "The cells do not all fill their images alike, as they do in crops around each cell."
         return 0, Remedy("frame", False, check, why)
+    if not _are_known(sizes, diameters, probabilities):
+        return 0, Remedy("frame", False, check, _UNKNOWN)
     middle = float(np.exp(np.log(sides).mean()))
     in_proportion = diameters + np.log(sides / middle)
     factor, misfit, before = _best_factor(in_proportion, sizes, probabilities)
@@ -155,6 +158,8 @@ def zoom_cells(
     if n < _FEWEST_CELLS:
         why = f"Only {n} whole cells were found, expected at least {_FEWEST_CELLS}."
         return 1.0, Remedy("size", False, {"cells": float(n)}, why, tried=False)
+    if not _are_known(sizes, diameters, probabilities):
+        return 1.0, Remedy("size", False, {"cells": float(n)}, _UNKNOWN, tried=False)
     factor, misfit, before = _best_factor(diameters, sizes, probabilities)
     check = {"factor": factor, "misfit_before": before, "misfit_after": misfit}
     if misfit > (1 - _LESS_MISFIT) * before or abs(np.log(factor)) < np.log(_LEAST_ZOOM):
@@ -223,6 +228,14 @@ def to_training(site: FoundCells, training: FoundCells, rows: Bool[np.ndarray, "
 def _log_diameters(cells: FoundCells) -> Numbers:
     """Logarithm of the diameter of each whole cell, NaN for others."""
     return np.log(np.where(cells.is_whole, cells.cell_diameter, np.nan))
+
+
+def _are_known(
+    sizes: Sizes, diameters: Numbers, probabilities: Float[np.ndarray, "n classes"]
+) -> bool:
+    """Whether the size in training is known of a class that the site's cells may be of."""
+    rows = np.isfinite(diameters)
+    return bool(probabilities[rows][:, np.isfinite(sizes.logarithm)].any())
 
 
 def _best_factor(

@@ -72,6 +72,19 @@ def test_cells_of_the_size_of_training_are_left_alone():
     assert "3 whole cells" in remedy.why
 
 
+@pytest.mark.parametrize("sizes", [[np.nan] * 3, [30.0, 45.0, np.nan]])
+def test_without_the_size_of_training_cells_nothing_is_changed(sizes):
+    """Of the only class that can occur, the border cuts all training cells."""
+    sizes = Sizes(np.log(np.array(sizes)), 0.1)
+    probabilities = np.repeat(np.eye(3, dtype=np.float32)[2:], N, axis=0)
+    found, remedy = remedies.zoom_cells(cells(drawn()), sizes, probabilities)
+    assert (found, remedy.tried, remedy.applied) == (1.0, False, False)
+    own = 4 * drawn(within=0.12)
+    shown = np.full(N, 64) * np.exp(np.random.default_rng(1).normal(size=N) * 0.04)
+    found, remedy = remedies.frame_cells(cells(shown), 1.5 * own, sizes, probabilities)
+    assert (found, remedy.applied) == (0, False)
+
+
 def test_crops_around_each_cell_are_framed():
     """Each image is cut at 1.5 times the diameter of its cell, of 4 pixels per training pixel."""
     own = 4 * drawn(within=0.12)
