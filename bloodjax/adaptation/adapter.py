@@ -323,10 +323,12 @@ def _promised(model: Classifier, images: SiteImages, validation: Dataset) -> dic
     rows = np.flatnonzero(np.isin(validation.labels, _indices(model)))
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(rows)[:_PROMISED])
-    known = np.asarray(lazy.take(validation.images, rows))
-    alike = site_accuracy.with_look_of(images.measured(), known, rng)
-    tried = model.answer(alike)
-    wrong = (tried.predicted != validation.labels[rows])[~tried.refer]
+    wrong = np.zeros(0, bool)
+    if len(rows):
+        known = np.asarray(lazy.take(validation.images, rows))
+        alike = site_accuracy.with_look_of(images.measured(), known, rng)
+        tried = model.answer(alike)
+        wrong = (tried.predicted != validation.labels[rows])[~tried.refer]
     low, high = wilson_interval(int(wrong.sum()), len(wrong)) if len(wrong) else (0.0, 1.0)
     holds = None
     if unlike > _MOST_UNLIKE:

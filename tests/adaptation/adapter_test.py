@@ -6,9 +6,11 @@ import pytest
 
 import bloodjax
 from bloodjax.adaptation import adapter
+from bloodjax.adaptation.site_images import SiteImages
 from bloodjax.data import images as images_lib
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
+from bloodjax.evaluation import classifier
 from bloodjax.evaluation.appearance import Appearance
 
 CLASSES = "basophil,eosinophil,lymphocyte,monocyte,neutrophil"
@@ -93,6 +95,15 @@ def test_labelled_cells_are_learned(trained, site, tmp_path):
     assert model.detector is not None
     result = bloodjax.evaluate(out, site[1])
     assert result["source"]["trained_on"] == 15
+
+
+def test_without_validation_cells_of_its_classes_no_error_is_promised(trained):
+    model = classifier.load(trained)
+    model.restrict(["platelet"])
+    cells = render.render_dataset(24, 32, seed=3)
+    others = cells.take(cells.labels != cells.classes.index("platelet"))
+    found = adapter._promised(model, SiteImages(cells, np.full(24, 32.0), "cells"), others)
+    assert (found["n"], found["estimated_error"]) == (0, None)
 
 
 def test_wrong_input_is_one_line_and_nothing_is_written(trained, site, tmp_path):
