@@ -77,7 +77,8 @@ def judge(
     predicted = probabilities.argmax(axis=1) if n else np.zeros(0, int)
     confidence = probabilities[np.arange(n), predicted]
     none = np.zeros(n, bool)
-    unsure = none if threshold is None else confidence < threshold
+    # This form refers NaN too.
+    unsure = none if threshold is None else ~(confidence >= threshold)
     apart = none if unlike is None else unlike
     why = tuple(
         ", ".join([UNSURE] * bool(low) + [UNLIKE] * bool(far))

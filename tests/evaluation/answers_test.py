@@ -25,6 +25,11 @@ def test_a_confidence_at_the_threshold_is_answered():
     assert not found.refer.any()
 
 
+def test_an_image_of_unknown_confidence_is_referred():
+    found = answers.judge(np.full((1, 2), np.nan, np.float32), threshold=0.5)
+    assert (found.refer.tolist(), found.why) == ([True], (UNSURE,))
+
+
 def test_nothing_is_said_on_referral_where_nothing_is_known():
     found = answers.judge(PROBABILITIES)
     assert not found.is_judged
