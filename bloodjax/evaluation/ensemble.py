@@ -261,9 +261,12 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
         workdirs = [workdirs]
     workdirs = [_local(workdir) for workdir in workdirs]
     folders = [fold for workdir in workdirs for fold in fold_folders(workdir)]
-    if len(set(folders)) < len(folders):
-        repeated = next(folder for folder in folders if folders.count(folder) > 1)
-        raise UserError(f"{repeated}: is named twice, expected different runs")
+    if not folders:
+        raise UserError("no workdir is named, expected the folder of at least one run")
+    real = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, real, strict=True):
+        if real.count(path) > 1:
+            raise UserError(f"{folder}: is named twice, expected different runs")
     members = {
         folder: (model_folder if model_folder.is_model_folder(folder) else classifier).load(folder)
         for folder in folders

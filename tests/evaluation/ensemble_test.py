@@ -125,6 +125,17 @@ def test_a_run_named_twice_is_refused(trained):
         ensemble.load([trained, str(trained)])
 
 
+def test_a_run_by_two_paths_is_refused(trained, tmp_path):
+    (tmp_path / "link").symlink_to(trained)
+    with pytest.raises(UserError, match=r"run: is named twice"):
+        ensemble.load([trained, tmp_path / "link"])
+
+
+def test_no_run_is_refused():
+    with pytest.raises(UserError, match=r"^no workdir is named"):
+        ensemble.load([])
+
+
 def test_images_that_any_member_was_trained_on_are_scored_apart(trained, other, tmp_path):
     cells = render.render_dataset(160, 32, seed=0)
     file = tmp_path / "copy.npz"
