@@ -49,11 +49,13 @@ def folder(
       source: Source of the results, from `of_run` or `of_data`.
 
     Raises:
-      UserError: `out` contains results of another source.
+      UserError: `out` is not a folder, or contains results of another source.
     """
     if out is None:
         numbered = (f"{name}-{n}" if n > 1 else name for n in itertools.count(1))
         return next(parent / each for each in numbered if _is_free(parent / each, source))
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"--out={out}: is not a folder, expected a folder")
     if not _is_free(out, source):
         raise UserError(
             f"--out={out}: contains the results of other images; expected a new folder, or the one "

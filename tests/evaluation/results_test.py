@@ -75,6 +75,12 @@ def test_nothing_is_written_outside_evaluate(write, tmp_path, monkeypatch):
     assert write("/") == "data"
 
 
+def test_out_that_is_a_file_is_refused(write, tmp_path):
+    (tmp_path / "results").touch()
+    with pytest.raises(UserError, match=r"results: is not a folder"):
+        write("a", out=tmp_path / "results")
+
+
 def test_out_with_the_results_of_another_source_is_refused(write, tmp_path):
     for lab in "ab":
         (tmp_path / lab).mkdir()
