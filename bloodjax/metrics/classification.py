@@ -323,7 +323,9 @@ def _with_mean_recalls(
 
 def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Index of the bin (low, high] of each confidence in 0..1."""
-    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    # In float32, a confidence just above a limit could be rounded down to it.
+    scaled = confidence.astype(np.float64) * bins
+    return np.clip(np.ceil(scaled).astype(int) - 1, 0, bins - 1)
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:

@@ -124,6 +124,14 @@ def test_reliability_adds_up_to_ece():
     assert found["ece"] == pytest.approx(sum(gaps) / 700)
 
 
+def test_a_float32_confidence_is_in_one_bin_for_all_figures():
+    # 0.6 in float32 is above 9/15, but 15 times it is rounded to 9.
+    probabilities = np.float32([[0.6, 0.4], [0.58, 0.42]])
+    found = metrics.evaluate(probabilities, np.array([0, 1]), "ab", bootstrap=1)
+    assert found["reliability"]["count"][8:10] == [1, 1]
+    assert found["ece"] == pytest.approx((0.4 + 0.58) / 2)
+
+
 def test_impossible_truth_costs_a_finite_nll():
     found = metrics.evaluate(np.array([[1.0, 0.0]]), np.array([1]), "ab", bootstrap=1)
     assert found["nll"] == pytest.approx(-np.log(1e-7))
