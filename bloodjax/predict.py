@@ -8,6 +8,7 @@ python -m bloodjax.predict --workdir=DIR [--workdir=DIR2 ...] --input=PATH_OR_SP
 from __future__ import annotations
 
 import os
+import pathlib
 
 from bloodjax.cli import command
 from bloodjax.errors import UserError
@@ -72,12 +73,11 @@ def main(_: list[str]) -> None:
 
     out = command.local_path("out")
     by_group = command.local_path("groups") if _GROUPS.value else None
-    for flag, path in (("--out", out), ("--groups", by_group)):
-        if path is not None:
-            tables.check_suffix(path, flag)
-            if not path.parent.is_dir():
-                raise UserError(f"{flag}={path}: there is no folder {path.parent}")
-            files.make_folder(path.parent)  # an error if it is read-only, before computing
+    targets = {"--out": out} | ({"--groups": by_group} if by_group else {})
+    path = os.path.expanduser(_INPUT.value)
+    tables.check_targets(targets, pathlib.Path(path))
+    for target in targets.values():
+        files.make_folder(target.parent)  # an error if it is read-only, before computing
     folder = command.local_path("explain") if _EXPLAIN.value else None
     if folder:
         explanations.check_folder(folder)
@@ -96,7 +96,6 @@ def main(_: list[str]) -> None:
     if remark := uncertainty.remark(model, workdirs):
         console.log_info(remark)
     compilation_cache.keep(workdirs[0])
-    path = os.path.expanduser(_INPUT.value)
     reading = config.with_reading(
         model.config,
         bad_images=_BAD.value,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bloodjax.data.dataset import SEPARATOR, label_texts
+from bloodjax.data.formats import groups as groups_lib
 from bloodjax.errors import UserError
 from bloodjax.io import parquet
 from bloodjax.io.files import atomic_write
@@ -137,10 +138,34 @@ def probability_columns(classes: Sequence[str]) -> list[str]:
     return columns
 
 
-def check_suffix(path: pathlib.Path, flag: str) -> None:
-    """Raises a UserError unless `path`, the value of `flag`, names a format that is written."""
-    if path.suffix.lower() not in (CSV, PARQUET):
-        raise UserError(f"{flag}={path}: expected FILE{CSV} or FILE{PARQUET}")
+def check_targets(targets: Mapping[str, pathlib.Path], source: pathlib.Path) -> None:
+    """Checks, before anything is computed, that tables can be written.
+
+    Args:
+      targets: Flag -> the file of a table.
+      source: File or folder of the images; it need not exist.
+
+    Raises:
+      UserError: A file's suffix names no format that is written, or there is no folder for it; or
+        it is a folder, another table, the source itself, or the source's table of groups.
+    """
+    seen: dict[pathlib.Path, str] = {}
+    for flag, path in targets.items():
+        if path.suffix.lower() not in (CSV, PARQUET):
+            raise UserError(f"{flag}={path}: expected FILE{CSV} or FILE{PARQUET}")
+        if path.is_dir():
+            raise UserError(f"{flag}={path}: is a folder, expected a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{flag}={path}: there is no folder {path.parent}")
+        real = path.resolve()
+        if real in seen:
+            raise UserError(f"{flag}={path}: is the file of {seen[real]} too, expected another")
+        is_of_groups = path.name.casefold() == groups_lib.TABLE
+        if real == source.resolve() or (
+            is_of_groups and path.exists() and source.resolve() in real.parents
+        ):
+            raise UserError(f"{flag}={path}: is read with the images, expected another file")
+        seen[real] = flag
 
 
 def write(path: pathlib.Path, columns: Columns) -> None:

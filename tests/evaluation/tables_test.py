@@ -1,5 +1,6 @@
 import csv
 import io
+import pathlib
 
 import numpy as np
 import pyarrow
@@ -129,7 +130,7 @@ def test_the_group_stands_after_the_probabilities():
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".PARQUET"])
 def test_the_suffix_names_the_format(tmp_path, suffix):
     out = tmp_path / f"out{suffix}"
-    tables.check_suffix(out, "--out")
+    tables.check_targets({"--out": out}, tmp_path / "cells")
     tables.write(out, full())
     if suffix == ".csv":
         assert out.read_text("utf-8").startswith("name,label,predicted,confidence,refer,why,set,")
@@ -140,4 +141,32 @@ def test_the_suffix_names_the_format(tmp_path, suffix):
 
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^--out=a.xlsx: expected FILE.csv or FILE.parquet$"):
-        tables.check_suffix(tmp_path.__class__("a.xlsx"), "--out")
+        tables.check_targets({"--out": pathlib.Path("a.xlsx")}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("out", "groups", "message"),
+    [
+        ("folder.csv", "a.csv", r"^--out=.*folder.csv: is a folder, expected a file$"),
+        ("no/a.csv", "b.csv", r"^--out=.*a.csv: there is no folder .*no$"),
+        ("a.csv", "./folder.csv/../a.csv", r"^--groups=.*a.csv: is the file of --out too"),
+        ("a.csv", "cells/groups.csv", r"^--groups=.*groups.csv: is read with the images"),
+        ("cells/sub/groups.csv", "a.csv", r"^--out=.*groups.csv: is read with the images"),
+    ],
+)
+def test_files_that_must_not_be_replaced_are_refused(tmp_path, out, groups, message):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "cells/sub").mkdir(parents=True)
+    for folder in ("cells", "cells/sub"):
+        (tmp_path / folder / "groups.csv").write_text("name,group\n")
+    with pytest.raises(UserError, match=message):
+        tables.check_targets(
+            {"--out": tmp_path / out, "--groups": tmp_path / groups}, tmp_path / "cells"
+        )
+
+
+def test_the_table_of_the_images_is_not_replaced(tmp_path):
+    (tmp_path / "cells.csv").touch()
+    with pytest.raises(UserError, match=r"^--out=.*cells.csv: is read with the images"):
+        tables.check_targets({"--out": tmp_path / "cells.csv"}, tmp_path / "cells.csv")
+    tables.check_targets({"--out": tmp_path / "groups.csv"}, tmp_path / "cells.csv")
