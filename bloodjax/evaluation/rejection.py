@@ -289,7 +289,7 @@ def _compare(
         # The network knows the class, so its logit is hidden from the methods that use logits.
         logits = np.delete(validation.images.logits, left_out, axis=1)
         seen = validation.images._replace(logits=logits)
-        others = seen.take(~is_new) if not is_new.all() else seen
+        others = seen.take(~is_new)
         fitted = novelty.fit_all(known.images.take(rest), known.labels[rest], others)
         for name, arrays in fitted.items():
             scores = novelty.score(name, arrays, seen)
@@ -313,9 +313,7 @@ def _frequent(labels: Labels, fitted: Labels) -> list[int]:
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or len(np.unique(fitted)) < 2:
         return []
-    order = classes[np.argsort(-counts, kind="stable")]
-    others = {int(c): np.any(fitted != c) for c in order}
-    return [c for c, remain in others.items() if remain][:_LEFT_OUT]
+    return classes[np.argsort(-counts, kind="stable")][:_LEFT_OUT].tolist()
 
 
 def _balanced(labels: Labels, most: int, seed: int) -> Int[np.ndarray, " _"]:
