@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 import traceback
@@ -43,7 +44,7 @@ def call_in_file(path: str, function: str, flag: str) -> Any:
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
         raise UserError(f"{flag}={path}: {line}{error.msg}") from error
-    except Exception as error:  # the user's code can raise any type
+    except (Exception, SystemExit) as error:  # the user's code can raise any type
         raise UserError(f"{flag}={path}: {_line(path, error)}{_message(error)}") from error
 
 
@@ -103,17 +104,18 @@ def _places(top: str) -> list[pathlib.Path]:
     return [pathlib.Path(place).resolve() for place in found if isinstance(place, str)]
 
 
-def _line(path: str, error: Exception) -> str:
+def _line(path: str, error: BaseException) -> str:
     """Names the last line of the config file that led to the error: "line N: ", or ""."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == path]
+    lines = [frame.lineno for frame in frames if frame.filename == os.path.abspath(path)]
     return f"line {lines[-1]}: " if lines else ""
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """The message, after the error's type, which is left out if a ConfigDict raised it."""
     if isinstance(error, ModuleNotFoundError) and error.name in ("configs", "configs.common"):
         return f"{error}; expected `from bloodjax.configs import common`"
     named = not isinstance(error, (AttributeError, KeyError, TypeError))
-    text = str(error.args[0] if error.args else error)
+    # A KeyError as text is the repr of its argument.
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     return f"{type(error).__name__}: {text}" if named else text

@@ -26,12 +26,22 @@ def get_config():
         ("import nothing_like_it\n", "line 2: ModuleNotFoundError: No module named"),
         ("\n\nx = nought\n", "line 4: NameError: name 'nought' is not defined"),
         ("a\0b", "null bytes"),
+        ("open('none.txt')\n", "line 2: FileNotFoundError: [Errno 2] No such file"),
+        ("import sys\nsys.exit(0)\n", "line 3: SystemExit: 0"),
+        ("{}['a']\n", "line 2: a"),
     ],
 )
 def test_a_config_file_that_fails_is_one_line(config_file, line, expected):
     with pytest.raises(UserError) as raised:
         config_lib.load(str(config_file(line)))
     assert re.fullmatch(rf"--config=.*\.py: .*{re.escape(expected)}.*", str(raised.value))
+
+
+def test_the_line_is_also_named_of_a_relative_path(config_file, monkeypatch):
+    path = pathlib.Path(config_file("x = 1 / 0\n"))
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(UserError, match=rf"^--config={path.name}: line 2: ZeroDivisionError"):
+        config_lib.load(path.name)
 
 
 @pytest.fixture
