@@ -20,7 +20,8 @@ def keep(workdir: pathlib.Path) -> None:
     Does nothing if the workdir is not writable, or if the user set a cache directory
     (`JAX_COMPILATION_CACHE_DIR`).
     """
-    parent = workdir if workdir.exists() else workdir.parent
+    # The workdir and folders above it may be yet to be made.
+    parent = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     if jax.config.jax_compilation_cache_dir or not os.access(parent, os.W_OK):
         return
     jax.config.update("jax_compilation_cache_dir", str(workdir / FOLDER / _processor()))

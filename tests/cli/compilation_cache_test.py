@@ -64,6 +64,15 @@ def test_the_users_own_choice_goes_first(cache_dir, tmp_path):
     assert cache_dir() == "chosen"
 
 
+def test_a_workdir_in_folders_that_are_yet_to_be_made(cache_dir, tmp_path, monkeypatch):
+    compilation_cache.keep(tmp_path / "runs/first")
+    assert pathlib.Path(cache_dir()).parent == tmp_path / "runs/first/compiled"
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.chdir(tmp_path)
+    compilation_cache.keep(pathlib.Path("runs/first"))
+    assert pathlib.Path(cache_dir()).parent == pathlib.Path("runs/first/compiled")
+
+
 def test_a_workdir_that_cannot_be_written_to_is_left_alone(cache_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(compilation_cache.os, "access", lambda *_: False)
     compilation_cache.keep(tmp_path)
