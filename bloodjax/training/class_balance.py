@@ -51,6 +51,8 @@ def effective_class_weights(
 def positive_weights(labels: Int[np.ndarray, "n classes"]) -> Float32[np.ndarray, " classes"]:
     """Negatives divided by positives of each label: together the positives weigh as much.
 
+    A label that all images have weighs 1: with 0 it would have no loss, and never be learnt.
+
     Args:
       labels: 1 for each label that an image has and 0 for each other.
 
@@ -60,7 +62,8 @@ def positive_weights(labels: Int[np.ndarray, "n classes"]) -> Float32[np.ndarray
     positives = labels.sum(axis=0)
     if not positives.all():
         raise ValueError(f"counts {positives.tolist()}: expected images with each label")
-    return ((len(labels) - positives) / positives).astype(np.float32)
+    negatives = len(labels) - positives
+    return np.where(negatives > 0, negatives / positives, 1.0).astype(np.float32)
 
 
 def class_weights(

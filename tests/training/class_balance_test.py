@@ -102,3 +102,8 @@ def test_the_statement_says_how_often_an_image_is_shown(make_config):
     changes["augment"] = "none"
     line = class_balance.sampling_statement(make_config(**changes), LABELS, classes)
     assert line.endswith("0.4 times")
+
+
+def test_a_label_that_all_images_have_is_still_learnt():
+    labels = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(class_balance.positive_weights(labels), np.float32([1, 2, 2]))
