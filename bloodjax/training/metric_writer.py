@@ -45,7 +45,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
 
         def is_kept(entry: dict[str, Any]) -> bool:
-            repeated = unfinished and entry["event"] == "epoch"
+            repeated = unfinished and entry["event"] in ("epoch", "skipped")
             return entry["step"] < step or (entry["step"] == step and not repeated)
 
         kept = [entry for entry in read_history(workdir) if is_kept(entry)]

@@ -60,3 +60,12 @@ def test_only_the_primary_process_has_trackers(tmp_path, monkeypatch):
         writer.write(entry(7, 0.5))
     assert trackers.got == []
     assert not list(tmp_path.iterdir())
+
+
+def test_an_epoch_that_is_validated_again_is_logged_once(tmp_path):
+    events = [{"event": "rollback", "step": 7}, {"event": "skipped", "step": 7}, entry(7, 0.5)]
+    for unfinished in (False, True):
+        with MetricWriter(tmp_path, 7, unfinished=unfinished) as writer:
+            for event in events[unfinished:]:
+                writer.write(event)
+    assert [each["event"] for each in read_history(tmp_path)] == ["rollback", "skipped", "epoch"]
