@@ -63,7 +63,7 @@ class Divergence:
         self._options, self._batch_size = config.divergence, config.batch_size
         self._checkpoints, self._steps_per_epoch = checkpoints, steps_per_epoch
         self._file = workdir / FILE
-        self.skipped, self._bad_step = 0, -1
+        self.skipped, self._bad_step, self._epoch = 0, -1, 0
         self.rollbacks: list[dict[str, Any]] = _read(self._file)
 
     @property
@@ -88,12 +88,13 @@ class Divergence:
         if in_a_row > self._options.skip or (done == self._steps_per_epoch and count == 0):
             raise Diverged(bad_step)
         skipped = done - round(count / self._batch_size)
-        if skipped > self.skipped:
+        epoch = (step - 1) // self._steps_per_epoch
+        if skipped > (self.skipped if epoch == self._epoch else 0):
             console.log_info(
                 f"step {step}: {skipped} of this epoch's {done} steps skipped, because their loss "
                 "or gradient is not finite"
             )
-        self.skipped, self._bad_step = skipped, bad_step
+        self.skipped, self._bad_step, self._epoch = skipped, bad_step, epoch
         mean = count or float("nan")
         return {"loss": float(sums.loss) / mean, "accuracy": float(sums.correct) / mean}
 

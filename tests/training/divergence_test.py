@@ -79,6 +79,8 @@ def test_a_look_counts_and_says_what_was_skipped(tmp_path, said):
     assert said[0].startswith("step 12: 2 of this epoch's 5 steps skipped")
     assert np.isnan(seen.sync_metrics(sums(0, 14), 16)["loss"])
     assert seen.skipped == 2
+    # The next epoch has as many, which are others.
+    assert said[1].startswith("step 16: 2 of this epoch's 2 steps skipped")
 
 
 def test_too_many_in_a_row_or_a_whole_epoch_is_a_divergence(tmp_path, said):
