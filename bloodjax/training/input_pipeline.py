@@ -240,7 +240,7 @@ def _split_train(
     has_splits = len(set(own)) > 1
     if has_splits and "train" not in own:
         raise UserError(f"{config.data.train}: has splits, but none is called train")
-    own_splits = {"train": "train"} if has_splits else {}
+    own_splits = {"train": "train"} if has_splits else dict.fromkeys(dataset.splits, "train")
     indices, fractions = {}, {}
     for name in ("validation", "test"):
         source, own_name = split_source(config, name), splits_lib.SOURCE_NAMES[name]

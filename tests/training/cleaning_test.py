@@ -85,6 +85,17 @@ def test_cleaning_that_costs_a_class_more_than_a_tenth_is_an_error(prepare, tmp_
     assert sum(len(dataset) for _, dataset in prepare(file, clean="report").items()) == 160
 
 
+def test_junk_of_a_source_whose_one_split_has_a_name(prepare, tmp_path):
+    drawn = cells(160)
+    rare = np.flatnonzero(drawn.labels == 3)
+    drawn.images[rare[0]] = noise(1)[0]
+    prepared = prepare(splits_file(tmp_path / "few.npz", {"train": drawn}))
+    assert [(entry.reason, entry.count) for entry in prepared.left_out] == [("junk", 1)]
+    drawn.images[rare[:3]] = noise(3)
+    with pytest.raises(UserError, match=r"would leave out 3 of 20 images of .* \(junk\)"):
+        prepare(splits_file(tmp_path / "many.npz", {"train": drawn}), "other")
+
+
 def test_what_is_dropped_is_known_by_class(prepare, tmp_path):
     drawn = cells(160)
     drawn.images[np.flatnonzero(drawn.labels == 3)[0]] = noise(1)[0]
