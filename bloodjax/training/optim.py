@@ -20,6 +20,7 @@ from bloodjax.ops.depthwise_gpu import on_one_device
 # For the norm on a GPU, this many leaves with fewer elements are joined. XLA fuses a concatenation
 # of 60 leaves with the sum, but not one of 200.
 _SMALL, _JOINED = 8192, 60
+_MOST_STEPS = 2**31 - 1
 
 
 def sgdr(
@@ -91,7 +92,12 @@ def wsd(
 
 
 def milestones(
-    peak: float, steps: Sequence[int], factor: float, *, warmup_steps: int = 0
+    peak: float,
+    steps: Sequence[int],
+    factor: float,
+    *,
+    warmup_steps: int = 0,
+    alpha: float = 0.0,
 ) -> optax.Schedule:
     """A constant rate that is multiplied by a factor at some steps, after a linear warm-up.
 
@@ -100,13 +106,15 @@ def milestones(
       steps: Steps from which on the rate is multiplied by `factor` once more.
       factor: The factor.
       warmup_steps: Steps of linear warm-up from 0.
+      alpha: Lowest rate, as a fraction of `peak`.
     """
 
     def schedule(count):
         step = jnp.asarray(count, jnp.float32)
         warm = step / max(warmup_steps, 1)
         passed = sum((step >= each).astype(jnp.float32) for each in steps)
-        return peak * jnp.where(step < warmup_steps, warm, jnp.float32(factor) ** passed)
+        lowered = jnp.maximum(jnp.float32(factor) ** passed, alpha)
+        return peak * jnp.where(step < warmup_steps, warm, lowered)
 
     return schedule
 
@@ -120,11 +128,12 @@ def phase_schedule(phase: Config, steps_per_epoch: int, lr_scale: float = 1.0) -
       lr_scale: Factor of the learning rate.
     """
     options, peak = phase.schedule, lr_scale * phase.learning_rate
-    warmup = round(options.warmup * steps_per_epoch)
-    total = phase.epochs * steps_per_epoch
+    # A run counts its steps in int32, so a phase has at most as many, whatever its epochs.
+    warmup = min(round(options.warmup * steps_per_epoch), _MOST_STEPS)
+    total = min(phase.epochs * steps_per_epoch, _MOST_STEPS)
     after = max(total - warmup, 1)
     if options.name == "sgdr":
-        first = round(options.first_cycle * steps_per_epoch) or after
+        first = min(round(options.first_cycle * steps_per_epoch), _MOST_STEPS) or after
         return sgdr(
             peak,
             first,
@@ -137,7 +146,7 @@ def phase_schedule(phase: Config, steps_per_epoch: int, lr_scale: float = 1.0) -
         return sgdr(peak, after, warmup_steps=warmup, alpha=options.alpha)
     if options.name == "step":
         steps = [round(share * total) for share in options.milestones]
-        return milestones(peak, steps, options.factor, warmup_steps=warmup)
+        return milestones(peak, steps, options.factor, warmup_steps=warmup, alpha=options.alpha)
     decay = min(round(options.decay * total), after) if options.name == "wsd" else 0
     return wsd(peak, total, warmup_steps=warmup, decay_steps=decay, alpha=options.alpha)
 

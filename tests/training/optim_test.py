@@ -435,3 +435,19 @@ def test_milestones_come_after_the_warm_up():
     found = rates(milestones(0.5, [6, 8], 0.1, warmup_steps=4), 10)
     expected = [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.05, 0.05, 0.005, 0.005]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_milestones_do_not_lower_the_rate_below_the_lowest(make_config):
+    schedule = {"name": "step", "warmup": 0.0, "alpha": 0.05}
+    options = {f"phases.finetune.schedule.{key}": value for key, value in schedule.items()}
+    phase = make_config(**{"phases.finetune.epochs": 4, **options}).phases.finetune
+    found = rates(phase_schedule(phase, 1), 4) / phase.learning_rate
+    np.testing.assert_allclose(found, [1, 1, 0.1, 0.05], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgdr", "cosine", "wsd", "step", "constant"])
+def test_epochs_may_be_as_many_as_early_stopping_never_lets_be(make_config, name):
+    options = {"phases.finetune.epochs": 10**6, "phases.finetune.schedule.name": name}
+    phase = make_config(**options).phases.finetune
+    found = phase_schedule(phase, 3000)(jnp.int32(3000))
+    np.testing.assert_allclose(found, phase.learning_rate, rtol=1e-5)
