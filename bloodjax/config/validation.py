@@ -119,9 +119,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.task": _one_of(*TASKS),
     "data.classes": (_distinct_names, "distinct names, as text"),
     "model.drop_path": _within(0, 1),
-    "model.mean": _numbers((0, 3), lambda v: True, "nothing or three numbers, one per channel"),
-    "model.std": _numbers((0, 3), lambda v: v > 0, "nothing or three numbers above 0"),
-    "model.head.hidden": _numbers((), lambda v: v >= 1 and v == int(v), "integers above 0"),
+    "model.mean": _numbers((0, 3), math.isfinite, "nothing or three numbers, one per channel"),
+    "model.std": _numbers((0, 3), lambda v: 0 < v < math.inf, "nothing or three numbers above 0"),
+    "model.head.hidden": _numbers((), lambda v: isinstance(v, int) and v >= 1, "integers above 0"),
     "model.head.dropout": _numbers((2,), lambda v: 0 <= v < 1, "two numbers in [0, 1)"),
     "model.head.activation": _one_of(*ACTIVATIONS),
     "loss.name": _one_of("cross_entropy", "focal"),
@@ -215,6 +215,21 @@ def check_values(values: Mapping[str, Any]) -> None:
         rule = RULES.get(key.removeprefix("phases.head.").removeprefix("phases.finetune."))
         if rule and not rule[0](value):
             raise UserError(f"config.{key} is {value!r}, expected {rule[1]}")
+
+
+def check_new_run(config: Config) -> None:
+    """Checks what a new run may not have. Runs of earlier versions may have it, and are read.
+
+    Raises:
+      UserError: The mean or standard deviation of the images is not that of values in 0..1.
+    """
+    for key in ("mean", "std"):
+        value = tuple(config.model[key])
+        if not all(0 <= each <= 1 for each in value):
+            raise UserError(
+                f"config.model.{key} is {value}, expected three numbers from 0 to 1; divide those "
+                "of values up to 255 by 255"
+            )
 
 
 def check_combinations(config: Config) -> None:

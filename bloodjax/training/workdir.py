@@ -21,6 +21,7 @@ from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.checkpoints.state import Average, Metrics, RunProgress, TrainState
 from bloodjax.cli import console
 from bloodjax.config import Config
+from bloodjax.config.validation import check_new_run
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 from bloodjax.training.executor import JitExecutor, PmapExecutor
@@ -101,7 +102,8 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
       workdir: Folder of the run.
 
     Raises:
-      UserError: The run has another config, or `bloodjax adapt` made it.
+      UserError: The run has another config, or `bloodjax adapt` made it; or the config is none for
+        a new run.
     """
     if (workdir / ADAPTATION_FILE).exists():
         raise UserError(
@@ -110,6 +112,7 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
         )
     path = workdir / CONFIG_FILE
     if not path.exists():
+        check_new_run(config)
         return None
     stored = config_lib.load_json(path)
     changes = config_lib.differences(stored, config)

@@ -98,6 +98,18 @@ def test_the_config_that_lives_there(tmp_path, make_config):
         workdir.open_config(make_config(seed=1), tmp_path)
 
 
+def test_a_new_run_has_the_mean_of_images_in_0_to_1(tmp_path, make_config):
+    imagenet = {"model.mean": (123.7, 116.3, 103.5), "model.std": (58.4, 57.1, 57.4)}
+    with pytest.raises(UserError, match=r"config\.model\.mean is \(123\.7, .*, expected .* 0 to 1"):
+        workdir.open_config(make_config(**imagenet), tmp_path)
+    del imagenet["model.mean"]
+    with pytest.raises(UserError, match=r"config\.model\.std is \(58\.4, "):
+        workdir.open_config(make_config(**imagenet), tmp_path)
+    # A run of an earlier version is resumed.
+    (tmp_path / "config.json").write_text(config_lib.to_json(make_config(**imagenet)))
+    assert workdir.open_config(make_config(**imagenet), tmp_path) is not None
+
+
 def test_a_run_opened_for_reading(trained):
     with workdir.open_run(trained) as run:
         assert run.config == config_lib.load_json(trained / "config.json")
