@@ -24,6 +24,9 @@ from bloodjax.errors import UserError
 # A number as people write a fraction. Python's float() also reads 2024_01, a common folder name.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
+# What `ast.literal_eval` raises for a text that is no literal: a TypeError for a list as a key.
+NOT_LITERAL = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+
 # Value of `folds` for a fold of each group.
 LEAVE_ONE_GROUP_OUT = "leave-one-group-out"
 
@@ -177,7 +180,7 @@ def parse_names(text: str) -> tuple[str, ...]:
     if text.strip()[:1] in ("(", "["):
         try:
             literal = ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
+        except NOT_LITERAL:
             literal = None
         if isinstance(literal, (tuple, list)) and all(isinstance(name, str) for name in literal):
             return tuple(literal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import os
@@ -51,7 +52,7 @@ def _literal(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except parsed.NOT_LITERAL:
         return text
 
 
@@ -78,7 +79,8 @@ def as_type_of_default(key: str, value: Any) -> Any:
             value = parsed.parse_names(value)
         value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):  # an integer of more than 308 digits is no float
+            value = float(value)
     if type(value) is not type(default):
         raise UserError(
             f"config.{key} is {value!r}, expected a value of type {type(default).__name__}"

@@ -47,6 +47,29 @@ def test_an_override_of_a_number_is_a_number(config_file):
             config_lib.load(path, [override])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed={[]}",
+        "seed={[]: 1}",
+        f"seed={'-' * 100_000}1",
+        "data.classes=[{[]: 1}]",
+        f"ema={'9' * 400}",
+        "model.head.hidden=1e999",
+        "model.head.hidden=16.0",
+    ],
+    ids=lambda override: override[:20],
+)
+def test_an_override_that_no_value_can_be_made_of(config_file, override):
+    path = config_file("get_config = settings.defaults\n")
+    key = override.partition("=")[0]
+    if key == "data.classes":  # a text like any other
+        assert config_lib.load(path, [override]).data.classes == ("[{[]: 1}]",)
+        return
+    with pytest.raises(UserError, match=rf"config\.{key} is .*, expected"):
+        config_lib.load(path, [override])
+
+
 @pytest.mark.parametrize("text", ["5", "12.10", "1e3", "-3"])
 def test_a_folder_called_like_a_number_is_a_source(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
