@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,9 +34,19 @@ _IN_FLIGHT = 8
 
 
 class _Compiled:
-    """The text of compiled training steps, for both executors."""
+    """What both executors have: the text of training steps, the size of a batch of predictions."""
 
+    step_config: StepConfig
+    _mesh: jax.sharding.Mesh
     _train: Any
+
+    @property
+    def _prediction_size(self) -> int:
+        """Images that are predicted at once: a training batch, rounded up to all devices.
+
+        A run may be evaluated on more devices than it was trained on.
+        """
+        return math.ceil(self.step_config.batch_size / self._mesh.size) * self._mesh.size
 
     def lower(self, phase: Phase, num_steps: int, *arguments: PyTree) -> jax.stages.Lowered:
         """`train`, traced for arguments that may be `jax.ShapeDtypeStruct`, and not run."""
@@ -139,7 +150,7 @@ class JitExecutor(_Compiled):
         return _in_batches(
             lambda batch: self._predict(views, variables, sharding.put(batch, self._split)),
             images,
-            self.step_config.batch_size,
+            self._prediction_size,
         )
 
     def lower_predict(
@@ -157,7 +168,7 @@ class JitExecutor(_Compiled):
         return _in_batches(
             lambda batch: self._each_view(views, variables, sharding.put(batch, self._split)),
             images,
-            self.step_config.batch_size,
+            self._prediction_size,
         )
 
     def describe(self, variables: PyTree, images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +176,7 @@ class JitExecutor(_Compiled):
         return _in_batches(
             lambda batch: self._describe(variables, sharding.put(batch, self._split)),
             images,
-            self.step_config.batch_size,
+            self._prediction_size,
         )
 
     def features(self, variables: PyTree, images: Images) -> np.ndarray:
@@ -173,7 +184,7 @@ class JitExecutor(_Compiled):
         return _in_batches(
             lambda batch: self._features(variables, sharding.put(batch, self._split)),
             images,
-            self.step_config.batch_size,
+            self._prediction_size,
         )
 
 
@@ -258,7 +269,7 @@ class PmapExecutor(_Compiled):
             out = function(batch.reshape(self._mesh.size, -1, *batch.shape[1:]))
             return jax.tree.map(lambda a: a.reshape(len(batch), *a.shape[2:]), out)
 
-        return _in_batches(of_batch, images, self.step_config.batch_size)
+        return _in_batches(of_batch, images, self._prediction_size)
 
 
 def _in_batches(

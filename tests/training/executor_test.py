@@ -104,6 +104,16 @@ def runner():
     return JitExecutor(step_config("simple_cnn"))
 
 
+@pytest.mark.parametrize("executor", [JitExecutor, PmapExecutor])
+def test_devices_that_do_not_divide_a_training_batch_predict(executor):
+    config = step_config("simple_cnn", executor.axis_name, batch_size=12)
+    images, variables = images_and_labels()[0][:13], initial("simple_cnn")
+    runner = executor(config)
+    found = runner.predict(runner.shard_state(variables), images, "none")
+    logits = network("simple_cnn").apply(variables, normalise(images, MEAN, STD))
+    np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-5)
+
+
 @pytest.mark.full
 def test_training_moves_and_counts(on_eight):
     name, _, (state, metrics) = on_eight
