@@ -147,11 +147,7 @@ class JitExecutor(_Compiled):
 
     def predict(self, variables: PyTree, images: Images, views: str | TTAConfig) -> np.ndarray:
         """Probabilities [n, classes] of uint8 images [n, size, size, 3] on the host."""
-        return _in_batches(
-            lambda batch: self._predict(views, variables, sharding.put(batch, self._split)),
-            images,
-            self._prediction_size,
-        )
+        return self._in_shares(partial(self._predict, views, variables), images)
 
     def lower_predict(
         self, variables: PyTree, images: PyTree, views: str | TTAConfig
@@ -165,27 +161,21 @@ class JitExecutor(_Compiled):
 
     def each_view(self, variables: PyTree, images: Images, views: str) -> np.ndarray:
         """Probabilities [n, views, classes] of uint8 images on the host."""
-        return _in_batches(
-            lambda batch: self._each_view(views, variables, sharding.put(batch, self._split)),
-            images,
-            self._prediction_size,
-        )
+        return self._in_shares(partial(self._each_view, views, variables), images)
 
     def describe(self, variables: PyTree, images: Images) -> tuple[np.ndarray, np.ndarray]:
         """Features [n, features] and logits [n, classes] of uint8 images on the host."""
-        return _in_batches(
-            lambda batch: self._describe(variables, sharding.put(batch, self._split)),
-            images,
-            self._prediction_size,
-        )
+        return self._in_shares(partial(self._describe, variables), images)
 
     def features(self, variables: PyTree, images: Images) -> np.ndarray:
         """Features [n, views, features] of uint8 images on the host; see `features_step`."""
-        return _in_batches(
-            lambda batch: self._features(variables, sharding.put(batch, self._split)),
-            images,
-            self._prediction_size,
-        )
+        return self._in_shares(partial(self._features, variables), images)
+
+    def _in_shares(self, function: Callable[[jax.Array], PyTree], images: Images) -> PyTree:
+        def of_batch(batch):
+            return function(sharding.put(batch, self._split))
+
+        return _in_batches(of_batch, images, self._prediction_size)
 
 
 class PmapExecutor(_Compiled):

@@ -24,7 +24,7 @@ from bloodjax.errors import UserError
 from bloodjax.io import bucket_urls, remote
 from bloodjax.report import audit_page
 from bloodjax.training import cleaning, saved_splits
-from bloodjax.training.cleaning import SPLITS
+from bloodjax.training.cleaning import SPLITS, source_of
 
 # Fraction of train that "auto" splits off if the source has no such split of its own.
 DEFAULT_FRACTION = 0.15
@@ -110,7 +110,7 @@ def prepare_splits(config: Config, workdir: pathlib.Path, resumes: bool) -> Spli
         indices, left_out = _clean_and_split(config, loaded, findings, page)
         left_out = merge((*unused, *left_out))
         _save(path, config, specs, loaded, indices, findings.hashes, left_out)
-    splits = {name: loaded[_source(name, loaded)].take(index) for name, index in indices.items()}
+    splits = {name: loaded[source_of(name, loaded)].take(index) for name, index in indices.items()}
     for remark in _remarks(config, splits) + _shared_groups(splits):
         console.log_info(remark)
     return Splits(splits["train"], splits.get("validation"), splits.get("test"), left_out=left_out)
@@ -198,11 +198,6 @@ def _own_splits(
             names = label_texts(dataset.labels[np.array(dataset.splits) == split], dataset.classes)
             entries += left_out_by_class(f"of the unused split {split}", names)
     return taken, tuple(entries)
-
-
-def _source(split: str, loaded: Mapping[str, Dataset]) -> str:
-    """Name of the source that `split` comes from."""
-    return cleaning.source_of(split, loaded)
 
 
 def _clean_and_split(
@@ -359,7 +354,7 @@ def _save(
     hashes: Mapping[str, np.ndarray],
     left_out: Sequence[LeftOut],
 ) -> None:
-    source = {name: _source(name, loaded) for name in indices}
+    source = {name: source_of(name, loaded) for name in indices}
     known = {
         spec: {
             "spec": spec,
@@ -392,7 +387,7 @@ def _recall(
     known = saved_splits.KnownSources(saved, read_options(config))
     indices = {}
     for name, names in saved["parts"].items():
-        source = _source(name, loaded)
+        source = source_of(name, loaded)
         known.check(path, name, specs[source])
         indices[name] = saved_splits.positions(specs[source], loaded[source], names)
     for remark in known.remarks:
