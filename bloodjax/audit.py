@@ -39,8 +39,11 @@ def main(_: list[str]) -> None:
     from bloodjax.data import audit, sources, statement
     from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
+    from bloodjax.io import files
     from bloodjax.report import audit_page
 
+    out = command.local_path("out")
+    files.check_folder(out)
     options = ReadOptions(
         bad_images=_BAD.value,
         layout=layout.check(_LAYOUT.value, "--layout"),
@@ -57,7 +60,6 @@ def main(_: list[str]) -> None:
     for line in statement.lines(datasets):
         console.log_info(line)
     findings = audit.audit(datasets)
-    out = command.local_path("out")
     audit_page.write(findings, datasets, out)
     for remark in findings.remarks:
         console.log_info(remark)

@@ -34,6 +34,7 @@ def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.errors import UserError
+    from bloodjax.io import files
     from bloodjax.pretrained import bloodjax_file
     from bloodjax.pretrained.load import load_weights
 
@@ -42,6 +43,7 @@ def main(_: list[str]) -> None:
         raise UserError(f"--out={out}: suffix {out.suffix!r}, expected .safetensors")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: no folder {out.parent}")
+    files.check_file(out)
     if _FLAVOUR.value:
         console.log_info("--flavour was renamed to --variant; the old name still works")
     weights = load_weights(_MODEL.value, _WEIGHTS.value, _VARIANT.value or _FLAVOUR.value)

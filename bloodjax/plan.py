@@ -47,12 +47,15 @@ _OUT = command.flags.DEFINE_string(
 def main(overrides: list[str]) -> None:
     """Runs the command; `overrides` are the config's, as `"key=value"`."""
     from bloodjax.errors import UserError
+    from bloodjax.io import files
     from bloodjax.planning import compilers, machines
 
     machine = machines.machine(_DEVICE.value)
     out = command.local_path("out") if _OUT.value else None
-    if out is not None and out.suffix != ".json":
-        raise UserError(f"--out={out}: expected a file name that ends in .json")
+    if out is not None:
+        if out.suffix != ".json":
+            raise UserError(f"--out={out}: expected a file name that ends in .json")
+        files.check_file(out)  # before compiling, which takes minutes
     compilers.prepare(machine)
 
     from bloodjax import config as config_lib

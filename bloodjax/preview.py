@@ -42,9 +42,11 @@ def main(overrides: list[str]) -> None:
     out = command.local_path("out")
     if out.suffix != ".png":
         raise UserError(f"--out={out}: expected a name that ends in .png")
+    files.check_file(out)
     config = config_lib.load(_CONFIG.value, overrides)
+    sheet = render_sheet(config, _COLUMNS.value)
     files.make_folder(out.parent)
-    files.atomic_write(out, render_sheet(config, _COLUMNS.value))
+    files.atomic_write(out, sheet)
     console.log_info(f"written to {out}")
 
 
@@ -129,5 +131,5 @@ if __name__ == "__main__":
         name="preview",
         required=("config", "out"),
         takes_config=True,
-        example="--config=robust --config.data.train=cells.zip --out=preview.png",
+        example="--config=recipes/robust --config.data.train=cells.zip --out=preview.png",
     )

@@ -36,3 +36,12 @@ def test_a_side_that_no_image_has_is_refused(command):
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: flag --image_size=0: ")
+
+
+def test_an_output_that_cannot_be_written_ends_it_before_the_data_are_read(command, tmp_path):
+    (tmp_path / "audit").write_text("a file")
+    arguments = [f"--data={tmp_path / 'missing.npz'}", f"--out={tmp_path / 'audit'}"]
+    done = subprocess.run(**command("audit", *arguments), capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'audit'}: ")
+    assert len(done.stderr.splitlines()) == 1

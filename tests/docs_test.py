@@ -135,6 +135,21 @@ def test_commands_that_are_named_exist():
     assert not missing
 
 
+def test_the_commands_are_listed_with_all_their_flags():
+    text = read("docs/commands.md")
+    missing = {}
+    for name, (module, _) in COMMANDS.items():
+        source = read(f"bloodjax/{module}.py")
+        lines = re.findall(rf"^bloodjax {name} .*$", text, re.MULTILINE)
+        named = set(re.findall(r"--(\w+)", " ".join(lines)))
+        if name in ("train", "plan"):  # in the text below, and on a page of its own
+            named |= set(re.findall(r"--(\w+)", text + read("docs/plan.md")))
+        flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"(?!, "", "Former)', source))
+        if not flags <= named:
+            missing[name] = flags - named
+    assert not missing
+
+
 def test_identifiers_that_are_named_exist():
     pages = ["docs/ARCHITECTURE.md", *(page for page in PAGES if page.startswith("docs/internals"))]
     folders = ("bloodjax", "tests", "benchmarks")

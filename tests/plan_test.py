@@ -36,6 +36,13 @@ def _needs(platform):
         pytest.skip(f"the compiler for {platform} is not here: needs the extra [{extra}]")
 
 
+def test_a_folder_in_the_place_of_the_output_ends_it_before_compiling(plan, tmp_path):
+    (tmp_path / "plan.json").mkdir()
+    done, out = plan("--device=v5e-1", out=tmp_path / "plan.json")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {out}: is a folder, expected a file to write\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -37,3 +37,15 @@ def test_a_mistake_is_one_line(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_cannot_be_drawn_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    done = subprocess.run([*SHEET, f"--out={folder}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {folder}: is a folder, expected a file to write\n"
+    arguments = [f"--out={tmp_path / 'new' / 'sheet.png'}", "--config.data.train=missing.zip"]
+    done = subprocess.run([*SHEET, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert [*tmp_path.iterdir()] == [folder]

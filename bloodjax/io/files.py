@@ -90,6 +90,37 @@ def make_folder(path: pathlib.Path) -> None:
         raise UserError(f"{path}: {error.strerror}, expected a folder to write to") from error
 
 
+def check_folder(path: pathlib.Path) -> None:
+    """Checks that the folder `path` can be written to, or be made, and makes nothing.
+
+    For the start of a command that computes before it calls `make_folder`.
+
+    Raises:
+      UserError: A file is in the place of the folder or of a parent, or it is read-only.
+    """
+    nearest = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    reason = None
+    if not nearest.is_dir():
+        reason = f"{nearest} is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"{nearest} is read-only"
+    if reason:
+        raise UserError(f"{path}: {reason}, expected a folder to write to")
+
+
+def check_file(path: pathlib.Path) -> None:
+    """Checks that the file `path` can be written or replaced, and makes nothing.
+
+    For the start of a command that computes before it calls `atomic_write`.
+
+    Raises:
+      UserError: `path` is a folder, or `check_folder` refuses its parent.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file to write")
+    check_folder(path.parent)
+
+
 def remove(path: pathlib.Path) -> None:
     """Removes a file, or a folder with all that is in it; neither has to exist."""
     if path.is_dir() and not path.is_symlink():

@@ -155,11 +155,13 @@ def select(
         split = splits_lib.own_split(dataset, "test")
         if split is None:
             return stem, dataset
-    available = sorted(set(dataset.splits))
-    if split not in available:
-        raise UserError(
-            f"--split={split}: {spec} has the splits {', '.join(filter(None, available)) or 'none'}"
-        )
+    if split not in dataset.splits:
+        available = sorted(set(dataset.splits) - {""})
+        if not available:
+            raise UserError(
+                f"--split={split}: {spec} has no splits; expected the command without it"
+            )
+        raise UserError(f"--split={split}: {spec} has the splits {', '.join(available)}")
     return f"{stem}-{split}", _take_split(dataset, split)
 
 

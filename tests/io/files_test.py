@@ -66,6 +66,32 @@ def test_makes_folders_and_says_where_it_cannot(tmp_path):
         files.make_folder(tmp_path / "file" / "below")
 
 
+def test_a_folder_that_could_be_made_is_not_made_by_the_check(tmp_path):
+    files.check_folder(tmp_path)
+    files.check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "below", "below/deeper"])
+def test_a_file_in_the_place_of_a_folder_is_found_by_the_check(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file is a file, expected a folder"):
+        files.check_folder(tmp_path / "file" / below)
+
+
+def test_a_read_only_folder_is_found_by_the_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match=r"is read-only, expected a folder"):
+        files.check_folder(tmp_path / "new")
+
+
+def test_a_folder_in_the_place_of_a_file_is_found_by_the_check(tmp_path):
+    files.check_file(tmp_path / "new" / "table.csv")
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(UserError, match=r"table.csv: is a folder, expected a file to write"):
+        files.check_file(tmp_path / "table.csv")
+
+
 def wrapped(cause):
     error = ValueError("a library's own words")
     error.__cause__ = cause

@@ -271,7 +271,7 @@ def test_select_of_a_foreign_source(select, file, tmp_path):
     other = challenge(tmp_path / "my other.npz", cells(24, seed=9))
     name, dataset = choose(other)
     assert (name, len(dataset)) == ("my-other", 24)
-    with pytest.raises(UserError, match=r"--split=test: .*my other\.npz has the splits none"):
+    with pytest.raises(UserError, match=r"--split=test: .*my other\.npz has no splits; expected"):
         choose(other, "test")
 
 
