@@ -110,7 +110,7 @@ def test_devices_that_do_not_divide_a_training_batch_predict(executor):
     images, variables = images_and_labels()[0][:13], initial("simple_cnn")
     runner = executor(config)
     found = runner.predict(runner.shard_state(variables), images, "none")
-    logits = network("simple_cnn").apply(variables, normalise(images, MEAN, STD))
+    logits = network("simple_cnn").apply(variables, normalise(jnp.asarray(images), MEAN, STD))
     np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-5)
 
 
