@@ -119,7 +119,7 @@ def assert_same_run(workdir, expected, tolerance=1e-5):
             assert one[key] == two[key]
 
 
-@pytest.mark.full
+@pytest.mark.slow  # heartbeat_test and resume_test have the parts of it
 def test_a_killed_process_ends_the_run_and_the_next_start_ends_as_one_process(
     start, alone, tmp_path, capfd
 ):
