@@ -99,11 +99,12 @@ def check_folder(path: pathlib.Path) -> None:
       UserError: A file is in the place of the folder or of a parent, or it is read-only.
     """
     nearest = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    where = "" if nearest == path else f"{nearest} "
     reason = None
     if not nearest.is_dir():
-        reason = f"{nearest} is a file"
+        reason = f"{where}is a file"
     elif not os.access(nearest, os.W_OK | os.X_OK):
-        reason = f"{nearest} is read-only"
+        reason = f"{where}is read-only"
     if reason:
         raise UserError(f"{path}: {reason}, expected a folder to write to")
 

@@ -75,7 +75,7 @@ def test_a_folder_that_could_be_made_is_not_made_by_the_check(tmp_path):
 @pytest.mark.parametrize("below", ["", "below", "below/deeper"])
 def test_a_file_in_the_place_of_a_folder_is_found_by_the_check(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file is a file, expected a folder"):
+    with pytest.raises(UserError, match=r"file:? is a file, expected a folder"):
         files.check_folder(tmp_path / "file" / below)
 
 
