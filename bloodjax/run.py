@@ -17,7 +17,7 @@ from bloodjax.tracking import TrackerGroup
 from bloodjax.training import trainer
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.setup import RunContext, prepare_run
-from bloodjax.training.workdir import CHECKPOINTS, lock_workdir, open_config
+from bloodjax.training.workdir import CHECKPOINTS, check_apart, lock_workdir, open_config
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
@@ -74,6 +74,7 @@ def _fit(
 ) -> Iterator[tuple[RunContext, ShutdownRequest, TrackerGroup]]:
     """Trains the run; in the body, its workdir is still locked and signals are still recorded."""
     tracking.check_installed(config.trackers)
+    check_apart(config, workdir)
     single = distributed.count() == 1
     with (
         lock_workdir(workdir),

@@ -12,6 +12,7 @@ from jaxtyping import Int, UInt8
 
 from bloodjax.data import images as images_lib
 from bloodjax.data.options import DEFAULTS, ReadOptions
+from bloodjax.io.host_memory import host_memory
 
 # Decoding a small image holds the interpreter lock for a good part of the time.
 _MAX_THREADS = 8
@@ -19,7 +20,7 @@ _MAX_THREADS = 8
 AT_ONCE = 256
 _IMAGES_PER_THREAD = 16  # a thread for fewer images costs more than it saves
 
-# Fraction of the host's memory that decoded images may take.
+# Fraction of the memory that decoded images may take.
 _MEMORY_FRACTION = 1 / 4
 
 LoadImages = Callable[[Int[np.ndarray, " k"]], UInt8[np.ndarray, "k size size 3"]]
@@ -208,8 +209,3 @@ def run_in_threads(function: Callable[[int], None], starts: range) -> None:
 def outgrows_memory(nbytes: int) -> bool:
     """Whether `nbytes` of images are too many to hold in memory."""
     return nbytes > _MEMORY_FRACTION * host_memory()
-
-
-def host_memory() -> int:
-    """Bytes of memory that the host has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

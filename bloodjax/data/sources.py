@@ -14,12 +14,12 @@ from bloodjax.data.dataset import Dataset, unlabelled
 from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
 from bloodjax.data.formats import groups as groups_lib
 from bloodjax.data.formats.archive import keep_open
-from bloodjax.data.lazy import host_memory
 from bloodjax.data.options import AUTO, DEFAULTS, MULTI_LABEL, ReadOptions
 from bloodjax.data.reading import Reading
 from bloodjax.data.spec import Kind, Source, is_called_synthetic, resolve
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
+from bloodjax.io.host_memory import host_memory
 
 # Kinds whose images are files that annotations name, and what reads them.
 _OF_FILES = {Kind.TABLE: table, Kind.HF_DATASET: hf_dataset}

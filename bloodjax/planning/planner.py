@@ -110,7 +110,7 @@ def plan(
         "features": features,
         "compiler": compilers.version(machine),
         "jax": jax.__version__,
-        "notes": list(NOTES),
+        "notes": [*NOTES, *_notes_on_sizes(config, phases)],
     }
     _add_largest(result, config, machine, counts, phases, run, search)
     return result
@@ -137,6 +137,17 @@ def compared_with_device(
         "ratio": max(peaks) / measured,
         "limit_bytes": stats.get("bytes_limit", plan["memory_bytes"]),
     }
+
+
+def _notes_on_sizes(config: Config, phases: Collection[str]) -> list[str]:
+    """What the plan leaves out of phases whose images grow."""
+    side = config.data.image_size
+    return [
+        f"config.phases.{name}.sizes is {sizes}: only the step at {side} px was compiled, and the "
+        f"times are those of a phase with {side} px throughout."
+        for name in phases
+        if (sizes := getattr(config.phases, name).sizes)
+    ]
 
 
 def _chosen(run: RunSteps, only: Collection[str]) -> Collection[str]:

@@ -21,8 +21,8 @@ from bloodjax.data.batches import (
     steps_per_epoch,
 )
 from bloodjax.data.dataset import Dataset
-from bloodjax.data.lazy import host_memory
 from bloodjax.errors import UserError
+from bloodjax.io.host_memory import host_memory
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 
 # Fraction of a device's memory that "auto" lets the images take. Training needs the rest.

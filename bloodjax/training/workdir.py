@@ -37,6 +37,29 @@ _PATIENCE = 120.0
 _RETRY_SECONDS = 1.0
 
 
+def check_apart(config: Config, workdir: pathlib.Path) -> None:
+    """Checks that a new run does not write into a folder of images, which it would change.
+
+    Args:
+      config: Config of the run.
+      workdir: Folder of the run.
+
+    Raises:
+      UserError: `workdir` is the folder of a split, or in it, and has no run yet.
+    """
+    if (workdir / CONFIG_FILE).exists():
+        return
+    here = workdir.resolve()
+    for split in ("train", "validation", "test"):
+        spec = getattr(config.data, split)
+        folder = pathlib.Path(spec).expanduser() if spec else None
+        if folder and folder.is_dir() and here.is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--workdir={workdir}: is in the folder of config.data.{split}={spec}, expected a "
+                "folder elsewhere"
+            )
+
+
 @contextlib.contextmanager
 def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from training in `workdir`, which is created if missing.

@@ -112,6 +112,5 @@ def test_in_threads_shares_the_work_out():
 
 
 def test_outgrows_memory(monkeypatch):
-    assert 2**28 < lazy.host_memory() < 2**50
     monkeypatch.setattr(lazy, "host_memory", lambda: 400)
     assert [lazy.outgrows_memory(n) for n in (100, 101)] == [False, True]

@@ -234,10 +234,14 @@ def test_other_settings_are_planned_and_cost_about_the_same(make_config, config,
 
 
 def test_images_that_do_not_fit_are_planned_as_a_stream(make_config, machine):
-    config = make_config(**{"model.name": "simple_cnn_050", "data.on_device": "never"})
+    changes = {"data.on_device": "never", "phases.finetune.sizes": "16:0.5,32"}
+    config = make_config(**{"model.name": "simple_cnn_050"} | changes)
     plan = planner.plan(config, machine, search=False, only=("finetune",))
     assert plan["images_on_device"] is False
-    assert "stream from the host" in summary.as_text(plan)
+    words = summary.as_text(plan)
+    assert "stream from the host" in words
+    # The step at the other size is not planned, which the plan says.
+    assert "config.phases.finetune.sizes is 16:0.5,32: only the step at" in words
 
 
 def test_a_head_on_cached_features_is_planned_with_them(make_config, machine):

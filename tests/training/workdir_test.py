@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from bloodjax import config as config_lib
+from bloodjax import run
 from bloodjax.cli import console
 from bloodjax.errors import UserError
 from bloodjax.training import factory, workdir
@@ -138,3 +139,24 @@ def test_a_folder_without_a_run(tmp_path, make_config):
         workdir.open_run(tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_folder_of_images_is_no_workdir(tmp_path, make_config, split):
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(images)
+    config = make_config(**{f"data.{split}": str(images)})
+    for folder in (images, images / "runs" / "mine", tmp_path / "link" / "mine"):
+        with pytest.raises(UserError) as error:
+            run.train(config, folder)
+        assert str(error.value) == (
+            f"--workdir={folder}: is in the folder of config.data.{split}={images}, expected a "
+            "folder elsewhere"
+        )
+    assert [path.name for path in images.iterdir()] == ["a"]
+    workdir.check_apart(config, tmp_path / "images2")
+    workdir.check_apart(config, tmp_path)
+    # A run that is there already can go on.
+    (images / "config.json").write_text("{}")
+    workdir.check_apart(config, images)
