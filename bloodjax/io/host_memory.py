@@ -13,8 +13,8 @@ def host_memory(own: pathlib.Path = _OWN, cgroups: pathlib.Path = _CGROUPS) -> i
     """Bytes of memory of the host, or less if a container or a batch job is limited to less.
 
     Linux keeps such limits in control groups
-    (https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files). A group's limit also
-    applies to the groups in it, so the lowest one counts.
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files). A group's limit
+    also applies to the groups in it, so the lowest one counts.
 
     Args:
       own: File with the groups of this process.
@@ -41,7 +41,7 @@ def _limits(own: pathlib.Path, cgroups: pathlib.Path) -> list[int]:
         else:
             continue
         group = root / path.lstrip("/")
-        # In a container the path may be the host's, which is not there; the root then has the limit.
+        # In a container the path may be the host's, and the root then has the limit.
         for folder in (group, *group.parents):
             if not folder.is_relative_to(root):
                 break
