@@ -11,14 +11,17 @@ The rate that it found is kept in `WORKDIR/lr_range_test`, from where a resumed 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import optax
@@ -37,8 +40,9 @@ STEPS = 100
 RANGES = {"adamw": (1e-6, 1.0), "lion": (1e-7, 0.1), "sgd": (1e-5, 10.0)}
 # The chosen rate, as a fraction of the highest one at which the loss was still about the lowest.
 _FRACTION = 0.1
-# The test ends where the loss exceeds this multiple of the lowest one so far.
-_DIVERGED = 4.0
+# The test ends where the mean loss of some steps exceeds this multiple of the lowest one so far. A
+# single batch may do so by chance, where the loss is small.
+_DIVERGED, _TOGETHER = 4.0, 5
 # Standard deviation of the Gaussian that smooths the losses, in steps.
 _SIGMA = 3.0
 # Steps at the lowest rates, which hardly change the weights: the scatter of losses is taken from
@@ -104,9 +108,14 @@ def measure(
     Yields:
       The mean loss of each step's batch.
     """
-    epoch, lowest, before = first_step // loader.steps_per_epoch, math.inf, (0.0, 0.0)
-    done = 0
-    while done < STEPS:
+    with contextlib.closing(_train(loader, phase, state, class_weights, first_step)) as losses:
+        yield from until_diverged(itertools.islice(losses, STEPS))
+
+
+def _train(loader, phase, state, class_weights, first_step) -> Iterator[float]:
+    """The loss of each step, until one is not finite."""
+    epoch, before = first_step // loader.steps_per_epoch, (0.0, 0.0)
+    while True:
         with contextlib.closing(loader.epoch(epoch, 0, phase.cached, steps_per_call=1)) as inputs:
             for num_steps, data, order in inputs:
                 state, sums = loader.executor.train(
@@ -116,12 +125,22 @@ def measure(
                 count = now[1] - before[1]
                 if count == 0:  # the loss or its gradient was not finite
                     return
-                loss, before = (now[0] - before[0]) / count, now
-                yield loss
-                done, lowest = done + 1, min(lowest, loss)
-                if done == STEPS or loss > _DIVERGED * lowest:
-                    return
+                yield (now[0] - before[0]) / count
+                before = now
         epoch += 1
+
+
+def until_diverged(losses: Iterable[float]) -> Iterator[float]:
+    """The losses up to the first one at which the mean of the last few is far above the lowest."""
+    recent, lowest = collections.deque(maxlen=_TOGETHER), math.inf
+    for loss in losses:
+        yield loss
+        recent.append(loss)
+        mean = statistics.fmean(recent)
+        if mean > _DIVERGED * lowest:
+            return
+        if len(recent) == _TOGETHER:
+            lowest = min(lowest, mean)
 
 
 def find(phase: str, optimizer: str, losses: Sequence[float]) -> RangeTest:

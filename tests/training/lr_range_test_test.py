@@ -105,3 +105,19 @@ def test_a_damaged_file_is_one_line(tmp_path, value):
     path.write_text(json.dumps(content | {"learning_rate": value}))
     with pytest.raises(UserError, match=r"head\.json: is damaged .*expected a range test"):
         lr_range_test.read(tmp_path, "head")
+
+
+@pytest.mark.parametrize(
+    ("losses", "length"),
+    [
+        ([0.1] * 100, 100),
+        # One batch of a trained network may be far above the lowest by chance.
+        ([0.1] * 20 + [1.5] + [0.1] * 79, 100),
+        ([0.1] * 20 + [0.5] * 80, 24),
+        ([0.1] * 20 + [50.0] * 80, 21),
+        ([5.0, 0.1] * 50, 100),
+        ([0.1, 50.0], 2),
+    ],
+)
+def test_it_ends_where_several_batches_diverge(losses, length):
+    assert list(lr_range_test.until_diverged(losses)) == losses[:length]
