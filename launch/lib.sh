@@ -46,6 +46,16 @@ quoted() {
   printf '%s\n' "${line% }"
 }
 
+# slurm_log PATTERN: sets `log` to a file next to `workdir` if it is empty, and makes its folder. sbatch replaces
+# patterns such as %j in the name, where %% is the sign, and makes no folder: without it the job fails silently.
+slurm_log() {
+  # shellcheck disable=SC2154  # `workdir` is the caller's
+  local beside=${workdir%/} folder
+  log=${log:-${beside//'%'/%%}.slurm-$1.log}
+  folder=$(dirname "$log")
+  run mkdir -p "${folder//'%%'/%}"
+}
+
 # parse "NAME NAME ..." ARGUMENT...: sets a variable for each --name=value (dashes become underscores), dry_run for
 # --dry-run, and `arguments` to everything after `--`. A NAME that ends with `!` is a flag without a value.
 # Its own variables start with an underscore, so that they do not collide with flags.

@@ -34,9 +34,7 @@ for argument in "${arguments[@]}"; do
   [[ $argument != --workdir=* ]] || workdir=${argument#--workdir=}
 done
 [[ $in_bucket == false ]] || workdir=${workdir%/} workdir=$PWD/${workdir##*/}
-# sbatch does not create the log's folder; without it the job fails silently.
-log=${log:-${workdir%/}.slurm-%j.log}
-run mkdir -p "$(dirname "$log")"
+slurm_log "%j"
 
 options=(--job-name="$name" --nodes="$nodes" --ntasks-per-node="$((gpus > 0 ? gpus : 1))" --cpus-per-task="$cpus")
 ((gpus == 0)) || options+=(--gpus-per-node="$gpus")

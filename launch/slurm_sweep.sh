@@ -31,9 +31,7 @@ cd "${here%/*}"
 [[ $dry_run == true ]] || command -v "$python" >/dev/null ||
   fail "--python=$python does not exist: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda,sweep]'"
 
-# sbatch does not create the log's folder; without it the job fails silently.
-log=${log:-${workdir%/}.slurm-%A_%a.log}
-run mkdir -p "$(dirname "$log")"
+slurm_log "%A_%a"
 
 options=(--job-name="$name" --array="1-$workers" --nodes=1 --ntasks=1 --cpus-per-task="$cpus")
 ((gpus == 0)) || options+=(--gpus-per-task="$gpus")

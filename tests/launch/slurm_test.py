@@ -57,6 +57,16 @@ def test_the_log_of_a_run_in_a_bucket_is_in_the_checkout(cluster, launch):
     assert f"--output={launch.parent}/one.slurm-%j.log" in ended.stdout
 
 
+def test_a_workdir_with_a_sign_that_sbatch_replaces(cluster):
+    workdir = cluster.folder / "5%" / "run"
+    ended = cluster.run("slurm.sh", "--python=train", "--", "--config=c.py", f"--workdir={workdir}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (call,) = cluster.calls()
+    assert f"--output={cluster.folder}/5%%/run.slurm-%j.log" in call
+    assert call[-1] == f"--workdir={workdir}"
+    assert workdir.parent.is_dir()
+
+
 def test_without_gpus_one_process_for_each_node(cluster):
     ended = cluster.run("slurm.sh", "--gpus=0", "--nodes=3", "--dry-run", *RUN)
     assert "--nodes=3 --ntasks-per-node=1 --cpus-per-task=8 --time=" in ended.stdout
