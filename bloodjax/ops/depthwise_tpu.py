@@ -3,23 +3,18 @@
 `TPU_FORMS` lists the cases in which the kernels (`depthwise_mosaic`) take fewer cycles than XLA's
 grouped convolution, by the TPU compiler's schedule. All others are native.
 
-The kernels are behind a primitive, which only a TPU lowers, so that other platforms do not trace
-them. XLA cannot divide a kernel among devices: of several devices, each uses the kernels on its own
+The kernels are behind a primitive (`tpu_kernel`). Of several devices, each uses them on its own
 images inside `jax.shard_map`, and the native form elsewhere.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 
+from bloodjax.ops import tpu_kernel
 from bloodjax.ops.depthwise_gpu import NATIVE, Form, gradients
 from bloodjax.ops.devices import on_one_device
 
@@ -80,19 +75,14 @@ class _Call:
 def _lowered(*operands, call: _Call):
     from bloodjax.ops import depthwise_mosaic as mosaic  # slow to import
 
-    return getattr(mosaic, call.direction)(*operands, **call.arguments)
+    return [getattr(mosaic, call.direction)(*operands, **call.arguments)]
 
 
-_kernel_p = Primitive("depthwise_mosaic")
-
-
-@_kernel_p.def_abstract_eval
-def _abstract_eval(a, b, *added, call):
+def _abstract(a, b, *added, call):
     del added
     if call.direction == "kernel_grad":
-        return a.update(
-            shape=(*call.window, a.shape[-1]), dtype=jnp.dtype(jnp.float32), sharding=None
-        )
+        shape = (*call.window, a.shape[-1])
+        return [a.update(shape=shape, dtype=jnp.dtype(jnp.float32), sharding=None)]
     if call.direction == "input_grad":
         out = call.size
     else:
@@ -100,45 +90,35 @@ def _abstract_eval(a, b, *added, call):
             (size + sum(pads) - k) // call.stride + 1
             for size, k, pads in zip(a.shape[1:3], b.shape[:2], call.padding, strict=True)
         )
-    return a.update(shape=(a.shape[0], *out, a.shape[3]))
+    return [a.update(shape=(a.shape[0], *out, a.shape[3]))]
 
 
-def _batched(operands, axes, *, call):
-    """Under vmap: one larger batch if the kernel is not mapped, else one call after another."""
-    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
-    maps, other, *added = operands
-    if axes[1] is None and call.direction != "kernel_grad" and not added:
-        maps = jnp.moveaxis(maps, axes[0], 0)
-        result = _kernel_p.bind(maps.reshape(-1, *maps.shape[2:]), other, call=call)
-        return result.reshape(size, -1, *result.shape[1:]), 0
-    moved = [
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(operands, axes, strict=True)
-    ]
-    return lax.map(lambda each: _kernel_p.bind(*each, call=call), tuple(moved)), 0
+def _joined(operands, axes, *, call):
+    """One larger batch if the kernel is the same for all."""
+    if axes[1] is not None or call.direction == "kernel_grad" or len(operands) > 2:
+        return None
+    maps = jnp.moveaxis(operands[0], axes[0], 0)
+    result = _bind(maps.reshape(-1, *maps.shape[2:]), operands[1], call=call)
+    return [result.reshape(len(maps), -1, *result.shape[1:])]
 
 
-_kernel_p.def_impl(
-    lambda *operands, call: jax.jit(functools.partial(_kernel_p.bind, call=call))(*operands)
-)
-mlir.register_lowering(
-    _kernel_p,
-    mlir.lower_fun(_lowered, multiple_results=False),
-    platform="tpu",
-)
-batching.primitive_batchers[_kernel_p] = _batched
+_kernel_p = tpu_kernel.primitive("depthwise_mosaic", _lowered, _abstract, _joined)
+
+
+def _bind(*operands, call):
+    return _kernel_p.bind(*operands, call=call)[0]
 
 
 def _forward(x, kernel, *, stride, padding):
-    return _kernel_p.bind(x, kernel, call=_Call("forward", stride, padding))
+    return _bind(x, kernel, call=_Call("forward", stride, padding))
 
 
 def _input_grad(grad, kernel, *, size, stride, padding):
-    return _kernel_p.bind(grad, kernel, call=_Call("input_grad", stride, padding, size=tuple(size)))
+    return _bind(grad, kernel, call=_Call("input_grad", stride, padding, size=tuple(size)))
 
 
 def _kernel_grad(x, grad, *, window, stride, padding):
-    return _kernel_p.bind(x, grad, call=_Call("kernel_grad", stride, padding, window=tuple(window)))
+    return _bind(x, grad, call=_Call("kernel_grad", stride, padding, window=tuple(window)))
 
 
 _FORMS = {"native": NATIVE, "mosaic": Form(_forward, _input_grad, _kernel_grad)}
@@ -179,7 +159,7 @@ def backward_added(x, kernel, grad, added, *, stride, padding):
         return x_grad + added, kernel_grad
     call = _Call("input_grad", stride, padding, size=tuple(x.shape[1:3]))
     kernel_grad = _kernel_grad(x, grad, window=kernel.shape[:2], stride=stride, padding=padding)
-    return _kernel_p.bind(grad, kernel, added, call=call), kernel_grad.astype(kernel.dtype)
+    return _bind(grad, kernel, added, call=call), kernel_grad.astype(kernel.dtype)
 
 
 def backward(x, kernel, grad, *, stride, padding):

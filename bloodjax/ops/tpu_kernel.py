@@ -21,7 +21,10 @@ SUBLANES = 16  # rows of a register in bfloat16
 
 
 def primitive(
-    name: str, lowered: Callable[..., Sequence[Any]], shapes: Callable[..., Sequence[Any]]
+    name: str,
+    lowered: Callable[..., Sequence[Any]],
+    shapes: Callable[..., Sequence[Any]],
+    joined: Callable[..., Sequence[Any] | None] = lambda *_, **__: None,
 ) -> Primitive:
     """Returns a primitive with several results.
 
@@ -29,12 +32,17 @@ def primitive(
       name: its name.
       lowered: computes the results on a TPU from the operands and the keyword parameters.
       shapes: the abstract results from the abstract operands and the parameters.
+      joined: computes all calls of a vmap at once, from the operands and the axes along which they
+        are mapped, or gives None where it cannot. The results are mapped along axis 0. Without it,
+        a vmap is one call after another.
     """
     result = Primitive(name)
     result.multiple_results = True
 
     def batched(operands, axes, **parameters):
-        """Under vmap: one call after another."""
+        results = joined(operands, axes, **parameters)
+        if results is not None:
+            return results, [0] * len(results)
         pairs = list(zip(operands, axes, strict=True))
         size = next(a.shape[axis] for a, axis in pairs if axis is not None)
         moved = tuple(

@@ -188,24 +188,22 @@ def test_under_vmap_lowers_for_tpu(mapped):
     assert [a.shape for a in exported.out_avals] == [shapes[0].shape] * 2 + [(3, 3, 3, 5)]
 
 
-@pytest.mark.parametrize("mapped", [(0, None), (0, 0), (None, 0)])
-@pytest.mark.usefixtures("one_device", "every_case")
-def test_the_batching_rule_equals_one_after_another(monkeypatch, mapped):
-    primitive = depthwise_tpu._kernel_p
+@pytest.mark.parametrize("axis", [0, 2])
+def test_under_vmap_one_kernel_computes_a_larger_batch(monkeypatch, axis):
     call = depthwise_tpu._Call("forward", 1, ((1, 1), (1, 1)))
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 8, 4, 4, 3) if mapped[0] == 0 else (8, 4, 4, 3)))
-    kernel = jnp.asarray(rng.normal(size=(2, 3, 3, 3) if mapped[1] == 0 else (3, 3, 3)))
+    x = jnp.asarray(rng.normal(size=(2, 8, 4, 4, 3)))
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3)))
 
-    def one(x, kernel):
-        return grouped_conv(x, kernel, 1, ((1, 1), (1, 1)))
+    def one(x, kernel, call=call):
+        return [grouped_conv(x, kernel, 1, ((1, 1), (1, 1)))]
 
-    monkeypatch.setattr(primitive, "bind", lambda x, kernel, call: one(x, kernel))
-    found, axis = depthwise_tpu._batched((x, kernel), mapped, call=call)
-    assert axis == 0
+    monkeypatch.setattr(depthwise_tpu._kernel_p, "bind", one)
+    moved = jnp.moveaxis(x, 0, axis)
+    (found,) = depthwise_tpu._joined((moved, kernel), (axis, None), call=call)
     for i in range(2):
-        alone = one(x[i] if mapped[0] == 0 else x, kernel[i] if mapped[1] == 0 else kernel)
-        np.testing.assert_allclose(found[i], alone, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[i], one(x[i], kernel)[0], rtol=1e-5, atol=1e-5)
+    assert depthwise_tpu._joined((x, kernel), (0, 0), call=call) is None
 
 
 @pytest.mark.usefixtures("every_case")
