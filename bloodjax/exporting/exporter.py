@@ -215,9 +215,9 @@ def onnx_bytes(
 
 
 def _onnx_bytes(exported: function.Exported, variables: PyTree, size: int, features: bool) -> bytes:
-    from bloodjax.exporting import fusion, graph, onnx_file, onnx_runtime
+    from bloodjax.exporting import fusion, onnx_file, onnx_runtime, tracing
 
-    traced = graph.trace(exported, variables, (size, size, 3), np.uint8)
+    traced = tracing.trace(exported, variables, (size, size, 3), np.uint8)
     fusion.fuse(traced)
     outputs = [function.PROBABILITIES, *[function.FEATURES] * features]
     return onnx_file.model_bytes(traced, [onnx_runtime.INPUT], outputs, {})

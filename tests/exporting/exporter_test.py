@@ -19,7 +19,7 @@ from bloodjax.evaluation import classifier
 from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.site import Site
 from bloodjax.exporting import bundle as bundle_lib
-from bloodjax.exporting import companions, exporter, function, graph, stablehlo
+from bloodjax.exporting import companions, exporter, function, graph, stablehlo, tracing
 from bloodjax.exporting.bundle import Bundle, Vectors, Weights
 from bloodjax.metrics.calibration import Calibration
 
@@ -262,7 +262,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(trained, tmp_path, monkey
     def refuse(*_):
         raise graph.UnsupportedError("the operation sort")
 
-    monkeypatch.setattr(graph, "trace", refuse)
+    monkeypatch.setattr(tracing, "trace", refuse)
     with pytest.raises(UserError, match="simple_cnn as onnx: the operation sort has no ONNX form"):
         exporter.export_run(trained, "onnx", tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bloodjax.exporting import fusion, graph
+from bloodjax.exporting import fusion, graph, tracing
 from bloodjax.ops.elementwise import gelu, layer_norm, relu6, silu
 
 pytest.importorskip("onnx", reason="needs the extra [export]")
@@ -20,7 +20,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def _content(function, shape=_SHAPE):
-    traced = graph.trace(lambda _, x: (function(x),), {}, shape, np.float32)
+    traced = tracing.trace(lambda _, x: (function(x),), {}, shape, np.float32)
     fusion.fuse(traced)
     return onnx_file.model_bytes(traced, ["x"], ["y"], {"note": "a text", "sizes": [1, 2]})
 
