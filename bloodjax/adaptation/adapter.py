@@ -57,7 +57,9 @@ from bloodjax.training import saved_splits
 from bloodjax.training.workdir import open_run
 
 _PROMISED = 400  # validation images that the referral threshold is tried on
-_MOST_UNLIKE = 0.25  # share of unlike images from which no error can be promised
+# Share of images unlike the training images above which neither the estimated accuracy nor a
+# promised error is believed: both come from validation images, which no change makes like those.
+_MOST_UNLIKE = 0.25
 _REHEARSED = 1600  # training cells that self-training rehearses
 _CHECKED = 600  # validation cells that it, and the shares of the classes, are checked on
 
@@ -283,10 +285,7 @@ def _shares(
     home = model.at_home().predict(known.images)
     answers = model.answer(images.dataset.images)
     found = label_shift.estimate(answers.probabilities, training, home, known.labels)
-    unlike = None
-    if answers.distance is not None:
-        unlike = float(np.mean(answers.distance > model.detector.threshold))
-    remedy = remedies.judge_shares(found, unlike)
+    remedy = remedies.judge_shares(found, _unlike(model, answers.distance))
     if remedy.applied:
         ratio = np.clip(found.ratio, 1e-3, 1e3)
         _set_site(model, share_ratio=tuple(float(value) for value in ratio))
@@ -303,8 +302,15 @@ def _estimated(
     """The estimated accuracy at the site."""
     squares = images.dataset.images
     found = site_accuracy.estimate(model, squares, model.predict(squares), validation)
-    _say_estimate(when, found)
-    return found.to_dict()
+    unlike = _unlike(model, model.distance(squares))
+    is_extrapolated = (unlike or 0.0) > _MOST_UNLIKE
+    _say_estimate(when, found, unlike if is_extrapolated else None)
+    return found.to_dict() | {"unlike": unlike, "is_extrapolated": is_extrapolated}
+
+
+def _unlike(model: Classifier, distance: Float[np.ndarray, " n"] | None) -> float | None:
+    """The share of images that are unlike the training images; None without a detector."""
+    return None if distance is None else float(np.mean(distance > model.detector.threshold))
 
 
 def _promised(model: Classifier, images: SiteImages, validation: Dataset) -> dict[str, Any] | None:
@@ -317,9 +323,7 @@ def _promised(model: Classifier, images: SiteImages, validation: Dataset) -> dic
     if model.referral is None:
         return None
     answers = model.answer(images.dataset.images)
-    unlike = 0.0
-    if answers.distance is not None:
-        unlike = float(np.mean(answers.distance > model.detector.threshold))
+    unlike = _unlike(model, answers.distance) or 0.0
     rows = np.flatnonzero(np.isin(validation.labels, _indices(model)))
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(rows)[:_PROMISED])
@@ -421,8 +425,11 @@ def _say_remedy(remedy: Remedy) -> None:
         console.log_info(f"{remedy.name}: {done}. {remedy.why}")
 
 
-def _say_estimate(when: str, found: AccuracyEstimate) -> None:
-    console.log_info(
+def _say_estimate(when: str, found: AccuracyEstimate, unlike: float | None) -> None:
+    words = (
         f"estimated accuracy {when}: {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f}), "
         "without labels of the site"
     )
+    if unlike is not None:
+        words += f"; do not rely on it: {100 * unlike:.0f} % of the images are unlike any it knows"
+    console.log_info(words)

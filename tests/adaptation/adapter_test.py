@@ -76,6 +76,7 @@ def test_estimates_come_with_intervals(adapted):
     for when in ("before", "after"):
         found = about["accuracy_estimate"][when]
         assert 0 <= found["low"] <= found["estimate"] <= found["high"] <= 1
+        assert found["is_extrapolated"] == (found["unlike"] > 0.25)
         promise = about["referral"][when]
         assert 0 <= promise["referred"] <= 1
     shares = about["shares"]

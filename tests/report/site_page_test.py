@@ -249,6 +249,16 @@ def test_an_accuracy_that_is_hardly_known_is_said_to_be():
     assert "the accuracy is hardly known" not in built().text
 
 
+def test_an_estimate_from_images_unlike_the_sites_is_not_presented_as_known():
+    about = copy.deepcopy(ABOUT)
+    about["accuracy_estimate"]["after"] |= {"unlike": 0.86, "is_extrapolated": True}
+    text = built(about).text
+    assert "How many answers are right at this site is not known." in text
+    assert "Do not rely on the estimate: 86.0 % of the images are unlike" in text
+    assert "of the answers to be right" not in text
+    assert "Do not rely on the estimate" not in built().text
+
+
 def test_it_links_to_the_report_of_the_run(tmp_path):
     assert "index.html" not in built().sources
     path = site_page.write(tmp_path, ABOUT, PICTURES)
