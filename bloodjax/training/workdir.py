@@ -69,23 +69,53 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     another machine, or before a run of several processes, may be exiting, and network file systems
     release locks late: then this function waits for up to two minutes.
 
+    A folder that was missing and gets no other file, as when the data cannot be read, is removed.
+
     Args:
       workdir: Folder of the run.
 
     Raises:
       UserError: Another process holds the lock, or the folder cannot be written to.
     """
+    is_new = not workdir.exists()
     make_folder(workdir)
     if not distributed.is_primary():
         yield
         return
-    with (workdir / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        _lock(file, workdir)
+    path = workdir / LOCK_FILE
+    with _locked(path, workdir) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
+            if is_new and os.listdir(workdir) == [LOCK_FILE]:
+                path.unlink()
+                with contextlib.suppress(OSError):  # another process has come
+                    workdir.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, workdir: pathlib.Path) -> Iterator[TextIO]:
+    """The open lock file, locked."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            _lock(file, workdir)
+            if _is_open(path, file):
+                yield file
+                return
+        # The process that had the lock has removed the file and its folder.
+        make_folder(workdir)
+
+
+def _is_open(path: pathlib.Path, file: TextIO) -> bool:
+    """Whether `file` is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: TextIO, workdir: pathlib.Path) -> None:

@@ -46,6 +46,35 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         pass
 
 
+def test_a_folder_that_gets_nothing_is_removed(tmp_path):
+    folder = tmp_path / "a" / "run"
+    with workdir.lock_workdir(folder):
+        assert (folder / "lock").exists()
+    assert not folder.exists()
+    with workdir.lock_workdir(folder):
+        (folder / "config.json").write_text("{}")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock"]
+    # One that was there before stays, and so does its lock.
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with workdir.lock_workdir(empty):
+        pass
+    assert [path.name for path in empty.iterdir()] == ["lock"]
+
+
+def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    first = workdir.lock_workdir(folder)
+    first.__enter__()
+    (folder / "lock").write_text("process 7 on elsewhere\n")
+    # It lets go, and removes file and folder, while the second waits with the file open.
+    monkeypatch.setattr(workdir.time, "sleep", lambda _: first.__exit__(None, None, None))
+    with workdir.lock_workdir(folder):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is training here"):
+            workdir.lock_workdir(folder).__enter__()
+        (folder / "config.json").write_text("{}")
+
+
 def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(console, "log_info", said.append)
