@@ -91,9 +91,9 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
-            if is_new and os.listdir(workdir) == [LOCK_FILE]:
-                path.unlink()
-                with contextlib.suppress(OSError):  # another process has come
+            with contextlib.suppress(OSError):  # it is elsewhere now, or another process has come
+                if is_new and os.listdir(workdir) == [LOCK_FILE]:
+                    path.unlink()
                     workdir.rmdir()
 
 

@@ -54,6 +54,11 @@ def test_a_folder_that_gets_nothing_is_removed(tmp_path):
     with workdir.lock_workdir(folder):
         (folder / "config.json").write_text("{}")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock"]
+    # The body may give it another name, as `bloodjax adapt` does.
+    with workdir.lock_workdir(tmp_path / "temporary"):
+        (tmp_path / "temporary").rename(tmp_path / "final")
+    assert not (tmp_path / "temporary").exists()
+    assert [path.name for path in (tmp_path / "final").iterdir()] == ["lock"]
     # One that was there before stays, and so does its lock.
     empty = tmp_path / "empty"
     empty.mkdir()
