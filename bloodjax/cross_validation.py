@@ -32,7 +32,7 @@ from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
 from bloodjax.training import input_pipeline
 from bloodjax.training.input_pipeline import Splits
-from bloodjax.training.workdir import CONFIG_FILE, lock_workdir, open_config
+from bloodjax.training.workdir import CONFIG_FILE, check_apart, lock_workdir, open_config
 
 _SPLITS_FILE = "splits.json"
 OUT_OF_FOLD = "out_of_fold"
@@ -56,6 +56,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
       Stopped: SIGINT or SIGTERM came. The same command resumes.
     """
     tracking.check_installed(config.trackers)
+    check_apart(config, workdir)
     single = distributed.count() == 1
     with (
         lock_workdir(workdir),

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bloodjax import config as config_lib
-from bloodjax import run
+from bloodjax import cross_validation, run
 from bloodjax.cli import console
 from bloodjax.errors import UserError
 from bloodjax.training import factory, workdir
@@ -175,15 +175,16 @@ def test_a_folder_without_a_run(tmp_path, make_config):
         pass
 
 
+@pytest.mark.parametrize("train", [run.train, cross_validation.train])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_a_folder_of_images_is_no_workdir(tmp_path, make_config, split):
+def test_a_folder_of_images_is_no_workdir(tmp_path, make_config, split, train):
     images = tmp_path / "images"
     (images / "a").mkdir(parents=True)
     (tmp_path / "link").symlink_to(images)
     config = make_config(**{f"data.{split}": str(images)})
     for folder in (images, images / "runs" / "mine", tmp_path / "link" / "mine"):
         with pytest.raises(UserError) as error:
-            run.train(config, folder)
+            train(config, folder)
         assert str(error.value) == (
             f"--workdir={folder}: is in the folder of config.data.{split}={images}, expected a "
             "folder elsewhere"
