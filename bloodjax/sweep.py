@@ -71,9 +71,11 @@ def main(overrides: list[str]) -> None:
     from bloodjax import run
     from bloodjax.cli import compilation_cache
     from bloodjax.distributed import preemption
+    from bloodjax.training.workdir import check_apart
     from bloodjax.tuning import final_test, local_workers
     from bloodjax.tuning.sweep import Options, Sweep
 
+    check_apart(config, workdir)
     options = Options(storage, _TRIALS.value, _PRUNER.value, _KEEP.value)
     message = "stopped between the trials; the same command resumes"
     with (

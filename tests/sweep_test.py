@@ -164,6 +164,10 @@ def test_workers_share_the_trials(start, tmp_path):
             "error: --workdir=gs://b/w: the workers of a ",
         ),
         (["--trials=2", "--workdir=w", "--space=no.py"], "error: --space=no.py: no such file; "),
+        (
+            ["--trials=2", "--workdir=w", "--config.data.train=."],
+            "error: --workdir=w: is in the folder of config.data.train=., expected",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, flags, message):
