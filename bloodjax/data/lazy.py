@@ -20,6 +20,9 @@ _MAX_THREADS = 8
 AT_ONCE = 256
 _IMAGES_PER_THREAD = 16  # a thread for fewer images costs more than it saves
 
+# Bytes of a part of lazy images, unless AT_ONCE of them have more.
+_PART_BYTES = 2**26
+
 # Fraction of the memory that decoded images may take.
 _MEMORY_FRACTION = 1 / 4
 
@@ -193,6 +196,21 @@ def concatenate(first: Images, second: Images) -> Images:
     if isinstance(first, LazyImages):
         return first.concatenate(second)
     return np.concatenate([first, second])
+
+
+def parts(images: Images) -> Iterator[UInt8[np.ndarray, "k size size 3"]]:
+    """Consecutive parts of images in memory, for code that looks at each image several times.
+
+    Args:
+      images: Any number of images. An array is one part; of no images there is one empty part.
+    """
+    if not isinstance(images, LazyImages):
+        yield images
+        return
+    height, width, channels = images.shape[1:]
+    step = AT_ONCE * max(1, _PART_BYTES // (AT_ONCE * height * width * channels))
+    for start in range(0, max(1, len(images)), step):
+        yield images[start : start + step]
 
 
 def run_in_threads(function: Callable[[int], None], starts: range) -> None:

@@ -123,6 +123,24 @@ def judge_labels(
     return LabelAnswers(**found, has=above)
 
 
+def concatenate(parts: Sequence[Answers]) -> Answers:
+    """The answers to all images, from those to consecutive parts of them.
+
+    Args:
+      parts: At least one, all from one classifier.
+    """
+    first = parts[0]
+
+    def joined(name: str):
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], np.ndarray):
+            return np.concatenate(values)
+        # Whether the run judges, and fields that are None, are the same in all parts.
+        return sum(values, ()) if isinstance(values[0], tuple) else values[0]
+
+    return type(first)(**{field.name: joined(field.name) for field in dataclasses.fields(first)})
+
+
 def columns(answers: Answers | None) -> dict[str, object]:
     """The arguments of `tables.predictions` that say what is referred; none if it is unknown."""
     if answers is None:

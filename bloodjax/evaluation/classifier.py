@@ -15,7 +15,7 @@ from bloodjax.attribution import geometry
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED, TTAConfig
 from bloodjax.config import Config
-from bloodjax.data import arrays
+from bloodjax.data import arrays, lazy
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import Images, LazyImages
 from bloodjax.data.options import MULTI_LABEL
@@ -128,8 +128,9 @@ class Classifier:
 
         See `predict` for the arguments and errors.
         """
-        squares = self._squares(images)
-        return self.judge(squares, self.predict(squares, tta))
+        # Lazy images are read once, for the predictions and for the detector.
+        parts = lazy.parts(self._squares(images))
+        return answers.concatenate([self.judge(part, self.predict(part, tta)) for part in parts])
 
     def judge(self, images: ImagesLike, probabilities: Float[np.ndarray, "n classes"]) -> Answers:
         """The answers to images whose calibrated class probabilities are known."""
@@ -246,8 +247,11 @@ class Classifier:
 
     def describe_fully(self, images: ImagesLike) -> Description:
         """Features, logits and appearance of at least one image, without views."""
-        inputs = self._inputs(images)
-        return Description(*self.predictor.describe(inputs), rejection.appearance(inputs))
+        each = [
+            Description(*self.predictor.describe(part), rejection.appearance(part))
+            for part in lazy.parts(self._inputs(images))
+        ]
+        return Description(*(np.concatenate(values) for values in zip(*each, strict=True)))
 
     def explain(
         self,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int
 
 from bloodjax import attribution, metrics
 from bloodjax import config as config_lib
+from bloodjax.data import lazy
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
@@ -153,7 +154,8 @@ class Ensemble:
 
     def answer(self, images: ImagesLike, tta: str | None = None) -> Answers:
         """The answers to images; see `judge` and `Classifier.answer`."""
-        return self.judge(images, self.predict(images, tta))
+        parts = lazy.parts(images)
+        return answers.concatenate([self.judge(part, self.predict(part, tta)) for part in parts])
 
     def judge(self, images: ImagesLike, probabilities: Float[np.ndarray, "n classes"]) -> Answers:
         """The answers to images whose calibrated class probabilities are known.

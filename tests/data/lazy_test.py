@@ -114,3 +114,21 @@ def test_in_threads_shares_the_work_out():
 def test_outgrows_memory(monkeypatch):
     monkeypatch.setattr(lazy, "host_memory", lambda: 400)
     assert [lazy.outgrows_memory(n) for n in (100, 101)] == [False, True]
+
+
+def test_parts_are_all_images_in_order_each_read_once(monkeypatch):
+    monkeypatch.setattr(lazy, "AT_ONCE", 3)
+    monkeypatch.setattr(lazy, "_PART_BYTES", 7 * PIXELS[0].nbytes)
+    asked = []
+    parts = list(lazy.parts(make_lazy(asked)))
+    assert [len(part) for part in parts] == [6, 6, 6, 2]
+    np.testing.assert_array_equal(np.concatenate(parts), PIXELS)
+    assert list(itertools.chain(*asked)) == list(range(20))
+
+
+def test_an_array_is_one_part_and_no_images_are_an_empty_one():
+    (part,) = lazy.parts(PIXELS)
+    assert part is PIXELS
+    assert [part.shape for part in lazy.parts(make_lazy()[:0])] == [(0, 8, 8, 3)]
+    (none,) = lazy.parts(make_lazy().take(np.zeros(0, int)))
+    assert none.shape == (0, 8, 8, 3)

@@ -78,3 +78,26 @@ def test_the_lines_of_predict():
     lines = answers.remarks(found)
     assert lines[0] == f"2 of 3 referred to a person: 1 {UNSURE}, 2 {UNLIKE}"
     assert lines[1].startswith("these images are unlike the training ones: 2 of 3 (66.7 %)")
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        lambda rows: answers.judge(PROBABILITIES[rows]),
+        lambda rows: answers.judge(
+            PROBABILITIES[rows],
+            threshold=0.75,
+            unlike=np.array([False, True, True])[rows],
+            distance=np.arange(3.0)[rows],
+            sets=PROBABILITIES[rows] > 0.3,
+        ),
+        lambda rows: answers.judge_labels(PROBABILITIES[rows], (0.5, 0.7)),
+    ],
+)
+def test_answers_to_parts_are_those_to_all(judge):
+    found = answers.concatenate([judge(slice(0, 2)), judge(slice(2, 2)), judge(slice(2, 3))])
+    expected = judge(slice(None))
+    assert type(found) is type(expected)
+    assert found.why == expected.why
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)

@@ -8,7 +8,7 @@ import pytest
 import bloodjax
 from bloodjax import config as config_lib
 from bloodjax.augment import views
-from bloodjax.data import images
+from bloodjax.data import images, lazy
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import classifier
@@ -188,3 +188,22 @@ def test_a_site_of_other_classes_is_one_line(trained, tmp_path):
     Site(("granulocyte",)).write(tmp_path / "run")
     with pytest.raises(UserError, match=r"site\.json: is damaged \(ValueError: classes granulo"):
         bloodjax.load(tmp_path / "run")
+
+
+def test_images_in_files_are_read_once_and_answered_as_in_memory(model, monkeypatch):
+    monkeypatch.setattr(lazy, "AT_ONCE", 4)
+    monkeypatch.setattr(lazy, "_PART_BYTES", 1)
+    cells = render.render_dataset(10, 32, seed=1).images
+    files = [images.encode_png(cell) for cell in cells]
+    read = []
+
+    def read_files(places):
+        read.extend(places)
+        return [files[i] for i in places]
+
+    in_files = lazy.decode_lazily(read_files, len(files), 32, lambda i, error: error)
+    found, expected = model.answer(in_files), model.answer(cells)
+    assert read == list(range(10))
+    assert found.why == expected.why
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-4)
