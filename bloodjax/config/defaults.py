@@ -221,7 +221,9 @@ def defaults() -> ml_collections.ConfigDict:
             # worse. 0 disables it.
             "soup": 0,
             "early_stopping": {
-                # Validation metric that selects the best checkpoint and stops training.
+                # Validation metric that selects the best checkpoint and stops training: loss,
+                # accuracy, balanced_accuracy, f1_macro, auc, ece, or refinement, which is the loss
+                # after the best temperature.
                 "metric": "loss",
                 # Epochs without a better metric after which a phase stops.
                 "patience": 10,

@@ -30,6 +30,7 @@ METRICS = {
     "f1_macro": True,
     "auc": True,
     "ece": False,
+    "refinement": False,
 }
 
 # Values of early_stopping.set -> the evaluated splits whose metrics are averaged.

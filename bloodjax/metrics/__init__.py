@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from bloodjax.metrics import classification, multi_label
+from bloodjax.metrics import calibration, classification, label_calibration, multi_label
 from bloodjax.metrics.classification import ECE_BINS, SMALLEST_PROBABILITY
 from bloodjax.metrics.intervals import wilson_interval
 
@@ -41,8 +41,14 @@ def evaluate(
 
 
 def quick(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
-    """The metrics of an epoch; see `classification.quick` and `multi_label.quick`."""
-    return _kind(labels).quick(probabilities, labels)
+    """The metrics of an epoch: `refinement`, and those of `quick` in the two modules.
+
+    `refinement` is the loss after the temperature that suits these images best; see
+    `calibration.refinement` and `label_calibration.refinement`.
+    """
+    refinement = (label_calibration if labels.ndim == 2 else calibration).refinement
+    known = _kind(labels).quick(probabilities, labels)
+    return {**known, "refinement": refinement(probabilities, labels)}
 
 
 def reliability(

@@ -182,6 +182,22 @@ def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
     return Calibration("vector", temperature, tuple(bias.tolist()), tuple((1 + change).tolist()))
 
 
+def refinement(probabilities: Probabilities, labels: Labels) -> float:
+    """The mean loss in nats after the best temperature: what calibration cannot mend.
+
+    Training with label smoothing or mixed images makes a network ever less confident than it is
+    right, which raises the loss of epochs whose predictions are better. A calibration removes this
+    difference after training, so epochs are better compared without it (Berta et al. 2025,
+    Rethinking early stopping: refine, then calibrate, https://arxiv.org/abs/2501.19195).
+
+    Args:
+      probabilities: Class probabilities of at least one image; rows sum to 1.
+      labels: True class indices.
+    """
+    fitted = fit_temperature(probabilities, labels)
+    return float(_nll_of_each(fitted.apply(probabilities), labels).mean())
+
+
 def vector_gain(probabilities: Probabilities, labels: Labels, seed: int = 0) -> tuple[float, float]:
     """By how much vector scaling lowers the loss of images that neither method was fitted to.
 

@@ -78,6 +78,17 @@ def fit(
     return LabelCalibration("none") if method == "none" else _fit(probabilities, labels, method)
 
 
+def refinement(probabilities: Probabilities, labels: Labels) -> float:
+    """The mean loss of a label in nats after the best scale of each; see `calibration.refinement`.
+
+    Args:
+      probabilities: Probability of each label of at least one image.
+      labels: 1 for each label that an image has and 0 for each other.
+    """
+    fitted = _fit(probabilities, labels, "temperature")
+    return float(_nll_of_each(fitted.apply(probabilities), labels).mean())
+
+
 def log_odds(probabilities: Float[np.ndarray, "*n labels"]) -> np.ndarray:
     """log(p / (1 - p)) in float64; probabilities within 1.2e-7 of 0 and 1 count as that."""
     return scipy.special.logit(np.clip(probabilities.astype(np.float64), _CLOSEST, 1 - _CLOSEST))

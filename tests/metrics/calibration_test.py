@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from sklearn.metrics import log_loss
 
 from bloodjax import metrics
 from bloodjax.metrics import calibration
@@ -189,3 +190,28 @@ def test_a_method_is_chosen_by_its_gain_only_if_it_is_left_open():
     assert calibration.choose("auto", 9, lambda: (clear + 0.1, 1.0)) == "vector"
     assert calibration.choose("auto", 9, lambda: (clear - 0.1, 1.0)) == "temperature"
     assert calibration.choose("auto", 9, lambda: (0.0, np.inf)) == "temperature"
+
+
+@pytest.mark.parametrize("sharpness", [0.4, 1.0, 2.5])
+def test_refinement_is_the_lowest_loss_of_any_temperature(sharpness):
+    probabilities, labels = sample(2_000, sharpness=sharpness)
+    logits = np.log(probabilities.astype(np.float64))
+    grid = [log_loss(labels, softmax(logits / t, axis=1)) for t in np.geomspace(0.1, 10, 401)]
+    found = calibration.refinement(probabilities, labels)
+    # The fit sees one image more (see the module).
+    assert found == pytest.approx(min(grid), abs=1e-4)
+    assert metrics.quick(probabilities, labels)["refinement"] == found
+
+
+def test_an_epoch_that_is_less_confident_and_right_more_often_has_the_lower_refinement():
+    worse, labels = sample(5_000, sharpness=0.5)
+    better = softmax(0.3 * np.log(sample(5_000)[0]) + 0.05 * np.eye(5)[labels], axis=1)
+    before, after = metrics.quick(worse, labels), metrics.quick(better, labels)
+    assert after["accuracy"] > before["accuracy"]
+    assert after["loss"] > before["loss"]
+    assert after["refinement"] < before["refinement"]
+
+
+def test_refinement_without_a_mistake_is_finite_and_small():
+    probabilities = softmax(5 * np.eye(3), axis=1)
+    assert 0 < calibration.refinement(probabilities, np.arange(3)) < 1

@@ -270,7 +270,7 @@ def test_quick_is_a_part_of_evaluate():
     probabilities, labels = _made_up(200)
     full = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)
     full |= {"loss": full["nll"], "auc": full["auc_ovr"]}
-    found = metrics.quick(probabilities, labels)
+    found = classification.quick(probabilities, labels)
     names = {"loss", "accuracy", "balanced_accuracy", "f1_macro", "auc", "ece"}
     assert set(found) == names
     assert found == {name: full[name] for name in found}

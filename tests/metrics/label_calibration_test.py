@@ -76,3 +76,12 @@ def test_a_file_has_the_kind_of_calibration(tmp_path):
 def test_no_images_and_unknown_methods_are_refused(p, method):
     with pytest.raises(ValueError, match=r"no images|method 'x'"):
         label_calibration.fit(p, np.zeros(p.shape, int), np.zeros(len(p), int), method, 0)
+
+
+def test_refinement_does_not_depend_on_the_scale_of_a_label():
+    p, labels, true = example(4_000, bias=(0.0, 0.0, 0.0))
+    found = label_calibration.refinement(p, labels)
+    assert found == metrics.quick(p, labels)["refinement"]
+    perfect = metrics.quick(scipy.special.expit(true), labels)["loss"]
+    assert found == pytest.approx(perfect, abs=2e-3)
+    assert metrics.quick(p, labels)["loss"] > perfect + 0.01

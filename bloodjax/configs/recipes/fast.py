@@ -19,6 +19,6 @@ def get_config():
     config.phases.finetune.epochs = 8
     config.phases.finetune.learning_rate = 1e-3
     config.ema = 0.998
-    config.early_stopping.metric = "loss"
+    config.early_stopping.metric = "refinement"
     config.evaluation.tta = "d4"
     return config
