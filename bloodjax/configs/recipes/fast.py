@@ -1,8 +1,9 @@
 """For a first classifier in a quarter of an hour on two CPU cores.
 
 Works with any network: `--config.model.name=mobilenetv1_100`. Most training images get two random
-effects of a microscope, a camera, a stain or a file format, and some a random filter, besides
-flips and quarter turns. The weights are averaged over about the last five hundred steps (EMA).
+effects of a microscope, a camera, a stain or a file format, besides flips and quarter turns; some
+get the stains of another smear, cells of another size, or the colours of another image. The weights
+are averaged over about the last five hundred steps (EMA).
 """
 
 from bloodjax.configs import common
@@ -13,7 +14,10 @@ def get_config():
     config = common.from_scratch()
     config.model.name = "efficientnet_lite0"
     config.model.weights = "imagenet"
-    config.augment = "d4|random_conv(0.7, p=0.3)|choice('microscope', 0.8, 2)"
+    config.augment = (
+        "d4|smear(0.8, p=0.3)|scale(0.6, p=0.3)|fourier(1.0, 0.05, p=0.5)"
+        "|choice('microscope', 0.8, 2)"
+    )
     config.loss.class_weights = "none"
     config.loss.label_smoothing = 0.05
     config.phases.finetune.epochs = 8

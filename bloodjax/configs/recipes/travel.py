@@ -1,10 +1,11 @@
 """For cells of another laboratory: stain, scale and texture vary more than in `robust.py`.
 
-Works with any network: `--config.model.name=convnext_tiny`. It is the robust recipe with two
-operations before the others: background and stains of another smear, and cells of half to double
-the size. Its eight test-time views show the cells in three sizes. Random filters (`random_conv`)
-are left out: they help at one of three laboratories and harm at another
-(docs/guides/new-site.md).
+Works with any network: `--config.model.name=convnext_tiny`. It is the robust recipe with three
+operations before the others: background and stains of another smear, cells of half to double the
+size, and for half of the images the low frequencies of another image's amplitudes (Fourier mixing),
+which exchanges colours and lighting. Its eight test-time views show the cells in three sizes.
+Random filters (`random_conv`) are left out: they help at one of three laboratories and harm at
+another (docs/guides/new-site.md).
 """
 
 from bloodjax.configs.recipes import robust
@@ -14,7 +15,7 @@ def get_config():
     """One phase in which everything trains, from ImageNet weights; give `config.data.train`."""
     config = robust.get_config()
     config.augment = (
-        "d4|smear(0.8, p=0.3)|scale(0.6, p=0.3)"
+        "d4|smear(0.8, p=0.3)|scale(0.6, p=0.3)|fourier(1.0, 0.05, p=0.5)"
         "|choice('microscope', 0.8, 2)|erase(0.5, p=0.25)|mixup(0.2, p=0.25)|cutmix(1.0, p=0.25)"
     )
     config.evaluation.tta = "d4_zoom"
