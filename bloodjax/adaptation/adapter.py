@@ -14,7 +14,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, Int, PyTree, UInt8
 
 from bloodjax.adaptation import (
     adapted_run,
@@ -25,6 +25,7 @@ from bloodjax.adaptation import (
     site_accuracy,
     site_distance,
     site_images,
+    stains,
 )
 from bloodjax.adaptation.fine_tuning import LabelledImages
 from bloodjax.adaptation.labelled import Labelled
@@ -243,14 +244,23 @@ def _change_look(model: Classifier, images: SiteImages, train: Dataset) -> list[
         _set_site(model, fit=f"{frame}px")
     else:
         factor, zoomed = remedies.zoom_cells(cells, sizes, probabilities)
-    site_colours = remedies.to_training(cells, home, of_classes)
-    sized = Appearance(zoom=factor)
-    coloured = dataclasses.replace(site_colours, zoom=factor)
     looks = images.again(model).measured() if frame else measured
+    sized = Appearance(zoom=factor)
+    weights = _as_at_site(train.labels[rows], probabilities)
+    thinned, stained = remedies.thin_stains(
+        stains.of_images(Site(appearance=sized).prepare(looks), stains.light(cells.background)),
+        stains.of_images(of_train, stains.light(home.background), weights),
+    )
+    coloured = remedies.to_training(cells, home, of_classes)
+    coloured = dataclasses.replace(coloured, zoom=factor)
+    if thinned is not None:
+        matrix = tuple(tuple(float(value) for value in row) for row in thinned)
+        coloured = dataclasses.replace(coloured, density=matrix)
+        sized = dataclasses.replace(coloured, target=coloured.background)
     judged = remedies.judge_colour(*_feature_distances(model, [sized, coloured], looks, of_train))
     chosen = coloured if judged.applied else sized
     _set_site(model, appearance=None if chosen == Appearance() else chosen)
-    tried = [framed, *([zoomed] if zoomed else []), judged]
+    tried = [framed, *([zoomed] if zoomed else []), stained, judged]
     for remedy in tried:
         _say_remedy(remedy)
     return tried
@@ -263,6 +273,15 @@ def _set_site(model: Classifier, **changes: Any) -> None:
 def _indices(model: Classifier) -> list[int]:
     """Indices of the classes that can occur."""
     return [i for i, name in enumerate(model.classes) if name in model.possible_classes]
+
+
+def _as_at_site(
+    labels: Int[np.ndarray, " m"], probabilities: Float[np.ndarray, "n classes"]
+) -> Float[np.ndarray, " m"]:
+    """Weights of training images, in shares of the classes as predicted at the site."""
+    shares = probabilities.mean(axis=0, dtype=np.float64)
+    weights = (shares / np.maximum(np.bincount(labels, minlength=len(shares)), 1))[labels]
+    return weights if weights.any() else np.ones(len(labels))
 
 
 def _feature_distances(

@@ -1,4 +1,4 @@
-"""What may make images of a site easier for a run: size and colour of the cells, class shares.
+"""What may make images of a site easier for a run: size, stain and colour of cells, class shares.
 
 Nothing here sees a label of the site. Each remedy has a check of its own, and is applied only if
 the check says that it helps. The checks were chosen on three laboratories with known labels; what
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from bloodjax.adaptation import stains
 from bloodjax.adaptation.cell_finder import FoundCells
+from bloodjax.adaptation.stains import Moment
 from bloodjax.evaluation.appearance import Appearance
 from bloodjax.metrics.label_shift import LabelShift
 
@@ -32,6 +34,8 @@ _UNKNOWN = "No whole training cell of the site's classes was found, so their siz
 # diameters is at most the second times that within a class, and a larger image shows its cell
 # hardly smaller, by a slope of the logarithms above the third.
 _SIDES_VARY, _FILLED_ALIKE, _LEAST_SLOPE = 0.05, 0.85, -0.5
+# The densities of one stain are at most this share of what they were, or none is changed.
+_LEAST_THINNING = 0.7
 # Share by which the distance of features to the nearest training images must fall.
 _NEARER = 0.02
 # Most images unlike the training images for which class shares are believed.
@@ -46,7 +50,7 @@ class Remedy:
     """One remedy that was tried.
 
     Attributes:
-      name: "frame", "size", "colour", "self_training" or "shares".
+      name: "frame", "size", "stain", "colour", "self_training" or "shares".
       applied: Whether its check says that it helps.
       check: What the check measured.
       why: The reason in one sentence.
@@ -168,6 +172,30 @@ def zoom_cells(
     change = "enlarged" if factor > 1 else "reduced"
     why = f"The cells are {change} by {factor:.2f} to the size of training cells of their classes."
     return factor, Remedy("size", True, check, why)
+
+
+def thin_stains(site: Moment, training: Moment) -> tuple[Moment | None, Remedy]:
+    """The map of optical densities that makes dense stains of the site as thin as in training.
+
+    `stains.transport` maps the densities of the site to those of training. Where it would make them
+    denser, they are kept: noise and the blocks of compression would grow with them.
+
+    Args:
+      site: Second moments of the site's optical densities.
+      training: The same of training images, in shares of the classes as at the site.
+
+    Returns:
+      The symmetric matrix that densities are multiplied by, None for no change; and the remedy.
+    """
+    factors, directions = np.linalg.eigh(stains.transport(site, training))
+    check = {"thinnest": float(factors[0]), "densest": float(factors[-1])}
+    if factors[0] > _LEAST_THINNING:
+        why = "No stain is much denser than in the training images."
+        return None, Remedy("stain", False, check, why)
+    thinned = (directions * np.minimum(factors, 1)) @ directions.T
+    share = 100 * factors[0]
+    why = f"The optical density of the stain that differs most is reduced to {share:.0f} %."
+    return thinned, Remedy("stain", True, check, why)
 
 
 def judge_colour(before: Numbers, after: Numbers) -> Remedy:

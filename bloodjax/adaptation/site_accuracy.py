@@ -2,9 +2,7 @@
 
 `metrics.accuracy_estimation` needs labelled images on which the run is about as wrong as at the
 site. Two are made of validation images: distorted copies, and copies with the look of the site.
-These get the site's backgrounds, size of cells and stains: a linear map of the optical densities
-whose second moments are then the site's (the optimal transport between normal distributions,
-Peyré and Cuturi 2019, https://arxiv.org/abs/1803.00567, remark 2.31).
+These get the site's backgrounds, size of cells and stains (`stains.transport`).
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from bloodjax.adaptation import cell_finder
+from bloodjax.adaptation import cell_finder, stains
 from bloodjax.augment import zoom
 from bloodjax.corruptions import registry
 from bloodjax.data.arrays import ImagesLike
@@ -29,7 +27,6 @@ from bloodjax.training import corrupted_splits
 _MOST, _MOST_CHANGED, _MOST_OF_SITE = 800, 400, 400
 _DISTORTIONS = "everything"
 _MOST_ZOOM = 3.0
-_LEAST_DENSITY = 1e-6  # of a second moment, so that every moment has an inverse
 
 
 @runtime_checkable
@@ -98,48 +95,15 @@ def with_look_of(
       rng: Chooses the image of the site whose background each image gets.
     """
     there, here = cell_finder.find(site), cell_finder.find(images)
-    site_light, light = (_light(found.background) for found in (there, here))
+    site_light, light = (stains.light(found.background) for found in (there, here))
     weights = zoom.weights(images.shape[1], _zoom(there.nucleus_diameter, here.nucleus_diameter))
-    density = _density(images, light).transpose(0, 3, 1, 2)
+    density = stains.density(images, light).transpose(0, 3, 1, 2)
     density = (weights @ density @ weights.T).transpose(0, 2, 3, 1)
-    change = _transport(_second_moment(density), _second_moment(_density(site, site_light)))
+    wanted = stains.of_images(site, site_light)
+    change = stains.transport(stains.second_moment(density), wanted)
     given = site_light[rng.integers(len(site), size=len(images))]
     changed = (given + 1)[:, None, None] * np.exp(-density @ change) - 1
     return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-
-
-def _light(background: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """The background of each image; white where none was seen."""
-    return np.nan_to_num(background.astype(np.float64), nan=255.0)
-
-
-def _density(
-    images: UInt8[np.ndarray, "n size size 3"], light: Float[np.ndarray, "n 3"]
-) -> Float[np.ndarray, "n size size 3"]:
-    """Optical density relative to the background."""
-    return np.log(light + 1)[:, None, None] - np.log(images + 1.0)
-
-
-def _second_moment(density: Float[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "3 3"]:
-    """Mean of the products of the densities, over the middle of the images."""
-    edge = density.shape[1] // 4
-    size = density.shape[1] - edge
-    middle = density[:, edge:size, edge:size].reshape(-1, 3)
-    return middle.T @ middle / len(middle) + _LEAST_DENSITY * np.eye(3)
-
-
-def _transport(
-    before: Float[np.ndarray, "3 3"], after: Float[np.ndarray, "3 3"]
-) -> Float[np.ndarray, "3 3"]:
-    """The symmetric linear map after which the second moment `before` is `after`."""
-    root = _root(before)
-    back = np.linalg.inv(root)
-    return back @ _root(root @ after @ root) @ back
-
-
-def _root(moment: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    values, vectors = np.linalg.eigh(moment)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _zoom(site: Float[np.ndarray, " n"], images: Float[np.ndarray, " m"]) -> float:

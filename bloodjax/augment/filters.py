@@ -200,6 +200,18 @@ def shot_noise(x: Image, key: Key[Array, ""], std: Scalar) -> Image:
     return _clip(x + std * jnp.sqrt(x / 255) * _normal(key, x.shape[:2]))
 
 
+def impulse_noise(x: Image, key: Key[Array, ""], share: Scalar) -> Image:
+    """Makes pixels black or white, like defective ones of a camera (salt and pepper).
+
+    Args:
+      x: The image.
+      key: Random key.
+      share: Share of the pixels that change, 0..1; half of them become black, half white.
+    """
+    drawn = jax.random.uniform(key, x.shape[:2], jnp.float32)[..., None]
+    return jnp.where(drawn < share, jnp.where(drawn < share / 2, 0.0, 255.0), x)
+
+
 def pixelate(x: Image, scale: Scalar) -> Image:
     """Reduces the resolution: Pillow's `resize` to size * scale by BOX, and back by NEAREST.
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bloodjax.augment import affine, colour, erase, filters, stain
+from bloodjax.augment import affine, colour, deposits, erase, filters, stain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,8 +281,16 @@ OPS: dict[str, Op] = {
         "effect", lambda s: (s.key, 30 * s.amount), "deviation of 30 grey levels where white"
     ),
     "noise": Op("effect", lambda s: (s.key, 30 * s.amount), "deviation of 30 grey levels"),
+    "impulse_noise": Op(
+        "effect", lambda s: (s.key, 0.08 * s.amount), "0.08 of the pixels black or white"
+    ),
     "jpeg": Op("effect", lambda s: 95 - 85 * s.amount, "quality 10, from 95"),
     "vignette": Op("effect", lambda s: 0.8 * s.amount, "corners darkened to 0.2"),
+    "deposits": Op(
+        "effect",
+        lambda s: deposits.random_spots(s.key, s.size, s.amount),
+        "1 to 8 spots of a colour, 0.3 to 1 opaque, of a radius of up to 0.2 of the side",
+    ),
     "grid_mask": Op(
         "effect",
         lambda s: (0.5 * s.amount, s.uniform(0, 1, (4,))),
@@ -309,6 +317,7 @@ def _noise_in_box(x, params):
 EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
     "smear": lambda x, params: stain.change_density(x, *params),
     "stain": lambda x, params: stain.stain_jitter(x, *params),
+    "deposits": deposits.cover,
     "random_conv": lambda x, params: filters.random_conv(x, *params),
     "vignette": filters.vignette,
     "defocus": filters.defocus,
@@ -318,13 +327,17 @@ EFFECTS: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
     "pixelate": filters.pixelate,
     "shot_noise": lambda x, params: filters.shot_noise(x, *params),
     "noise": lambda x, params: filters.noise(x, *params),
+    "impulse_noise": lambda x, params: filters.impulse_noise(x, *params),
     "jpeg": filters.jpeg,
     "grid_mask": _grid_mask,
     "cutout": lambda x, box: erase.erase(x, box, jnp.full(3, filters.GREY)),
     "erase": _noise_in_box,
 }
 
-_LATER = ("scale", "frame", "white_balance", "smear", "random_conv")
+_LATER = (
+    *("scale", "frame", "white_balance", "smear", "random_conv"),
+    *("impulse_noise", "deposits"),
+)
 
 POOLS: dict[str, tuple[str, ...]] = {
     # The fourteen operations of RandAugment (Cubuk et al., 2020).

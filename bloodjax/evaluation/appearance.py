@@ -1,8 +1,10 @@
-"""Changes images of a site to look like the training images: colour of the light, size of cells.
+"""Changes images of a site to look like the training images: light, stains, size of cells.
 
-One change for all images of the site, as the lamp and the magnification are the site's. It is a JAX
-function, so that it is part of exported programs. Every sum and product in it is exact in float32
-before it is rounded to a grey level, so that every runtime gives the same pixels.
+One change for all images of the site, as the lamp, the stains and the magnification are the site's.
+It is a JAX function, so that it is part of exported programs. For light and size, every sum and
+product is exact in float32 before it is rounded to a grey level, so that every runtime gives the
+same pixels. The logarithm and the exponential of the stains are not exact: with them a pixel can
+differ by one grey level between runtimes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ Images = UInt8[Array, "n size size 3"] | UInt8[np.ndarray, "n size size 3"]
 
 _MOST_ZOOM = 4.0
 
+Matrix = tuple[tuple[float, float, float], ...]
+_SAME: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
 
 @dataclasses.dataclass(frozen=True)
 class Appearance:
@@ -29,12 +34,15 @@ class Appearance:
     Attributes:
       background: Colour (red, green, blue) of the empty glass at the site, in 1..255.
       target: The colour in 1..255 that it gets; all values of a channel change by the same factor.
+      density: Matrix that the optical densities (natural logarithms, relative to `target`) of a
+        pixel, as a row of red, green and blue, are multiplied by.
       zoom: Factor by which cells are enlarged about the middle of the image.
     """
 
     background: tuple[float, float, float] = (255.0, 255.0, 255.0)
     target: tuple[float, float, float] = (255.0, 255.0, 255.0)
     zoom: float = 1.0
+    density: Matrix = _SAME
 
     def __post_init__(self):
         light = (*self.background, *self.target)
@@ -42,6 +50,8 @@ class Appearance:
             raise ValueError(f"background {self.background}, target {self.target}: not in 1..255")
         if not 1 / _MOST_ZOOM <= self.zoom <= _MOST_ZOOM:
             raise ValueError(f"zoom {self.zoom}: expected a factor of at most {_MOST_ZOOM:g}")
+        if np.shape(self.density) != (3, 3) or not np.all(np.isfinite(self.density)):
+            raise ValueError(f"density {self.density}: expected 3x3 numbers")
 
     def apply(self, images: Images) -> Images:
         """The images, changed; a jitted function may call it.
@@ -53,11 +63,22 @@ class Appearance:
             gain = np.float32(np.array(self.target) / np.array(self.background))
             lit = jnp.round(jnp.asarray(images).astype(jnp.float32) * gain.reshape(1, 1, 1, 3))
             images = jnp.minimum(lit, 255.0).astype(jnp.uint8)
+        if self.density != _SAME:
+            images = self._stained(images)
         return images if self.zoom == 1 else zoom(images, self.zoom)
+
+    def _stained(self, images: Images) -> Images:
+        light = np.float32(np.array(self.target) + 1).reshape(1, 1, 1, 3)
+        # Minus the density.
+        logarithm = jnp.log((jnp.asarray(images).astype(jnp.float32) + 1) / light)
+        # Not a matrix product, which a TPU would compute in bfloat16.
+        matrix = np.float32(self.density).reshape(3, 1, 1, 1, 3)
+        changed = sum(logarithm[..., i : i + 1] * matrix[i] for i in range(3))
+        return jnp.clip(jnp.round(light * jnp.exp(changed) - 1), 0.0, 255.0).astype(jnp.uint8)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"density": [list(row) for row in self.density]}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
@@ -72,4 +93,6 @@ class Appearance:
         colours = [tuple(float(value) for value in colour) for colour in colours]
         if any(len(colour) != 3 for colour in colours):
             raise ValueError(f"colours {colours}, expected three numbers each")
-        return cls(*colours, float(content["zoom"]))
+        # Files that were written before there was a density have none.
+        density = tuple(tuple(float(v) for v in row) for row in content.get("density", _SAME))
+        return cls(*colours, float(content["zoom"]), density)

@@ -23,6 +23,7 @@ _SIDE = 80  # Pixels.
 _REMEDIES = {
     "frame": "Images read in one frame, so that cells of different size are in proportion",
     "size": "Cells brought to the size of the training cells",
+    "stain": "Stains that are denser than in the training images thinned to theirs",
     "colour": "Background brought to the colour of the training images",
     "self_training": "Training on the site's images with the classes that the run predicts",
     "shares": "Probabilities corrected for the shares of the classes",

@@ -105,6 +105,33 @@ def test_fields_of_view_are_not_framed():
     assert (side, remedy.tried, remedy.applied) == (0, True, False)
 
 
+MOMENT = np.array([[0.5, 0.3, 0.1], [0.3, 0.9, 0.2], [0.1, 0.2, 0.3]])
+
+
+@pytest.mark.parametrize("factor", [1.6, 3.0])
+def test_dense_stains_are_thinned_to_those_of_training(factor):
+    matrix, remedy = remedies.thin_stains(factor**2 * MOMENT, MOMENT)
+    assert remedy.applied
+    np.testing.assert_allclose(matrix, np.eye(3) / factor, atol=1e-9)
+    assert f"{100 / factor:.0f} %" in remedy.why
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 1.3])
+def test_other_stains_are_left_alone(factor):
+    matrix, remedy = remedies.thin_stains(factor**2 * MOMENT, MOMENT)
+    assert (matrix, remedy.applied, remedy.tried) == (None, False, True)
+    assert remedy.check["thinnest"] == pytest.approx(1 / factor)
+
+
+def test_no_stain_becomes_denser():
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    site = turn @ np.diag([4.0, 1.0, 0.25]) @ turn.T
+    matrix, remedy = remedies.thin_stains(site, np.eye(3))
+    assert remedy.applied
+    np.testing.assert_allclose(matrix, turn @ np.diag([0.5, 1, 1]) @ turn.T, atol=1e-9)
+    assert (remedy.check["thinnest"], remedy.check["densest"]) == pytest.approx((0.5, 2.0))
+
+
 @pytest.mark.parametrize(("after", "applied"), [(0.4, True), (0.495, False), (0.6, False)])
 def test_colour_is_changed_if_features_come_nearer(after, applied):
     remedy = remedies.judge_colour(np.full(9, 0.5), np.full(9, after))

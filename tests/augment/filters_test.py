@@ -88,6 +88,18 @@ def test_random_conv_is_scipy_s_correlation(run, in_form, image):
     np.testing.assert_array_equal(run(by_planes, image, kernel, 0.0), image)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.3, 1.0])
+def test_impulse_noise_is_scikit_image_s_salt_and_pepper(run, share):
+    util = pytest.importorskip("skimage.util")
+    grey = np.full((200, 200, 3), 100, np.float32)
+    found = run(filters.impulse_noise, grey, jax.random.key(0), share)
+    reference = util.random_noise(grey[..., 0] / 255, "s&p", rng=0, amount=share) * 255
+    assert np.all(found == found[..., :1])
+    for value in (0, 100, 255):
+        expected = (reference.round() == value).mean()
+        assert (found == value).mean() == pytest.approx(expected, abs=0.01)
+
+
 def test_random_kernels_keep_the_variance():
     kernels = np.asarray(
         jax.jit(jax.vmap(filters.random_kernel))(jax.random.split(jax.random.key(0), 4000))

@@ -136,6 +136,7 @@ FORM_POLICIES = {
     "robust": "d4|choice('microscope', 0.8, 2)|erase(0.5, p=0.25)",
     "randaugment": "flip|randaugment(2, 0.4)|fill('edge')",
     "laboratory": "d4|choice('laboratory', 0.8, 2)|smear(p=0.5)|random_conv(p=0.2)",
+    "deposits": "deposits(1.0, p=0.5)|choice('deposits,impulse_noise,identity', 1.0, 2)",
     "one of all": "choice('all', 1.0, 1)",
     "three of all": "choice('all', 1.0, 3)",
     "seven of all": "choice('all', 0.5, 7)|fill('edge')",

@@ -159,7 +159,8 @@ def test_the_site_adjusts_probabilities_as_the_classifier_does():
 def test_an_export_is_for_the_site_of_the_run(trained, tmp_path, name, quantize):
     _needs_onnx()
     workdir = _copy(trained, tmp_path)
-    look = Appearance((200.0, 210.0, 220.0), (250.0, 230.0, 200.0), 1.25)
+    stains = ((0.6, 0.2, 0.0), (0.2, 0.6, 0.1), (0.0, 0.1, 0.4))
+    look = Appearance((200.0, 210.0, 220.0), (250.0, 230.0, 200.0), 1.25, stains)
     site = Site(("ig", "monocyte", "platelet"), tuple(np.linspace(0.5, 2, 8)), look)
     site.write(workdir)
     out = tmp_path / f"a.{name}"
