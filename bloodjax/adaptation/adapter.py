@@ -245,22 +245,19 @@ def _change_look(model: Classifier, images: SiteImages, train: Dataset) -> list[
     else:
         factor, zoomed = remedies.zoom_cells(cells, sizes, probabilities)
     looks = images.again(model).measured() if frame else measured
-    sized = Appearance(zoom=factor)
+    sized = Site(appearance=Appearance(zoom=factor)).prepare(looks)
     weights = _as_at_site(train.labels[rows], probabilities)
-    thinned, stained = remedies.thin_stains(
-        stains.of_images(Site(appearance=sized).prepare(looks), stains.light(cells.background)),
+    density, thinned = remedies.thin_stains(
+        stains.of_images(sized, stains.light(cells.background)),
         stains.of_images(of_train, stains.light(home.background), weights),
     )
     coloured = remedies.to_training(cells, home, of_classes)
-    coloured = dataclasses.replace(coloured, zoom=factor)
-    if thinned is not None:
-        matrix = tuple(tuple(float(value) for value in row) for row in thinned)
-        coloured = dataclasses.replace(coloured, density=matrix)
-        sized = dataclasses.replace(coloured, target=coloured.background)
-    judged = remedies.judge_colour(*_feature_distances(model, [sized, coloured], looks, of_train))
-    chosen = coloured if judged.applied else sized
-    _set_site(model, appearance=None if chosen == Appearance() else chosen)
-    tried = [framed, *([zoomed] if zoomed else []), stained, judged]
+    coloured = dataclasses.replace(coloured, zoom=factor, density=density)
+    plain = dataclasses.replace(coloured, target=coloured.background)
+    judged = remedies.judge_colour(*_feature_distances(model, [plain, coloured], looks, of_train))
+    chosen = coloured if judged.applied else plain
+    _set_site(model, appearance=None if chosen.changes_nothing else chosen)
+    tried = [framed, *([zoomed] if zoomed else []), thinned, judged]
     for remedy in tried:
         _say_remedy(remedy)
     return tried

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from bloodjax.adaptation import stains
 from bloodjax.adaptation.cell_finder import FoundCells
 from bloodjax.adaptation.stains import Moment
-from bloodjax.evaluation.appearance import Appearance
+from bloodjax.evaluation.appearance import UNCHANGED, Appearance, Matrix
 from bloodjax.metrics.label_shift import LabelShift
 
 # Factors of the size that are compared, and their steps in logarithms.
@@ -174,7 +174,7 @@ def zoom_cells(
     return factor, Remedy("size", True, check, why)
 
 
-def thin_stains(site: Moment, training: Moment) -> tuple[Moment | None, Remedy]:
+def thin_stains(site: Moment, training: Moment) -> tuple[Matrix, Remedy]:
     """The map of optical densities that makes dense stains of the site as thin as in training.
 
     `stains.transport` maps the densities of the site to those of training. Where it would make them
@@ -185,17 +185,18 @@ def thin_stains(site: Moment, training: Moment) -> tuple[Moment | None, Remedy]:
       training: The same of training images, in shares of the classes as at the site.
 
     Returns:
-      The symmetric matrix that densities are multiplied by, None for no change; and the remedy.
+      `Appearance.density`, and the remedy.
     """
     factors, directions = np.linalg.eigh(stains.transport(site, training))
     check = {"thinnest": float(factors[0]), "densest": float(factors[-1])}
     if factors[0] > _LEAST_THINNING:
         why = "No stain is much denser than in the training images."
-        return None, Remedy("stain", False, check, why)
+        return UNCHANGED, Remedy("stain", False, check, why)
     thinned = (directions * np.minimum(factors, 1)) @ directions.T
     share = 100 * factors[0]
     why = f"The optical density of the stain that differs most is reduced to {share:.0f} %."
-    return thinned, Remedy("stain", True, check, why)
+    rows = tuple(tuple(row) for row in thinned.tolist())
+    return rows, Remedy("stain", True, check, why)
 
 
 def judge_colour(before: Numbers, after: Numbers) -> Remedy:

@@ -87,8 +87,8 @@ def cover(x: Image, spots: Spots) -> Image:
 def random_spots(key: Key[Array, ""], size: tuple[int, int], amount: Scalar) -> Spots:
     """Samples the spots of an image: one to `MOST_SPOTS`, few more often than many.
 
-    A quarter of the images have black spots and a quarter white ones; the other spots have a colour
-    between. Spots of one image are round bubbles with a rim, or ragged ones without, or between.
+    About a fifth of the images have black spots and a fifth white ones; the others have a colour
+    between. A rim is up to twice as opaque as what is within it, as that of a bubble is.
 
     Args:
       key: Random key.

@@ -24,7 +24,7 @@ Images = UInt8[Array, "n size size 3"] | UInt8[np.ndarray, "n size size 3"]
 _MOST_ZOOM = 4.0
 
 Matrix = tuple[tuple[float, float, float], ...]
-_SAME: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+UNCHANGED: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Appearance:
     background: tuple[float, float, float] = (255.0, 255.0, 255.0)
     target: tuple[float, float, float] = (255.0, 255.0, 255.0)
     zoom: float = 1.0
-    density: Matrix = _SAME
+    density: Matrix = UNCHANGED
 
     def __post_init__(self):
         light = (*self.background, *self.target)
@@ -52,6 +52,12 @@ class Appearance:
             raise ValueError(f"zoom {self.zoom}: expected a factor of at most {_MOST_ZOOM:g}")
         if np.shape(self.density) != (3, 3) or not np.all(np.isfinite(self.density)):
             raise ValueError(f"density {self.density}: expected 3x3 numbers")
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether images stay as they are."""
+        same_light = self.background == self.target
+        return same_light and self.zoom == 1 and self.density == UNCHANGED
 
     def apply(self, images: Images) -> Images:
         """The images, changed; a jitted function may call it.
@@ -63,7 +69,7 @@ class Appearance:
             gain = np.float32(np.array(self.target) / np.array(self.background))
             lit = jnp.round(jnp.asarray(images).astype(jnp.float32) * gain.reshape(1, 1, 1, 3))
             images = jnp.minimum(lit, 255.0).astype(jnp.uint8)
-        if self.density != _SAME:
+        if self.density != UNCHANGED:
             images = self._stained(images)
         return images if self.zoom == 1 else zoom(images, self.zoom)
 
@@ -94,5 +100,5 @@ class Appearance:
         if any(len(colour) != 3 for colour in colours):
             raise ValueError(f"colours {colours}, expected three numbers each")
         # Files that were written before there was a density have none.
-        density = tuple(tuple(float(v) for v in row) for row in content.get("density", _SAME))
+        density = tuple(tuple(float(v) for v in row) for row in content.get("density", UNCHANGED))
         return cls(*colours, float(content["zoom"]), density)

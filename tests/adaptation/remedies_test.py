@@ -6,7 +6,7 @@ import pytest
 from bloodjax.adaptation import cell_finder, remedies
 from bloodjax.adaptation.cell_finder import FoundCells
 from bloodjax.adaptation.remedies import Sizes
-from bloodjax.evaluation.appearance import Appearance
+from bloodjax.evaluation.appearance import UNCHANGED, Appearance
 from bloodjax.metrics.label_shift import LabelShift
 
 N = 60
@@ -119,7 +119,7 @@ def test_dense_stains_are_thinned_to_those_of_training(factor):
 @pytest.mark.parametrize("factor", [0.4, 1.0, 1.3])
 def test_other_stains_are_left_alone(factor):
     matrix, remedy = remedies.thin_stains(factor**2 * MOMENT, MOMENT)
-    assert (matrix, remedy.applied, remedy.tried) == (None, False, True)
+    assert (matrix, remedy.applied, remedy.tried) == (UNCHANGED, False, True)
     assert remedy.check["thinnest"] == pytest.approx(1 / factor)
 
 

@@ -189,6 +189,10 @@ def test_a_tpu_gathers_no_single_pixels(name):
     assert most_gathered(lowered(text, "tpu")) <= 3 * 64
 
 
+def test_spots_are_drawn_without_gathers_on_a_tpu():
+    assert most_gathered(lowered(FORM_POLICIES["deposits"], "tpu")) <= 3 * 64
+
+
 @pytest.mark.full
 def test_augmix_stays_between_the_image_and_its_chains(images):
     found = run("augmix(2, 2, 0.5, 'invert')", images)

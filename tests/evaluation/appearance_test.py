@@ -6,6 +6,7 @@ from bloodjax.augment.zoom import zoom
 from bloodjax.evaluation.appearance import Appearance
 
 SIZE = 32
+MATRIX = ((0.6, 0.2, 0.0), (0.2, 0.6, 0.1), (0.0, 0.1, 0.4))
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +16,13 @@ def images():
 
 def test_the_default_changes_nothing(images):
     np.testing.assert_array_equal(Appearance().apply(images), images)
+
+
+def test_it_knows_whether_it_changes_anything():
+    grey = (200.0, 200.0, 200.0)
+    assert Appearance(grey, grey).changes_nothing
+    for change in ({"zoom": 1.1}, {"background": grey}, {"density": MATRIX}):
+        assert not Appearance(**change).changes_nothing
 
 
 def test_the_background_gets_its_target(images):
@@ -30,9 +38,6 @@ def test_zoom_comes_after_the_light(images):
     change = Appearance((200.0, 190.0, 180.0), (250.0, 225.0, 200.0), 1.2)
     lit = Appearance(change.background, change.target).apply(images)
     np.testing.assert_array_equal(change.apply(images), zoom(lit, 1.2))
-
-
-MATRIX = ((0.6, 0.2, 0.0), (0.2, 0.6, 0.1), (0.0, 0.1, 0.4))
 
 
 def test_densities_are_multiplied_relative_to_the_target(images):

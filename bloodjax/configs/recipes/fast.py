@@ -2,8 +2,9 @@
 
 Works with any network: `--config.model.name=mobilenetv1_100`. Most training images get two random
 effects of a microscope, a camera, a stain or a file format, besides flips and quarter turns; some
-get the stains of another smear, cells of another size, or the colours of another image. The weights
-are averaged over about the last five hundred steps (EMA).
+get the stains of another smear, cells of another size, the colours of another image, spots,
+defective pixels, strong compression or low resolution. The weights are averaged over about the last
+five hundred steps (EMA).
 """
 
 from bloodjax.configs import common
@@ -16,7 +17,8 @@ def get_config():
     config.model.weights = "imagenet"
     config.augment = (
         "d4|smear(0.8, p=0.3)|scale(0.6, p=0.3)|fourier(1.0, 0.05, p=0.5)"
-        "|choice('microscope', 0.8, 2)"
+        "|choice('microscope', 0.8, 2)|deposits(1.0, p=0.15)|impulse_noise(1.0, p=0.05)"
+        "|jpeg(1.0, p=0.1)|pixelate(1.0, p=0.1)"
     )
     config.loss.class_weights = "none"
     config.loss.label_smoothing = 0.05
