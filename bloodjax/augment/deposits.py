@@ -93,7 +93,7 @@ def random_spots(key: Key[Array, ""], size: tuple[int, int], amount: Scalar) -> 
     Args:
       key: Random key.
       size: Height and width of the image.
-      amount: 0..1; the largest radius is `amount` times a fifth of the image's side.
+      amount: 0..1; the largest radius is 0.01 to 0.2 of the image's side. At 0 there is no spot.
     """
     side = float(min(size))
     for_image, for_spots = jax.random.split(key)
@@ -101,7 +101,7 @@ def random_spots(key: Key[Array, ""], size: tuple[int, int], amount: Scalar) -> 
     of_spots = jax.random.uniform(for_spots, (MOST_SPOTS, 7), jnp.float32)
     count = 1 + jnp.floor((MOST_SPOTS - 1e-3) * of_image[0] ** 2)
     largest = side * (_SMALLEST + (_LARGEST - _SMALLEST) * amount)
-    is_there = jnp.arange(MOST_SPOTS, dtype=jnp.float32) < count
+    is_there = (jnp.arange(MOST_SPOTS, dtype=jnp.float32) < count) & (amount > 0)
     ragged = _RAGGED * of_image[2] * (of_spots[:, 3:] - 0.5)
     grey = 2 * of_image[4] - 0.5
     colour = 255 * jnp.clip(grey + 0.3 * (of_image[5:] - 0.5), 0.0, 1.0)

@@ -124,8 +124,9 @@ def test_spots_are_of_the_number_size_place_and_colour_that_are_told():
 
 
 def test_magnitude_is_the_largest_radius():
-    for amount, share in ((0.0, 0.01), (0.5, 0.105)):
+    for amount, share in ((0.01, 0.0119), (0.5, 0.105)):
         assert sampled(amount).radius.max() == pytest.approx(share * min(SIZE), rel=0.01)
+    assert not sampled(0.0).opacity.any()
 
 
 def test_images_are_covered_one_by_one_as_together(agree, image):
