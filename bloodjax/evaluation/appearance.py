@@ -75,7 +75,7 @@ class Appearance:
 
     def _stained(self, images: Images) -> Images:
         light = np.float32(np.array(self.target) + 1).reshape(1, 1, 1, 3)
-        # Minus the density.
+        # Minus the density. `stain.change_density` keeps black, which has to become lighter here.
         logarithm = jnp.log((jnp.asarray(images).astype(jnp.float32) + 1) / light)
         # Not a matrix product, which a TPU would compute in bfloat16.
         matrix = np.float32(self.density).reshape(3, 1, 1, 1, 3)
