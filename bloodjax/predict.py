@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
         files.make_folder(target.parent)  # an error if it is read-only, before computing
     folder = command.local_path("explain") if _EXPLAIN.value else None
     if folder:
-        explanations.check_folder(folder)
+        explanations.make_folder(folder, pathlib.Path(path))
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
     workdirs = command.local_paths("workdir")

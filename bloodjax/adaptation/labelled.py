@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree, UInt8
 from scipy.special import softmax
 
 from bloodjax.adaptation import linear_head
@@ -59,8 +59,8 @@ class Labelled:
         "folds"; "classes": class name -> number of labelled cells; "methods": method -> "loss"
         (mean over the classes, after one temperature), "worse": by how much it is above the lowest,
         its standard error "se", and "accuracy"; "why": one sentence.
-      home: Accuracy on the validation split without views, "before" and "after", and its "n"; empty
-        without a validation split.
+      home: Accuracy on the validation split, without views and without the site, "before" and
+        "after", and its "n"; empty without a validation split.
     """
 
     variables: PyTree | None
@@ -119,7 +119,7 @@ def fit(
     console.log_info(_line(len(asked), result, why))
     everything = np.ones(len(labels), bool)
     _, variables = fits[method](everything, ~everything)
-    home, temperatures = _at_home(model, variables, validation, setting)
+    home, temperatures = _at_home(setting.model, variables, validation)
     return Labelled(
         variables,
         _calibrations(setting, method, predicted.get(method), labels[asked], temperatures),
@@ -155,10 +155,10 @@ class _Setting:
     """What the methods fit to.
 
     Attributes:
-      model: The classifier of the run without a site; the images are prepared already.
-      site: Labelled cells of the site.
-      own: Uncalibrated class probabilities by the run's own weights.
-      home: Some training cells of each class.
+      model: The classifier of the run without a site.
+      site: Labelled cells of the site, already with the appearance of the training cells.
+      own: Their uncalibrated class probabilities by the run's own weights.
+      home: Some training cells of each class, as they are.
       shares: Share of each class in training.
       possible: Classes that can occur at the site.
       seed: Random seed.
@@ -185,12 +185,14 @@ class _Setting:
     ) -> _Setting:
         counts = np.bincount(rehearsal.labels, minlength=len(model.classes))
         used = rehearsal.take(_of_each_class(rehearsal.labels, _REHEARSED, seed))
-        site, bare = _prepared(model, labelled), model.at_home()
+        images = _in_memory(labelled)
+        site = LabelledImages(model.site.prepare(images) if model.site else images, labelled.labels)
+        bare = model.at_home()
         return cls(
             bare,
             site,
             bare.predict_with_plain(site.images, _VIEWS, calibrated=False),
-            _prepared(model, used),
+            LabelledImages(_in_memory(used), used.labels),
             np.maximum(counts, 1) / np.maximum(counts, 1).sum(),
             np.isin(model.classes, model.possible_classes),
             seed,
@@ -357,19 +359,24 @@ _TEXTS = {
 
 
 def _at_home(
-    model: Classifier, variables: PyTree | None, validation: Dataset | None, setting: _Setting
+    model: Classifier, variables: PyTree | None, validation: Dataset | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Accuracy at home before and after, and the temperature there of each calibration."""
+    """Accuracy at home before and after, and the temperature there of each calibration.
+
+    Args:
+      model: The classifier of the run without a site: the images at home need no other appearance.
+      variables: The network's new variables; None if they are the run's.
+      validation: Validation split of the run.
+    """
     old = {name: model.calibrations.get(name, NONE).temperature for name in _NAMES}
     if validation is None:
         return {}, old
     images, labels = validation.images, validation.labels
-    before = setting.model.predict(images, "none", calibrated=False)
+    before = model.predict(images, "none", calibrated=False)
     home = {"before": float(np.mean(before.argmax(axis=1) == labels)), "n": len(labels)}
     if variables is None:
         return home | {"after": home["before"]}, old
-    there = dataclasses.replace(model.site, classes=(), share_ratio=()) if model.site else None
-    adapted = Classifier(model.config, model.classes, variables, model.step, site=there)
+    adapted = Classifier(model.config, model.classes, variables, model.step)
     after = adapted.predict(images, "none", calibrated=False)
     home["after"] = float(np.mean(after.argmax(axis=1) == labels))
     # With views the temperature changes by the same factor as without.
@@ -412,11 +419,8 @@ def _calibrations(
     return found
 
 
-def _prepared(model: Classifier, dataset: Dataset) -> LabelledImages:
-    images = np.asarray(dataset.images[np.arange(len(dataset))])
-    return LabelledImages(
-        np.asarray(model.site.prepare(images)) if model.site else images, dataset.labels
-    )
+def _in_memory(dataset: Dataset) -> UInt8[np.ndarray, "n size size 3"]:
+    return np.asarray(dataset.images[np.arange(len(dataset))])
 
 
 def _layer_inputs(

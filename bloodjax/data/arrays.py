@@ -106,6 +106,27 @@ def resize(images: ImagesLike, size: int, fit: str) -> RGB | LazyImages:
     return squares
 
 
+def resize_squares(
+    images: ImagesLike, side: int, size: int
+) -> RGB | list[UInt8[np.ndarray, "height width 3"]] | LazyImages:
+    """The images that `as_rgb` accepts, those of `side` x `side` pixels as squares of `size`.
+
+    Such an image was made a square before, so its frame (`config.data.fit`) is not cut out again.
+
+    Raises:
+      ValueError: As for `as_rgb`.
+    """
+    rgb = as_rgb(images)
+    if isinstance(rgb, LazyImages):
+        return rgb.resized(size)
+    if isinstance(rgb, list):
+        return [
+            images_lib.resize(one[None], size)[0] if one.shape[:2] == (side, side) else one
+            for one in rgb
+        ]
+    return images_lib.resize(rgb, size) if rgb.shape[1:3] == (side, side) else rgb
+
+
 def _one(image: object, subject: str) -> UInt8[np.ndarray, "height width 3"]:
     array = _array(image, subject)
     array = array[..., None] if array.ndim == 2 else array

@@ -13,7 +13,8 @@ from jaxtyping import Float, Float32, Int
 
 from bloodjax import attribution, metrics
 from bloodjax import config as config_lib
-from bloodjax.data import lazy
+from bloodjax.attribution import geometry
+from bloodjax.data import arrays, lazy
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import Images
 from bloodjax.errors import UserError
@@ -107,15 +108,16 @@ class Ensemble:
 
         See `Classifier.predict`.
         """
-        members = self.members.values()
-        return np.mean([member.predict(images, tta, calibrated) for member in members], axis=0)
+        each = [one.predict(seen, tta, calibrated) for one, seen in self.each_with(images)]
+        return np.mean(each, axis=0)
 
     def predict_members(
         self, images: ImagesLike, tta: str | None = None, calibrated: bool = True
     ) -> Float[np.ndarray, "members n 2 classes"]:
         """Class probabilities by each member; see `Classifier.predict_with_plain`."""
-        members = self.members.values()
-        return np.stack([member.predict_with_plain(images, tta, calibrated) for member in members])
+        return np.stack(
+            [one.predict_with_plain(seen, tta, calibrated) for one, seen in self.each_with(images)]
+        )
 
     def calibrate(
         self, each: Float[np.ndarray, "members n 2 classes"], tta: str | None = None
@@ -166,8 +168,8 @@ class Ensemble:
         if self.is_multi_label:
             return answers.judge_labels(probabilities, self.thresholds)
         votes = []
-        for member in self.members.values():
-            distance = member.distance(images)
+        for member, seen in self.each_with(images):
+            distance = member.distance(seen)
             if distance is not None:
                 votes.append(distance > member.detector.threshold)
         share = np.mean(votes, axis=0) if votes else None
@@ -189,9 +191,28 @@ class Ensemble:
         """The mean of the members' maps; see `Classifier.explain`."""
         if classes is None:
             classes = self.predict(images).argmax(axis=-1)
-        members = self.members.values()
-        each = [member.explain(images, classes, method)[0] for member in members]
-        return [np.mean(maps, axis=0) for maps in zip(*each, strict=True)], classes
+        each = [one.explain(seen, classes, method)[0] for one, seen in self.each_with(images)]
+        return [_mean_map(maps) for maps in zip(*each, strict=True)], classes
+
+    def each_with(self, images: ImagesLike) -> list[tuple[Classifier, ImagesLike]]:
+        """Each member, with the images as it takes them.
+
+        Images of the ensemble's size are squares already, whatever `config.data.fit` is, as they
+        are for a single classifier of that size.
+
+        Raises:
+          UserError: `images` are of another type or shape.
+        """
+        side, found = self.config.data.image_size, []
+        for member in self.members.values():
+            size, seen = member.config.data.image_size, images
+            if size != side:
+                try:
+                    seen = arrays.resize_squares(images, side, size)
+                except ValueError as error:
+                    raise UserError(str(error)) from error
+            found.append((member, seen))
+        return found
 
     @property
     def is_multi_label(self) -> bool:
@@ -246,6 +267,15 @@ class Ensemble:
             }
             for (folder, member), probabilities in zip(self.members.items(), each, strict=True)
         ]
+
+
+def _mean_map(maps: Sequence[Float32[np.ndarray, "_ _"]]) -> Float32[np.ndarray, "_ _"]:
+    """The mean of the members' maps of one image; those of smaller squares are enlarged."""
+    size = max(one.shape for one in maps)
+    return np.mean(
+        [one if one.shape == size else geometry.restore(one, *size, "crop") for one in maps],
+        axis=0,
+    )
 
 
 def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classifier | Ensemble:

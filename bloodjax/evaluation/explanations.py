@@ -33,16 +33,32 @@ _CHUNK = 2**22  # bytes copied at once
 _LONGEST_NAME = 150  # characters of a file's name, of at most 255 bytes
 
 
-def check_folder(folder: pathlib.Path) -> None:
+def make_folder(folder: pathlib.Path, source: pathlib.Path) -> None:
     """Makes the folder for overlays, before anything is computed.
 
+    Overlays are named as the images are, so they are written only where they replace no image.
+
+    Args:
+      folder: The folder.
+      source: File or folder of the images; it need not exist.
+
     Raises:
-      UserError: It cannot be made or written to, or its parent does not exist.
+      UserError: It cannot be made or written to, its parent does not exist, it is the folder of the
+        images or inside it, or it has files but those of an earlier call.
     """
     if not folder.parent.is_dir():
         raise UserError(f"--explain={folder}: there is no folder {folder.parent}")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--explain={folder}: is a file, expected a folder")
+    real = folder.resolve()
+    if source.is_dir() and source.resolve() in (real, *real.parents):
+        raise UserError(f"--explain={folder}: is read for images, expected a folder elsewhere")
+    is_ours = (folder / MAPS_FILE).is_file()
+    if folder.is_dir() and not is_ours and any(folder.iterdir()):
+        raise UserError(
+            f"--explain={folder}: has files but no {MAPS_FILE}; expected a new or empty folder, or "
+            "one of an earlier call"
+        )
     files.make_folder(folder)
 
 
@@ -57,7 +73,7 @@ def write(
 
     Args:
       model: The classifier.
-      folder: An existing folder. Files of an earlier call are replaced.
+      folder: A folder that `make_folder` made. Files of an earlier call are replaced.
       names: Name of each image.
       read: Function from an index to the image at its own size.
       predicted: Predicted class of each image, which the maps are about.
@@ -68,6 +84,8 @@ def write(
     targets = file_names(names)
     sizes: list[tuple[int, int]] = []
     with tempfile.TemporaryFile(dir=folder) as raw:
+        # Until all overlays are there, the file lists none. It also marks a killed call's folder.
+        _write_npz(folder / MAPS_FILE, _texts([], [], []), [], raw)
         for rows, images in _batches(read, len(names)):
             maps, _ = model.explain(images, predicted[rows])
             for i, image, attribution in zip(rows, images, maps, strict=True):
@@ -75,12 +93,8 @@ def write(
                 files.atomic_write(folder / targets[i], drawn)
                 raw.write(np.ascontiguousarray(attribution, "<f4").tobytes())
                 sizes.append(attribution.shape)
-        texts = {
-            "names": np.array(names, str),
-            "predicted": np.array([model.classes[i] for i in predicted], str),
-            "files": np.array(targets, str),
-        }
-        _write_npz(folder / MAPS_FILE, texts, sizes, raw)
+        classes = [model.classes[i] for i in predicted]
+        _write_npz(folder / MAPS_FILE, _texts(names, classes, targets), sizes, raw)
     console.log_info(f"{console.counted(len(names), 'overlay')} and {MAPS_FILE} in {folder}")
 
 
@@ -123,6 +137,14 @@ def _batches(
         if len(images) == _AT_ONCE or pixels >= _PIXELS_AT_ONCE or i == n - 1:
             yield np.arange(start, i + 1), images
             start, images, pixels = i + 1, [], 0
+
+
+def _texts(
+    names: Sequence[str], predicted: Sequence[str], targets: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The arrays of `maps.npz` other than maps: name, class and overlay's file of each image."""
+    columns = {"names": names, "predicted": predicted, "files": targets}
+    return {key: np.array(values, str) for key, values in columns.items()}
 
 
 def _write_npz(

@@ -65,8 +65,8 @@ def describe(model: Classifier | Ensemble, images: ImagesLike) -> Float[np.ndarr
     Those of an ensemble are its members' side by side, so the cosine similarity of two images is
     the mean of the members' similarities.
     """
-    members = model.members.values() if isinstance(model, Ensemble) else [model]
-    each = [_unit(member.describe(images)[0]) for member in members]
+    members = model.each_with(images) if isinstance(model, Ensemble) else [(model, images)]
+    each = [_unit(member.describe(seen)[0]) for member, seen in members]
     return np.concatenate(each, axis=1) / np.float32(np.sqrt(len(each)))
 
 

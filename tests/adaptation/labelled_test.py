@@ -6,6 +6,7 @@ import pytest
 from bloodjax.adaptation import fine_tuning, labelled
 from bloodjax.data import sources
 from bloodjax.evaluation import classifier
+from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.site import Site
 from bloodjax.metrics.calibration import Calibration
 
@@ -99,6 +100,22 @@ class TestFit:
         hit = own.argmax(axis=1) == there.labels[index]
         recall = np.mean([hit[there.labels[index] == label].mean() for label in (0, 1)])
         assert found.cross_validation["methods"]["temperature"]["accuracy"] == pytest.approx(recall)
+
+    def test_cells_of_home_keep_their_own_look(self, model, cells):
+        """What makes the site's cells look like home's would spoil home's own."""
+        there, home = cells
+        site = Site(appearance=Appearance(background=(120.0,) * 3, target=(240.0,) * 3))
+        moved = classifier.Classifier(
+            model.config, model.classes, model.predictor.variables, 0, site=site
+        )
+        found = fit(moved, cells, 3, ("head",))
+        new = classifier.Classifier(model.config, model.classes, found.variables, 0)
+        for one, name in ((model, "before"), (new, "after")):
+            right = one.predict(home.images[:40], "none").argmax(axis=1) == home.labels[:40]
+            assert found.home[name] == pytest.approx(right.mean())
+        setting = labelled._Setting.of(moved, there, home, 0, None)
+        np.testing.assert_array_equal(setting.site.images, site.prepare(there.images))
+        np.testing.assert_array_equal(setting.home.images, home.images)
 
     @pytest.mark.full
     def test_a_killed_call_continues_with_the_next_fold(self, model, cells, tmp_path, monkeypatch):

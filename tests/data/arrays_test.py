@@ -124,3 +124,18 @@ def test_other_proportions_fit_as_those_of_files(cells, fit):
 def test_lazy_images_stay_lazy(cells):
     lazy = LazyImages(lambda indices: cells[indices], np.arange(5), 20)
     assert isinstance(arrays.resize(lazy, 9, "pad"), LazyImages)
+
+
+def test_squares_of_one_size_become_squares_of_another(cells):
+    side = cells.shape[1]
+    smaller = images.resize(cells, 9)
+    np.testing.assert_array_equal(arrays.resize_squares(cells, side, 9), smaller)
+    wide = np.zeros((2, 20, 30, 3), np.uint8)
+    assert arrays.resize_squares(wide, side, 9) is wide
+    first, second = arrays.resize_squares([cells[0], wide[0]], side, 9)
+    np.testing.assert_array_equal(first, smaller[0])
+    assert second.shape == wide[0].shape
+    lazy = LazyImages(lambda index: cells[index], np.arange(len(cells)), side)
+    assert arrays.resize_squares(lazy, side, 9).shape == smaller.shape
+    with pytest.raises(ValueError, match="expected uint8"):
+        arrays.resize_squares(cells / 255, side, 9)

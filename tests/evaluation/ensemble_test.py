@@ -104,6 +104,37 @@ def test_each_member_has_its_own_views(model, trained, other, cells):
     np.testing.assert_allclose(model.predict(cells.images), np.mean(each, axis=0), atol=1e-6)
 
 
+class _Bright(Classifier):
+    """Says how bright the images are that it gets, which no frame may be cut out of twice."""
+
+    def __init__(self, size):
+        data = {"data.image_size": size, "data.fit": "64px"}
+        self.config = config_lib.defaults()
+        self.config.update_from_flattened_dict(data)
+        self.classes, self.site, self.baseline = ("x",), None, None
+
+    def predict(self, images, tta=None, calibrated=True):
+        return self._squares(images).mean((1, 2))[:, :1] / 255
+
+    def explain(self, images, classes=None, method=""):
+        return [np.ones(np.shape(image)[:2], np.float32) for image in images], classes
+
+
+def test_squares_of_the_ensembles_size_are_not_framed_again():
+    both = Ensemble({pathlib.Path("small"): _Bright(16), pathlib.Path("large"): _Bright(32)})
+    image = np.full((32, 32, 3), 255, np.uint8)
+    image[8:24, 8:24] = 0
+    other = np.full((64, 64, 3), 255, np.uint8)
+    for images in (image[None], [image, other]):
+        found = both.predict(images)
+        assert found[0, 0] == pytest.approx(0.75, abs=0.01)  # not 1/4 or less, a part of the frame
+        maps, _ = both.explain(images, np.zeros(len(images), int))
+        assert [one.shape for one in maps] == [np.shape(one)[:2] for one in images]
+        np.testing.assert_allclose(maps[0], 1, rtol=1e-6)
+    with pytest.raises(UserError, match="expected uint8"):
+        both.predict(np.zeros((2, 32, 32, 3)))
+
+
 def test_metrics_are_those_of_each_member_alone(model, trained, other, cells):
     each = model.predict_members(cells.images)[:, :, 0]
     rows = model.member_metrics(each, cells.labels)

@@ -90,10 +90,45 @@ def test_file_names_are_safe_and_different():
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    source = tmp_path / "images"
     with pytest.raises(UserError, match=r"--explain=.*/no/maps: there is no folder .*/no"):
-        explanations.check_folder(tmp_path / "no" / "maps")
+        explanations.make_folder(tmp_path / "no" / "maps", source)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, expected a folder"):
-        explanations.check_folder(tmp_path / "file")
-    explanations.check_folder(tmp_path / "new")
+        explanations.make_folder(tmp_path / "file", source)
+    explanations.make_folder(tmp_path / "new", source)
     assert (tmp_path / "new").is_dir()
+
+
+def test_no_image_is_replaced(tmp_path):
+    source = tmp_path / "images"
+    (source / "a").mkdir(parents=True)
+    image = source / "a" / "1.png"
+    image.write_bytes(b"an image")
+    for folder in (source, source / "a", source / "new"):
+        with pytest.raises(UserError, match="is read for images, expected a folder elsewhere"):
+            explanations.make_folder(folder, source)
+    for one in (image, tmp_path / "table.csv"):  # a table may name images of any folder
+        with pytest.raises(UserError, match=r"has files but no maps.npz; expected a new or empty"):
+            explanations.make_folder(source / "a", one)
+    assert [path.name for path in source.iterdir()] == ["a"]
+    assert image.read_bytes() == b"an image"
+
+
+def test_a_killed_call_can_be_repeated(tmp_path):
+    folder = tmp_path / "maps"
+
+    def stop(i):
+        if i:
+            raise KeyboardInterrupt
+        return _images((300, 300))[0]
+
+    for attempt in range(2):
+        explanations.make_folder(folder, tmp_path / "images")
+        with pytest.raises(KeyboardInterrupt):
+            explanations.write(_Model(), folder, ["a", "b"], stop, np.zeros(2, int))
+        with np.load(folder / explanations.MAPS_FILE, allow_pickle=False) as stored:
+            assert len(stored["names"]) == 0, attempt
+    explanations.make_folder(folder, tmp_path / "images")
+    _, found = _write(folder, _images((5, 7)), ["a"])
+    assert found["names"].tolist() == ["a"]
