@@ -22,7 +22,7 @@ PHASES = ("head", "finetune")
 # Keys whose value is a SPEC, or the fraction of the training images to split off.
 SPLIT_SOURCES = ("data.validation", "data.test")
 # Beginnings of the keys that a run fills in and the user cannot set.
-FILLED_IN = ("model.source.", "data.scale")
+FILLED_IN = ("model.source.", "data.scale", "data.first_label")
 
 # Old name of a config key -> its present name. Config files, overrides and the config.json of a
 # workdir may still use the old name.
@@ -109,6 +109,9 @@ def defaults() -> ml_collections.ConfigDict:
                 # Scale that the training images were read with, if they have more than 8 bits;
                 # filled in by the run and not to be set.
                 "scale": "",
+                # Number of the first class, 0 or 1, if the training labels are numbers; filled in
+                # by the run and not to be set.
+                "first_label": "",
                 # What the folders of a source mean, from the outermost on: class, split/class,
                 # class/group, group/class and so on, where a group is a patient, a slide or a fold
                 # and other is a level without meaning; auto finds it from their names.

@@ -50,8 +50,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
         key, _, text = override.partition("=")
         if key.startswith(FILLED_IN):
             expected = "model.weights, model.variant, model.mean or model.std"
-            if key == "data.scale":
-                expected = "data.bits"
+            if key.startswith("data."):
+                expected = {"data.scale": "data.bits"}.get(key, "data.classes")
             raise UserError(f"config.{key} is filled in by the run: expected {expected}")
         config |= with_current_names({key: parse_override(key, text)})
     return _validated(config)

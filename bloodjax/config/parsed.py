@@ -88,6 +88,7 @@ def read_options(config: Config) -> ReadOptions:
         data.columns,
         data.images,
         task=data.task,
+        first_label=data.first_label,
     )
 
 

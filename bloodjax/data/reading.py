@@ -37,6 +37,7 @@ class Reading:
         groups".
       left_out: What was not used, by reason and class.
       tally: What reading the images had to decide. `details` has it in words.
+      first_label: Number of the first class, see `formats.labels.Labels.first`.
     """
 
     spec: str = ""
@@ -44,6 +45,7 @@ class Reading:
     details: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     tally: Tally = NO_IMAGES
+    first_label: str = ""
 
     def with_details(self, *texts: str) -> Reading:
         """A copy with more `details`; a text that is empty or known already adds nothing."""
@@ -68,6 +70,7 @@ class Reading:
             layout=_joined(self.layout, other.layout),
             details=tuple(dict.fromkeys(self.details + other.details)),
             tally=self.tally.joined(other.tally),
+            first_label=self.first_label or other.first_label,
         )
         return joined.with_left_out(*other.left_out)
 

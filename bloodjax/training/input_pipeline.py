@@ -160,6 +160,8 @@ def _load(
 
     for name in specs:
         load(name, options)
+        if name == "train":
+            options = dataclasses.replace(options, first_label=loaded[name].reading.first_label)
     # All sources of a run have one scale. It is rare that they differ, so reading twice is cheap.
     try:
         scale = bit_depth.widest([dataset.reading.tally.scale for dataset in loaded.values()])

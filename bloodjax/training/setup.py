@@ -95,7 +95,10 @@ def prepare_run(
     for line in () if known else statement.lines(dict(splits.items()), splits.left_out):
         console.log_info(line)
     scale = bit_depth.widest([split.reading.tally.scale for _, split in splits.items()])
-    config = config_lib.with_values(config, {"data.scale": scale or config.data.scale})
+    first = splits.train.reading.first_label or config.data.first_label
+    config = config_lib.with_values(
+        config, {"data.scale": scale or config.data.scale, "data.first_label": first}
+    )
     if splits.train.is_multi_label:
         config = config_lib.with_values(config, {"data.task": MULTI_LABEL})
     splits = with_distorted(config, splits, workdir)

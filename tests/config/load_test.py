@@ -78,6 +78,8 @@ def test_a_run_of_an_earlier_version_reads_the_upper_8_of_16_bits(tmp_path):
 def test_the_scale_is_filled_in_by_the_run():
     with pytest.raises(UserError, match=r"data.scale is filled in by the run: expected data.bits"):
         config_lib.load("quickstart", ["data.scale=12"])
+    with pytest.raises(UserError, match=r"first_label is filled in by the run: expected data.cl"):
+        config_lib.load("quickstart", ["data.first_label=1"])
     options = config_lib.read_options(config_lib.load("quickstart", ["data.bits=12"]))
     assert options.bits == "12"
 

@@ -481,3 +481,28 @@ def test_several_labels_are_in_every_drawn_split(prepare, tmp_path):
     assert np.abs(counts[0] - counts[1]).mean() < 0.1
     resumed = prepare(str(tmp_path / "mine.npz"), resumes=True, task="multi-label")
     np.testing.assert_array_equal(resumed.test.labels, prepared.test.labels)
+
+
+def test_labels_from_1_are_read_so_where_the_last_class_is_missing(make_config, tmp_path):
+    names = {}
+    for name, classes in {"train": 8, "validation": 7, "other": 6}.items():
+        drawn = cells(160, seed=classes)
+        drawn = drawn.take(np.flatnonzero(drawn.labels < classes))
+        names[name] = str(tmp_path / f"{name}.npz")
+        np.savez(names[name], images=drawn.images, labels=drawn.labels + 1)
+    config = make_config(
+        **{"data.train": names["train"], "data.validation": names["validation"], "data.test": "0"}
+    )
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    found = setup.prepare_run(config, None, workdir, fresh=True).splits.validation
+    assert sorted(set(found.labels.tolist())) == list(range(7))
+    stored = config_lib.load_json(workdir / "config.json")
+    assert stored.data.first_label == "1"
+    assert config_lib.differences(stored, config) == []
+    splits_file = workdir / saved_splits.SPLITS_FILE
+    _, other = saved_splits.select(stored, splits_file, found.classes, names["other"])
+    assert sorted(set(other.labels.tolist())) == list(range(6))
+    np.savez(tmp_path / "zero.npz", images=drawn.images, labels=drawn.labels)  # from 0 on
+    with pytest.raises(UserError, match=r"is 0, expected 1..8 .*, from 1 on as in training"):
+        saved_splits.select(stored, splits_file, found.classes, str(tmp_path / "zero.npz"))

@@ -31,6 +31,7 @@ class Annotations:
       weights: Weight of each image, or None if the source gives none.
       details: Facts for `Reading.details`.
       left_out: Images that are not among the n.
+      first_label: Number of the first class, see `labels.Labels.first`.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Annotations:
     weights: Float32[np.ndarray, " n"] | None = None
     details: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    first_label: str = ""
 
     @classmethod
     def without_labels(
@@ -97,7 +99,7 @@ class Annotations:
         read = image_files.read(pathlib.Path(where), archive, self.names, size, options, lazy=lazy)
         if not read.readable.any():
             raise UserError(f"{where}: contains no readable images")
-        reading = Reading(where, layout, self.details, self.left_out)
+        reading = Reading(where, layout, self.details, self.left_out, first_label=self.first_label)
         return Dataset(
             images=read.images,
             labels=self.labels,

@@ -23,10 +23,12 @@ from bloodjax.data.formats import groups, hf_splits, labels
 from bloodjax.data.formats.annotations import Annotations
 from bloodjax.data.formats.archive import Archive, read_file
 from bloodjax.data.formats.columns import GROUP, LABEL, PATH, WEIGHT
+from bloodjax.data.formats.labels import Labels
 from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
 
+_ROW = "row"  # key of the labels, for messages
 _LAYOUT = "dataset of Hugging Face"
 
 
@@ -106,7 +108,7 @@ def read_dataset(
       UserError: The dataset is not there, or it has no image or no label that can be found.
     """
     rows = _open(spec, options)
-    found = _annotations(rows, class_names, positional=positional).labelled()
+    found = _annotations(rows, class_names, positional, options.first_label).labelled()
     return found.read(spec, _LAYOUT, rows.archive(), size, options, lazy=lazy)
 
 
@@ -243,30 +245,37 @@ def _file(image: Mapping[str, Any] | None) -> bytes:
 
 
 def _annotations(
-    rows: _Rows, class_names: Sequence[str] = (), *, positional: bool = True
+    rows: _Rows, class_names: Sequence[str] = (), positional: bool = True, first: str = ""
 ) -> Annotations:
     """What the features state of all rows."""
-    found, classes, facts = _labels(rows, class_names, positional=positional)
+    found = _labels(rows, class_names, positional, first)
     group_of, group_facts = _groups(rows)
-    details = (*rows.details, *facts, *group_facts)
-    splits, weights = tuple(rows.split_of()), _weights(rows)
-    return Annotations(rows.names, found, classes, splits, tuple(group_of), weights, details)
+    details = (*rows.details, *found.details, *group_facts)
+    splits, weights, labels_of = tuple(rows.split_of()), _weights(rows), found.by_key[_ROW]
+    return Annotations(
+        rows.names,
+        labels_of,
+        found.classes,
+        splits,
+        tuple(group_of),
+        weights,
+        details,
+        first_label=found.first,
+    )
 
 
-def _labels(
-    rows: _Rows, class_names: Sequence[str], *, positional: bool
-) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
-    """Class index of each row, -1 for one without a label; class names, and facts."""
+def _labels(rows: _Rows, class_names: Sequence[str], positional: bool, first: str) -> Labels:
+    """Class index of each row, -1 for one without a label, under the key `_ROW`."""
     column = rows.columns[LABEL]
     feature = next(iter(rows.splits.values())).features[column]
     if isinstance(feature, hf_splits.library(rows.where).ClassLabel):
-        found, facts = _class_labels(rows, feature.names), ()
         classes = tuple(map(names_lib.tidy, feature.names))
+        found = Labels({_ROW: _class_labels(rows, feature.names)}, classes)
     else:
-        found, classes, facts = _plain_labels(rows, class_names, positional=positional)
-    if (found < 0).all():
+        found = _plain_labels(rows, class_names, positional, first)
+    if (found.by_key[_ROW] < 0).all():
         raise UserError(f"{rows.where}: no row has a label in {column}, expected labels")
-    return found, classes, facts
+    return found
 
 
 def _class_labels(rows: _Rows, classes: Sequence[str]) -> Int32[np.ndarray, " n"]:
@@ -281,20 +290,20 @@ def _class_labels(rows: _Rows, classes: Sequence[str]) -> Int32[np.ndarray, " n"
     return found
 
 
-def _plain_labels(
-    rows: _Rows, class_names: Sequence[str], *, positional: bool
-) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
-    """The labels of a feature of numbers or texts; class names, and facts."""
+def _plain_labels(rows: _Rows, class_names: Sequence[str], positional: bool, first: str) -> Labels:
+    """The labels of a feature of numbers or texts."""
     values = rows.values(LABEL)
     found = np.full(len(values), -1, np.int32)
     known = np.array([_is_label(value) for value in values], bool)
     if not known.any():
-        return found, (), ()
+        return Labels({_ROW: found}, ())
     array = np.array([v for v, k in zip(values, known, strict=True) if k])
     where = f"{rows.where}: {rows.columns[LABEL]}"
-    read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
-    found[known] = read.by_key["row"]
-    return found, read.classes, read.details
+    read = labels.read(
+        where, {_ROW: array}, None, class_names, (), positional=positional, first=first
+    )
+    found[known] = read.by_key[_ROW]
+    return dataclasses.replace(read, by_key={_ROW: found})
 
 
 def _is_label(value: object) -> bool:

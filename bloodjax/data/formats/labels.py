@@ -22,11 +22,14 @@ class Labels:
         each label that an image has and 0 for each other.
       classes: Class names in label order.
       details: Facts for `Reading.details`.
+      first: Which number the first class has, "0" or "1"; "" if labels are no numbers, or if the
+        class names state their numbers.
     """
 
     by_key: Mapping[str, Int32[np.ndarray, "_ ..."]]
     classes: tuple[str, ...]
     details: tuple[str, ...] = ()
+    first: str = ""
 
 
 def read(
@@ -37,10 +40,12 @@ def read(
     default: Sequence[str],
     *,
     positional: bool,
+    first: str = "",
 ) -> Labels:
     """Reads labels that are numbers, one-hot rows, booleans or texts.
 
-    Numbers are class indices, from 0 or, if that is the only way to read them, from 1.
+    Numbers are class indices, from 0 or, if that is the only way to read them, from 1. Of a source
+    that lacks some of the classes, they may be either, so `first` says what the run's are.
 
     Args:
       where: The source, for messages.
@@ -51,6 +56,7 @@ def read(
         are class_0 and so on.
       positional: Whether numbers are positions in `given`. If not, they must be so by `default`,
         or the names must state the numbers, as "3" and "class_3" do.
+      first: `Labels.first` of the images that a run was trained on, or "" if it is not known.
 
     Raises:
       UserError: Labels are of another kind, out of range, or may stand for several classes.
@@ -72,7 +78,9 @@ def read(
         if not given:
             return Labels(values, ("False", "True"), details)
         default = ("False", "True")
-    classes = own or _of_numbers(where, numbers, given, default, count, positional=positional)
+    classes = own or _of_numbers(
+        where, numbers, given, default, count, positional=positional, first=first
+    )
     if isinstance(classes, dict):  # the names state the numbers
         table = {value: given.index(name) for value, name in classes.items()}
         mapped = {
@@ -85,20 +93,33 @@ def read(
             f"{where}: one-hot labels have {count} columns, expected {n} ({names.shown(classes)}); "
             f"{_HOW}"
         )
-    if largest == n and smallest == 1:
+    are_numbers = kinds == {"numbers"}
+    if are_numbers and smallest >= 1 and ((largest == n and smallest == 1) or first == "1"):
+        _check_range(where, values, 1, classes)
         return Labels(
             {key: each - np.int32(1) for key, each in values.items()},
             tuple(classes),
             (*details, f"labels 1 to {n}"),
+            "1",
         )
+    if are_numbers and first == "1" and own is None:
+        _check_range(where, values, 1, classes)
+    _check_range(where, values, 0, classes)
+    return Labels(values, tuple(classes), details, "0" if are_numbers else "")
+
+
+def _check_range(
+    where: object, values: Mapping[str, np.ndarray], first: int, classes: Sequence[str]
+) -> None:
+    """Raises a UserError unless all labels are among the numbers of the classes from `first` on."""
+    last = first + len(classes) - 1
     for key, each in values.items():
-        wrong = np.flatnonzero(each >= n)
+        wrong = np.flatnonzero((each < first) | (each > last))
         if len(wrong):
             raise UserError(
-                f"{where}: {key}[{wrong[0]}] is {each[wrong[0]]}, expected 0..{n - 1} "
-                f"({names.shown(classes)}); {_HOW}"
+                f"{where}: {key}[{wrong[0]}] is {each[wrong[0]]}, expected {first}..{last} "
+                f"({names.shown(classes)}{', from 1 on as in training' if first else ''}); {_HOW}"
             )
-    return Labels(values, tuple(classes), details)
 
 
 def read_several(
@@ -256,6 +277,7 @@ def _of_numbers(
     count: int,
     *,
     positional: bool,
+    first: str,
 ) -> Sequence[str] | dict[int, str]:
     """Class names in label order; or number -> name, if the names state the numbers."""
     found = np.unique(numbers).tolist()
@@ -269,8 +291,7 @@ def _of_numbers(
         return names.numbered(min(needed, len(numbers)))
     stated = {names.number(name): name for name in given}
     is_stated = None not in stated and len(stated) == len(given) and set(found) <= stated.keys()
-    in_range = needed <= len(given) or (found[0] == 1 and needed == len(given) + 1)
-    if (positional and in_range) or tuple(given) == tuple(default):
+    if tuple(given) == tuple(default) or (positional and first):
         return given
     if is_stated and not count:
         return stated

@@ -80,6 +80,7 @@ def read_dataset(
         reading = Reading(
             layout="npz of images and labels" if not splits else "npz of splits, as MedMNIST's",
             details=(*found.details, *group_facts),
+            first_label=found.first,
         )
         names = [f"{split}/" for split in splits] or [""]
         return Dataset(
@@ -445,7 +446,15 @@ def _read_labels(
         default = known.classes if known else ()
         return labels_lib.read_several(arrays.path, stored, own, class_names, default)
     default, detail = _default_names(arrays, keys, stored, class_names, known)
-    found = labels_lib.read(arrays.path, stored, own, class_names, default, positional=positional)
+    found = labels_lib.read(
+        arrays.path,
+        stored,
+        own,
+        class_names,
+        default,
+        positional=positional,
+        first=arrays.options.first_label,
+    )
     if own is None and not class_names and detail and found.classes == default:
         return dataclasses.replace(found, details=(*found.details, detail))
     return found

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
@@ -27,6 +27,7 @@ from bloodjax.data.formats import delimited, groups, labels
 from bloodjax.data.formats.annotations import Annotations
 from bloodjax.data.formats.archive import read_file
 from bloodjax.data.formats.columns import Columns
+from bloodjax.data.formats.labels import Labels
 from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import DEFAULTS, ReadOptions
@@ -38,6 +39,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 _OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,9}")
+_ROW = "row"  # key of the labels, for messages
 
 
 class Row(NamedTuple):
@@ -157,16 +159,23 @@ def read(
     found = _find(cells, columns, images)
     if refuses_missing and not columns.is_one_hot:
         _refuse_missing(cells, columns.label[0], class_names)
-    named, classes, label_details = _labels(cells, columns, class_names, positional=positional)
+    named = _labels(cells, columns, class_names, positional, options.first_label)
     group_of, group_details = _groups(cells, columns)
     splits = _splits(cells, columns)
     weights = _weights(cells, columns)
-    details = [*cells.details, *columns.details, *label_details, *group_details]
+    details = [*cells.details, *columns.details, *named.details, *group_details]
     if weights is not None:
         details.append(f"weights {weights.min():g} to {weights.max():g}")
     details += _place_of_images(options)
     annotations = Annotations(
-        found, named, classes, tuple(splits), tuple(group_of), weights, tuple(details)
+        found,
+        named.by_key[_ROW],
+        named.classes,
+        tuple(splits),
+        tuple(group_of),
+        weights,
+        tuple(details),
+        first_label=named.first,
     )
     return images, annotations.take(np.array(sorted(range(len(found)), key=found.__getitem__)))
 
@@ -322,9 +331,9 @@ def _find(cells: Cells, columns: Columns, images: TableImages) -> tuple[str, ...
 
 
 def _labels(
-    cells: Cells, columns: Columns, class_names: Sequence[str], *, positional: bool
-) -> tuple[Int32[np.ndarray, " n"], tuple[str, ...], tuple[str, ...]]:
-    """Class index of each row, class names in label order, and facts."""
+    cells: Cells, columns: Columns, class_names: Sequence[str], positional: bool, first: str
+) -> Labels:
+    """Class index of each row, under the key `_ROW`; see `labels.read`."""
     if columns.is_one_hot:
         texts = [
             columns_lib.class_of(f"{cells.where}: row {number}", cells.header, row, columns)
@@ -336,8 +345,9 @@ def _labels(
     if class_names and len(known) < len(set(texts)) and all(map(_NUMBER.fullmatch, texts)):
         array = np.array([int(text) for text in texts], np.int64)
         where = f"{cells.where}: column {cells.header[columns.label[0]]}"
-        read = labels.read(where, {"row": array}, None, class_names, (), positional=positional)
-        return read.by_key["row"], read.classes, read.details
+        return labels.read(
+            where, {_ROW: array}, None, class_names, (), positional=positional, first=first
+        )
     if not class_names:
         class_names = _classes(cells, columns, texts)
         known = names.match(sorted(set(texts)), class_names)
@@ -349,7 +359,7 @@ def _labels(
             )
     index = {name: i for i, name in enumerate(class_names)}
     found = np.array([index[known[text]] for text in texts], np.int32)
-    return found, tuple(class_names), names.taken_as(known)
+    return Labels({_ROW: found}, tuple(class_names), names.taken_as(known))
 
 
 def _classes(cells: Cells, columns: Columns, texts: Sequence[str]) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ NUMBERS = np.array([2, 0, 1, 2, 0])
 ABC = ("a", "b", "c")
 
 
-def read(array, own=None, given=(), default=(), positional=True):
-    return labels.read("x.npz", {"labels": array}, own, given, default, positional=positional)
+def read(array, own=None, given=(), default=(), positional=True, first=""):
+    return labels.read(
+        "x.npz", {"labels": array}, own, given, default, positional=positional, first=first
+    )
 
 
 KINDS = {
@@ -87,6 +89,40 @@ def test_numbers_that_may_be_in_another_order_are_an_error(given):
     assert read(NUMBERS, given=given).classes == given
     assert read(NUMBERS, own=ABC, given=given, positional=False).classes == ABC
     assert read(NUMBERS, given=given, default=given, positional=False).classes == given
+
+
+FROM = {
+    "given": {"given": ABC},
+    "default": {"given": ABC, "default": ABC, "positional": False},
+    "own": {"own": ABC},
+    "names that state other numbers": {"given": ("1", "2", "3")},
+}
+
+
+@pytest.mark.parametrize("names", FROM.values(), ids=FROM.keys())
+@pytest.mark.parametrize("first", ["0", "1"])
+def test_a_source_without_some_classes_is_read_from_the_number_that_training_was(names, first):
+    everything, part = NUMBERS + int(first), np.array([1, 2, 2])
+    if "default" not in names:
+        found = read(everything, **names)
+        assert found.by_key["labels"].tolist() == NUMBERS.tolist()
+        stated = names.get("given", ("",))[0] == "1" and first == "1"
+        assert found.first == ("" if stated else first)
+    expected = [one - int(first) for one in part.tolist()]
+    assert read(part, **names, first=first).by_key["labels"].tolist() == expected
+
+
+def test_names_that_state_numbers_count_more_than_positions():
+    found = read(np.array([1, 2]), given=("1", "2", "3"))
+    assert (found.by_key["labels"].tolist(), found.first) == ([0, 1], "")
+
+
+def test_a_0_where_training_was_from_1_is_one_line():
+    with pytest.raises(UserError, match=r"labels\[1\] is 0, expected 1..3 .*, from 1 on as in"):
+        read(NUMBERS, given=ABC, first="1")
+    assert read(NUMBERS, own=ABC, first="1").by_key["labels"].tolist() == NUMBERS.tolist()
+    one_hot = np.eye(3)[[1, 2]]
+    assert read(one_hot, given=ABC, first="1").by_key["labels"].tolist() == [1, 2]
 
 
 BAD = {
