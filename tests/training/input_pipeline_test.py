@@ -501,8 +501,8 @@ def test_labels_from_1_are_read_so_where_the_last_class_is_missing(make_config, 
     assert stored.data.first_label == "1"
     assert config_lib.differences(stored, config) == []
     splits_file = workdir / saved_splits.SPLITS_FILE
-    _, other = saved_splits.select(stored, splits_file, found.classes, names["other"])
+    _, other = saved_splits.select(stored, splits_file, found.classes, names["other"], None)
     assert sorted(set(other.labels.tolist())) == list(range(6))
     np.savez(tmp_path / "zero.npz", images=drawn.images, labels=drawn.labels)  # from 0 on
     with pytest.raises(UserError, match=r"is 0, expected 1..8 .*, from 1 on as in training"):
-        saved_splits.select(stored, splits_file, found.classes, str(tmp_path / "zero.npz"))
+        saved_splits.select(stored, splits_file, found.classes, str(tmp_path / "zero.npz"), None)
