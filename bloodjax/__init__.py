@@ -143,8 +143,8 @@ def evaluate(
         those of its `site.json`.
       columns: What the columns of a table mean, such as "path=image_id,label=dx", as
         `config.data.columns`; by default as the run's.
-      images: Folder or zip that the paths in a table are relative to, as `config.data.images`; by
-        default as the run's.
+      images: Folder or zip that the paths in a table are relative to. By default the table's own
+        folder; of the run's own table, `config.data.images`.
 
     Returns:
       The content of `metrics.json`; with `corruptions`, that of `corruptions.json` under that key.

@@ -101,7 +101,7 @@ def main(_: list[str]) -> None:
         bad_images=_BAD.value,
         fit=model.fit,
         columns=columns_lib.check_flag(_COLUMNS.value),
-        images=_IMAGES.value,
+        images=_IMAGES.value or "",  # `config.data.images` is of the tables of the run
     )
     options = config.read_options(reading)
     dataset = sources.load_images(

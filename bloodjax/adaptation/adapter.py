@@ -84,7 +84,7 @@ def adapt(
       labelled_data: SPEC of labelled images of the site, other than those of `data`.
       classes: Classes that occur at the site, joined by ","; by default those of the run's site.
       columns: What the columns of tables mean, as `config.data.columns`; by default as the run's.
-      images: Folder of the images of tables, as `config.data.images`; by default as the run's.
+      images: Folder of the images of tables; by default the table's own.
 
     Returns:
       The content of `adaptation.json`.
@@ -105,7 +105,7 @@ def adapt(
             f"--workdir={workdir}: the run has no calibration, which estimates at another site "
             f"need; to fit one: bloodjax evaluate --workdir={workdir} --calibrate"
         )
-    reading = {"columns": columns_lib.check_flag(columns), "images": images}
+    reading = {"columns": columns_lib.check_flag(columns), "images": images or ""}
     of_site = SiteImages.read(model, data, reading)
     of_labels = None
     if labelled_data is not None:

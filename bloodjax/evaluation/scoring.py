@@ -88,7 +88,7 @@ def evaluate_runs(
 
     def read(config: Config) -> tuple[str, Dataset]:
         return saved_splits.select(
-            config, splits_file, model.classes, data, split, layout, model.fit
+            config, splits_file, model.classes, data, split, layout, model.fit, images
         )
 
     name, dataset = read(config)

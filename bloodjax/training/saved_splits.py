@@ -114,6 +114,7 @@ def select(
     split: str | None,
     layout: str | None = None,
     fit: str | None = None,
+    images: str | None = None,
 ) -> tuple[str, Dataset]:
     """Reads the images that a trained run is to be evaluated on.
 
@@ -128,6 +129,7 @@ def select(
       layout: What the folders of the source mean; by default as the run read its own source, and
         for another source as their names say.
       fit: How images of another source become squares; by default as in training.
+      images: Folder of the images of another source that is a table; by default the table's own.
 
     Returns:
       A name for the images, and the images.
@@ -140,7 +142,10 @@ def select(
     own = [name for name in SPLITS if known.is_source(name, spec)]
     is_own = "train" in own
     config = with_reading(
-        config, layout=layout or (None if own else AUTO), fit=None if own else fit
+        config,
+        layout=layout or (None if own else AUTO),
+        fit=None if own else fit,
+        images=None if own else images or "",
     )
     dataset = _load(config, spec, classes, is_own)
     if is_own:

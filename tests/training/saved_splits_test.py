@@ -250,6 +250,30 @@ def test_a_table_is_known_again_when_its_images_have_moved(make_config, tmp_path
     assert config_lib.resumed(config, moved).data.images == "elsewhere"
 
 
+def test_another_table_has_its_own_images(make_config, tmp_path, monkeypatch):
+    """The run's folder has files of the same names, which must not be taken in their place."""
+    monkeypatch.chdir(tmp_path)
+    drawn = render.render_dataset(96, SIZE, seed=0).images
+    for folder, part in {"cells": drawn[:48], "site": drawn[48:]}.items():
+        pathlib.Path(folder).mkdir()
+        for i, image in enumerate(part):
+            pathlib.Path(f"{folder}/{i}.png").write_bytes(images.encode_png(image))
+    rows = [f"{i}.png,{CLASSES[i % 2]}" for i in range(48)]
+    pathlib.Path("labels.csv").write_text("\n".join(["path,label", *rows]))
+    pathlib.Path("site/labels.csv").write_text("\n".join(["path,label", *rows[:24]]))
+    config = make_config(**{"data.train": "labels.csv", "data.images": "cells"})
+    input_pipeline.prepare_splits(config, tmp_path, resumes=False)
+
+    def read(folder):
+        found = saved_splits.select(
+            config, tmp_path / "splits.json", CLASSES, "site/labels.csv", None, images=folder
+        )[1]
+        return found.images[found.names.index("2.png")]
+
+    np.testing.assert_array_equal(read(None), drawn[50])
+    np.testing.assert_array_equal(read("cells"), drawn[2])
+
+
 def test_results_on_a_table_have_its_name():
     assert saved_splits.source_name("site/labels.csv") == "labels"
     assert saved_splits.source_name("hf-dataset:lab/cells:large") == "cells-large"
