@@ -105,17 +105,18 @@ def create(out: pathlib.Path) -> Iterator[pathlib.Path]:
         try:
             for path in folder.iterdir():
                 if path.name not in (LOCK_FILE, PROGRESS):
-                    _remove(path)
+                    files.remove(path)
             yield folder
-            _remove(folder / PROGRESS)
+            files.remove(folder / PROGRESS)
             folder.rename(out)
         except Stopped:
             raise
         except OSError as error:
-            _remove(folder)
-            raise UserError(f"--out={out}: {error.strerror}, expected a folder to write") from error
+            files.remove(folder)
+            why = files.reason(error)
+            raise UserError(f"--out={out}: {why}, expected a folder to write") from error
         except Exception:
-            _remove(folder)
+            files.remove(folder)
             raise
 
 
@@ -163,7 +164,7 @@ def fill(
     for name in (*_KEPT, *(_FITTED if variables is None else ())):
         path = source / name
         if path.is_dir():
-            shutil.copytree(path, folder / name)
+            shutil.copytree(path, folder / name, ignore_dangling_symlinks=True)
         elif path.is_file():
             shutil.copyfile(path, folder / name)
     _write_splits(folder, source, labelled)
@@ -184,10 +185,3 @@ def _write_splits(folder: pathlib.Path, source: pathlib.Path, labelled: Dataset 
         both = np.union1d(groups, fingerprint.from_text(splits_lib.hash_groups(labelled.groups)))
         saved["groups"][splits_lib.ADAPTED_TO] = fingerprint.to_text(both)
     splits_lib.write(folder / SPLITS_FILE, saved)
-
-
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

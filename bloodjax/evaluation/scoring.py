@@ -86,19 +86,20 @@ def evaluate_runs(
         layout_lib.check(layout, "--layout")
     splits_file = workdirs[0] / saved_splits.SPLITS_FILE
 
-    def read(config: Config) -> tuple[str, Dataset]:
+    def read(config: Config, fit: str) -> tuple[str, Dataset]:
         return saved_splits.select(
-            config, splits_file, model.classes, data, split, layout, model.fit, images
+            config, splits_file, model.classes, data, split, layout, fit, images
         )
 
-    name, dataset = read(config)
+    name, dataset = read(config, model.fit)
     for line in statement.lines({name: dataset}):
         console.log_info(line)
     _check_possible(model, dataset, "" if classes is None else "--classes: ")
     is_own = name in saved_splits.SPLITS
     seen = trained_groups = np.zeros(len(dataset), bool)
     if name != "train":
-        seen = _trained_on(model, workdirs[0], dataset, config, read)
+        read_with = config_lib.with_reading(config, fit=None if is_own else model.fit)
+        seen = _trained_on(model, workdirs[0], dataset, read_with, read)
         trained_groups = _of_trained_groups(model, workdirs[0], dataset)
         if not is_own:  # this file may name groups that the run's own source does not
             trained_groups = trained_groups | _in_groups_of(dataset, seen)
@@ -169,7 +170,7 @@ def _trained_on(
     workdir: pathlib.Path,
     dataset: Dataset,
     config: Config,
-    read: Callable[[Config], tuple[str, Dataset]],
+    read: Callable[[Config, str], tuple[str, Dataset]],
 ) -> Bool[np.ndarray, " n"]:
     """Which images the run in `workdir`, or a member of the ensemble, was trained on.
 
@@ -178,14 +179,15 @@ def _trained_on(
       workdir: Folder of the run.
       dataset: The images.
       config: Config that they were read with.
-      read: Reads them with another config.
+      read: Reads them with another config and `data.fit`.
     """
 
     def read_again(member: Config) -> Dataset:
         """The same images, as a member reads them."""
         content = config.to_dict()
         own = {key: member.data[key] for key in ("image_size", "bits", "scale", "fit")}
-        return read(config_lib.validate({**content, "data": {**content["data"], **own}}))[1]
+        changed = config_lib.validate({**content, "data": {**content["data"], **own}})
+        return read(changed, member.data.fit)[1]
 
     members = _members(model, workdir)
     runs = {folder: member.config for folder, member in members.items()}

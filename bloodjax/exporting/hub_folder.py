@@ -245,12 +245,13 @@ def _new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
-        raise UserError(f"--out={out}: {error.strerror}, expected a folder to make") from error
+        raise UserError(f"--out={out}: {files.reason(error)}, expected a folder to make") from error
     try:
         folder.chmod(0o755)  # mkdtemp allows only the user
         yield folder
         folder.rename(out)
     except OSError as error:
-        raise UserError(f"--out={out}: {error.strerror}, expected a folder to write") from error
+        why = files.reason(error)
+        raise UserError(f"--out={out}: {why}, expected a folder to write") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

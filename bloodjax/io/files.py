@@ -130,6 +130,13 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def reason(error: OSError) -> str:
+    """The system's message with the file that it is about; all that is known if it has neither."""
+    if not error.strerror:  # of `shutil.copytree`, which collects several
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def disk_full_reason(error: BaseException) -> str | None:
     """The system's message if `error` was caused by a disk that cannot be written to, else None.
 

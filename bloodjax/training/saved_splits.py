@@ -216,8 +216,10 @@ def trained_on(
       runs: Folder of each run -> its config.
       classes: Class names of the runs.
       dataset: The images.
-      read_with: Config that they were read with.
-      read_again: Reads them with the config of a run that reads images of another size or scale.
+      read_with: Config that they were read with. If its `data.fit` is another than a run's, it is
+        that of the site that the run was adapted to.
+      read_again: Reads them with the config of a run that reads images of another size, scale or
+        fit.
 
     Returns:
       A mask, and the folders of the runs for which this is not known: earlier versions kept no
@@ -234,6 +236,10 @@ def trained_on(
         if form not in hashes:
             hashes[form] = fingerprint.of_images(read_again(config).images)
         mask |= fingerprint.is_among(hashes[form], known)
+        # The labelled images of a site have the hashes that they have there.
+        at_site = (*form[:-1], read_with.data.fit)
+        if at_site in hashes:
+            mask |= fingerprint.is_among(hashes[at_site], known)
     return mask, unknown
 
 

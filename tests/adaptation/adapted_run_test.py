@@ -78,6 +78,14 @@ def test_the_run_of_old_weights_answers_as_before(trained, tmp_path, images):
     assert sorted(os.listdir(tmp_path)) == ["there"], "nothing temporary is left"
 
 
+def test_a_link_that_leads_nowhere_is_left_out(trained, tmp_path):
+    source = shutil.copytree(trained, tmp_path / "run")
+    (source / "report/link").symlink_to(tmp_path / "gone")
+    write(tmp_path / "there", source, variables=None, site=None, about={})
+    assert (tmp_path / "there/report/index.html").is_file()
+    assert not (tmp_path / "there/report/link").is_symlink()
+
+
 def test_new_weights_are_those_of_the_run(adapted, doubled):
     model = classifier.load(adapted)
     assert_trees_equal(jax.device_get(model.predictor.variables), doubled)

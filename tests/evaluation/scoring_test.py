@@ -12,6 +12,7 @@ from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.evaluation import scoring
 from bloodjax.evaluation.site import Site
+from bloodjax.training import saved_splits
 
 
 @pytest.fixture
@@ -57,6 +58,23 @@ def test_scores_new_images_as_before(trained, said, tmp_path):
     assert result["n"] == 24
     assert "all" not in result
     assert not [line for line in said if "trained on" in line]
+
+
+def test_at_a_site_that_frames_cells_training_images_are_looked_for_as_training_read_them(
+    trained, tmp_path, monkeypatch
+):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    Site(fit="40px").write(workdir)
+    select, fits = saved_splits.select, []
+
+    def spied(*arguments):
+        fits.append(arguments[6])
+        return select(*arguments)
+
+    monkeypatch.setattr(saved_splits, "select", spied)
+    file = save(tmp_path / "new.npz", render.render_dataset(24, 64, seed=5))
+    assert scoring.evaluate_runs([workdir], file, None, None, tmp_path / "out")["n"] == 24
+    assert fits == ["40px", "crop"]
 
 
 def test_says_that_all_images_were_trained_on(trained, parts, source, said, tmp_path):

@@ -152,6 +152,13 @@ def test_the_site_adjusts_probabilities_as_the_classifier_does():
     assert function.adjusted(same, Site(), names) is same
 
 
+def test_a_site_s_stains_may_round_differently_by_a_grey_level():
+    assert exporter.tolerance("onnx", None) == exporter.tolerance("onnx", Site()) == 1e-4
+    assert exporter.tolerance("stablehlo", Site(appearance=Appearance(zoom=1.25))) == 1e-5
+    stained = Appearance(density=((0.7, 0.0, 0.0), (0.0, 0.7, 0.0), (0.0, 0.0, 0.7)))
+    assert exporter.tolerance("onnx", Site(appearance=stained)) == 1e-2
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "quantize"), [("stablehlo", "none"), ("onnx", "none"), ("onnx", "int8")]

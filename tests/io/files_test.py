@@ -1,6 +1,7 @@
 """Tests of bloodjax/io/files.py."""
 
 import errno
+import shutil
 
 import pytest
 
@@ -64,6 +65,12 @@ def test_makes_folders_and_says_where_it_cannot(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.*expected a folder"):
         files.make_folder(tmp_path / "file" / "below")
+
+
+def test_a_reason_names_the_file_or_all_that_is_known():
+    assert files.reason(OSError(28, "No space left", "a/b")) == "a/b: No space left"
+    assert files.reason(OSError(28, "No space left")) == "No space left"
+    assert files.reason(shutil.Error([("a", "b", "why")])) == "[('a', 'b', 'why')]"
 
 
 def test_a_folder_that_could_be_made_is_not_made_by_the_check(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bloodjax import config as config_lib
 from bloodjax.data import fingerprint, images, packing, sources
+from bloodjax.data import splits as splits_lib
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
 from bloodjax.training import input_pipeline, saved_splits
@@ -175,6 +176,22 @@ def test_images_trained_on_are_known_in_any_wrapping(run, make_config, tmp_path,
     _, small = saved_splits.select(smaller, file, CLASSES, spec, None)
     again, _ = saved_splits.trained_on(runs, CLASSES, small, smaller, lambda _: dataset)
     assert again.tolist() == seen.tolist()
+
+
+def test_at_a_site_that_frames_cells_both_its_own_images_and_those_of_training_are_known(run):
+    config, file = run
+    _, train = saved_splits.select(config, file, CLASSES, "data", "train")
+    framed = dataclasses.replace(train, images=255 - train.images)
+    at_site = config_lib.with_reading(config, fit="24px")
+    runs = {file.parent: config}
+    seen, _ = saved_splits.trained_on(runs, CLASSES, framed, at_site, lambda _: train)
+    assert seen.all()
+    saved = splits_lib.load(file)
+    hashes = fingerprint.of_images(framed.images[:3])
+    splits_lib.write(file, saved | {splits_lib.ADAPTED_TO: fingerprint.to_text(np.sort(hashes))})
+    others = dataclasses.replace(train, images=train.images // 2)
+    seen, _ = saved_splits.trained_on(runs, CLASSES, framed, at_site, lambda _: others)
+    assert seen.tolist() == [True] * 3 + [False] * (len(train) - 3)
 
 
 def test_of_an_earlier_version_the_training_images_are_read(run):
