@@ -175,8 +175,7 @@ def _adapt(
     estimate, promise = {}, {}
     estimate["before"] = _estimated("before", model, images, validation)
     promise["before"] = _promised(model, images, validation)
-    tried = _change_look(model, images, train)
-    images = images.again(model)
+    tried, images = _change_look(model, images, train)
     # Before the network learns from its own answers, which makes it surer of them, right or wrong.
     estimate["after"], promise["after"] = estimate["before"], promise["before"]
     if any(one.applied for one in tried):
@@ -225,8 +224,14 @@ def _adapt(
     return _Result(model, variables, of_labels, about, pictures, fitted)
 
 
-def _change_look(model: Classifier, images: SiteImages, train: Dataset) -> list[Remedy]:
-    """Tries what changes the images; what helps is in the site of `model` then."""
+def _change_look(
+    model: Classifier, images: SiteImages, train: Dataset
+) -> tuple[list[Remedy], SiteImages]:
+    """Tries what changes the images; what helps is in the site of `model` then.
+
+    Returns:
+      The remedies, and the images as the model at its site reads them.
+    """
     measured = images.measured()
     cells, probabilities = cell_finder.find(measured), model.predict(measured)
     rows = site_images.sample(len(train))
@@ -244,7 +249,8 @@ def _change_look(model: Classifier, images: SiteImages, train: Dataset) -> list[
         _set_site(model, fit=f"{frame}px")
     else:
         factor, zoomed = remedies.zoom_cells(cells, sizes, probabilities)
-    looks = images.again(model).measured() if frame else measured
+    images = images.again(model)
+    looks = images.measured() if frame else measured
     sized = Site(appearance=Appearance(zoom=factor)).prepare(looks)
     weights = _as_at_site(train.labels[rows], probabilities)
     density, thinned = remedies.thin_stains(
@@ -260,7 +266,7 @@ def _change_look(model: Classifier, images: SiteImages, train: Dataset) -> list[
     tried = [framed, *([zoomed] if zoomed else []), thinned, judged]
     for remedy in tried:
         _say_remedy(remedy)
-    return tried
+    return tried, images
 
 
 def _set_site(model: Classifier, **changes: Any) -> None:

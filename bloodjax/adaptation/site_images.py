@@ -35,12 +35,14 @@ class SiteImages:
       sides: Shorter side of each measured image in its own pixels.
       path: Their SPEC.
       reading: Values of keys of `config.data` that say how to read them, other than the run's.
+      fit: How they became squares; see `config.data.fit`.
     """
 
     dataset: Dataset
     sides: Float[np.ndarray, " m"]
     path: str
     reading: Reading = dataclasses.field(default_factory=dict)
+    fit: str = ""
 
     @classmethod
     def read(cls, model: Classifier, data: str, reading: Reading = NO_READING) -> SiteImages:
@@ -62,7 +64,7 @@ class SiteImages:
             raise UserError(f"--data={data}: has no images, expected at least one")
         read = own_size.reader(path, dataset, _options(model, reading))
         sides = [min(read(int(i)).shape[:2]) for i in sample(len(dataset))]
-        return cls(dataset, np.array(sides, np.float64), path, reading)
+        return cls(dataset, np.array(sides, np.float64), path, reading, model.fit)
 
     def measured(self) -> UInt8[np.ndarray, "m size size 3"]:
         """The images that are measured, in memory."""
@@ -70,7 +72,10 @@ class SiteImages:
 
     def again(self, model: Classifier) -> SiteImages:
         """The same images as the model at its site reads them."""
-        return dataclasses.replace(self, dataset=_load(model, self.path, self.reading))
+        if model.fit == self.fit:
+            return self
+        dataset = _load(model, self.path, self.reading)
+        return dataclasses.replace(self, dataset=dataset, fit=model.fit)
 
 
 def read_labelled(model: Classifier, spec: str, reading: Reading = NO_READING) -> Dataset:

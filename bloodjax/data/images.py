@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import PIL
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw
 
 from bloodjax.data import bit_depth, deep_files, deep_images, image_types
@@ -241,8 +241,10 @@ def resize(
     return resized
 
 
-def shrink(image: UInt8[np.ndarray, "height width 3"], longest: int) -> UInt8[np.ndarray, "_ _ 3"]:
-    """An image whose longer side has at most `longest` pixels, of the same proportions."""
+def shrink(
+    image: UInt8[np.ndarray, "height width 3"] | Float32[np.ndarray, "height width"], longest: int
+) -> UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _"]:
+    """An image or a map whose longer side has at most `longest` pixels, of the same proportions."""
     height, width = image.shape[:2]
     if max(height, width) <= longest:
         return image

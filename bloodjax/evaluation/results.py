@@ -36,20 +36,28 @@ def of_data(part: str, spec: str, site_classes: Sequence[str] = ()) -> dict[str,
     return _source(False, part, spec, site_classes)
 
 
+def by_runs(source: Mapping[str, object], workdirs: Sequence[pathlib.Path]) -> dict[str, object]:
+    """`source` with the runs that the results are of.
+
+    Results in a run's own folder need not name it. Those of an ensemble, and those elsewhere, do.
+    """
+    return {**source, "runs": [str(workdir.resolve()) for workdir in workdirs]}
+
+
 def folder(
     out: pathlib.Path | None, parent: pathlib.Path, name: str, source: Mapping[str, object]
 ) -> pathlib.Path:
-    """The folder for results, which has no results of another source in it.
+    """The folder for results, which has no results of another source or of other runs in it.
 
     Args:
       out: Folder that the user asked for, or None.
       parent: Folder of the run's results, used if `out` is None.
       name: Name of the results. The folder is `parent/name`, or `parent/name-2` and so on where
-        that has results of another source.
-      source: Source of the results, from `of_run` or `of_data`.
+        that has other results.
+      source: Source of the results, from `of_run` or `of_data`, and `by_runs`.
 
     Raises:
-      UserError: `out` is not a folder, or contains results of another source.
+      UserError: `out` is not a folder, or contains results of another source or of other runs.
     """
     if out is None:
         numbered = (f"{name}-{n}" if n > 1 else name for n in itertools.count(1))
@@ -58,14 +66,14 @@ def folder(
         raise UserError(f"--out={out}: is not a folder, expected a folder")
     if not _is_free(out, source):
         raise UserError(
-            f"--out={out}: contains the results of other images; expected a new folder, or the one "
-            "of an earlier evaluation of the same source"
+            f"--out={out}: contains the results of other images or of other runs; expected a new "
+            "folder, or the one of an earlier evaluation of the same runs and source"
         )
     return out
 
 
 def _is_free(path: pathlib.Path, source: Mapping[str, object]) -> bool:
-    """Whether `path` has no results, or results of the same source."""
+    """Whether `path` has no results, or results of the same source and runs."""
     if not path.is_dir():
         return not os.path.lexists(path)
     file = path / METRICS_FILE
@@ -78,6 +86,9 @@ def _is_free(path: pathlib.Path, source: Mapping[str, object]) -> bool:
     if found is None:  # written before results named their source
         return bool(source["own"]) and path.name == source["part"] and "site_classes" not in source
     # The run's own images are the same at any path.
+    # Earlier versions did not name the runs.
+    if found.get("runs", source.get("runs")) != source.get("runs", found.get("runs")):
+        return False
     keys = ("own", "part", "site_classes") + (() if source["own"] else ("spec",))
     return all(found.get(key) == source.get(key) for key in keys)
 

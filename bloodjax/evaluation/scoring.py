@@ -109,6 +109,8 @@ def evaluate_runs(
     if possible:
         name = f"{name}-{len(possible)}-classes"
     source = (results.of_run if is_own else results.of_data)(name, data, possible)
+    if out is not None or len(workdirs) > 1:
+        source = results.by_runs(source, workdirs)
     out = results.folder(out, workdirs[0] / "evaluate", name, source)
     everything, title, unseen_groups = dataset, name, trained_groups
     # A run's own split is scored as the run did it: with clean=report it may have such images.

@@ -208,9 +208,11 @@ class Service:
             raise Refused(422, f"unknown class, expected one of {', '.join(classes)}")
         chosen = None if class_name is None else np.array([classes.index(class_name)])
         with self._computing():
-            image = self._small(upload)
-            maps, _ = self._model.explain([image], chosen)
-            return images_lib.encode_png(overlay.overlay(image, maps[0]))
+            image = self._readable(upload)
+            maps, _ = self._model.explain([image], chosen)  # of what `predict` sees
+            small = images_lib.shrink(image, PREVIEW_SIDE)
+            shown = np.clip(images_lib.shrink(maps[0], PREVIEW_SIDE), 0, 1)
+            return images_lib.encode_png(overlay.overlay(small, shown))
 
     def preview(self, upload: Upload) -> bytes:
         """A small PNG file of an image, for formats that a browser does not show.

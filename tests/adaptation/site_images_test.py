@@ -27,6 +27,7 @@ def test_images_are_read_as_the_site_says(trained, folder):
     np.testing.assert_array_equal(images.sides, SIDES)
     size = model.config.data.image_size
     assert images.measured().shape == (3, size, size, 3)
+    assert images.again(model) is images
     model.site = Site(fit="80px")
     framed = images.again(model).measured()
     dark = (framed[..., 0] < 115).sum(axis=(1, 2))

@@ -266,5 +266,7 @@ def test_shrinking_keeps_the_proportions(image):
     wide = np.concatenate([image, image, image], axis=1)
     height, width = wide.shape[:2]
     assert images.shrink(wide, width) is wide
+    values = wide[..., 0].astype(np.float32) / 255  # a map
+    assert images.shrink(values, 30).shape == images.shrink(wide, 30).shape[:2]
     small = images.shrink(wide, 30)
     assert small.shape == (round(height * 30 / width), 30, 3)

@@ -93,6 +93,26 @@ def test_out_with_the_results_of_another_source_is_refused(write, tmp_path):
         write("a", out=out)
 
 
+def test_other_runs_do_not_replace_results(tmp_path):
+    plain = results.of_data("cells", "synthetic:9")
+    parent = tmp_path / "run/evaluate"
+
+    def put(source, out=None):
+        folder = results.folder(out, parent, "cells-ensemble", source)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps({"source": source}))
+        return folder.name
+
+    ab, ac = (results.by_runs(plain, [tmp_path / "a", tmp_path / name]) for name in "bc")
+    assert [put(ab), put(ac), put(ab)] == ["cells-ensemble", "cells-ensemble-2", "cells-ensemble"]
+    out = tmp_path / "out"
+    assert put(results.by_runs(plain, [tmp_path / "a"]), out) == "out"
+    with pytest.raises(UserError, match="of other images or of other runs; expected a new folder"):
+        put(results.by_runs(plain, [tmp_path / "b"]), out)
+    (out / "metrics.json").write_text(json.dumps({"source": plain}))  # of an earlier version
+    assert put(results.by_runs(plain, [tmp_path / "b"]), out) == "out"
+
+
 @pytest.mark.parametrize(
     ("spec", "name"),
     [

@@ -88,6 +88,23 @@ def test_a_heat_map_is_of_the_class_that_is_asked_for(answering, plain):
         answering.explain(Upload("a", b""), None)
 
 
+def test_a_heat_map_is_of_the_pixels_that_predict_sees(colours, tmp_path, monkeypatch):
+    """A frame of 240 pixels is another part of the image once the image is smaller."""
+    given = []
+
+    def explain(self, seen, chosen):
+        given.extend(seen)
+        return [np.ones(seen[0].shape[:2], np.float32)], chosen
+
+    monkeypatch.setattr(type(colours), "explain", explain)
+    answering = service.Service(colours, [tmp_path], service.Limits(), neighbours_of=0)
+    whole = np.random.default_rng(0).integers(0, 256, (600, 900, 3)).astype(np.uint8)
+    drawn = images.decode_whole(answering.explain(Upload("a", images.encode_png(whole)), "red"))[0]
+    np.testing.assert_array_equal(given[0], whole)
+    assert drawn.shape == (341, 512, 3)
+    answering.close()
+
+
 def test_a_preview_is_small(answering, colours, limits, tmp_path):
     big = images.encode_png(np.zeros((90, 1100, 3), np.uint8))
     with pytest.raises(Refused, match="1100x90 pixels"):

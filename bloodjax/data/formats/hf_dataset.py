@@ -168,6 +168,12 @@ def _columns(
     library = hf_splits.library(spec)
     features = next(iter(splits.values())).features
     stated = columns_lib.parse(text)
+    if not needs_labels:  # of the run's columns, images to classify may lack all but these
+        stated = {
+            kind: name
+            for kind, name in stated.items()
+            if kind == PATH or (kind == GROUP and name in features)
+        }
     for kind, name in stated.items():
         if name and name not in features and kind != "split":
             raise UserError(

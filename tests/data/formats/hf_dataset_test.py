@@ -76,6 +76,17 @@ def test_the_fingerprint_follows_the_images_and_labels(pictures, tmp_path):
     assert sources.has_fingerprint(str(tmp_path / "b"), found[0])
 
 
+def test_images_to_classify_need_none_of_the_run_s_other_columns(pictures, tmp_path):
+    folder = str(tmp_path / "saved")
+    rows(pictures).remove_columns("label").save_to_disk(folder)
+    options = ReadOptions(columns="label=dx,group=patient,weight=w")
+    assert len(sources.load_images(folder, 16, options=options)) == N
+    with pytest.raises(UserError, match="has no feature dx"):
+        sources.load(folder, 16, options=options)
+    with pytest.raises(UserError, match="has no feature photo"):
+        sources.load_images(folder, 16, options=ReadOptions(columns="path=photo"))
+
+
 def test_texts_are_labels_if_their_feature_is_named_so(pictures, tmp_path):
     texts = ([CLASSES[i % 3] for i in range(N)], datasets.Value("string"))
     found = rows(pictures, dx=texts).remove_columns("label")
