@@ -108,6 +108,7 @@ def evaluate(
     *,
     tta_select: str = "none",
     calibrate: bool = False,
+    target_error: float | None = None,
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
@@ -132,6 +133,8 @@ def evaluate(
         weights.
       calibrate: Whether to fit calibration, referral and the detector of unlike images to the run's
         own splits first, also of a run that has none. The run's folder keeps them.
+      target_error: With `calibrate`, the share of wrong answers that is accepted among those that
+        are not referred, above 0 and below 1. By default the run's `evaluation.target_error`.
       corruptions: Distortions to score the images under too: all, extra, everything, or
         NAME,NAME,...; `corruptions.json` and `corruptions.html` contain the result.
       bad_images: What to do about an unreadable image: raise an error ("fail") or leave it out
@@ -169,6 +172,7 @@ def evaluate(
             None if out is None else staging.open_output(out),
             tta_select=tta_select,
             calibrate=calibrate,
+            target_error=target_error,
             corruptions=corruptions,
             bad_images=bad_images,
             layout=layout,

@@ -1,8 +1,9 @@
 """Scores a trained classifier, or an ensemble of several, on labelled images.
 
 python -m bloodjax.evaluate --workdir=DIR [--workdir=DIR2 ...] --data=SPEC [--split=test]
-    [--tta=d4] [--tta_select=greedy] [--calibrate] [--corruptions=all] [--bad_images=skip]
-    [--classes=a,b,c] [--columns=path=image_id,label=dx] [--images=DIR] [--out=DIR]
+    [--tta=d4] [--tta_select=greedy] [--calibrate [--target_error=0.01]] [--corruptions=all]
+    [--bad_images=skip] [--classes=a,b,c] [--columns=path=image_id,label=dx] [--images=DIR]
+    [--out=DIR]
 
 `bloodjax.evaluate`, the function, explains the flags. With --calibrate and without --data, it only
 fits calibration, referral and detector.
@@ -35,12 +36,17 @@ _SELECT = command.flags.DEFINE_enum(
     "tta_select",
     "none",
     ["none", "greedy", "weights"],
-    "Weight the views on the run's validation split first; WORKDIR/tta.json keeps the weights.",
+    "Weight the views on validation first.",
 )
 _CALIBRATE = command.flags.DEFINE_bool(
     "calibrate",
     False,
     "Fit calibration, referral and detector to the run's splits first.",
+)
+_TARGET = command.flags.DEFINE_float(
+    "target_error",
+    None,
+    "SHARE: For --calibrate, of wrong answers among those not referred.",
 )
 _OUT = command.flags.DEFINE_string(
     "out", None, "DIR: Folder to write to. By default in WORKDIR/evaluate."
@@ -82,7 +88,7 @@ def main(_: list[str]) -> None:
         raise UserError("--classes says what can occur in --data, which is missing")
     compilation_cache.keep(workdirs[0])
     if not _DATA.value:
-        scoring.calibrate_runs(workdirs)
+        scoring.calibrate_runs(workdirs, _TARGET.value)
         return
     scoring.evaluate_runs(
         workdirs,
@@ -92,6 +98,7 @@ def main(_: list[str]) -> None:
         command.local_path("out") if _OUT.value else None,
         tta_select=_SELECT.value,
         calibrate=_CALIBRATE.value,
+        target_error=_TARGET.value,
         corruptions=_CORRUPTIONS.value,
         bad_images=_BAD.value,
         layout=_LAYOUT.value,

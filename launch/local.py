@@ -1,7 +1,7 @@
 """Runs several processes of one training run on this machine's CPU.
 
     python launch/local.py --processes=2 --devices=2 -- \
-        --config=configs/quickstart.py --workdir=runs/two --config.batch_size=64
+        --config=quickstart --workdir=runs/two --config.batch_size=64
 
 Each process is a `python -m bloodjax.main` with the flags after `--`, a process id and the address
 of process 0. Use it to try a run of several processes before you submit it to a cluster; the tests

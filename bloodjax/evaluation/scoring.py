@@ -44,6 +44,7 @@ def evaluate_runs(
     *,
     tta_select: str = "none",
     calibrate: bool = False,
+    target_error: float | None = None,
     corruptions: str | None = None,
     bad_images: Literal["fail", "skip"] | None = None,
     layout: str | None = None,
@@ -60,6 +61,7 @@ def evaluate_runs(
     See `bloodjax.evaluate` for the arguments, the result and the errors.
     """
     names = {} if corruptions is None else registry.parse(corruptions, "--corruptions")
+    _check_target(target_error, calibrate)
     if tta:
         views.check(tta, "--tta", (SELECTED,))
     model = ensemble.load(workdirs)
@@ -73,7 +75,7 @@ def evaluate_runs(
         tta = SELECTED
     model.check_tta(tta)
     if calibrate:
-        _calibrate(model, workdirs)
+        _calibrate(model, workdirs, target_error)
     if remark := uncertainty.remark(model, workdirs):
         console.log_info(remark)
     config = config_lib.with_reading(
@@ -228,21 +230,43 @@ def _members(model: Classifier | Ensemble, workdir: pathlib.Path) -> dict[pathli
     return model.members if isinstance(model, Ensemble) else {workdir: model}
 
 
-def calibrate_runs(workdirs: Sequence[pathlib.Path]) -> None:
+def calibrate_runs(workdirs: Sequence[pathlib.Path], target_error: float | None = None) -> None:
     """Fits what `uncertainty.fit_run` fits to each run, on the run's own splits.
 
     Args:
       workdirs: Folder of a run, or several.
+      target_error: Share of wrong answers among those that are not referred; by default that of the
+        run's config.
 
     Raises:
-      UserError: There is no trained run, it has no validation split, its source is missing or has
-        changed, or the folder cannot be written to. No file is written then.
+      UserError: The share is not between 0 and 1, there is no trained run, it has no validation
+        split, its source is missing or has changed, or the folder cannot be written to. No file is
+        written then.
     """
-    _calibrate(ensemble.load(workdirs), workdirs)
+    _check_target(target_error, calibrate=True)
+    _calibrate(ensemble.load(workdirs), workdirs, target_error)
 
 
-def _calibrate(model: Classifier | Ensemble, workdirs: Sequence[pathlib.Path]) -> None:
+def _check_target(target_error: float | None, calibrate: bool) -> None:
+    if target_error is None:
+        return
+    if not calibrate:
+        raise UserError("--target_error is used by --calibrate only, expected both or none")
+    if not 0 < target_error < 1:
+        raise UserError(f"--target_error={target_error:g}: expected a number above 0 and below 1")
+
+
+def _calibrate(
+    model: Classifier | Ensemble,
+    workdirs: Sequence[pathlib.Path],
+    target_error: float | None = None,
+) -> None:
     members = _members(model, workdirs[0])
+    if target_error is not None:
+        for member in members.values():
+            member.config = config_lib.with_values(
+                member.config, {"evaluation.target_error": target_error}
+            )
     read = {}
     for folder, member in members.items():  # All are read before a file is written.
         file = folder / saved_splits.SPLITS_FILE

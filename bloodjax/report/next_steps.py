@@ -231,8 +231,8 @@ def _referral(content: RunContent, split: str, metrics: Mapping) -> Iterator[Nex
         "The model refers many images to a person.",
         f"{percent(1 - point['coverage'])} of {split} are referred; {rest}. Without referral the "
         f"error is {percent(1 - metrics['accuracy'])}.",
-        "A more accurate network refers fewer. If a higher error is acceptable, raise "
-        "config.evaluation.target_error and run bloodjax evaluate --calibrate.",
+        "A more accurate network refers fewer. If a higher error is acceptable, such as 2 %, run "
+        "bloodjax evaluate --workdir=DIR --calibrate --target_error=0.02.",
         "referral",
     )
 

@@ -128,6 +128,31 @@ def test_evaluate_fits_it_to_an_earlier_run_as_training_does(earlier, trained, s
     assert [line for line in said if line.startswith("calibration: ")]
 
 
+@pytest.mark.full
+def test_another_target_error_for_a_trained_run(earlier):
+    found = {}
+    for target in (None, 0.9):
+        scoring.calibrate_runs([earlier], target)
+        found[target] = ensemble.load(earlier).referral
+    assert found[None].target_error == 0.005
+    assert found[0.9].target_error == 0.9
+    assert found[0.9].threshold < found[None].threshold
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "target", "line"),
+    [
+        (False, 0.1, "--target_error is used by --calibrate only"),
+        (True, 1.5, "--target_error=1.5: expected a number above 0 and below 1"),
+    ],
+)
+def test_a_target_error_that_cannot_be_used_is_one_line(earlier, calibrate, target, line):
+    with pytest.raises(UserError, match=line):
+        scoring.evaluate_runs(
+            [earlier], "synthetic:8", None, None, None, calibrate=calibrate, target_error=target
+        )
+
+
 def test_without_validation_there_is_one_line_and_no_file(trained, cells, said, tmp_path):
     model = classifier.load(trained)
     uncertainty.fit_run(model, tmp_path, cells, None)
