@@ -22,6 +22,7 @@ from bloodjax.config import Config
 from bloodjax.data import fingerprint
 from bloodjax.data import names as names_lib
 from bloodjax.data import splits as splits_lib
+from bloodjax.data.batches import steps_per_epoch
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.options import MULTI_LABEL
 from bloodjax.distributed.preemption import graceful_shutdown
@@ -30,7 +31,7 @@ from bloodjax.evaluation import ensemble, evaluator, label_review, run_report
 from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
-from bloodjax.training import input_pipeline
+from bloodjax.training import input_pipeline, saved_splits
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import CONFIG_FILE, check_apart, lock_workdir, open_config
 
@@ -103,6 +104,7 @@ def _draw_folds(config: Config, workdir: pathlib.Path) -> None:
     if pool.is_multi_label:  # Its config is refused, as it has folds.
         config_lib.with_values(config, {"data.task": MULTI_LABEL})
     fold_of = _assign_folds(config, pool, workdir)
+    _check_folds(config, pool, fold_of)
     test = {"test": saved["parts"]["test"]} if "test" in saved["parts"] else {}
     saved["sources"] = {split: saved["sources"][split] for split in ("train", *test)}
     validation = {"validation": saved["sources"]["train"]}
@@ -180,6 +182,25 @@ def _assign_folds(config: Config, pool: Dataset, workdir: pathlib.Path) -> np.nd
                 "in at least two folds"
             )
     return fold_of
+
+
+def _check_folds(config: Config, pool: Dataset, fold_of: np.ndarray) -> None:
+    """Checks what would end the run of a fold, after those of the folds before it.
+
+    Raises:
+      UserError: A fold leaves fewer images than a batch has; or early stopping monitors the area
+        under the ROC curve, which images of one class have not.
+    """
+    sizes = np.bincount(fold_of)
+    steps_per_epoch(int(len(pool) - sizes.max()), config.batch_size)
+    if config.early_stopping.metric != "auc":
+        return
+    for fold in range(len(sizes)):
+        if len(np.unique(pool.labels[fold_of == fold])) < 2:
+            raise UserError(
+                "config.early_stopping.metric is 'auc', expected another, such as loss: all images "
+                f"of fold {fold + 1} are of one class"
+            )
 
 
 def _fold_by_group(config: Config, pool: Dataset, merged: np.ndarray) -> np.ndarray:
@@ -285,13 +306,12 @@ def out_of_fold(
       The content of `metrics.json`, with the accuracy of colour histograms that were also fitted
       without the image, and the probabilities [n, classes].
     """
-    position = {name: i for i, name in enumerate(train.names)}
     probabilities = np.empty((len(train), len(train.classes)), np.float32)
     baseline = np.empty(len(train), int)
     fold_of = np.empty(len(train), int)
     for fold, (folder, member) in enumerate(model.members.items()):
         names = splits_lib.load(folder / _SPLITS_FILE)["parts"]["validation"]
-        index = np.array([position[name] for name in names], int)
+        index = saved_splits.positions(train.reading.spec, train, names)
         images = train.take(index).images
         probabilities[index] = member.predict(images)
         baseline[index] = member.baseline.predict(images).argmax(axis=1)

@@ -10,19 +10,21 @@ import numpy as np
 
 import bloodjax
 from bloodjax.models import stages
+from bloodjax.pretrained.load import load_weights
 from bloodjax.training.step_input import normalise
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
 
-
-def main(data: str, out: str, name: str, weights: str | None = None, size: int = 96) -> None:
+def main(data: str, out: str, name: str, weights: str, size: int = 96) -> None:
     """Writes the features of all images, averaged over each stage's map, to the file `out`."""
     dataset = bloodjax.load_dataset(data, image_size=size)
-    model, variables = bloodjax.create_model(name, weights, replace_head=weights is not None)
+    pretrained = load_weights(name, weights)
+    model, variables = pretrained.model(len(dataset.classes), replace_head=True)
+    cfg = pretrained.pretrained_cfg  # Weights expect images with the mean of their own training.
 
     @jax.jit
     def features(images):
-        return [x.mean((1, 2)) for x in stages(model, variables, normalise(images, *IMAGENET))]
+        x = normalise(images, cfg.mean, cfg.std)
+        return [x.mean((1, 2)) for x in stages(model, variables, x)]
 
     batches = [features(dataset.images[i : i + 32]) for i in range(0, len(dataset), 32)]
     arrays = {

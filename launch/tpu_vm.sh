@@ -82,15 +82,18 @@ start() {
 
 # query COMMAND...: prints its output; "MISSING" if the resource does not exist, "UNKNOWN" after any other failure.
 query() {
-  local said
-  if said=$("$@" 2>&1); then
+  local said errors
+  errors=$(mktemp)
+  # gcloud prints warnings beside an answer, such as about its Python.
+  if said=$("$@" 2>"$errors"); then
     echo "$said"
-  elif [[ $said == *NOT_FOUND* ]]; then
+  elif said+=$(cat "$errors") && [[ $said == *NOT_FOUND* ]]; then
     echo MISSING
   else
     say "$said"
     echo UNKNOWN
   fi
+  rm -f "$errors"
 }
 
 # machine: prints the state of the TPU VM, or of its queued request while that is pending.

@@ -263,6 +263,21 @@ def test_groups_that_cannot_be_left_out(make_config, tmp_path, groups, message):
     assert not (tmp_path / "run/fold0").exists()
 
 
+def test_a_fold_that_could_not_train_is_known_before_any(make_config, tmp_path):
+    file = grouped_cells(tmp_path / "cells.npz", ["P1", "P2"])
+    with pytest.raises(UserError, match=r"config.batch_size is 40, but the training split has 32"):
+        draw_folds(make_config, tmp_path, file, batch_size=40)
+    content = dict(np.load(file))
+    content["groups"] = np.array(
+        [f"{'PQ'[i % 2]}{label}" for i, label in enumerate(content["labels"])]
+    )
+    np.savez(file, **content)
+    auc = {"early_stopping.metric": "auc"}
+    with pytest.raises(UserError, match=r"'auc', .* all images of fold 1 are of one class"):
+        draw_folds(make_config, tmp_path, file, **auc)
+    assert not (tmp_path / "run/fold0").exists()
+
+
 def test_a_class_of_one_group_only(make_config, tmp_path):
     file = tmp_path / "cells.npz"
     grouped_cells(file, ["P1", "P2"])

@@ -64,8 +64,10 @@ def test_labels_table(main, tmp_path, capsys):
 
 
 def test_features(main, tmp_path):
-    out = tmp_path / "features.npz"
-    main(DATA, str(out), "simple_cnn", size=32)
+    out, path = tmp_path / "features.npz", tmp_path / "weights.safetensors"
+    _, variables = bloodjax.create_model("simple_cnn", num_classes=3)
+    bloodjax_file.write(path, "simple_cnn", 3, PretrainedCfg("", "", ""), variables)
+    main(DATA, str(out), "simple_cnn", str(path), size=32)
     stored = np.load(out)
     shapes = [stored[name].shape for name in stored.files if name.startswith("stage_")]
     assert len(shapes) > 1

@@ -119,15 +119,20 @@ def each_view(
 def _logits(
     forward: Forward, images: UInt8[Array, "batch s s 3"], functions: Iterable[views.View]
 ) -> Float[Array, "views batch classes"]:
-    seen = jnp.stack([function(images) for function in functions])
-    if len(seen) <= _AT_ONCE:
-        return _each(forward, seen)
+    functions = tuple(functions)
+    if len(functions) <= _AT_ONCE:
+        return _each(forward, jnp.stack([function(images) for function in functions]))
     batch = images.shape[0]
     # A program that is exported may have a batch of a size that is not known yet.
     most = max(1, _AT_ONCE // batch) if isinstance(batch, int) else 1
-    group = max(n for n in range(1, most + 1) if len(seen) % n == 0)
-    groups = seen.reshape(-1, group, *images.shape)
-    return lax.map(partial(_each, forward), groups).reshape(len(seen), batch, -1)
+    group = max(n for n in range(1, most + 1) if len(functions) % n == 0)
+
+    def some(indices):
+        seen = lax.map(lambda index: lax.switch(index, functions, images), indices)
+        return _each(forward, seen)
+
+    indices = jnp.arange(len(functions), dtype=jnp.int32).reshape(-1, group)
+    return lax.map(some, indices).reshape(len(functions), batch, -1)
 
 
 def _each(forward, seen):

@@ -20,6 +20,8 @@ from bloodjax.distributed.sharding import LAYOUTS
 from bloodjax.errors import UserError
 from bloodjax.metrics import calibration, novelty
 from bloodjax.models.head import ACTIVATIONS, parse_freeze
+from bloodjax.pretrained import pretrained_cfg
+from bloodjax.pretrained.pretrained_cfg import DEFAULTS
 from bloodjax.tracking import TRACKERS
 
 # Metrics that each epoch computes on the validation split -> whether a larger value is better.
@@ -257,6 +259,8 @@ def check_combinations(config: Config) -> None:
     if sum(config.phases[name].epochs for name in PHASES) == 0:
         raise UserError("config.phases.head.epochs and config.phases.finetune.epochs are both 0")
     # Raises for an unknown name. Runs of older versions and users may name networks by an alias.
+    if config.model.weights == "imagenet" and models.canonical_name(config.model.name) in DEFAULTS:
+        pretrained_cfg.check_default(config.model.name)
     config.model.name = models.canonical_name(config.model.name)
     smallest = models.architecture(config.model.name).smallest_images(config.model.variant)
     _check_sizes(config, smallest)

@@ -84,7 +84,8 @@ def graceful_shutdown(
 
     After `grace_seconds`, or at a second signal, the process exits with status 128 + signal and
     prints what was not saved. Outside the main thread, where Python cannot handle signals, nothing
-    is recorded.
+    is recorded. Within another `graceful_shutdown`, a signal that the body did not act on is the
+    other's.
 
     Args:
       grace_seconds: Seconds from the first signal until the process exits.
@@ -113,6 +114,11 @@ def graceful_shutdown(
         writer.close()
         watch.join()
         reader.close()
+    # The body has ended as if there were no signal. Where it is a part of something longer, such as
+    # a run of a sweep, that has to end too.
+    around = outer.get(request.signal)
+    if isinstance(getattr(around, "__self__", None), ShutdownRequest):
+        signal.raise_signal(request.signal)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -82,7 +83,7 @@ def load(folders: Sequence[str], student: pathlib.Path) -> Teacher:
       UserError: A folder has no run or no valid checkpoint, or is the student's; or the runs have
         different classes.
     """
-    workdirs = [pathlib.Path(remote.local(folder)).expanduser() for folder in folders]
+    workdirs = [pathlib.Path(os.path.expanduser(remote.local(folder))) for folder in folders]
     for workdir in workdirs:
         if workdir.resolve() in (student.resolve(), *student.resolve().parents[:1]):
             raise UserError(

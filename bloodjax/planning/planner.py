@@ -85,7 +85,7 @@ def plan(
         evaluation = _evaluation(compiled, run, machine, phases)
     if any(run.is_cached(name) for name in phases):
         compiled = _compile(run.lower_features, "features", machine, run)
-        features = step_figures.figures_of(compiled, machine, config.batch_size)
+        features = step_figures.figures_of(compiled, machine, config.batch_size, dtype=config.dtype)
     main = phases[max(phases, key=lambda name: _cost(phases[name]))] if phases else evaluation
     result = {
         "device": machine.name,
@@ -190,7 +190,9 @@ def _needed(message: str, machine: Machine) -> int:
 
 def _phase(run: RunSteps, machine: Machine, name: str) -> dict[str, Any]:
     compiled = _compile(lambda: run.lower_train(name), f"{name} training", machine, run)
-    figures = step_figures.figures_of(compiled, machine, run.config.batch_size, run.steps_per_call)
+    figures = step_figures.figures_of(
+        compiled, machine, run.config.batch_size, run.steps_per_call, run.config.dtype
+    )
     peak = machine.peak_flops(run.config.dtype)
     seconds = figures["estimated_step_seconds"]
     flops = run.model_flops(name)
@@ -207,7 +209,9 @@ def _phase(run: RunSteps, machine: Machine, name: str) -> dict[str, Any]:
 
 def _evaluation(compiled: Compiled, run: RunSteps, machine: Machine, phases) -> dict[str, Any]:
     """The prediction step's figures. While it runs, state and images of training stay."""
-    figures = step_figures.figures_of(compiled, machine, run.config.batch_size)
+    figures = step_figures.figures_of(
+        compiled, machine, run.config.batch_size, dtype=run.config.dtype
+    )
     resident = max((each["resident_bytes"] for each in phases.values()), default=0)
     size = run.config.data.image_size
     waiting = (_WAITING - 1) * run.config.batch_size * size * size * 3 // machine.chips

@@ -42,6 +42,7 @@ def figures_of(
     machine: Machine,
     batch_size: int,
     steps: int = 1,
+    dtype: str = "bfloat16",
 ) -> dict[str, Any]:
     """A compiled step's figures, for one step and one device.
 
@@ -50,6 +51,7 @@ def figures_of(
       machine: The machine.
       batch_size: Images of a step, over all devices.
       steps: Steps that a call of the program runs.
+      dtype: Data type of products, for the roofline.
     """
     found = compiled.program
     if found is None:
@@ -67,7 +69,7 @@ def figures_of(
     flops = _counted(compiled.flops, found, lambda op: op.flops) / steps
     total = _counted(compiled.bytes, found, lambda op: op.traffic.total) / steps
     main = found.traffic.main / steps
-    peak = machine.peak_flops("bfloat16")
+    peak = machine.peak_flops(dtype)
     bound = {"compute": flops / peak if peak else None, "memory": main / machine.bandwidth}
     # What takes the place of cycles where there are none.
     unit = "main_bytes" if cycles is None else "cycles"

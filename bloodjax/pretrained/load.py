@@ -129,6 +129,7 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
                 f"{architecture.name} has no default weights: expected config.model.weights=FILE, "
                 "or empty to train from scratch"
             )
+        pretrained_cfg.check_default(name)
         weights = default.location
     path = _locate(architecture, weights, variant)
     tensors = readers.read_tensors(path)
@@ -144,7 +145,7 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
             cfg = pretrained_cfg.beside(architecture, weights, naming, path)
         if cfg is None:
             # timm's name of a network with Google's padding says the variant, too.
-            if not variant and name.lower().startswith("tf_"):
+            if not variant and pretrained_cfg.is_of_google(name):
                 variant = "tf" if pretrained_cfg.ambiguous(architecture, naming) else ""
             cfg = pretrained_cfg.inferred(architecture, weights, naming, variant)
     cfg = dataclasses.replace(

@@ -165,6 +165,28 @@ DEFAULTS: dict[str, PretrainedCfg] = {
 }
 
 
+def is_of_google(name: str) -> bool:
+    """Whether it is timm's name of a network with Google's padding and epsilons."""
+    return name.lower().startswith("tf_")
+
+
+def check_default(name: str) -> None:
+    """Checks that a network's default weights are those of the name.
+
+    Args:
+      name: Name of a network that has default weights, or an alias.
+
+    Raises:
+      UserError: It is one with Google's padding, and the weights have PyTorch's.
+    """
+    own = canonical_name(name)
+    if is_of_google(name) and DEFAULTS[own].variant != "tf":
+        raise UserError(
+            f"{name}: has no default weights; expected {own}, whose weights have PyTorch's "
+            "padding, or config.model.weights=FILE"
+        )
+
+
 def inferred(
     architecture: Architecture, location: str, naming: str, variant: str = ""
 ) -> PretrainedCfg:

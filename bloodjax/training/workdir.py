@@ -52,7 +52,7 @@ def check_apart(config: Config, workdir: pathlib.Path) -> None:
     here = workdir.resolve()
     for split in ("train", "validation", "test"):
         spec = getattr(config.data, split)
-        folder = pathlib.Path(spec).expanduser() if spec else None
+        folder = pathlib.Path(os.path.expanduser(spec)) if spec else None
         if folder and folder.is_dir() and here.is_relative_to(folder.resolve()):
             raise UserError(
                 f"--workdir={workdir}: is in the folder of config.data.{split}={spec}, expected a "

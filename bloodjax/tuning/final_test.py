@@ -11,6 +11,7 @@ from bloodjax.cli import console
 from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
 from bloodjax.evaluation import evaluator
+from bloodjax.training.corrupted_splits import with_distorted
 from bloodjax.training.input_pipeline import prepare_splits
 from bloodjax.training.workdir import CONFIG_FILE, lock_workdir
 from bloodjax.tuning import outcome
@@ -75,7 +76,7 @@ def _finish(folder: pathlib.Path) -> dict[str, Any]:
         graceful_shutdown(config.grace_seconds) as stop,
         stop.interruptible("stopped during the evaluation; the same command repeats it"),
     ):
-        splits = prepare_splits(config, folder, resumes=True)
+        splits = with_distorted(config, prepare_splits(config, folder, resumes=True), folder)
         result = evaluator.finish(config, folder, splits)["test"]
     found = {key: result[key] for key in _SHOWN if key in result}
     return {**found, "ci95": result["ci95"].get("accuracy")}

@@ -28,7 +28,8 @@ from bloodjax import config as config_lib
 from bloodjax.cli import console
 from bloodjax.config import PHASES, Config
 from bloodjax.config.validation import METRICS
-from bloodjax.data import statement
+from bloodjax.data import fingerprint, statement
+from bloodjax.data import splits as splits_lib
 from bloodjax.errors import Stopped, UserError
 from bloodjax.io.files import atomic_write, disk_full_reason, make_folder, read_json
 from bloodjax.training import input_pipeline, metric_writer, trainer
@@ -223,12 +224,12 @@ class Sweep:
         except Stopped:
             self.study.note(number, stopped=True)
             raise
-        except UserError as error:
+        except Exception as error:
             if disk_full_reason(error) is not None:
                 self.study.note(number, stopped=True)
                 raise
-            return self._fail(number, str(error))
-        except Exception as error:
+            if isinstance(error, UserError):
+                return self._fail(number, str(error))
             if not _is_out_of_memory(error):
                 self._fail(number, f"{type(error).__name__}: {error}")
                 raise
@@ -312,8 +313,11 @@ class Sweep:
         """The images of a trial, whose workdir gets the sweep's splits and audit."""
         splits = self._read(config)
         if not (folder / CONFIG_FILE).exists():
-            for name in (SPLITS_FILE, "audit"):
-                _link(self.workdir / name, folder / name)
+            _link(self.workdir / "audit", folder / "audit")
+            if _reads_as(config) == _reads_as(self.config):
+                _link(self.workdir / SPLITS_FILE, folder / SPLITS_FILE)
+            else:
+                _write_splits(self.workdir / SPLITS_FILE, folder / SPLITS_FILE, splits)
             # Last, because a run with a config resumes from its splits.
             atomic_write(folder / CONFIG_FILE, config_lib.to_json(config))
         return splits
@@ -323,7 +327,7 @@ class Sweep:
 
         The first worker draws the splits, while it has the lock, for the config of the sweep.
         """
-        key = (config.data.image_size, config.data.fit)
+        key = _reads_as(config)
         if self._splits is not None and self._splits[0] == key:
             return self._splits[1]
         self._splits = None  # frees the memory
@@ -335,6 +339,23 @@ class Sweep:
 
     def _is_drawn(self) -> bool:
         return (self.workdir / SPLITS_FILE).exists()
+
+
+def _reads_as(config: Config) -> tuple[int, str]:
+    """What images look like depends on this."""
+    return config.data.image_size, config.data.fit
+
+
+def _write_splits(source: pathlib.Path, target: pathlib.Path, splits: Splits) -> None:
+    """Writes the sweep's splits with the hashes of the images as a trial reads them."""
+    content = splits_lib.load(source)
+    images = {name: dataset.images for name, dataset in splits.items()}
+    content["pixels"] = {
+        name: fingerprint.to_text(fingerprint.of_images(images[name]))
+        for name in content["pixels"]
+        if name in images
+    }
+    splits_lib.write(target, content)
 
 
 def open_study(config: Config, space: Space, options: Options, name: str | None) -> Study:

@@ -76,6 +76,20 @@ def test_more_than_eight_views_take_the_memory_of_eight_images(images):
     assert "while" in one_by_one
 
 
+def test_many_views_are_made_one_after_another(images):
+    """All of them, and the float32 of resampled crops, took gigabytes for large images."""
+
+    def brightness(x):
+        return x.astype(jnp.float32).mean((1, 2))
+
+    def temporaries(name):
+        one = jnp.zeros((8, 64, 64, 3), jnp.uint8)
+        lowered = jax.jit(lambda x: tta.probabilities(brightness, x, name)).lower(one)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries("d4+crops") < 2 * temporaries("d4")
+
+
 def test_logits_are_averaged_before_the_softmax(images):
     each = views_softmax(images, "d4")
     expected = np.exp(np.log(each).mean(axis=0))

@@ -52,6 +52,7 @@ IMPOSSIBLE = {
     "data.columns": "label:dx",
     "data.fit": "stretch",
     "data.scale": "auto",
+    "data.first_label": "2",
     "data.task": "labels",
     "data.classes": ("a", "a"),
     "model.drop_path": 1.0,
@@ -261,6 +262,16 @@ def test_training_needs_an_epoch():
 def test_an_unknown_model_is_told_the_nearest():
     with pytest.raises(UserError, match=r"'convnext_bass'.*'convnext_base'"):
         config_lib.validate(nested("model.name", "convnext_bass"))
+
+
+def test_default_weights_are_those_of_the_name(make_config):
+    with pytest.raises(
+        UserError, match=r"tf_efficientnet_b0: has no default weights; expected eff"
+    ):
+        make_config(**{"model.name": "tf_efficientnet_b0", "model.weights": "imagenet"})
+    for name in ("tf_efficientnet_b7", "tf_efficientnet_lite0", "efficientnet_b0"):
+        make_config(**{"model.name": name, "model.weights": "imagenet"})
+    make_config(**{"model.name": "tf_efficientnet_b0"})
 
 
 def test_images_too_small_for_the_network_are_named(make_config):

@@ -204,6 +204,26 @@ def test_who_is_done_in_time_goes_on():
     time.sleep(1.0)  # the watch is over
 
 
+@pytest.mark.parametrize("number", BOTH)
+def test_a_signal_that_a_part_did_not_act_on_is_for_the_whole(number):
+    """A run of a sweep may have ended as the signal came; the next one must not start."""
+    with preemption.graceful_shutdown() as whole:
+        with preemption.graceful_shutdown() as part:
+            os.kill(os.getpid(), number)
+        assert (part.signal, whole.signal) == (number, number)
+        with pytest.raises(Stopped, match="between"), whole.interruptible("between two parts"):
+            pytest.fail("the signal had come before")
+    with preemption.graceful_shutdown() as whole:
+        with pytest.raises(Stopped, match="in the middle"):
+            broken_off_in_a_part(number)
+        assert whole.signal == 0, "the part has acted on it"
+
+
+def broken_off_in_a_part(number):
+    with preemption.graceful_shutdown() as part:
+        broken_off(part, number)
+
+
 def fail_while_catching():
     with preemption.graceful_shutdown():
         raise ZeroDivisionError

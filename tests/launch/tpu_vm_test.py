@@ -216,6 +216,18 @@ def test_watch_tries_again_where_a_zone_is_full_and_not_where_a_flag_is_wrong(ma
     assert "INVALID_ARGUMENT: v9" in ended.stderr
 
 
+def test_watch_understands_an_answer_beside_a_warning(machine):
+    machine.standin("gcloud", 'echo "WARNING: Python 3.8 is no longer supported" >&2\n' + GCLOUD)
+    plain = machine.standin
+    machine.standin = lambda *_: None  # `watch` must not replace it
+    try:
+        ended = watch(machine)
+    finally:
+        machine.standin = plain
+    assert ended.returncode == 0
+    assert kinds(machine) == "look status"
+
+
 def test_watch_ends_at_once_where_gcloud_cannot_look(machine):
     ended = watch(machine, machines=("ERROR no account",))
     assert ended.returncode == 2

@@ -137,6 +137,22 @@ ENTRY %main (x: bf16[1000,1000]) -> bf16[1000,1000] {
     assert figures["without_estimate"] == ["tpu_custom_call"]
 
 
+def test_the_roofline_has_the_peak_of_the_dtype():
+    text = (
+        "HloModule m\n\nENTRY %main (x: f32[8]) -> f32[8] {\n  ROOT %x = f32[8] parameter(0)\n}\n"
+    )
+    found = dataclasses.replace(program.from_text(text), memory=program.Memory(1, 1, 1, 1, 4))
+    compiled = step_figures.Compiled(found, 1e12, 1.0, None, 1.0)
+    seconds = {
+        dtype: step_figures.figures_of(compiled, machines.machine("h100"), 8, dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    }
+    slow, fast = (
+        seconds[dtype]["roofline"]["compute_seconds"] for dtype in ("float32", "bfloat16")
+    )
+    assert slow == pytest.approx(2 * fast, rel=0.01)
+
+
 def test_several_steps_in_one_call_cost_as_many_times_one(config, machine):
     def flops(steps_per_call):
         changed = config.to_dict() | {"steps_per_call": steps_per_call}

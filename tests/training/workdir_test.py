@@ -175,6 +175,11 @@ def test_a_folder_without_a_run(tmp_path, make_config):
         pass
 
 
+def test_a_home_that_is_not_known_is_part_of_a_name(tmp_path, make_config):
+    config = make_config(**{"data.train": "~nobody-of-this-name/cells"})
+    workdir.check_apart(config, tmp_path / "run")  # reading it says that there is no such folder
+
+
 @pytest.mark.parametrize("train", [run.train, cross_validation.train])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_folder_of_images_is_no_workdir(tmp_path, make_config, split, train):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bloodjax import config as config_lib
+from bloodjax.data import fingerprint
 from bloodjax.data.dataset import Dataset
 from bloodjax.errors import Stopped, UserError
 from bloodjax.training import input_pipeline
@@ -38,7 +39,10 @@ def loss(config, epoch):
 def train(config, workdir, splits, ends_after, each=lambda number, epoch: None):
     """Writes the log and the checkpoints of a run, and goes on where it was stopped."""
     assert config_lib.load_json(workdir / "config.json") == config
-    assert json.loads((workdir / "splits.json").read_text()) == {"classes": ["a", "b"]}
+    saved = json.loads((workdir / "splits.json").read_text())
+    assert saved["classes"] == ["a", "b"]
+    hashes = fingerprint.of_images(splits.train.images)
+    assert saved["pixels"] == {"train": fingerprint.to_text(hashes)}
     checkpoints = workdir / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     for epoch in range(1 + len(list(checkpoints.iterdir())), EPOCHS + 1):
@@ -59,16 +63,23 @@ def with_each(each):
 @pytest.fixture
 def splits(monkeypatch):
     """Two images in place of those that a config names; returns the calls that read them."""
-    images = np.zeros((2, 4, 4, 3), np.uint8)
-    one = Dataset(
-        images, np.arange(2, dtype=np.int32), ("x", "y"), ("a", "b"), ("",) * 2, ("",) * 2
-    )
     calls = []
 
     def prepare(config, workdir, resumes):
-        calls.append((config.data.image_size, resumes))
+        size = config.data.image_size
+        images = np.zeros((2, size, size, 3), np.uint8)
+        labels, none = np.arange(2, dtype=np.int32), ("",) * 2
+        one = Dataset(images, labels, ("x", "y"), ("a", "b"), none, none)
+        calls.append((size, resumes))
         if not resumes:
-            (workdir / "splits.json").write_text('{"classes": ["a", "b"]}')
+            content = {
+                "seed": 0,
+                "classes": ["a", "b"],
+                "sources": {"train": {"spec": "x", "fingerprint": "f"}},
+                "parts": {"train": ["x", "y"]},
+                "pixels": {"train": fingerprint.to_text(fingerprint.of_images(images))},
+            }
+            (workdir / "splits.json").write_text(json.dumps(content))
             (workdir / "audit").mkdir()
             (workdir / "audit" / "audit.json").write_text("{}")
         return Splits(one, one, one)
@@ -295,13 +306,22 @@ def test_a_bug_is_recorded_and_raised(new):
     assert one.study.trials()[0].notes["error"] == "TypeError: a bug"
 
 
-def test_a_full_disk_ends_the_sweep_and_keeps_the_trial(new):
+def _of_a_checkpoint():
+    raise UserError("could not be written") from OSError(errno.ENOSPC, "full")
+
+
+def _of_a_log():
+    raise OSError(errno.ENOSPC, "could not be written")
+
+
+@pytest.mark.parametrize("fail", [_of_a_checkpoint, _of_a_log])
+def test_a_full_disk_ends_the_sweep_and_keeps_the_trial(new, fail):
     def fill(number, epoch):
         if number == 1:
-            raise UserError("could not be written") from OSError(errno.ENOSPC, "full")
+            fail()
 
     one = new()
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises((UserError, OSError), match="could not be written"):
         one.work(with_each(fill))
     assert one.study.trials()[1].state == RUNNING
     new().work(train)

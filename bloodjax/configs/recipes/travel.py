@@ -3,15 +3,12 @@
 Works with any network: `--config.model.name=convnext_tiny`. It is the robust recipe with more
 operations, and trains longer:
 
-- Before the others: background and stains of another smear, cells of half to double the size, and
-  for half of the images the low frequencies of another image's amplitudes (Fourier mixing), which
+- Background and stains of another smear, and cells of half to double the size.
+- For half of the images, the low frequencies of another image's amplitudes (Fourier mixing), which
   exchanges colours and lighting.
-- After them, each on 10 to 20 % of the images: spots that hide parts of the cell, defective pixels,
-  and compression and low resolution up to full magnitude, which the pool does not reach.
 
 Its eight test-time views show the cells in three sizes. Random filters (`random_conv`) are left
-out: they help at one of three laboratories and harm at another (docs/guides/new-site.md). Of the
-distortions that choose the epoch, spots and impulse noise are like some that training applies.
+out: they help at one of three laboratories and harm at another (docs/guides/new-site.md).
 """
 
 from bloodjax.configs.recipes import robust
