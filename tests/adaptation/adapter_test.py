@@ -113,8 +113,8 @@ def test_dense_stains_are_thinned(trained):
     model, train = classifier.load(trained), render.render_dataset(64, 32, seed=3)
     cells = render.render_dataset(64, 32, seed=9)
     denser = np.rint(255 * (np.asarray(cells.images) / 255.0) ** 2).astype(np.uint8)
-    denser = dataclasses.replace(cells, images=denser)
-    images = SiteImages(denser, np.full(64, 32.0), "cells", fit=model.fit)
+    there = dataclasses.replace(cells, images=denser)
+    images = SiteImages(there, np.full(64, 32.0), "cells", fit=model.fit)
     tried, _ = adapter._change_look(model, images, train)
     stain = next(remedy for remedy in tried if remedy.name == "stain")
     assert stain.applied

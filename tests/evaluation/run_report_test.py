@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 
+from bloodjax import config as config_lib
 from bloodjax.attribution import overlay
 from bloodjax.data.dataset import Dataset
 from bloodjax.evaluation import classifier, label_review, run_report
@@ -33,6 +34,7 @@ def model():
 
     found = classifier.Classifier.__new__(classifier.Classifier)
     found.explain = explain
+    found.config = config_lib.defaults()
     return found
 
 
@@ -84,7 +86,7 @@ def test_an_ensemble_has_the_mean_of_its_members_heat_maps():
         predicted,
     )
     both = Ensemble.__new__(Ensemble)
-    both.members = {"a": model(), "b": other}
+    both.members, both.config = {"a": model(), "b": other}, other.config
     found = run_report._overlays(both, shown, np.array([0, 1]))
     image, half = shown.dataset.images[0], np.full((8, 8), 0.5, np.float32)
     np.testing.assert_array_equal(found[0], overlay.overlay(image, half))
