@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
 
 from bloodjax.data.lazy import AT_ONCE, Images
 
@@ -107,7 +107,7 @@ def find(images: Images) -> FoundCells:
 def _find(images: UInt8[np.ndarray, "n full full 3"]) -> FoundCells:
     light, factor = _shrunk(images)
     size = light.shape[1]
-    light = ndimage.uniform_filter(light, (0, 3, 3, 0), mode="nearest")
+    light = scipy.ndimage.uniform_filter(light, (0, 3, 3, 0), mode="nearest")
     background, empty_light, share = _background(light)
     density = empty_light - np.log(light + 1)
     stain = np.maximum(density[..., 0] + density[..., 1] - density[..., 2], 0)
@@ -233,10 +233,10 @@ def _central_group(dark: Mask, weight: Field) -> Mask:
     n, size = dark.shape[:2]
     # Box filters grow the parts by half of the gap, and join those that are nearer than it.
     reach = 2 * max(1, round(_GAP * size / 2)) + 1
-    grown = ndimage.maximum_filter(dark, (0, reach, reach))
+    grown = scipy.ndimage.maximum_filter(dark, (0, reach, reach))
     flat = np.zeros((3, 3, 3), bool)
     flat[1] = True
-    parts, count = ndimage.label(grown, flat)
+    parts, count = scipy.ndimage.label(grown, flat)
     parts[~dark] = 0
     score = np.bincount(parts.reshape(-1), weight.reshape(-1), count + 1)
     score[0] = 0

@@ -12,7 +12,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
+import scipy
 from jaxtyping import Bool, Float, Int, PyTree
 from scipy.special import log_softmax
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
 
 from bloodjax.adaptation import cell_finder
 from bloodjax.adaptation.cell_finder import FoundCells
@@ -344,10 +344,10 @@ def _texture(images: Images) -> tuple[Values, Values]:
     for start in range(0, len(images), AT_ONCE):
         green = np.asarray(images[start : start + AT_ONCE])[..., 1].astype(np.float32)
         inner = (slice(None), slice(1, -1), slice(1, -1))
-        residual = np.abs(ndimage.convolve(green, surface)[inner])
+        residual = np.abs(scipy.ndimage.convolve(green, surface)[inner])
         # 36 is the sum of the squares of the kernel; 0.6745, the median of a normal deviate's size.
         sigma = np.median(residual, axis=(1, 2)) / (6 * 0.6745)
-        edges = ndimage.convolve(green, laplacian)[inner].var((1, 2)) - 20 * sigma**2
+        edges = scipy.ndimage.convolve(green, laplacian)[inner].var((1, 2)) - 20 * sigma**2
         sharpness.append(np.maximum(edges, 0) / np.maximum(green.var((1, 2)), 1))
         noise.append(sigma)
     return np.concatenate(sharpness), np.concatenate(noise)

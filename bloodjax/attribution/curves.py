@@ -8,8 +8,8 @@ fast on deletion, and rise fast on insertion.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from jaxtyping import Float, UInt8
-from scipy import ndimage
 
 Image = UInt8[np.ndarray, "height width 3"]
 Sequence = UInt8[np.ndarray, "steps height width 3"]
@@ -43,7 +43,9 @@ def area(probabilities: Float[np.ndarray, "*n steps"]) -> Float[np.ndarray, "*n"
 def blurred(image: Image) -> Image:
     """A copy without structure, of about the image's colours."""
     sigma = _BLUR * max(image.shape[:2])
-    smooth = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0), mode="nearest")
+    smooth = scipy.ndimage.gaussian_filter(
+        image.astype(np.float32), (sigma, sigma, 0), mode="nearest"
+    )
     return np.round(smooth).astype(np.uint8)
 
 

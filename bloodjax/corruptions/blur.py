@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from bloodjax.corruptions.base import Image, to_uint8
 
@@ -85,7 +85,7 @@ def trail_blur(image: Image, radius: int, sigma: float, angle: float) -> Image:
 
 
 def _gaussian(image: Image, sigma: float) -> np.ndarray:
-    return ndimage.gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="mirror")
+    return scipy.ndimage.gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="mirror")
 
 
 def _mirror(image: Image, radius: int) -> str:

@@ -6,8 +6,8 @@ import functools
 import math
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy import ndimage
 
 from bloodjax.corruptions.base import Image, to_uint8
 from bloodjax.data import images
@@ -84,7 +84,7 @@ def _spot(size: int, rng: np.random.Generator) -> Bool[np.ndarray, "{size} {size
 
 
 def _smooth_noise(size: int, rng: np.random.Generator) -> Float[np.ndarray, "{size} {size}"]:
-    noise = ndimage.gaussian_filter(rng.standard_normal((size, size)), size / 12)
+    noise = scipy.ndimage.gaussian_filter(rng.standard_normal((size, size)), size / 12)
     return noise / noise.std()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from bloodjax.corruptions.base import Image, either, from_centre, to_uint8
 
@@ -70,6 +70,6 @@ def _move(channel: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.nda
     """
     centre = (np.array(channel.shape) - 1) / 2
     start = centre + offset - matrix @ centre
-    return ndimage.affine_transform(
+    return scipy.ndimage.affine_transform(
         channel.astype(np.float64), matrix, start, order=1, mode="mirror"
     )

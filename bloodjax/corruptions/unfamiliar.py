@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from jaxtyping import UInt8
-from scipy import ndimage
 
 from bloodjax.corruptions.base import Image, to_uint8
 from bloodjax.corruptions.colour import STAINS
@@ -46,7 +46,7 @@ def defocused(image: Image, other: Image, rng: np.random.Generator) -> Image:
     """A Gaussian blur of standard deviation 0.06 to 0.15: the cell is a spot."""
     del other
     sigma = rng.uniform(0.06, 0.15) * len(image)
-    return to_uint8(ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0)))
+    return to_uint8(scipy.ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0)))
 
 
 def hue_turned(image: Image, other: Image, rng: np.random.Generator) -> Image:
@@ -147,8 +147,10 @@ def other_laboratory(image: Image, other: Image, rng: np.random.Generator) -> Im
     del other
     side = len(image)
     zoom = np.exp(rng.choice([-1, 1]) * rng.uniform(0.15, 0.5))
-    scaled = ndimage.affine_transform(
-        ndimage.gaussian_filter(image.astype(np.float32), (rng.uniform(0.4, 1.2),) * 2 + (0,)),
+    scaled = scipy.ndimage.affine_transform(
+        scipy.ndimage.gaussian_filter(
+            image.astype(np.float32), (rng.uniform(0.4, 1.2),) * 2 + (0,)
+        ),
         np.array([1 / zoom, 1 / zoom, 1]),
         offset=[(side - 1) / 2 * (1 - 1 / zoom)] * 2 + [0],
         order=1,

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy
 from jaxtyping import Bool, Int, UInt64
 from scipy.sparse import csgraph
 

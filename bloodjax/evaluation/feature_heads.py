@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
+import scipy
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, softmax
 

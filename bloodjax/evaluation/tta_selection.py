@@ -14,7 +14,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import scipy.optimize
+import scipy
 from jaxtyping import Float, Int
 from scipy.special import logsumexp, softmax
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.sparse
+import scipy
 from jaxtyping import Float, Int, Shaped
 
 from bloodjax.metrics import resampling

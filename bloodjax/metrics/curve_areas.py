@@ -10,7 +10,7 @@ all negatives. `CurveAreas` is for labels that few images have, and has the aver
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse
+import scipy
 from jaxtyping import Bool, Float, Int
 
 from bloodjax.metrics.ratios import ratio

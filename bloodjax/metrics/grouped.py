@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
+import scipy
 from jaxtyping import Bool, Float, Int
 
 from bloodjax.metrics import classification, group_predictions

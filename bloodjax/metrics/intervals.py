@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import scipy.stats
+import scipy
 from jaxtyping import Float, Int
 
 _NORMAL_95 = 1.959963984540054  # 97.5th percentile of the normal distribution

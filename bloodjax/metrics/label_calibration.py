@@ -12,8 +12,7 @@ import functools
 from typing import Any
 
 import numpy as np
-import scipy.optimize
-import scipy.special
+import scipy
 from jaxtyping import Float, Int
 
 from bloodjax.metrics import calibration

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import scipy.optimize
+import scipy
 from jaxtyping import Float, Int
 
 # Images like the training images that count besides those of the site. They keep every share

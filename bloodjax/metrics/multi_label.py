@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.sparse
+import scipy
 from jaxtyping import Bool, Float, Int
 
 from bloodjax.metrics import resampling

@@ -26,10 +26,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
+import scipy
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
-from scipy.stats import rankdata
 
 # Directions in which a covariance is estimated in full; in all others it is one variance.
 _RANK = 128
@@ -147,7 +146,7 @@ def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> f
       unknown: Scores of at least one unknown image.
     """
     n, m = len(known), len(unknown)
-    ranks = rankdata(np.concatenate([known, unknown]))
+    ranks = scipy.stats.rankdata(np.concatenate([known, unknown]))
     return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
 
 

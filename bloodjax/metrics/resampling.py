@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.stats
+import scipy
 from jaxtyping import Float, Int
 
 MAX_ENTRIES = 2**22  # Entries (float64) of the largest table of a chunk of resamples: 32 MB.

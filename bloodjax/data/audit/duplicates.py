@@ -6,8 +6,7 @@ import collections
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.fft
-import scipy.sparse
+import scipy
 from jaxtyping import Float32, Int, UInt8, UInt64
 from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import csgraph

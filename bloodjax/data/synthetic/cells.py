@@ -16,8 +16,8 @@ import math
 import os
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float32, Int32, UInt8
-from scipy import ndimage
 
 from bloodjax.data.synthetic.morphology import KINDS, STAINS, Morphology, Range
 
@@ -119,7 +119,7 @@ class _Smear:
         # A difference of Gaussians keeps spots of one size; the size is at least a pixel.
         sigma = max(0.5, grain * self.size / 2)
         near, far = (
-            ndimage.gaussian_filter(noise, (0, width, width), truncate=2.5, mode="wrap")
+            scipy.ndimage.gaussian_filter(noise, (0, width, width), truncate=2.5, mode="wrap")
             for width in (sigma, 1.6 * sigma)
         )
         spots = near - far
@@ -249,7 +249,7 @@ class _Smear:
             )
             image[..., channel] = light[:, channel, None, None] * tilt * np.exp(-density)
         for i, blur in enumerate(rng.uniform(0.004, 0.023, n) * (self.size / 2)):
-            ndimage.gaussian_filter(image[i], (blur, blur, 0), output=image[i], truncate=3)
+            scipy.ndimage.gaussian_filter(image[i], (blur, blur, 0), output=image[i], truncate=3)
         noise = rng.standard_normal(image.shape, np.float32)
         image += noise * self.sample((0.004, 0.02))[..., None]
         return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
