@@ -86,8 +86,8 @@ def _is_free(path: pathlib.Path, source: Mapping[str, object]) -> bool:
     if found is None:  # written before results named their source
         return bool(source["own"]) and path.name == source["part"] and "site_classes" not in source
     # The run's own images are the same at any path.
-    # Earlier versions did not name the runs.
-    if found.get("runs", source.get("runs")) != source.get("runs", found.get("runs")):
+    # Results in a run's own folder, and those of earlier versions, do not name the runs.
+    if "runs" in found and "runs" in source and found["runs"] != source["runs"]:
         return False
     keys = ("own", "part", "site_classes") + (() if source["own"] else ("spec",))
     return all(found.get(key) == source.get(key) for key in keys)
