@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int, PyTree, UInt8
-from scipy.special import softmax
 
 from bloodjax.adaptation import linear_head
 from bloodjax.adaptation.fine_tuning import FineTuning, LabelledImages
@@ -239,7 +239,7 @@ def _head(setting: _Setting) -> _Fit:
 
     def fit_to(known: _Mask, asked: _Mask) -> tuple[Both, PyTree | None]:
         layer = linear_head.fit(start, site.take(known), home, setting.shares, setting.possible)
-        each = softmax(layer.logits(site.inputs[asked]), axis=-1)
+        each = scipy.special.softmax(layer.logits(site.inputs[asked]), axis=-1)
         both = np.stack([each.mean(axis=1), each[:, 0]], axis=1)
         return both, linear_head.into_network(layer, variables)
 

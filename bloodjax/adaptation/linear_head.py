@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 from jaxtyping import Bool, Float, Int, PyTree
-from scipy.special import log_softmax
 
 from bloodjax.evaluation.classifier import Classifier
 
@@ -125,7 +124,7 @@ def fit(
         change = flat.reshape(layer.kernel.shape)
         value, gradient = precision / 2 * np.square(change).sum(), precision * change
         for rows, offset, targets, weight in parts:
-            logs = log_softmax(offset + rows @ change, axis=1)
+            logs = scipy.special.log_softmax(offset + rows @ change, axis=1)
             value -= weight * np.where(targets > 0, logs, 0).sum()
             gradient += rows.T @ (weight * (np.exp(logs) - targets))
         return value, gradient.ravel()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import scipy
 from jaxtyping import Bool, Int, UInt64
-from scipy.sparse import csgraph
 
 from bloodjax.data import fingerprint, names
 from bloodjax.data.dataset import Dataset
@@ -50,7 +49,7 @@ def merge_groups(
     rows, columns = np.array(links, np.int64).reshape(-1, 2).T
     n = len(groups)
     graph = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
-    return csgraph.connected_components(graph, directed=False)[1]
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
 def split(

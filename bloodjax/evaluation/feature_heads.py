@@ -13,7 +13,6 @@ import dataclasses
 import numpy as np
 import scipy
 from jaxtyping import Float, Int
-from scipy.special import log_softmax, softmax
 
 FOLDS = 5
 _ROWS_AT_ONCE = 4096  # Bounds the memory of features in double precision.
@@ -46,7 +45,7 @@ def out_of_fold(
         for start in range(0, len(index), _ROWS_AT_ONCE):
             rows = index[start : start + _ROWS_AT_ONCE]
             logits[rows] = (features[rows] - centre).astype(np.float64) @ weights + bias
-    return softmax(logits / _temperature(logits, labels), axis=1)
+    return scipy.special.softmax(logits / _temperature(logits, labels), axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,8 @@ def _temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+        logs = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -logs[rows, labels].mean()
 
     bounds = (np.log(1e-2), np.log(1e4))
     return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import scipy
 from jaxtyping import Float32, Int, UInt8
-from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from bloodjax.data import lazy
@@ -104,7 +104,7 @@ class HistogramBaseline:
     ) -> Float32[np.ndarray, "n classes"]:
         """Class probabilities; rows sum to 1."""
         histogram = (colour_histogram(images) - self.mean) / self.scale
-        return softmax(histogram @ self.weights + self.bias, axis=1)
+        return scipy.special.softmax(histogram @ self.weights + self.bias, axis=1)
 
     def to_dict(self) -> dict[str, list]:
         """The fields as nested lists, for JSON."""

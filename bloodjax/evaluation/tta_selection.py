@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import scipy
 from jaxtyping import Float, Int
-from scipy.special import logsumexp, softmax
 
 from bloodjax.augment import views
 from bloodjax.augment.tta import AVERAGES, TTAConfig
@@ -46,7 +45,7 @@ def combine(
       average: "probabilities" or "logits".
     """
     mean = np.tensordot(weights, _terms(each, average), axes=1)
-    return softmax(mean, axis=-1) if average == "logits" else mean
+    return scipy.special.softmax(mean, axis=-1) if average == "logits" else mean
 
 
 def greedy(
@@ -94,7 +93,7 @@ def free_weights(each: Each, labels: Labels, average: str) -> Float[np.ndarray, 
     def loss(weights):
         mean = np.tensordot(weights, terms, axes=1)
         if average == "logits":
-            expected = np.einsum("nc,vnc->vn", softmax(mean, axis=-1), terms)
+            expected = np.einsum("nc,vnc->vn", scipy.special.softmax(mean, axis=-1), terms)
             gradient = (expected - true).mean(axis=1)
         else:
             gradient = -(true / (weights @ true)).mean(axis=1)
@@ -189,7 +188,7 @@ def _terms(each: Each, average: str) -> Each:
 def _loss(mean: Float[np.ndarray, "n classes"], labels: Labels, average: str) -> float:
     rows = np.arange(len(labels))
     if average == "logits":
-        return float((logsumexp(mean, axis=-1) - mean[rows, labels]).mean())
+        return float((scipy.special.logsumexp(mean, axis=-1) - mean[rows, labels]).mean())
     return _nll(mean, labels)
 
 

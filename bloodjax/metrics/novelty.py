@@ -28,7 +28,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 from jaxtyping import Bool, Float, Int
-from scipy.special import logsumexp
 
 # Directions in which a covariance is estimated in full; in all others it is one variance.
 _RANK = 128
@@ -317,7 +316,7 @@ def _fit_nothing(features: Features, labels: Labels) -> dict[str, np.ndarray]:
 
 def _score_energy(arrays: Arrays, images: Description) -> Scores:
     del arrays
-    return -logsumexp(images.logits, axis=1)
+    return -scipy.special.logsumexp(images.logits, axis=1)
 
 
 def _complete_combined(

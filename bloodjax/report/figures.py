@@ -1,5 +1,7 @@
 """Figures as inline SVG in the colours of the page, or as PNG. Only this module imports matplotlib.
 
+It does so when a figure is drawn: the import takes a second, and most commands draw none.
+
 Text is rendered as outlines, so that a figure looks the same on every machine. A figure with a name
 that the font has no glyphs for, such as a Chinese one, has text instead, which a browser shows in
 whatever font has them.
@@ -14,15 +16,14 @@ import html
 import io
 import re
 from collections.abc import Iterator, Sequence
-
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from typing import TYPE_CHECKING
 
 from bloodjax.report import labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 # matplotlib has no CSS variables: it uses these placeholder colours, which `to_svg` replaces.
 INK, SOFT, LINE, CARD, ACCENT, GOOD = (f"#0000{i:02x}" for i in range(1, 7))
@@ -65,6 +66,9 @@ STYLE = {
 @contextlib.contextmanager
 def page_figure(width: float, height: float) -> Iterator[Figure]:
     """An empty figure in the page's style, of this size in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -96,17 +100,23 @@ def row_figure(names: Sequence[str], quantity: str) -> Iterator[tuple[Figure, Ax
 
 def png_figure(width: float, height: float) -> Figure:
     """An empty figure for `to_png` in matplotlib's own style, of this size in inches."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
 def percent_ticks(*axes: Axis) -> None:
     """Labels the ticks of these axes, which are shares of 1, as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
     for axis in axes:
         axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
 def integer_ticks(axis: Axis) -> None:
     """Puts ticks at integers only."""
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -117,6 +127,8 @@ def decimal_ticks(axis: Axis, minor: bool = True) -> None:
       axis: The axis.
       minor: Whether to label values between the powers of ten where there is room.
     """
+    from matplotlib.ticker import LogFormatter
+
     axis.set_major_formatter(LogFormatter())
     if minor:
         axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
@@ -139,6 +151,8 @@ def to_svg(figure: Figure, label: str, names: Sequence[str] = ()) -> str:
       label: The aria-label, which describes the figure for screen readers.
       names: Names of the rows, if there are any.
     """
+    import matplotlib
+
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     as_text = bool(_missing("".join(names)))
@@ -186,6 +200,8 @@ def _stand_ins(names: Sequence[str]) -> list[str]:
 
 def font_families(text: str) -> list[str]:
     """Installed fonts that together have the most glyphs for `text`; the first is `FONT`."""
+    from matplotlib import font_manager
+
     families = [FONT]
     if _missing(text):
         plain = (
@@ -207,6 +223,8 @@ def with_glyphs(text: str, families: Sequence[str]) -> str:
 @functools.cache
 def _glyphs(family: str) -> frozenset[int]:
     """Code points that an installed font has glyphs for; none if it cannot be used."""
+    from matplotlib import font_manager
+
     try:
         font = font_manager.get_font(font_manager.findfont(family, fallback_to_default=False))
         return frozenset(font.get_charmap())

@@ -1,6 +1,8 @@
 """Tests of bloodjax/report/figures.py, which parse the SVG of plots of each kind."""
 
 import re
+import subprocess
+import sys
 import warnings
 import xml.etree.ElementTree as ET
 
@@ -72,6 +74,15 @@ def test_plots_leave_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
     _every_plot()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_command_that_draws_nothing_does_not_import_matplotlib():
+    code = (
+        "import sys; from bloodjax import run; from bloodjax.evaluation import scoring; "
+        "print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("classes", [2, 4, 8])

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import scipy
 from jaxtyping import Float32, Int, UInt8, UInt64
-from scipy.ndimage import gaussian_filter1d
-from scipy.sparse import csgraph
 
 # Height and width of the thumbnails that are compared, and of the codes that propose pairs.
 THUMBNAIL = 48
@@ -116,7 +114,7 @@ def _details(grey: Float32[np.ndarray, "n 48 48"]) -> Float32[np.ndarray, "n 48 
 
 
 def _blur(x: Float32[np.ndarray, "n s s"], sigma: float) -> Float32[np.ndarray, "n s s"]:
-    kernel = gaussian_filter1d(np.eye(x.shape[1], dtype=np.float32), sigma, axis=0)
+    kernel = scipy.ndimage.gaussian_filter1d(np.eye(x.shape[1], dtype=np.float32), sigma, axis=0)
     return kernel @ x @ kernel.T
 
 
@@ -152,7 +150,7 @@ def _connected(links: np.ndarray, n: int) -> Int[np.ndarray, " n"]:
     """Ids of the connected components of pairs (first two rows of `links`) of `n` images."""
     later, earlier = links[:2].astype(np.int64)
     graph = scipy.sparse.coo_array((np.ones(len(later), bool), (later, earlier)), shape=(n, n))
-    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _chance_limit(details: Float32[np.ndarray, "n 48 48"], ids: Int[np.ndarray, " n"]) -> float:
