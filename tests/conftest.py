@@ -22,6 +22,7 @@ import logging
 import pathlib
 import sys
 
+import filelock
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -99,8 +100,13 @@ def trained(tmp_path_factory):
     """The workdir of a tiny run that has ended. Tests must not change it."""
     from bloodjax import run
 
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    run.train(tiny_config(), workdir)
+    # The processes of pytest-xdist have folders of their own in one that they share.
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    workdir = (base.parent if shared else base) / "trained"
+    with filelock.FileLock(f"{workdir}.lock"):
+        if not (workdir / "report" / "index.html").exists():
+            run.train(tiny_config(), workdir)
     return workdir
 
 
