@@ -14,18 +14,17 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, PyTree, UInt8
+from jaxtyping import PyTree, UInt8
 
 from bloodjax.adaptation import (
     adapted_run,
-    cell_finder,
     labelled,
     remedies,
     self_training,
-    site_accuracy,
     site_distance,
     site_images,
-    stains,
+    site_look,
+    site_promises,
 )
 from bloodjax.adaptation.fine_tuning import LabelledImages
 from bloodjax.adaptation.labelled import Labelled
@@ -47,20 +46,14 @@ from bloodjax.evaluation import (
     uncertainty,
 )
 from bloodjax.evaluation import site as site_lib
-from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.site import Site
-from bloodjax.metrics import label_shift, novelty, wilson_interval
-from bloodjax.metrics.accuracy_estimation import AccuracyEstimate
+from bloodjax.metrics import label_shift
 from bloodjax.report import site_page
 from bloodjax.report.site_page import SitePictures
 from bloodjax.training import saved_splits
 from bloodjax.training.workdir import open_run
 
-_PROMISED = 400  # validation images that the referral threshold is tried on
-# Share of images unlike the training images above which neither the estimated accuracy nor a
-# promised error is believed: both come from validation images, which no change makes like those.
-_MOST_UNLIKE = 0.25
 _REHEARSED = 1600  # training cells that self-training rehearses
 _CHECKED = 600  # validation cells that it, and the shares of the classes, are checked on
 
@@ -173,13 +166,13 @@ def _adapt(
     distance = site_distance.measure(model, images.dataset.images, train, possible)
     _say_distance(distance)
     estimate, promise = {}, {}
-    estimate["before"] = _estimated("before", model, images, validation)
-    promise["before"] = _promised(model, images, validation)
-    tried, images = _change_look(model, images, train)
+    estimate["before"] = site_promises.accuracy("before", model, images, validation)
+    promise["before"] = site_promises.referral(model, images, validation)
+    tried, images = site_look.change(model, images, train)
     # Before the network learns from its own answers, which makes it surer of them, right or wrong.
     estimate["after"], promise["after"] = estimate["before"], promise["before"]
     if any(one.applied for one in tried):
-        estimate["after"] = _estimated("after", model, images, validation)
+        estimate["after"] = site_promises.accuracy("after", model, images, validation)
     variables, remedy = self_training.fit(
         model,
         images.measured(),
@@ -187,12 +180,12 @@ def _adapt(
         _cells(validation, _CHECKED),
         model.config.seed,
     )
-    _say_remedy(remedy)
+    remedy.log()
     tried.append(remedy)
     if variables is not None:
         model = _refitted(model, variables, train, validation, folder)
     shares, tried_shares = _shares(model, images, train, validation)
-    _say_remedy(tried_shares)
+    tried_shares.log()
     found = None
     if of_labels is not None:
         of_labels = site_images.read_labelled(model, labelled_data, images.reading)
@@ -209,7 +202,7 @@ def _adapt(
             model = _refitted(model, variables, train, validation, folder)
         _calibrate(model, found, validation)
     if of_labels is not None or any(one.applied for one in (*tried, tried_shares)):
-        promise["after"] = _promised(model, images, validation)
+        promise["after"] = site_promises.referral(model, images, validation)
     about = {
         "site": {"source": images.path, "n": len(images.dataset), "classes": list(possible)},
         "distance": json.loads(json.dumps(distance.to_dict())),
@@ -224,79 +217,6 @@ def _adapt(
     return _Result(model, variables, of_labels, about, pictures, fitted)
 
 
-def _change_look(
-    model: Classifier, images: SiteImages, train: Dataset
-) -> tuple[list[Remedy], SiteImages]:
-    """Tries what changes the images; what helps is in the site of `model` then.
-
-    Returns:
-      The remedies, and the images as the model at its site reads them.
-    """
-    measured = images.measured()
-    cells, probabilities = cell_finder.find(measured), model.predict(measured)
-    rows = site_images.sample(len(train))
-    of_train = np.asarray(lazy.take(train.images, rows))
-    of_classes = np.isin(train.labels[rows], _indices(model))
-    home = cell_finder.find(of_train)
-    sizes = remedies.training_sizes(home, train.labels[rows], len(model.classes))
-    frame, framed = remedies.frame_cells(cells, images.sides, sizes, probabilities)
-    if frame and np.any(images.sides == model.config.data.image_size):
-        # An image of the network's size is taken as it is, so it would not be framed.
-        why = "Some images have the network's size, which is never changed."
-        frame, framed = 0, dataclasses.replace(framed, applied=False, why=why)
-    factor, zoomed = (1.0, None)
-    if frame:
-        _set_site(model, fit=f"{frame}px")
-    else:
-        factor, zoomed = remedies.zoom_cells(cells, sizes, probabilities)
-    images = images.again(model)
-    looks = images.measured() if frame else measured
-    sized = Site(appearance=Appearance(zoom=factor)).prepare(looks)
-    weights = _as_at_site(train.labels[rows], probabilities)
-    density, thinned = remedies.thin_stains(
-        stains.of_images(sized, stains.light(cells.background)),
-        stains.of_images(of_train, stains.light(home.background), weights),
-    )
-    coloured = remedies.to_training(cells, home, of_classes)
-    coloured = dataclasses.replace(coloured, zoom=factor, density=density)
-    plain = dataclasses.replace(coloured, target=coloured.background)
-    judged = remedies.judge_colour(*_feature_distances(model, [plain, coloured], looks, of_train))
-    chosen = coloured if judged.applied else plain
-    _set_site(model, appearance=None if chosen.changes_nothing else chosen)
-    tried = [framed, *([zoomed] if zoomed else []), thinned, judged]
-    for remedy in tried:
-        _say_remedy(remedy)
-    return tried, images
-
-
-def _set_site(model: Classifier, **changes: Any) -> None:
-    model.site = dataclasses.replace(model.site or Site(), **changes)
-
-
-def _indices(model: Classifier) -> list[int]:
-    """Indices of the classes that can occur."""
-    return [i for i, name in enumerate(model.classes) if name in model.possible_classes]
-
-
-def _as_at_site(
-    labels: Int[np.ndarray, " m"], probabilities: Float[np.ndarray, "n classes"]
-) -> Float[np.ndarray, " m"]:
-    """Weights of training images, in shares of the classes as predicted at the site."""
-    shares = probabilities.mean(axis=0, dtype=np.float64)
-    weights = (shares / np.maximum(np.bincount(labels, minlength=len(shares)), 1))[labels]
-    return weights if weights.any() else np.ones(len(labels))
-
-
-def _feature_distances(
-    model: Classifier, looks: list[Appearance], images: np.ndarray, train: np.ndarray
-) -> list[Float[np.ndarray, " n"]]:
-    """Distances of features to the nearest training images', for each appearance of the site."""
-    known = model.at_home().describe_fully(train)
-    arrays = novelty.fit("knn", known, np.zeros(len(train), int), known)
-    each = [model.at(Site(appearance=look)).describe_fully(images) for look in looks]
-    return [novelty.score("knn", arrays, asked) for asked in each]
-
-
 def _shares(
     model: Classifier, images: SiteImages, train: Dataset, validation: Dataset
 ) -> tuple[dict[str, Any], Remedy]:
@@ -307,71 +227,15 @@ def _shares(
     home = model.at_home().predict(known.images)
     answers = model.answer(images.dataset.images)
     found = label_shift.estimate(answers.probabilities, training, home, known.labels)
-    remedy = remedies.judge_shares(found, _unlike(model, answers.distance))
+    remedy = remedies.judge_shares(found, site_promises.share_unlike(answers))
     if remedy.applied:
         ratio = np.clip(found.ratio, 1e-3, 1e3)
-        _set_site(model, share_ratio=tuple(float(value) for value in ratio))
+        model.change_site(share_ratio=tuple(float(value) for value in ratio))
     columns = {
         name: [float(value) for value in getattr(found, name)]
         for name in ("training", "site", "low", "high")
     }
     return {"classes": list(model.classes), **columns}, remedy
-
-
-def _estimated(
-    when: str, model: Classifier, images: SiteImages, validation: Dataset
-) -> dict[str, Any]:
-    """The estimated accuracy at the site."""
-    squares = images.dataset.images
-    found = site_accuracy.estimate(model, squares, model.predict(squares), validation)
-    unlike = _unlike(model, model.distance(squares))
-    is_extrapolated = (unlike or 0.0) > _MOST_UNLIKE
-    _say_estimate(when, found, unlike if is_extrapolated else None)
-    return found.to_dict() | {"unlike": unlike, "is_extrapolated": is_extrapolated}
-
-
-def _unlike(model: Classifier, distance: Float[np.ndarray, " n"] | None) -> float | None:
-    """The share of images that are unlike the training images; None without a detector."""
-    return None if distance is None else float(np.mean(distance > model.detector.threshold))
-
-
-def _promised(model: Classifier, images: SiteImages, validation: Dataset) -> dict[str, Any] | None:
-    """What the referral threshold does at the site; None without one.
-
-    The error is that of validation images with the look of the site. It says little where the
-    detector finds many images of the site unlike the training images: there the promise does not
-    hold, whatever it is.
-    """
-    if model.referral is None:
-        return None
-    answers = model.answer(images.dataset.images)
-    unlike = _unlike(model, answers.distance) or 0.0
-    rows = np.flatnonzero(np.isin(validation.labels, _indices(model)))
-    rng = np.random.default_rng(0)
-    rows = np.sort(rng.permutation(rows)[:_PROMISED])
-    wrong = np.zeros(0, bool)
-    if len(rows):
-        known = np.asarray(lazy.take(validation.images, rows))
-        alike = site_accuracy.with_look_of(images.measured(), known, rng)
-        tried = model.answer(alike)
-        wrong = (tried.predicted != validation.labels[rows])[~tried.refer]
-    low, high = wilson_interval(int(wrong.sum()), len(wrong)) if len(wrong) else (0.0, 1.0)
-    holds = None
-    if unlike > _MOST_UNLIKE:
-        holds = False
-    elif len(wrong):
-        holds = low <= model.referral.target_error
-    return {
-        "threshold": float(model.referral.threshold),
-        "target_error": float(model.referral.target_error),
-        "referred": float(answers.refer.mean()),
-        "estimated_error": float(wrong.mean()) if len(wrong) else None,
-        "error_low": low,
-        "error_high": high,
-        "n": len(wrong),
-        "unlike": unlike,
-        "holds": holds,
-    }
 
 
 def _cells(dataset: Dataset, most: int) -> LabelledImages:
@@ -439,19 +303,3 @@ def _say_distance(distance: SiteDistance) -> None:
     for one in (*distance.shares, *distance.measures):
         if one.state == site_distance.FAR:
             console.log_info(one.sentence)
-
-
-def _say_remedy(remedy: Remedy) -> None:
-    if remedy.tried:
-        done = "applied" if remedy.applied else "not applied"
-        console.log_info(f"{remedy.name}: {done}. {remedy.why}")
-
-
-def _say_estimate(when: str, found: AccuracyEstimate, unlike: float | None) -> None:
-    words = (
-        f"estimated accuracy {when}: {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f}), "
-        "without labels of the site"
-    )
-    if unlike is not None:
-        words += f"; do not rely on it: {100 * unlike:.0f} % of the images are unlike any it knows"
-    console.log_info(words)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from bloodjax.adaptation import stains
 from bloodjax.adaptation.cell_finder import FoundCells
 from bloodjax.adaptation.stains import Moment
+from bloodjax.cli import console
 from bloodjax.evaluation.appearance import UNCHANGED, Appearance, Matrix
 from bloodjax.metrics.label_shift import LabelShift
 
@@ -66,6 +67,12 @@ class Remedy:
         """The fields as JSON values; what could not be measured is null."""
         check = {name: value if np.isfinite(value) else None for name, value in self.check.items()}
         return dataclasses.asdict(self) | {"check": check}
+
+    def log(self) -> None:
+        """Logs whether the remedy was applied, and why; nothing if it was not tried."""
+        if self.tried:
+            done = "applied" if self.applied else "not applied"
+            console.log_info(f"{self.name}: {done}. {self.why}")
 
 
 @dataclasses.dataclass(frozen=True)

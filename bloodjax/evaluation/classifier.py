@@ -195,6 +195,10 @@ class Classifier:
             raise UserError("--classes: the run's images have any number of labels, expected none")
         self.site = site_lib.restricted(self.site, classes)
 
+    def change_site(self, **changes: Any) -> None:
+        """Replaces attributes of the classifier's `Site`, which it gets if it has none."""
+        self.site = dataclasses.replace(self.site or Site(), **changes)
+
     @property
     def possible_classes(self) -> tuple[str, ...]:
         """The classes that can occur at the site, in label order."""

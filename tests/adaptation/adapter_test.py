@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 
@@ -7,11 +6,9 @@ import pytest
 
 import bloodjax
 from bloodjax.adaptation import adapter
-from bloodjax.adaptation.site_images import SiteImages
 from bloodjax.data import images as images_lib
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
-from bloodjax.evaluation import classifier
 from bloodjax.evaluation.appearance import Appearance
 
 CLASSES = "basophil,eosinophil,lymphocyte,monocyte,neutrophil"
@@ -97,41 +94,6 @@ def test_labelled_cells_are_learned(trained, site, tmp_path):
     assert model.detector is not None
     result = bloodjax.evaluate(out, site[1])
     assert result["source"]["trained_on"] == 15
-
-
-def test_without_validation_cells_of_its_classes_no_error_is_promised(trained):
-    model = classifier.load(trained)
-    model.restrict(["platelet"])
-    cells = render.render_dataset(24, 32, seed=3)
-    others = cells.take(cells.labels != cells.classes.index("platelet"))
-    found = adapter._promised(model, SiteImages(cells, np.full(24, 32.0), "cells"), others)
-    assert (found["n"], found["estimated_error"]) == (0, None)
-
-
-def test_dense_stains_are_thinned(trained):
-    """The same cells with more dye: what the network sees is as dense as in training again."""
-    model, train = classifier.load(trained), render.render_dataset(64, 32, seed=3)
-    cells = render.render_dataset(64, 32, seed=9)
-    denser = np.rint(255 * (np.asarray(cells.images) / 255.0) ** 2).astype(np.uint8)
-    there = dataclasses.replace(cells, images=denser)
-    images = SiteImages(there, np.full(64, 32.0), "cells", fit=model.fit)
-    tried, _ = adapter._change_look(model, images, train)
-    stain = next(remedy for remedy in tried if remedy.name == "stain")
-    assert stain.applied
-    assert stain.check["thinnest"] < 0.6
-    assert np.linalg.eigvalsh(model.site.appearance.density).max() <= 1 + 1e-9
-    darkness = [255 - np.asarray(x, float).mean() for x in (cells.images, denser)]
-    seen = 255 - model.site.prepare(denser).mean()
-    assert abs(seen - darkness[0]) < 0.4 * abs(darkness[1] - darkness[0])
-
-
-def test_training_images_count_in_the_shares_of_the_site():
-    labels = np.array([0, 0, 0, 1, 2])
-    probabilities = np.array([[0.2, 0.8, 0.0, 0.0], [0.4, 0.6, 0.0, 0.0]])
-    found = adapter._as_at_site(labels, probabilities)
-    np.testing.assert_allclose(found, [0.1, 0.1, 0.1, 0.7, 0.0])
-    # Of the classes that are predicted there is no training image.
-    np.testing.assert_array_equal(adapter._as_at_site(labels, np.eye(4)[[3]]), np.ones(5))
 
 
 def test_wrong_input_is_one_line_and_nothing_is_written(trained, site, tmp_path):
