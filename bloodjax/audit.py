@@ -34,9 +34,12 @@ _IMAGES = command.flags.DEFINE_string("images", "", command.IMAGES)
 
 def main(_: list[str]) -> None:
     """Runs the command."""
+    import dataclasses
+
     from bloodjax.cli import console
     from bloodjax.config import parsed
     from bloodjax.data import audit, sources, statement
+    from bloodjax.data.dataset import Dataset
     from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
     from bloodjax.io import files
@@ -51,12 +54,16 @@ def main(_: list[str]) -> None:
         images=_IMAGES.value,
     )
     names = parsed.parse_names(_CLASSES.value)
-    datasets = sources.with_common_names(
-        {
-            spec: sources.load(spec, _SIZE.value, options=options, class_names=names)
-            for spec in _DATA.value
-        }
-    )
+
+    def load(spec: str, options: ReadOptions) -> Dataset:
+        return sources.load(spec, _SIZE.value, options=options, class_names=names)
+
+    datasets = {spec: load(spec, options) for spec in _DATA.value}
+    scale = sources.common_scale(datasets)
+    for spec, dataset in datasets.items():
+        if dataset.reading.tally.scale not in ("", scale):
+            datasets[spec] = load(spec, dataclasses.replace(options, bits=scale))
+    datasets = sources.with_common_names(datasets)
     for line in statement.lines(datasets):
         console.log_info(line)
     findings = audit.audit(datasets)

@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.config import parsed
-    from bloodjax.data import packing
+    from bloodjax.data import packing, statement
     from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
 
@@ -72,6 +72,8 @@ def main(_: list[str]) -> None:
         class_names=parsed.parse_names(_CLASSES.value),
         seed=_SEED.value,
     )
+    for line in statement.lines({_DATA.value: dataset}):
+        console.log_info(line)
     with console.ProgressBar("packed", len(dataset), 0) as bar:
         packing.pack(
             dataset,

@@ -2,6 +2,7 @@ import json
 import subprocess
 
 import numpy as np
+from PIL import Image
 
 from bloodjax.data.synthetic import render
 
@@ -28,6 +29,23 @@ def test_compares_several_sources(command, tmp_path):
     assert "99 images: 0 junk, " in done.stderr
     assert "1 leak; see" in done.stderr
     assert (tmp_path / "audit/index.html").exists()
+
+
+def test_files_of_two_sources_are_compared_on_one_scale(command, tmp_path):
+    """The same 16-bit files are exact duplicates, however bright the rest of their source is."""
+    rng = np.random.default_rng(0)
+    for source, brightest in (("first", 4000), ("second", 60000)):
+        for name in "ab":
+            (tmp_path / source / name).mkdir(parents=True)
+            pixels = np.random.default_rng(ord(name)).integers(0, 1000, (32, 32)).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / source / name / "0.png")
+            own = rng.integers(0, brightest, (32, 32)).astype(np.uint16)
+            Image.fromarray(own).save(tmp_path / source / name / "1.png")
+    flags = [f"--data={tmp_path / 'first'}", f"--data={tmp_path / 'second'}"]
+    flags += [f"--out={tmp_path / 'audit'}", "--image_size=32"]
+    done = subprocess.run(**command("audit", *flags), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 groups of exact and 0 of near duplicates" in done.stderr
 
 
 def test_a_side_that_no_image_has_is_refused(command):

@@ -88,6 +88,9 @@ def test_the_command(command, tmp_path):
     arguments = (f"--data={tmp_path / 'cells.npz'}", f"--out={tmp_path / 'out'}", "--classes=b,a")
     done = subprocess.run(**command("pack", *arguments, "--shards=2"), capture_output=True)
     assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"data: {tmp_path / 'cells.npz'} (npz of images and labels")
+    assert lines[1].startswith("2 classes: b 4, a 4")
     assert f"8 images packed; --data={tmp_path / 'out'} reads them" in done.stderr
     dataset = sources.load(str(tmp_path / "out"), 24)
     np.testing.assert_array_equal(dataset.images[:], pixels)

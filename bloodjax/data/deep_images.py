@@ -130,7 +130,11 @@ def _check_tiff(image: Any, is_grey: bool) -> None:
     bits = tags.get(_BITS, (1,))[0]
     if is_grey and tags.get(_PHOTOMETRIC) == 0:
         raise ValueError(f"greys of {bits} bits in which 0 is white, expected 0 to be black")
-    if bits == 8 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 2:
+    sample = tags.get(_SAMPLE_FORMAT, (1,))[0]
+    if is_grey and sample in (2, 3) and image.tile[0][0] == "libtiff" and tags.prefix == b"MM":
+        # libtiff has brought them into the machine's order, and Pillow swaps them once more.
+        raise ValueError("compressed signed or float values in big endian, expected little endian")
+    if bits == 8 and sample == 2:
         raise ValueError("signed values of 8 bits, expected unsigned ones")
     is_colour_of_16_bits = bits == 16 and not is_grey
     if is_colour_of_16_bits and (

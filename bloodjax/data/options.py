@@ -15,13 +15,14 @@ MULTI_CLASS, MULTI_LABEL = "multi-class", "multi-label"
 # Values of `config.data.task`.
 TASKS = (AUTO, MULTI_CLASS, MULTI_LABEL)
 FITS = ("crop", "pad", "squash")
-FIT_VALUES = f"{', '.join(FITS)}, or a number of pixels such as 240px"
-_FRAME = re.compile(r"([1-9][0-9]{0,4})px")
+MAX_FRAME = 8000  # pixels; an image of that side has as many as one that is read may have
+FIT_VALUES = f"{', '.join(FITS)}, or a number of pixels up to {MAX_FRAME} such as 240px"
+_FRAME = re.compile(r"([1-9][0-9]{0,3})px")
 
 
 def is_fit(value: str) -> bool:
     """Whether `value` is allowed as `ReadOptions.fit`."""
-    return value in FITS or _FRAME.fullmatch(value) is not None
+    return value in FITS or 1 <= (frame_side(value) or 0) <= MAX_FRAME
 
 
 def frame_side(fit: str) -> int | None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from bloodjax.data import bit_depth, names
 from bloodjax.data import fingerprint as fingerprint_lib
-from bloodjax.data import names
 from bloodjax.data.dataset import Dataset, unlabelled
 from bloodjax.data.formats import array_record, folders, hf_dataset, image_files, npz, table
 from bloodjax.data.formats import groups as groups_lib
@@ -113,6 +113,24 @@ def _check_memory(count: int, size: int) -> None:
             f"synthetic:{count}: needs {needed / 2**30:,.0f} GiB of memory, expected at most "
             f"{there / 2**30:,.0f} GiB"
         )
+
+
+def common_scale(datasets: Mapping[str, Dataset]) -> str:
+    """The scale that fits the values of several sources; "" if all have 8 bits.
+
+    An image has the same pixels in two sources only if both are read with one scale: see
+    `ReadOptions.bits`.
+
+    Args:
+      datasets: SPEC -> images of the source.
+
+    Raises:
+      UserError: Some have integers of more than 8 bits and others have floats.
+    """
+    try:
+        return bit_depth.widest([dataset.reading.tally.scale for dataset in datasets.values()])
+    except ValueError as error:
+        raise UserError(f"{', '.join(datasets)}: {error}") from error
 
 
 def load_images(

@@ -45,11 +45,12 @@ def encode(columns: Mapping[str, Column]) -> bytes:
     return sink.getvalue()
 
 
-def read(path: pathlib.Path) -> tuple[list[str], list[list]]:
-    """Names and values of the columns of a Parquet file, in its order.
+def read(path: pathlib.Path) -> tuple[list[str], list[list], dict[int, str]]:
+    """The columns of a Parquet file.
 
-    A column of another type than text, number, boolean or date has its type's name in place of its
-    values.
+    Returns:
+      Their names, their values, and of those columns that have neither texts, numbers, booleans nor
+      dates the index and the type; such a column has its type's name in place of its values.
 
     Raises:
       ValueError: The file is damaged or no Parquet file.
@@ -70,7 +71,8 @@ def read(path: pathlib.Path) -> tuple[list[str], list[list]]:
         types = file.schema_arrow.types
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error
-    return names, [values.get(i, [f"<{types[i]}>"] * rows) for i in range(len(names))]
+    others = {i: str(types[i]) for i in range(len(names)) if i not in values}
+    return names, [values.get(i, [f"<{types[i]}>"] * rows) for i in range(len(names))], others
 
 
 def _is_plain(kind) -> bool:
@@ -78,6 +80,14 @@ def _is_plain(kind) -> bool:
 
     if types.is_dictionary(kind):
         return _is_plain(kind.value_type)
-    tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_temporal)
-    is_text = types.is_string(kind) or types.is_large_string(kind)
-    return is_text or any(test(kind) for test in tests)
+    tests = (
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_boolean,
+        types.is_temporal,
+    )
+    return any(test(kind) for test in tests)

@@ -14,7 +14,7 @@ import numpy as np
 
 from bloodjax.cli import console
 from bloodjax.config import Config, read_options, split_source
-from bloodjax.data import audit, bit_depth, sources
+from bloodjax.data import audit, sources
 from bloodjax.data import names as names_lib
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset, count_classes, label_texts
@@ -163,10 +163,7 @@ def _load(
         if name == "train":
             options = dataclasses.replace(options, first_label=loaded[name].reading.first_label)
     # All sources of a run have one scale. It is rare that they differ, so reading twice is cheap.
-    try:
-        scale = bit_depth.widest([dataset.reading.tally.scale for dataset in loaded.values()])
-    except ValueError as error:
-        raise UserError(f"{', '.join(specs.values())}: {error}") from error
+    scale = sources.common_scale({specs[name]: dataset for name, dataset in loaded.items()})
     for name, dataset in loaded.items():
         if dataset.reading.tally.scale not in ("", scale):
             load(name, dataclasses.replace(options, bits=scale))

@@ -74,6 +74,18 @@ def test_hidden_values_do_not_decide_the_scale(image):
     np.testing.assert_array_equal(found[1:], image[1:96, :96])
 
 
+def big_endian(values):
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra [parity]")
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, byteorder=">", compression="zlib")
+    return file.getvalue()
+
+
+def test_compressed_values_in_big_endian(image):
+    values = image[:96, :96, 0].astype(np.uint16) * 257
+    np.testing.assert_array_equal(images.decode(big_endian(values), 96)[..., 0], image[:96, :96, 0])
+
+
 def test_floats_of_0_to_1(image):
     grey = image[:96, :96, 0]
     data = saved((grey / 255).astype(np.float32), "TIFF")
@@ -86,6 +98,8 @@ def test_floats_of_0_to_1(image):
         (lambda v: tiff16(v[..., 0], photometric=0), "in which 0 is white"),
         (lambda v: saved(v[..., 0] / np.float32(-9), "TIFF"), "values of -.*, expected integers"),
         (lambda v: saved(v[..., 0] + np.float32("nan"), "TIFF"), "values that are not finite"),
+        (lambda v: big_endian(v[..., 0] / np.float32(70000)), "in big endian, expected little"),
+        (lambda v: big_endian(v[..., 0].astype(np.int16)), "in big endian, expected little"),
         (lambda v: saved(v[..., 0] / np.float32(9000), "TIFF"), "floats of at most 0.01"),
         (
             lambda v: saved(v[..., 0].astype(np.int32) * 999, "TIFF"),

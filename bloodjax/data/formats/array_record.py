@@ -28,7 +28,7 @@ from bloodjax.data.facts import NO_IMAGES, Facts, Tally
 from bloodjax.data.formats.layout import SPLITS
 from bloodjax.data.formats.records import Reader, Shard
 from bloodjax.data.lazy import LazyImages
-from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions, frame_side
+from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions
 from bloodjax.data.reading import Reading
 from bloodjax.errors import UserError
 
@@ -284,8 +284,7 @@ def _check_options(folder: pathlib.Path, index: Index, options: ReadOptions) -> 
             f"{folder}: its values have the scale {scale}, expected it to be {options.bits}; pack "
             f"the source again with --bits={options.bits}, or set config.data.bits={scale}"
         )
-    matters = index.tally.elongated or frame_side(index.fit) or frame_side(options.fit)
-    if index.fit and matters and index.fit != options.fit:
+    if index.fit and index.fit != options.fit:
         raise UserError(
             f"{folder}: was packed with --fit={index.fit}, expected {options.fit}; pack the source "
             f"again, or set config.data.fit={index.fit}"

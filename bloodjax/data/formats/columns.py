@@ -64,6 +64,12 @@ class Columns:
     details: tuple[str, ...] = ()
 
     @property
+    def used(self) -> tuple[int, ...]:
+        """The positions of all of them."""
+        single = (self.path, self.split, self.group, self.weight)
+        return (*self.label, *(column for column in single if column is not None))
+
+    @property
     def is_one_hot(self) -> bool:
         """Whether the labels are in several columns."""
         return len(self.label) > 1

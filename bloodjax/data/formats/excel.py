@@ -31,7 +31,7 @@ def rows(path: pathlib.Path) -> tuple[list[list[Any]], tuple[str, ...]]:
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
         try:
-            sheets = [(s.title, [list(row) for row in s.iter_rows(values_only=True)]) for s in book]
+            sheets = [(sheet.title, _cells(sheet)) for sheet in book]
         finally:
             book.close()
     except Exception as error:  # its parsers raise any type on damaged files
@@ -42,3 +42,13 @@ def rows(path: pathlib.Path) -> tuple[list[list[Any]], tuple[str, ...]]:
         raise UserError(f"{path}: has no cells, expected a header and rows")
     (title, found), *others = filled
     return found, ((f"sheet {title}, of {len(filled)}",) if others else ())
+
+
+def _cells(sheet: Any) -> list[list[Any]]:
+    """The rows of a sheet, all of the same length."""
+    # The size that a file states is a hint, which may be missing, stale or wrong. openpyxl would
+    # cut the sheet to it.
+    sheet.reset_dimensions()
+    rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+    width = max(map(len, rows), default=0)
+    return [row + [None] * (width - len(row)) for row in rows]

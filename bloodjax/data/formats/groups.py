@@ -82,7 +82,7 @@ def read(path: pathlib.Path, archive: Archive, images: Sequence[str], root: str 
             continue
         found = _assign(f"{path}: {table}", table, rows, known)
         for image, group in found.items():
-            if group_of.setdefault(image, group) != group:
+            if names.form(group_of.setdefault(image, group)) != names.form(group):
                 raise UserError(
                     f"{path}: {table} puts {image} into the group {group}, and another table into "
                     f"{group_of[image]}; expected one group"
@@ -189,7 +189,7 @@ def _assign(
             raise UserError(f"{where} names {name}, but {error}") from None
         if image is None or not group:
             continue
-        if group_of.setdefault(image, group) != group:
+        if names.form(group_of.setdefault(image, group)) != names.form(group):
             raise UserError(
                 f"{where} names {image} with the groups {group_of[image]} and {group}; expected "
                 "one group"

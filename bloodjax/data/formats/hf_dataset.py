@@ -6,6 +6,7 @@ features (columns). The images stay encoded in Arrow files, and `data.images` de
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import os
@@ -276,6 +277,8 @@ def _labels(rows: _Rows, class_names: Sequence[str], positional: bool, first: st
     feature = next(iter(rows.splits.values())).features[column]
     if isinstance(feature, hf_splits.library(rows.where).ClassLabel):
         classes = tuple(map(names_lib.tidy, feature.names))
+        if twice := sorted(c for c, n in collections.Counter(classes).items() if n > 1):
+            raise UserError(f"{rows.where}: {column} has two classes called {twice[0]}")
         found = Labels({_ROW: _class_labels(rows, feature.names)}, classes)
     else:
         found = _plain_labels(rows, class_names, positional, first)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int32, Shaped
 
 from bloodjax.data import names
+from bloodjax.data.dataset import SEPARATOR
 from bloodjax.errors import UserError
 
 
@@ -70,7 +71,7 @@ def read(
     details = tuple(dict.fromkeys(each.kind for each in parsed.values() if each.kind != "numbers"))
     values = {key: each.values for key, each in parsed.items()}
     if kinds == {"text labels"}:
-        return _texts(where, values, own, details)
+        return _texts(where, values, own, given, details)
     count = max(each.columns for each in parsed.values())
     numbers = np.concatenate([*values.values()])
     smallest, largest = int(numbers.min()), int(numbers.max())
@@ -154,6 +155,11 @@ def read_several(
         raise UserError(
             f"{where}: has {columns} columns of labels, expected {len(classes)} "
             f"({names.shown(classes)}); {_HOW}"
+        )
+    if joined := sorted(name for name in classes if SEPARATOR in name):
+        raise UserError(
+            f"{where}: a label is called {joined[0]}, expected a name without {SEPARATOR}, which "
+            "joins the labels of an image"
         )
     return Labels(values, classes, ("each image has any number of labels",))
 
@@ -246,8 +252,10 @@ def _texts(
     where: object,
     values: Mapping[str, np.ndarray],
     own: Sequence[str] | None,
+    given: Sequence[str],
     details: tuple[str, ...],
 ) -> Labels:
+    _refuse_missing(where, values, own or given)
     counts = collections.Counter(text for each in values.values() for text in each.tolist())
     # Texts of one form are one class, as folders are.
     classes = tuple(own or names.in_order({*names.most_frequent(counts).values()}))
@@ -267,6 +275,27 @@ def _texts(
         classes,
         (*details, *names.taken_as(name_of)),
     )
+
+
+def _refuse_missing(
+    where: object, values: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> None:
+    """Refuses labels that programs write for a missing value, if no class is called so."""
+    for key, each in values.items():
+        for i, text in enumerate(each.tolist()):
+            if is_missing(text, classes):
+                raise UserError(f"{where}: {key}[{i}] is {text}, which {MISSING}")
+
+
+MISSING = (
+    "stands for a missing label, expected a class; if a class is called so, list all classes in "
+    "config.data.classes (--classes), or rename it"
+)
+
+
+def is_missing(text: str, classes: Sequence[str]) -> bool:
+    """Whether a label is what programs write for a missing value, and no class is called so."""
+    return names.is_missing(text) and names.form(text) not in map(names.form, classes)
 
 
 def _of_numbers(

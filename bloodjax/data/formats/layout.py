@@ -46,11 +46,14 @@ _DOCUMENTS = (
 )
 
 # How likely the name of a folder is that of a group and not of a class.
-_KEY = re.compile(
-    r"(patient|pat|pt|case|subject|subj|sub|slide|donor|smear|uid|id|well|plate|scan|series|sample|"
-    r"specimen|animal|mouse|run|exp|experiment|site|cent(?:er|re)|hospital|lab|day|date|session|"
-    r"person|individual|volunteer|proband)[-_ #]*[a-z]{0,2}[-_ ]?[0-9].*|[ps][-_ #]*[0-9]+.*"
+_UNIT = (
+    r"(?:patient|pat|pt|case|subject|subj|sub|slide|donor|smear|uid|id|well|plate|scan|series|"
+    r"sample|specimen|animal|mouse|run|exp|experiment|site|cent(?:er|re)|hospital|lab|day|date|"
+    r"session|person|individual|volunteer|proband)"
 )
+_KEY = re.compile(rf"{_UNIT}[-_ #]*[a-z]{{0,2}}[-_ ]?[0-9].*|[ps][-_ #]*[0-9]+.*")
+# A unit and a letter, as in patient_a and DonorA, but not the plural labs.
+_LETTERED = re.compile(rf"(?i:{_UNIT})(?:[-_ #]+[A-Za-z]|[A-Z])")
 _LIKELY = 3  # the rank of such names
 
 
@@ -389,7 +392,7 @@ def _rank_of(folder: str) -> int:
     name = names.form(folder)
     if names.is_fold(name):
         return 4
-    if _KEY.fullmatch(name):
+    if _KEY.fullmatch(name) or _LETTERED.fullmatch(folder):
         return _LIKELY
     if re.fullmatch(r"[0-9]+", name):
         return 1

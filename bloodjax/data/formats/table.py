@@ -10,11 +10,12 @@ import collections
 import csv
 import dataclasses
 import datetime
+import decimal
 import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,12 +64,14 @@ class Cells:
       header: Names of the columns, without blanks at their ends.
       rows: The rows that are not empty.
       details: Facts for `Reading.details`.
+      unread: Column -> type, of columns whose values cannot be read as texts.
     """
 
     where: str
     header: tuple[str, ...]
     rows: tuple[Row, ...]
     details: tuple[str, ...] = ()
+    unread: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def place(self, row: Row, column: int) -> str:
         """The place of a cell, for messages."""
@@ -155,6 +158,7 @@ def read(
     cells = read_cells(spec)
     rows = [row.cells for row in cells.rows]
     columns = columns_lib.find(cells.where, cells.header, rows, options.columns)
+    _check_read(cells, columns)
     images = TableImages(_root(spec, options))
     found = _find(cells, columns, images)
     if refuses_missing and not columns.is_one_hot:
@@ -206,9 +210,10 @@ def read_cells(spec: str) -> Cells:
     if not path.is_file():
         raise UserError(f"{spec}: no such file")
     details: tuple[str, ...] = ()
+    unread: Mapping[int, str] = {}
     if suffix == ".parquet":
         try:
-            header, values = parquet.read(path)
+            header, values, unread = parquet.read(path)
         except (ValueError, OSError) as error:
             raise UserError(f"{spec}: cannot be read as Parquet ({error})") from error
         table = [header, *map(list, zip(*values, strict=True))]
@@ -219,7 +224,7 @@ def read_cells(spec: str) -> Cells:
     else:
         table, details = _delimited(spec, path)
     texts = [[_text(cell) for cell in row] for row in table]
-    return _cells(spec, texts, details)
+    return dataclasses.replace(_cells(spec, texts, details), unread=unread)
 
 
 def _delimited(spec: str, path: pathlib.Path) -> tuple[list[list[str]], tuple[str, ...]]:
@@ -251,6 +256,16 @@ def _cells(spec: str, table: Sequence[Sequence[str]], details: tuple[str, ...]) 
     return Cells(spec, header, tuple(rows), details)
 
 
+def _check_read(cells: Cells, columns: Columns) -> None:
+    """Raises a UserError if the values of a column that is needed are not read."""
+    for column in columns.used:
+        if column in cells.unread:
+            raise UserError(
+                f"{cells.where}: column {cells.header[column]} has the type "
+                f"{cells.unread[column]}, expected text, numbers or dates"
+            )
+
+
 def _used(row: Sequence[str]) -> int:
     return max((i for i, cell in enumerate(row, 1) if cell), default=0)
 
@@ -265,6 +280,8 @@ def _text(cell: Any) -> str:
         if math.isnan(cell):
             return ""
         return str(int(cell)) if cell.is_integer() and abs(cell) < 2**53 else repr(cell)
+    if isinstance(cell, decimal.Decimal):
+        return str(int(cell)) if cell == cell.to_integral_value() else f"{cell.normalize():f}"
     if isinstance(cell, (datetime.datetime, datetime.date)):
         return cell.isoformat()
     return str(cell).strip()
@@ -300,6 +317,7 @@ def _without_labels(spec: str, options: ReadOptions) -> tuple[TableImages, Annot
         needs_labels=False,
         optional=(columns_lib.GROUP,),
     )
+    _check_read(cells, columns)
     images = TableImages(_root(spec, options))
     group_of, details = _groups(cells, columns)
     details = (*cells.details, *columns.details, *details, *_place_of_images(options))
@@ -342,7 +360,8 @@ def _labels(
     else:
         texts = [_label(cells, row, columns.label[0]) for row in cells.rows]
     known = names.match(sorted(set(texts)), class_names)
-    if class_names and len(known) < len(set(texts)) and all(map(_NUMBER.fullmatch, texts)):
+    # If some of the numbers are names of classes, the others are unknown classes.
+    if class_names and not known and all(map(_NUMBER.fullmatch, texts)):
         array = np.array([int(text) for text in texts], np.int64)
         where = f"{cells.where}: column {cells.header[columns.label[0]]}"
         return labels.read(
@@ -378,15 +397,10 @@ def _label(cells: Cells, row: Row, column: int) -> str:
 
 def _refuse_missing(cells: Cells, column: int, class_names: Sequence[str]) -> None:
     """Refuses labels that programs write for a missing value, if no class is called so."""
-    listed = {names.form(name) for name in class_names}
     for row in cells.rows:
         text = row.cells[column]
-        if text and names.is_missing(text) and names.form(text) not in listed:
-            raise UserError(
-                f"{cells.place(row, column)}: {text} stands for a missing label, expected a class; "
-                "if a class is called so, list all classes in config.data.classes (--classes), or "
-                "rename it"
-            )
+        if text and labels.is_missing(text, class_names):
+            raise UserError(f"{cells.place(row, column)}: {text} {labels.MISSING}")
 
 
 def _whole(text: str) -> str:

@@ -40,6 +40,7 @@ FORMS = {
     "composed": unicodedata.normalize("NFD", TABLE),
     "case of keys": TABLE.replace("é.png,p1", "é.png,P1"),
     "a row twice": TABLE + "a/1.png,p1\n",
+    "a row twice, in another case": TABLE + "a/2.png,P2\na/2.png,p2\n",
     "whole numbers as floats": TABLE.replace(",p1", ",1.0").replace(",p2", ",2"),
 }
 

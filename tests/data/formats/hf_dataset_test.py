@@ -29,6 +29,13 @@ def test_a_saved_dataset_has_the_splits_and_classes_of_its_own(pictures, tmp_pat
     assert (annotations.splits, annotations.classes) == (found.splits, found.classes)
 
 
+def test_two_classes_of_one_name_are_one_line(pictures, tmp_path):
+    more = {"label": ([i % 3 for i in range(N)], datasets.ClassLabel(names=["a", "a ", "b"]))}
+    rows(pictures, **more).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match="label has two classes called a"):
+        sources.load(str(tmp_path / "saved"), 16)
+
+
 def test_one_split_and_images_without_labels(pictures, tmp_path):
     folder = str(tmp_path / "saved")
     rows(pictures).save_to_disk(folder)

@@ -125,6 +125,20 @@ def test_a_0_where_training_was_from_1_is_one_line():
     assert read(one_hot, given=ABC, first="1").by_key["labels"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("missing", ["None", "nan", "N/A"])
+def test_a_missing_label_is_no_class_unless_it_is_listed(missing):
+    texts = np.array(["a", missing, "b"])
+    with pytest.raises(UserError, match=rf"labels\[1\] is {missing}, which stands for a missing"):
+        read(texts)
+    assert read(texts, own=("a", missing, "b")).by_key["labels"].tolist() == [0, 1, 2]
+    assert read(texts, given=("a", "b", missing)).classes == tuple(sorted(("a", "b", missing)))
+
+
+def test_a_name_with_what_joins_labels_is_refused():
+    with pytest.raises(UserError, match="a label is called a;b, expected a name without ;"):
+        labels.read_several("x.npz", {"labels": np.eye(3)}, None, ("a", "b", "a;b"), ())
+
+
 BAD = {
     "two labels": (np.ones((2, 3)), r"row 0 has 3 labels; expected one class for each image"),
     "soft labels": (np.full((2, 3), 1 / 3), "row 0 has values other than 0 and 1"),

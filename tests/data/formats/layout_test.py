@@ -64,7 +64,9 @@ def test_c_nmc_as_on_kaggle():
     )
 
 
-@pytest.mark.parametrize("key", ["patient_{}", "P{:03}", "{}", "2024-01-0{}", "slide {} b"])
+@pytest.mark.parametrize(
+    "key", ["patient_{}", "P{:03}", "{}", "2024-01-0{}", "slide {} b", "Slide {}"]
+)
 def test_a_folder_for_each_patient_within_the_class(key):
     folders = [f"{name}/{key.format(i)}" for name in ("AML", "healthy") for i in (1, 2)]
     found = find(*images(*folders))
@@ -72,6 +74,16 @@ def test_a_folder_for_each_patient_within_the_class(key):
     # A patient who has cells of two classes is one group.
     assert set(found.groups) == {key.format(1), key.format(2)}
     assert found.description == "class and group folders"
+
+
+@pytest.mark.parametrize("key", ["patient_{}", "Donor{}", "SITE {}", "lab-{}"])
+def test_a_letter_numbers_patients_too(key):
+    folders = [f"grade{i}/{key.format(letter)}" for i, letter in ((1, "A"), (1, "B"), (2, "C"))]
+    found = find(*images(*folders))
+    assert found.classes == {"grade1", "grade2"}
+    assert set(found.groups) == {key.format(letter) for letter in "ABC"}
+    plural = find(*images("patient1/labs", "patient1/runs", "patient2/labs"))
+    assert plural.classes == {"labs", "runs"}
 
 
 def test_a_folder_for_each_patient_with_class_folders_in_it():

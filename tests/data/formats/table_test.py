@@ -1,7 +1,11 @@
 import datetime
+import decimal
 import os
+import re
+import zipfile
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from bloodjax.data import images, own_size, sources
@@ -101,6 +105,56 @@ def test_an_excel_workbook_is_the_same_data(folder):
     assert sources.fingerprint(str(folder / "labels.xlsx")) == sources.fingerprint(same)
 
 
+@pytest.mark.parametrize("stated", ["A1:C5", "A1:B13", "A1", ""])
+def test_the_size_that_a_workbook_states_is_not_believed(folder, stated):
+    openpyxl = pytest.importorskip("openpyxl", reason="reading Excel needs the extra excel")
+    book = openpyxl.Workbook()
+    book.active.append((*HEADER, "note"))
+    for i, row in enumerate(ROWS):
+        book.active.append((*row, "x") if i == 0 else row)  # shorter than the header
+    book.save(folder / "plain.xlsx")
+    with (
+        zipfile.ZipFile(folder / "plain.xlsx") as plain,
+        zipfile.ZipFile(folder / "labels.xlsx", "w") as changed,
+    ):
+        for name in plain.namelist():
+            content = plain.read(name)
+            if name == "xl/worksheets/sheet1.xml":
+                size = f'<dimension ref="{stated}" />'.encode() if stated else b""
+                content = re.sub(rb'<dimension ref="[^"]*" ?/>', size, content)
+                assert content != plain.read(name)
+            changed.writestr(name, content)
+    found = sources.load(str(folder / "labels.xlsx"), 16)
+    assert [found.classes[i] for i in found.labels] == LABELS
+    assert found.groups == tuple(row[2] for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "shown"),
+    [
+        ("label", [["x"]] * N, "list<"),
+        ("patient_id", [{"a": 1}] * N, "struct<a: int64>"),
+        ("path", [b"a"] * N, "binary"),
+    ],
+)
+def test_values_that_are_no_texts_are_refused_where_they_are_needed(folder, column, values, shown):
+    rows = {name: [row[i] for row in ROWS] for i, name in enumerate(HEADER)}
+    path = folder / "labels.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({**rows, "notes": values}), path)
+    assert len(sources.load(str(path), 16)) == N
+    pyarrow.parquet.write_table(pyarrow.table({**rows, column: values}), path)
+    with pytest.raises(UserError, match=f"column {column} has the type {shown}.*, expected text"):
+        sources.load(str(path), 16)
+
+
+def test_a_database_s_decimals_are_the_numbers_of_a_csv(folder):
+    groups = [decimal.Decimal(f"{i // 2}.00") for i in range(N)]
+    rows = {"path": [row[0] for row in ROWS], "label": LABELS, "patient_id": groups}
+    path = folder / "labels.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    assert sources.load(str(path), 16).groups == tuple(str(i // 2) for i in range(N))
+
+
 def test_a_workbook_that_is_none_is_one_line(folder):
     pytest.importorskip("openpyxl", reason="reading Excel needs the extra excel")
     assert "expected a complete" in error(folder, b"no zip", "labels.xlsx")
@@ -160,6 +214,19 @@ def test_numbers_are_positions_in_the_names_that_are_given(folder):
     named = sources.load(path, 16, class_names=("x", "y", "z"))
     assert named.classes == ("x", "y", "z")
     assert named.labels.tolist() == [i % 3 for i in range(N)]
+    padded = write(folder, text([(p, f"0{i}") for p, i in rows], ("path", "label")))
+    assert sources.load(padded, 16, class_names=("0", "1", "2")).labels.tolist() == [
+        i % 3 for i in range(N)
+    ]
+
+
+def test_a_number_that_is_no_class_is_unknown_if_others_are_classes(folder):
+    """A grade that a run does not know must not shift the grades that it does."""
+    rows = [(path, i % 3) for i, (path, *_) in enumerate(ROWS)]
+    path = write(folder, text(rows, ("path", "grade")))
+    options = ReadOptions(columns="label=grade")
+    with pytest.raises(UserError, match=r"column grade: the class 0 is unknown, .*1, 2, 3"):
+        sources.load(path, 16, class_names=("1", "2", "3"), options=options)
 
 
 def test_splits_and_weights(folder):
