@@ -24,6 +24,7 @@ FILE = "checksums.json"
 FORMAT = 2
 _READABLE = (1, 2)
 _ASIDE = "broken"
+_REPLACED = "replaced"
 _STEP = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -47,6 +48,8 @@ class CheckpointStore:
         """
         self._directory, self._read_only = directory, read_only
         self._valid: dict[int, bool] = {}
+        if not read_only:
+            self._put_back()
 
     def latest(self, before: int | None = None) -> int | None:
         """The newest valid step, of all or of those below `before`; or None.
@@ -70,6 +73,31 @@ class CheckpointStore:
     def written(self, step: int) -> None:
         """Records that this process has just written the step."""
         self._valid[step] = True
+
+    def set_aside(self, step: int) -> None:
+        """Moves the step's folder away, to be replaced by another one of the same step.
+
+        If the new folder is never completed, the next store of this directory puts the old one
+        back.
+        """
+        aside = self._directory / _REPLACED / str(step)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        self.folder(step).rename(aside)
+
+    def replaced(self) -> None:
+        """Deletes the folder that was set aside, because the new one is complete."""
+        shutil.rmtree(self._directory / _REPLACED, ignore_errors=True)
+
+    def _put_back(self) -> None:
+        """Puts back what a process that has ended set aside, unless its replacement is complete."""
+        aside = self._directory / _REPLACED
+        for old in aside.iterdir() if aside.is_dir() else ():
+            new = self._directory / old.name
+            if not (new / FILE).exists():
+                shutil.rmtree(new, ignore_errors=True)
+                old.rename(new)
+        self.replaced()
 
     def folder(self, step: int) -> pathlib.Path:
         """Folder of the step, whether or not it exists."""

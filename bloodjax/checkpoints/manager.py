@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
@@ -58,6 +59,7 @@ class Checkpoints:
             self._path_for_orbax = self._link.enter_context(plain_path(self._directory))
         self._store = CheckpointStore(self._directory, read_only=read_only)
         self._needed = _Needed()
+        self._link.enter_context(_silent_after_a_failed_write())
         self._manager: ocp.CheckpointManager | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
         self._finalizing: concurrent.futures.Future | None = None
@@ -147,10 +149,12 @@ class Checkpoints:
 
     def _write(self, step: int, state: TrainState, progress: RunProgress) -> None:
         with self._explain_full_disk(step):
+            if step == self._latest:
+                self._store.set_aside(step)
             if self._manager is None:
                 self._manager = self._new_manager()
-            if step == self._latest:
-                self._manager.delete(step)
+            elif step == self._latest:
+                self._manager.reload()
             needed = progress.needs | (self._progress.needs if self._progress else set())
             bad_step = int(state.metrics.bad_step)
             if bad_step >= 0:  # the run may have to roll back to before the bad steps
@@ -185,6 +189,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._check_readable(step)
             integrity.write(self._store.folder(step))
+            self._store.replaced()
         distributed.publish()
         self._committed = step
 
@@ -324,6 +329,28 @@ class Checkpoints:
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_ALONE)
         with ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as reader:
             return reader.restore(self._path_for_orbax / str(step) / "state", args=args)
+
+
+@contextlib.contextmanager
+def _silent_after_a_failed_write() -> Iterator[None]:
+    """Does not print that orbax's event loop is closed when a write ends.
+
+    Of several arrays, orbax waits until the first write fails, and closes its loop. Those that end
+    later have nobody to tell, and Python would print a traceback for each.
+    """
+    outer = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            outer(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = outer
 
 
 def _fields(state: TrainState) -> dict[str, PyTree]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import errno
 import faulthandler
 import os
 import pathlib
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags, logging
 
@@ -77,7 +80,7 @@ def run(
     with contextlib.suppress(Exception):  # stderr may be closed
         faulthandler.enable()
     try:
-        with staging.opened():
+        with _heeding_interrupts(), staging.opened():
             main(overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
@@ -93,6 +96,8 @@ def run(
         where = f"{error.filename}: " if error.filename else ""
         if why is not None:
             sys.exit(_end(f"error: {where}{why}; what was saved before is intact", 2))
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            sys.exit(_end(f"error: {where}{error.strerror}, expected another path", 2))
         if not isinstance(error, PermissionError):
             raise
         sys.exit(_end(f"error: {where}{error.strerror}, expected leave to read or write it", 2))
@@ -165,6 +170,28 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # a notebook's stream has no such method
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Raises a `KeyboardInterrupt` once more where Python ignores it.
+
+    It does so in callbacks of its garbage collector (JAX has one) and in `__del__`.
+    """
+    outer = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            # From another thread and a little later, when this callback has ended.
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        else:
+            outer(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = outer
 
 
 def _end(message: str, status: int) -> int:

@@ -279,8 +279,8 @@ def defaults() -> ml_collections.ConfigDict:
                 # Share of the validation images that the detector's threshold rejects.
                 "rejection_rate": 0.01,
             },
-            # Minutes between checkpoints within an epoch. A checkpoint is also written after every
-            # epoch.
+            # Minutes between checkpoints within an epoch; 0 writes none. A checkpoint is also
+            # written after every epoch.
             "checkpoint_minutes": 10.0,
             # Seconds that a run may take to save a checkpoint after SIGINT or SIGTERM. The process
             # ends then, whether the checkpoint was saved or not.
@@ -351,7 +351,7 @@ def _phase(epochs: int, freeze: str, learning_rate: float) -> dict[str, Any]:
             "warmup": 1.0,
             # sgdr: length of the first cycle in epochs. 0 is one cycle as long as the phase.
             "first_cycle": 0.0,
-            # sgdr: factor between the lengths of successive cycles.
+            # sgdr: factor between the lengths of successive cycles, 1 or at least 1.01.
             "t_mul": 2.0,
             # sgdr: factor between the highest learning rates of successive cycles.
             "m_mul": 1.0,

@@ -46,6 +46,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
       UserError: The file cannot be run, or a key or a value is wrong.
     """
     config = with_current_names(flatten(get_config(path)))
+    given = {}
     for override in overrides:
         key, _, text = override.partition("=")
         if key.startswith(FILLED_IN):
@@ -53,8 +54,14 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.FrozenConfi
             if key.startswith("data."):
                 expected = {"data.scale": "data.bits"}.get(key, "data.classes")
             raise UserError(f"config.{key} is filled in by the run: expected {expected}")
-        config |= with_current_names({key: parse_override(key, text)})
-    return _validated(config)
+        given |= with_current_names({key: parse_override(key, text)})
+    for key in (f"phases.{name}.learning_rate" for name in PHASES):
+        if given.get("learning_rate", "") != "" and key in given:
+            raise UserError(
+                f"config.learning_rate is that of all phases, so config.{key} would have no "
+                "effect; expected one of them"
+            )
+    return _validated(config | given)
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:

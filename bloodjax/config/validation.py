@@ -192,7 +192,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.name": _one_of("sgdr", "cosine", "wsd", "step", "constant"),
     "schedule.warmup": _at_least(0),
     "schedule.first_cycle": _at_least(0),
-    "schedule.t_mul": _at_least(1),
+    # The cycle of a step is computed from logarithms in float32, which are too coarse near 1.
+    "schedule.t_mul": (
+        lambda value: value == 1 or value >= 1.01,
+        "1 or a number from 1.01 on",
+    ),
     "schedule.m_mul": _within(1e-6, 10),
     "schedule.decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "schedule.milestones": (

@@ -52,6 +52,11 @@ def make(
         console.log_info("no soup: it needs a validation split")
         return
     metric, progress = config.early_stopping.metric, checkpoints.progress()
+    if not progress.top_k:
+        console.log_info("no soup: the checkpoints of its epochs are lost")
+        content = {"steps": [], "validation": {}, "chosen": False}
+        atomic_write(workdir / FILE, json.dumps(content, indent=2) + "\n")
+        return
     executor = factory.executor(config, len(progress.classes))
     like = factory.shapes(config, len(progress.classes))
 

@@ -133,7 +133,9 @@ def phase_schedule(phase: Config, steps_per_epoch: int, lr_scale: float = 1.0) -
     total = min(phase.epochs * steps_per_epoch, _MOST_STEPS)
     after = max(total - warmup, 1)
     if options.name == "sgdr":
-        first = min(round(options.first_cycle * steps_per_epoch), _MOST_STEPS) or after
+        first = after
+        if options.first_cycle > 0:
+            first = min(max(round(options.first_cycle * steps_per_epoch), 1), _MOST_STEPS)
         return sgdr(
             peak,
             first,

@@ -254,4 +254,6 @@ def write_variables(
         ema=Average.of(variables) if ema else None,
     )
     with Checkpoints(folder) as checkpoints:
+        # Orbax would not write a step before another one, which may be that of lost weights.
+        checkpoints.drop_after(None)
         checkpoints.save(executor.unreplicate(executor.shard_state(state)), progress)

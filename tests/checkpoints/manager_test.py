@@ -1,6 +1,8 @@
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import resource
 import shutil
 from typing import Any
@@ -246,6 +248,58 @@ def test_a_step_is_written_anew_where_its_progress_is_another(tmp_path):
         assert_trees_equal(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
 
 
+@pytest.mark.parametrize("fails", ["save", "killed", "finalize"])
+def test_a_step_that_cannot_be_written_anew_stays_as_it_was(tmp_path, monkeypatch, fails):
+    first, second = RunProgress(("a",), trained=True), RunProgress(("a",), phase_epochs=1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), first)
+
+    def fail(*_, **__):
+        if fails == "killed":
+            raise KeyboardInterrupt
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save_anew():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state_at(3), second)
+            checkpoints.wait()
+
+    with monkeypatch.context() as patched:
+        if fails == "finalize":  # orbax's commit is there, and no checksums
+            patched.setattr(integrity, "write", fail)
+        else:
+            patched.setattr(ocp.CheckpointManager, "save", fail)
+        if fails == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                save_anew()
+        else:
+            with pytest.raises(UserError, match="the last good one is of step 3"):
+                save_anew()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.progress()) == (3, first)
+        assert_trees_equal(checkpoints.restore(3, jax.eval_shape(lambda: state_at(0))), state_at(3))
+        checkpoints.save(state_at(3), second)
+        checkpoints.save(state_at(4), second)
+    assert steps_in(tmp_path) == [3, 4]
+    assert not (tmp_path / "replaced").exists()
+
+
+def test_a_process_that_ends_after_the_replacement_keeps_the_new_one(tmp_path):
+    first, second = RunProgress(("a",), trained=True), RunProgress(("a",), phase_epochs=1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), first)
+    old = shutil.copytree(tmp_path / "3", tmp_path / "old")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3), second)
+    (tmp_path / "replaced").mkdir()
+    old.rename(tmp_path / "replaced/3")
+    with Checkpoints(tmp_path, read_only=True):
+        assert (tmp_path / "replaced").exists()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress() == second
+    assert not (tmp_path / "replaced").exists()
+
+
 def test_a_step_that_is_not_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(3), RunProgress(("a",)))
@@ -449,7 +503,6 @@ def save_large(folder, steps):
             checkpoints.save(large(step), checkpoints.progress())
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored")
 def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, small_disk):
     expected = (
         f"{tmp_path}: the checkpoint of step 3 could not be written: File too large; the last "
@@ -470,7 +523,6 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, small_disk):
         shutil.rmtree(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored")  # in a loop of orbax's that has ended
 def test_what_went_wrong_first_counts(tmp_path, small_disk):
     with small_disk(), pytest.raises(ZeroDivisionError):
         save_and_fail(tmp_path)

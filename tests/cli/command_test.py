@@ -3,8 +3,10 @@
 import errno
 import logging
 import pathlib
+import pickle
 import signal
 import sys
+import time
 
 import pytest
 from absl.testing import flagsaver
@@ -73,6 +75,10 @@ def test_main_gets_the_overrides_and_reads_the_flags(run):
             *(2, "error: a.json: No space left on device; what was saved before is intact\n"),
         ),
         (
+            OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300),
+            *(2, f"error: {'a' * 300}: File name too long, expected another path\n"),
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "out.csv"),
             *(2, "error: out.csv: Permission denied, expected leave to read or write it\n"),
         ),
@@ -83,6 +89,26 @@ def test_main_gets_the_overrides_and_reads_the_flags(run):
 )
 def test_an_ending_is_one_line_and_a_status(run, error, status, message):
     assert run(raises(error), "--cli_test_name=x") == (status, message)
+
+
+class Finalized:
+    """Waits for a signal in `__del__`, where Python ignores exceptions."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_python_ignores_is_raised_again(run):
+    def main(_):
+        Finalized()
+        time.sleep(60)
+
+    assert run(main, "--cli_test_name=x") == (130, "stopped\n")
+
+
+def test_a_stop_reaches_the_process_that_waits():
+    stopped = pickle.loads(pickle.dumps(Stopped("stopped at step 3", signal.SIGTERM)))
+    assert (str(stopped), stopped.signal) == ("stopped at step 3", signal.SIGTERM)
 
 
 def test_a_bug_keeps_its_traceback(run, monkeypatch):

@@ -13,7 +13,6 @@ def rates(*overrides):
 def test_one_key_sets_the_rate_of_both_phases():
     assert rates("learning_rate=3e-4") == [3e-4, 3e-4]
     assert rates("learning_rate=auto") == ["auto", "auto"]
-    assert rates("learning_rate=auto", "phases.head.learning_rate=0.1") == ["auto", "auto"]
 
 
 def test_a_phase_can_have_a_rate_that_is_found():

@@ -75,6 +75,13 @@ def test_a_run_of_an_earlier_version_reads_the_upper_8_of_16_bits(tmp_path):
     assert config_lib.read_options(config_lib.defaults()).bits == "auto"
 
 
+def test_a_rate_of_all_phases_and_one_of_a_phase_are_not_given_together():
+    with pytest.raises(UserError, match=r"phases.head.learning_rate would have no effect"):
+        config_lib.load("quickstart", ["phases.head.learning_rate=1e-3", "learning_rate=auto"])
+    config = config_lib.load("quickstart", ["learning_rate=2e-3"])
+    assert (config.phases.head.learning_rate, config.phases.finetune.learning_rate) == (2e-3, 2e-3)
+
+
 def test_the_scale_is_filled_in_by_the_run():
     with pytest.raises(UserError, match=r"data.scale is filled in by the run: expected data.bits"):
         config_lib.load("quickstart", ["data.scale=12"])

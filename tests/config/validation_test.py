@@ -25,7 +25,7 @@ PHASE_RULES = {
     "schedule.name": "linear",
     "schedule.warmup": -1.0,
     "schedule.first_cycle": -1.0,
-    "schedule.t_mul": 0.5,
+    "schedule.t_mul": 1.001,
     "schedule.m_mul": 0.0,
     "schedule.decay": 1.5,
     "schedule.milestones": (0.75, 0.5),

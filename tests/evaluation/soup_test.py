@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ import bloodjax
 from bloodjax import run
 from bloodjax.checkpoints.manager import Checkpoints
 from bloodjax.cli import console
+from bloodjax.data import sources
 from bloodjax.errors import Stopped
 from bloodjax.evaluation import classifier, evaluator, soup
 from bloodjax.training import factory, metric_writer
 from bloodjax.training.executor import JitExecutor
+from bloodjax.training.workdir import write_variables
 
 from ..trees import assert_trees_equal
 
@@ -151,6 +154,27 @@ def test_a_stopped_run_makes_the_same_soup(again, make_config, tmp_path, monkeyp
     )
     beside = results["test"].get("beside", {})
     assert ("best epoch alone" in beside) == found["chosen"]
+
+
+def test_a_run_whose_best_checkpoints_are_lost_has_no_soup(again, monkeypatch):
+    config, workdir, progress = again
+    (workdir / "soup.json").write_text('{"chosen": true}')
+    monkeypatch.setattr(Checkpoints, "progress", lambda _: progress.without(progress.needs))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        soup.make(config, workdir, checkpoints, [sources.load("synthetic:16", 32)])
+    assert not soup.is_chosen(workdir)
+
+
+def test_a_soup_may_be_of_an_earlier_step_than_the_last_one(again):
+    config, workdir, progress = again
+    executor = factory.executor(config, 8)
+    (variables,) = leaders_variables(workdir, config, progress)[:1]
+    for step in (15, 5):
+        write_variables(
+            workdir / "soup", dataclasses.replace(progress, best_step=step), variables, executor
+        )
+        with Checkpoints(workdir / "soup", read_only=True) as checkpoints:
+            assert checkpoints.latest_step == step
 
 
 def test_a_soup_needs_validation(again, make_config, monkeypatch):

@@ -114,6 +114,10 @@ def test_a_phases_lengths_are_in_epochs():
     options.schedule.update(warmup=0.0, first_cycle=1.0, t_mul=1.0)
     found = rates(phase_schedule(options, 5), 20)
     np.testing.assert_allclose(found[[0, 5, 10]], options.learning_rate, rtol=1e-6)
+    # A cycle of less than half a step is one of a step, and not of the whole phase.
+    options.schedule.first_cycle = 0.05
+    found = rates(phase_schedule(options, 5), 20)
+    np.testing.assert_allclose(found, options.learning_rate, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
