@@ -169,7 +169,7 @@ def evaluate(
             os.fspath(data),
             split,
             tta,
-            None if out is None else staging.open_output(out),
+            staging.open_output(out) if out else None,
             tta_select=tta_select,
             calibrate=calibrate,
             target_error=target_error,
@@ -225,10 +225,12 @@ def load_dataset(
       UserError: The source is missing, damaged or has no image of a class.
     """
     from bloodjax.data import sources
+    from bloodjax.data import spec as spec_lib
     from bloodjax.data.formats import columns as columns_lib
     from bloodjax.data.formats import layout as layout_lib
     from bloodjax.data.options import ReadOptions
 
+    spec_lib.check_images([os.fspath(spec)], os.fspath(images))
     return sources.load(
         os.fspath(spec),
         image_size,

@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
 
     from bloodjax.cli import console
     from bloodjax.config import parsed
-    from bloodjax.data import audit, sources, statement
+    from bloodjax.data import audit, sources, spec, statement
     from bloodjax.data.dataset import Dataset
     from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
@@ -47,6 +47,7 @@ def main(_: list[str]) -> None:
 
     out = command.local_path("out")
     files.check_folder(out)
+    spec.check_images(_DATA.value, _IMAGES.value)
     options = ReadOptions(
         bad_images=_BAD.value,
         layout=layout.check(_LAYOUT.value, "--layout"),
@@ -55,14 +56,14 @@ def main(_: list[str]) -> None:
     )
     names = parsed.parse_names(_CLASSES.value)
 
-    def load(spec: str, options: ReadOptions) -> Dataset:
-        return sources.load(spec, _SIZE.value, options=options, class_names=names)
+    def load(source: str, options: ReadOptions) -> Dataset:
+        return sources.load(source, _SIZE.value, options=options, class_names=names)
 
-    datasets = {spec: load(spec, options) for spec in _DATA.value}
+    datasets = {source: load(source, options) for source in _DATA.value}
     scale = sources.common_scale(datasets)
-    for spec, dataset in datasets.items():
+    for source, dataset in datasets.items():
         if dataset.reading.tally.scale not in ("", scale):
-            datasets[spec] = load(spec, dataclasses.replace(options, bits=scale))
+            datasets[source] = load(source, dataclasses.replace(options, bits=scale))
     datasets = sources.with_common_names(datasets)
     for line in statement.lines(datasets):
         console.log_info(line)

@@ -28,6 +28,10 @@ class Stopped(Exception):
         super().__init__(message)
         self.signal = signal
 
+    def __reduce__(self):
+        """Both arguments, so that it can be raised in another process."""
+        return type(self), (str(self), self.signal)
+
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
     """The end of an error about an unknown word: the nearest known one, or all of them.

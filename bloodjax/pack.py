@@ -53,11 +53,12 @@ def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import console
     from bloodjax.config import parsed
-    from bloodjax.data import packing, statement
+    from bloodjax.data import packing, spec, statement
     from bloodjax.data.formats import columns, layout
     from bloodjax.data.options import ReadOptions
 
     size, out = _SIZE.value, command.local_path("out")
+    spec.check_images([_DATA.value], _IMAGES.value)
     dataset = packing.load_source(
         _DATA.value,
         size,

@@ -64,7 +64,7 @@ def main(_: list[str]) -> None:
     from bloodjax.augment import views
     from bloodjax.augment.tta import SELECTED
     from bloodjax.cli import compilation_cache, console
-    from bloodjax.data import own_size, sources, statement
+    from bloodjax.data import own_size, sources, spec, statement
     from bloodjax.data.formats import columns as columns_lib
     from bloodjax.data.options import MULTI_LABEL
     from bloodjax.evaluation import answers as answers_lib
@@ -83,6 +83,7 @@ def main(_: list[str]) -> None:
         explanations.make_folder(folder, pathlib.Path(path))
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
+    spec.check_images([path], _IMAGES.value)
     workdirs = command.local_paths("workdir")
     model = ensemble.load(workdirs)
     model.check_tta(_TTA.value)

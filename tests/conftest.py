@@ -103,7 +103,8 @@ def trained(tmp_path_factory):
     # The processes of pytest-xdist have folders of their own in one that they share.
     shared = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()
-    workdir = (base.parent if shared else base) / "trained"
+    workdir = (base.parent if shared else base) / "trained" / "run"
+    workdir.parent.mkdir(exist_ok=True)
     with filelock.FileLock(f"{workdir}.lock"):
         if not (workdir / "report" / "index.html").exists():
             run.train(tiny_config(), workdir)

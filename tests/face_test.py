@@ -145,6 +145,23 @@ def test_mistakes_are_user_errors(tmp_path):
         bloodjax.evaluate(tmp_path, "synthetic:8")
     with pytest.raises(UserError, match="no such file or folder"):
         bloodjax.load_dataset(tmp_path / "nope.npz")
+    with pytest.raises(UserError, match="--images=a: only a table has its images elsewhere"):
+        bloodjax.load_dataset("synthetic:8", images="a")
+
+
+def test_an_empty_path_is_not_the_current_folder(trained, tmp_path, monkeypatch):
+    """It is what an environment variable gives that is not set."""
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: bloodjax.train("quickstart", ""),
+        lambda: bloodjax.load(""),
+        lambda: bloodjax.evaluate("", "synthetic:8"),
+        lambda: bloodjax.evaluate(trained, ""),
+        lambda: bloodjax.load_dataset(""),
+    ):
+        with pytest.raises(UserError, match="is empty, expected"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_come_from_where_they_are_defined():

@@ -32,7 +32,7 @@ from bloodjax.adaptation.remedies import Remedy
 from bloodjax.adaptation.site_distance import SiteDistance
 from bloodjax.adaptation.site_images import SiteImages
 from bloodjax.cli import console
-from bloodjax.data import lazy
+from bloodjax.data import lazy, spec
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
 from bloodjax.data.lazy import Images
@@ -86,6 +86,7 @@ def adapt(
       UserError: An argument or a file is invalid. Nothing is written then.
     """
     adapted_run.check(out, workdir)
+    spec.check_images(filter(None, (data, labelled_data)), images)
     with open_run(workdir) as run:
         model = classifier.from_run(run)
     multi_label.refuse(model.config, "adapt")

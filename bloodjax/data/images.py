@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw
 
 from bloodjax.data import bit_depth, deep_files, deep_images, image_types
-from bloodjax.data.facts import BACKGROUND, MAX_ASPECT, PLAIN, Facts
+from bloodjax.data.facts import BACKGROUND, MAX_ASPECT, PLAIN, Facts, Tally
 from bloodjax.data.options import AUTO, DEFAULTS, ReadOptions, frame_side
 
 # Formats that microscopes and archives use, in the order in which they are tried. Pillow's other
@@ -95,7 +95,7 @@ def decode(
 
 def decode_whole(
     data: bytes, bits: str = AUTO, max_pixels: int = MAX_PIXELS
-) -> tuple[UInt8[np.ndarray, "height width 3"], Facts]:
+) -> tuple[UInt8[np.ndarray, "height width 3"], Tally]:
     """The image that a viewer shows, at its own size, and what had to be decided.
 
     Args:
@@ -109,8 +109,9 @@ def decode_whole(
     """
     image, facts = _decode(data, bits, max_pixels)
     if image is None:
-        image, _ = _decode(data, bit_depth.choose([facts.values]), max_pixels)
-    return np.asarray(image), facts
+        bits = bit_depth.choose([facts.values])
+        image, _ = _decode(data, bits, max_pixels)
+    return np.asarray(image), Tally.count([facts], bits)
 
 
 def over_background(

@@ -20,6 +20,7 @@ import os
 import pathlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from bloodjax.data import names
 from bloodjax.data.formats import array_record, hf_splits, table
@@ -79,6 +80,8 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
     Raises:
       UserError: There is no such source, or it is of no known kind.
     """
+    if not spec:
+        raise UserError("a SPEC is empty, expected one such as training_set.npz or synthetic:200")
     count = synthetic_count(spec)
     if count is not None:
         return Source(Kind.SYNTHETIC, count=count)
@@ -95,6 +98,14 @@ def is_table(spec: str) -> bool:
     if hf_splits.is_hub(spec) or not table.has_suffix(spec):
         return False
     return bucket_urls.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
+
+
+def check_images(specs: Iterable[str], images: str | None) -> None:
+    """Raises a UserError for a folder of a table's images (`--images`) if no SPEC is a table."""
+    if images and not any(map(is_table, specs)):
+        raise UserError(
+            f"--images={images}: only a table has its images elsewhere, expected the data to be one"
+        )
 
 
 def is_called_synthetic(spec: str) -> bool:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, PyTree, UInt8
@@ -15,7 +16,7 @@ from bloodjax.attribution import geometry
 from bloodjax.augment import views
 from bloodjax.augment.tta import SELECTED, TTAConfig
 from bloodjax.config import Config
-from bloodjax.data import arrays, lazy
+from bloodjax.data import arrays, lazy, names
 from bloodjax.data.arrays import ImagesLike
 from bloodjax.data.lazy import Images, LazyImages
 from bloodjax.data.options import MULTI_LABEL
@@ -181,19 +182,20 @@ class Classifier:
         """Calibrated probabilities as they are at the site; see `Site.adjust`."""
         return self.site.adjust(probabilities, self.classes) if self.site else probabilities
 
-    def restrict(self, classes: Sequence[str]) -> None:
+    def restrict(self, classes: str | Sequence[str]) -> None:
         """Sets the classes that can occur; the others get the probability 0.
 
         Args:
-          classes: Names from `classes`, at least one.
+          classes: Names from `classes`, at least one, or a text that lists them.
 
         Raises:
           UserError: The images have any number of labels, whose probabilities do not depend on one
-            another.
+            another; or a name is no class, or listed twice.
         """
         if self.is_multi_label:
             raise UserError("--classes: the run's images have any number of labels, expected none")
-        self.site = site_lib.restricted(self.site, classes)
+        possible = site_lib.parse_classes(classes, self.classes, "classes")
+        self.site = site_lib.restricted(self.site, possible)
 
     def change_site(self, **changes: Any) -> None:
         """Replaces attributes of the classifier's `Site`, which it gets if it has none."""
@@ -260,14 +262,15 @@ class Classifier:
     def explain(
         self,
         images: ImagesLike,
-        classes: Int[np.ndarray, " n"] | None = None,
+        classes: np.ndarray | Sequence[int] | None = None,
         method: str = attribution.DEFAULT,
     ) -> tuple[list[Float32[np.ndarray, "_ _"]], Int[np.ndarray, " n"]]:
         """Where in each image the network sees a class.
 
         Args:
           images: Images as for `predict`.
-          classes: Index of the class to look for in each image; by default the predicted one.
+          classes: Index of the class to look for in each image, integers of shape (n,); by default
+            the predicted one.
           method: One of `attribution.METHODS`.
 
         Returns:
@@ -275,11 +278,17 @@ class Classifier:
           class that the map is about.
 
         Raises:
-          UserError: `images` are of another type or shape.
+          UserError: `images` are of another type or shape, there is not a class for each, or
+            `method` is unknown.
         """
+        if method not in attribution.METHODS:
+            raise UserError(
+                f"method is {method!r}, expected one of {', '.join(attribution.METHODS)}"
+            )
         squares = self._squares(images)
         if classes is None:
             classes = self.predict(squares).argmax(axis=-1)
+        classes = self._checked(classes, len(squares))
         step_config = self.predictor.step_config
         maps = attribution.explain(
             step_config.model,
@@ -297,6 +306,23 @@ class Classifier:
             for square, size in zip(maps, sizes, strict=True)
         ]
         return restored, classes
+
+    def _checked(self, classes: Any, n: int) -> Int[np.ndarray, " n"]:
+        """The indices of a class for each of `n` images, which may be a sequence of integers."""
+        found = np.asarray(classes)
+        if found.shape != (n,) or (n and found.dtype.kind not in "iu"):
+            raise UserError(
+                f"classes are {found.dtype} of shape {found.shape}, expected the index of a class "
+                f"for each image, integers of shape ({n},)"
+            )
+        wrong = np.flatnonzero((found < 0) | (found >= len(self.classes)))
+        if len(wrong):
+            i = int(wrong[0])
+            raise UserError(
+                f"classes[{i}] is {found[i]}, expected 0..{len(self.classes) - 1} "
+                f"({names.shown(self.classes)})"
+            )
+        return found.astype(int)
 
     @property
     def fit(self) -> str:

@@ -133,7 +133,7 @@ class Ensemble:
         members = self.members.values()
         return np.stack([one.adjust(its) for one, its in zip(members, each, strict=True)])
 
-    def restrict(self, classes: Sequence[str]) -> None:
+    def restrict(self, classes: str | Sequence[str]) -> None:
         """Sets the classes that can occur; see `Classifier.restrict`."""
         for member in self.members.values():
             member.restrict(classes)
@@ -185,13 +185,16 @@ class Ensemble:
     def explain(
         self,
         images: ImagesLike,
-        classes: Int[np.ndarray, " n"] | None = None,
+        classes: np.ndarray | Sequence[int] | None = None,
         method: str = attribution.DEFAULT,
     ) -> tuple[list[Float32[np.ndarray, "_ _"]], Int[np.ndarray, " n"]]:
         """The mean of the members' maps; see `Classifier.explain`."""
         if classes is None:
             classes = self.predict(images).argmax(axis=-1)
-        each = [one.explain(seen, classes, method)[0] for one, seen in self.each_with(images)]
+        each = []
+        for one, seen in self.each_with(images):
+            maps, classes = one.explain(seen, classes, method)
+            each.append(maps)
         return [_mean_map(maps) for maps in zip(*each, strict=True)], classes
 
     def each_with(self, images: ImagesLike) -> list[tuple[Classifier, ImagesLike]]:
@@ -278,7 +281,9 @@ def _mean_map(maps: Sequence[Float32[np.ndarray, "_ _"]]) -> Float32[np.ndarray,
     )
 
 
-def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classifier | Ensemble:
+def load(
+    workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> Classifier | Ensemble:
     """Loads the classifier of a run, or the ensemble of several runs or of the folds of one.
 
     Args:
@@ -289,7 +294,7 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
       UserError: A folder has no run, or a run has no valid checkpoint; a folder is listed twice;
         or the classes differ.
     """
-    if isinstance(workdirs, (str, pathlib.Path)):
+    if isinstance(workdirs, (str, os.PathLike)):
         workdirs = [workdirs]
     workdirs = [_local(workdir) for workdir in workdirs]
     folders = [fold for workdir in workdirs for fold in fold_folders(workdir)]
@@ -308,11 +313,12 @@ def load(workdirs: str | pathlib.Path | Sequence[str | pathlib.Path]) -> Classif
     return Ensemble(members, classifier.load_baseline(workdirs[0]))
 
 
-def _local(workdir: str | pathlib.Path) -> pathlib.Path:
+def _local(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """A path on this machine; of a workdir in a bucket, that of its present copy in the cache."""
-    bucket_urls.check(str(workdir))
+    workdir = os.fspath(workdir)
+    bucket_urls.check(workdir)
     if bucket_urls.is_remote(workdir):
-        return remote.local_copy(str(workdir))
+        return remote.local_copy(workdir)
     return pathlib.Path(os.path.expanduser(workdir))
 
 

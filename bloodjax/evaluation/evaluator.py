@@ -40,6 +40,10 @@ from bloodjax.metrics import classification, conformal, grouped, selective, sign
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import BASELINE_FILE, open_run
 
+_PREDICTIONS = "predictions.csv"
+# What `evaluate` writes.
+FILES = (results_lib.METRICS_FILE, _PREDICTIONS, groups.FILE)
+
 
 def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, dict]:
     """Evaluates a trained run on test and validation, and writes its report.
@@ -387,7 +391,7 @@ def write(
         groups=dataset.groups,
         **answers_lib.columns(answers),
     )
-    tables.write(out / "predictions.csv", columns)
+    tables.write(out / _PREDICTIONS, columns)
     if not dataset.is_multi_label:
         groups.write(out, dataset, probabilities)
 

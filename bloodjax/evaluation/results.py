@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -70,6 +71,16 @@ def folder(
             "folder, or the one of an earlier evaluation of the same runs and source"
         )
     return out
+
+
+def remove_parts(out: pathlib.Path, *names: str) -> None:
+    """Removes files that an earlier evaluation wrote to `out`, and folders that are empty then."""
+    for name in names:
+        path = out / name
+        path.unlink(missing_ok=True)
+        if path.parent != out:
+            with contextlib.suppress(OSError):  # it is not there, or has files of the user's
+                path.parent.rmdir()
 
 
 def _is_free(path: pathlib.Path, source: Mapping[str, object]) -> bool:

@@ -33,6 +33,8 @@ from bloodjax.report import corruptions_page
 
 # Minimum number of images in a chunk. After each chunk, progress and signals are handled.
 _AT_ONCE = 256
+# What `benchmark` writes.
+FILES = ("corruptions.json", "corruptions.html")
 
 
 def benchmark(
@@ -71,8 +73,9 @@ def benchmark(
         **({} if model.referral is None else {"selective": _selective(model.referral, answered)}),
         "baseline": {"source": alexnet_reference.SOURCE, "image_size": alexnet_reference.SIZE},
     }
-    atomic_write(out / "corruptions.json", json.dumps(result, indent=2) + "\n")
-    atomic_write(out / "corruptions.html", corruptions_page.build(out.name, result))
+    content, page = FILES
+    atomic_write(out / content, json.dumps(result, indent=2) + "\n")
+    atomic_write(out / page, corruptions_page.build(out.name, result))
     return result
 
 

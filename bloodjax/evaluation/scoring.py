@@ -11,11 +11,11 @@ from jaxtyping import Bool
 
 from bloodjax import config as config_lib
 from bloodjax.augment import views
-from bloodjax.augment.tta import SELECTED
+from bloodjax.augment.tta import METHODS, SELECTED
 from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.corruptions import registry
-from bloodjax.data import statement
+from bloodjax.data import spec, statement
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
 from bloodjax.data.formats import layout as layout_lib
@@ -62,8 +62,11 @@ def evaluate_runs(
     """
     names = {} if corruptions is None else registry.parse(corruptions, "--corruptions")
     _check_target(target_error, calibrate)
+    if tta_select not in ("none", *METHODS):
+        raise UserError(f"--tta_select={tta_select}: expected none, {' or '.join(METHODS)}")
     if tta:
         views.check(tta, "--tta", (SELECTED,))
+    spec.check_images([data], images)
     model = ensemble.load(workdirs)
     if classes is not None:
         model.restrict(site.parse_classes(classes, model.classes, "--classes"))
@@ -141,9 +144,13 @@ def evaluate_runs(
         )
         console.log_info(evaluator.summary(f"{name}, all", both))
         result["all"] = both
+    else:
+        results.remove_parts(out, *(f"all/{file}" for file in evaluator.FILES))
     if names:
         result["corruptions"] = robustness.benchmark(model, dataset, out, names=names, tta=tta)
         console.log_info(robustness.summary(result["corruptions"]))
+    else:
+        results.remove_parts(out, *robustness.FILES)
     console.log_info(f"written to {out}")
     return result
 

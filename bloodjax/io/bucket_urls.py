@@ -37,7 +37,9 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def check(path: str) -> None:
-    """Raises a `UserError` for a path with `://` whose scheme is not one of a bucket."""
+    """Raises a `UserError` for an empty path, or one with `://` whose scheme is not a bucket's."""
+    if not path:
+        raise UserError("a path is empty, expected that of a file or folder")
     match = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path)
     if match and not is_remote(path):
         raise UserError(

@@ -53,10 +53,11 @@ def evaluate(
 ) -> dict:
     """Computes the metrics of `metrics.json`.
 
-    `ci95` has the 2.5th and 97.5th percentile over `bootstrap` resamples of the images. The
-    interval has no width if every image is correct, and is biased upwards for `ece`, which noise
-    in the bins can only increase. The intervals in `per_class` are Wilson's, which remain valid for
-    classes of few images (see `wilson_interval`). A class of three images that are all correct
+    `ci95` has the 2.5th and 97.5th percentile over `bootstrap` resamples of the images. It is
+    biased upwards for `ece`, which noise in the bins can only increase. If every image is correct,
+    or none is, the resamples do not differ: the interval of `accuracy` is Wilson's then, and others
+    that would have no width are None. The intervals in `per_class` are Wilson's, which remain valid
+    for classes of few images (see `wilson_interval`). A class of three images that are all correct
     would add nothing to the width of the bootstrap's interval of a mean recall, so those of
     `balanced_accuracy` and `recall_macro` are extended to `mean_interval`.
 
@@ -85,12 +86,15 @@ def evaluate(
     samples = statistics.resampled(bootstrap, seed)
     confusion = statistics.confusion
     rows = _per_class(confusion)
+    ci95 = {name: resampling.percentile_interval(each) for name, each in samples.items()}
+    correct = int(np.trace(confusion))
+    if correct in (0, n):
+        ci95 = {k: v if v is None or v[0] < v[1] else None for k, v in ci95.items()}
+        ci95["accuracy"] = list(wilson_interval(correct, n))
     return {
         "n": n,
         **{name: number_or_none(value[0]) for name, value in scalars.items()},
-        "ci95": _with_mean_recalls(
-            {k: resampling.percentile_interval(v) for k, v in samples.items()}, rows
-        ),
+        "ci95": _with_mean_recalls(ci95, rows),
         "per_class": dict(zip(classes, rows, strict=True)),
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),

@@ -143,8 +143,16 @@ class Network(nn.Module):
         return self.classify(features, train, freeze)
 
     def freezing(self, freeze: str) -> Network:
-        """Returns the network whose backbone freezes the stages that `freeze` names."""
+        """Returns the network whose backbone freezes the stages that `freeze` names.
+
+        Raises:
+          ValueError: `freeze` is none of those of `__call__`, or names more stages than there are.
+        """
         stages = parse_freeze(freeze).stages
+        if stages > self.backbone.num_stages:
+            raise ValueError(
+                f"freeze is {freeze!r}, but the backbone has {self.backbone.num_stages} stages"
+            )
         if stages == self.backbone.frozen_stages:
             return self
         return self.clone(backbone=self.backbone.clone(frozen_stages=stages))

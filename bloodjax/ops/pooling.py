@@ -14,7 +14,13 @@ def spatial_mean(x: Float[Array, "batch height width channels"]) -> Float[Array,
     For one sum over 64 pixels (though not over 9), XLA's GPU compiler moves the channels of `x`,
     and of the operations before it, outermost, and writes such maps in float32. On a GPU the rows
     are summed first.
+
+    Raises:
+      ValueError: The map is empty, because the network's images are too small.
     """
+    height, width = x.shape[1:3]
+    if not height or not width:
+        raise ValueError(f"a map has {height}x{width} pixels, expected larger images")
     return lax.platform_dependent(x, cuda=_mean_by_rows, default=lambda x: x.mean(axis=(1, 2)))
 
 

@@ -7,6 +7,8 @@ methods build the network and fill its variables.
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -91,6 +93,12 @@ class Weights:
         Raises:
           UserError: the weights are not this network's, or are of another number of classes.
         """
+        own = self.num_classes
+        if not replace_head and own not in (0, num_classes):
+            raise UserError(
+                f"{self.pretrained_cfg.location}: weights of {own} classes, expected "
+                f"num_classes={own}, or replace_head=True for a new classifier"
+            )
         model = self.linear(num_classes, top=not replace_head)
         if not replace_head:
             return model, self._merged(_shapes(model))
@@ -156,7 +164,7 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
 
 def create_model(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     num_classes: int = 1000,
     *,
     replace_head: bool = False,
@@ -183,11 +191,16 @@ def create_model(
 
     Raises:
       UserError: the name is unknown; the weights cannot be found or read; or they are not this
-        network's, or are of another number of classes and `replace_head` is False.
+        network's, or are of another number of classes and `replace_head` is False; or
+        `num_classes` is below 1.
     """
+    if not (isinstance(num_classes, numbers.Integral) and num_classes >= 1):
+        raise UserError(f"num_classes is {num_classes!r}, expected an integer of at least 1")
     if weights is None:
         return models.random_model(name, num_classes, variant=variant)
-    return load_weights(name, weights, variant).model(num_classes, replace_head=replace_head)
+    return load_weights(name, os.fspath(weights), variant).model(
+        num_classes, replace_head=replace_head
+    )
 
 
 def _locate(architecture: Architecture, weights: str, variant: str) -> pathlib.Path:

@@ -43,17 +43,6 @@ class NextStep:
     section: str
 
 
-def accuracy_interval(metrics: Mapping) -> Sequence[float]:
-    """The 95 % interval of the accuracy; the bootstrap's has no width if all or no image is right.
-
-    Args:
-      metrics: Content of `metrics.json`.
-    """
-    if metrics["accuracy"] in (0, 1):
-        return wilson_interval(round(metrics["accuracy"] * metrics["n"]), metrics["n"])
-    return metrics["ci95"]["accuracy"]
-
-
 def collect(content: RunContent) -> list[NextStep]:
     """The steps that the figures call for, the most important first."""
     if not content.evaluations:
@@ -77,7 +66,7 @@ def _baseline(content: RunContent, split: str, metrics: Mapping) -> Iterator[Nex
     if split not in content.baselines:
         return
     accuracy, n = content.baselines[split], metrics["n"]
-    if wilson_interval(round(accuracy * n), n)[1] >= accuracy_interval(metrics)[0]:
+    if wilson_interval(round(accuracy * n), n)[1] >= metrics["ci95"]["accuracy"][0]:
         yield NextStep(
             "The network is not clearly better than the colours of the images alone.",
             f"Accuracy {percent(metrics['accuracy'])}, colour histograms {percent(accuracy)}.",

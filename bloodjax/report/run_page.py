@@ -226,7 +226,7 @@ def _threshold(content: RunContent) -> float:
 
 def _headline(name: str, metrics: Mapping, baseline: Mapping | None) -> dict[str, object]:
     """The values for the headline split."""
-    expected = next_steps.accuracy_interval(metrics)
+    expected = metrics["ci95"]["accuracy"]
     before = (metrics.get("calibration") or {}).get("reliability_before")
     return {
         "name": name,

@@ -22,7 +22,6 @@ from bloodjax.attribution import overlay
 from bloodjax.cli import console
 from bloodjax.config import read_options
 from bloodjax.data import images as images_lib
-from bloodjax.data.facts import Tally
 from bloodjax.errors import UserError
 from bloodjax.evaluation import ensemble, multi_label, tables
 from bloodjax.evaluation.answers import Answers
@@ -206,9 +205,12 @@ class Service:
         classes = self._about["classes"]
         if class_name is not None and class_name not in classes:
             raise Refused(422, f"unknown class, expected one of {', '.join(classes)}")
-        chosen = None if class_name is None else np.array([classes.index(class_name)])
         with self._computing():
             image = self._readable(upload)
+            if class_name is None:
+                chosen = self._model.answer(self._resized(image), self._tta).predicted
+            else:
+                chosen = np.array([classes.index(class_name)])
             maps, _ = self._model.explain([image], chosen)  # of what `predict` sees
             small = images_lib.shrink(image, PREVIEW_SIDE)
             shown = np.clip(images_lib.shrink(maps[0], PREVIEW_SIDE), 0, 1)
@@ -255,8 +257,8 @@ class Service:
             raise ValueError(upload.error)
         if not upload.data:
             raise ValueError("an empty file")
-        image, facts = images_lib.decode_whole(upload.data, self._options.bits, self.limits.pixels)
-        return image, list(Tally.count([facts]).phrases(self._options))
+        image, tally = images_lib.decode_whole(upload.data, self._options.bits, self.limits.pixels)
+        return image, list(tally.phrases(self._options))
 
     def _square(self, upload: Upload) -> UInt8[np.ndarray, "1 size size 3"]:
         return self._resized(self._readable(upload))

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from bloodjax.data import images, options
+from bloodjax.data.facts import Tally
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
 
@@ -247,9 +248,9 @@ def test_a_lower_quality_loses_more():
 
 
 def test_an_image_at_its_own_size(image):
-    pixels, facts = images.decode_whole(encoded(image))
+    pixels, tally = images.decode_whole(encoded(image))
     np.testing.assert_array_equal(pixels, image)
-    assert facts == images.PLAIN._replace(elongated=True)
+    assert tally == Tally(elongated=1)
     height, width = image.shape[:2]
     with pytest.raises(ValueError, match=f"{width}x{height} pixels, expected at most 100$"):
         images.decode_whole(encoded(image), max_pixels=100)
@@ -257,8 +258,8 @@ def test_an_image_at_its_own_size(image):
 
 def test_an_image_of_12_bits_at_its_own_size():
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-    pixels, facts = images.decode_whole(saved(values, "PNG"))
-    assert facts.values.largest == 4095
+    pixels, tally = images.decode_whole(saved(values, "PNG"))
+    assert (tally.deep, tally.largest, tally.scale) == (1, 4095, "12")
     np.testing.assert_array_equal(pixels, np.repeat((values >> 4)[..., None], 3, axis=-1))
 
 

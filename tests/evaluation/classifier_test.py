@@ -183,6 +183,50 @@ def test_a_list_of_classes_replaces_that_of_the_site(model, away):
     assert away.site == Site(("basophil", "ig"), ratios, DARKER)
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["nope"], "'nope' is no class"),
+        ([], "classes is empty"),
+        (["ig", "ig"], "ig is listed twice"),
+    ],
+)
+def test_what_is_no_class_cannot_occur(model, classes, message):
+    with pytest.raises(UserError, match=message):
+        model.at_home().restrict(classes)
+
+
+def test_classes_may_be_listed_in_a_text(model):
+    here = model.at(None)
+    here.restrict("Monocyte,ig")
+    assert here.possible_classes == ("ig", "monocyte")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([99, 0], r"classes\[0\] is 99, expected 0..7 \(basophil, "),
+        ([0, -1], r"classes\[1\] is -1, expected"),
+        (
+            np.array([1.9, 0.0]),
+            r"classes are float64 of shape \(2,\), expected the index of a class",
+        ),
+        (np.array(["1", "2"]), "expected the index of a class"),
+        ([1, 2, 3], r"of shape \(3,\), expected .* of shape \(2,\)"),
+        (np.array(1), r"of shape \(\), expected"),
+    ],
+)
+def test_a_map_is_of_a_class_that_there_is(model, classes, message):
+    cells = render.render_dataset(8, 32, seed=1).images[:2]
+    with pytest.raises(UserError, match=message):
+        model.explain(cells, classes)
+
+
+def test_an_unknown_method_of_maps_is_one_line(model):
+    with pytest.raises(UserError, match="method is 'x', expected one of integrated_cam, layercam"):
+        model.explain(render.render_dataset(8, 32, seed=1).images[:2], [0, 1], "x")
+
+
 def test_a_site_of_other_classes_is_one_line(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     Site(("granulocyte",)).write(tmp_path / "run")

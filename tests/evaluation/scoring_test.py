@@ -52,6 +52,32 @@ def test_scores_the_others_and_all_separately(trained, parts, source, said, tmp_
         assert (written["n"], written["source"]["trained_on"]) == (n, seen)
 
 
+def test_an_evaluation_leaves_nothing_of_the_one_before(trained, source, tmp_path):
+    """Another file at the same path: parts that only the old one had would be of other images."""
+    out = tmp_path / "out"
+    file = save(tmp_path / "cells.npz", source)
+    scoring.evaluate_runs([trained], file, None, None, out, corruptions="impulse_noise")
+    assert (out / "all/metrics.json").exists()
+    assert (out / "corruptions.html").exists()
+    (out / "all/notes.txt").write_text("the user's")
+    save(tmp_path / "cells.npz", render.render_dataset(24, 32, seed=5))
+    scoring.evaluate_runs([trained], file, None, None, out)
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "predictions.csv", "all"}
+    assert [path.name for path in (out / "all").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tta_select": "x"}, "--tta_select=x: expected none, greedy or weights"),
+        ({"images": "pictures"}, "--images=pictures: only a table has its images elsewhere"),
+    ],
+)
+def test_a_wrong_argument_is_named(trained, options, message):
+    with pytest.raises(UserError, match=message):
+        scoring.evaluate_runs([trained], "synthetic:24", None, None, None, **options)
+
+
 def test_scores_new_images_as_before(trained, said, tmp_path):
     file = save(tmp_path / "new.npz", render.render_dataset(24, 32, seed=5))
     result = scoring.evaluate_runs([trained], file, None, None, tmp_path / "out")

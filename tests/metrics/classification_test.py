@@ -175,6 +175,17 @@ def test_absent_classes_follow_scikit_learn():
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_if_all_or_none_are_right_the_accuracy_still_has_an_interval(right):
+    labels = np.arange(24) % 2
+    probabilities = np.eye(2)[labels if right else 1 - labels] * 0.8 + 0.1
+    found = metrics.evaluate(probabilities, labels, "ab", bootstrap=20)
+    assert found["accuracy"] == right
+    assert found["ci95"]["accuracy"] == list(metrics.wilson_interval(24 * right, 24))
+    assert found["ci95"]["f1_macro"] is None
+    assert found["ci95"]["balanced_accuracy"][0 if right else 1] not in (0, 1)
+
+
 def test_a_single_class_has_no_auc():
     found = metrics.evaluate(np.array([[0.9, 0.1]] * 3), np.zeros(3, int), "ab", bootstrap=20)
     assert found["auc_ovr"] is None

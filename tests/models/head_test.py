@@ -141,6 +141,18 @@ def test_a_network_that_freezes_no_stages_is_not_trained_as_if_it_did(variables,
     with pytest.raises(ValueError, match="the backbone freezes 0 stages"):
         MODEL.apply(variables, images, train=True, freeze="stages:1", mutable=["batch_stats"])
     assert MODEL.freezing("batchnorm") is MODEL
+    with pytest.raises(ValueError, match="freeze is 'stages:99', but the backbone has 1 stages"):
+        MODEL.freezing("stages:99")
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("vgg11_bn", 31), ("convnext_atto", 31), ("inception_v3", 74)]
+)
+def test_images_that_are_too_small_give_no_nan(name, side):
+    model = models.architecture(name).linear(2)
+    image = jnp.zeros((1, side, side, 3))
+    with pytest.raises(ValueError, match=r"a map has 0x0 pixels, expected larger images"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
 
 
 # The smallest network of each family.

@@ -30,7 +30,7 @@ def lite0():
 
 def test_replacing_the_head_is_explicit(lite0):
     with pytest.raises(
-        UserError, match=r"2 of another shape \(_fc.bias \(1000,\) .*_fc.weight \(1000"
+        UserError, match=r"weights of 1000 classes, expected num_classes=1000, or replace_head=True"
     ):
         bloodjax.create_model(NAME, weights="imagenet", num_classes=8)
     _, variables = bloodjax.create_model(NAME, weights="imagenet", num_classes=8, replace_head=True)
@@ -105,8 +105,11 @@ def test_other_networks_and_numbers_of_classes_are_refused(small):
     path = str(small[0])
     with pytest.raises(UserError, match=rf"contains weights of {SMALL}, expected mobilenetv1_050"):
         load.load_weights("mobilenetv1_050", path)
-    with pytest.raises(UserError, match="2 of another shape"):
-        bloodjax.create_model(SMALL, path, num_classes=4)
+    with pytest.raises(UserError, match="weights of 5 classes, expected num_classes=5, or repl"):
+        bloodjax.create_model(SMALL, small[0], num_classes=4)
+    for wrong in (0, -1):
+        with pytest.raises(UserError, match=f"num_classes is {wrong}, expected an integer of at"):
+            bloodjax.create_model(SMALL, num_classes=wrong)
     with pytest.raises(UserError, match="no variant 'tf': expected one of"):
         load.load_weights(SMALL, path, "tf").backbone()
 

@@ -1,6 +1,8 @@
+import io
 import threading
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from bloodjax.data import images
@@ -71,6 +73,40 @@ def test_what_reading_had_to_decide_is_said(answering, plain):
     assert answering.predict([Upload("a", plain(1, 2, 3))])[0].notes == []
     long = answering.predict([Upload("a", plain(1, 2, 3, (40, 90)))])[0]
     assert "cropped to the central square" in long.notes[0]
+
+
+@pytest.mark.parametrize("bits", ["auto", "12"])
+def test_images_of_more_than_8_bits_are_read_as_predict_reads_them(
+    colours, limits, tmp_path, make_config, bits
+):
+    colours.config = make_config(**{"data.bits": bits})
+    answering = service.Service(colours, [tmp_path], limits, neighbours_of=0)
+    values = np.full((40, 40), 3000, np.uint16)
+    file = io.BytesIO()
+    PIL.Image.fromarray(values).save(file, "PNG")
+    (result,) = answering.predict([Upload("deep.png", file.getvalue())])
+    assert result.error is None
+    assert result.predicted
+    assert "12 bits" in result.notes[0]
+    assert answering.preview(Upload("deep.png", file.getvalue()))
+    answering.close()
+
+
+def test_the_map_of_an_image_is_of_the_class_that_it_is_answered_with(
+    colours, limits, tmp_path, plain, monkeypatch
+):
+    """The answer has the views of the server, so the map's class must have them, too."""
+    answer = colours.answer
+
+    def with_views(given, tta=None):
+        return answer([image[..., ::-1] if tta == "flip" else image for image in given])
+
+    monkeypatch.setattr(colours, "answer", with_views)
+    answering = service.Service(colours, [tmp_path], limits, tta="flip", neighbours_of=0)
+    upload = Upload("a.png", plain(200, 20, 20))
+    assert answering.predict([upload])[0].predicted == "<b>blue</b>"
+    assert answering.explain(upload, None) == answering.explain(upload, "<b>blue</b>")
+    answering.close()
 
 
 def test_a_heat_map_is_of_the_class_that_is_asked_for(answering, plain):
