@@ -57,7 +57,8 @@ class Checkpoints:
         if distributed.is_primary():
             # Made at once, so that a path that does not work is known before the first step.
             self._path_for_orbax = self._link.enter_context(plain_path(self._directory))
-        self._store = CheckpointStore(self._directory, read_only=read_only)
+        moves = not read_only and distributed.is_primary()
+        self._store = CheckpointStore(self._directory, read_only=not moves)
         self._needed = _Needed()
         self._link.enter_context(_silent_after_a_failed_write())
         self._manager: ocp.CheckpointManager | None = None
