@@ -109,8 +109,8 @@ def defaults() -> ml_collections.ConfigDict:
                 # Scale that the training images were read with, if they have more than 8 bits;
                 # filled in by the run and not to be set.
                 "scale": "",
-                # Number of the first class, 0 or 1, if the training labels are numbers; filled in
-                # by the run and not to be set.
+                # Number of the first class, 0 or 1, if the training labels are numbers; names if
+                # the class names state the numbers. Filled in by the run and not to be set.
                 "first_label": "",
                 # What the folders of a source mean, from the outermost on: class, split/class,
                 # class/group, group/class and so on, where a group is a patient, a slide or a fold

@@ -119,7 +119,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.bits": _one_of(*BITS),
     "data.fit": (is_fit, FIT_VALUES),
     "data.scale": _one_of("", bit_depth.UNIT, *bit_depth.BITS),
-    "data.first_label": _one_of("", "0", "1"),
+    "data.first_label": _one_of("", "0", "1", "names"),
     "data.task": _one_of(*TASKS),
     "data.classes": (_distinct_names, "distinct names, as text"),
     "model.drop_path": _within(0, 1),

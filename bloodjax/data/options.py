@@ -49,8 +49,8 @@ class ReadOptions:
       columns: Which columns of a table mean what, such as "path=image_id,label=dx", see
         `formats.table`; those that it does not name are found by their names.
       images: Folder or zip that the paths in a table are relative to; "" is the table's folder.
-      first_label: Number of the first class among labels that are numbers, "0" or "1"; "" if it is
-        not known, see `formats.labels.read`.
+      first_label: Number of the first class among labels that are numbers, "0" or "1"; "names" if
+        the class names state the numbers; "" if it is not known, see `formats.labels.read`.
       task: "multi-class": an image has one class; "multi-label": it has any number of labels, so
         that a file has a row of 0 and 1 for each image; "auto": as the source is known to be.
     """

@@ -14,6 +14,9 @@ from bloodjax.data.dataset import SEPARATOR
 from bloodjax.errors import UserError
 
 
+NAMED = "names"  # a value of `Labels.first`
+
+
 @dataclasses.dataclass(frozen=True)
 class Labels:
     """Labels as indices of classes.
@@ -23,8 +26,8 @@ class Labels:
         each label that an image has and 0 for each other.
       classes: Class names in label order.
       details: Facts for `Reading.details`.
-      first: Which number the first class has, "0" or "1"; "" if labels are no numbers, or if the
-        class names state their numbers.
+      first: Which number the first class has, "0" or "1"; `NAMED` if the class names state their
+        numbers; "" if labels are no numbers.
     """
 
     by_key: Mapping[str, Int32[np.ndarray, "_ ..."]]
@@ -87,7 +90,7 @@ def read(
         mapped = {
             k: np.array([table[v] for v in each.tolist()], np.int32) for k, each in values.items()
         }
-        return Labels(mapped, tuple(given), details)
+        return Labels(mapped, tuple(given), details, NAMED)
     n = len(classes)
     if count and count != n:
         raise UserError(
@@ -320,7 +323,13 @@ def _of_numbers(
         return names.numbered(min(needed, len(numbers)))
     stated = {names.number(name): name for name in given}
     is_stated = None not in stated and len(stated) == len(given) and set(found) <= stated.keys()
-    if tuple(given) == tuple(default) or (positional and first):
+    if first == NAMED and not set(found) <= stated.keys():
+        other = min(set(found) - stated.keys())
+        raise UserError(
+            f"{where}: has the label {other}, expected one of {names.shown(given)}, which are the "
+            "labels of training"
+        )
+    if tuple(given) == tuple(default) or (positional and first and first != NAMED):
         return given
     if is_stated and not count:
         return stated

@@ -107,14 +107,21 @@ def test_a_source_without_some_classes_is_read_from_the_number_that_training_was
         found = read(everything, **names)
         assert found.by_key["labels"].tolist() == NUMBERS.tolist()
         stated = names.get("given", ("",))[0] == "1" and first == "1"
-        assert found.first == ("" if stated else first)
+        assert found.first == ("names" if stated else first)
     expected = [one - int(first) for one in part.tolist()]
     assert read(part, **names, first=first).by_key["labels"].tolist() == expected
 
 
 def test_names_that_state_numbers_count_more_than_positions():
     found = read(np.array([1, 2]), given=("1", "2", "3"))
-    assert (found.by_key["labels"].tolist(), found.first) == ([0, 1], "")
+    assert (found.by_key["labels"].tolist(), found.first) == ([0, 1], "names")
+
+
+def test_a_number_that_training_did_not_name_does_not_shift_the_others():
+    given = ("1", "2", "3")
+    assert read(np.array([3, 2]), given=given, first="names").by_key["labels"].tolist() == [2, 1]
+    with pytest.raises(UserError, match="has the label 0, expected one of 1, 2, 3, which are the"):
+        read(NUMBERS, given=given, first="names")
 
 
 def test_a_0_where_training_was_from_1_is_one_line():
