@@ -13,7 +13,6 @@ from bloodjax.data import names
 from bloodjax.data.dataset import SEPARATOR
 from bloodjax.errors import UserError
 
-
 NAMED = "names"  # a value of `Labels.first`
 
 
