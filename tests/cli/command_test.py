@@ -103,7 +103,12 @@ def test_an_interrupt_that_python_ignores_is_raised_again(run):
         Finalized()
         time.sleep(60)
 
-    assert run(main, "--cli_test_name=x") == (130, "stopped\n")
+    # A shell starts what runs in the background without a handler.
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(main, "--cli_test_name=x") == (130, "stopped\n")
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 def test_a_stop_reaches_the_process_that_waits():
