@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import faulthandler
@@ -178,12 +177,12 @@ def _heeding_interrupts() -> Iterator[None]:
 
     It does so in callbacks of its garbage collector (JAX has one) and in `__del__`.
     """
-    outer = sys.unraisablehook
+    outer, main = sys.unraisablehook, threading.main_thread().ident
 
     def hook(unraisable) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             # From another thread and a little later, when this callback has ended.
-            threading.Timer(0.1, _thread.interrupt_main).start()
+            threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
         else:
             outer(unraisable)
 
