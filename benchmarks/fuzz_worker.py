@@ -257,10 +257,14 @@ READERS = {
 
 
 def _warm_up() -> None:
-    """Imports and compiles, so that samples are not charged for it."""
+    """Imports and compiles, so that samples are not charged for it.
+
+    matplotlib makes folders of its own in the user's, when it is first imported.
+    """
     dataset = sources.load("synthetic:40", SIDE)
     audit.audit({"train": dataset})
     load.create_model(NETWORK, None, 8)
+    image_sheet.render([[dataset.images[0]]], [["a"]])
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ from bloodjax.evaluation.site import Site
 from bloodjax.metrics import label_shift
 from bloodjax.report import site_page
 from bloodjax.report.site_page import SitePictures
-from bloodjax.training import saved_splits
+from bloodjax.training import class_balance, saved_splits
 from bloodjax.training.workdir import open_run
 
 _REHEARSED = 1600  # training cells that self-training rehearses
@@ -224,19 +224,20 @@ def _shares(
     """Estimates the shares of the classes; if they are believed, `model` corrects for them."""
     classes = len(model.classes)
     training = np.bincount(train.labels, minlength=classes) / len(train)
+    expected = training
+    # A bias of each class has brought the probabilities to the shares of the validation images.
+    if model.calibrations[calibration.DEFAULT].method != "vector":
+        expected = class_balance.implied_shares(model.config, train.labels, classes)
     known = _cells(validation, _CHECKED)
     home = model.at_home().predict(known.images)
     answers = model.answer(images.dataset.images)
-    found = label_shift.estimate(answers.probabilities, training, home, known.labels)
+    found = label_shift.estimate(answers.probabilities, expected, home, known.labels)
     remedy = remedies.judge_shares(found, site_promises.share_unlike(answers))
     if remedy.applied:
         ratio = np.clip(found.ratio, 1e-3, 1e3)
         model.change_site(share_ratio=tuple(float(value) for value in ratio))
-    columns = {
-        name: [float(value) for value in getattr(found, name)]
-        for name in ("training", "site", "low", "high")
-    }
-    return {"classes": list(model.classes), **columns}, remedy
+    columns = {"training": training, "site": found.site, "low": found.low, "high": found.high}
+    return {"classes": list(model.classes)} | {k: v.tolist() for k, v in columns.items()}, remedy
 
 
 def _cells(dataset: Dataset, most: int) -> LabelledImages:

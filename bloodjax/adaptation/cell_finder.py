@@ -58,7 +58,7 @@ class FoundCells:
 
     Positions are (y, x) in pixels of the image, whose upper left corner is (0, 0): the centre of
     the first pixel is (0.5, 0.5). Optical densities are natural logarithms of background over
-    light, for red, green and blue. What was not found is NaN.
+    light, for red, green and blue. What was not found of a cell is NaN.
 
     Attributes:
       background: Colour (red, green, blue) of the empty glass, in 0..255.

@@ -26,6 +26,10 @@ from bloodjax.training import corrupted_splits
 # Validation images at most: as they are, and changed. Images of the site that are measured.
 _MOST, _MOST_CHANGED, _MOST_OF_SITE = 800, 400, 400
 _DISTORTIONS = "everything"
+# Where fewer classes can occur, confidences are higher. The validation images then are answered
+# with the same list of classes, unless that leaves less than this share of errors, by which the
+# threshold of confidence is found.
+_ENOUGH_ERRORS = 0.05
 _MOST_ZOOM = 3.0
 
 
@@ -65,20 +69,24 @@ def estimate(
     """
     rng = np.random.default_rng(seed)
     home = _sample(validation, np.arange(len(validation)), _MOST, rng)
-    possible = [i for i, name in enumerate(model.classes) if name in model.possible_classes]
-    where = np.flatnonzero(np.isin(validation.labels, possible))
-    changed = {}
+    reference = (model.at(None).predict(home.images), home.labels)
+    possible = np.isin(model.classes, model.possible_classes)
+    where, changed = np.flatnonzero(possible[validation.labels]), {}
     if len(where):
+        restricted = model.at(Site(model.possible_classes))
+        known = home.take(np.flatnonzero(possible[home.labels]))
+        if len(known):
+            alike = (restricted.predict(known.images), known.labels)
+            if accuracy_estimation.accuracy(alike) <= 1 - _ENOUGH_ERRORS:
+                reference = alike
         sample = _sample(validation, where, _MOST_CHANGED, rng)
         choice = registry.parse(_DISTORTIONS, "the distortions")
         distorted = corrupted_splits.distorted(sample, choice, seed, "validation images")
-        restricted = model.at(Site(model.possible_classes))
         changed["distorted validation images"] = (restricted.predict(distorted), sample.labels)
         of_site = np.sort(rng.permutation(len(images))[:_MOST_OF_SITE])
         alike = with_look_of(images[of_site], np.asarray(sample.images[:]), rng)
         name = "validation images with the look of the site"
         changed[name] = (model.predict(alike), sample.labels)
-    reference = (model.at(None).predict(home.images), home.labels)
     return accuracy_estimation.estimate(probabilities, reference, changed, seed=seed)
 
 

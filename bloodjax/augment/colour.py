@@ -153,7 +153,9 @@ def autocontrast(table: Table, counted: Table) -> Table:
     values = jnp.arange(256, dtype=jnp.float32)[:, None]
     low = jnp.where(counted > 0, values, 255).min(0)
     high = jnp.where(counted > 0, values, 0).max(0)
-    stretched = jnp.floor((table - low[None]) * (255 / jnp.maximum(high - low, 1))[None])
+    # In float32, a product that is an integer may be just below it. Others are farther from one.
+    stretched = (table - low[None]) * (255 / jnp.maximum(high - low, 1))[None]
+    stretched = jnp.floor(stretched + 1e-3)
     return jnp.where((high > low)[None], jnp.clip(stretched, 0, 255), table)
 
 

@@ -84,9 +84,10 @@ def _scale(s: Setting):
 def _frame(s: Setting):
     """Frames the cell as a detector does: tight or wide, off its centre, not square.
 
-    Each of the frame's sides is 1.6 ** -1 .. 1.6 times the image's, and the frame's centre is up
-    to 0.15 of the image's side from the image's, in each direction. Unlike `_crop`, which is meant
-    to leave out most of an object (Szegedy et al., 2015, arXiv:1409.4842), it keeps the cell.
+    The frame's size is 1.6 ** -1 .. 1.6 times the image's, the ratio of its sides up to 1.25, and
+    its centre is up to 0.15 of the image's side from the image's, in each direction. Unlike
+    `_crop`, which is meant to leave out most of an object (Szegedy et al., 2015, arXiv:1409.4842),
+    it keeps the cell.
     """
     side, aspect, down, right = s.either_way((4,))
     side, aspect = 1.6**side, 1.25 ** (aspect / 2)

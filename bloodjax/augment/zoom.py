@@ -39,8 +39,8 @@ def weights(size: int, factor: float) -> Float[np.ndarray, "{size} {size}"]:
     """Weight of each row of an image in each row of the one that is enlarged about its middle.
 
     Interpolation is linear, with antialiasing when the image becomes smaller. Rows outside the
-    image are reflected at its border, as `augment.affine` does by default. Weights are multiples of
-    1 / 4096 and sum to 1.
+    image are reflected at its border; unlike in `augment.affine`, the outermost row is repeated.
+    Weights are multiples of 1 / 4096 and sum to 1.
 
     Args:
       size: Rows of the image.

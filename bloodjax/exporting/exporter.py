@@ -274,14 +274,17 @@ def _quantised(
     count = min(len(train), onnx_runtime.CALIBRATION_IMAGES)
     chosen = np.sort(rng.choice(len(train), count, replace=False))
     images = np.asarray(train.images[chosen])
-    excluded = onnx_file.node_names(content, ("input", "normalise", function.SITE_SCOPE))
+    scopes = ("input", "normalise", function.SITE_SCOPE, function.CALIBRATION_SCOPE)
+    excluded = onnx_file.node_names(content, scopes)
     small = onnx_runtime.quantised(content, images, excluded)
     run_small = onnx_runtime.runner(small)
-    before = verification.accuracy(run, bundle.images, bundle.labels)
-    after = verification.accuracy(run_small, bundle.images, bundle.labels)
+    # Images of a class that cannot occur at the run's site would be wrong in any form.
+    possible = np.isin(bundle.classes, bundle.classifier.possible_classes)[bundle.labels]
+    shown = bundle.images[possible], bundle.labels[possible]
+    before, after = (verification.accuracy(each, *shown) for each in (run, run_small))
     largest = float(np.abs(run_small(bundle.vectors.images) - bundle.vectors.probabilities).max())
     console.log_info(
-        f"int8: accuracy {after:.4f}, float32 {before:.4f}, on {len(bundle.labels)} "
+        f"int8: accuracy {after:.4f}, float32 {before:.4f}, on {possible.sum()} "
         f"{bundle.checked_on} images; {len(small) / 2**20:.1f} MiB in place of "
         f"{len(content) / 2**20:.1f}"
     )

@@ -21,7 +21,7 @@ from bloodjax.training.step_input import normalise
 Exported = Callable[[PyTree, UInt8[Array, "batch size size 3"]], tuple[Array, ...]]
 PROBABILITIES, FEATURES = "probabilities", "features"
 # Operations of the site, in the names of an exported program's operations.
-SITE_SCOPE = "site"
+SITE_SCOPE, CALIBRATION_SCOPE = "site", "calibration"
 _PLAIN = TTAConfig()
 # The smallest normal float32, as in `metrics.calibration.logarithms`.
 _TINY = np.finfo(np.float32).tiny
@@ -77,6 +77,7 @@ def exported(
     return function
 
 
+@jax.named_scope(CALIBRATION_SCOPE)
 def calibrated(
     probabilities: Float[Array, "batch classes"], calibration: Calibration
 ) -> Float[Array, "batch classes"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -64,7 +65,10 @@ def quantised(
       images: Training images, from which the ranges of the activations are taken.
       excluded: Names of nodes that stay in float32.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # It computes a scale for each constant, also for the -inf of a class that cannot occur,
+        # whose nodes are excluded.
+        warnings.simplefilter("ignore", RuntimeWarning)
         source, target = (pathlib.Path(folder) / name for name in ("float.onnx", "int8.onnx"))
         source.write_bytes(content)
         quantization.quantize_static(

@@ -94,8 +94,18 @@ def thresholded_confidence(
       reference: Those of at least one labelled image, and its true class index.
       score: `confidence` or `negative_entropy`.
     """
-    threshold = np.quantile(score(reference[0]), 1 - accuracy(reference))
-    return float((score(probabilities) >= threshold).mean())
+    return _share_sure(score(probabilities), score(reference[0]), accuracy(reference))
+
+
+def _share_sure(scores: np.ndarray, known: np.ndarray, right: float) -> float:
+    """The share of scores above the threshold above which the share `right` of known ones is.
+
+    Of those that equal the threshold, as many count as of the known ones have to.
+    """
+    threshold = np.quantile(known, 1 - right)
+    tied = (known == threshold).mean()
+    share = np.clip((right - (known > threshold).mean()) / tied, 0, 1) if tied else 1.0
+    return float((scores > threshold).mean() + share * (scores == threshold).mean())
 
 
 def accuracy(reference: Reference) -> float:
@@ -186,7 +196,7 @@ def _interval(
     values = np.empty(bootstrap)
     for i in range(bootstrap):
         chosen = rng.integers(len(known), size=len(known))
-        threshold = np.quantile(known[chosen], 1 - correct[chosen].mean())
-        values[i] = (scores[rng.integers(len(scores), size=len(scores))] >= threshold).mean()
+        drawn = scores[rng.integers(len(scores), size=len(scores))]
+        values[i] = _share_sure(drawn, known[chosen], correct[chosen].mean())
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

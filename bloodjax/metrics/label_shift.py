@@ -39,7 +39,7 @@ class LabelShift:
     """Estimated shares of the classes at a site; all arrays have one value per class.
 
     Attributes:
-      training: Shares in training.
+      training: Shares for which the classifier's probabilities are right.
       site: Shares at the site, by likelihood.
       low: Lower end of the 95 % interval of `site`, by bootstrap over the site's images.
       high: Upper end.
@@ -78,7 +78,8 @@ def estimate(
     Args:
       probabilities: Calibrated class probabilities of at least one image of the site. A class that
         cannot occur there has the probability 0 in every image.
-      training: Shares of the classes in training, sum 1.
+      training: Shares of the classes for which the probabilities are right, sum 1: those in
+        training, unless the loss weights the classes.
       validation: Calibrated class probabilities of validation images, of the same classes.
       labels: True class indices of these.
       bootstrap: Number of resamples, at least 1.

@@ -161,6 +161,8 @@ def fit_thresholds(probabilities: Probabilities, labels: Labels) -> Float[np.nda
         predicted = np.bincount(rank)[::-1].cumsum()[::-1]
         # The highest of equally good thresholds predicts the fewest labels.
         f1 = 2 * positives / (true.sum() + predicted)
+        if values[0] == 0:  # no threshold is below it
+            f1[0] = 0
         best = len(f1) - 1 - int(f1[::-1].argmax())
         below = values[best - 1] if best else 0.0
         found[i] = (values[best] + below) / 2

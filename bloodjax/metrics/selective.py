@@ -50,12 +50,12 @@ def aurc_interval(
     n, rng = len(correct), np.random.default_rng(seed)
     # Resampled ranks of sorted images, sorted again, are in the order of confidence.
     order = np.argsort(-confidence, kind="stable")
-    wrong = _tied_errors(confidence[order], ~correct[order])
-    areas = np.empty(bootstrap)
+    _, tie = np.unique(confidence[order], return_inverse=True)
+    wrong, areas = ~correct[order], np.empty(bootstrap)
     for i in range(bootstrap):
         counts = np.bincount(rng.integers(n, size=n), minlength=n)
-        risks = np.cumsum(np.repeat(wrong, counts)) / np.arange(1, n + 1)
-        areas[i] = risks.mean()
+        errors = _mean_of_ties(tie, wrong, counts)
+        areas[i] = (np.cumsum(np.repeat(errors, counts)) / np.arange(1, n + 1)).mean()
     low, high = np.percentile(areas, [2.5, 97.5])
     return float(low), float(high)
 
@@ -134,11 +134,12 @@ def operating_point(answered: Bool[np.ndarray, " n"], correct: Correct) -> dict[
 def _risks(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Error of the k most confident images for k = 1..n."""
     order = np.argsort(-confidence, kind="stable")
-    wrong = _tied_errors(confidence[order], ~correct[order])
+    _, tie = np.unique(confidence[order], return_inverse=True)
+    wrong = _mean_of_ties(tie, ~correct[order], np.ones(len(order)))
     return np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
 
 
-def _tied_errors(confidence: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The mean error of each image's tie, given images by descending confidence."""
-    _, tie, count = np.unique(confidence, return_inverse=True, return_counts=True)
-    return (np.bincount(tie, wrong) / count)[tie]
+def _mean_of_ties(tie: np.ndarray, wrong: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean error of each image's tie, where an image counts `counts` times."""
+    sizes = np.bincount(tie, counts)
+    return (np.bincount(tie, counts * wrong) / np.maximum(sizes, 1))[tie]

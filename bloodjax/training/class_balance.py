@@ -104,6 +104,29 @@ def logit_shift(
     return tuple((tau * np.log(_shares(config, _counts(labels, num_classes)))).tolist())
 
 
+def implied_shares(
+    config: Config, labels: Int[np.ndarray, " n"], num_classes: int
+) -> Float[np.ndarray, " classes"]:
+    """The class shares for which the loss makes the network's probabilities right.
+
+    A class that the loss weights more is expected more often (Elkan, 2001), and with
+    `config.loss.logit_adjustment` of 1 all are expected alike (Menon et al., 2021,
+    arXiv:2007.07314).
+
+    Returns:
+      Shares, sum 1.
+
+    Raises:
+      ValueError: A label is out of range, or a class has no images but a weight.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    shown = np.zeros(num_classes)
+    shown[counts > 0] = _shares(config, counts[counts > 0])
+    expected = shown ** (1 - config.loss.logit_adjustment) * (counts > 0)
+    expected = expected * class_weights(config, labels, num_classes)
+    return expected / expected.sum()
+
+
 def sampling_statement(
     config: Config, labels: Int[np.ndarray, "n ..."], classes: Sequence[str]
 ) -> str:

@@ -67,6 +67,36 @@ def test_only_images_of_possible_classes_are_changed(validation, site):
     assert list(found.reference_accuracy) == ["validation"]
 
 
+class Weak:
+    """Guesses: right in a quarter of the cases, and a little surer of these."""
+
+    def __init__(self, classes, possible, site=None):
+        self.classes, self.possible_classes, self.site = classes, possible, site
+
+    def at(self, site):
+        return Weak(self.classes, self.possible_classes, site)
+
+    def predict(self, images):
+        pixels = np.asarray(images).reshape(len(images), -1)[:, : len(self.classes)]
+        probabilities = 0.9 + 0.2 * (pixels / 255.0)
+        if self.site:
+            probabilities = probabilities * np.isin(self.classes, self.site.classes)
+        return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def test_fewer_classes_make_a_weak_run_surer_and_not_better(validation):
+    """Its confidence is 0.13 among eight classes, and 0.35 among three."""
+    names = validation.classes[:3]
+    there = validation.take(np.flatnonzero(validation.labels < 3))
+    model = Weak(validation.classes, names, Site(names))
+    probabilities = model.predict(there.images)
+    truth = (probabilities.argmax(axis=1) == there.labels).mean()
+    assert truth < 0.6
+    found = site_accuracy.estimate(model, there.images, probabilities, validation)
+    assert found.low <= truth <= found.high
+    assert found.estimate < 0.8
+
+
 def test_images_get_light_stain_and_size_of_the_site(validation, site):
     cells, rng = validation.images, np.random.default_rng(0)
     larger = np.asarray(site[:, 8:40, 8:40]).repeat(2, 1).repeat(2, 2)[:, 8:56, 8:56]

@@ -68,6 +68,13 @@ def test_tables_do_what_pillow_does(by_table, image, name):
     assert np.abs(expected - image).max() > 6  # The operation has an effect.
 
 
+@pytest.mark.parametrize("high", [63, 123, 126])
+def test_autocontrast_reaches_white(by_table, high):
+    ramp = np.repeat(np.arange(high + 1, dtype=np.uint8)[None, :, None], 3, axis=2)
+    expected = np.asarray(ImageOps.autocontrast(Image.fromarray(ramp)))
+    np.testing.assert_array_equal(by_table(ramp, colour.autocontrast), expected)
+
+
 @pytest.mark.parametrize("value", [0, 90, 255])
 def test_an_image_of_one_colour_keeps_it(by_table, value):
     flat = np.full((9, 9, 3), value, np.uint8)

@@ -15,7 +15,7 @@ from bloodjax.augment.tta import TTAConfig
 from bloodjax.data import images as images_lib
 from bloodjax.data.synthetic import render
 from bloodjax.errors import UserError
-from bloodjax.evaluation import classifier
+from bloodjax.evaluation import calibration, classifier
 from bloodjax.evaluation.appearance import Appearance
 from bloodjax.evaluation.site import Site
 from bloodjax.exporting import bundle as bundle_lib
@@ -181,6 +181,23 @@ def test_an_export_is_for_the_site_of_the_run(trained, tmp_path, name, quantize)
 
 
 @pytest.mark.full
+def test_the_calibration_stays_in_float32(trained, tmp_path):
+    """A scale and a bias of each class are a product and a sum, as layers are."""
+    _needs_onnx()
+    import onnx
+
+    workdir = _copy(trained, tmp_path)
+    fitted = Calibration("vector", 1.0, bias=(0.1, -0.2) * 4, scale=(1.1, 0.9) * 4)
+    calibration.write(workdir, {"default": fitted, "none": fitted}, {"tta": "none"})
+    exporter.export_run(workdir, "onnx", tmp_path / "a.onnx", quantize="int8")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node]
+    assert "QuantizeLinear" in kinds
+    after = kinds[kinds.index("Log") :]
+    assert "Mul" in after
+    assert "QuantizeLinear" not in after
+
+
+@pytest.mark.full
 def test_views_and_8_bits(trained, tmp_path):
     _needs_onnx()
     out = tmp_path / "small.onnx"
@@ -314,13 +331,13 @@ def test_calibration_in_jax_equals_the_one_of_the_run():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(4, 0.2), 50).astype(np.float32)
     probabilities[0] = [1, 0, 0, 0]
-    for calibration in (
+    for one in (
         Calibration("temperature", 0.4),
         Calibration("vector", 1.7, (0.1, 0.2, -0.3, 0.0), (1.0, 1.2, 0.8, 1.0)),
         Calibration(),
     ):
-        found = jax.jit(lambda p, c=calibration: function.calibrated(p, c))(probabilities)
-        np.testing.assert_allclose(found, calibration.apply(probabilities), atol=1e-6)
+        found = jax.jit(lambda p, c=one: function.calibrated(p, c))(probabilities)
+        np.testing.assert_allclose(found, one.apply(probabilities), atol=1e-6)
 
 
 def _copy(trained, tmp_path):

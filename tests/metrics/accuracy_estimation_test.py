@@ -37,6 +37,15 @@ def test_simple_methods_are_right_where_they_were_fitted():
         assert found == pytest.approx(truth, abs=2 / 1500)
 
 
+def test_many_equal_confidences_do_not_all_count_as_right():
+    probabilities = np.concatenate([np.tile([1.0, 0.0], (150, 1)), np.tile([0.7, 0.3], (50, 1))])
+    labels = (np.arange(200) % 200 >= 118).astype(int)  # 0.59 are right
+    found = accuracy_estimation.thresholded_confidence(
+        probabilities, (probabilities, labels), confidence
+    )
+    assert found == pytest.approx(0.59)
+
+
 def test_known_values():
     probabilities = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.5, 0.25, 0.25]])
     labels = np.array([0, 0, 0])

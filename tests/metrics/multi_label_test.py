@@ -135,6 +135,14 @@ def test_thresholds_have_the_best_f1_of_all():
     assert at["subset_accuracy"] == sklearn.metrics.accuracy_score(y, p > found)
 
 
+def test_a_threshold_that_no_probability_is_below_is_not_chosen():
+    probabilities = np.array([[0.0], [0.0], [0.3], [0.2]], np.float32)
+    labels = np.array([[1], [1], [1], [0]])
+    (threshold,) = multi_label.fit_thresholds(probabilities, labels)
+    # All would be best, but p > 0 leaves out two; of what is left, 0.3 alone is best.
+    assert threshold == pytest.approx(0.25)
+
+
 def test_the_threshold_of_a_label_that_all_or_no_images_have_is_a_half():
     p, y = example()
     y[:, 0], y[:, 1] = 1, 0

@@ -54,6 +54,15 @@ def test_the_interval_contains_the_area_and_is_reproducible():
     np.testing.assert_allclose([low, high], np.percentile(areas, [2.5, 97.5]), atol=0.02)
 
 
+def test_the_interval_of_ties_varies_as_their_errors_do():
+    """All images of one confidence: the area is the error, and its interval the error's."""
+    correct = np.arange(100) >= 10
+    low, high = selective.aurc_interval(np.ones(100), correct)
+    rng = np.random.default_rng(1)
+    errors = [(~correct)[rng.integers(100, size=100)].mean() for _ in range(2000)]
+    np.testing.assert_allclose([low, high], np.percentile(errors, [2.5, 97.5]), atol=0.011)
+
+
 def test_the_curve_has_few_points_and_ends_at_all_images():
     found = selective.curve(CONFIDENCE, CORRECT)
     assert found["coverage"] == [0.2, 0.4, 0.6, 0.8, 1.0]

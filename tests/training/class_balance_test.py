@@ -90,6 +90,30 @@ def test_the_shift_is_by_the_frequencies_after_sampling(make_config):
     np.testing.assert_allclose(found, np.log(frequencies), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"loss.class_weights": "none"}, [0.75, 0.25]),
+        ({"loss.class_weights": "balanced"}, [0.5, 0.5]),
+        ({"loss.class_weights": "effective", "loss.effective_beta": 0.0}, [0.75, 0.25]),
+        ({"loss.logit_adjustment": 1.0}, [0.5, 0.5]),
+        ({"loss.logit_adjustment": 0.5}, [3**0.5 / (1 + 3**0.5), 1 / (1 + 3**0.5)]),
+        ({"data.sampling": "balanced"}, [0.5, 0.5]),
+        ({"data.sampling": "sqrt"}, [3**0.5 / (1 + 3**0.5), 1 / (1 + 3**0.5)]),
+    ],
+)
+def test_the_shares_that_probabilities_are_right_for(changes, expected, make_config):
+    labels = np.repeat([0, 1], [30, 10])
+    found = class_balance.implied_shares(make_config(**changes), labels, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_class_without_images_is_not_expected(make_config):
+    config = make_config(**{"loss.class_weights": "none"})
+    found = class_balance.implied_shares(config, np.repeat([0, 1], [30, 10]), 3)
+    np.testing.assert_allclose(found, [0.75, 0.25, 0])
+
+
 def test_the_statement_says_how_often_an_image_is_shown(make_config):
     classes = ("a", "b", "c")
     assert class_balance.sampling_statement(make_config(), LABELS, classes) == ""
