@@ -31,7 +31,7 @@ from bloodjax.evaluation import ensemble, evaluator, label_review, run_report
 from bloodjax.evaluation import results as results_lib
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write, make_folder, read_json
-from bloodjax.training import input_pipeline, saved_splits
+from bloodjax.training import factory, input_pipeline, saved_splits
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.workdir import CONFIG_FILE, check_apart, lock_workdir, open_config
 
@@ -68,6 +68,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         config = stored or config
         distributed.barrier()  # all processes have looked; now the primary one may write
         if stored is None and distributed.is_primary():
+            factory.pretrained(config)  # missing weights show before anything is written
             _draw_folds(config, workdir)
         distributed.barrier()
         atomic_write(workdir / CONFIG_FILE, config_lib.to_json(config))
@@ -76,6 +77,9 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
         for fold, folder in enumerate(folders):
             finished = (folder / "report" / "index.html").exists()  # a run writes its report last
             if distributed.exchange(finished)[0]:
+                if distributed.is_primary():  # the images may be elsewhere now
+                    stored = open_config(_fold_config(config, folder), folder)
+                    atomic_write(folder / CONFIG_FILE, config_lib.to_json(stored))
                 continue
             console.log_info(f"fold {fold + 1} of {len(folders)}")
             run.train(_fold_config(config, folder), folder)

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -261,6 +262,24 @@ def test_groups_that_cannot_be_left_out(make_config, tmp_path, groups, message):
     with pytest.raises(UserError, match=r"config.folds is leave-one-group-out, " + message):
         draw_folds(make_config, tmp_path, file)
     assert not (tmp_path / "run/fold0").exists()
+
+
+def test_missing_weights_are_known_before_anything_is_written(make_config, tmp_path):
+    config = make_config(**CHANGES, **{"model.weights": str(tmp_path / "w.pth")})
+    with pytest.raises(UserError, match=r"w\.pth': no such file"):
+        cross_validation.train(config, tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists()
+    assert not (tmp_path / "run/splits.json").exists()
+
+
+@pytest.mark.full
+def test_a_finished_fold_learns_where_the_images_are_now(run, source, make_config, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    moved = shutil.copy(source[0], tmp_path / "moved.npz")
+    cross_validation.train(make_config(**CHANGES, **{"data.train": str(moved)}), workdir)
+    for fold in range(K):
+        stored = config_lib.load_json(workdir / f"fold{fold}/config.json")
+        assert stored.data.train == str(moved)
 
 
 def test_a_fold_that_could_not_train_is_known_before_any(make_config, tmp_path):

@@ -8,9 +8,11 @@ from typing import Any
 
 from bloodjax import config as config_lib
 from bloodjax.cli import console
+from bloodjax.config import Config
 from bloodjax.distributed.preemption import graceful_shutdown
 from bloodjax.errors import UserError
 from bloodjax.evaluation import evaluator
+from bloodjax.io.files import atomic_write
 from bloodjax.training.corrupted_splits import with_distorted
 from bloodjax.training.input_pipeline import prepare_splits
 from bloodjax.training.workdir import CONFIG_FILE, lock_workdir
@@ -61,22 +63,29 @@ def evaluate(sweep: Sweep) -> dict[str, Any]:
         numbers["own"] = own.number
     entry: dict[str, Any] = {"date": datetime.date.today().isoformat(), "trials": len(trials)}
     for role, number in numbers.items():
-        entry[role] = {"trial": number, **_finish(trial_folder(sweep.workdir, number))}
+        folder = trial_folder(sweep.workdir, number)
+        entry[role] = {"trial": number, **_finish(folder, sweep.config)}
     outcome.write_tests(sweep.workdir, [*tests, entry])
     sweep.write_outcome(RESAMPLES)
     console.log_info(f"page: {sweep.workdir / PAGE}")
     return entry
 
 
-def _finish(folder: pathlib.Path) -> dict[str, Any]:
-    """Evaluates a trial, as a run is evaluated at its end; returns its metrics on test."""
-    config = config_lib.load_json(folder / CONFIG_FILE)
+def _finish(folder: pathlib.Path, requested: Config) -> dict[str, Any]:
+    """Evaluates a trial, as a run is evaluated at its end; returns its metrics on test.
+
+    Args:
+      folder: Folder of the trial.
+      requested: The sweep's config, which says where the images are now.
+    """
+    config = config_lib.resumed(config_lib.load_json(folder / CONFIG_FILE), requested)
     with (
         lock_workdir(folder),
         graceful_shutdown(config.grace_seconds) as stop,
         stop.interruptible("stopped during the evaluation; the same command repeats it"),
     ):
         splits = with_distorted(config, prepare_splits(config, folder, resumes=True), folder)
+        atomic_write(folder / CONFIG_FILE, config_lib.to_json(config))
         result = evaluator.finish(config, folder, splits)["test"]
     found = {key: result[key] for key in _SHOWN if key in result}
     return {**found, "ci95": result["ci95"].get("accuracy")}

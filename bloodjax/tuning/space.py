@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bloodjax import config as config_lib
-from bloodjax.config import Config
+from bloodjax.config import PHASES, Config
 from bloodjax.errors import UserError, did_you_mean
 
 _FOLDER = pathlib.Path(__file__).parent / "spaces"
@@ -184,6 +184,12 @@ def load(path: str, config: Config) -> dict[str, Distribution]:
             )
         for value in distribution.examples:
             _check(where, config, key, value)
+    for key in (f"phases.{name}.learning_rate" for name in PHASES):
+        if key in space and "learning_rate" in space:
+            raise UserError(
+                f"{where}: learning_rate is that of all phases, so {key} would have no effect; "
+                "expected one of them"
+            )
     return dict(space)
 
 

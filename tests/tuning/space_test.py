@@ -79,6 +79,11 @@ def test_a_config_whose_own_value_is_not_in_the_space_has_no_own_values(make_con
         ("{'loss.name': choice('focal', 'x')}", "config.loss.name is 'x', expected"),
         ("{'data.test': choice('0.1', '0.2')}", "data.test cannot be swept"),
         ("{'seed': integer(0, 9)}", "seed cannot be swept"),
+        (
+            "{'learning_rate': choice(1e-3, 1e-2), "
+            "'phases.head.learning_rate': choice(1e-3, 1e-2)}",
+            "phases.head.learning_rate would have no effect",
+        ),
         ("{'early_stopping.metric': choice('loss', 'ece')}", "cannot be swept"),
     ],
 )
