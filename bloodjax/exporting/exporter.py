@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from bloodjax.cli import console
+from bloodjax.data import lazy
 from bloodjax.errors import UserError, did_you_mean
 from bloodjax.evaluation.appearance import UNCHANGED
 from bloodjax.evaluation.site import Site
@@ -278,13 +279,16 @@ def _quantised(
     excluded = onnx_file.node_names(content, scopes)
     small = onnx_runtime.quantised(content, images, excluded)
     run_small = onnx_runtime.runner(small)
+    shown, labels = bundle.images, bundle.labels
     # Images of a class that cannot occur at the run's site would be wrong in any form.
-    possible = np.isin(bundle.classes, bundle.classifier.possible_classes)[bundle.labels]
-    shown = bundle.images[possible], bundle.labels[possible]
-    before, after = (verification.accuracy(each, *shown) for each in (run, run_small))
+    possible = np.isin(bundle.classes, bundle.classifier.possible_classes)
+    rows = np.flatnonzero(possible[labels])
+    if 0 < len(rows) < len(labels):
+        shown, labels = lazy.take(shown, rows), labels[rows]
+    before, after = (verification.accuracy(each, shown, labels) for each in (run, run_small))
     largest = float(np.abs(run_small(bundle.vectors.images) - bundle.vectors.probabilities).max())
     console.log_info(
-        f"int8: accuracy {after:.4f}, float32 {before:.4f}, on {possible.sum()} "
+        f"int8: accuracy {after:.4f}, float32 {before:.4f}, on {len(labels)} "
         f"{bundle.checked_on} images; {len(small) / 2**20:.1f} MiB in place of "
         f"{len(content) / 2**20:.1f}"
     )
