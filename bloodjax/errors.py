@@ -1,9 +1,14 @@
-"""Exceptions: `UserError` (bad input, exit status 2) and `Stopped` (clean stop after a signal)."""
+"""Exceptions: `UserError` (bad input, exit status 2) and `Stopped` (clean stop after a signal).
+
+Also what becomes of those that Python ignores.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(Exception):
@@ -31,6 +36,27 @@ class Stopped(Exception):
     def __reduce__(self):
         """Both arguments, so that it can be raised in another process."""
         return type(self), (str(self), self.signal)
+
+
+@contextlib.contextmanager
+def handling_ignored(handle: Callable[[BaseException | None], bool]) -> Iterator[None]:
+    """Handles exceptions that Python ignores and prints, unless `handle` returns False.
+
+    Python ignores them in callbacks of its garbage collector (JAX has one), in those of C libraries
+    and in `__del__`.
+    """
+    outer = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not handle(unraisable.exc_value):
+            outer(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = outer
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:

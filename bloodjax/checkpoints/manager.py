@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
@@ -23,7 +22,7 @@ from bloodjax.checkpoints.integrity import FORMAT, CheckpointStore
 from bloodjax.checkpoints.state import RunProgress, TrainState
 from bloodjax.cli import console
 from bloodjax.distributed import sharding
-from bloodjax.errors import Stopped, UserError
+from bloodjax.errors import Stopped, UserError, handling_ignored
 from bloodjax.io.files import disk_full_reason
 
 # Of several processes, only the primary one calls orbax, which must not wait for the others.
@@ -60,7 +59,7 @@ class Checkpoints:
         moves = not read_only and distributed.is_primary()
         self._store = CheckpointStore(self._directory, read_only=not moves)
         self._needed = _Needed()
-        self._link.enter_context(_silent_after_a_failed_write())
+        self._link.enter_context(handling_ignored(_is_of_a_failed_write))
         self._manager: ocp.CheckpointManager | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checksums")
         self._finalizing: concurrent.futures.Future | None = None
@@ -332,26 +331,13 @@ class Checkpoints:
             return reader.restore(self._path_for_orbax / str(step) / "state", args=args)
 
 
-@contextlib.contextmanager
-def _silent_after_a_failed_write() -> Iterator[None]:
-    """Does not print that orbax's event loop is closed when a write ends.
+def _is_of_a_failed_write(error: BaseException | None) -> bool:
+    """Whether a write ended after another one had failed.
 
-    Of several arrays, orbax waits until the first write fails, and closes its loop. Those that end
-    later have nobody to tell, and Python would print a traceback for each.
+    Of several arrays, orbax waits until the first write fails, and closes its event loop. Those
+    that end later have nobody to tell, and Python would print a traceback for each.
     """
-    outer = sys.unraisablehook
-
-    def hook(unraisable) -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            outer(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        if sys.unraisablehook is hook:
-            sys.unraisablehook = outer
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def _fields(state: TrainState) -> dict[str, PyTree]:

@@ -11,12 +11,12 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
 from bloodjax.cli import restart
-from bloodjax.errors import Stopped, UserError, did_you_mean
+from bloodjax.errors import Stopped, UserError, did_you_mean, handling_ignored
 from bloodjax.io import bucket_urls, files, staging
 
 __all__ = ["COLUMNS", "IMAGES", "flags", "local_path", "local_paths", "run"]
@@ -79,7 +79,7 @@ def run(
     with contextlib.suppress(Exception):  # stderr may be closed
         faulthandler.enable()
     try:
-        with _heeding_interrupts(), staging.opened():
+        with handling_ignored(_interrupt_again), staging.opened():
             main(overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
@@ -171,26 +171,14 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-@contextlib.contextmanager
-def _heeding_interrupts() -> Iterator[None]:
-    """Raises a `KeyboardInterrupt` once more where Python ignores it.
-
-    It does so in callbacks of its garbage collector (JAX has one) and in `__del__`.
-    """
-    outer, main = sys.unraisablehook, threading.main_thread().ident
-
-    def hook(unraisable) -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            # From another thread and a little later, when this callback has ended.
-            threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
-        else:
-            outer(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = outer
+def _interrupt_again(error: BaseException | None) -> bool:
+    """Raises a `KeyboardInterrupt` that Python ignored once more, in the main thread."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    # From another thread and a little later, when the callback has ended.
+    main = threading.main_thread().ident
+    threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+    return True
 
 
 def _end(message: str, status: int) -> int:

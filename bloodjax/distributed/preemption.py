@@ -14,13 +14,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator
 
-from bloodjax.errors import Stopped
+from bloodjax.errors import Stopped, handling_ignored
 
 GRACE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -104,7 +103,8 @@ def graceful_shutdown(
     watch = threading.Thread(target=_watch, args=(request, reader, grace_seconds), daemon=True)
     watch.start()
     try:
-        with _silent_where_ignored():
+        # `_watch` has a `Stopped` that Python ignores raised again.
+        with handling_ignored(lambda error: isinstance(error, Stopped)):
             yield request
     finally:
         for number, handler in outer.items():
@@ -119,25 +119,6 @@ def graceful_shutdown(
     around = outer.get(request.signal)
     if isinstance(getattr(around, "__self__", None), ShutdownRequest):
         signal.raise_signal(request.signal)
-
-
-@contextlib.contextmanager
-def _silent_where_ignored() -> Iterator[None]:
-    """Does not print a `Stopped` that Python ignores; `_watch` has it raised again.
-
-    Python ignores exceptions in callbacks of its garbage collector (JAX has one) and in `__del__`.
-    """
-    outer = sys.unraisablehook
-
-    def hook(unraisable) -> None:
-        if not isinstance(unraisable.exc_value, Stopped):
-            outer(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = outer
 
 
 def _watch(request: ShutdownRequest, reader: socket.socket, grace_seconds: float) -> None:
