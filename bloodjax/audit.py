@@ -5,6 +5,8 @@ python -m bloodjax.audit --data=SPEC [--data=SPEC2 ...] [--out=DIR] [--bad_image
 
 from __future__ import annotations
 
+import dataclasses
+
 from bloodjax.cli import command
 
 _DATA = command.flags.DEFINE_multi_string(
@@ -34,8 +36,6 @@ _IMAGES = command.flags.DEFINE_string("images", "", command.IMAGES)
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    import dataclasses
-
     from bloodjax.cli import console
     from bloodjax.config import parsed
     from bloodjax.data import audit, sources, spec, statement
@@ -59,11 +59,10 @@ def main(_: list[str]) -> None:
     def load(source: str, options: ReadOptions) -> Dataset:
         return sources.load(source, _SIZE.value, options=options, class_names=names)
 
-    datasets = {source: load(source, options) for source in _DATA.value}
-    scale = sources.common_scale(datasets)
-    for source, dataset in datasets.items():
-        if dataset.reading.tally.scale not in ("", scale):
-            datasets[source] = load(source, dataclasses.replace(options, bits=scale))
+    datasets = sources.on_common_scale(
+        {source: load(source, options) for source in _DATA.value},
+        lambda source, bits: load(source, dataclasses.replace(options, bits=bits)),
+    )
     datasets = sources.with_common_names(datasets)
     for line in statement.lines(datasets):
         console.log_info(line)

@@ -115,22 +115,30 @@ def _check_memory(count: int, size: int) -> None:
         )
 
 
-def common_scale(datasets: Mapping[str, Dataset]) -> str:
-    """The scale that fits the values of several sources; "" if all have 8 bits.
+def on_common_scale(
+    datasets: Mapping[str, Dataset], load_again: Callable[[str, str], Dataset]
+) -> dict[str, Dataset]:
+    """The images of several sources with one scale of their values, see `ReadOptions.bits`.
 
-    An image has the same pixels in two sources only if both are read with one scale: see
-    `ReadOptions.bits`.
+    An image has the same pixels in two sources only then.
 
     Args:
-      datasets: SPEC -> images of the source.
+      datasets: Images by name.
+      load_again: Loads those of a name with another scale. It is rare that scales differ, so
+        reading twice is cheap.
 
     Raises:
       UserError: Some have integers of more than 8 bits and others have floats.
     """
     try:
-        return bit_depth.widest([dataset.reading.tally.scale for dataset in datasets.values()])
+        scale = bit_depth.widest([dataset.reading.tally.scale for dataset in datasets.values()])
     except ValueError as error:
-        raise UserError(f"{', '.join(datasets)}: {error}") from error
+        specs = dict.fromkeys(dataset.reading.spec for dataset in datasets.values())
+        raise UserError(f"{', '.join(specs)}: {error}") from error
+    return {
+        name: dataset if dataset.reading.tally.scale in ("", scale) else load_again(name, scale)
+        for name, dataset in datasets.items()
+    }
 
 
 def load_images(

@@ -142,7 +142,7 @@ def _load(
     if classes and not given and names_lib.are_numbered(classes):
         given = classes
 
-    def load(name: str, options: ReadOptions) -> None:
+    def load(name: str, options: ReadOptions) -> Dataset:
         loaded[name] = sources.load(
             specs[name],
             config.data.image_size,
@@ -157,16 +157,15 @@ def _load(
             # Earlier versions did not record the order of the classes. They sorted all as texts.
             order = classes or config.data.classes or _earlier_order(loaded[name])
             loaded[name] = sources.in_label_order(loaded[name], order)
+        return loaded[name]
 
     for name in specs:
         load(name, options)
         if name == "train":
             options = dataclasses.replace(options, first_label=loaded[name].reading.first_label)
-    # All sources of a run have one scale. It is rare that they differ, so reading twice is cheap.
-    scale = sources.common_scale({specs[name]: dataset for name, dataset in loaded.items()})
-    for name, dataset in loaded.items():
-        if dataset.reading.tally.scale not in ("", scale):
-            load(name, dataclasses.replace(options, bits=scale))
+    loaded = sources.on_common_scale(
+        loaded, lambda name, bits: load(name, dataclasses.replace(options, bits=bits))
+    )
     return _own_splits(specs, loaded)
 
 

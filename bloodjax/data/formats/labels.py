@@ -14,6 +14,11 @@ from bloodjax.data.dataset import SEPARATOR
 from bloodjax.errors import UserError
 
 NAMED = "names"  # a value of `Labels.first`
+# What is wrong with a label for which `is_missing` holds.
+MISSING = (
+    "stands for a missing label, expected a class; if a class is called so, list all classes in "
+    "config.data.classes (--classes), or rename it"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,12 +292,6 @@ def _refuse_missing(
         for i, text in enumerate(each.tolist()):
             if is_missing(text, classes):
                 raise UserError(f"{where}: {key}[{i}] is {text}, which {MISSING}")
-
-
-MISSING = (
-    "stands for a missing label, expected a class; if a class is called so, list all classes in "
-    "config.data.classes (--classes), or rename it"
-)
 
 
 def is_missing(text: str, classes: Sequence[str]) -> bool:
