@@ -23,7 +23,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from bloodjax.data import names
-from bloodjax.data.formats import array_record, hf_splits, table
+from bloodjax.data.formats import array_record, hf_splits, table_cells
 from bloodjax.errors import UserError
 from bloodjax.io import bucket_urls, remote
 
@@ -95,7 +95,7 @@ def resolve(spec: str, *, may_be_image: bool = False) -> Source:
 
 def is_table(spec: str) -> bool:
     """Whether a SPEC names a table, by its suffix; a folder or a dataset of the Hub is none."""
-    if hf_splits.is_hub(spec) or not table.has_suffix(spec):
+    if hf_splits.is_hub(spec) or not table_cells.has_suffix(spec):
         return False
     return bucket_urls.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
 
@@ -146,7 +146,7 @@ def _kind(spec: str, path: pathlib.Path, may_be_image: bool) -> Kind:
         return Kind.IMAGE
     raise UserError(
         f"{spec}: neither npz nor zip, expected FILE.npz, a .zip, a folder or a table "
-        f"({', '.join(table.SUFFIXES)})"
+        f"({', '.join(table_cells.SUFFIXES)})"
     )
 
 

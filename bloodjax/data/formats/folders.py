@@ -12,7 +12,7 @@ import numpy as np
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import groups as groups_lib
-from bloodjax.data.formats import image_files, layout, table
+from bloodjax.data.formats import image_files, layout, table_cells
 from bloodjax.data.formats.archive import Archive, keep_open
 from bloodjax.data.formats.layout import Layout
 from bloodjax.data.options import DEFAULTS, ReadOptions
@@ -112,7 +112,7 @@ def _class_of_folder(
 
 def _hint(path: pathlib.Path, archive: Archive) -> str:
     """For a message: the tables beside images that are in no folder of a class."""
-    found = [name for name in archive.files if "/" not in name and table.has_suffix(name)]
+    found = [name for name in archive.files if "/" not in name and table_cells.has_suffix(name)]
     if not found or not path.is_dir():
         return ""
     return f"; if {path / found[0]} is a table of labels, expected it as the SPEC"

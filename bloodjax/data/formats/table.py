@@ -1,22 +1,17 @@
 """Tables of images and labels: CSV, TSV, Parquet or Excel, with one row per image.
 
-`columns` says which column means what, `table_images` which file a row names. Rows are counted as
-a spreadsheet counts them: the header is row 1.
+`table_cells` reads the file, `columns` says which column means what, and `table_images` which image
+a row names.
 """
 
 from __future__ import annotations
 
 import collections
-import csv
-import dataclasses
-import datetime
-import decimal
 import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -24,63 +19,20 @@ from jaxtyping import Float32
 from bloodjax.data import names
 from bloodjax.data.dataset import Dataset
 from bloodjax.data.formats import columns as columns_lib
-from bloodjax.data.formats import delimited, groups, labels
+from bloodjax.data.formats import groups, labels, table_cells
 from bloodjax.data.formats.annotations import Annotations
-from bloodjax.data.formats.archive import read_file
 from bloodjax.data.formats.columns import Columns
 from bloodjax.data.formats.labels import Labels
 from bloodjax.data.formats.layout import SPLITS
+from bloodjax.data.formats.table_cells import Cells, Row
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import DEFAULTS, ReadOptions
 from bloodjax.errors import UserError
-from bloodjax.io import bucket_urls, parquet, remote
+from bloodjax.io import bucket_urls
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
-# What other programs write that could be saved as one of `SUFFIXES`.
-_OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile("[0-9]{1,9}")
 _ROW = "row"  # key of the labels, for messages
-
-
-class Row(NamedTuple):
-    """A row of a table.
-
-    Attributes:
-      number: Its number in the file, from 2 on.
-      cells: Its cells, as many as the header has.
-    """
-
-    number: int
-    cells: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cells:
-    """The cells of a table as texts.
-
-    Attributes:
-      where: The SPEC of the table.
-      header: Names of the columns, without blanks at their ends.
-      rows: The rows that are not empty.
-      details: Facts for `Reading.details`.
-      unread: Column -> type, of columns whose values cannot be read as texts.
-    """
-
-    where: str
-    header: tuple[str, ...]
-    rows: tuple[Row, ...]
-    details: tuple[str, ...] = ()
-    unread: Mapping[int, str] = dataclasses.field(default_factory=dict)
-
-    def place(self, row: Row, column: int) -> str:
-        """The place of a cell, for messages."""
-        return f"{self.where}: row {row.number}, column {self.header[column]}"
-
-
-def has_suffix(path: str) -> bool:
-    """Whether a path ends like the name of a table."""
-    return pathlib.PurePosixPath(path).suffix.lower() in (*SUFFIXES, *_OTHERS)
 
 
 def read_dataset(
@@ -155,7 +107,7 @@ def read(
     Raises:
       UserError: As for `read_dataset`.
     """
-    cells = read_cells(spec)
+    cells = table_cells.read(spec)
     rows = [row.cells for row in cells.rows]
     columns = columns_lib.find(cells.where, cells.header, rows, options.columns)
     _check_read(cells, columns)
@@ -197,65 +149,6 @@ def fingerprint(spec: str, options: ReadOptions = DEFAULTS) -> str:
     return found.fingerprint(spec, images.archive(found.names).read)
 
 
-def read_cells(spec: str) -> Cells:
-    """Reads the cells of a table.
-
-    Raises:
-      UserError: The file is missing, damaged, of another format, or has no rows.
-    """
-    path = pathlib.Path(os.path.expanduser(remote.local(spec)))
-    suffix = path.suffix.lower()
-    if suffix in _OTHERS:
-        raise UserError(f"{spec}: expected the table as one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise UserError(f"{spec}: no such file")
-    details: tuple[str, ...] = ()
-    unread: Mapping[int, str] = {}
-    if suffix == ".parquet":
-        try:
-            header, values, unread = parquet.read(path)
-        except (ValueError, OSError) as error:
-            raise UserError(f"{spec}: cannot be read as Parquet ({error})") from error
-        table = [header, *map(list, zip(*values, strict=True))]
-    elif suffix == ".xlsx":
-        from bloodjax.data.formats import excel
-
-        table, details = excel.rows(path)
-    else:
-        table, details = _delimited(spec, path)
-    texts = [[_text(cell) for cell in row] for row in table]
-    return dataclasses.replace(_cells(spec, texts, details), unread=unread)
-
-
-def _delimited(spec: str, path: pathlib.Path) -> tuple[list[list[str]], tuple[str, ...]]:
-    try:
-        text, encoding = delimited.decode_any(read_file(path))
-        table = delimited.rows(text, "\t" if path.suffix.lower() == ".tsv" else "", strict=True)
-    except csv.Error as error:
-        raise UserError(f"{spec}: {error}, expected CSV with one row per image") from error
-    except ValueError as error:
-        raise UserError(f"{spec}: cannot be read as text ({error})") from error
-    return table, () if encoding == "UTF-8" else (f"read as {encoding}",)
-
-
-def _cells(spec: str, table: Sequence[Sequence[str]], details: tuple[str, ...]) -> Cells:
-    numbered = [(i, row) for i, row in enumerate(table, 1) if any(row)]
-    if len(numbered) < 2:
-        raise UserError(f"{spec}: has no rows, expected a header and one row per image")
-    (_, first), *rest = numbered
-    width = max(i for i, cell in enumerate(first, 1) if cell)
-    header = tuple(names.tidy(cell) if cell else "" for cell in first[:width])
-    rows = []
-    for number, row in rest:
-        if any(row[width:]) or len(row) < width:
-            used = max(width if len(row) >= width else len(row), _used(row))
-            raise UserError(
-                f"{spec}: row {number} has {used} cells, expected {width} as in the header"
-            )
-        rows.append(Row(number, tuple(row[:width])))
-    return Cells(spec, header, tuple(rows), details)
-
-
 def _check_read(cells: Cells, columns: Columns) -> None:
     """Raises a UserError if the values of a column that is needed are not read."""
     for column in columns.used:
@@ -264,27 +157,6 @@ def _check_read(cells: Cells, columns: Columns) -> None:
                 f"{cells.where}: column {cells.header[column]} has the type "
                 f"{cells.unread[column]}, expected text, numbers or dates"
             )
-
-
-def _used(row: Sequence[str]) -> int:
-    return max((i for i, cell in enumerate(row, 1) if cell), default=0)
-
-
-def _text(cell: Any) -> str:
-    """A cell as text; whole numbers have no decimals, and what is missing is ""."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return str(cell)
-    if isinstance(cell, float):
-        if math.isnan(cell):
-            return ""
-        return str(int(cell)) if cell.is_integer() and abs(cell) < 2**53 else repr(cell)
-    if isinstance(cell, decimal.Decimal):
-        return str(int(cell)) if cell == cell.to_integral_value() else f"{cell.normalize():f}"
-    if isinstance(cell, (datetime.datetime, datetime.date)):
-        return cell.isoformat()
-    return str(cell).strip()
 
 
 def _root(spec: str, options: ReadOptions) -> str:
@@ -307,7 +179,7 @@ def _place_of_images(options: ReadOptions) -> tuple[str, ...]:
 
 def _without_labels(spec: str, options: ReadOptions) -> tuple[TableImages, Annotations]:
     """What `read` returns, of a table that needs no labels, in the order of its rows."""
-    cells = read_cells(spec)
+    cells = table_cells.read(spec)
     # A table of images to classify may lack the column of groups that the training table had.
     columns = columns_lib.find(
         cells.where,

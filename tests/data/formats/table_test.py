@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from bloodjax.data import images, own_size, sources
-from bloodjax.data.formats import excel, table
+from bloodjax.data.formats import excel, table, table_cells
 from bloodjax.data.formats.table_images import TableImages
 from bloodjax.data.options import ReadOptions
 from bloodjax.errors import UserError
@@ -411,7 +411,7 @@ def test_the_most_frequent_spelling_names_a_class(folder):
 
 
 def test_the_suffix_of_a_table_may_be_in_capitals():
-    assert table.has_suffix("gs://bucket/labels.TSV")
+    assert table_cells.has_suffix("gs://bucket/labels.TSV")
 
 
 def test_a_folder_without_classes_names_the_table_in_it(folder):
