@@ -1,6 +1,7 @@
 """Hooks of the documentation site: pages made of other files, and the configuration reference.
 
 `mkdocs build` calls `on_files` and `on_page_markdown`. Nothing is downloaded.
+`python docs/hooks.py` writes the configuration reference, which is kept in the repository.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-MARKER = "<!-- configuration reference: made by docs/hooks.py -->"
+REFERENCE = ROOT / "docs" / "config-reference.md"
+_MARKERS = "<!-- reference: made by python docs/hooks.py -->", "<!-- /reference -->"
 _LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 
 
@@ -63,18 +65,27 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Mends links out of docs/, and fills the configuration reference."""
-    if page.file.src_uri not in PAGES.values():
-        markdown = site_links(markdown, f"docs/{page.file.src_uri}")
-    if MARKER in markdown:
-        from bloodjax.config.defaults import defaults
-        from bloodjax.config.validation import RULES
+    """Mends links out of docs/."""
+    if page.file.src_uri in PAGES.values():
+        return markdown
+    return site_links(markdown, f"docs/{page.file.src_uri}")
 
-        values = _flatten(defaults().to_dict())
-        expected = {key: rule[1] for key, rule in RULES.items()}
-        reference = config_reference(values, comments(DEFAULTS.read_text("utf-8")), expected)
-        markdown = markdown.replace(MARKER, reference)
-    return markdown
+
+def filled_reference(text: str) -> str:
+    """The page of the configuration reference, with the keys as they are now.
+
+    Args:
+      text: The page as it is.
+    """
+    from bloodjax.config.defaults import defaults
+    from bloodjax.config.validation import RULES
+
+    expected = {key: rule[1] for key, rule in RULES.items()}
+    about = comments(DEFAULTS.read_text("utf-8"))
+    reference = config_reference(flatten(defaults().to_dict()), about, expected)
+    begin, end = _MARKERS
+    head, tail = text.partition(begin)[0], text.partition(end)[2]
+    return f"{head}{begin}\n\n{reference}\n\n{end}{tail}"
 
 
 def config_reference(
@@ -177,11 +188,12 @@ def _comment_tokens(source: str) -> Iterator[tokenize.TokenInfo]:
     return (token for token in tokens if token.type == tokenize.COMMENT)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys joined with dots, each after `prefix`."""
     found = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flatten(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value
     return found
@@ -201,3 +213,7 @@ def _literal(value: Any) -> str:
 def _escape(text: str) -> str:
     """Text as Markdown that shows it as it is, in a table and elsewhere."""
     return re.sub(r"[|<*\[\]]", lambda sign: f"&#{ord(sign[0])};", text)
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(filled_reference(REFERENCE.read_text("utf-8")), "utf-8")

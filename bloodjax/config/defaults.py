@@ -50,11 +50,11 @@ def defaults() -> ml_collections.ConfigDict:
             # over them; BatchNorm uses the statistics of one micro-batch at a time.
             "accumulate_steps": 1,
             # How steps run on several devices: "jit" over a mesh of all devices, or "pmap". Both
-            # give the same numbers.
+            # give the same numbers, up to rounding.
             "parallel": "jit",
             # Where parameters, optimizer moments and averages are stored: "data" keeps a full copy
             # on each device; "fsdp" splits them over all devices, for networks that do not fit on
-            # one. Both give the same numbers.
+            # one. Both give the same numbers, up to rounding.
             "sharding": "data",
             # Training steps that one dispatch to the device runs. More steps cost more memory and
             # save host time.

@@ -1,4 +1,4 @@
-"""ConvNeXt-Large (Liu et al., 2022) in the founding report's setting."""
+"""ConvNeXt-Large (Liu et al., 2022) at 96 pixels: the head first, then all but BatchNorm."""
 
 from bloodjax.configs import common
 

@@ -1,4 +1,4 @@
-"""EfficientNet-B0 (Tan and Le, 2019) in the founding report's setting."""
+"""EfficientNet-B0 (Tan and Le, 2019) at 96 pixels: the head first, then all but BatchNorm."""
 
 from bloodjax.configs import common
 

@@ -1,4 +1,4 @@
-"""Inception-v3 (Szegedy et al., 2015) in the founding report's setting."""
+"""Inception-v3 (Szegedy et al., 2015) at 96 pixels: the head first, then all but BatchNorm."""
 
 from bloodjax.configs import common
 

@@ -1,4 +1,4 @@
-"""MobileNet (Howard et al., 2017) in the founding report's setting."""
+"""MobileNet (Howard et al., 2017) at 96 pixels: the head first, then all but BatchNorm."""
 
 from bloodjax.configs import common
 

@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al., 2015) in the founding report's setting."""
+"""ResNet-50 (He et al., 2015) at 96 pixels: the head first, then all but BatchNorm."""
 
 from bloodjax.configs import common
 

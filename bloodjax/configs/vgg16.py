@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan and Zisserman, 2014) in the founding report's setting."""
+"""VGG16 (Simonyan and Zisserman, 2014) at 96 pixels: the head first, then all but BatchNorm."""
 
 from bloodjax.configs import common
 

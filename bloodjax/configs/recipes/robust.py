@@ -12,7 +12,7 @@ first:
 - The best epoch is the one with the lowest refinement loss on the validation split, both
   unmodified and under kinds of distortion that training does not use. The accuracies of two late
   epochs differ by a few images, which is chance; the loss itself grows with the under-confidence
-  that mixing and smoothing cause, and once ended a run after 6 of 20 epochs.
+  that mixing and smoothing cause, and once kept epoch 6 of 20.
 """
 
 from bloodjax.configs import common

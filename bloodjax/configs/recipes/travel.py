@@ -1,4 +1,4 @@
-"""For cells of another laboratory: stain, scale and texture vary more than in `robust.py`.
+"""For cells of another laboratory: stain, size and colours vary more than in `recipes/robust`.
 
 Works with any network: `--config.model.name=convnext_tiny`. It is the robust recipe with more
 operations, and trains longer:
