@@ -112,9 +112,15 @@ def local_path(flag: str) -> pathlib.Path:
     when the command has succeeded.
 
     Raises:
-      UserError: The bucket cannot be read, or the URL is not one of a bucket.
+      UserError: The flag is given more than once, the bucket cannot be read, or the URL is not one
+        of a bucket.
     """
-    return _local(flag, flags.FLAGS[flag].value)
+    found = flags.FLAGS[flag]
+    if found.present > 1:  # absl keeps the last one
+        raise UserError(
+            f"--{flag}={found.value}: --{flag} is given {found.present} times, expected one"
+        )
+    return _local(flag, found.value)
 
 
 def local_paths(flag: str) -> list[pathlib.Path]:

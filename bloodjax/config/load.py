@@ -106,6 +106,8 @@ def load_json(path: pathlib.Path) -> ml_collections.FrozenConfigDict:
 
 
 def _validate_stored(content: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+    if "library_name" in content:
+        raise UserError("is that of an exported model, expected that of a run")
     stored = flatten(content)
     if "data.bits" not in stored:
         # Earlier versions took the upper 8 of 16 bits, whatever the values were.

@@ -48,6 +48,7 @@ _LIBRARY = "bloodjax"
 _NO_PATH = re.compile(
     r"(tfds|synthetic|hf|hf-dataset|package):.*|auto|imagenet|synthetic|", re.DOTALL
 )
+_NUMBER = re.compile(r"[0-9]*\.?[0-9]*")
 
 
 def write(
@@ -112,7 +113,7 @@ def _shared_splits(saved: Mapping) -> dict[str, object]:
         "sources": {
             split: {
                 "spec": without_folders(saved["sources"][split]["spec"]),
-                "fingerprint": "not shared",
+                "fingerprint": saved_splits.NOT_SHARED,
             }
             for split in hashes
         },
@@ -144,7 +145,9 @@ def without_folders(value: str | float) -> str | float:
     """The name of a file or folder; other values of `data.train` or `model.weights` unchanged."""
     if not isinstance(value, str) or _NO_PATH.fullmatch(value):
         return value
-    return os.path.basename(value.rstrip("/")) or value
+    name = os.path.basename(value.rstrip("/")) or value
+    # A folder of this name would be taken for a value that is no path.
+    return f"./{name}" if _NO_PATH.fullmatch(name) or _NUMBER.fullmatch(name) else name
 
 
 def is_model_folder(folder: pathlib.Path) -> bool:

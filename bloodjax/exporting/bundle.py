@@ -82,8 +82,8 @@ class Bundle:
       images: Images of that split, lazy if they do not fit into memory.
       labels: Class index of each.
       vectors: Test vectors from that split.
-      metrics: Split -> `n`, and metric -> `value` and the ends `low` and `high` of its 95 %
-        interval, as evaluated at the end of the run.
+      metrics: Split -> `n`, the views `tta` and the method of `calibration` that it was evaluated
+        with, and metric -> `value` and the ends `low` and `high` of its 95 % interval.
     """
 
     classifier: Classifier
@@ -269,7 +269,13 @@ def _with_intervals(content: dict) -> dict[str, object]:
         if content.get(name) is not None:
             low, high = intervals.get(name, (None, None))
             values[name] = {"value": content[name], "low": low, "high": high}
-    return {"n": content["n"], **values}
+    calibration = content.get("calibration") or {}
+    return {
+        "n": content["n"],
+        "tta": content.get("tta", "none"),
+        "calibration": calibration.get("method", "none"),
+        **values,
+    }
 
 
 def view_names(config: TTAConfig) -> list[str]:

@@ -150,8 +150,9 @@ def write(
         content = onnx_file.with_metadata(content, metadata)
     companions.write(out, content, file_format, bundle, metadata)
     console.log_info(
-        f"{out.name}: largest difference from the run's probabilities: {difference.largest:.1e} on "
-        f"{difference.images} {difference.split} images (at most {allowed:.0e})"
+        f"{out.name}: largest difference from the run's probabilities: "
+        f"{metadata['largest_difference']:.1e} on {metadata['checked_images']} "
+        f"{metadata['checked_on']} images (at most {metadata['tolerance']:.0e})"
     )
     return metadata
 
@@ -300,6 +301,8 @@ def _quantised(
     return small, {
         "accuracy_float32": before,
         "accuracy_int8": after,
+        "largest_difference": largest,
+        "checked_images": len(bundle.vectors.images),
         "tolerance": max(_INT8_TOLERANCE, 2 * largest),
     }
 

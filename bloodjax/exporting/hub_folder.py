@@ -20,6 +20,7 @@ from bloodjax.evaluation import calibration, model_folder, referral
 from bloodjax.exporting import companions, exporter, model_card, verification
 from bloodjax.exporting.bundle import Bundle
 from bloodjax.io import files
+from bloodjax.metrics.calibration import NONE
 from bloodjax.pretrained import hub
 from bloodjax.training import saved_splits
 
@@ -188,9 +189,10 @@ def describe(
     saved = splits_lib.load(workdir / saved_splits.SPLITS_FILE)
     evaluated = [split for split in ("test", "validation") if split in bundle.metrics]
     split = evaluated[0] if evaluated else "test"
+    model, metadata = bundle.classifier, _metadata(bundle, calibrated)
     return model_card.Card(
         name=name,
-        metadata=_metadata(bundle, calibrated),
+        metadata=metadata,
         sources={
             part: model_folder.without_folders(source["spec"])
             for part, source in saved["sources"].items()
@@ -200,7 +202,9 @@ def describe(
         split=split,
         metrics=_metrics(workdir, split) if evaluated else {},
         files=content,
-        calibrated=calibrated,
+        calibration=(model.calibration() if calibrated else NONE).to_dict(),
+        referral=metadata["referral"],
+        detector=model.detector.summary() if model.detector else None,
     )
 
 

@@ -122,7 +122,9 @@ class Card:
       split: The split that `metrics` are of.
       metrics: Content of its `metrics.json`; {} if the run was not evaluated.
       files: Name of each file -> what it contains.
-      calibrated: Whether the calibration and the referral of the run belong to the classifier.
+      calibration: The classifier's calibration, as `Calibration.to_dict`.
+      referral: The classifier's referral, as the fields of `Referral`; None if it has none.
+      detector: The classifier's detector, as `Detector.summary`; None if it has none.
     """
 
     name: str
@@ -133,12 +135,19 @@ class Card:
     split: str
     metrics: Mapping
     files: Mapping[str, str]
-    calibrated: bool = True
+    calibration: Mapping
+    referral: Mapping | None = None
+    detector: Mapping | None = None
 
     @property
     def classes(self) -> list[str]:
         """Class names in label order."""
         return self.metadata["classes"]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the metrics are of probabilities with the classifier's calibration."""
+        return _is_of(self.metrics.get("calibration") or {"method": "none"}, self.calibration)
 
     @property
     def is_rendered(self) -> bool:
@@ -159,7 +168,7 @@ def render(card: Card) -> str:
         metrics={
             identifier: (name, round(card.metrics[metric], 6))
             for metric, (identifier, name) in _ON_THE_HUB.items()
-            if card.metrics.get(metric) is not None
+            if card.is_measured and card.metrics.get(metric) is not None
         },
     )
 
@@ -221,63 +230,99 @@ def _results(card: Card) -> str:
 
 
 def _answers(card: Card) -> str:
-    lines = []
-    calibration = card.metrics.get("calibration") or {}
-    fitted = calibration.get("method", "none") != "none"
-    if fitted and card.calibrated:
-        lines.append(
-            f"- **Calibration**: the probabilities are calibrated by {calibration['method']} "
-            "scaling, which was fitted to the validation split. On the "
-            f"{card.split} split it changes the expected calibration error from "
-            f"{_number(calibration.get('ece_before'))} to {_number(card.metrics.get('ece'))} and "
-            f"the negative log-likelihood from {_number(calibration.get('nll_before'))} to "
-            f"{_number(card.metrics.get('nll'))}."
-        )
-    else:
-        of = " The metrics above are of calibrated ones." if fitted else ""
-        lines.append(f"- **Calibration**: the probabilities are not calibrated.{of}")
-    point = (card.metrics.get("selective") or {}).get("operating_point")
-    if not card.calibrated:
-        lines.append("- **Referral**: without calibration there is no threshold of confidence.")
-    elif point and not point["coverage"]:
-        lines.append(
-            "- **Referral**: no threshold of confidence met the error that was asked for, so every "
-            "image is referred to a person."
-        )
-    elif point:
-        lines.append(
-            f"- **Referral**: a person should look at an image whose confidence is below "
-            f"{_number(point['threshold'])}. On the {card.split} split the classifier then answers "
-            f"{_percent(point['coverage'])} of the images, and {_percent(point['error'])} of these "
-            f"answers are wrong ({_interval(point.get('error_ci95'), _percent)})."
-        )
-    else:
-        lines.append("- **Referral**: the run has no threshold of confidence.")
-    rejection = card.metrics.get("rejection")
-    if rejection and rejection.get("method", "none") != "none":
-        lines.append(
-            "- **Rejection**: images that are unlike the training cells are found by the method "
-            f"`{rejection['method']}`. It rejects {_percent(rejection['rejected'])} of the "
-            f"{card.split} split. `bloodjax.load` computes it; the exported programs do not."
-        )
-    else:
-        lines.append("- **Rejection**: the run has no detector of images unlike its own.")
+    lines = [
+        f"- **Calibration**: {_calibration(card)}",
+        f"- **Referral**: {_referral(card)}",
+        f"- **Rejection**: {_rejection(card)}",
+    ]
     if site := card.metadata.get("site"):
-        classes = ", ".join(map(escape, site["classes"] or card.metadata["classes"]))
-        changes = [
-            text
-            for key, text in (
-                ("appearance", "images get the look of the training images"),
-                ("share_ratio", "probabilities follow the shares of the classes there"),
-            )
-            if site[key]
-        ]
-        lines.append(
-            f"- **Site**: the classifier is for one site, where the classes {classes} can occur"
-            + "".join(f"; {text}" for text in changes)
-            + ". The metrics above are from before."
-        )
+        lines.append(f"- **Site**: {_site(card, site)}")
     return "\n".join(lines)
+
+
+def _calibration(card: Card) -> str:
+    method = card.calibration["method"]
+    if method == "none":
+        of = (
+            ""
+            if card.is_measured or not card.metrics
+            else " The metrics above are of calibrated ones."
+        )
+        return f"the probabilities are not calibrated.{of}"
+    text = (
+        f"the probabilities are calibrated by {method} scaling, which was fitted to the "
+        "validation split."
+    )
+    if not card.metrics:
+        return text
+    if not card.is_measured:
+        return f"{text} The metrics above are from before it was fitted."
+    before = card.metrics["calibration"]
+    return (
+        f"{text} On the {card.split} split it changes the expected calibration error from "
+        f"{_number(before.get('ece_before'))} to {_number(card.metrics.get('ece'))} and "
+        f"the negative log-likelihood from {_number(before.get('nll_before'))} to "
+        f"{_number(card.metrics.get('nll'))}."
+    )
+
+
+def _referral(card: Card) -> str:
+    if card.referral is None:
+        return "there is no threshold of confidence."
+    threshold = card.referral["threshold"]
+    if threshold > 1:
+        return (
+            "no threshold of confidence met the error that was asked for, so every image is "
+            "referred to a person."
+        )
+    text = f"a person should look at an image whose confidence is below {_number(threshold)}."
+    point = (card.metrics.get("selective") or {}).get("operating_point")
+    if not point or point["threshold"] != threshold or not card.is_measured:
+        return f"{text} How many images that are was not measured."
+    return (
+        f"{text} On the {card.split} split the classifier then answers "
+        f"{_percent(point['coverage'])} of the images, and {_percent(point['error'])} of these "
+        f"answers are wrong ({_interval(point.get('error_ci95'), _percent)})."
+    )
+
+
+def _rejection(card: Card) -> str:
+    if card.detector is None:
+        return "there is no detector of images unlike the training cells."
+    measured = card.metrics.get("rejection") or {}
+    share = (
+        f" It rejects {_percent(measured['rejected'])} of the {card.split} split."
+        if _is_of(measured, card.detector)
+        else ""
+    )
+    return (
+        "images that are unlike the training cells are found by the method "
+        f"`{card.detector['method']}`.{share} `bloodjax.load` computes it; the exported programs "
+        "do not."
+    )
+
+
+def _site(card: Card, site: Mapping) -> str:
+    classes = ", ".join(map(escape, site["classes"] or card.metadata["classes"]))
+    changes = [
+        text
+        for key, text in (
+            ("appearance", "images get the look of the training images"),
+            ("share_ratio", "probabilities follow the shares of the classes there"),
+        )
+        if site[key]
+    ]
+    return (
+        f"the classifier is for one site, where the classes {classes} can occur"
+        + "".join(f"; {text}" for text in changes)
+        + "."
+    )
+
+
+def _is_of(measured: Mapping, own: Mapping) -> bool:
+    """Whether an entry of `metrics.json` was measured with what the classifier has."""
+    keys = {"method", *({"temperature", "threshold"} & measured.keys())}
+    return all(measured.get(key) == own.get(key) for key in keys)
 
 
 def _input(card: Card) -> str:

@@ -23,6 +23,8 @@ from bloodjax.errors import UserError
 from bloodjax.training.cleaning import SPLITS
 
 SPLITS_FILE = "splits.json"
+# In place of the fingerprint of a source, in an exported model.
+NOT_SHARED = "not shared"
 # Names of the results that a run, or several, write of the run's own images.
 _OWN_RESULTS = (
     "out_of_fold",
@@ -92,9 +94,14 @@ class KnownSources:
           others: SPECs to try where the saved ones are missing or have changed.
 
         Raises:
-          UserError: The source is missing or has changed.
+          UserError: The source is missing or has changed, or an exported model does not name it.
         """
         known = self._sources[part]
+        if known["fingerprint"] == NOT_SHARED:
+            raise UserError(
+                f"{path.parent}: is an exported model, without its images; expected the folder of "
+                "a run"
+            )
         specs = dict.fromkeys((known["spec"], known.get("path", known["spec"]), *others))
         for spec in specs:
             try:

@@ -32,6 +32,8 @@ def test_a_shared_config_has_no_folders(make_config):
         ("runs/cells.zip", "cells.zip"),
         ("gs://lab/cells/", "cells"),
         ("hf-dataset/cells", "cells"),
+        ("cells/synthetic", "./synthetic"),
+        ("cells/1.10/", "./1.10"),
     ],
 )
 def test_only_paths_lose_their_folders(value, expected):

@@ -165,7 +165,7 @@ def test_the_card_states_data_metrics_use_and_limits(exported):
         "| Accuracy | 0.5000 | 0.2500 to 0.7500 |",
         "from 0.3750 to 0.1250",
         "answers 97.50 % of the images, and 0.40 % of these answers are wrong (0.10 % to 0.90 %)",
-        "rejects 1.25 % of the test split",
+        "there is no detector of images unlike the training cells",
         "| all | 12 | 6 | 6 |",
         "not a medical device",
         "A program drew the training images",

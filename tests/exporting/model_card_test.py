@@ -6,6 +6,7 @@ import pytest
 
 from bloodjax.exporting import model_card
 from bloodjax.exporting.model_card import Card
+from bloodjax.metrics.calibration import Calibration
 
 CLASSES = ["a|b", "c_d <e>", "x"]
 CARD = Card(
@@ -26,6 +27,7 @@ CARD = Card(
     split="test",
     metrics={},
     files={"README.md": "this card"},
+    calibration=Calibration().to_dict(),
 )
 
 
@@ -66,10 +68,67 @@ def test_the_site_of_an_adapted_run_is_named():
 
 
 def test_a_referral_that_answers_nothing_says_so():
-    point = {"threshold": 1.5, "coverage": 0.0, "error": None, "error_ci95": None}
-    metrics = {"n": 300, "selective": {"operating_point": point}}
-    text = model_card.render(changed(metrics=metrics))
+    text = model_card.render(changed(referral={"threshold": 1.5}))
     assert "every image is referred to a person" in text
+
+
+TEMPERED = Calibration("temperature", 0.5).to_dict()
+MEASURED = {
+    "n": 300,
+    "accuracy": 0.9,
+    "ece": 0.01,
+    "nll": 0.2,
+    "calibration": {
+        "method": "temperature",
+        "temperature": 0.5,
+        "ece_before": 0.1,
+        "nll_before": 1,
+    },
+    "selective": {
+        "operating_point": {
+            "threshold": 0.75,
+            "coverage": 0.5,
+            "error": 0.125,
+            "error_ci95": [0.1, 0.2],
+        }
+    },
+    "rejection": {"method": "knn", "threshold": 3.0, "rejected": 0.25},
+}
+
+
+def test_figures_are_those_of_what_the_classifier_has():
+    has = {
+        "calibration": TEMPERED,
+        "referral": {"threshold": 0.75},
+        "detector": {"method": "knn", "threshold": 3.0},
+    }
+    text = model_card.render(changed(metrics=MEASURED, **has))
+    assert "error from 0.1000 to 0.0100" in text
+    assert "below 0.7500. On the test split the classifier then answers 50.00 %" in text
+    assert "`knn`. It rejects 25.00 % of the test split." in text
+    assert "value: 0.9\n" in text
+
+
+def test_figures_of_another_calibration_and_threshold_are_left_out():
+    has = {
+        "calibration": Calibration("temperature", 0.7).to_dict(),
+        "referral": {"threshold": 0.5},
+        "detector": {"method": "knn", "threshold": 4.0},
+    }
+    text = model_card.render(changed(metrics=MEASURED, **has))
+    assert "The metrics above are from before it was fitted." in text
+    assert "below 0.5000. How many images that are was not measured." in text
+    assert "`knn`. `bloodjax.load`" in text
+    assert "model-index" not in text
+
+
+def test_what_an_unevaluated_run_has_is_named():
+    text = model_card.render(
+        changed(calibration=TEMPERED, referral={"threshold": 0.5}, detector={"method": "knn"})
+    )
+    assert "calibrated by temperature scaling" in text
+    assert "confidence is below 0.5000" in text
+    assert "the method `knn`" in text
 
 
 @pytest.mark.parametrize(("source", "drawn"), [("synthetic:240", True), ("cells.zip", False)])
