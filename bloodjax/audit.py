@@ -47,6 +47,7 @@ def main(_: list[str]) -> None:
 
     out = command.local_path("out")
     files.check_folder(out)
+    spec.check_out(out, _DATA.value)
     spec.check_images(_DATA.value, _IMAGES.value)
     options = ReadOptions(
         bad_images=_BAD.value,

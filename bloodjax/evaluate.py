@@ -79,6 +79,7 @@ _IMAGES = command.flags.DEFINE_string("images", None, command.IMAGES)
 def main(_: list[str]) -> None:
     """Runs the command."""
     from bloodjax.cli import compilation_cache
+    from bloodjax.data import spec
     from bloodjax.evaluation import scoring
 
     workdirs = command.local_paths("workdir")
@@ -90,12 +91,15 @@ def main(_: list[str]) -> None:
     if not _DATA.value:
         scoring.calibrate_runs(workdirs, _TARGET.value)
         return
+    out = command.local_path("out") if _OUT.value else None
+    if out:
+        spec.check_out(out, [_DATA.value])
     scoring.evaluate_runs(
         workdirs,
         _DATA.value,
         _SPLIT.value,
         _TTA.value,
-        command.local_path("out") if _OUT.value else None,
+        out,
         tta_select=_SELECT.value,
         calibrate=_CALIBRATE.value,
         target_error=_TARGET.value,

@@ -100,11 +100,10 @@ def adapt(
             f"need; to fit one: bloodjax evaluate --workdir={workdir} --calibrate"
         )
     reading = {"columns": columns_lib.check_flag(columns), "images": images or ""}
-    of_site = SiteImages.read(model, data, reading)
-    of_labels = None
-    if labelled_data is not None:
-        of_labels = site_images.read_labelled(model, labelled_data, reading)
-        site_images.check_apart(of_labels, of_site.dataset, labelled_data, data)
+    if labelled_data is None:
+        of_site, of_labels = SiteImages.read(model, data, reading), None
+    else:
+        of_site, of_labels = site_images.read_with_labelled(model, data, labelled_data, reading)
     splits = {
         name: saved_splits.recall(
             model.config,

@@ -105,6 +105,42 @@ def read_labelled(model: Classifier, spec: str, reading: Reading = NO_READING) -
     return dataset
 
 
+def read_with_labelled(
+    model: Classifier, data: str, labelled: str, reading: Reading = NO_READING
+) -> tuple[SiteImages, Dataset]:
+    """Reads the images of the site and labelled ones with one scale of values, and says how.
+
+    Args:
+      model: The classifier, with its site.
+      data: As for `SiteImages.read`.
+      labelled: SPEC of the labelled images.
+      reading: As for `SiteImages`.
+
+    Raises:
+      UserError: As for `SiteImages.read`, `read_labelled` and `sources.on_common_scale`; or an
+        image is in both.
+    """
+    of_site = SiteImages.read(model, data, reading)
+    read = {"images": of_site.dataset, "labelled": read_labelled(model, labelled, reading)}
+    scales: dict[str, str] = {}
+
+    def again(name: str, bits: str) -> Dataset:
+        scales["bits"] = bits
+        if name == "images":
+            return _load(model, of_site.path, {**reading, **scales})
+        return read_labelled(model, labelled, {**reading, **scales})
+
+    read = sources.on_common_scale(read, again)
+    if scales:
+        of_site = dataclasses.replace(
+            of_site, dataset=read["images"], reading={**reading, **scales}
+        )
+    for line in statement.lines({"labelled": read["labelled"]}):
+        console.log_info(line)
+    check_apart(read["labelled"], of_site.dataset, labelled, data)
+    return of_site, read["labelled"]
+
+
 def check_apart(of_labels: Dataset, images: Dataset, spec: str, data: str) -> None:
     """Refuses labelled images that are among the others, which estimates are made of.
 

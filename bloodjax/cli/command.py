@@ -83,8 +83,9 @@ def run(
             main(overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
-        # Python flushes stdout once more at exit, which would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Python flushes both once more at exit, which would raise again.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         sys.exit(_end(f"error: {error}", 2))

@@ -18,7 +18,15 @@ import rich.progress
 from bloodjax import distributed
 from bloodjax.io import message_urls
 
-_console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+
+class _Console(rich.console.Console):
+    """A console that leaves a closed pipe to `command.run`; rich's ends the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls this where it handles the BrokenPipeError
+
+
+_console = _Console(stderr=True, soft_wrap=True, highlight=False)
 _log = logging.getLogger("bloodjax")
 
 

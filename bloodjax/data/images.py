@@ -148,6 +148,8 @@ def _decode(
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ValueError(f"more pixels than are read, expected at most {max_pixels}") from None
     except Image.UnidentifiedImageError:
         if image_types.is_tiff(data) and len(data) > 8:
             raise ValueError(

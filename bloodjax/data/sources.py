@@ -163,8 +163,9 @@ def load_images(
     match source.kind:
         case Kind.SYNTHETIC | Kind.SHARDS:
             auto = dataclasses.replace(options, task=AUTO)
-            dataset = load(path, image_size, options=auto, seed=seed)
-            return unlabelled(dataset.images, dataset.names, dataset.reading, dataset.groups)
+            dataset = _read(source, image_size, auto, (), positional=True, seed=seed, lazy=False)
+            reading = dataclasses.replace(dataset.reading, spec=path)
+            return unlabelled(dataset.images, dataset.names, reading, dataset.groups)
         case Kind.TABLE | Kind.HF_DATASET:
             return _OF_FILES[source.kind].read_images(source.where, image_size, options)
         case Kind.IMAGE:
@@ -186,6 +187,8 @@ def _images_of_folder(spec: str, path: pathlib.Path, size: int, options: ReadOpt
     if not readable.any():
         raise UserError(f"{spec}: contains no readable images")
     tables = groups_lib.read(path, archive, found)
+    for line in tables.warnings:
+        _log.warning(line)
     groups = tuple(tables.group_of.get(name, "") for name in found)
     details = (*archive.details, *tables.details)
     reading = Reading(spec, "all images at any depth", details)

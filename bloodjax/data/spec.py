@@ -20,7 +20,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bloodjax.data import names
 from bloodjax.data.formats import array_record, hf_splits, table_cells
@@ -98,6 +98,26 @@ def is_table(spec: str) -> bool:
     if hf_splits.is_hub(spec) or not table_cells.has_suffix(spec):
         return False
     return bucket_urls.is_remote(spec) or not os.path.isdir(os.path.expanduser(spec))
+
+
+def check_out(out: pathlib.Path, specs: Sequence[str]) -> None:
+    """Refuses a folder for results that has images, because what is written there marks it as ours.
+
+    Args:
+      out: The folder.
+      specs: SPECs of images that are read.
+
+    Raises:
+      UserError: `out` is the folder of a SPEC, or is in it and has other files than results.
+    """
+    real = out.resolve()
+    is_ours = any((out / name).is_file() for name in ("audit.json", "metrics.json"))
+    for spec in specs:
+        folder = pathlib.Path(os.path.expanduser(spec)).resolve()
+        if real == folder or (
+            real.is_relative_to(folder) and out.is_dir() and any(out.iterdir()) and not is_ours
+        ):
+            raise UserError(f"--out={out}: is read for images, expected a new folder")
 
 
 def check_images(specs: Iterable[str], images: str | None) -> None:

@@ -7,9 +7,7 @@ on them, or, in a run without folds, by linear heads on the network's features (
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +17,7 @@ from jaxtyping import Float, Int
 from bloodjax.cli import console
 from bloodjax.data import splits as splits_lib
 from bloodjax.data.dataset import Dataset
-from bloodjax.evaluation import feature_heads, rejection
+from bloodjax.evaluation import feature_heads, rejection, tables
 from bloodjax.evaluation.classifier import Classifier
 from bloodjax.evaluation.ensemble import Ensemble
 from bloodjax.io.files import atomic_write
@@ -182,19 +180,17 @@ def _findings(
 
 
 def _csv(findings: Sequence[Finding]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows: list[Sequence[str]] = [_COLUMNS]
     for finding in findings:
         numbers = (finding.label_probability, finding.suggested_probability, finding.score)
-        writer.writerow(
+        rows.append(
             [
                 *(finding.name, finding.split, finding.label, finding.suggested),
                 *(f"{value:.6f}" for value in numbers),
                 finding.judged_by,
             ]
         )
-    return text.getvalue()
+    return tables.csv_text(rows)
 
 
 def _summary(result: Review, file: pathlib.Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -147,7 +148,8 @@ def check_targets(targets: Mapping[str, pathlib.Path], source: pathlib.Path) -> 
 
     Raises:
       UserError: A file's suffix names no format that is written, or there is no folder for it; or
-        it is a folder, another table, the source itself, or the source's table of groups.
+        it is a folder, a read-only file, another table, the source itself, or the source's table
+        of groups.
     """
     seen: dict[pathlib.Path, str] = {}
     for flag, path in targets.items():
@@ -157,6 +159,8 @@ def check_targets(targets: Mapping[str, pathlib.Path], source: pathlib.Path) -> 
             raise UserError(f"{flag}={path}: is a folder, expected a file")
         if not path.parent.is_dir():
             raise UserError(f"{flag}={path}: there is no folder {path.parent}")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError(f"{flag}={path}: may not be written to, expected another file")
         real = path.resolve()
         if real in seen:
             raise UserError(f"{flag}={path}: is the file of {seen[real]} too, expected another")
@@ -180,11 +184,17 @@ def to_csv(columns: Columns) -> str:
     Probabilities have six decimals, an unknown value is empty, and the classes of a set are joined
     by ";".
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(_cells(values) for values in columns.values()), strict=True))
-    return text.getvalue()
+    rows = zip(*(_cells(values) for values in columns.values()), strict=True)
+    return csv_text([columns, *rows])
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    r"""Rows as CSV with lines that end in \n. A cell with \n or \r in it is quoted."""
+    lines: list[str] = []
+    sink = types.SimpleNamespace(write=lines.append)
+    # The writer quotes those ends of lines only that it writes itself (Python 3.11).
+    csv.writer(sink, lineterminator="\r\n").writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _cells(values: list | np.ndarray) -> list[str | int | None]:

@@ -1,5 +1,8 @@
+import pathlib
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import bloodjax
 from bloodjax.adaptation import site_images
@@ -45,6 +48,30 @@ def test_labelled_images_are_of_classes_that_can_occur_and_apart(trained):
     model.site = Site(classes=model.classes[:6])
     with pytest.raises(UserError, match="--labelled=synthetic:16: has images of "):
         site_images.read_labelled(model, "synthetic:16")
+
+
+def test_labelled_images_have_the_scale_of_the_others(trained, tmp_path):
+    model = bloodjax.load(trained)
+    rng = np.random.default_rng(0)
+    brightest = {"site": 4000, "few": 900}
+    for name, most in brightest.items():
+        folder = tmp_path / name / model.classes[0]
+        folder.mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, most, (40, 40), np.uint16)
+            Image.fromarray(pixels).save(folder / f"{i}.tif")
+    site, few = (str(tmp_path / name) for name in brightest)
+    alone = site_images.read_labelled(model, few)
+    images, labelled = site_images.read_with_labelled(model, site, few)
+    assert images.reading["bits"] == "12"
+    assert alone.reading.tally.scale == "10"
+    ratio = np.mean(alone.images[:]) / np.mean(labelled.images[:])
+    assert 3.5 < ratio < 4.5
+    again = site_images.read_labelled(model, few, images.reading)
+    np.testing.assert_array_equal(again.images[:], labelled.images[:])
+    Image.open(pathlib.Path(few) / model.classes[0] / "0.tif").save(pathlib.Path(site) / "same.tif")
+    with pytest.raises(UserError, match="1 image of it are also in --data"):
+        site_images.read_with_labelled(model, site, few)
 
 
 def test_a_sample_is_the_same_each_time():

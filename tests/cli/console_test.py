@@ -303,3 +303,12 @@ def test_history_of_one_event(tmp_path):
             log.write(one)
     assert metric_writer.read_history(tmp_path, "epoch") == [entry(1), entry(2)]
     assert metric_writer.read_history(tmp_path, "skipped") == [skipped]
+
+
+def test_a_closed_pipe_ends_the_command_and_not_the_process():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        type(console._console)(file=Closed()).print("line")

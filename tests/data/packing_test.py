@@ -114,6 +114,16 @@ def test_pixels_are_the_source_at_their_size(spec, tmp_path):
     )
 
 
+def test_images_of_shards_are_read_without_labels_of_each_class(tmp_path):
+    dataset = packing.load_source("synthetic:24", 32, seed=5)
+    few = dataset.take(np.flatnonzero(dataset.labels < 2))
+    packing.pack(few, tmp_path / "out", as_pixels=True)
+    with pytest.raises(UserError, match="no image of"):
+        sources.load(str(tmp_path / "out"), 32)
+    found = sources.load_images(str(tmp_path / "out"), 32)
+    np.testing.assert_array_equal(found.images[:], few.images[:])
+
+
 def test_rendered_cells(tmp_path):
     dataset = packing.load_source("synthetic:24", 32, seed=5)
     packing.pack(dataset, tmp_path / "out", as_pixels=True)

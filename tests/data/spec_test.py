@@ -68,3 +68,16 @@ def test_a_name_in_another_unicode_form_is_found(tmp_path, may_be_image):
     assert found.path.is_dir()
     with pytest.raises(UserError, match=r"Zélules: no such file or folder; there is .*zélules$"):
         spec.resolve(str(tmp_path / "Zélules"), may_be_image=may_be_image)
+
+
+def test_results_are_not_written_among_images(tmp_path):
+    (tmp_path / "cells/test/a").mkdir(parents=True)
+    cells, out = str(tmp_path / "cells"), tmp_path / "cells/out"
+    for folder in (tmp_path / "cells", tmp_path / "cells/test"):
+        with pytest.raises(UserError, match=r"--out=.*: is read for images, expected a new folder"):
+            spec.check_out(folder, [cells])
+    spec.check_out(out, [cells])
+    out.mkdir()
+    (out / "audit.json").write_text("{}")
+    spec.check_out(out, [cells, "synthetic:10"])
+    spec.check_out(tmp_path, [cells])

@@ -170,3 +170,18 @@ def test_the_table_of_the_images_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match=r"^--out=.*cells.csv: is read with the images"):
         tables.check_targets({"--out": tmp_path / "cells.csv"}, tmp_path / "cells.csv")
     tables.check_targets({"--out": tmp_path / "groups.csv"}, tmp_path / "cells.csv")
+
+
+def test_ends_of_lines_in_a_name_are_quoted():
+    names = ["a\rb", "a\r\nb", "a\nb", "a,b", 'a"b', "\r"]
+    text = tables.csv_text([["name", "x"], *([name, None] for name in names)])
+    assert text.startswith("name,x\n")
+    assert [row[0] for row in csv.reader(io.StringIO(text, newline=""))] == ["name", *names]
+
+
+def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "p.csv"
+    path.write_text("kept")
+    monkeypatch.setattr(tables.os, "access", lambda found, mode: found != path)
+    with pytest.raises(UserError, match=r"--out=.*p.csv: may not be written to, expected another"):
+        tables.check_targets({"--out": path}, tmp_path / "cells")

@@ -82,7 +82,7 @@ MEASURED = {
         "method": "temperature",
         "temperature": 0.5,
         "ece_before": 0.1,
-        "nll_before": 1,
+        "nll_before": 1.0,
     },
     "selective": {
         "operating_point": {

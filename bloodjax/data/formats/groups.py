@@ -249,6 +249,8 @@ def _resembles(path: str) -> bool:
     stem, dot, suffix = name.partition(".")
     if f"{dot}{suffix}" not in (*_SUFFIXES, ".csv.txt", ".csv.csv"):
         return False
+    if not dot and stem[-1:].isdigit():  # slide1 and patient 3 are images without a suffix
+        return False
     stem = re.sub(r"[-_ ]*(\(?[0-9]+\)?|copy|kopie|copie)$", "", stem).replace(" ", "_")
     if not stem or stem.startswith("grouping"):
         return False

@@ -73,6 +73,11 @@ def test_more_names_of_tables(name):
     assert groups.tables([name, *IMAGES, "labels.csv", "README.md"]) == (name,)
 
 
+@pytest.mark.parametrize("name", ["slide1", "patient 3", "group2"])
+def test_an_image_without_a_suffix_is_no_table(name):
+    assert groups.tables([name]) == ()
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("groups.xlsx", b"PK\3\4\xff"), ("patients.csv", "")]
 )
