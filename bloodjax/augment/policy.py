@@ -25,7 +25,8 @@ A stage is a call with literal arguments; without arguments, the parentheses are
 
 A pool is a name in `ops.POOLS`, or comma-separated names of operations. Stages before and after
 `augmix` are applied before and after it. Otherwise, operations of one kind are composed, and the
-kinds are applied in the order that `ops` documents.
+kinds are applied in the order that `ops` documents. An effect that is no lookup table, map or
+matrix is applied once: if several stages draw it, the last one's magnitude counts.
 """
 
 from __future__ import annotations

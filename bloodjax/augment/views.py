@@ -204,7 +204,13 @@ def check(name: str, where: str, also: tuple[str, ...] = ()) -> str:
     if name in also or is_known(name):
         return name
     known = (*SETS, *also)
-    wrong = next((part for part in name.split("+") if part not in SETS), "")
+    parts = name.split("+")
+    wrong = next((part for part in parts if part not in SETS), "")
+    if all(part in SETS for part in parts):
+        raise UserError(
+            f"{where} is {name!r}, expected {', '.join(known)}, or different sets joined by +, of "
+            f"which {' and '.join(dict.fromkeys(parts))} are none"
+        )
     near = difflib.get_close_matches(wrong, known, 1, cutoff=0.3) if wrong else []
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(

@@ -89,7 +89,8 @@ def defaults() -> ml_collections.ConfigDict:
                 # tenth; report only lists the findings; fail ends the run.
                 "clean": "drop",
                 # How often an epoch shows the images of each class. natural shows every image
-                # once; with balanced all classes are equally frequent; with sqrt their shares are
+                # once but those, others in each epoch, that would not fill a last batch; with
+                # balanced all classes are equally frequent; with sqrt their shares are
                 # proportional to the square root of their sizes. A number q from 0 to 1 makes
                 # them proportional to size**q: 1 is natural, 0 balanced, 0.5 sqrt (Kang et al.
                 # 2020). The number of steps per epoch stays the same, each repeat of an image is

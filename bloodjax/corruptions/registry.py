@@ -15,7 +15,6 @@ They do not depend on the batch or on the order of images.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ import numpy as np
 
 from bloodjax.corruptions import blur, colour, compression, deposits, noise, optics
 from bloodjax.corruptions.base import SEVERITIES, Distortion, Image
-from bloodjax.errors import UserError
+from bloodjax.errors import UserError, did_you_mean
 
 BLOODMNIST_C: dict[str, Distortion] = {
     "pixelate": compression.pixelate,
@@ -138,8 +137,8 @@ def _names(name: str, where: str) -> tuple[str, ...]:
     if name in DISTORTIONS:
         return (name,)
     if name not in GROUPS:
-        near = difflib.get_close_matches(name, [*DISTORTIONS, *GROUPS], 1, cutoff=0)[0]
-        raise UserError(f"{where} holds the unknown distortion {name!r}; did you mean {near}?")
+        hint = did_you_mean(name.lower(), [*DISTORTIONS, *GROUPS])
+        raise UserError(f"{where} holds the unknown distortion {name!r}; {hint}")
     return GROUPS[name]
 
 

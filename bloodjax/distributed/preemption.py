@@ -27,6 +27,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.5
 # Seconds after which `Stopped` is raised again if the work that it should have aborted continues.
 _RETRY_SECONDS = 2.0
+# What `before_exit` was given, while its bodies run.
+_BEFORE_EXIT: list[Callable[[], None]] = []
 
 
 @dataclasses.dataclass
@@ -150,7 +152,23 @@ def _watch(request: ShutdownRequest, reader: socket.socket, grace_seconds: float
             )
 
 
+@contextlib.contextmanager
+def before_exit(act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` if a second signal, or the end of the grace period, ends the process in the body.
+
+    It must not wait for locks, which the main thread may hold.
+    """
+    _BEFORE_EXIT.append(act)
+    try:
+        yield
+    finally:
+        _BEFORE_EXIT.remove(act)
+
+
 def _exit(number: int, message: str) -> None:
+    for act in _BEFORE_EXIT:
+        with contextlib.suppress(Exception):
+            act()
     cursor = "\n\x1b[?25h" if os.isatty(2) else ""  # shows the cursor that a progress bar hid
     with contextlib.suppress(OSError):
         # Bypasses all buffers and locks that the main thread may hold.

@@ -102,7 +102,11 @@ def evaluate_runs(
     _check_possible(model, dataset, "" if classes is None else "--classes: ")
     is_own = name in saved_splits.SPLITS
     seen = trained_groups = np.zeros(len(dataset), bool)
-    if name != "train":
+    if name == "train":
+        apart = workdirs[0] / "evaluate/out_of_fold"
+        told = f"; see {apart} for runs that were not trained on them" if apart.is_dir() else ""
+        console.log_info(f"train: these images were trained on, so the figures flatter{told}")
+    else:
         read_with = config_lib.with_reading(config, fit=None if is_own else model.fit)
         seen = _trained_on(model, workdirs[0], dataset, read_with, read)
         trained_groups = _of_trained_groups(model, workdirs[0], dataset)

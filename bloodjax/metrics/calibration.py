@@ -111,12 +111,15 @@ def fit(
       probabilities: Class probabilities of at least one image; rows sum to 1.
       labels: True class indices.
       method: "none", "temperature", "vector" or "auto". "auto" is temperature scaling, unless
-        vector scaling is better on held-out folds; see `vector_gain`.
+        vector scaling is better on held-out folds, see `vector_gain`, and each class has an image:
+        images of the other classes cannot say how much a class without any should get.
       seed: Seed of the folds.
 
     Raises:
       ValueError: There are no images, or the method is unknown.
     """
+    if method == AUTO and 0 < len(np.unique(labels)) < probabilities.shape[1]:
+        method = "temperature"
     method = choose(method, len(labels), lambda: vector_gain(probabilities, labels, seed))
     if method == "none":
         return NONE
@@ -162,12 +165,14 @@ def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
     """A temperature, and a scale and a bias for each class, with the lowest loss.
 
     The temperature is that of `fit_temperature`. Scales and biases have normal priors around 1 and
-    0 with a standard deviation of 1, so that a class of few images stays near the temperature.
+    0 with a standard deviation of 1, so that a class of few images stays near the temperature. A
+    class without images has the bias 0 and the mean of the other classes' scales.
     """
-    classes = probabilities.shape[1]
     temperature = fit_temperature(probabilities, labels).temperature
-    logs, targets = _observations(probabilities, labels)
-    logs, n = logs / temperature, len(logs)
+    present, labels = np.unique(labels, return_inverse=True)
+    among = probabilities[:, present]
+    logs, targets = _observations(among / among.sum(axis=1, keepdims=True), labels)
+    logs, n, classes = logs / temperature, len(logs), len(present)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         change, bias = flat.reshape(2, classes)
@@ -179,7 +184,10 @@ def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
 
     found = scipy.optimize.minimize(loss, np.zeros(2 * classes), jac=True, method="BFGS")
     change, bias = found.x.reshape(2, classes)
-    return Calibration("vector", temperature, tuple(bias.tolist()), tuple((1 + change).tolist()))
+    scales = np.full(probabilities.shape[1], 1 + change.mean())
+    biases = np.zeros(probabilities.shape[1])
+    scales[present], biases[present] = 1 + change, bias
+    return Calibration("vector", temperature, tuple(biases.tolist()), tuple(scales.tolist()))
 
 
 def refinement(probabilities: Probabilities, labels: Labels) -> float:

@@ -120,7 +120,7 @@ class Divergence:
             )
             raise UserError(
                 f"{diverged}; {kept} in {self._checkpoints.directory}; expected a finite loss: "
-                "lower the learning_rate"
+                "lower the learning_rate, in a new --workdir"
             )
         # A run that is killed between these two calls diverges again at the same step.
         self._checkpoints.drop_after(good)

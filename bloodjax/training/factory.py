@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from bloodjax import config as config_lib
 from bloodjax import models
 from bloodjax.augment.geometry import VIEWS
-from bloodjax.config import Config
+from bloodjax.config import PHASES, Config
 from bloodjax.data.batches import steps_per_epoch
 from bloodjax.data.options import MULTI_LABEL
 from bloodjax.models.head import Network
@@ -94,7 +94,15 @@ def pretrained(config: Config) -> tuple[Config, PyTree]:
 def origin(config: Config) -> str:
     """One line on where the initial weights come from; `config` is the one from `pretrained`."""
     if not config.model.weights:
-        return "from random weights"
+        first = next(name for name in PHASES if config.phases[name].epochs)
+        frozen = config.phases[first].freeze
+        if frozen == "none":
+            return "from random weights"
+        return (
+            f"from random weights, which config.phases.{first}.freeze={frozen} leaves as they are; "
+            "to train from scratch: --config.phases.head.epochs=0 "
+            "--config.phases.finetune.freeze=none"
+        )
     source = config.model.source
     mean, std = ("/".join(f"{v:.3g}" for v in values) for values in normalisation(config))
     return (

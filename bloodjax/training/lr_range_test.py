@@ -175,7 +175,7 @@ def find(phase: str, optimizer: str, losses: Sequence[float]) -> RangeTest:
     if edge < _FEWEST:
         raise UserError(
             f"config.phases.{phase}.learning_rate is auto, but in the range test the loss did not "
-            f"fall at any rate from {RANGES[optimizer][0]:g}: expected a number"
+            f"fall at any rate from {RANGES[optimizer][0]:g}: expected a number, in a new --workdir"
         )
     return RangeTest(
         phase,

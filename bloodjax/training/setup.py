@@ -121,12 +121,14 @@ def prepare_run(
 
 
 def _check_monitored(config: Config, splits: Splits) -> None:
-    """Checks that the area under the ROC curve is defined where early stopping monitors it.
+    """Checks that the metric is defined where early stopping monitors it.
 
     Raises:
-      UserError: It is not, as all images are of one class.
+      UserError: It is not: no class, or label, is that of some of the images and not of others.
     """
-    if config.early_stopping.metric != "auc":
+    undefined = {"auc"} | ({"balanced_accuracy"} if splits.train.is_multi_label else set())
+    metric = config.early_stopping.metric
+    if metric not in undefined:
         return
     for name, dataset in splits.evaluated("validation").items():
         counts = dataset.class_counts
@@ -134,6 +136,6 @@ def _check_monitored(config: Config, splits: Splits) -> None:
             (counts > 0) & (counts < len(dataset))
         ):
             raise UserError(
-                "config.early_stopping.metric is 'auc', expected another, such as loss: the "
+                f"config.early_stopping.metric is {metric!r}, expected another, such as loss: the "
                 f"{name} split has no class that some of its images have and others lack"
             )

@@ -65,12 +65,13 @@ def prepare_batch(
     if policy.mix:
         keys = _example_keys(key, _MIX, batch, axis_name)
         shared = targets if teacher is None else jnp.concatenate([targets, teacher], axis=-1)
-        if weight is not None:
-            shared = jnp.concatenate([shared, weight[:, None]], axis=-1)
+        if weight is not None:  # an image of weight 0 has no part in the mixed label
+            shared = jnp.concatenate([shared * weight[:, None], weight[:, None]], axis=-1)
         mixed = [mix.mix(policy.mix, keys, images, shared) for images in views]
         views, shared = [images for images, _ in mixed], mixed[0][1]
         if weight is not None:
             shared, weight = shared[:, :-1], shared[:, -1]
+            shared = shared / jnp.where(weight > 0, weight, 1)[:, None]
         targets, teacher = shared[:, :classes], None if teacher is None else shared[:, classes:]
     images = jnp.stack(views, axis=1) if several_views else views[0]
     return batch.replace(image=images, targets=targets, teacher=teacher, weight=weight)

@@ -31,6 +31,8 @@ CHECKPOINTS = "checkpoints"
 BASELINE_FILE = "baseline.json"
 # Only a run that `bloodjax adapt` made has it.
 ADAPTATION_FILE = "adaptation.json"
+# Only a sweep has it.
+SWEEP_FILE = "sweep.json"
 LOCK_FILE = "lock"
 # Seconds to wait for the lock. NFS 4 keeps the lock of a machine that is gone for about 90 s.
 _PATIENCE = 120.0
@@ -155,14 +157,16 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
       workdir: Folder of the run.
 
     Raises:
-      UserError: The run has another config, or `bloodjax adapt` made it; or the config is none for
-        a new run.
+      UserError: The run has another config, or `bloodjax adapt` made it; the folder is that of a
+        sweep; or the config is none for a new run.
     """
     if (workdir / ADAPTATION_FILE).exists():
         raise UserError(
             f"--workdir={workdir}: contains a run that bloodjax adapt made, which training would "
             "replace; expected another --workdir"
         )
+    if (workdir / SWEEP_FILE).exists():
+        raise UserError(f"--workdir={workdir}: contains a sweep, expected another --workdir")
     path = workdir / CONFIG_FILE
     if not path.exists():
         check_new_run(config)

@@ -14,9 +14,10 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bloodjax.cli import console
+from bloodjax.distributed import preemption
 from bloodjax.errors import UserError
 from bloodjax.io.files import make_folder
 
@@ -30,7 +31,8 @@ _LAST_FLAGS = ("--workers=1", "--notest")
 def started(workers: int, workdir: pathlib.Path, argv: Sequence[str]) -> Iterator[None]:
     """Starts the other workers, and waits for them after the body.
 
-    If the body fails, as by a signal, they get SIGTERM: each saves its trial and ends.
+    If the body fails, as by a signal, or this process ends at once, they get SIGTERM: each saves
+    its trial and ends.
 
     Args:
       workers: Number of workers, with this process.
@@ -62,12 +64,11 @@ def started(workers: int, workdir: pathlib.Path, argv: Sequence[str]) -> Iterato
                 )
             console.log_info(f"worker {worker} of {workers}: {log}")
         os.environ.update(shares[0])
-        yield
-        failed = [log for log, process in processes.items() if process.wait() != 0]
+        with preemption.before_exit(lambda: _terminate(processes.values())):
+            yield
+            failed = [log for log, process in processes.items() if process.wait() != 0]
     except BaseException:
-        for process in processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+        _terminate(processes.values())
         for process in processes.values():
             process.wait()
         raise
@@ -76,6 +77,12 @@ def started(workers: int, workdir: pathlib.Path, argv: Sequence[str]) -> Iterato
             f"{console.counted(len(failed), 'worker')} ended with an error; expected the reason in "
             f"{', '.join(map(str, failed))}"
         )
+
+
+def _terminate(processes: Iterable[subprocess.Popen]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
 
 
 def devices(workers: int, environment: Mapping[str, str]) -> list[dict[str, str]]:

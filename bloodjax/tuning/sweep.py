@@ -35,13 +35,12 @@ from bloodjax.io.files import atomic_write, disk_full_reason, make_folder, read_
 from bloodjax.training import input_pipeline, metric_writer, trainer
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.saved_splits import SPLITS_FILE
-from bloodjax.training.workdir import CHECKPOINTS, CONFIG_FILE
+from bloodjax.training.workdir import CHECKPOINTS, CONFIG_FILE, SWEEP_FILE
 from bloodjax.tuning import locks, outcome
 from bloodjax.tuning.outcome import describe, measure, trial_folder
 from bloodjax.tuning.space import Distribution, Space, lacking, own_values
 from bloodjax.tuning.study import COMPLETE, FAILED, PRUNED, RUNNING, Study, Trial
 
-FILE = "sweep.json"
 # Times that a worker may die at a trial. The next one records it as failed.
 _MAX_DEATHS = 3
 # Trials of a worker that may fail one after another, with none that does not, before it gives up.
@@ -95,13 +94,16 @@ class Sweep:
         make_folder(workdir / "trials")
         with self._lock():
             name = _stored_name(workdir, config, space)
-            # Reading takes long, and meanwhile other workers wait for the lock.
-            if not self._is_drawn():
-                self._read(config)
+            # Reading takes long, and meanwhile other workers wait for the lock. Splits without a
+            # sweep are those of a command that failed, perhaps with another config.
+            if name is None:
+                self._read(config, resumes=False)
             self.study = open_study(config, space, options, name)
             if name is None:
                 content = {"study": self.study.name, **_content(config, space)}
-                atomic_write(workdir / FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+                atomic_write(
+                    workdir / SWEEP_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n"
+                )
         self._read(config)
 
     def work(self, fit: Fit) -> None:
@@ -322,7 +324,7 @@ class Sweep:
             atomic_write(folder / CONFIG_FILE, config_lib.to_json(config))
         return splits
 
-    def _read(self, config: Config) -> Splits:
+    def _read(self, config: Config, resumes: bool = True) -> Splits:
         """The images in the size of `config`, which were read last or are read now.
 
         The first worker draws the splits, while it has the lock, for the config of the sweep.
@@ -331,14 +333,11 @@ class Sweep:
         if self._splits is not None and self._splits[0] == key:
             return self._splits[1]
         self._splits = None  # frees the memory
-        splits = input_pipeline.prepare_splits(config, self.workdir, resumes=self._is_drawn())
+        splits = input_pipeline.prepare_splits(config, self.workdir, resumes=resumes)
         for line in statement.lines(dict(splits.items()), splits.left_out):
             console.log_info(line)
         self._splits = key, splits
         return splits
-
-    def _is_drawn(self) -> bool:
-        return (self.workdir / SPLITS_FILE).exists()
 
 
 def _reads_as(config: Config) -> tuple[int, str]:
@@ -405,10 +404,12 @@ def _stored_name(workdir: pathlib.Path, config: Config, space: Space) -> str | N
     """
     if (workdir / CONFIG_FILE).exists():
         raise UserError(f"--workdir={workdir}: contains a run, expected another --workdir")
-    if not (workdir / FILE).exists():
+    if not (workdir / SWEEP_FILE).exists():
         return None
     keys = ("study", "config", "space")
-    stored = read_json(workdir / FILE, "a sweep", lambda content: {k: content[k] for k in keys})
+    stored = read_json(
+        workdir / SWEEP_FILE, "a sweep", lambda content: {k: content[k] for k in keys}
+    )
     changed = config_lib.differences(config_lib.validate(stored["config"]), config)
     new = _content(config, space)["space"]
     changed += [

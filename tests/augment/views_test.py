@@ -142,6 +142,11 @@ def test_unknown_names(name):
         views.check(name, "--tta")
 
 
+def test_known_sets_that_cannot_be_joined_are_named():
+    with pytest.raises(UserError, match=r"joined by \+, of which flip and d4 are none$"):
+        views.check("flip+d4", "--tta")
+
+
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError, match=r"selected, or .*; did you mean crops\?$"):
         views.check("d4+cropped", "--tta", ("selected",))

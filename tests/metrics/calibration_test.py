@@ -149,6 +149,23 @@ def test_vector_scaling_is_the_minimum_of_its_loss():
         assert penalised(other) > best - 1e-6
 
 
+def test_a_class_without_images_is_not_suppressed():
+    probabilities, labels = biased(1500)
+    kept = labels != 3
+    assert calibration.fit(probabilities, labels).method == "vector"
+    assert calibration.fit(probabilities[kept], labels[kept]).method == "temperature"
+    found = calibration.fit(probabilities[kept], labels[kept], "vector")
+    assert found.bias[3] == 0
+    others = [scale for i, scale in enumerate(found.scale) if i != 3]
+    assert found.scale[3] == pytest.approx(np.mean(others))
+    of_class = labels == 3
+    recall = [
+        (one[of_class].argmax(axis=1) == 3).mean()
+        for one in (probabilities, found.apply(probabilities))
+    ]
+    assert recall[1] > recall[0] - 0.1
+
+
 def test_none_changes_nothing():
     probabilities, labels = sample(20)
     found = calibration.fit(probabilities, labels, "none")

@@ -53,20 +53,32 @@ def test_of_several_views_the_first_is_clean_and_the_second_is_the_only_one_othe
     assert np.abs(found.image[:, 2] - found.image[:, 1]).max() > 10
 
 
-def test_views_and_the_teacher_are_mixed_as_the_targets_are(batch):
+def neighbours(x):
+    return x.reshape(3, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+
+def test_a_label_has_the_part_of_its_images_weight_in_a_mixed_image(batch):
     weights = jnp.arange(6, dtype=jnp.float32)
-    weighted = batch.replace(weight=weights)
-    found = prepare(parse("mixup(0.4, p=0.5)"), weighted, several_views=True)
+    policy = parse("mixup(0.4, p=0.5)")
+    plain, found = prepare(policy, batch), prepare(policy, batch.replace(weight=weights))
+    own = np.take_along_axis(np.asarray(plain.targets), np.asarray(batch.label)[:, None], axis=1)
+    assert np.any(own < 1)
+    parts = own * weights[:, None], (1 - own) * neighbours(weights)[:, None]
+    np.testing.assert_allclose(found.weight, (parts[0] + parts[1])[:, 0], rtol=1e-5)
+    labels = np.eye(found.targets.shape[1])[np.asarray(batch.label)]
+    for name, each in (("targets", labels), ("teacher", np.asarray(batch.teacher))):
+        weighed = np.asarray(getattr(found, name)) * np.asarray(found.weight)[:, None]
+        expected = parts[0] * each + parts[1] * neighbours(each)
+        np.testing.assert_allclose(weighed, expected, atol=1e-5)
+    assert np.isfinite(found.targets).all()
 
-    def neighbours(x):
-        return x.reshape(3, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
+def test_views_and_the_teacher_are_mixed_as_the_targets_are(batch):
+    found = prepare(parse("mixup(0.4, p=0.5)"), batch, several_views=True)
     own = np.take_along_axis(np.asarray(found.targets), np.asarray(batch.label)[:, None], axis=1)
     assert np.any(own < 1)
     teacher, raw = np.asarray(batch.teacher), np.asarray(batch.image, np.float32)
     np.testing.assert_allclose(found.teacher, own * teacher + (1 - own) * neighbours(teacher), 1e-5)
-    weight = own * weights[:, None] + (1 - own) * neighbours(weights)[:, None]
-    np.testing.assert_allclose(found.weight, weight[:, 0], rtol=1e-5)
     share = own[:, :, None, None]
     mixed = share * raw + (1 - share) * neighbours(raw)
     for view in range(VIEWS):  # without operations all are the same

@@ -1,11 +1,13 @@
 """Tests of bloodjax/tuning/local_workers.py."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from bloodjax.cli.command import flags
+from bloodjax.distributed import preemption
 from bloodjax.errors import Stopped, UserError
 from bloodjax.tuning import local_workers
 from bloodjax.tuning.local_workers import devices, started
@@ -81,6 +83,16 @@ def test_one_that_fails_is_named(tmp_path, stand_in):
         started(2, tmp_path, []),
     ):
         pass
+
+
+def test_one_that_this_process_leaves_at_once_is_ended(tmp_path, stand_in, monkeypatch):
+    stand_in("import time; time.sleep(600)")
+    ended = []
+    monkeypatch.setattr(preemption.os, "_exit", ended.append)
+    with pytest.raises(UserError, match="1 worker ended with an error"), started(2, tmp_path, []):
+        preemption._exit(signal.SIGINT, "stopped at once")
+    assert ended == [130]
+    preemption._exit(signal.SIGTERM, "nothing is left to end")
 
 
 def test_a_signal_is_handed_on(tmp_path, stand_in):

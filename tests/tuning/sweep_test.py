@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from bloodjax.data.dataset import Dataset
 from bloodjax.errors import Stopped, UserError
 from bloodjax.training import input_pipeline
 from bloodjax.training.input_pipeline import Splits
+from bloodjax.training.workdir import open_config
 from bloodjax.tuning import choice, log_uniform
 
 pytest.importorskip("optuna", reason="needs the extra [sweep]")
 
-from bloodjax.tuning import locks, outcome
+from bloodjax.tuning import locks, outcome, sweep
 from bloodjax.tuning.study import FAILED, PRUNED, RUNNING
 from bloodjax.tuning.sweep import Options, Sweep
 
@@ -121,6 +123,26 @@ def test_the_first_trial_has_the_configs_own_values(new, splits):
         assert stored == one.trial_config(trial.values)
         assert (one.folder(trial.number) / "audit" / "audit.json").exists()
     assert one.study.best().value == min(trial.value for trial in others if trial.value)
+
+
+def test_splits_of_a_command_that_failed_are_drawn_again(new, splits, monkeypatch, tmp_path):
+    def fail(*_):
+        raise UserError("no storage")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "open_study", fail)
+        with pytest.raises(UserError, match="no storage"):
+            new()
+    assert (tmp_path / "sweep/splits.json").exists()
+    shutil.rmtree(tmp_path / "sweep/audit")
+    new(changes={"seed": 7})
+    assert splits == [(32, False), (32, False)]
+
+
+def test_a_folder_of_a_sweep_is_none_for_a_run(new, tmp_path):
+    one = new()
+    with pytest.raises(UserError, match=r"sweep: contains a sweep, expected another --workdir"):
+        open_config(one.config, tmp_path / "sweep")
 
 
 def test_only_who_draws_the_splits_reads_under_the_lock(new, monkeypatch):
