@@ -256,6 +256,11 @@ def calibrate_runs(workdirs: Sequence[pathlib.Path], target_error: float | None 
     """
     _check_target(target_error, calibrate=True)
     _calibrate(ensemble.load(workdirs), workdirs, target_error)
+    for workdir in workdirs:
+        if (workdir / "evaluate").is_dir():
+            console.log_info(
+                f"{workdir / 'evaluate'}: the results are from before this calibration"
+            )
 
 
 def _check_target(target_error: float | None, calibrate: bool) -> None:

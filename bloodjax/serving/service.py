@@ -173,10 +173,16 @@ class Service:
         }
 
     def predict(self, uploads: Sequence[Upload]) -> list[Result]:
-        """The answer about each file; one that cannot be read gets an answer with an error."""
+        """The answer about each file; one that cannot be read gets an answer with an error.
+
+        Raises:
+          Refused: The service is closed.
+        """
         with self._computing():
             squares, notes, errors = [], {}, {}
             for i, upload in enumerate(uploads):
+                if self._closed.is_set():  # large images take a second each
+                    raise Refused(503, "the server is stopping")
                 try:
                     image, notes[i] = self._decode(upload)
                 except ValueError as error:
@@ -340,7 +346,8 @@ class Service:
         members = self._model.members if is_ensemble else {self._workdirs[0]: self._model}
         referral = self._model.referral
         classes = [_text(name) for name in self._model.classes]
-        figures = {} if is_ensemble else _read_figures(self._workdirs[0] / _METRICS)
+        threshold = None if referral is None else referral.threshold
+        figures = {} if is_ensemble else _read_figures(self._workdirs[0] / _METRICS, threshold)
         return {
             "version": VERSION,
             "network": ", ".join(member.config.model.name for member in members.values()),
@@ -391,8 +398,11 @@ def _calibration(model: Classifier) -> dict[str, Any] | None:
     return None if found is None else found.to_dict()
 
 
-def _read_figures(path: pathlib.Path) -> dict[str, Any]:
-    """A few figures of a `metrics.json`; {} if it is missing or damaged."""
+def _read_figures(path: pathlib.Path, threshold: float | None) -> dict[str, Any]:
+    """A few figures of a `metrics.json`; {} if it is missing or damaged.
+
+    The operating point is None if its threshold is not `threshold`, the classifier's own.
+    """
     try:
         found = json.loads(path.read_text("utf-8"))
         figures = {key: found[key] for key in _FIGURES if key in found}
@@ -400,6 +410,8 @@ def _read_figures(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
     point = (found.get("selective") or {}).get("operating_point")
+    if point and point.get("threshold") != threshold:  # from before `evaluate --calibrate`
+        point = None
     return figures | {"ci95": intervals, "operating_point": point}
 
 

@@ -163,17 +163,30 @@ def test_figures_of_the_run(colours, limits, tmp_path):
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(
         '{"n": 9, "accuracy": 0.9, "ci95": {"accuracy": [0.8, 1.0], "other": [0, 1]}, '
-        '"selective": {"operating_point": {"coverage": 0.97}}}'
+        '"selective": {"operating_point": {"coverage": 0.97, "threshold": %r}}}'
+        % colours.referral.threshold
     )
     figures = service.Service(colours, [tmp_path], limits).about()["metrics"]
     assert figures == {
         "n": 9,
         "accuracy": 0.9,
         "ci95": {"accuracy": [0.8, 1.0]},
-        "operating_point": {"coverage": 0.97},
+        "operating_point": {"coverage": 0.97, "threshold": colours.referral.threshold},
     }
+    (folder / "metrics.json").write_text(
+        '{"n": 9, "selective": {"operating_point": {"coverage": 0.97, "threshold": 0.25}}}'
+    )
+    figures = service.Service(colours, [tmp_path], limits).about()["metrics"]
+    assert figures["operating_point"] is None, "it is of another threshold"
     (folder / "metrics.json").write_text("[]")
     assert service.Service(colours, [tmp_path], limits).about()["metrics"] == {}
+
+
+def test_a_service_that_stops_reads_no_more_images(colours, limits, tmp_path):
+    stopping = service.Service(colours, [tmp_path], limits)
+    stopping.close()
+    with pytest.raises(Refused, match="the server is stopping"):
+        stopping.predict([Upload("a.png", b"")])
 
 
 def test_the_nearest_training_cells(colours, limits, tmp_path, plain, monkeypatch):
