@@ -1,4 +1,5 @@
 import io
+import json
 import threading
 
 import numpy as np
@@ -161,21 +162,23 @@ def test_about_the_classifier(answering):
 def test_figures_of_the_run(colours, limits, tmp_path):
     folder = tmp_path / "evaluate" / "test"
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(
-        '{"n": 9, "accuracy": 0.9, "ci95": {"accuracy": [0.8, 1.0], "other": [0, 1]}, '
-        '"selective": {"operating_point": {"coverage": 0.97, "threshold": %r}}}'
-        % colours.referral.threshold
-    )
+    point = {"coverage": 0.97, "threshold": colours.referral.threshold}
+    content = {
+        "n": 9,
+        "accuracy": 0.9,
+        "ci95": {"accuracy": [0.8, 1.0], "other": [0, 1]},
+        "selective": {"operating_point": point},
+    }
+    (folder / "metrics.json").write_text(json.dumps(content))
     figures = service.Service(colours, [tmp_path], limits).about()["metrics"]
     assert figures == {
         "n": 9,
         "accuracy": 0.9,
         "ci95": {"accuracy": [0.8, 1.0]},
-        "operating_point": {"coverage": 0.97, "threshold": colours.referral.threshold},
+        "operating_point": point,
     }
-    (folder / "metrics.json").write_text(
-        '{"n": 9, "selective": {"operating_point": {"coverage": 0.97, "threshold": 0.25}}}'
-    )
+    point["threshold"] /= 2
+    (folder / "metrics.json").write_text(json.dumps(content))
     figures = service.Service(colours, [tmp_path], limits).about()["metrics"]
     assert figures["operating_point"] is None, "it is of another threshold"
     (folder / "metrics.json").write_text("[]")
