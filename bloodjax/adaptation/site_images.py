@@ -121,24 +121,21 @@ def read_with_labelled(
         image is in both.
     """
     of_site = SiteImages.read(model, data, reading)
-    read = {"images": of_site.dataset, "labelled": read_labelled(model, labelled, reading)}
-    scales: dict[str, str] = {}
 
     def again(name: str, bits: str) -> Dataset:
-        scales["bits"] = bits
+        scaled = {**reading, "bits": bits}
         if name == "images":
-            return _load(model, of_site.path, {**reading, **scales})
-        return read_labelled(model, labelled, {**reading, **scales})
+            return _load(model, of_site.path, scaled)
+        return read_labelled(model, labelled, scaled)
 
-    read = sources.on_common_scale(read, again)
-    if scales:
-        of_site = dataclasses.replace(
-            of_site, dataset=read["images"], reading={**reading, **scales}
-        )
-    for line in statement.lines({"labelled": read["labelled"]}):
+    both = {"images": of_site.dataset, "labelled": read_labelled(model, labelled, reading)}
+    images, of_labels = sources.on_common_scale(both, again).values()
+    if scale := images.reading.tally.scale or of_labels.reading.tally.scale:
+        reading = {**reading, "bits": scale}
+    for line in statement.lines({"labelled": of_labels}):
         console.log_info(line)
-    check_apart(read["labelled"], of_site.dataset, labelled, data)
-    return of_site, read["labelled"]
+    check_apart(of_labels, images, labelled, data)
+    return dataclasses.replace(of_site, dataset=images, reading=reading), of_labels
 
 
 def check_apart(of_labels: Dataset, images: Dataset, spec: str, data: str) -> None:

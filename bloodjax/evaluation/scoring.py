@@ -105,7 +105,7 @@ def evaluate_runs(
     if name == "train":
         apart = workdirs[0] / "evaluate/out_of_fold"
         told = f"; see {apart} for runs that were not trained on them" if apart.is_dir() else ""
-        console.log_info(f"train: these images were trained on, so the figures flatter{told}")
+        console.log_info(f"train: these images were trained on, so the figures are too good{told}")
     else:
         read_with = config_lib.with_reading(config, fit=None if is_own else model.fit)
         seen = _trained_on(model, workdirs[0], dataset, read_with, read)

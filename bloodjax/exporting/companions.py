@@ -51,7 +51,7 @@ for path in sys.argv[1:]:
     with open(path, "rb") as opened:
         head = opened.read(25)
     # Pillow calls a PNG of 16 bits per channel RGB, too; its header has the number of bits.
-    deep = head[:8] == b"\\x89PNG\\r\\n\\x1a\\n" and head[24] > 8
+    deep = head[:8] == b"\\x89PNG\\r\\n\\x1a\\n" and head[24:] > b"\\x08"
     image = ImageOps.exif_transpose(Image.open(path))
     if deep or image.mode not in ("L", "P", "RGB") or "transparency" in image.info:
         sys.exit(f"{{path}}: expected 8 bits per channel without transparency, not {{image.mode}}")

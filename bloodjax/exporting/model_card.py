@@ -243,12 +243,10 @@ def _answers(card: Card) -> str:
 def _calibration(card: Card) -> str:
     method = card.calibration["method"]
     if method == "none":
-        of = (
-            ""
-            if card.is_measured or not card.metrics
-            else " The metrics above are of calibrated ones."
-        )
-        return f"the probabilities are not calibrated.{of}"
+        text = "the probabilities are not calibrated."
+        if card.metrics and not card.is_measured:
+            text += " The metrics above are of calibrated ones."
+        return text
     text = (
         f"the probabilities are calibrated by {method} scaling, which was fitted to the "
         "validation split."
