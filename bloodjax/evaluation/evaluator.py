@@ -82,7 +82,7 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
         select_views(model, workdir, splits.validation, options.tta, options.tta_select)
         for other in comparisons.values():  # Their predictions are averaged over the same views.
             other.selected = model.selected
-    described = uncertainty.fit_run(model, workdir, splits.train, splits.validation)
+    fitted = uncertainty.fit_run(model, workdir, splits.train, splits.validation)
     results, headline, known = {}, None, {}
     for name, dataset in splits.evaluated("test", "validation").items():
         out = workdir / "evaluate" / name
@@ -95,6 +95,7 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
             source=source,
             comparisons=comparisons,
             trained_groups=splits_lib.in_groups_of(dataset, splits.train),
+            raw=fitted.raw if name == "validation" else None,
         )
         headline = headline or run_report.Headline(dataset, probabilities)
         results[name], known[name] = result, probabilities
@@ -102,7 +103,7 @@ def finish(config: Config, workdir: pathlib.Path, splits: Splits) -> dict[str, d
             console.log_info(line)
     review = None
     if options.label_review and not model.is_multi_label:
-        review = label_review.review(model, workdir, splits, known, described)
+        review = label_review.review(model, workdir, splits, known, fitted.described)
     run_report.write(config, workdir, splits, model, results, headline, review)
     return results
 
@@ -116,6 +117,7 @@ def evaluate(
     source: Mapping[str, object],
     comparisons: Mapping[str, Classifier] = types.MappingProxyType({}),
     trained_groups: Bool[np.ndarray, " n"] | None = None,
+    raw: Float[np.ndarray, "n 2 classes"] | None = None,
 ) -> tuple[dict[str, object], Float[np.ndarray, "n classes"]]:
     """Evaluates a model on `dataset`, and writes `metrics.json` and `predictions.csv`.
 
@@ -128,6 +130,7 @@ def evaluate(
       comparisons: Other classifiers by name, whose metrics are written too.
       trained_groups: Whether each image is of a group, such as a patient, that the model was
         trained on; None if there is no such image.
+      raw: The result of `predict_with_plain` without calibration, of a classifier, if it is known.
 
     Returns:
       The content of `metrics.json`, and the class probabilities. The content is that of
@@ -163,7 +166,8 @@ def evaluate(
         before, both = model.adjust(raw).mean(axis=0)[:, 0], each.mean(axis=0)
         members = model.member_metrics(each[:, :, 0], dataset.labels)
     else:
-        raw = model.predict_with_plain(dataset.images, tta, calibrated=False)
+        if raw is None:
+            raw = model.predict_with_plain(dataset.images, tta, calibrated=False)
         before, both = model.adjust(raw[:, 0]), model.calibrate(raw, tta)
     probabilities, plain = both[:, 0], both[:, 1]
     config, answers = model.config, model.judge(dataset.images, probabilities)

@@ -9,10 +9,12 @@ folder and set in its classifier.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from bloodjax import config as config_lib
 from bloodjax import distributed, metrics
@@ -26,9 +28,24 @@ from bloodjax.metrics import calibration as scaling
 from bloodjax.metrics import label_calibration, multi_label
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What `fit_run` computed on the way, which need not be computed again.
+
+    Attributes:
+      described: Features of training images that the fit of the detector needed; None if it needed
+        none.
+      raw: Probabilities of the validation images before calibration, with the run's views and
+        without, as from `Classifier.predict_with_plain`; None without a validation split.
+    """
+
+    described: rejection.Described | None
+    raw: Float[np.ndarray, "n 2 classes"] | None
+
+
 def fit_run(
     model: Classifier, workdir: pathlib.Path, train: Dataset, validation: Dataset | None
-) -> rejection.Described | None:
+) -> Fitted:
     """Fits what the module lists, and writes `calibration.json` and the other files.
 
     The images are of the laboratory where the run was trained, so the classifier's site does not
@@ -40,15 +57,12 @@ def fit_run(
       train: Training split of the run.
       validation: Validation split of the run. Without one, nothing is fitted.
 
-    Returns:
-      Features of training images that the fit of the detector needed; None if it needed none.
-
     Raises:
       UserError: `workdir` cannot be written to.
     """
     make_folder(workdir)
     home = model.at_home()
-    described = None
+    described = raw = None
     if home.is_multi_label:
         console.log_info(
             "images of several labels: the run has no colour-histogram baseline, referral, "
@@ -58,13 +72,12 @@ def fit_run(
         described = rejection.fit_run(home, workdir, train, validation)
     if validation is None:
         _forget(home, workdir)
-    elif home.is_multi_label:
-        _fit_labels(home, workdir, validation)
     else:
-        _fit_classes(home, workdir, validation)
+        raw = home.predict_with_plain(validation.images, calibrated=False)
+        (_fit_labels if home.is_multi_label else _fit_classes)(home, workdir, validation, raw)
     model.calibrations, model.detector = home.calibrations, home.detector
     model.referral, model.thresholds = home.referral, home.thresholds
-    return described
+    return Fitted(described, raw)
 
 
 def _forget(model: Classifier, workdir: pathlib.Path) -> None:
@@ -81,13 +94,16 @@ def _forget(model: Classifier, workdir: pathlib.Path) -> None:
     )
 
 
-def _fit_classes(model: Classifier, workdir: pathlib.Path, validation: Dataset) -> None:
+def _fit_classes(
+    model: Classifier, workdir: pathlib.Path, validation: Dataset, raw: np.ndarray
+) -> None:
     options, labels = model.config.evaluation, validation.labels
     calibrated, change = _calibrate(
         model,
         workdir,
-        validation,
-        lambda raw: scaling.fit(raw, labels, options.calibration, model.config.seed),
+        labels,
+        raw,
+        lambda one: scaling.fit(one, labels, options.calibration, model.config.seed),
     )
     found = model.calibrations[calibration.DEFAULT]
     console.log_info(
@@ -104,14 +120,17 @@ def _fit_classes(model: Classifier, workdir: pathlib.Path, validation: Dataset) 
         )
 
 
-def _fit_labels(model: Classifier, workdir: pathlib.Path, validation: Dataset) -> None:
+def _fit_labels(
+    model: Classifier, workdir: pathlib.Path, validation: Dataset, raw: np.ndarray
+) -> None:
     method, labels = model.config.evaluation.calibration, validation.labels
     calibrated, change = _calibrate(
         model,
         workdir,
-        validation,
-        lambda raw: label_calibration.fit(
-            raw, labels, validation.strata, method, model.config.seed
+        labels,
+        raw,
+        lambda one: label_calibration.fit(
+            one, labels, validation.strata, method, model.config.seed
         ),
     )
     found = model.calibrations[calibration.DEFAULT]
@@ -123,7 +142,8 @@ def _fit_labels(model: Classifier, workdir: pathlib.Path, validation: Dataset) -
 def _calibrate(
     model: Classifier,
     workdir: pathlib.Path,
-    validation: Dataset,
+    labels: np.ndarray,
+    raw: np.ndarray,
     fit: Callable[[np.ndarray], scaling.Calibration],
 ) -> tuple[np.ndarray, str]:
     """Calibrates the run with and without views by `fit`, a function of probabilities.
@@ -131,7 +151,6 @@ def _calibrate(
     Returns:
       Calibrated probabilities of the images, and in words how their loss and error change.
     """
-    raw = model.predict_with_plain(validation.images, calibrated=False)
     found = {
         name: fit(raw[:, i]) for i, name in enumerate((calibration.DEFAULT, calibration.NO_VIEWS))
     }
@@ -139,8 +158,8 @@ def _calibrate(
         found[calibration.DEFAULT] = found[calibration.NO_VIEWS]
     model.calibrations = found
     calibrated = model.calibrate(raw)[:, 0]
-    before, after = (metrics.quick(p, validation.labels) for p in (raw[:, 0], calibrated))
-    details = {"tta": model.tta, "n": len(validation)}
+    before, after = (metrics.quick(p, labels) for p in (raw[:, 0], calibrated))
+    details = {"tta": model.tta, "n": len(labels)}
     for key, source in (("nll", "loss"), ("ece", "ece")):
         details |= {f"{key}_before": before[source], key: after[source]}
     calibration.write(workdir, found, details)

@@ -1,4 +1,4 @@
-"""For a first classifier in a quarter of an hour on two CPU cores.
+"""For a first classifier in about 20 minutes on two CPU cores.
 
 Works with any network: `--config.model.name=mobilenetv1_100`. Most training images get two random
 effects of a microscope, a camera, a stain or a file format, besides flips and quarter turns; some
