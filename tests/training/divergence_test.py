@@ -123,7 +123,8 @@ def test_it_goes_back_as_often_as_it_may(tmp_path, said):
     ]
     message = (
         r"^the loss or its gradient is not finite at step 13; the last good checkpoint is of step "
-        r"7 in run/checkpoints; expected a finite loss: lower the learning_rate$"
+        r"7 in run/checkpoints; expected a finite loss: lower the learning_rate, in a new "
+        r"--workdir$"
     )
     with pytest.raises(UserError, match=message):
         watch(tmp_path, 7).rollback(Diverged(12), 15)

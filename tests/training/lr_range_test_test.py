@@ -72,7 +72,7 @@ def test_a_loss_that_does_not_fall_is_one_line(curve):
         lr_range_test.find("head", "adamw", curve)
     assert str(error.value) == (
         "config.phases.head.learning_rate is auto, but in the range test the loss did not fall at "
-        "any rate from 1e-06: expected a number"
+        "any rate from 1e-06: expected a number, in a new --workdir"
     )
 
 
