@@ -54,7 +54,8 @@ for path in sys.argv[1:]:
     deep = head[:8] == b"\\x89PNG\\r\\n\\x1a\\n" and head[24:] > b"\\x08"
     image = ImageOps.exif_transpose(Image.open(path))
     if deep or image.mode not in ("L", "P", "RGB") or "transparency" in image.info:
-        sys.exit(f"{{path}}: expected 8 bits per channel without transparency, not {{image.mode}}")
+        found = image.mode + " of 16 bits" * deep
+        sys.exit(f"{{path}}: expected 8 bits per channel without transparency, not {{found}}")
     image = image.convert("RGB")
 {fit}    answer = run(np.asarray(image)[None])[0]
     print(f"{{path}}: {{metadata['classes'][answer.argmax()]}} {{answer.max():.3f}}")

@@ -11,6 +11,8 @@ from PIL import Image
 
 from bloodjax.exporting import companions
 
+from ..data.image_encodings import png16
+
 SIZE = 8
 # Answers the second class where the upper half of the image is bright.
 RUNTIME = """
@@ -77,6 +79,19 @@ def test_an_image_that_would_be_read_differently_is_refused(script, tmp_path, mo
     done = script("other.png")
     assert done.returncode == 1
     assert f"other.png: expected 8 bits per channel without transparency, not {mode}" in done.stderr
+
+
+def test_a_png_file_of_16_bits_per_channel_is_refused(script, tmp_path):
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint16)
+    (tmp_path / "deep.png").write_bytes(png16(pixels, colour_type=2))
+    with Image.open(tmp_path / "deep.png") as image:
+        assert image.mode == "RGB"
+    done = script("deep.png")
+    assert done.returncode == 1
+    assert (
+        "deep.png: expected 8 bits per channel without transparency, not RGB of 16 bits"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("fit", ["pad", "240px"])
