@@ -148,19 +148,6 @@ def test_weights_are_cited_with_their_licence():
     assert "trained from random weights" in model_card.render(CARD)
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_the_code_is_python_and_shows_only_programs_that_are_there(fit):
-    metadata = {**CARD.metadata, "fit": fit}
-    without = model_card.usage(changed(metadata=metadata))
-    files = {"model.stablehlo": "", "model.onnx": ""}
-    every = model_card.usage(changed(metadata=metadata, files=files))
-    assert len(every) == len(without) + 2
-    for heading, code in every.items():
-        compile(code, heading, "exec")
-        assert "SQUARE" not in code
-        assert "NETWORK" not in code
-
-
 def test_code_in_a_table_has_no_column_of_its_own():
     assert model_card.code("a|b") == "`a\\|b`"
     assert model_card.code("a`b") == "`` a`b ``"
