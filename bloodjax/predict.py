@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
         files.make_folder(target.parent)  # an error if it is read-only, before computing
     folder = command.local_path("explain") if _EXPLAIN.value else None
     if folder:
-        explanations.make_folder(folder, pathlib.Path(path))
+        explanations.check_folder(folder, pathlib.Path(path))
     if _TTA.value:
         views.check(_TTA.value, "--tta", (SELECTED,))
     spec.check_images([path], _IMAGES.value)

@@ -92,7 +92,7 @@ def _read(
 ) -> Dataset:
     match source.kind:
         case Kind.SYNTHETIC:
-            _check_memory(source.count, size)
+            _check_count(source.count, size)
             dataset = render.render_dataset(source.count, size, seed=seed)
             return dataset.with_reading(Reading(layout="rendered cells"))
         case Kind.TABLE | Kind.HF_DATASET:
@@ -106,7 +106,11 @@ def _read(
             return folders.read_dataset(source.path, size, options, class_names, lazy=lazy)
 
 
-def _check_memory(count: int, size: int) -> None:
+def _check_count(count: int, size: int) -> None:
+    if count < len(render.CLASSES):
+        raise UserError(
+            f"synthetic:{count}: expected {len(render.CLASSES)} images or more, one of each class"
+        )
     needed, there = count * size**2 * 3, host_memory()
     if needed > there:
         raise UserError(

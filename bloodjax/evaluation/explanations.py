@@ -33,8 +33,8 @@ _CHUNK = 2**22  # bytes copied at once
 _LONGEST_NAME = 150  # characters of a file's name, of at most 255 bytes
 
 
-def make_folder(folder: pathlib.Path, source: pathlib.Path) -> None:
-    """Makes the folder for overlays, before anything is computed.
+def check_folder(folder: pathlib.Path, source: pathlib.Path) -> None:
+    """Checks that overlays can be written to a folder, before anything is computed.
 
     Overlays are named as the images are, so they are written only where they replace no image.
 
@@ -43,7 +43,7 @@ def make_folder(folder: pathlib.Path, source: pathlib.Path) -> None:
       source: File or folder of the images; it need not exist.
 
     Raises:
-      UserError: It cannot be made or written to, its parent does not exist, it is the folder of the
+      UserError: It cannot be made or may not be written to, its parent does not exist, it is the folder of the
         images or inside it, or it has files but those of an earlier call.
     """
     if not folder.parent.is_dir():
@@ -59,7 +59,7 @@ def make_folder(folder: pathlib.Path, source: pathlib.Path) -> None:
             f"--explain={folder}: has files but no {MAPS_FILE}; expected a new or empty folder, or "
             "one of an earlier call"
         )
-    files.make_folder(folder)
+    files.check_folder(folder)
 
 
 def write(
@@ -73,14 +73,15 @@ def write(
 
     Args:
       model: The classifier.
-      folder: A folder that `make_folder` made. Files of an earlier call are replaced.
+      folder: A folder that `check_folder` accepts. Files of an earlier call are replaced.
       names: Name of each image.
       read: Function from an index to the image at its own size.
       predicted: Predicted class of each image, which the maps are about.
 
     Raises:
-      UserError: An image can no longer be read.
+      UserError: An image can no longer be read, or the folder cannot be made.
     """
+    files.make_folder(folder)
     targets = file_names(names)
     sizes: list[tuple[int, int]] = []
     with tempfile.TemporaryFile(dir=folder) as raw:

@@ -110,6 +110,11 @@ def test_more_synthetic_cells_than_fit_in_memory_are_refused():
         sources.load("synthetic:999999999", 96)
 
 
+def test_a_few_rendered_cells_are_not_enough():
+    with pytest.raises(UserError, match=r"^synthetic:6: expected 8 images or more, one of each"):
+        sources.load("synthetic:6", 32)
+
+
 def test_class_names_give_the_label_order(folder):
     names = ("c", "not here", "b", "a")
     dataset = sources.load(str(folder), 24, class_names=names)

@@ -118,8 +118,12 @@ def read_file(file: pathlib.Path) -> bytes:
         raise ValueError(f"cannot be read: {error.strerror}") from error
 
 
-def open_zip(path: pathlib.Path) -> zipfile.ZipFile:
+def open_zip(path: pathlib.Path, expected: str = ".npz or .zip") -> zipfile.ZipFile:
     """Opens a zip file, such as an npz, after checking that unpacking it is safe.
+
+    Args:
+      path: The file.
+      expected: What the file should be, for the message about a damaged one.
 
     Raises:
       UserError: As for `open_archive`.
@@ -134,7 +138,7 @@ def open_zip(path: pathlib.Path) -> zipfile.ZipFile:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
         found = "truncated or damaged" if is_zip else "not a zip file"
-        raise UserError(f"{path}: {found}, expected a complete .npz or .zip") from error
+        raise UserError(f"{path}: {found}, expected a complete {expected}") from error
     try:
         _check_members(path, zipped.infolist())
     except UserError:

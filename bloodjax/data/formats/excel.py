@@ -27,7 +27,8 @@ def rows(path: pathlib.Path) -> tuple[list[list[Any]], tuple[str, ...]]:
             f"{path}: reading Excel files needs openpyxl: pip install 'bloodjax[excel]', or save "
             "the table as CSV"
         ) from None
-    open_zip(path).close()  # a workbook is a zip; this refuses one that would fill the memory
+    # A workbook is a zip file; this refuses one that would fill the memory.
+    open_zip(path, "Excel workbook").close()
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
         try:

@@ -157,7 +157,7 @@ def test_a_database_s_decimals_are_the_numbers_of_a_csv(folder):
 
 def test_a_workbook_that_is_none_is_one_line(folder):
     pytest.importorskip("openpyxl", reason="reading Excel needs the extra excel")
-    assert "expected a complete" in error(folder, b"no zip", "labels.xlsx")
+    assert "expected a complete Excel workbook" in error(folder, b"no zip", "labels.xlsx")
 
 
 def test_without_openpyxl_one_line_says_what_to_install(folder, monkeypatch):
