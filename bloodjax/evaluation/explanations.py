@@ -43,8 +43,8 @@ def check_folder(folder: pathlib.Path, source: pathlib.Path) -> None:
       source: File or folder of the images; it need not exist.
 
     Raises:
-      UserError: It cannot be made or may not be written to, its parent does not exist, it is the folder of the
-        images or inside it, or it has files but those of an earlier call.
+      UserError: It cannot be made or may not be written to, its parent does not exist, it is the
+        folder of the images or inside it, or it has files but those of an earlier call.
     """
     if not folder.parent.is_dir():
         raise UserError(f"--explain={folder}: there is no folder {folder.parent}")

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,18 +27,16 @@ from bloodjax import config as config_lib
 from bloodjax.cli import console
 from bloodjax.config import PHASES, Config
 from bloodjax.config.validation import METRICS
-from bloodjax.data import fingerprint, statement
-from bloodjax.data import splits as splits_lib
 from bloodjax.errors import Stopped, UserError
 from bloodjax.io.files import atomic_write, disk_full_reason, make_folder, read_json
-from bloodjax.training import input_pipeline, metric_writer, trainer
+from bloodjax.training import metric_writer, trainer
 from bloodjax.training.input_pipeline import Splits
-from bloodjax.training.saved_splits import SPLITS_FILE
 from bloodjax.training.workdir import CHECKPOINTS, CONFIG_FILE, SWEEP_FILE
 from bloodjax.tuning import locks, outcome
 from bloodjax.tuning.outcome import describe, measure, trial_folder
 from bloodjax.tuning.space import Distribution, Space, lacking, own_values
 from bloodjax.tuning.study import COMPLETE, FAILED, PRUNED, RUNNING, Study, Trial
+from bloodjax.tuning.trial_data import TrialData
 
 # Times that a worker may die at a trial. The next one records it as failed.
 _MAX_DEATHS = 3
@@ -90,21 +87,21 @@ class Sweep:
         _check(config)
         self.config, self.space, self.workdir = config, space, workdir
         self._options = options
-        self._splits: tuple[tuple, Splits] | None = None
+        self._data = TrialData(config, workdir)
         make_folder(workdir / "trials")
         with self._lock():
             name = _stored_name(workdir, config, space)
             # Reading takes long, and meanwhile other workers wait for the lock. Splits without a
             # sweep are those of a command that failed, perhaps with another config.
             if name is None:
-                self._read(config, resumes=False)
+                self._data.read(config, resumes=False)
             self.study = open_study(config, space, options, name)
             if name is None:
                 content = {"study": self.study.name, **_content(config, space)}
                 atomic_write(
                     workdir / SWEEP_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n"
                 )
-        self._read(config)
+        self._data.read(config)
 
     def work(self, fit: Fit) -> None:
         """Runs trials until the sweep has all; also those whose worker was killed or stopped.
@@ -208,7 +205,6 @@ class Sweep:
 
     def _run(self, number: int, fit: Fit) -> str:
         """Runs a trial; returns why it failed, or ""."""
-        folder = self.folder(number)
         # The first trial has the config's own values: the sweep has to beat them.
         own = self.own if number == 0 else None
         if number == 0 and own is None:
@@ -221,7 +217,7 @@ class Sweep:
         console.log_info(f"trial {number} ({number + 1} of {self._options.trials}): {title}")
         try:
             config = self.trial_config(values)
-            splits = self._prepare(config, folder)
+            splits = self._data.prepare(config, self.folder(number))
             is_pruned = self._fit(fit, number, config, splits, never=own is not None)
         except Stopped:
             self.study.note(number, stopped=True)
@@ -311,51 +307,6 @@ class Sweep:
             if ended and not (each.state == COMPLETE and each.number in kept):
                 shutil.rmtree(self.folder(each.number) / CHECKPOINTS, ignore_errors=True)
 
-    def _prepare(self, config: Config, folder: pathlib.Path) -> Splits:
-        """The images of a trial, whose workdir gets the sweep's splits and audit."""
-        splits = self._read(config)
-        if not (folder / CONFIG_FILE).exists():
-            _link(self.workdir / "audit", folder / "audit")
-            if _reads_as(config) == _reads_as(self.config):
-                _link(self.workdir / SPLITS_FILE, folder / SPLITS_FILE)
-            else:
-                _write_splits(self.workdir / SPLITS_FILE, folder / SPLITS_FILE, splits)
-            # Last, because a run with a config resumes from its splits.
-            atomic_write(folder / CONFIG_FILE, config_lib.to_json(config))
-        return splits
-
-    def _read(self, config: Config, resumes: bool = True) -> Splits:
-        """The images in the size of `config`, which were read last or are read now.
-
-        The first worker draws the splits, while it has the lock, for the config of the sweep.
-        """
-        key = _reads_as(config)
-        if self._splits is not None and self._splits[0] == key:
-            return self._splits[1]
-        self._splits = None  # frees the memory
-        splits = input_pipeline.prepare_splits(config, self.workdir, resumes=resumes)
-        for line in statement.lines(dict(splits.items()), splits.left_out):
-            console.log_info(line)
-        self._splits = key, splits
-        return splits
-
-
-def _reads_as(config: Config) -> tuple[int, str]:
-    """What images look like depends on this."""
-    return config.data.image_size, config.data.fit
-
-
-def _write_splits(source: pathlib.Path, target: pathlib.Path, splits: Splits) -> None:
-    """Writes the sweep's splits with the hashes of the images as a trial reads them."""
-    content = splits_lib.load(source)
-    images = {name: dataset.images for name, dataset in splits.items()}
-    content["pixels"] = {
-        name: fingerprint.to_text(fingerprint.of_images(images[name]))
-        for name in content["pixels"]
-        if name in images
-    }
-    splits_lib.write(target, content)
-
 
 def open_study(config: Config, space: Space, options: Options, name: str | None) -> Study:
     """Opens the study of a sweep; creates one if `name` is None."""
@@ -423,22 +374,6 @@ def _stored_name(workdir: pathlib.Path, config: Config, space: Space) -> str | N
             f"({'; '.join(changed[:3])}); expected the same, or another --workdir and --storage"
         )
     return stored["study"]
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """A copy of a file or folder that takes no space where the file system has links."""
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file, dirs_exist_ok=True)
-    else:
-        _link_file(source, target)
-
-
-def _link_file(source: str | pathlib.Path, target: str | pathlib.Path) -> None:
-    pathlib.Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not on this file system
-        shutil.copyfile(source, target)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
