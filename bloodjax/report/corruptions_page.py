@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bloodjax.report import evaluation_plots, html
+from bloodjax.report import evaluation_plots, html, numbers
 
 
 def build(name: str, result: Mapping) -> str:
@@ -28,6 +28,6 @@ def build(name: str, result: Mapping) -> str:
             values, list(rows), severities, "severity", "balanced error"
         ),
         own_size=result["image_size"] == result["baseline"]["image_size"],
-        percent=html.percent,
+        percent=numbers.percent,
         ratio=lambda value: "–" if value is None else f"{value:.3f}",
     )

@@ -37,11 +37,6 @@ def render(template: str, **context: object) -> str:
     return _ENVIRONMENT.get_template(template).render(context)
 
 
-def percent(share: float | None) -> str:
-    """A share of 1 as text: 0.123 -> "12.3 %", with a blank that does not break; None -> "–"."""
-    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
 def data_uri(file: bytes, kind: str = "png") -> str:
     """An encoded image as the `src` of an `<img>`, so that the page needs no other file.
 

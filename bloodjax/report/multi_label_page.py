@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from bloodjax.report import evaluation_plots, html, run_page, training_plots
+from bloodjax.report import evaluation_plots, html, numbers, run_page, training_plots
 from bloodjax.report.pictures import Pictures
 from bloodjax.report.run_content import Picture, RunContent
 
@@ -60,11 +60,11 @@ def build(content: RunContent) -> str:
         audit_findings=run_page.AUDIT_FINDINGS,
         config=json.dumps(content.config, indent=2),
         versions=content.versions,
-        timings={name: run_page.duration(value) for name, value in content.timings.items()},
+        timings={name: numbers.duration(value) for name, value in content.timings.items()},
         pictures_left_out=pictures.left_out,
-        percent=html.percent,
-        interval=run_page.interval,
-        number=run_page.format_number,
+        percent=numbers.percent,
+        interval=numbers.interval,
+        number=numbers.number,
     )
 
 

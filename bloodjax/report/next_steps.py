@@ -10,7 +10,7 @@ import numpy as np
 from bloodjax.cli.console import counted
 from bloodjax.metrics import classification, wilson_interval
 from bloodjax.report import groups
-from bloodjax.report.html import percent
+from bloodjax.report.numbers import percent
 from bloodjax.report.run_content import RunContent
 
 # A class is mostly mistaken for one other if that one takes this share of its mistakes.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bloodjax.io.files import atomic_write, make_folder
-from bloodjax.report import html
+from bloodjax.report import html, numbers
 
 
 def build(plan: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], words: Mapping) -> str:
@@ -25,7 +25,7 @@ def build(plan: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], words:
         plan=plan,
         sections=sections,
         words=words,
-        percent=html.percent,
+        percent=numbers.percent,
         number=lambda value: f"{value:,.3f}",
     )
 

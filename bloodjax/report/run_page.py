@@ -12,7 +12,16 @@ import numpy as np
 from bloodjax.cli.console import counted
 from bloodjax.metrics import wilson_interval
 from bloodjax.profiling import breakdown
-from bloodjax.report import evaluation_plots, groups, html, labels, next_steps, training_plots
+from bloodjax.report import (
+    confidence,
+    evaluation_plots,
+    groups,
+    html,
+    labels,
+    next_steps,
+    numbers,
+    training_plots,
+)
 from bloodjax.report.pictures import Pictures
 from bloodjax.report.run_content import Picture, RunContent
 
@@ -104,9 +113,9 @@ def _figures(content: RunContent) -> dict[str, object]:
         values = {
             "headline": _headline(split, metrics, measured.get(split)),
             "confusion": _confusion(content, metrics),
-            "calibration": _calibration(metrics),
-            "referral": _referral(evaluations, metrics),
-            "rejection": _rejection(evaluations),
+            "calibration": confidence.calibration(metrics, SCORES),
+            "referral": confidence.referral(evaluations, metrics),
+            "rejection": confidence.rejection(evaluations),
             "recalls_shown": _MAX_INTERVALS,
             "recalls_left_out": len(metrics["classes"]) > _MAX_INTERVALS,
             "groups": groups.section(metrics),
@@ -152,15 +161,15 @@ def _figures(content: RunContent) -> dict[str, object]:
         "class_weights": content.class_weights,
         "config": json.dumps(content.config, indent=2),
         "versions": content.versions,
-        "timings": {name: duration(seconds) for name, seconds in content.timings.items()},
+        "timings": {name: numbers.duration(seconds) for name, seconds in content.timings.items()},
         "profile": {
             phase: {**entry, "facts": breakdown.facts(entry)}
             for phase, entry in content.profile.items()
         },
-        "percent": html.percent,
-        "interval": interval,
-        "number": format_number,
-        "points": _points,
+        "percent": numbers.percent,
+        "interval": numbers.interval,
+        "number": numbers.number,
+        "points": numbers.points,
     }
 
 
@@ -293,92 +302,6 @@ def _cell_id(row: int, column: int) -> str:
     return f"cell-{row}-{column}"
 
 
-def _calibration(metrics: Mapping) -> dict[str, object] | None:
-    """What was fitted, and the scores before and after it; None for a run without calibration."""
-    calibration = metrics.get("calibration")
-    if not calibration:
-        return None
-    method = calibration.get("method", "none")
-    if method == "none":
-        text = "The probabilities are those of the network: no calibration improved them."
-    else:
-        temperature = calibration.get("temperature")
-        at = f", temperature {temperature:.3f}" if temperature is not None else ""
-        text = f"The probabilities were calibrated on the validation images ({method} scaling{at})."
-    rows = [
-        (SCORES[key][0], format_number(before, is_share), format_number(metrics[key], is_share))
-        for key, is_share in (("ece", True), ("nll", False))
-        if (before := calibration.get(f"{key}_before")) is not None
-    ]
-    return {
-        "text": text,
-        "rows": rows,
-        "ece_before": calibration.get("ece_before") if method != "none" else None,
-        "has_before": calibration.get("reliability_before") is not None,
-    }
-
-
-def _referral(evaluations: Mapping[str, Mapping], metrics: Mapping) -> dict[str, object] | None:
-    """The risk-coverage curve of the headline split, and the operating point on every split."""
-    selective = metrics.get("selective")
-    if not selective:
-        return None
-    rows = []
-    for split, result in evaluations.items():
-        other = result.get("selective") or {}
-        if not other:
-            continue
-        point = other.get("operating_point")
-        rows.append(
-            {
-                "split": split,
-                "referred": html.percent(1 - point["coverage"]) if point else "–",
-                "error": html.percent(point["error"]) if point else "–",
-                "interval": interval(point.get("error_ci95")) if point else "",
-                "all": html.percent(1 - result["accuracy"]),
-                "aurc": "–" if other.get("aurc") is None else f"{other['aurc']:.5f}",
-            }
-        )
-    point, curve = selective.get("operating_point"), selective.get("curve")
-    return {
-        "point": point,
-        "plot": _risk_coverage(curve, point) if curve else None,
-        "band": bool(curve and curve.get("error_ci95")),
-        "rows": rows,
-    }
-
-
-def _risk_coverage(curve: Mapping, point: Mapping | None) -> str:
-    limits = curve.get("error_ci95")
-    return evaluation_plots.risk_coverage(
-        curve["coverage"],
-        curve["error"],
-        interval=tuple(np.transpose(limits).tolist()) if limits else None,
-        point=(point["coverage"], point["error"]) if point and point["coverage"] else None,
-        target=point.get("target_error") if point else None,
-    )
-
-
-def _rejection(evaluations: Mapping[str, Mapping]) -> dict[str, object] | None:
-    """The detector, and the share of each split that it rejects; None for a run without one."""
-    found = {
-        split: result["rejection"]
-        for split, result in evaluations.items()
-        if result.get("rejection")
-    }
-    if not found:
-        return None
-    first = next(iter(found.values()))
-    rows = []
-    for split, rejection in found.items():
-        n, share = evaluations[split]["n"], rejection.get("rejected")
-        limits = None if share is None else wilson_interval(round(share * n), n)
-        rows.append(
-            {"split": split, "n": n, "rejected": html.percent(share), "interval": interval(limits)}
-        )
-    return {"method": first.get("method"), "threshold": first.get("threshold"), "rows": rows}
-
-
 def _mean_confidence(metrics: Mapping) -> float:
     bins = metrics["reliability"]
     pairs = zip(bins["count"], bins["confidence"], strict=True)
@@ -411,30 +334,3 @@ def phases(history: Sequence[Mapping]) -> list[tuple[str, int, int]]:
         phases.append((name, first, last))
         first = last + 1
     return phases
-
-
-def interval(ci95: Sequence[float] | None, is_share: bool = True) -> str:
-    """An interval as text: in percent without the sign if it is of a share; "" for None."""
-    if ci95 is None:
-        return ""
-    low, high = (f"{100 * v:.1f}" if is_share else f"{v:.3f}" for v in ci95)
-    return f"{low}–{high}"
-
-
-def format_number(value: float | None, is_share: bool) -> str:
-    """A figure as text: in percent if it is a share."""
-    return html.percent(value) if is_share or value is None else f"{value:.3f}"
-
-
-def _points(difference: float) -> str:
-    """0.0123 -> "+1.2", in percentage points."""
-    return f"{100 * difference:+.1f}"
-
-
-def duration(seconds: float) -> str:
-    """3,725 s -> "1 h 2 min"; 65 s -> "1 min 5 s"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bloodjax.io.files import atomic_write, make_folder
-from bloodjax.report import html
+from bloodjax.report import html, numbers
 from bloodjax.report.pictures import Pictures
 
 FILE = "site.html"
@@ -100,7 +100,7 @@ def build(
         shares=_shares(about.get("shares")),
         remedies=[_remedy(remedy) for remedy in about.get("remedies") or ()],
         labelled=_labelled(about.get("labelled")),
-        percent=html.percent,
+        percent=numbers.percent,
     )
 
 
@@ -130,10 +130,10 @@ def _verdict(estimate: Mapping[str, Any], referral: Mapping[str, Any]) -> dict[s
             "text": "No validation image with the look of this site is answered with enough "
             "confidence, so the promised error cannot be checked: take no answer unchecked.",
         }
-    found = f"{html.percent(point.get('referred'))} of the images are referred to a person, and "
-    found += f"the estimated error on the rest is {html.percent(point.get('estimated_error'))}"
+    found = f"{numbers.percent(point.get('referred'))} of the images are referred to a person, and "
+    found += f"the estimated error on the rest is {numbers.percent(point.get('estimated_error'))}"
     if point.get("target_error") is not None:
-        found += f" ({html.percent(point['target_error'])} was promised)"
+        found += f" ({numbers.percent(point['target_error'])} was promised)"
     found += "."
     if point["holds"]:
         return {
@@ -143,8 +143,8 @@ def _verdict(estimate: Mapping[str, Any], referral: Mapping[str, Any]) -> dict[s
         }
     if point.get("unlike"):
         found += (
-            f" {html.percent(point['unlike'])} of the images are unlike the training images, for "
-            "which no error can be promised."
+            f" {numbers.percent(point['unlike'])} of the images are unlike the training images, "
+            "for which no error can be promised."
         )
     return {
         "kind": "bad",
@@ -170,8 +170,8 @@ def _distance(distance: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "rows": [_row(measure) for measure in distance["measures"]],
         "share_rows": [
             share
-            | {"word": _WORDS[share["state"]], "site": html.percent(share["site"])}
-            | {"training": html.percent(share["training"])}
+            | {"word": _WORDS[share["state"]], "site": numbers.percent(share["site"])}
+            | {"training": numbers.percent(share["training"])}
             for share in distance["shares"]
         ],
         "colours": {
@@ -229,8 +229,8 @@ def _shares(shares: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "training": html.percent(training),
-            "site": html.percent(site),
+            "training": numbers.percent(training),
+            "site": numbers.percent(site),
             "interval": _interval(low, high),
             "places": [round(100 * x / largest, 2) for x in (training, site, low, high)],
         }
@@ -265,7 +265,7 @@ def _labelled(labelled: Mapping[str, Any] | None) -> dict[str, Any] | None:
             {
                 "title": _METHODS.get(name, name),
                 "chosen": name == labelled["method"],
-                "accuracy": html.percent(scores.get("accuracy")),
+                "accuracy": numbers.percent(scores.get("accuracy")),
                 "loss": f"{scores['loss']:.3f}",
                 "worse": f"{scores['worse']:+.3f} ± {scores['se']:.3f}",
             }

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bloodjax.report import html, run_page, sweep_plots
+from bloodjax.report import html, numbers, sweep_plots
 
 # Complete trials for each parameter below which the page warns of its importances.
 _TRIALS_PER_PARAMETER = 10
@@ -140,11 +140,11 @@ def _test_rows(tests: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 continue
             result = entry[role]
             cells = [
-                html.percent(result[key]) if is_share else f"{result[key]:.4f}"
+                numbers.percent(result[key]) if is_share else f"{result[key]:.4f}"
                 for key, _, is_share in _shown_metrics(tests)
             ]
             if interval := result.get("ci95"):
-                cells[0] += " (" + " – ".join(map(html.percent, interval)) + ")"
+                cells[0] += " (" + " – ".join(map(numbers.percent, interval)) + ")"
             name = f"{result['trial']} ({title})"
             yield {"name": name, "date": entry["date"], "n": result["n"], "cells": cells}
 
@@ -188,4 +188,4 @@ def format_value(value: Any) -> str:
 
 def duration(seconds: float | None) -> str:
     """A duration as text: 75.0 -> "1 min 15 s"."""
-    return "–" if seconds is None else run_page.duration(seconds)
+    return "–" if seconds is None else numbers.duration(seconds)

@@ -1,7 +1,7 @@
 import numpy as np
 
 from bloodjax.metrics import grouped
-from bloodjax.report import groups, run_page
+from bloodjax.report import groups, html, numbers, run_page
 
 
 def metrics_of(n, images=6, mistakes=3, **more):
@@ -66,13 +66,13 @@ def test_the_page_of_many_groups_stays_small():
         **dict.fromkeys(run_page.SCORES, 0.5),
         **metrics_of(500),
     }
-    values = run_page.html.render(
+    values = html.render(
         "run/groups.html",
         groups=groups.section(evaluation),
         headline={"name": "test", "expected": [0.5, 0.9]},
-        percent=run_page.html.percent,
-        interval=run_page.interval,
-        number=run_page.format_number,
+        percent=numbers.percent,
+        interval=numbers.interval,
+        number=numbers.number,
         points="{:+.3f}".format,
     )
     assert len(values.encode()) < 400_000
