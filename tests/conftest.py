@@ -10,9 +10,9 @@ os.environ["XLA_FLAGS"] = (
     # On two busy cores eight devices may keep each other waiting for longer than XLA allows.
     + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 ).strip()
-# Each worker of pytest-xdist has a core. Threads of NumPy's and SciPy's linear algebra would wait for
-# each other in loops: a decomposition of 112x768 takes 0.02 s with one, and seconds with two of them
-# beside other work.
+# Each worker of pytest-xdist has a core. Beside other work, threads of NumPy's and SciPy's linear
+# algebra wait for each other in loops: a decomposition of 112x768 takes 0.02 s with one thread, and
+# seconds with two.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"

@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import os
 import pathlib
 import pickle
 import signal
+import subprocess
 import sys
 import time
 
@@ -64,6 +66,27 @@ def test_main_gets_the_overrides_and_reads_the_flags(run):
     assert seen == [(["a.b=1=2", "c=3"], "x", 7)]
     assert status in (None, 0)
     assert printed == ""
+
+
+_THREADS = """
+from bloodjax.cli import command
+
+def main(_):
+    import numpy, threadpoolctl
+    print({lib["num_threads"] for lib in threadpoolctl.threadpool_info()})
+
+command.run(main, required=())
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, min(2, os.cpu_count()))]
+)
+def test_linear_algebra_has_one_thread_unless_the_environment_says_how_many(given, threads):
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | given
+    arguments = [sys.executable, "-c", _THREADS]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == f"{{{threads}}}"
 
 
 @pytest.mark.parametrize(
