@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bloodjax import run
+from bloodjax import models, run
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoints.manager import Checkpoints, RunProgress
 from bloodjax.checkpoints.state import TrainState
@@ -30,7 +30,7 @@ PHASE = Phase("none", optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.05
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.device_get(jax.jit(NETWORK.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+    return jax.device_get(models.init_variables(NETWORK, 16))
 
 
 def make(layout, **changes):

@@ -182,8 +182,8 @@ def test_the_smallest_images_leave_something_of_every_map(name):
 def test_stages_lead_to_the_features():
     model, variables = models.random_model("convnext_atto", 3)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
-    last = models.stages(model, variables, x)[-1].mean(axis=(1, 2))
+    last = jax.jit(models.stages, static_argnums=0)(model, variables, x)[-1].mean(axis=(1, 2))
     norm, head = variables["params"]["backbone"]["norm"], variables["params"]["head"]["logits"]
     last = (last - last.mean(axis=1, keepdims=True)) / jnp.sqrt(last.var(axis=1)[:, None] + 1e-6)
     logits = (last * norm["scale"][None] + norm["bias"][None]) @ head["kernel"] + head["bias"][None]
-    np.testing.assert_allclose(logits, model.apply(variables, x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, jax.jit(model.apply)(variables, x), rtol=1e-4, atol=1e-5)

@@ -3,11 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from bloodjax import models
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import DeviceDataset, StackedBatches, epoch_order
@@ -45,7 +45,7 @@ def images_and_labels():
 
 @functools.cache
 def variables():
-    return jax.device_get(jax.jit(NETWORK.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+    return jax.device_get(models.init_variables(NETWORK, 16))
 
 
 def two_steps(executor, phase=PHASE):

@@ -67,8 +67,7 @@ def data():
 @functools.cache
 def initial(name):
     """Variables on the host."""
-    init = jax.jit(network(name).init)
-    return jax.device_get(init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+    return jax.device_get(models.init_variables(network(name), 16))
 
 
 @functools.cache
@@ -451,7 +450,7 @@ def test_predict_fills_the_last_batch_up_and_averages_views(runner, parallel):
 def test_a_registered_network_trains():
     model = models.build("simple_cnn", CLASSES, hidden=(16,))
     images, labels = images_and_labels()
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    variables = models.init_variables(model, 16)
     options = config_lib.defaults().phases.finetune
     options.learning_rate = 3e-3
     tx = optimizer(options, 2, variables["params"], variables["batch_stats"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bloodjax import config as config_lib
+from bloodjax import models
 from bloodjax.augment.policy import parse
 from bloodjax.checkpoints.state import TrainState
 from bloodjax.data.batches import epoch_order
@@ -53,7 +54,7 @@ def executor_of(parallel):
 def start():
     """The phase, and variables on the host."""
     model = executor_of("jit").step_config.model
-    variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3))))
+    variables = jax.device_get(models.init_variables(model, 16))
     options = config_lib.defaults().phases.finetune
     tx = optim.optimizer(options, PER_EPOCH, variables["params"], variables["batch_stats"])
     return Phase("none", tx), variables
