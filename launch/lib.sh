@@ -159,8 +159,8 @@ starts_again() { [[ $1 != 0 && $1 != 2 ]]; }
 # forward_signals: from now on SIGTERM and SIGINT do not end the script. They set `stopped` and call `forward`, which
 # a launcher may redefine, for the command that run_and_wait runs or will run.
 forward_signals() {
-  stopped=false child=''
-  trap 'stopped=true interrupted=true; [[ -z $child ]] || forward 2>/dev/null || true' TERM INT
+  stopped=false child='' owed=false
+  trap 'stopped=true interrupted=true; if [[ -n $child ]]; then forward 2>/dev/null || true; else owed=true; fi' TERM INT
 }
 
 # forward: sends SIGTERM to the command with the pid `child`.
@@ -170,10 +170,11 @@ forward() { kill -TERM "$child"; }
 # shellcheck disable=SC2034  # `status` is the caller's
 run_and_wait() {
   local again
-  interrupted=false status=0
+  interrupted=false status=0 owed=$stopped
   "$@" &
   child=$!
-  [[ $stopped == false ]] || forward 2>/dev/null || true
+  # A signal that came before `child` was set. From then on the trap itself forwards, and once.
+  [[ $owed == false ]] || forward 2>/dev/null || true
   wait "$child" || status=$?
   # A signal ends `wait` before the command has ended: wait again.
   while [[ $interrupted == true ]]; do

@@ -109,3 +109,17 @@ def test_a_command_that_is_not_there_is_one_line_unless_dry(script):
         "error: no-such-command is not installed: install it\n",
     )
     assert script('parse "" "$@"; need no-such-command "install it"', "--dry-run").returncode == 0
+
+
+@pytest.mark.parametrize("before", ['"$@"', "child=$!", "[[ $owed == false ]]"])
+def test_a_signal_reaches_a_command_once_whenever_it_comes(script, before):
+    ended = script(
+        f"""forward_signals
+        forward() {{ echo forwarded; kill -TERM "$child"; }}
+        before={shlex.quote(before)}
+        set -o functrace
+        trap 'if [[ $BASH_COMMAND == "$before" ]]; then before=; kill -TERM $$; fi' DEBUG
+        run_and_wait sleep 30
+        echo "$status" """
+    )
+    assert ended.stdout.splitlines() == ["forwarded", "143"]
