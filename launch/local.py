@@ -157,7 +157,8 @@ class Run:
 def _print_lines(number: int, lines) -> None:
     for line in lines:
         text = line.decode(errors="replace").rstrip("\n")
-        print(f"[{number}] {text}", flush=True)
+        # With its end in one piece: between two, a line of another process may come.
+        print(f"[{number}] {text}\n", end="", flush=True)
 
 
 def _say(message: str) -> None:

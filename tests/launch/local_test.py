@@ -64,9 +64,10 @@ def test_wrong_flags(argv, message):
 
 
 def test_lines_have_the_process_s_number_in_front(capfd):
-    run = local.Run([python(f"print('I am {name}')") for name in "ab"])
+    run = local.Run([python(f"print('I am {name}\\n' * 2000, end='')") for name in "ab"])
     assert run.wait() == 0
-    assert sorted(capfd.readouterr().out.splitlines()) == ["[0] I am a", "[1] I am b"]
+    expected = ["[0] I am a"] * 2000 + ["[1] I am b"] * 2000
+    assert sorted(capfd.readouterr().out.splitlines()) == expected
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
