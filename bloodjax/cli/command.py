@@ -72,8 +72,8 @@ def run(
     except UserError as error:
         sys.exit(_end(f"error: {error}", 2))
     restart.restart()
-    # NumPy reads this when it is imported. Its threads wait for each other in loops: on two cores a
-    # fit of `metrics.novelty` is as fast with one thread, and beside other work 15 times faster.
+    # NumPy reads this when it is imported. Its threads wait for each other in loops: on two cores
+    # fits of `metrics.novelty` are as fast with one, and several times faster beside other work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bloodjax.cli import console  # takes half a second, which a restart would spend twice
 

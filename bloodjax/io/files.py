@@ -124,6 +124,18 @@ def check_file(path: pathlib.Path) -> None:
     check_folder(path.parent)
 
 
+def link(source: str | pathlib.Path, target: str | pathlib.Path) -> None:
+    """Makes a copy of a file that takes no space where the file system has links.
+
+    A file in the place of `target` is replaced. Neither may be changed afterwards, but be replaced.
+    """
+    pathlib.Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # not on this file system
+        shutil.copy2(source, target)
+
+
 def remove(path: pathlib.Path) -> None:
     """Removes a file, or a folder with all that is in it; neither has to exist."""
     if path.is_dir() and not path.is_symlink():

@@ -29,7 +29,7 @@ from typing import TypeVar
 
 from bloodjax.errors import UserError
 from bloodjax.io import bucket_urls, buckets, remote
-from bloodjax.io.files import make_folder
+from bloodjax.io.files import link, make_folder
 
 T = TypeVar("T")
 
@@ -248,7 +248,7 @@ def _copy_from_cache(url: str, folder: pathlib.Path) -> None:
         return {_LOCK} if pathlib.Path(where) == source else set()
 
     try:
-        shutil.copytree(source, folder, copy_function=_link, ignore=left_out)
+        shutil.copytree(source, folder, copy_function=link, ignore=left_out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -258,10 +258,3 @@ def _reason(error: OSError) -> str:
     if isinstance(error, shutil.Error):  # its argument lists source, target and message of each
         return str(error.args[0][0][2])
     return str(error)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
 
@@ -11,7 +10,7 @@ from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.data import fingerprint, statement
 from bloodjax.data import splits as splits_lib
-from bloodjax.io.files import atomic_write
+from bloodjax.io.files import atomic_write, link
 from bloodjax.training import input_pipeline
 from bloodjax.training.input_pipeline import Splits
 from bloodjax.training.saved_splits import SPLITS_FILE
@@ -93,14 +92,6 @@ def _write_splits(source: pathlib.Path, target: pathlib.Path, splits: Splits) ->
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
     """A copy of a file or folder that takes no space where the file system has links."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file, dirs_exist_ok=True)
+        shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
     else:
-        _link_file(source, target)
-
-
-def _link_file(source: str | pathlib.Path, target: str | pathlib.Path) -> None:
-    pathlib.Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not on this file system
-        shutil.copyfile(source, target)
+        link(source, target)

@@ -1,6 +1,7 @@
 """Tests of bloodjax/io/files.py."""
 
 import errno
+import os
 import shutil
 
 import pytest
@@ -119,3 +120,18 @@ def wrapped(cause):
 def test_a_disk_that_takes_no_more_is_told_from_other_errors(error, expected):
     found = files.disk_full_reason(error)
     assert found is expected or found.startswith(expected)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_link_replaces_a_file_and_is_a_copy_without_links(tmp_path, monkeypatch, has_links):
+    def fail(*_):
+        raise OSError(errno.EPERM, "no links")
+
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("new")
+    target.write_text("old")
+    if not has_links:
+        monkeypatch.setattr(os, "link", fail)
+    files.link(source, target)
+    assert target.read_text() == "new"
+    assert os.path.samefile(source, target) == has_links

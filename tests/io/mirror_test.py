@@ -127,7 +127,7 @@ def test_a_bucket_that_fails_for_long_ends_the_push(copy, monkeypatch, impatient
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_cache_that_another_command_updates_is_read_again(bucket, tmp_path, monkeypatch, times):
     remote.upload(fill(tmp_path / "original"), bucket / "run")
-    link, removed = mirror._link, []
+    link, removed = mirror.link, []
 
     def removing(source, target):
         if source.endswith("config.json") and len(removed) < times:
@@ -135,7 +135,7 @@ def test_a_cache_that_another_command_updates_is_read_again(bucket, tmp_path, mo
             os.unlink(source)
         link(source, target)
 
-    monkeypatch.setattr(mirror, "_link", removing)
+    monkeypatch.setattr(mirror, "link", removing)
     if times == 1:
         mirror.copy_into(bucket / "run", tmp_path / "copy")
         assert all((tmp_path / "copy" / name).read_bytes() == data for name, data in RUN.items())
