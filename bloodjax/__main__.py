@@ -46,8 +46,12 @@ def main() -> None:
         print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    # As `__main__` and not as an import: the same start as `python -m bloodjax.MODULE`.
-    runpy.run_module(f"bloodjax.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    try:
+        # As `__main__` and not as an import: the same start as `python -m bloodjax.MODULE`.
+        runpy.run_module(f"bloodjax.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # in the imports before `cli.command` handles it
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def _help() -> str:

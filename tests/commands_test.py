@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 import bloodjax
+from bloodjax import __main__
 from bloodjax.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -49,6 +51,17 @@ def test_the_help_of_a_command_is_one_screen(start, name):
 def _rows(lines):
     start = lines.index("", 2) + 1
     return lines[start : lines.index("", start)]
+
+
+def test_an_interrupt_in_the_first_imports_ends_with_a_line(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["bloodjax", "train"])
+    monkeypatch.setattr(runpy, "run_module", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], []])

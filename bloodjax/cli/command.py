@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags, logging
 
@@ -75,7 +75,10 @@ def run(
     # NumPy reads this when it is imported. Its threads wait for each other in loops: on two cores
     # fits of `metrics.novelty` are as fast with one, and several times faster beside other work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from bloodjax.cli import console  # takes half a second, which a restart would spend twice
+    with _interrupt_ends_at_once():
+        import numpy  # noqa: F401
+
+        from bloodjax.cli import console  # takes half a second, which a restart would spend twice
 
     console.show_lines()
     # Other libraries' messages: orbax logs every step that it takes, and each error at length.
@@ -181,6 +184,24 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # a notebook's stream has no such method
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _interrupt_ends_at_once() -> Iterator[None]:
+    """Within it, SIGINT ends the process with one line, before anything was begun.
+
+    A `KeyboardInterrupt` in the import of NumPy's extensions is printed there and replaced by an
+    `ImportError`; it can also crash them.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # a shell ignores it for what is in the background
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_end("stopped", 130)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt_again(error: BaseException | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pathlib
 import re
 import tempfile
@@ -164,8 +163,7 @@ def _write_npz(
     else:
         arrays = {f"maps_{i}": size for i, size in enumerate(sizes)}
     raw.seek(0)
-    temporary = path.with_name(path.name + ".tmp")
-    with zipfile.ZipFile(temporary, "w") as zipped:
+    with files.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as zipped:
         for name, values in texts.items():
             with zipped.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, values, allow_pickle=False)
@@ -176,4 +174,3 @@ def _write_npz(
                 left = 4 * math.prod(shape)
                 while left:
                     left -= file.write(raw.read(min(left, _CHUNK)))
-    os.replace(temporary, path)

@@ -148,15 +148,16 @@ def check_targets(targets: Mapping[str, pathlib.Path], source: pathlib.Path) -> 
 
     Raises:
       UserError: A file's suffix names no format that is written, or there is no folder for it; or
-        it is a folder, a read-only file, another table, the source itself, or the source's table
-        of groups.
+        it is a folder, a device, a read-only file, another table, the source itself, or the
+        source's table of groups.
     """
     seen: dict[pathlib.Path, str] = {}
     for flag, path in targets.items():
         if path.suffix.lower() not in (CSV, PARQUET):
             raise UserError(f"{flag}={path}: expected FILE{CSV} or FILE{PARQUET}")
-        if path.is_dir():
-            raise UserError(f"{flag}={path}: is a folder, expected a file")
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no ordinary file"
+            raise UserError(f"{flag}={path}: is {kind}, expected a file")
         if not path.parent.is_dir():
             raise UserError(f"{flag}={path}: there is no folder {path.parent}")
         if path.exists() and not os.access(path, os.W_OK):

@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from bloodjax import distributed
@@ -21,11 +21,39 @@ T = TypeVar("T")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file atomically: `path` has either its old or its new content, at any time.
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Replaces a file atomically: `path` has either its old or its new content, at any time.
 
-    The content is written to a temporary file and flushed to the disk; then the file is renamed to
-    `path`. Only the primary process of a run writes; the others do nothing.
+    Of a symbolic link, the file that it points to is replaced.
+
+    Args:
+      path: The file to write or replace.
+
+    Yields:
+      A temporary file to write, in the same folder. It is renamed to `path` when the block ends,
+      and removed if the block raises.
+
+    Raises:
+      OSError: The file cannot be written; `filename` is `path`.
+    """
+    real = pathlib.Path(os.path.realpath(path))
+    temporary = real.with_name(real.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, real)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a failed write names no file
+        raise
+
+
+def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file atomically, as `replacing`, and flushes it to the disk first.
+
+    Only the primary process of a run writes; the others do nothing.
 
     Args:
       path: The file to write or replace.
@@ -37,20 +65,11 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     """
     if not distributed.is_primary():
         return
-    temporary = path.with_name(path.name + ".tmp")
     encoded = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # a failed write names no file
-        raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(encoded)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: pathlib.Path, expected: str, parse: Callable[[Any], T]) -> T:
@@ -117,10 +136,11 @@ def check_file(path: pathlib.Path) -> None:
     For the start of a command that computes before it calls `atomic_write`.
 
     Raises:
-      UserError: `path` is a folder, or `check_folder` refuses its parent.
+      UserError: `path` is a folder or a device, or `check_folder` refuses its parent.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a file to write")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no ordinary file"
+        raise UserError(f"{path}: is {kind}, expected a file to write")
     check_folder(path.parent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from bloodjax.errors import UserError
+from bloodjax.io import files
 
 _DTYPES = {
     "F64": np.float64,
@@ -67,7 +67,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def write(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a file atomically: to a temporary name first, then renamed to `path`.
+    """Writes a file atomically.
 
     A surrogate in the metadata, which the name of a file that is not UTF-8 has, is written as an
     escape such as \\udce9.
@@ -80,10 +80,7 @@ def write(
     contiguous = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}
     texts = {k: v.encode("utf-8", "backslashreplace").decode() for k, v in metadata.items()}
     content = safetensors.numpy.save(contiguous, metadata=texts)
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
+        files.atomic_write(path, content)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"{path}: {error.strerror or error}, expected a file to write") from error

@@ -134,6 +134,26 @@ def test_an_interrupt_that_python_ignores_is_raised_again(run):
         signal.signal(signal.SIGINT, outer)
 
 
+_INTERRUPTED = """
+import signal, sys
+from bloodjax.cli import command
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy._core._multiarray_umath":
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+command.run(lambda _: print("began"), required=())
+"""
+
+
+def test_an_interrupt_in_the_import_of_an_extension_ends_with_a_line():
+    ended = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped\n")
+
+
 def test_a_stop_reaches_the_process_that_waits():
     stopped = pickle.loads(pickle.dumps(Stopped("stopped at step 3", signal.SIGTERM)))
     assert (str(stopped), stopped.signal) == ("stopped at step 3", signal.SIGTERM)

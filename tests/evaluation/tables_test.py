@@ -1,5 +1,6 @@
 import csv
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -148,6 +149,7 @@ def test_another_suffix_is_refused(tmp_path):
     ("out", "groups", "message"),
     [
         ("folder.csv", "a.csv", r"^--out=.*folder.csv: is a folder, expected a file$"),
+        ("pipe.csv", "a.csv", r"^--out=.*pipe.csv: is no ordinary file, expected a file$"),
         ("no/a.csv", "b.csv", r"^--out=.*a.csv: there is no folder .*no$"),
         ("a.csv", "./folder.csv/../a.csv", r"^--groups=.*a.csv: is the file of --out too"),
         ("a.csv", "cells/groups.csv", r"^--groups=.*groups.csv: is read with the images"),
@@ -156,6 +158,7 @@ def test_another_suffix_is_refused(tmp_path):
 )
 def test_files_that_must_not_be_replaced_are_refused(tmp_path, out, groups, message):
     (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "cells/sub").mkdir(parents=True)
     for folder in ("cells", "cells/sub"):
         (tmp_path / folder / "groups.csv").write_text("name,group\n")

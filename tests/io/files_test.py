@@ -1,5 +1,6 @@
 """Tests of bloodjax/io/files.py."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -16,6 +17,26 @@ def test_replaces_the_file_and_leaves_nothing_else(tmp_path):
         files.atomic_write(path, text)
         assert path.read_text("utf-8") == text
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "a.json", tmp_path / "there" / "b.json"
+    link.symlink_to(target)  # which does not exist yet
+    for text in ("first", "second"):
+        files.atomic_write(link, text)
+        assert link.is_symlink()
+        assert target.read_text("utf-8") == text
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.json", "there"]
+
+
+def test_a_block_that_raises_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"old")
+    with contextlib.suppress(KeyError), files.replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        raise KeyError
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
@@ -99,6 +120,9 @@ def test_a_folder_in_the_place_of_a_file_is_found_by_the_check(tmp_path):
     (tmp_path / "table.csv").mkdir()
     with pytest.raises(UserError, match=r"table.csv: is a folder, expected a file to write"):
         files.check_file(tmp_path / "table.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match=r"pipe.csv: is no ordinary file, expected a file to write"):
+        files.check_file(tmp_path / "pipe.csv")
 
 
 def wrapped(cause):
