@@ -4,11 +4,16 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # On two busy cores eight devices may keep each other waiting for longer than XLA allows.
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_force_host_platform_device_count=8",
+        # On two busy cores eight devices may keep each other waiting for longer than XLA allows.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=300",
+        # Most of the time is compilation, and LLVM's first level takes a fifth less of it. Users'
+        # programs have the third: XLA_FLAGS=--xla_backend_optimization_level=3 tests them.
+        "--xla_backend_optimization_level=1",
+        os.environ.get("XLA_FLAGS", ""),  # of two values of a flag, XLA takes the last one
+    )
 ).strip()
 # Each worker of pytest-xdist has a core. Beside other work, threads of NumPy's and SciPy's linear
 # algebra wait for each other in loops: a decomposition of 112x768 takes 0.02 s with one thread, and
