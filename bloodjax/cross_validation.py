@@ -81,8 +81,12 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, dict]:
                     stored = open_config(_fold_config(config, folder), folder)
                     atomic_write(folder / CONFIG_FILE, config_lib.to_json(stored))
                 continue
-            console.log_info(f"fold {fold + 1} of {len(folders)}")
-            run.train(_fold_config(config, folder), folder)
+            which = f"fold {fold + 1} of {len(folders)}"
+            console.log_info(which)
+            try:
+                run.train(_fold_config(config, folder), folder)
+            except UserError as error:
+                raise UserError(f"{which}: {error}") from error
         # Read again only now, so that the folds have all memory.
         splits = input_pipeline.prepare_splits(config, workdir, resumes=True)
         return _finish(config, workdir, splits)

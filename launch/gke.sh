@@ -20,6 +20,7 @@
 #   --dry-run                            prints the commands and does not run them
 
 set -euo pipefail
+shopt -s inherit_errexit # what fails in $(render) and in $(yaml_list) ends the script
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 

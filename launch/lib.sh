@@ -171,8 +171,12 @@ forward() { kill -TERM "$child"; }
 run_and_wait() {
   local again
   interrupted=false status=0 owed=$stopped
-  "$@" &
+  # From a terminal, Ctrl-C signals every process of the script's group. In a group of its own, the command gets the
+  # signal that is forwarded and no second one, which would have it end without saving.
+  [[ ! -t 0 ]] || set -m
+  "$@" </dev/null &
   child=$!
+  set +m
   # A signal that came before `child` was set. From then on the trap itself forwards, and once.
   [[ $owed == false ]] || forward 2>/dev/null || true
   wait "$child" || status=$?

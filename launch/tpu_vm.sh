@@ -113,7 +113,7 @@ machine() {
 training() {
   local found
   found=$(query on_workers all \
-    "[ ! -d bloodjax ] && echo bloodjax-status absent || bloodjax/launch/worker.sh status")
+    "[ ! -x bloodjax/launch/worker.sh ] && echo bloodjax-status absent || bloodjax/launch/worker.sh status")
   found=$(sed -n 's/^.*bloodjax-status //p' <<<"$found" | tr -d '\r' | sort -u)
   if [[ -z $found ]]; then
     echo unknown

@@ -297,6 +297,15 @@ def test_a_fold_that_could_not_train_is_known_before_any(make_config, tmp_path):
     assert not (tmp_path / "run/fold0").exists()
 
 
+def test_an_error_in_a_fold_names_it(make_config, tmp_path, monkeypatch):
+    def fails(config, workdir):
+        raise UserError("the loss did not fall")
+
+    monkeypatch.setattr(cross_validation.run, "train", fails)
+    with pytest.raises(UserError, match=r"^fold 1 of 3: the loss did not fall$"):
+        cross_validation.train(make_config(**CHANGES), tmp_path / "run")
+
+
 def test_a_class_of_one_group_only(make_config, tmp_path):
     file = tmp_path / "cells.npz"
     grouped_cells(file, ["P1", "P2"])

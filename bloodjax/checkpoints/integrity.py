@@ -123,6 +123,8 @@ class CheckpointStore:
             line = f"the checkpoint {folder} is corrupt: {error}"
             if not self._read_only:
                 line += f"; it was moved to {_move_aside(folder)}"
+            elif not (folder / FILE).exists():
+                line = f"the checkpoint {folder} is not complete, or is being written: {error}"
             console.log_info(line)
             return False
         except PermissionError as error:

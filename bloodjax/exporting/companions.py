@@ -152,7 +152,7 @@ def write(
     try:
         # The exported file comes last: where it is, the others are.
         for path, each in reversed(list(zip(names(out), contents, strict=True))):
-            written += [path, path.with_name(path.name + ".tmp")]
+            written.append(path)
             files.atomic_write(path, each)
     except BaseException:
         for path in written:

@@ -38,7 +38,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: The file cannot be written; `filename` is `path`.
     """
     real = pathlib.Path(os.path.realpath(path))
-    temporary = real.with_name(real.name + ".tmp")
+    # Two processes may replace a file at the same time.
+    temporary = real.with_name(f"{real.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, real)

@@ -33,11 +33,12 @@ from bloodjax.io.files import link, make_folder
 
 T = TypeVar("T")
 
-# Names of files that make others valid, in the order in which they are uploaded: the checksums of
-# a checkpoint, a run's config, what describes packed shards, a report.
+# Names of files that make others valid, in the order in which they are uploaded: a run's config,
+# without which its checkpoints are refused; the checksums of a checkpoint; what describes packed
+# shards; a report.
 _SEALS = (
-    "checksums.json",
     "config.json",
+    "checksums.json",
     "features.json",
     "dataset_info.json",
     "index.json",

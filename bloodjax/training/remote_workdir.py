@@ -29,7 +29,7 @@ from typing import Any
 from bloodjax import distributed
 from bloodjax.cli import console
 from bloodjax.errors import Stopped, UserError
-from bloodjax.io import bucket_urls, buckets, message_urls, mirror, remote
+from bloodjax.io import bucket_urls, buckets, message_urls, mirror, processes, remote
 from bloodjax.io.files import make_folder
 from bloodjax.training.workdir import CHECKPOINTS, LOCK_FILE
 
@@ -174,7 +174,9 @@ class _Lock:
                 )
             holder = self._holder()
             seen = seen or (info.tag, now)
-            if _is_dead(holder) or now - seen[1] >= _STALE_SECONDS:
+            # One of this machine need not be waited for if it is gone.
+            is_gone = processes.is_alive(holder.get("process")) is False
+            if is_gone or now - seen[1] >= _STALE_SECONDS:
                 tag = buckets.replace(self._url, self._content(), info.tag)
                 if tag is None:
                     continue  # another process was faster
@@ -243,46 +245,10 @@ class _Lock:
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
             "id": self._id,
             "renewed": self._beats,
-            "process": _process(os.getpid()),
+            "process": processes.identity(os.getpid()),
         }
         return json.dumps(content).encode()
 
 
 def _name(holder: dict[str, Any]) -> str:
     return str(holder.get("holder", "another process"))
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder of a lock was a process of this machine, and is gone.
-
-    It need not be waited for then. Host names and process ids of two containers may be the same,
-    so the machine is recognised by its boot and by the namespace of its process ids.
-    """
-    try:
-        machine, number, started = holder["process"]
-        ours = _process(os.getpid())
-        return (
-            ours is not None
-            and machine == ours[0]
-            and _process(int(number))
-            != [
-                machine,
-                number,
-                started,
-            ]
-        )
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _process(number: int) -> list[Any] | None:
-    """Machine, id and time of start of a process that is alive; None if Linux does not say."""
-    try:
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-        fields = pathlib.Path(f"/proc/{number}/stat").read_text("utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    if fields[0] in "ZX":  # it has ended, but its parent has not noticed
-        return None
-    return [f"{boot} {namespace}", number, fields[19]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import pathlib
 import socket
@@ -23,6 +24,7 @@ from bloodjax.cli import console
 from bloodjax.config import Config
 from bloodjax.config.validation import check_new_run
 from bloodjax.errors import UserError
+from bloodjax.io import processes
 from bloodjax.io.files import make_folder
 from bloodjax.training.executor import JitExecutor, PmapExecutor
 
@@ -88,6 +90,7 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     with _locked(path, workdir) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{json.dumps(processes.identity(os.getpid()))}\n")
         file.flush()
         try:
             yield
@@ -128,14 +131,14 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> None:
             return
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder, _, identity = file.read().strip().partition("\n")
+            holder = holder or "another process"
         except OSError as error:  # some network file systems have no locks
             console.log_info(
                 f"{file.name}: {error.strerror}; make sure that only one process trains here"
             )
             return
-        on_this_host = holder.endswith(f" on {socket.gethostname()}")
-        patience = 0.0 if on_this_host and distributed.count() == 1 else _PATIENCE
+        patience = 0.0 if distributed.count() == 1 and _is_here(holder, identity) else _PATIENCE
         if time.monotonic() - started >= patience:
             raise UserError(
                 f"--workdir={workdir}: {holder} is training here; expected one process at a time, "
@@ -149,6 +152,20 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> None:
         time.sleep(_RETRY_SECONDS)
 
 
+def _is_here(holder: str, identity: str) -> bool:
+    """Whether a lock's holder is surely alive, on this machine.
+
+    A pod that is started again has the host name of the one that is gone.
+    """
+    try:
+        known = json.loads(identity)
+    except ValueError:
+        known = None
+    if known is None:  # another system than Linux
+        return holder.endswith(f" on {socket.gethostname()}")
+    return processes.is_alive(known) is True
+
+
 def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
     """The config to resume the run in `workdir` with, or None if the workdir has no run.
 
@@ -158,7 +175,7 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
 
     Raises:
       UserError: The run has another config, or `bloodjax adapt` made it; the folder is that of a
-        sweep; or the config is none for a new run.
+        sweep, or has checkpoints without a config; or the config is none for a new run.
     """
     if (workdir / ADAPTATION_FILE).exists():
         raise UserError(
@@ -169,6 +186,13 @@ def open_config(config: Config, workdir: pathlib.Path) -> Config | None:
         raise UserError(f"--workdir={workdir}: contains a sweep, expected another --workdir")
     path = workdir / CONFIG_FILE
     if not path.exists():
+        # Continued with new splits, the run would be tested on images that it was trained on.
+        for folder in (workdir, *workdir.glob("fold[0-9]*")):
+            if any((folder / CHECKPOINTS).glob("[0-9]*")):
+                raise UserError(
+                    f"--workdir={workdir}: has checkpoints in {folder / CHECKPOINTS} but no "
+                    f"{CONFIG_FILE}, expected a whole run or another --workdir"
+                )
         check_new_run(config)
         return None
     stored = config_lib.load_json(path)

@@ -42,6 +42,9 @@ from bloodjax.tuning.trial_data import TrialData
 _MAX_DEATHS = 3
 # Trials of a worker that may fail one after another, with none that does not, before it gives up.
 _MAX_FAILURES = 3
+# Trials that may fail one after another in the same words, even if others did not before: so many
+# lack something that all need, such as weights on a disk that is away.
+_MAX_ALIKE = 10
 # Resamples for the intervals of importance on the page that is written last.
 RESAMPLES = 20
 # Trains a run: config, workdir, splits, and what is asked after each epoch; `bloodjax.run.fit`.
@@ -110,19 +113,23 @@ class Sweep:
           fit: Trains a run.
 
         Raises:
-          UserError: The first trials all failed, or the disk is full.
+          UserError: The first trials all failed, ten failed one after another in the same words,
+            or the disk is full.
           Stopped: SIGINT or SIGTERM came. The same command resumes the trial.
         """
-        failures, works = 0, False
+        failures: list[str] = []
+        works = False
         while (claimed := self._claim()) is not None:
             number, claim = claimed
             with claim:
                 line = self._run(number, fit)
-            failures, works = (failures + 1, works) if line else (0, True)
-            if failures >= _MAX_FAILURES and not works:
+            works = works or not line
+            failures = [*failures, line] if line else []
+            gives_up = len(failures) >= _MAX_FAILURES and not works
+            if gives_up or failures[-_MAX_ALIKE:].count(line) == _MAX_ALIKE:
                 raise UserError(
-                    f"{self.workdir}: {failures} trials failed one after another; the last one: "
-                    f"{line}"
+                    f"{self.workdir}: {len(failures)} trials failed one after another; the last "
+                    f"one: {line}"
                 )
 
     def finish(self) -> None:

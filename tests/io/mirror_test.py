@@ -27,7 +27,7 @@ def test_a_push_uploads_what_has_changed_and_what_makes_it_valid_last(copy, sent
     fill(copy.folder)
     copy.push()
     assert content_of(copy.url) == RUN
-    assert sent[-3:] == [f"{STEP}/checksums.json", "config.json", "report/index.html"]
+    assert sent[-3:] == ["config.json", f"{STEP}/checksums.json", "report/index.html"]
     sent.clear()
     copy.push()
     assert sent == []

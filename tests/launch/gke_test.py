@@ -125,6 +125,14 @@ def test_apply_hands_the_manifest_to_kubectl(machine):
     assert yaml.safe_load((machine.folder / "applied").read_text()) == render(machine)
 
 
+@pytest.mark.parametrize("action", ["apply", "render"])
+def test_an_argument_that_yaml_cannot_have_starts_nothing(machine, action):
+    machine.standin("kubectl")
+    ended = machine.run("gke.sh", action, IMAGE, *RUN, "--config.tracking.tags=a\nb")
+    assert (ended.returncode, ended.stdout, machine.calls()) == (2, "", [])
+    assert ended.stderr.startswith("error: control character in: --config.tracking.tags=a")
+
+
 @pytest.mark.parametrize(
     ("action", "call"),
     [

@@ -111,7 +111,7 @@ def test_a_command_that_is_not_there_is_one_line_unless_dry(script):
     assert script('parse "" "$@"; need no-such-command "install it"', "--dry-run").returncode == 0
 
 
-@pytest.mark.parametrize("before", ['"$@"', "child=$!", "[[ $owed == false ]]"])
+@pytest.mark.parametrize("before", ['"$@" < /dev/null', "child=$!", "[[ $owed == false ]]"])
 def test_a_signal_reaches_a_command_once_whenever_it_comes(script, before):
     ended = script(
         f"""forward_signals

@@ -1,6 +1,8 @@
 """launch/restart.sh: starts a command again until it is done."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -32,6 +34,34 @@ def test_a_signal_is_handed_on_and_ends_it(machine):
     assert process.communicate(timeout=60)[0] == "saved\n"
     assert process.returncode == 143
     assert (machine.folder / "status").read_text() == "143\n"
+
+
+_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+# Like a run, it handles SIGINT although a shell ignores that for what it starts in the background.
+COUNTS = """
+import signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: print("a signal", flush=True))
+print("up", flush=True)
+for _ in range(20):
+    time.sleep(0.05)
+sys.exit(143)
+"""
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_command_once(machine, launch):
+    script = [str(launch / "restart.sh"), "--delay=0", "--"]
+    script += [sys.executable, "-c", COUNTS]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(
+        [sys.executable, "-c", _TERMINAL, *script], env=machine.env, **pipes
+    ) as process:
+        assert process.stdout.readline() == b"up\r\n"
+        process.stdin.write(b"\x03")
+        process.stdin.flush()
+        printed = process.stdout.read()
+    assert printed.count(b"a signal") == 1
+    assert process.returncode == 143
 
 
 def test_a_signal_ends_the_pause_too(machine):

@@ -128,6 +128,18 @@ def test_a_cancelled_job_stays_cancelled(cluster, launch, state):
     assert not [call for call in cluster.calls() if call[0] == "scontrol"]
 
 
+@pytest.mark.parametrize(("failures", "requeued"), [(2, True), (5, False)])
+def test_squeue_may_fail_a_few_times(cluster, launch, failures, requeued):
+    cluster.standin("srun", "exit 143")
+    (cluster.folder / "answers").write_text("false\n" * failures + "echo RUNNING\n")
+    cluster.standin("squeue", '$(reply "$HOME/answers")')
+    cluster.standin("sleep", "true")
+    _, err = job(cluster, launch, "20", "train").communicate(timeout=60)
+    assert (["scontrol", "requeue", "7"] in cluster.calls()) == requeued
+    assert err.count("squeue failed") == failures
+    assert ("not requeued: the state of the job is not known" in err) != requeued
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

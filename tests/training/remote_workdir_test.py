@@ -12,7 +12,7 @@ import pytest
 
 from bloodjax import distributed
 from bloodjax.errors import UserError
-from bloodjax.io import buckets, message_urls, mirror, remote
+from bloodjax.io import buckets, message_urls, mirror, processes, remote
 from bloodjax.training import remote_workdir
 from bloodjax.training.remote_workdir import _Lock, local_workdir
 
@@ -91,21 +91,10 @@ def test_a_holder_that_was_away_for_too_long_does_not_write(bucket, quick, monke
 
 
 def test_the_lock_of_a_dead_process_of_this_machine_is_free(bucket):
-    if remote_workdir._process(os.getpid()) is None:
+    if processes.identity(os.getpid()) is None:
         pytest.skip("only Linux tells which processes of this machine are alive")
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    content = {"holder": "process 7 here", "process": remote_workdir._process(child.pid)}
-    assert not remote_workdir._is_dead(content)
-    child.kill()
-    time.sleep(0.1)
-    assert remote_workdir._is_dead(content)  # a zombie
-    child.wait()
-    child.stdin.close()
-    assert remote_workdir._is_dead(content)
-    other = {**content, "process": ["another machine", *content["process"][1:]]}
-    assert not remote_workdir._is_dead(other)
-    for strange in ({}, {"process": None}, {"process": ["a"]}, {"process": [1, "x", 2]}):
-        assert not remote_workdir._is_dead(strange)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        content = {"holder": "process 7 here", "process": processes.identity(child.pid)}
     buckets.write_bytes(bucket / "run/lock", json.dumps(content).encode())
     started = time.monotonic()
     with _Lock(bucket / "run"):

@@ -1,5 +1,6 @@
 import dataclasses
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from bloodjax import config as config_lib
 from bloodjax import cross_validation, run
 from bloodjax.cli import console
 from bloodjax.errors import UserError
+from bloodjax.io import processes
 from bloodjax.training import factory, workdir
 from bloodjax.training.metric_writer import read_history
 
@@ -80,6 +82,14 @@ def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
         (folder / "config.json").write_text("{}")
 
 
+@pytest.mark.parametrize("folder", ["checkpoints/7", "fold1/checkpoints/7"])
+def test_checkpoints_without_a_config_are_refused(tmp_path, make_config, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    message = rf"^--workdir=.*: has checkpoints in .*{folder[:-2]} but no config.json, expected"
+    with pytest.raises(UserError, match=message):
+        workdir.open_config(make_config(), tmp_path)
+
+
 def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(console, "log_info", said.append)
@@ -90,6 +100,20 @@ def test_one_on_another_machine_is_waited_for(tmp_path, monkeypatch):
             workdir.lock_workdir(tmp_path).__enter__()
     assert len(said) == 1
     assert "for process 7 on elsewhere to release it" in said[0]
+
+
+def test_one_of_a_machine_of_this_name_that_is_gone_is_waited_for(tmp_path, monkeypatch):
+    known = processes.identity(os.getpid())
+    if known is None:
+        pytest.skip("only Linux tells which processes are alive")
+    first = workdir.lock_workdir(tmp_path)
+    first.__enter__()
+    line = f"process {os.getpid()} on {socket.gethostname()}"
+    gone = json.dumps(["another boot", *known[1:]])
+    (tmp_path / "lock").write_text(f"{line}\n{gone}\n")
+    monkeypatch.setattr(workdir.time, "sleep", lambda _: first.__exit__(None, None, None))
+    with workdir.lock_workdir(tmp_path):
+        assert (tmp_path / "lock").read_text().splitlines() == [line, json.dumps(known)]
 
 
 def test_one_that_lets_go_in_time_is_followed(tmp_path, monkeypatch):

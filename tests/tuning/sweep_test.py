@@ -331,6 +331,24 @@ def test_a_sweep_whose_first_trials_all_fail_gives_up(new):
         one.finish()
 
 
+def test_a_sweep_whose_weights_are_away_gives_up_and_goes_on_later(new):
+    away = True
+
+    def fit(config, workdir, splits, ends_after):
+        if away and int(workdir.name) > 0:
+            raise UserError("weights.safetensors: no such file")
+        train(config, workdir, splits, ends_after)
+
+    one = new(trials=14)
+    with pytest.raises(UserError, match="10 trials failed one after another; the last one: weight"):
+        one.work(fit)
+    assert len(one.study.trials()) == 11
+    away = False
+    new(trials=14).work(fit)
+    states = [trial.state for trial in one.study.trials()]
+    assert (len(states), states.count(FAILED)) == (14, 10)
+
+
 def test_images_are_read_again_only_for_another_size(new, splits):
     space = {"data.image_size": choice(32, 48)}
     one = new(trials=8, space=space, pruner="none")
