@@ -68,7 +68,15 @@ def main(_: list[str]) -> None:
     from bloodjax.data.formats import columns as columns_lib
     from bloodjax.data.options import MULTI_LABEL
     from bloodjax.evaluation import answers as answers_lib
-    from bloodjax.evaluation import ensemble, explanations, groups, site, tables, uncertainty
+    from bloodjax.evaluation import (
+        ensemble,
+        explanations,
+        groups,
+        rejection,
+        site,
+        tables,
+        uncertainty,
+    )
     from bloodjax.io import files
 
     out = command.local_path("out")
@@ -128,7 +136,7 @@ def main(_: list[str]) -> None:
     if by_group:
         table = groups.table(dataset, model.classes, answers.probabilities, labelled=False)
         tables.write(by_group, table)
-    for line in answers_lib.remarks(answers, model.config.evaluation.rejection_rate):
+    for line in answers_lib.remarks(answers, *rejection.usual(rejection.detectors(model))):
         console.log_info(line)
     if folder:
         read = own_size.reader(path, dataset, options)

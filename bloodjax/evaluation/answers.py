@@ -6,15 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy
 from jaxtyping import Bool, Float, Int
+
+from bloodjax.metrics import novelty
 
 UNSURE = "unsure"
 UNLIKE = "unlike the training cells"
-# Images are unlike the training images if so many times the expected share is rejected, and the
-# probability of it by chance is below this.
-_FAR_ABOVE = 3
-_BY_CHANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,34 +148,33 @@ def columns(answers: Answers | None) -> dict[str, object]:
     return known | ({} if answers.sets is None else {"sets": answers.sets})
 
 
-def unlike_remark(unlike: int, n: int, expected: float = 0.01) -> str | None:
-    """One line if images are unlike the training images, otherwise None.
-
-    They are if the share that the detector rejects is more than three times the expected one, and
-    chance gives so many only once in a thousand times (binomial test).
+def unlike_remark(
+    unlike: int, n: int, rate: float = 0.01, n_validation: int | None = None
+) -> str | None:
+    """One line if images are unlike the training images (`novelty.are_unlike`), otherwise None.
 
     Args:
       unlike: Number of images that the detector rejects.
       n: Number of images.
-      expected: Share of images like the training images that it rejects.
+      rate: Share of validation images that its threshold rejects.
+      n_validation: Number of these images; None if it is not known.
     """
-    if n == 0 or unlike <= _FAR_ABOVE * expected * n:
+    if not novelty.are_unlike(unlike, n, rate, n_validation):
         return None
-    test = scipy.stats.binomtest(unlike, n, expected, alternative="greater")
-    if test.pvalue >= _BY_CHANCE:
-        return None
+    expected = 100 * novelty.expected_share(rate, n_validation)
     return (
         f"these images are unlike the training ones: {unlike:,} of {n:,} ({100 * unlike / n:.1f} %)"
-        f" are beyond the detector's threshold, {100 * expected:g} % were expected"
+        f" are beyond the detector's threshold, {expected:.2g} % were expected"
     )
 
 
-def remarks(answers: Answers, expected: float = 0.01) -> list[str]:
+def remarks(answers: Answers, rate: float = 0.01, n_validation: int | None = None) -> list[str]:
     """Lines on what is referred, and on images that are unlike the training images.
 
     Args:
       answers: The answers.
-      expected: As for `unlike_remark`.
+      rate: As for `unlike_remark`.
+      n_validation: As for `unlike_remark`.
     """
     if not answers.is_judged:
         return []
@@ -187,5 +183,5 @@ def remarks(answers: Answers, expected: float = 0.01) -> list[str]:
         f"{int(answers.refer.sum()):,} of {n:,} referred to a person: {int(answers.unsure.sum()):,}"
         f" {UNSURE}, {far:,} {UNLIKE}"
     ]
-    remark = None if answers.distance is None else unlike_remark(far, n, expected)
+    remark = None if answers.distance is None else unlike_remark(far, n, rate, n_validation)
     return lines if remark is None else [*lines, remark]

@@ -138,12 +138,13 @@ class Classifier:
         if self.is_multi_label:
             return answers.judge_labels(probabilities, self.thresholds)
         distance, chosen = self.distance(images), self.referral
+        possible = np.isin(self.classes, self.possible_classes)
         return answers.judge(
             probabilities,
             threshold=None if chosen is None else chosen.threshold,
             unlike=None if distance is None else distance > self.detector.threshold,
             distance=distance,
-            sets=None if chosen is None else chosen.sets(probabilities),
+            sets=None if chosen is None else chosen.sets(probabilities, possible),
         )
 
     def distance(self, images: ImagesLike) -> Float[np.ndarray, " n"] | None:

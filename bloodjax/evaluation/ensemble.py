@@ -174,12 +174,13 @@ class Ensemble:
                 votes.append(distance > member.detector.threshold)
         share = np.mean(votes, axis=0) if votes else None
         chosen = self.referral
+        possible = np.isin(self.classes, self.possible_classes)
         return answers.judge(
             probabilities,
             threshold=None if chosen is None else chosen.threshold,
             unlike=None if share is None else share > 0.5,
             distance=share,
-            sets=None if chosen is None else chosen.sets(probabilities),
+            sets=None if chosen is None else chosen.sets(probabilities, possible),
         )
 
     def explain(

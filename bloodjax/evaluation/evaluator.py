@@ -25,6 +25,7 @@ from bloodjax.evaluation import (
     histogram_baseline,
     label_review,
     multi_label,
+    rejection,
     run_report,
     soup,
     tables,
@@ -254,11 +255,13 @@ def judged(
             "unlike": float(answers.unlike.mean()),
         }
     if answers.distance is not None:
-        detectors = [one.detector for one in getattr(model, "members", {"": model}).values()]
-        first = detectors[0] if len(detectors) == 1 else None
+        detectors = rejection.detectors(model)
         vote = {"method": "vote of the members", "threshold": 0.5}
+        rate, n_validation = rejection.usual(detectors)
         content["rejection"] = {
-            **(vote if first is None else first.summary()),
+            **(detectors[0].summary() if len(detectors) == 1 else vote),
+            "expected": rate,
+            "n_validation": n_validation,
             "rejected": float(answers.unlike.mean()),
         }
     if answers.sets is not None:
@@ -329,11 +332,10 @@ def lines(name: str, result: Mapping) -> list[str]:
     found += [f"{name}: {line}" for line in groups.lines(result)]
     if point := result.get("selective", {}).get("operating_point"):
         found.append(f"{name}: {referral_summary(point)}")
-    if "rejection" in result:
-        unlike = round(result["rejection"]["rejected"] * result["n"])
-        if remark := answers_lib.unlike_remark(
-            unlike, result["n"], result["rejection"].get("expected", 0.01)
-        ):
+    if unlike := result.get("rejection"):
+        count, usual = round(unlike["rejected"] * result["n"]), unlike.get("n_validation")
+        rate = unlike.get("expected", 0.01)
+        if remark := answers_lib.unlike_remark(count, result["n"], rate, usual):
             found.append(f"{name}: {remark}")
     return found
 

@@ -41,10 +41,17 @@ class Referral:
         return self.threshold > 1
 
     def sets(
-        self, probabilities: Float[np.ndarray, "n classes"]
+        self,
+        probabilities: Float[np.ndarray, "n classes"],
+        possible: Bool[np.ndarray, " classes"] | None = None,
     ) -> Bool[np.ndarray, "n classes"] | None:
-        """Whether each class is in each image's conformal set; None if there are no sets."""
-        return conformal.sets(probabilities, self.set_threshold) if self.alpha else None
+        """Whether each class is in each image's conformal set; None if there are no sets.
+
+        Args:
+          probabilities: Class probabilities.
+          possible: Whether each class can occur; None for all.
+        """
+        return conformal.sets(probabilities, self.set_threshold, possible) if self.alpha else None
 
 
 def fit(

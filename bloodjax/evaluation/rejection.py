@@ -174,6 +174,24 @@ def fit_run(
     return described
 
 
+def detectors(model: Any) -> list[Detector]:
+    """The detectors of a classifier, or of the members of an ensemble; those that it has."""
+    members = getattr(model, "members", {"": model}).values()
+    return [one.detector for one in members if one.detector is not None]
+
+
+def usual(found: Sequence[Detector]) -> tuple[float, int | None]:
+    """What `novelty.are_unlike` needs to know of detectors that vote.
+
+    Returns:
+      The largest share of validation images that a threshold rejects, and the smallest number of
+      these images; 0.01 and None without a detector.
+    """
+    if not found:
+        return 0.01, None
+    return max(one.rate for one in found), min(one.n_validation for one in found)
+
+
 def fit(
     known: Labelled,
     validation: Labelled,

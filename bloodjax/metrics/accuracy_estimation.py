@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bloodjax.metrics import calibration
+from bloodjax.metrics.intervals import wilson_interval
 
 # A set of changed images counts if the accuracy on it is lower than in validation by so much. With
 # fewer errors, its threshold is hardly known.
@@ -168,6 +169,8 @@ def estimate(
             for score in SCORES.values()
         ]
     )
+    # Resamples of images that are all surer than every reference do not differ.
+    least, most = wilson_interval(round(means[lowest] * len(probabilities)), len(probabilities))
     by_method = {
         "average confidence": average_confidence(probabilities),
         "difference of confidences": difference_of_confidences(probabilities, validation),
@@ -175,8 +178,8 @@ def estimate(
     }
     return AccuracyEstimate(
         estimate=means[lowest],
-        low=float(min(intervals[:, 0].min(), means[lowest])),
-        high=float(max(intervals[:, 1].max(), means[lowest])),
+        low=float(min(intervals[:, 0].min(), means[lowest], least)),
+        high=float(max(intervals[:, 1].max(), means[lowest], most)),
         method=f"average thresholded confidence, {lowest}",
         by_method=by_method,
         reference_accuracy=known,

@@ -170,7 +170,7 @@ def fit_vector(probabilities: Probabilities, labels: Labels) -> Calibration:
     """
     temperature = fit_temperature(probabilities, labels).temperature
     present, labels = np.unique(labels, return_inverse=True)
-    among = np.maximum(probabilities[:, present], SMALLEST_PROBABILITY)
+    among = np.maximum(probabilities[:, present], _TINY)
     logs, targets = _observations(among / among.sum(axis=1, keepdims=True), labels)
     logs, n, classes = logs / temperature, len(logs), len(present)
 

@@ -53,13 +53,14 @@ def evaluate(
 ) -> dict:
     """Computes the metrics of `metrics.json`.
 
-    `ci95` has the 2.5th and 97.5th percentile over `bootstrap` resamples of the images. It is
-    biased upwards for `ece`, which noise in the bins can only increase. If every image is correct,
-    or none is, the resamples do not differ: the interval of `accuracy` is Wilson's then, and others
-    that would have no width are None. The intervals in `per_class` are Wilson's, which remain valid
-    for classes of few images (see `wilson_interval`). A class of three images that are all correct
-    would add nothing to the width of the bootstrap's interval of a mean recall, so those of
-    `balanced_accuracy` and `recall_macro` are extended to `mean_interval`.
+    `ci95` has the 2.5th and 97.5th percentile over `bootstrap` resamples of the images; None where
+    the resamples do not differ. That of `accuracy` is Wilson's, because percentiles are too narrow
+    near 1: of 1,000 images with one error, they are 0.997 and 1. That of `ece` is mirrored
+    (`resampling.reflected`), because noise in the bins can only increase the metric. The intervals
+    in `per_class` are Wilson's, which remain valid for classes of few images (see
+    `wilson_interval`). A class of three images that are all correct would add nothing to the width
+    of the bootstrap's interval of a mean recall, so those of `balanced_accuracy` and `recall_macro`
+    are extended to `mean_interval`.
 
     Args:
       probabilities: Class probabilities of each image; rows sum to 1.
@@ -85,16 +86,17 @@ def evaluate(
     scalars = statistics(np.ones((n, 1)))
     samples = statistics.resampled(bootstrap, seed)
     confusion = statistics.confusion
-    rows = _per_class(confusion)
-    ci95 = {name: resampling.percentile_interval(each) for name, each in samples.items()}
-    correct = int(np.trace(confusion))
-    if correct in (0, n):
-        ci95 = {k: v if v is None or v[0] < v[1] else None for k, v in ci95.items()}
-        ci95["accuracy"] = list(wilson_interval(correct, n))
+    rows = of_classes(confusion)
+    ci95 = {
+        name: resampling.with_width(resampling.percentile_interval(each))
+        for name, each in samples.items()
+    }
+    ci95["ece"] = resampling.reflected(ci95["ece"], float(scalars["ece"][0]))
+    ci95["accuracy"] = list(wilson_interval(int(np.trace(confusion)), n))
     return {
         "n": n,
         **{name: number_or_none(value[0]) for name, value in scalars.items()},
-        "ci95": _with_mean_recalls(ci95, rows),
+        "ci95": with_mean_recalls(ci95, rows),
         "per_class": dict(zip(classes, rows, strict=True)),
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
@@ -279,8 +281,8 @@ def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _per_class(confusion: np.ndarray) -> list[dict]:
-    """Precision, recall and F1 of each class, with Wilson intervals; None if undefined."""
+def of_classes(confusion: Int[np.ndarray, "classes classes"]) -> list[dict]:
+    """`scores_of_class` of each class, given numbers of images [true, predicted]."""
     hits, predicted, support = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
     return [
         scores_of_class(*counts)
@@ -310,10 +312,15 @@ def scores_of_class(hits: int, predicted: int, support: int) -> dict:
     return row
 
 
-def _with_mean_recalls(
+def with_mean_recalls(
     ci95: dict[str, list[float] | None], rows: Sequence[Mapping]
 ) -> dict[str, list[float] | None]:
-    """`ci95` in which the intervals of mean recalls also contain `mean_interval`."""
+    """`ci95` in which the intervals of mean recalls also contain `mean_interval`.
+
+    Args:
+      ci95: Metric -> its interval.
+      rows: `scores_of_class` of each class.
+    """
     scored = [row for row in rows if row["support"]]
     present = sum(1 for row in rows if row["f1"] is not None)
     intervals = [row["recall_ci95"] for row in scored]

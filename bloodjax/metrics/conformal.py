@@ -48,16 +48,20 @@ def threshold(
 
 
 def sets(
-    probabilities: Float[np.ndarray, "n classes"], lowest: float
+    probabilities: Float[np.ndarray, "n classes"],
+    lowest: float,
+    possible: Bool[np.ndarray, " classes"] | None = None,
 ) -> Bool[np.ndarray, "n classes"]:
     """Whether each class is in each image's set.
 
     Args:
       probabilities: Class probabilities.
       lowest: Lowest probability of a class in a set, from `threshold`.
+      possible: Whether each class can occur; the others are in no set. None for all.
     """
     top = probabilities == probabilities.max(axis=1, initial=0, keepdims=True)
-    return (probabilities >= lowest) | top
+    members = (probabilities >= lowest) | top
+    return members if possible is None else members & possible
 
 
 def coverage(

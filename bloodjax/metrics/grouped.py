@@ -19,7 +19,9 @@ from bloodjax.metrics.intervals import wilson_intervals
 from bloodjax.metrics.resampling import (
     effective_number,
     expanded_percentile_interval,
+    reflected,
     resampled_means,
+    with_width,
 )
 
 # With fewer groups (see `effective_number`) the page and the log warn of the interval.
@@ -152,9 +154,16 @@ def _score_resampled(
     sizes = np.bincount(unit)
     values = {name: float(v[0]) for name, v in statistics(np.ones((len(sizes), 1))).items()}
     samples = statistics.resampled(bootstrap, seed)
-    intervals = {name: expanded_percentile_interval(v, sizes) for name, v in samples.items()}
+    intervals = {
+        name: with_width(expanded_percentile_interval(v, sizes)) for name, v in samples.items()
+    }
     correct = probabilities.argmax(axis=1) == labels
     accuracy = np.bincount(unit, correct) / sizes
+    if len(sizes) > 1:
+        # Images of groups say no less of a recall than as many single ones would.
+        rows = classification.of_classes(statistics.confusion)
+        intervals = classification.with_mean_recalls(intervals, rows)
+    intervals["ece"] = reflected(intervals["ece"], values["ece"])
     intervals["accuracy"] = _accuracy_interval(samples["accuracy"], accuracy, sizes)
     return values, samples, intervals
 

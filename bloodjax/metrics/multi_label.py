@@ -34,6 +34,7 @@ from bloodjax.metrics.classification import (
     scores_of_class,
 )
 from bloodjax.metrics.curve_areas import CurveAreas
+from bloodjax.metrics.intervals import wilson_intervals
 from bloodjax.metrics.ratios import mean_of_defined, number_or_none, ratio
 
 THRESHOLD = 0.5
@@ -61,9 +62,10 @@ def evaluate(
 
     Returns:
       Metrics by name, as plain Python values: those of the module; "ci95", the 2.5th and 97.5th
-      percentile of each over the resamples; "per_class", for each label its number of images
-      (`support`), area, average precision, precision, recall and F1 with intervals (Wilson's for
-      the last three, the resamples' for the others); "confusion_matrix", for each label
+      percentile of each over the resamples, None where these do not differ (that of `ece` is
+      mirrored, and an accuracy of 0 or 1 has Wilson's); "per_class", for each label its number of
+      images (`support`), area, average precision, precision, recall and F1 with intervals (Wilson's
+      for the last three, the resamples' for the others); "confusion_matrix", for each label
       [[true negatives, false positives], [false negatives, true positives]]; "reliability", in
       bins of the probability. An undefined metric is None.
 
@@ -83,6 +85,14 @@ def evaluate(
     label_samples = {
         name: np.concatenate([part[1][name] for part in parts], axis=1) for name in of_labels
     }
+    ci95 = {
+        name: resampling.with_width(resampling.percentile_interval(each))
+        for name, each in samples.items()
+    }
+    ci95["ece"] = resampling.reflected(ci95["ece"], float(scalars["ece"][0]))
+    for name in ("accuracy", "subset_accuracy"):
+        right = scalars[name] * n
+        ci95[name] = ci95[name] or wilson_intervals(right, np.array([n]))[0].tolist()
     confusion = confusion_matrices(probabilities > THRESHOLD, labels)
     rows = {}
     for i, name in enumerate(classes):
@@ -95,7 +105,7 @@ def evaluate(
         "task": "multi-label",
         "n": n,
         **{name: number_or_none(value[0]) for name, value in scalars.items()},
-        "ci95": {k: resampling.percentile_interval(v) for k, v in samples.items()},
+        "ci95": ci95,
         "per_class": rows,
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
@@ -225,9 +235,11 @@ class _Statistics:
         self.hits = (predicted & true).T.astype(np.float64)
         self.predicted, self.true = predicted.T.astype(np.float64), true.T.astype(np.float64)
         images = np.repeat(np.arange(n), self.num_labels)
-        bins = confidence_bin(p.ravel(), ECE_BINS)
-        gaps = (true - p).ravel()
-        self.gaps = scipy.sparse.csr_array((gaps, (bins, images)), shape=(ECE_BINS, n))
+        # Each label has its own bins, so that errors of two labels do not cancel out.
+        bins = np.tile(np.arange(self.num_labels), n) * ECE_BINS
+        bins += confidence_bin(p.ravel(), ECE_BINS)
+        shape = (self.num_labels * ECE_BINS, n)
+        self.gaps = scipy.sparse.csr_array(((true - p).ravel(), (bins, images)), shape=shape)
         self.ranked = [CurveAreas(scores, one) for scores, one in zip(p.T, true.T, strict=True)]
 
     def __call__(self, counts: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

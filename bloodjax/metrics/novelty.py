@@ -40,6 +40,9 @@ _SMALLEST_VARIANCE = 1e-12  # of features of length 1: below, they are constant
 _WEIGHTS, _BOUNDS = np.array([1, 1, 1, 0.2]), np.array([np.inf, 2, 2, np.inf])
 _UPPER = 0.84  # the quantile of a normal distribution that is one standard deviation above 0
 _SMALLEST_SPREAD = 1e-3  # of a part of "combined", as a share of its median
+# Images are of another kind if so many times the expected share is above the threshold, and the
+# probability of it by chance is below this.
+_FAR_ABOVE, _BY_CHANCE = 3, 1e-3
 
 Arrays = Mapping[str, np.ndarray]
 Features = Float[np.ndarray, "n features"]
@@ -133,8 +136,48 @@ def threshold(scores: Float[np.ndarray, " n"], rate: float) -> float:
       scores: Scores of at least one known image.
       rate: In 0..1.
     """
-    allowed = min(int(rate * len(scores) + 1e-9), len(scores) - 1)
-    return float(np.sort(scores)[len(scores) - 1 - allowed])
+    return float(np.sort(scores)[len(scores) - 1 - _allowed(rate, len(scores))])
+
+
+def expected_share(rate: float, known: int | None = None) -> float:
+    """Mean share of new images of the known kind whose score is above the `threshold`.
+
+    That is more than `rate`, by what the choice of a threshold on few images leaves to chance.
+
+    Args:
+      rate: What `threshold` was given.
+      known: Number of scores that it was given; None for very many.
+    """
+    return rate if known is None else (_allowed(rate, known) + 1) / (known + 1)
+
+
+def are_unlike(rejected: int, n: int, rate: float, known: int | None = None) -> bool:
+    """Whether so many images are above the `threshold` that they are not of the known kind.
+
+    They are if the share is more than three times the expected one, and less than one in a thousand
+    sets of images of the known kind has so many. Their number has a beta-binomial distribution,
+    because the threshold is an order statistic of scores (Wilks 1942,
+    https://doi.org/10.1214/aoms/1177731537).
+
+    Args:
+      rejected: Number of images above the threshold.
+      n: Number of images.
+      rate: What `threshold` was given.
+      known: Number of scores that it was given; None for very many.
+    """
+    if n == 0 or rejected <= _FAR_ABOVE * expected_share(rate, known) * n:
+        return False
+    if known is None:
+        chance = scipy.stats.binom.sf(rejected - 1, n, rate)
+    else:
+        above = _allowed(rate, known)
+        chance = scipy.stats.betabinom.sf(rejected - 1, n, above + 1, known - above)
+    return bool(chance < _BY_CHANCE)
+
+
+def _allowed(rate: float, known: int) -> int:
+    """How many of the known images are above the threshold."""
+    return min(int(rate * known + 1e-9), known - 1)
 
 
 def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:

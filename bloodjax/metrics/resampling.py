@@ -65,6 +65,31 @@ def percentile_interval(values: Float[np.ndarray, " r"], tail: float = 2.5) -> l
     return np.percentile(defined, [tail, 100 - tail]).tolist() if len(defined) else None
 
 
+def with_width(interval: list[float] | None) -> list[float] | None:
+    """The interval, or None if it has no width.
+
+    Resamples of what is all right, or all wrong, do not differ, which says nothing of chance.
+    """
+    return interval if interval is not None and interval[0] < interval[1] else None
+
+
+def reflected(interval: list[float] | None, value: float) -> list[float] | None:
+    """The interval of a metric of 0 or more that resampling biases upwards, such as `ece`.
+
+    The percentiles are mirrored at the metric, which takes the bias away in place of adding it
+    again (the basic bootstrap interval: Davison and Hinkley 1997, section 5.2), and the interval is
+    extended to the metric.
+
+    Args:
+      interval: Percentiles of the resamples.
+      value: The metric of the images themselves.
+    """
+    if interval is None:
+        return None
+    low, high = (2 * value - limit for limit in reversed(interval))
+    return [max(0.0, min(low, value)), max(high, value)]
+
+
 def expanded_percentile_interval(
     values: Float[np.ndarray, " r"], sizes: Int[np.ndarray, " units"]
 ) -> list[float] | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from bloodjax.cli.console import counted
-from bloodjax.metrics import classification, wilson_interval
+from bloodjax.metrics import classification, novelty, wilson_interval
 from bloodjax.report import groups
 from bloodjax.report.numbers import percent
 from bloodjax.report.run_content import RunContent
@@ -20,7 +20,6 @@ _WIDEST_INTERVAL = 0.15  # of a recall, from end to end
 _POOR_CALIBRATION = 0.03
 _OVERFITTED = 0.05  # training accuracy above validation accuracy
 _NOT_ROBUST = 0.05  # accuracy lost under distortions
-_UNLIKE = 3  # times the rejection rate that was asked for
 _PAIRS = 3
 _MANY_REFERRED = 0.2
 _RARE = 5  # classes of few training images that are named
@@ -200,11 +199,13 @@ def _unlike(content: RunContent, split: str, metrics: Mapping) -> Iterator[NextS
     for name, result in content.evaluations.items():
         rejection = result.get("rejection") or {}
         rejected, rate = rejection.get("rejected"), rejection.get("expected", 0.01)
-        if rejected is not None and rejected > max(_UNLIKE * rate, rate + 0.01):
+        known = rejection.get("n_validation")
+        count = None if rejected is None else round(rejected * result["n"])
+        if count is not None and novelty.are_unlike(count, result["n"], rate, known):
             yield NextStep(
                 f"Many images of {name} are unlike the training images.",
-                f"{percent(rejected)} are beyond the threshold, which rejects "
-                f"{percent(rate)} of validation.",
+                f"{percent(rejected)} are beyond the threshold; "
+                f"{percent(novelty.expected_share(rate, known))} were expected.",
                 "Check that they show the same kind of sample, stain and magnification.",
                 "unlike",
             )

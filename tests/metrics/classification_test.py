@@ -195,22 +195,42 @@ def test_a_single_class_has_no_auc():
 
 
 def test_bootstrap_is_the_metrics_of_resampled_images(monkeypatch):
-    """The metrics of one resample equal those of a set with these images repeated."""
+    """The metrics of a resample equal those of a set with these images repeated."""
     probabilities, labels = _made_up(200, decimals=2)
     counts = np.bincount(np.random.default_rng(5).integers(200, size=200), minlength=200)
     monkeypatch.setattr(
         resampling, "draw_counts", lambda *_, **__: iter([counts[:, None].astype(np.float64)])
     )
-    ci95 = metrics.evaluate(probabilities, labels, CLASSES, bootstrap=1)["ci95"]
+    found = classification.Statistics(probabilities, labels).resampled(1, seed=0)
     monkeypatch.undo()
     repeated = metrics.evaluate(
         probabilities.repeat(counts, axis=0), labels.repeat(counts), CLASSES, bootstrap=1
     )
-    assert set(ci95) == SCALARS
-    for name in SCALARS - {"balanced_accuracy", "recall_macro"}:
-        assert ci95[name] == pytest.approx([repeated[name]] * 2), name
-    for name in ("balanced_accuracy", "recall_macro"):
-        assert ci95[name][0] < repeated[name] < ci95[name][1], "these contain Wilson's as well"
+    assert set(found) == SCALARS
+    for name, values in found.items():
+        assert values.tolist() == pytest.approx([repeated[name]]), name
+
+
+@pytest.mark.parametrize(("n", "wrong"), [(100, 1), (1000, 1), (1000, 0), (20, 20)])
+def test_the_interval_of_the_accuracy_is_wilson_s(n, wrong):
+    labels = np.zeros(n, int)
+    probabilities = np.tile([0.9, 0.1], (n, 1))
+    probabilities[:wrong] = [0.1, 0.9]
+    found = metrics.evaluate(probabilities, labels, "ab", bootstrap=20)["ci95"]["accuracy"]
+    assert found == list(metrics.wilson_interval(n - wrong, n))
+
+
+def test_the_interval_of_the_calibration_error_contains_it():
+    rng = np.random.default_rng(0)
+    low = []
+    for _ in range(20):  # of perfectly calibrated predictions
+        probabilities = rng.dirichlet([1.0] * 4, 300)
+        labels = (rng.random((300, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+        found = metrics.evaluate(probabilities, labels, "abcd", bootstrap=100)
+        limits = found["ci95"]["ece"]
+        assert limits[0] <= found["ece"] <= limits[1]
+        low.append(limits[0])
+    assert np.median(low) < 0.01
 
 
 @pytest.mark.parametrize("few", [3, 13])

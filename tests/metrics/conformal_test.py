@@ -48,6 +48,13 @@ def test_the_most_probable_class_is_always_in_the_set():
     assert conformal.sets(np.zeros((0, 3)), 0.5).shape == (0, 3)
 
 
+def test_a_class_that_cannot_occur_is_in_no_set():
+    probabilities = np.array([[0.7, 0.3, 0.0], [0.2, 0.8, 0.0]])
+    possible = np.array([True, True, False])
+    assert conformal.sets(probabilities, 0.0, possible).tolist() == [[True, True, False]] * 2
+    assert conformal.sets(probabilities, 0.5, possible).sum(axis=1).tolist() == [1, 1]
+
+
 def test_coverage_and_size():
     members = np.array([[True, False], [True, True], [True, False]])
     found = conformal.coverage(members, np.array([0, 1, 1]))

@@ -175,3 +175,14 @@ def test_groups_of_one_image_each_are_no_groups():
     trained = np.arange(30) < 3
     found = evaluate(probabilities, labels, keys, trained_on=trained)["trained_on"]
     assert (found["images"], found["others"]["n"]) == (3, 27)
+
+
+def test_groups_that_are_all_right_have_intervals_with_a_width():
+    labels = np.tile([0, 1, 2], 20)
+    probabilities = np.eye(3)[labels] * 0.9 + 0.1 / 3
+    found = evaluate(probabilities, labels, [f"P{i // 10}" for i in range(60)])["ci95"]
+    for name in ("accuracy", "balanced_accuracy", "recall_macro"):
+        assert found[name][0] < 0.95
+        assert found[name][1] == pytest.approx(1)
+    assert found["f1_macro"] is None
+    assert found["auc_ovr"] is None

@@ -28,7 +28,7 @@ def test_the_fit_recovers_scale_and_bias_of_each_label():
     found = label_calibration.fit(p, labels, strata(labels), "vector", 0)
     fitted = found.apply(p)
     assert np.abs(fitted - scipy.special.expit(true)).mean() < 0.03
-    assert metrics.quick(fitted, labels)["ece"] < 0.03 < metrics.quick(p, labels)["ece"]
+    assert metrics.quick(fitted, labels)["ece"] < 0.05 < metrics.quick(p, labels)["ece"]
 
 
 def test_auto_takes_a_bias_where_it_helps_and_only_there():

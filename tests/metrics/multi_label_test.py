@@ -170,3 +170,23 @@ def test_wrong_numbers_of_names_and_resamples_are_refused():
         metrics.evaluate(p, y, CLASSES[:4])
     with pytest.raises(ValueError, match="bootstrap must be at least 1"):
         metrics.evaluate(p, y, CLASSES, bootstrap=0)
+
+
+def test_calibration_errors_of_two_labels_do_not_cancel_out():
+    rng = np.random.default_rng(0)
+    p = 0.5 + rng.uniform(-0.02, 0.02, (2000, 2))
+    labels = (rng.random((2000, 2)) < [0.8, 0.2]).astype(int)
+    found = multi_label.evaluate(p, labels, ["a", "b"], bootstrap=10)["ece"]
+    each = [multi_label.quick(p[:, [i]], labels[:, [i]])["ece"] for i in (0, 1)]
+    assert found == pytest.approx(np.mean(each))
+    assert found > 0.25
+
+
+def test_labels_that_are_all_right_have_intervals_with_a_width():
+    labels = np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0]])
+    found = multi_label.evaluate(labels * 0.8 + 0.1, labels, ["a", "b"], bootstrap=20)
+    low, high = found["ci95"]["subset_accuracy"]
+    assert found["ci95"]["accuracy"] == [low, high]
+    assert 0.5 < low < 0.6
+    assert high == 1
+    assert found["ci95"]["auc_ovr"] is None

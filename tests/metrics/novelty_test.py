@@ -201,3 +201,26 @@ def test_auroc_counts_pairs():
     known, unknown = np.array([0.0, 1, 2, 2]), np.array([1.0, 2, 3])
     pairs = np.sign(unknown[:, None] - known[None]) / 2 + 0.5
     assert novelty.auroc(known, unknown) == pytest.approx(pairs.mean())
+
+
+@pytest.mark.parametrize("known", [20, 50, 200, 1000])
+def test_images_of_the_known_kind_are_rarely_called_unlike(known):
+    rng = np.random.default_rng(known)
+    n, alarms, shares = 500, 0, []
+    for _ in range(400):
+        limit = novelty.threshold(rng.normal(size=known), 0.01)
+        rejected = int((rng.normal(size=n) > limit).sum())
+        alarms += novelty.are_unlike(rejected, n, 0.01, known)
+        shares.append(rejected / n)
+    assert alarms <= 3
+    assert np.mean(shares) == pytest.approx(novelty.expected_share(0.01, known), rel=0.15)
+    assert novelty.are_unlike(n // 2, n, 0.01, known)
+
+
+def test_a_threshold_of_very_many_images_rejects_what_was_asked_for():
+    assert novelty.expected_share(0.01) == 0.01
+    assert novelty.expected_share(0.01, 10**6) == pytest.approx(0.01, rel=1e-3)
+    assert not novelty.are_unlike(3, 100, 0.01)
+    assert novelty.are_unlike(9, 100, 0.01)
+    assert novelty.are_unlike(9, 100, 0.01, 10**6)
+    assert not novelty.are_unlike(0, 0, 0.01)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from bloodjax.metrics import resampling
 from bloodjax.metrics.resampling import expanded_percentile_interval
@@ -32,3 +33,23 @@ def test_the_interval_of_few_groups_reaches_farther_than_the_percentiles():
     lopsided = expanded_percentile_interval(values, np.array([100_000, *[1] * 399]))
     assert lopsided == [values.min(), values.max()]
     assert expanded_percentile_interval(np.full(9, np.nan), np.full(4, 1)) is None
+
+
+def test_an_interval_without_width_is_none():
+    assert resampling.with_width([1.0, 1.0]) is None
+    assert resampling.with_width(None) is None
+    assert resampling.with_width([0.9, 1.0]) == [0.9, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("interval", "value", "expected"),
+    [
+        ([0.02, 0.05], 0.03, [0.01, 0.04]),
+        ([0.04, 0.07], 0.03, [0.0, 0.03]),  # all resamples are larger
+        ([0.0, 0.02], 0.03, [0.03, 0.06]),
+        (None, 0.03, None),
+    ],
+)
+def test_a_reflected_interval_contains_the_value(interval, value, expected):
+    found = resampling.reflected(interval, value)
+    assert found == (expected if expected is None else pytest.approx(expected))

@@ -275,31 +275,32 @@ def test_a_perfect_score_keeps_its_doubt():
     assert "expect an accuracy of 83.9–100.0 %" in text
 
 
-def _effect(low, high):
+def _effect(gained, lost, p):
     return {
         "accuracy": 0.91,
         "accuracy_without": 0.9,
-        "difference": 0.01,
-        "ci95": [low, high],
-        "mcnemar": {"gained": 7, "lost": 5, "p": 0.774},
+        "difference": (gained - lost) / 1000,
+        "ci95": [-0.001, 0.008],
+        "mcnemar": {"gained": gained, "lost": lost, "p": p},
     }
 
 
 @pytest.mark.parametrize(
-    ("interval", "verdict"),
+    ("gained", "lost", "p", "verdict"),
     [
-        ((0.002, 0.02), "it helps"),
-        ((-0.01, 0.03), "no significant difference"),
-        ((-0.03, -0.01), "it harms"),
+        (9, 1, 0.021, "it helps"),
+        (4, 0, 0.125, "no significant difference"),
+        (0, 0, 1.0, "no significant difference"),
+        (1, 9, 0.021, "it harms"),
     ],
 )
-def test_whether_the_views_helped(full, interval, verdict):
+def test_whether_the_views_helped(full, gained, lost, p, verdict):
     assert "Test-time augmentation" not in full.text
-    test = {**_evaluation(), "tta": "d4", "tta_effect": _effect(*interval)}
+    test = {**_evaluation(), "tta": "d4", "tta_effect": _effect(gained, lost, p)}
     text = _build(**{**_run(), "evaluations": {"test": test}}).text
-    low, high = (f"{100 * v:+.1f}" for v in interval)
-    assert f"a difference of +1.0 points (95 % interval {low} to {high})" in text
-    assert "7 images gained, 5 lost (McNemar's p = 0.77)" in text
+    points = f"{(gained - lost) / 10:+.1f}"
+    assert f"a difference of {points} points (95 % interval -0.1 to +0.8)" in text
+    assert f"{gained} images gained, {lost} lost (McNemar's p = {p:.2g})" in text
     assert verdict in text
 
 
