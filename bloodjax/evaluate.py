@@ -85,8 +85,11 @@ def main(_: list[str]) -> None:
     workdirs = command.local_paths("workdir")
     if not _DATA.value and not _CALIBRATE.value:
         raise UserError("--data is missing; --help says what it is")
-    if not _DATA.value and _CLASSES.value is not None:
-        raise UserError("--classes says what can occur in --data, which is missing")
+    if not _DATA.value:
+        of_data = (_SPLIT, _TTA, _SELECT, _OUT, _CORRUPTIONS, _BAD, _LAYOUT, _CLASSES, _COLUMNS)
+        for flag in (*of_data, _IMAGES):
+            if flag.value != flag.default:
+                raise UserError(f"--{flag.name} needs --data, which is missing")
     compilation_cache.keep(workdirs[0])
     if not _DATA.value:
         scoring.calibrate_runs(workdirs, _TARGET.value)

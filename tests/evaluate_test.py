@@ -97,3 +97,14 @@ def test_wrong_views_are_one_line(command, trained, tmp_path, arguments, message
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "flag", ["split=all", "tta=d4", "tta_select=weights", "out=o", "corruptions=all", "images=i"]
+)
+def test_a_flag_on_data_needs_data(command, trained, tmp_path, flag):
+    arguments = [f"--workdir={trained}", "--calibrate", f"--{flag}"]
+    done = subprocess.run(**command("evaluate", *arguments), capture_output=True)
+    assert done.returncode == 2
+    name = flag.partition("=")[0]
+    assert done.stderr == f"error: --{name} needs --data, which is missing\n"

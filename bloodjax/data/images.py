@@ -127,10 +127,15 @@ def over_background(
 
 
 def from_pillow(image: PillowImage) -> np.ndarray:
-    """The pixels of an image of Pillow, as RGB if it has 8 bits, else its values."""
+    """The pixels of an image of Pillow, as RGB if it has 8 bits, else its values.
+
+    Like a file, it is turned by the EXIF orientation in its `info`.
+    """
     if image.mode.startswith(("I", "F")):
         return np.asarray(image)
-    return np.asarray(_to_rgb(image)[0])
+    image.load()
+    rgb, turn = _to_rgb(image)[0], _orientation(image)
+    return np.asarray(rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb)
 
 
 def _decode(

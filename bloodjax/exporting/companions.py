@@ -52,7 +52,9 @@ for path in sys.argv[1:]:
         head = opened.read(25)
     # Pillow calls a PNG of 16 bits per channel RGB, too; its header has the number of bits.
     deep = head[:8] == b"\\x89PNG\\r\\n\\x1a\\n" and head[24:] > b"\\x08"
-    image = ImageOps.exif_transpose(Image.open(path))
+    image = Image.open(path)
+    deep = deep or max(getattr(image, "tag_v2", {{}}).get(258, (8,))) > 8  # of a TIFF
+    image = ImageOps.exif_transpose(image)
     if deep or image.mode not in ("L", "P", "RGB") or "transparency" in image.info:
         found = image.mode + " of 16 bits" * deep
         sys.exit(f"{{path}}: expected 8 bits per channel without transparency, not {{found}}")

@@ -51,8 +51,9 @@ def fetch(repository: str, file: str, revision: str | None) -> pathlib.Path:
         # so there is no narrower class to catch.
         raise UserError(
             f"hf:{repository}: {file} could not be downloaded ({_reason(error)}): download "
-            f"{address} on a machine with network access, and pass the file with "
-            "--config.model.weights=FILE (convert: --weights=FILE)"
+            f"{address} on a machine with network access, and the repository's config.json into "
+            "the same folder, and pass the file with --config.model.weights=FILE (convert: "
+            "--weights=FILE)"
         ) from error
 
 
@@ -104,13 +105,18 @@ def push(folder: pathlib.Path, repository: str) -> str:
         address = api.create_repo(repository, private=True, exist_ok=True)
         huggingface_hub.utils.disable_progress_bars()
         api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="Exported by bloodjax"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Exported by bloodjax",
+            # What commands that use the folder write into it has names of images.
+            ignore_patterns=["compiled/*", "evaluate/*"],
         )
         return str(address)
     except Exception as error:  # as in `fetch`
         raise UserError(
             f"--push={repository}: the upload failed ({_reason(error)}); {folder} is complete, and "
-            f"`hf upload {repository} {folder}` uploads it later"
+            f"`hf upload {repository} {folder} --exclude='compiled/*' --exclude='evaluate/*'` "
+            "uploads it later"
         ) from error
 
 

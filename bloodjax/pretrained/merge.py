@@ -1,7 +1,8 @@
 """Strict merge of a file's tensors into a network's variables.
 
 As in big_vision's `merge_params`, any missing, unexpected or misshapen tensor is an error, which
-lists them.
+lists them; so is one with values that are not finite, which a network may turn into plausible
+numbers.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ def merge(
       The merged variables, in float32 whatever the tensors' dtype.
 
     Raises:
-      UserError: tensors are missing, unexpected or of another shape, or two map to one variable.
+      UserError: tensors are missing, unexpected, of another shape or not finite, or two map to one
+        variable.
     """
     ours = flax.traverse_util.flatten_dict(variables, sep="/")
     kept = {path for path in ours if _under(path, replace)}
-    merged, unexpected, misshapen = {}, [], []
+    merged, unexpected, misshapen, broken = {}, [], [], []
     for name, tensor in tensors.items():
         path, transform = map_name(name, name_map)
         if path == "":
@@ -61,12 +63,15 @@ def merge(
                 misshapen.append(f"{name} {tuple(tensor.shape)} for {path} {ours[path].shape}")
             else:
                 merged[path] = np.ascontiguousarray(value, np.float32)
+                if not np.isfinite(merged[path]).all():
+                    broken.append(name)
     missing = [p for p in ours if p not in merged and p not in kept]
     missing = [p for p in missing if not any(p in m for m in misshapen)]
     problems = [
         _list("missing", missing),
         _list("unexpected", unexpected),
         _list("of another shape", misshapen),
+        _list("not finite", broken),
     ]
     if any(problems):
         raise UserError(

@@ -244,14 +244,29 @@ def beside(
       location: location of the weights.
       naming: naming convention of their tensors.
       path: the weight file.
+
+    Raises:
+      UserError: the file is timm's, and the weights are of another network.
     """
     try:
-        stated = json.loads((path.parent / "config.json").read_text("utf-8"))["architecture"]
-        if canonical_name(stated) != architecture.name:
-            return None
-        return from_timm(architecture, location, naming, path.parent / "config.json")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, UserError):
+        content = json.loads((path.parent / "config.json").read_text("utf-8"))
+        stated, _ = content["architecture"], content["pretrained_cfg"]["mean"]
+    except (OSError, KeyError, TypeError, ValueError):
         return None  # it is another program's
+    _check_architecture(architecture, location, stated)
+    return from_timm(architecture, location, naming, path.parent / "config.json")
+
+
+def _check_architecture(architecture: Architecture, location: str, stated: object) -> None:
+    """Refuses weights of another network, whose tensors may have the same names and shapes."""
+    try:
+        is_same = canonical_name(str(stated)) == architecture.name
+    except UserError:
+        is_same = False
+    if not is_same:
+        raise UserError(
+            f"{location}: its config.json says that it is {stated}, expected {architecture.name}"
+        )
 
 
 def ambiguous(architecture: Architecture, naming: str) -> tuple[str, ...]:
@@ -269,11 +284,13 @@ def stated_variant(architecture: Architecture, location: str) -> str:
 
     tf_efficientnet_b0_aa-827b6e33.pth is of the variant "tf", and efficientnet_b0.ra_in1k or
     efficientnet_b0_ra-3dd342df.pth of "timm". A name without timm's tag, such as
-    efficientnet_b0.pth, may have been given by anyone.
+    efficientnet_b0.pth, may have been given by anyone, and so may one with a date or a folder's.
     """
     parts = re.split(r"[/\\:@]", location.lower())
+    if not location.startswith(("hf:", "package:")):
+        parts = parts[-1:]
     name = re.escape(architecture.name)
-    tag = r"(?:[._][a-z0-9_]+)?(?:[._]in\d+k|-[0-9a-f]{8})(?![a-z0-9])"
+    tag = r"(?:[._][a-z0-9_]+)?(?:[._]in\d+k|-(?!(?:19|20)\d{6})[0-9a-f]{8})(?![a-z0-9])"
     found = set()
     for part in parts:
         if re.search(rf"(?<![a-z0-9])tf_{name}(?![a-z0-9])", part):
@@ -309,11 +326,13 @@ def from_timm(
       path: path of the downloaded `config.json`.
 
     Raises:
-      UserError: the file cannot be read, or timm did not write it.
+      UserError: the file cannot be read, timm did not write it, or the weights are of another
+        network.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
         stated = content["pretrained_cfg"]
+        _check_architecture(architecture, location, content["architecture"])
         tf = "tf" in architecture.variants and content["architecture"].startswith("tf_")
         return PretrainedCfg(
             location,

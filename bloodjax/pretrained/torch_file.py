@@ -26,8 +26,9 @@ from bloodjax.errors import UserError
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
-# Keys under which training scripts store the state dict.
-_WRAPPERS = ("state_dict", "model")
+# Keys under which training scripts store the state dict, and one whose weights are averaged (EMA).
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")
 
 
 class _Damaged(Exception):
@@ -225,10 +226,14 @@ def _read_stream(stream: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.
 
 
 def _state_dict(state: Any, path: pathlib.Path) -> dict[str, _Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(dict.get(state, wrapper), dict):
-            state = dict.get(state, wrapper)
-            break
+    if isinstance(state, dict):
+        found = [key for key in (*_WRAPPERS, *_AVERAGES) if isinstance(dict.get(state, key), dict)]
+        if len(found) > 1:
+            raise UserError(
+                f"{path}: contains several state dicts ({', '.join(found)}), expected a file with "
+                "the one to use"
+            )
+        state = dict.get(state, found[0]) if found else state
     if not isinstance(state, dict):
         raise UserError(
             f"{path}: contains a {type(state).__name__}, expected a state dict of tensors"

@@ -110,8 +110,9 @@ class Guard:
         """
         self._app = app
         here = socket.gethostname()
-        known = ("localhost", here, f"{here.partition('.')[0]}.local", *names)
-        self._names = {name.lower().rstrip(".") for name in known}
+        self._given = {name.lower().rstrip(".") for name in names}
+        own = ("localhost", here, f"{here.partition('.')[0]}.local")
+        self._names = self._given | {name.lower().rstrip(".") for name in own}
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         """Answers one request."""
@@ -132,15 +133,18 @@ class Guard:
     def _why_refused(self, host: str, origin: str | None) -> str | None:
         if not self._is_known(host):
             return "unknown Host, expected an address of this server; --allowed_host adds names"
-        if origin is not None and _netloc(origin) != host.lower():
-            return "a request of another site, expected one of this server's own page"
-        return None
+        if origin is None or _netloc(origin) == host.lower():
+            return None
+        # A reverse proxy may put its own address in Host. The page's address is then a given name.
+        if _name(_netloc(origin)) in self._given:
+            return None
+        return (
+            "a request of another site, expected one of this server's own page; --allowed_host "
+            "adds the name of a proxy"
+        )
 
     def _is_known(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:
-            return False
+        name = _name(host)
         if name in self._names:
             return True
         try:  # an address is no name that another site could have resolve to this machine
@@ -148,6 +152,14 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _name(host: str) -> str:
+    """The name or address in a header Host, without the port; "" if it is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def _netloc(origin: str) -> str:

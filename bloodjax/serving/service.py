@@ -57,7 +57,8 @@ class Result:
       name: Name of the file, as it was sent.
       predicted: The class of the highest probability; null if the file could not be read.
       confidence: Probability of that class.
-      refer: Whether a person should look at the image; also true if it could not be read.
+      refer: Whether a person should look at the image; also true if it could not be read; null if
+        the run has no rule when to refer.
       why: Why it is referred: "unsure", "unlike the training cells", both, or "".
       probabilities: Probability of each class.
       set: The classes in the image's conformal set; null if the run has no such sets.
@@ -68,7 +69,7 @@ class Result:
     name: str
     predicted: str | None
     confidence: float | None
-    refer: bool
+    refer: bool | None
     why: str
     probabilities: dict[str, float] | None
     set: list[str] | None
@@ -289,7 +290,7 @@ class Service:
             name=name,
             predicted=classes[int(answers.predicted[row])],
             confidence=round(float(answers.confidence[row]), 6),
-            refer=bool(answers.refer[row]),
+            refer=bool(answers.refer[row]) if answers.is_judged else None,
             why=answers.why[row],
             probabilities=dict(zip(classes, probabilities, strict=True)),
             set=None if chosen is None else [classes[i] for i in chosen],

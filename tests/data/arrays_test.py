@@ -44,6 +44,19 @@ def test_what_is_clear_is_taken(cells, given, expected):
     assert arrays.resize(given(cells), 9, "crop").shape == (len(expected(cells)), 9, 9, 3)
 
 
+def test_an_image_of_pillow_is_turned_as_its_file_is(cells, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(cells[0]).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        found, read = (
+            arrays.as_rgb(image),
+            images.decode((tmp_path / "turned.png").read_bytes(), 20),
+        )
+    np.testing.assert_array_equal(found[0], read)
+    np.testing.assert_array_equal(found[0], np.rot90(cells[0], -1))
+
+
 def test_transparent_pixels_are_white_as_in_files(cells):
     alpha = np.full((5, 20, 20, 1), 255, np.uint8)
     rgba = np.concatenate([cells, alpha], -1)

@@ -94,6 +94,17 @@ def test_a_png_file_of_16_bits_per_channel_is_refused(script, tmp_path):
     )
 
 
+def test_a_tiff_file_of_12_bits_per_channel_is_refused(script, tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="writes TIFF files of 16 bits per channel")
+    pixels = np.full((SIZE, SIZE, 3), 4000, np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", pixels, photometric="rgb")
+    done = script("deep.tif")
+    assert done.returncode == 1
+    assert "deep.tif: expected 8 bits per channel" in done.stderr
+    Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "usual.tif")
+    assert "usual.tif: dark 1.000" in script("usual.tif").stdout
+
+
 @pytest.mark.parametrize("fit", ["pad", "240px"])
 def test_a_fit_that_the_script_lacks_needs_squares(script, tmp_path, fit):
     Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "square.png")

@@ -124,7 +124,8 @@ def test_a_refused_push_is_one_line_that_says_how_to_upload_later(uploads, tmp_p
         hub.push(tmp_path, "lab/cells")
     assert str(caught.value) == (
         "--push=lab/cells: the upload failed (403 Forbidden: you may not write); "
-        f"{tmp_path} is complete, and `hf upload lab/cells {tmp_path}` uploads it later"
+        f"{tmp_path} is complete, and `hf upload lab/cells {tmp_path} --exclude='compiled/*' "
+        "--exclude='evaluate/*'` uploads it later"
     )
 
 

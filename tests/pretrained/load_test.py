@@ -151,7 +151,7 @@ def test_the_hubs_revision_is_pinned(hub_of, small):
 def test_the_config_beside_the_weights_on_the_hub_is_read(hub_of, tmp_path):
     config = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 64, 64]}
     config |= {"interpolation": "bilinear", "license": "mit"}
-    text = json.dumps({"architecture": "mobilenetv1_100", "pretrained_cfg": config})
+    text = json.dumps({"architecture": SMALL, "pretrained_cfg": config})
     (tmp_path / "stated").write_text(text)
     tensors = {"conv_stem.weight": np.zeros((8, 3, 3, 3), np.float32)}
     safetensors_file.write(tmp_path / "w.safetensors", tensors, {"format": "pt"})

@@ -3,7 +3,7 @@ import pytest
 
 from bloodjax.errors import UserError
 from bloodjax.pretrained.merge import flatten, merge
-from bloodjax.pretrained.name_maps import Rule, batch_norm, kernel
+from bloodjax.pretrained.name_maps import TRANSFORMS, Rule, batch_norm, kernel
 
 TABLE = (
     *kernel("conv", "backbone/conv"),
@@ -47,6 +47,27 @@ def test_every_tensor_lands_in_its_place_as_float32(tensors):
         merged["batch_stats/backbone/norm/var"], tensors["bn.running_var"].astype(np.float32)
     )
     assert {value.dtype for value in merged.values()} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(tensors, value):
+    tensors["bn.running_var"][2] = value
+    with pytest.raises(UserError, match=r"weights: 1 not finite \(bn.running_var\)$"):
+        merge(tensors, TABLE, VARIABLES, location="file")
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape"),
+    [
+        ("depthwise", (8, 2, 3, 3)),
+        ("keras_depthwise", (3, 3, 8, 2)),
+        ("keras_grouped", (3, 3, 2, 8)),
+        ("keras_conv_as_dense", (2, 1, 8, 8)),
+    ],
+)
+def test_an_axis_that_is_dropped_has_one_entry(transform, shape):
+    with pytest.raises(ValueError, match="size not equal to one"):
+        TRANSFORMS[transform](np.zeros(shape))
 
 
 def test_all_differences_are_listed_in_one_line(tensors):

@@ -188,7 +188,9 @@ def test_only_names_that_fit_one_variant_are_taken_without_a_question(name):
         ("my_efficientnet_b0_ra-3dd342df.pth", ""),
         ("tf_efficientnet_b00.pth", ""),
         ("tf_efficientnet_b1_aa-827b6e33.pth", ""),
-        ("tf_efficientnet_b0/efficientnet_b0.ra_in1k.safetensors", ""),
+        ("tf_efficientnet_b0/efficientnet_b0.ra_in1k.safetensors", "timm"),
+        ("tf_efficientnet_b0_vs_mine/efficientnet_b0.pth", ""),
+        ("efficientnet_b0-20240131.pth", ""),  # a date
         ("model.safetensors", ""),
     ],
 )
@@ -233,8 +235,10 @@ def test_timms_config_beside_a_file_says_the_variant(tmp_path):
     for name, variant in (("tf_efficientnet_b0", "tf"), ("efficientnet_b0", "timm")):
         found = beside(json.dumps({"architecture": name, "pretrained_cfg": stated}))
         assert (found.variant, found.mean, found.size) == (variant, (0.1,) * 3, 64)
-    other = json.dumps({"architecture": "efficientnet_b1", "pretrained_cfg": stated})
-    for content in (other, "{}", "[]", "{", '{"architecture": "efficientnet_b0"}'):
+    for content in ("{}", "[]", "{", '{"architecture": "efficientnet_b0"}'):
         assert beside(content) is None
+    for other in ("efficientnet_b1", "efficientnet_b0_g8_gn"):
+        with pytest.raises(UserError, match=f"says that it is {other}, expected efficientnet_b0$"):
+            beside(json.dumps({"architecture": other, "pretrained_cfg": stated}))
     (tmp_path / "config.json").unlink()
     assert pretrained_cfg.beside(architecture, "w.pth", "timm", tmp_path / "w.pth") is None

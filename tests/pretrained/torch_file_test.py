@@ -54,7 +54,9 @@ def _check(arrays, state, torch):
 
 
 @_LAYOUTS
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize(
+    "wrapper", [None, "state_dict", "model", "model_state_dict", "state_dict_ema"]
+)
 def test_reads_what_torch_saves(torch, tmp_path, zipped, wrapper):
     path, state = tmp_path / "weights.pth", _state(torch)
     # An optimizer's tensors beside the state dict are ignored.
@@ -170,6 +172,14 @@ def test_what_is_no_state_dict_is_named(torch, tmp_path):
         torch_file.read(path)
     torch.save({"args": argparse.Namespace(lr=1), "model": {}}, path)
     with pytest.raises(UserError, match=r"refers to argparse\.Namespace"):
+        torch_file.read(path)
+
+
+def test_of_several_state_dicts_none_is_guessed(torch, tmp_path):
+    path, state = tmp_path / "a.pth", _state(torch)
+    torch.save({"state_dict": state, "state_dict_ema": state}, path)
+    message = r"contains several state dicts \(state_dict, state_dict_ema\), expected a file with"
+    with pytest.raises(UserError, match=message):
         torch_file.read(path)
 
 

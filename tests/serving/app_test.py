@@ -193,6 +193,25 @@ def test_a_form_of_another_site_is_refused(client, plain, origin, status):
     assert "access-control-allow-origin" not in response.headers
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://cells.example.org", 200),
+        ("https://Cells.example.org:8443", 200),
+        ("https://localhost:9000", 403),
+        ("https://evil.example", 403),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "cells.example.org"])
+def test_the_page_behind_a_proxy_of_an_allowed_name_may_ask(
+    start, limits, plain, host, origin, status
+):
+    client = start(limits, hosts=["cells.example.org"])
+    sent = files(("a.png", plain(200, 9, 9)))
+    response = client.post("/api/predict", files=sent, headers={"origin": origin, "host": host})
+    assert response.status_code == status
+
+
 def test_a_request_that_takes_too_long(start, colours, plain, monkeypatch):
     answer = colours.answer
     monkeypatch.setattr(colours, "answer", lambda x, tta: (time.sleep(0.5), answer(x))[1])

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import threading
@@ -57,6 +58,19 @@ def test_why_an_image_is_referred(answering, plain):
         (True, "unlike the training cells"),
         (True, "unsure, unlike the training cells"),
     ]
+
+
+def test_a_run_without_a_rule_refers_nothing_and_keeps_nothing(
+    answering, colours, plain, monkeypatch
+):
+    answer = colours.answer
+
+    def unknown(images, tta=None):
+        return dataclasses.replace(answer(images, tta), is_judged=False)
+
+    monkeypatch.setattr(colours, "answer", unknown)
+    (result,) = answering.predict([Upload("a", plain(200, 0, 0))])
+    assert result.refer is None
 
 
 def test_the_classifier_gets_what_predict_reads(answering, colours, limits, monkeypatch):

@@ -22,15 +22,15 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "": lambda x: x,
     # From PyTorch's layout.
     "conv": lambda x: x.transpose(2, 3, 1, 0),  # OIHW -> HWIO
-    "depthwise": lambda x: x[:, 0].transpose(1, 2, 0),  # [c, 1, h, w] -> [h, w, c]
+    "depthwise": lambda x: x.squeeze(1).transpose(1, 2, 0),  # [c, 1, h, w] -> [h, w, c]
     "dense": lambda x: x.reshape(x.shape[:2]).T,  # [out, in] or a 1x1 convolution -> [in, out]
     "flat": lambda x: x.reshape(-1),  # [c, 1, 1] -> [c]
     # VGG's first dense layer, flat or as a 7x7 convolution: rows in order (c, h, w) -> (h, w, c)
     "vgg_fc": lambda x: x.reshape(len(x), -1, 7, 7).transpose(2, 3, 1, 0).reshape(-1, len(x)),
     # From Keras's layout.
-    "keras_depthwise": lambda x: x[..., 0],  # [h, w, c, 1] -> [h, w, c]
-    "keras_grouped": lambda x: x[:, :, 0],  # [h, w, 1, c] -> [h, w, c]
-    "keras_conv_as_dense": lambda x: x[0, 0],  # a 1x1 convolution -> [in, out]
+    "keras_depthwise": lambda x: x.squeeze(-1),  # [h, w, c, 1] -> [h, w, c]
+    "keras_grouped": lambda x: x.squeeze(2),  # [h, w, 1, c] -> [h, w, c]
+    "keras_conv_as_dense": lambda x: x.squeeze((0, 1)),  # a 1x1 convolution -> [in, out]
     "keras_conv_bgr": lambda x: x[:, :, ::-1],  # first layer for BGR images -> for RGB images
 }
 

@@ -276,7 +276,7 @@ function kinds() {
   const found = [
     ["all", "all", () => true],
     ["refer", "to refer", (item) => item.result?.refer && !item.result.error],
-    ["kept", "not to refer", (item) => item.result && !item.result.refer],
+    ["kept", "not to refer", (item) => item.result?.refer === false],
     ["error", "not read", (item) => Boolean(item.result?.error)],
   ];
   model.classes.forEach((name, i) => found.push([`class-${i}`, name, (item) => item.result?.predicted === name]));
@@ -306,11 +306,12 @@ function showWork() {
 }
 
 function tally() {
-  const found = { kept: 0, refer: 0, bad: 0, waiting: 0 };
+  const found = { answered: 0, kept: 0, refer: 0, bad: 0, waiting: 0 };
   for (const { result } of items) {
-    found[!result ? "waiting" : result.error ? "bad" : result.refer ? "refer" : "kept"]++;
+    if (!result || result.error) found[result ? "bad" : "waiting"]++;
+    else found[result.refer === null ? "answered" : result.refer ? "refer" : "kept"]++; // null: the run has no rule
   }
-  const words = { kept: "not to refer", refer: "to refer", bad: "not read", waiting: "waiting" };
+  const words = { answered: "answered", kept: "not to refer", refer: "to refer", bad: "not read", waiting: "waiting" };
   const shown = Object.keys(found).filter((kind) => found[kind]);
   $("tally").replaceChildren(...shown.map((kind) => make("span", `${count.format(found[kind])} ${words[kind]}`, kind)));
 }
@@ -526,7 +527,8 @@ function csv() {
     const confidence = result.error ? "" : result.confidence.toFixed(6);
     const why = result.error ? `not read: ${result.error}` : result.why;
     const set = sets ? [(result.set || []).join(";")] : [];
-    lines.push([name, result.predicted ?? "", confidence, result.refer ? 1 : 0, why, ...set, ...numbers]);
+    const refer = result.refer === null ? "" : Number(result.refer);
+    lines.push([name, result.predicted ?? "", confidence, refer, why, ...set, ...numbers]);
   }
   return lines.map((line) => line.map(field).join(",") + "\n").join("");
 }
