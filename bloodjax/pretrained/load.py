@@ -156,6 +156,8 @@ def load_weights(name: str, weights: str, variant: str = "") -> Weights:
             if not variant and pretrained_cfg.is_of_google(name):
                 variant = "tf" if pretrained_cfg.ambiguous(architecture, naming) else ""
             cfg = pretrained_cfg.inferred(architecture, weights, naming, variant)
+            if own := pretrained_cfg.keras_normalization(tensors.arrays):
+                cfg = dataclasses.replace(cfg, mean=own[0], std=own[1])
     cfg = dataclasses.replace(
         cfg, location=_pin(weights, hub.revision(path)), variant=variant or cfg.variant
     )

@@ -10,6 +10,9 @@ import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Mapping
+
+import numpy as np
 
 from bloodjax.errors import UserError
 from bloodjax.models.registry import Architecture, canonical_name
@@ -212,6 +215,33 @@ def inferred(
         return dataclasses.replace(default, location=location, licence="", citation="")
     mean, std = _statistics(architecture, location, naming, variant)
     return PretrainedCfg(location, naming, variant, mean, std)
+
+
+def keras_normalization(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+    """The mean and std of the layer `Normalization` in a file of Keras's EfficientNet.
+
+    The network divides by the root of the layer's variance. The published weights have ImageNet's
+    std there, and their network divides by its root a second time. One that was trained from
+    scratch has what `adapt` found, or 0 and 1.
+
+    Args:
+      arrays: Tensors by their names in the file.
+
+    Returns:
+      None if the file has no such layer, or its values are of another shape.
+    """
+    found = {}
+    for name, values in arrays.items():
+        if match := re.fullmatch(r"(?:.*/)?normalization(?:_\d+)?/(mean|variance)", name):
+            found[match[1]] = np.asarray(values, np.float64).ravel()
+    if {key: len(values) for key, values in found.items()} != {"mean": 3, "variance": 3}:
+        return None
+    mean, variance = found["mean"], found["variance"]
+    if np.allclose([mean, variance], IMAGENET, atol=1e-3):
+        return IMAGENET
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
 
 def _statistics(

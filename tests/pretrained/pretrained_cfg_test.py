@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 
 from bloodjax import models
@@ -221,6 +222,23 @@ def test_torchvisions_smaller_efficientnets_have_pytorchs_epsilon():
         found = pretrained_cfg.inferred(models.architecture(name), "a.pth", "torchvision")
         small = name in [f"efficientnet_b{i}" for i in range(5)]
         assert found.variant == ("timm" if small else "torchvision")
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "expected"),
+    [
+        (IMAGENET[0], IMAGENET[1], IMAGENET),  # as published
+        ((0.0,) * 3, (1.0,) * 3, ((0.0,) * 3, (1.0,) * 3)),  # never adapted
+        ((0.5,) * 3, (0.04,) * 3, ((0.5,) * 3, (0.2,) * 3)),
+        ((0.5,), (0.04,), None),
+    ],
+)
+def test_keras_s_normalization_is_that_of_the_file(mean, variance, expected):
+    arrays = {"normalization_2/mean": np.array(mean), "normalization_2/variance": variance}
+    arrays |= {"batch_normalization/mean": np.zeros(3), "stem_bn/gamma": np.zeros(3)}
+    found = pretrained_cfg.keras_normalization(arrays)
+    assert found == expected if expected is None else np.allclose(found, expected)
+    assert pretrained_cfg.keras_normalization({"stem_bn/gamma": np.zeros(3)}) is None
 
 
 def test_timms_config_beside_a_file_says_the_variant(tmp_path):

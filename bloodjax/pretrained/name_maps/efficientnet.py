@@ -146,7 +146,7 @@ _KERAS: NameMap = (
     *keras_kernel(_BLOCK + "se_expand", _keras_block("se_expand"), "keras_conv_as_dense"),
     *keras_kernel(_BLOCK + "project_conv", _keras_block("project")),
     *keras_norm(_BLOCK + "project_bn", _keras_block("project_norm")),
-    # ImageNet's mean and variance; we take them from `PretrainedCfg` instead.
+    # `pretrained_cfg.keras_normalization` reads them.
     Rule(r"normalization(_\d+)?/(mean|variance|count)", None),
 )
 
