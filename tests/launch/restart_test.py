@@ -36,7 +36,12 @@ def test_a_signal_is_handed_on_and_ends_it(machine):
     assert (machine.folder / "status").read_text() == "143\n"
 
 
-_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+_TERMINAL = """
+import os, pty, signal, sys
+# The tests may have been started in the background, where a shell ignores it.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
+"""
 # Like a run, it handles SIGINT although a shell ignores that for what it starts in the background.
 COUNTS = """
 import signal, sys, time
