@@ -26,7 +26,7 @@ from bloodjax.errors import UserError
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
-# Keys under which training scripts store the state dict, and one whose weights are averaged (EMA).
+# Keys under which training scripts store the state dict, and that of the averaged weights (EMA).
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")
 
